@@ -1,0 +1,187 @@
+"""Write a bundle: every format of a policy, proven to act alike, with a manifest of it all."""
+
+import io
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from export.cases import observation_cases
+from export.function import InferenceFunction, PolicySpec
+from export.onnx_graph import to_onnx, with_optional_input
+from export.parity import Actor, Environment, Parity, Reference, compare_cases, compare_episodes
+from export.saved_model import write_saved_model
+from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
+from serving.policy import Array, Policy, draw_noise
+
+SAVED_MODEL_FOLDER = "saved_model"
+_EPISODES = 3
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an export is compared on, beside random observations and the bounds.
+
+    Attributes:
+        observations: recorded observations [n, ...].
+        environment: an environment to play whole episodes in.
+        scores: for discrete actions, the function whose argmax is the action: noisy logits [batch, n].
+    """
+
+    observations: Array | None = None
+    environment: Environment | None = None
+    scores: InferenceFunction | None = None
+
+
+def write_bundle(
+    function: InferenceFunction,
+    spec: PolicySpec,
+    path: str | Path,
+    *,
+    name: str = "policy",
+    evidence: Evidence = Evidence(),
+    provenance: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Export an inference function to the bundle folder `path`, which must not exist yet.
+
+    The folder appears only when every format was compared with `function` and agrees.
+
+    Args:
+        function: observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow.
+        spec: the arrays' names, types, shapes and bounds, and the law of the noise.
+        path: the folder to make.
+        name: the model's name when served.
+        evidence: more to compare on.
+        provenance: where the policy comes from; any JSON.
+
+    Raises:
+        FileExistsError: `path` exists.
+        ExportError: the function can't be converted, or a format differs from it.
+    """
+    target = Path(path)
+    if target.exists():
+        raise FileExistsError(f"{target} exists; choose another folder or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        folder = Path(scratch) / "bundle"
+        folder.mkdir()
+        manifest = Manifest(name, spec.observation, spec.action, spec.noise, provenance=provenance or {})
+        manifest = _fill(folder, function, manifest, evidence)
+        (folder / MANIFEST_FILE).write_text(manifest.to_json())
+        _sync(folder)
+        os.rename(folder, target)
+    _sync_folder(target.parent)
+    return manifest
+
+
+def _fill(folder: Path, function: InferenceFunction, manifest: Manifest, evidence: Evidence) -> Manifest:
+    spec = PolicySpec(manifest.observation, manifest.action, manifest.noise)
+    model = convert_policy(function, spec)
+    (folder / MODEL_FILE).write_bytes(model)
+    write_saved_model(function, spec, folder / SAVED_MODEL_FOLDER)
+
+    actors = {MODEL_FILE: Policy(model, manifest).run, SAVED_MODEL_FOLDER: _saved_model_actor(folder, spec)}
+    reference = Reference(
+        _tensorflow_actor(function, spec),
+        None if evidence.scores is None else _tensorflow_actor(evidence.scores, spec),
+    )
+    rng = np.random.default_rng(0)
+    observations = observation_cases(spec.observation, evidence.observations, rng)
+    noise = draw_noise(spec.noise, len(observations), rng)
+    parity = {
+        name: _compare(name, actor, reference, evidence.environment, observations, noise)
+        for name, actor in actors.items()
+    }
+    (folder / GOLDEN_FILE).write_bytes(_golden(reference, observations, noise))
+    files = {
+        file.relative_to(folder).as_posix(): FileEntry.of(file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    return replace(manifest, files=files, parity=parity)
+
+
+def convert_policy(function: InferenceFunction, spec: PolicySpec) -> bytes:
+    """The policy as a serialized ONNX graph whose noise input is optional. Raises `ExportError`."""
+
+    def outputs(observation: Any, noise: Any) -> dict[str, Any]:
+        return {spec.action.name: function(observation, noise)}
+
+    model = with_optional_input(to_onnx(outputs, spec.signature()), spec.noise.name)
+    return bytes(model.SerializeToString())
+
+
+def _compare(
+    name: str,
+    actor: Actor,
+    reference: Reference,
+    environment: Environment | None,
+    observations: Array,
+    noise: Array,
+) -> dict[str, Any]:
+    cases = compare_cases(name, actor, reference, observations, noise)
+    episodes = Parity(0.0, 0)
+    if environment is not None:
+        episodes = compare_episodes(name, actor, reference, environment, range(_EPISODES), noise.shape[1:])
+    total = cases + episodes
+    return {
+        "max_difference": total.max_difference,
+        "cases": cases.compared,
+        "episode_steps": episodes.compared,
+    }
+
+
+def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
+    traced = tf.function(function, spec.signature(), autograph=False)
+
+    def act(observations: Array, noise: Array) -> Array:
+        return traced(tf.constant(observations), tf.constant(noise)).numpy()  # type: ignore[no-any-return]
+
+    return act
+
+
+def _saved_model_actor(folder: Path, spec: PolicySpec) -> Actor:
+    loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
+    sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
+
+    def act(observations: Array, noise: Array) -> Array:
+        feeds = {spec.observation.name: tf.constant(observations)}
+        signature = deterministic
+        if noise.any():
+            feeds[spec.noise.name], signature = tf.constant(noise), sample
+        return signature(**feeds)[spec.action.name].numpy()  # type: ignore[no-any-return]
+
+    return act
+
+
+def _golden(reference: Reference, observations: Array, noise: Array) -> bytes:
+    """Cases with zero noise, then the same with noise; ties, to which any answer is right, are left out."""
+    observations = np.concatenate([observations, observations])
+    noise = np.concatenate([np.zeros_like(noise), noise])
+    decisive = reference.decisive(observations, noise)
+    observations, noise = observations[decisive], noise[decisive]
+    buffer = io.BytesIO()
+    np.savez(buffer, observation=observations, noise=noise, action=reference.act(observations, noise))
+    return buffer.getvalue()
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+        _sync_folder(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,33 @@
+"""From an inference function to a SavedModel that TensorFlow alone can run."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from export.function import InferenceFunction, PolicySpec
+
+
+def write_saved_model(function: InferenceFunction, spec: PolicySpec, path: Path) -> None:
+    """Write a SavedModel with the signatures `serving_default` (observation) and `sample` (and noise).
+
+    Both answer a dict with the one key that `spec.action.name` gives.
+    """
+    action = spec.action.name
+
+    def deterministic(observation: Any) -> dict[str, Any]:
+        noise = tf.zeros((tf.shape(observation)[0], *spec.noise.shape), spec.noise.dtype)
+        return {action: function(observation, noise)}
+
+    def sample(observation: Any, noise: Any) -> dict[str, Any]:
+        return {action: function(observation, noise)}
+
+    observation, noise = spec.signature()
+    module = tf.Module()
+    module.deterministic = tf.function(deterministic, [observation], autograph=False)
+    module.sample = tf.function(sample, [observation, noise], autograph=False)
+    tf.saved_model.save(
+        module, str(path), signatures={"serving_default": module.deterministic, "sample": module.sample}
+    )
+    # A random identifier, of no use to anyone who loads the model.
+    (path / "fingerprint.pb").unlink(missing_ok=True)

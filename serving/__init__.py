@@ -1,0 +1,9 @@
+"""Serve a policy bundle: in process with `load`, or over HTTP with `python -m serving`.
+
+Needs NumPy and ONNX Runtime; TensorFlow is neither used nor needed.
+"""
+
+from serving.manifest import ArraySpec, BundleError, Manifest, NoiseSpec
+from serving.policy import Policy, load
+
+__all__ = ["ArraySpec", "BundleError", "Manifest", "NoiseSpec", "Policy", "load"]

@@ -1,0 +1,228 @@
+"""The bundle's manifest: what a policy takes, what it answers, and a checksum of every file.
+
+docs/bundle.md specifies the format; this module is its one implementation, for writers and readers.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "trpo-tf-bundle"
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "policy.onnx"
+GOLDEN_FILE = "golden.npz"
+
+NOISE_LAWS = ("normal", "gumbel", "logistic")
+
+Bound = float | tuple[float, ...]
+"""One bound for every element, or one for each in row-major order; infinite where there is none."""
+
+
+class BundleError(ValueError):
+    """A bundle that is missing, damaged or not understood; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array as the environment defines it, without the batch dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    low: Bound = -math.inf
+    high: Bound = math.inf
+
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper bounds, each of the array's own shape."""
+        return self._filled(self.low), self._filled(self.high)
+
+    def _filled(self, bound: Bound) -> NDArray[np.float64]:
+        values = np.asarray(bound, np.float64)
+        return np.broadcast_to(values if values.ndim == 0 else values.reshape(self.shape), self.shape).copy()
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """The optional graph input that makes a policy sample: zeros give the deterministic action.
+
+    `law` is the standard distribution to draw from: `normal`, `gumbel` or `logistic`.
+    """
+
+    law: str
+    shape: tuple[int, ...]
+    name: str = "noise"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> "FileEntry":
+        """The entry that describes `content`."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle says about itself. `files` maps a relative POSIX path to its entry."""
+
+    name: str
+    observation: ArraySpec
+    action: ArraySpec
+    noise: NoiseSpec
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Serialize; an infinite bound is written as null."""
+        document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        for spec in (document["observation"], document["action"]):
+            spec["low"], spec["high"] = _bound_to_json(spec["low"]), _bound_to_json(spec["high"])
+        text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
+        return f"{text}\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Manifest":
+        """Parse and check a manifest. Raises `BundleError` naming the field that is wrong."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}); export the bundle again") from None
+        _check(isinstance(document, dict), "the document", "an object")
+        _check(document.get("format") == FORMAT, "format", f"{FORMAT!r}")
+        version = document.get("format_version")
+        _check(version == FORMAT_VERSION, "format_version", f"{FORMAT_VERSION}, the one this release reads")
+        files = document.get("files")
+        _check(isinstance(files, dict) and MODEL_FILE in files, "files", f"an object with {MODEL_FILE!r}")
+        name = document.get("name")
+        _check(isinstance(name, str) and name != "" and "/" not in name, "name", "a string without '/'")
+        return cls(
+            name=name,
+            observation=_array_spec(document, "observation"),
+            action=_array_spec(document, "action"),
+            noise=_noise_spec(document),
+            files={path: _file_entry(path, entry) for path, entry in files.items()},
+            provenance=_object(document, "provenance"),
+            parity=_object(document, "parity"),
+        )
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read the manifest of the bundle in folder `bundle`. Raises `BundleError`."""
+    path = bundle / MANIFEST_FILE
+    try:
+        return Manifest.from_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            f"{bundle} is no bundle (no {MANIFEST_FILE}); make one with `trpo-tf export`"
+        ) from None
+
+
+def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:
+    """The bytes of one listed file, which are exactly those that were checksummed. Raises `BundleError`."""
+    entry = manifest.files.get(name)
+    if entry is None:
+        raise BundleError(f"{bundle}: {MANIFEST_FILE} lists no {name}; export the bundle again")
+    try:
+        content = (bundle / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{bundle / name} can't be read ({error.strerror}); export it again") from None
+    if FileEntry.of(content) != entry:
+        raise BundleError(f"{bundle / name} is not what was exported (its sha256 differs); export it again")
+    return content
+
+
+def _check(condition: bool, where: str, expected: str) -> None:
+    if not condition:
+        raise BundleError(f"{MANIFEST_FILE}: {where} must be {expected}; export the bundle again")
+
+
+def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    _check(isinstance(value, dict), key, "an object")
+    return dict(value)  # type: ignore[arg-type]
+
+
+def _array_spec(document: dict[str, Any], key: str) -> ArraySpec:
+    value = _object(document, key)
+    _check(isinstance(value.get("name"), str), f"{key}.name", "a string")
+    return ArraySpec(
+        name=value["name"],
+        dtype=_dtype(value, key),
+        shape=(shape := _shape(value, key)),
+        low=_bound_from_json(value.get("low"), -math.inf, shape, f"{key}.low"),
+        high=_bound_from_json(value.get("high"), math.inf, shape, f"{key}.high"),
+    )
+
+
+def _noise_spec(document: dict[str, Any]) -> NoiseSpec:
+    value = _object(document, "noise")
+    _check(isinstance(value.get("name"), str), "noise.name", "a string")
+    _check(value.get("law") in NOISE_LAWS, "noise.law", f"one of {', '.join(NOISE_LAWS)}")
+    return NoiseSpec(value["law"], _shape(value, "noise"), value["name"], _dtype(value, "noise"))
+
+
+def _dtype(value: dict[str, Any], key: str) -> str:
+    try:
+        dtype = np.dtype(value["dtype"])
+    except (KeyError, TypeError):
+        dtype = np.dtype(object)
+    _check(dtype.kind in "biuf", f"{key}.dtype", "the name of a boolean, integer or float type")
+    return str(dtype.name)
+
+
+def _shape(value: dict[str, Any], key: str) -> tuple[int, ...]:
+    shape = value.get("shape")
+    _check(
+        isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape),
+        f"{key}.shape",
+        "a list of positive integers",
+    )
+    return tuple(shape)  # type: ignore[arg-type]
+
+
+def _bound_to_json(bound: Bound) -> float | list[float | None] | None:
+    if isinstance(bound, tuple):
+        return [b if math.isfinite(b) else None for b in bound]
+    return bound if math.isfinite(bound) else None
+
+
+def _bound_from_json(value: Any, infinite: float, shape: tuple[int, ...], where: str) -> Bound:
+    if not isinstance(value, list):
+        _check(value is None or type(value) in (int, float), where, "a number, a list of numbers, or null")
+        return infinite if value is None else value
+    _check(
+        len(value) == math.prod(shape) and all(b is None or type(b) in (int, float) for b in value),
+        where,
+        "one number (or null) for each element of shape",
+    )
+    return tuple(infinite if b is None else b for b in value)
+
+
+def _file_entry(path: str, value: Any) -> FileEntry:
+    parts = PurePosixPath(path).parts
+    _check(
+        bool(parts) and ".." not in parts and not path.startswith("/") and "\\" not in path,
+        f"files[{path!r}]",
+        "a relative path inside the bundle",
+    )
+    _check(
+        isinstance(value, dict) and type(value.get("size")) is int and isinstance(value.get("sha256"), str),
+        f"files[{path!r}]",
+        "an object with size and sha256",
+    )
+    return FileEntry(value["size"], value["sha256"])

@@ -1,0 +1,151 @@
+"""A policy in process: observations in, actions out, through ONNX Runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.manifest import (
+    MODEL_FILE,
+    ArraySpec,
+    BundleError,
+    Manifest,
+    NoiseSpec,
+    read_checked,
+    read_manifest,
+)
+from serving.runtime import onnxruntime, open_session
+
+Array = NDArray[Any]
+
+
+class Policy:
+    """A loaded policy. Its methods may be called from several threads at once."""
+
+    def __init__(self, model: bytes, manifest: Manifest) -> None:
+        """Open `model`, an ONNX graph with the inputs and outputs that `manifest` declares.
+
+        Raises `BundleError` if ONNX Runtime refuses the graph, or it disagrees with the manifest.
+        """
+        self.manifest = manifest
+        try:
+            self._session = open_session(model)
+        except Exception as error:
+            raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
+        _check_graph(self._session, manifest)
+
+    def act(
+        self,
+        observation: Array | Sequence[Any] | float,
+        *,
+        deterministic: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
+        """The action for one observation, in the environment's own units, dtype and shape.
+
+        Args:
+            observation: an array of the declared dtype and shape, or a Python sequence that makes one.
+            deterministic: the distribution's mode; otherwise a sample.
+            rng: source of randomness of a sample; a fresh one if absent.
+
+        Raises:
+            ValueError: wrong shape or dtype, or a value that is not finite.
+            FloatingPointError: the action is not finite.
+        """
+        batch = as_batch(observation, self.manifest.observation, batched=False)
+        return self._answer(batch, deterministic, rng)[0]
+
+    def act_batch(
+        self,
+        observations: Array | Sequence[Any],
+        *,
+        deterministic: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> Array:
+        """The actions for observations [batch, ...]; arguments and errors as in `act`."""
+        batch = as_batch(observations, self.manifest.observation, batched=True)
+        return self._answer(batch, deterministic, rng)
+
+    def run(self, observations: Array, noise: Array | None = None) -> Array:
+        """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k]."""
+        feeds = {self.manifest.observation.name: observations}
+        if noise is not None:
+            feeds[self.manifest.noise.name] = noise
+        actions: Array = self._session.run([self.manifest.action.name], feeds)[0]
+        if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+            raise FloatingPointError("the action is not finite; check the observation against its bounds")
+        return actions
+
+    def _answer(self, batch: Array, deterministic: bool, rng: np.random.Generator | None) -> Array:
+        if deterministic:
+            return self.run(batch)
+        return self.run(batch, draw_noise(self.manifest.noise, len(batch), rng or np.random.default_rng()))
+
+
+def load(bundle: str | Path) -> Policy:
+    """Load the policy of a bundle folder, after its checksum. Raises `BundleError`."""
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    return Policy(read_checked(folder, manifest, MODEL_FILE), manifest)
+
+
+def draw_noise(spec: NoiseSpec, batch: int, rng: np.random.Generator) -> Array:
+    """Noise [batch, k] of the law that makes the graph sample its distribution."""
+    shape = (batch, *spec.shape)
+    match spec.law:
+        case "normal":
+            return rng.standard_normal(shape, np.float32).astype(spec.dtype, copy=False)
+        case "gumbel":
+            return rng.gumbel(size=shape).astype(spec.dtype)
+        case "logistic":
+            return rng.logistic(size=shape).astype(spec.dtype)
+        case law:
+            raise ValueError(f"noise law {law!r} is unknown")
+
+
+def as_batch(value: Any, spec: ArraySpec, *, batched: bool) -> Array:
+    """Check observations against their spec, as [batch, ...] in the declared dtype.
+
+    An array must have the declared dtype exactly; a Python sequence is converted. Raises `ValueError`.
+    """
+    array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec)
+    if array.dtype != spec.dtype:
+        raise ValueError(
+            f"observation has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})"
+        )
+    expected = spec.shape
+    got = array.shape[1:] if batched and array.ndim else array.shape
+    if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
+        shown = ("batch", *expected) if batched else expected
+        raise ValueError(f"observation has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("observation holds a value that is not finite (NaN or infinity)")
+    return np.ascontiguousarray(array if batched else array[np.newaxis])
+
+
+def _convert(value: Any, spec: ArraySpec) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError("observation is a ragged sequence; give one number for each element") from None
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise ValueError(f"observation holds {array.dtype} values, the policy takes {spec.dtype}")
+    return array.astype(spec.dtype)
+
+
+def _shape(shape: Sequence[object]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
+    inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
+    outputs = {o.name for o in session.get_outputs()}
+    for name, names, kind in (
+        (manifest.observation.name, inputs, "input"),
+        (manifest.noise.name, inputs, "input"),
+        (manifest.action.name, outputs, "output"),
+    ):
+        if name not in names:
+            raise BundleError(f"{MODEL_FILE} has no {kind} {name!r}, as the manifest says; export it again")

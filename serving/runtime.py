@@ -1,0 +1,27 @@
+"""The one place that imports ONNX Runtime, with its telemetry switched off first."""
+
+import os
+
+# Only this variable, set before the import, keeps ONNX Runtime 1.32 from sending telemetry.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime
+
+__all__ = ["onnxruntime", "open_session"]
+
+_LOG_ERRORS_ONLY = 3
+
+
+def open_session(model: bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open a CPU session on a serialized ONNX model.
+
+    The thread pool never spins: a small policy gains nothing from it, and its neighbours would pay. Warnings
+    are not logged, since every load of an optional input (`noise`) makes one.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

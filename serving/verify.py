@@ -1,0 +1,84 @@
+"""Check a bundle anywhere: every file against its checksum, and the policy against its golden cases."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    BundleError,
+    Manifest,
+    read_checked,
+    read_manifest,
+)
+from serving.policy import Policy
+
+ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was checked: `max_difference` is the largest |action - golden action| over all cases."""
+
+    files: int
+    golden_cases: int
+    max_difference: float
+
+
+def verify(bundle: str | Path) -> Verification:
+    """Check every listed file and replay the golden cases.
+
+    Raises `BundleError` for a changed, missing or unlisted file, or an action further than
+    1e-5 + 1e-5 |golden action| from its golden one (integers: any difference).
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    contents = {name: read_checked(folder, manifest, name) for name in manifest.files}
+    _refuse_unlisted(folder, manifest)
+    if GOLDEN_FILE not in contents:
+        raise BundleError(f"{folder}: {MANIFEST_FILE} lists no {GOLDEN_FILE}; export the bundle again")
+    cases = read_golden(contents[GOLDEN_FILE])
+    policy = Policy(contents[MODEL_FILE], manifest)
+    actions = policy.run(cases["observation"], cases["noise"])
+    if not agree(actions, cases["action"]):
+        worst = difference(actions, cases["action"])
+        raise BundleError(
+            f"{folder}: {MODEL_FILE} differs from its golden cases by {worst:.3g}; export it again"
+        )
+    return Verification(len(contents), len(actions), difference(actions, cases["action"]))
+
+
+def read_golden(content: bytes) -> dict[str, NDArray[Any]]:
+    """Arrays `observation`, `noise` and `action`, each [case, ...]. Raises `BundleError`."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("observation", "noise", "action")}
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleError(f"{GOLDEN_FILE} can't be read ({error}); export the bundle again") from error
+
+
+def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether two arrays of actions are the same up to float32 rounding; integers must be equal."""
+    if expected.dtype.kind != "f":
+        return actual.dtype == expected.dtype and np.array_equal(actual, expected)
+    return actual.shape == expected.shape and np.allclose(
+        actual, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE
+    )
+
+
+def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest absolute difference of two arrays of one shape, 0 if they are empty."""
+    return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+
+
+def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    extra = sorted(present - set(manifest.files) - {MANIFEST_FILE})
+    if extra:
+        raise BundleError(f"{folder} holds {extra[0]}, which {MANIFEST_FILE} does not list; remove it")

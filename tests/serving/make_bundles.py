@@ -1,0 +1,59 @@
+"""Makes the small bundles that the serving tests load where TensorFlow is absent: run it after a format change.
+
+`python tests/serving/make_bundles.py` writes tests/serving/bundles/.
+"""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from export import Evidence, PolicySpec, write_bundle
+from serving import ArraySpec, NoiseSpec
+
+FOLDER = Path(__file__).parent / "bundles"
+
+
+def layer(rng: np.random.Generator, inputs: int, outputs: int):
+    weight = tf.constant(rng.normal(size=(inputs, outputs)) / math.sqrt(inputs), tf.float32)
+    return lambda x: tf.matmul(x, weight)
+
+
+def discrete(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    hidden, logits = layer(rng, 4, 8), layer(rng, 8, 2)
+
+    def scores(observation, noise):
+        return logits(tf.tanh(hidden(tf.clip_by_value(observation, -10.0, 10.0)))) + noise
+
+    def act(observation, noise):
+        return tf.argmax(scores(observation, noise), axis=-1)
+
+    spec = PolicySpec(
+        ArraySpec("obs", "float32", (4,), (-4.8, -math.inf, -0.42, -math.inf), (4.8, math.inf, 0.42, math.inf)),
+        ArraySpec("action", "int64", (), 0, 1),
+        NoiseSpec("gumbel", (2,)),
+    )
+    write_bundle(act, spec, folder, name="discrete", evidence=Evidence(scores=scores))
+
+
+def continuous(folder: Path) -> None:
+    rng = np.random.default_rng(2)
+    hidden, mean = layer(rng, 3, 8), layer(rng, 8, 2)
+
+    def act(observation, noise):
+        sample = mean(tf.tanh(hidden(tf.cast(observation, tf.float32)))) + 0.5 * noise
+        return tf.clip_by_value(sample, -1.0, 1.0)
+
+    spec = PolicySpec(
+        ArraySpec("obs", "float64", (3,)), ArraySpec("action", "float32", (2,), -1.0, 1.0), NoiseSpec("normal", (2,))
+    )
+    write_bundle(act, spec, folder, name="continuous")
+
+
+if __name__ == "__main__":
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    discrete(FOLDER / "discrete")
+    continuous(FOLDER / "continuous")
