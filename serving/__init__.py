@@ -7,3 +7,5 @@ from serving.manifest import ArraySpec, BundleError, Manifest, NoiseSpec
 from serving.policy import Policy, load
 
 __all__ = ["ArraySpec", "BundleError", "Manifest", "NoiseSpec", "Policy", "load"]
+
+__version__ = "0.1.0"

@@ -6,6 +6,7 @@ docs/bundle.md specifies the format; this module is its one implementation, for 
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,10 @@ MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
 
 NOISE_LAWS = ("normal", "gumbel", "logistic")
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
 
 Bound = float | tuple[float, ...]
 """One bound for every element, or one for each in row-major order; infinite where there is none."""
@@ -99,22 +104,28 @@ class Manifest:
     def from_json(cls, text: str | bytes) -> "Manifest":
         """Parse and check a manifest. Raises `BundleError` naming the field that is wrong."""
         try:
-            document = json.loads(text)
-        except ValueError as error:
+            document = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}); export the bundle again") from None
         _check(isinstance(document, dict), "the document", "an object")
         _check(document.get("format") == FORMAT, "format", f"{FORMAT!r}")
         version = document.get("format_version")
-        _check(version == FORMAT_VERSION, "format_version", f"{FORMAT_VERSION}, the one this release reads")
+        _check(
+            type(version) is int and version == FORMAT_VERSION,
+            "format_version",
+            f"{FORMAT_VERSION}, the one this release reads",
+        )
         files = document.get("files")
         _check(isinstance(files, dict) and MODEL_FILE in files, "files", f"an object with {MODEL_FILE!r}")
         name = document.get("name")
-        _check(isinstance(name, str) and name != "" and "/" not in name, "name", "a string without '/'")
+        _check(_is_text(name) and "/" not in name, "name", "printable text without '/'")
+        observation, noise = _array_spec(document, "observation"), _noise_spec(document)
+        _check(noise.name != observation.name, "noise.name", "another name than the observation's")
         return cls(
             name=name,
-            observation=_array_spec(document, "observation"),
+            observation=observation,
             action=_array_spec(document, "action"),
-            noise=_noise_spec(document),
+            noise=noise,
             files={path: _file_entry(path, entry) for path, entry in files.items()},
             provenance=_object(document, "provenance"),
             parity=_object(document, "parity"),
@@ -127,9 +138,24 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         return Manifest.from_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(
-            f"{bundle} is no bundle (no {MANIFEST_FILE}); make one with `trpo-tf export`"
-        ) from None
+        raise BundleError(f"{bundle} is no bundle (no {MANIFEST_FILE}); make one with `trpo-tf export`") from None
+    except OSError as error:
+        raise BundleError(f"{path} can't be read ({error.strerror}); check its permissions") from None
+
+
+def find_bundle(path: Path) -> Path:
+    """The bundle that folder `path` is, or the only one it holds (hidden folders aside). Raises `BundleError`."""
+    if (path / MANIFEST_FILE).exists():
+        return path
+    if not path.is_dir():
+        raise BundleError(f"{path} is no folder; give the path of a bundle")
+    found = sorted(child.parent for child in path.glob(f"[!.]*/{MANIFEST_FILE}"))
+    if not found:
+        raise BundleError(f"{path} neither is nor holds a bundle; make one with `trpo-tf export`")
+    if len(found) > 1:
+        names = ", ".join(bundle.name for bundle in found)
+        raise BundleError(f"{path} holds {len(found)} bundles ({names}); give the path of one of them")
+    return found[0]
 
 
 def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:
@@ -151,6 +177,14 @@ def _check(condition: bool, where: str, expected: str) -> None:
         raise BundleError(f"{MANIFEST_FILE}: {where} must be {expected}; export the bundle again")
 
 
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
 def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
     value = document.get(key)
     _check(isinstance(value, dict), key, "an object")
@@ -159,7 +193,7 @@ def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _array_spec(document: dict[str, Any], key: str) -> ArraySpec:
     value = _object(document, key)
-    _check(isinstance(value.get("name"), str), f"{key}.name", "a string")
+    _check(_is_text(value.get("name")), f"{key}.name", "printable text")
     return ArraySpec(
         name=value["name"],
         dtype=_dtype(value, key),
@@ -171,18 +205,15 @@ def _array_spec(document: dict[str, Any], key: str) -> ArraySpec:
 
 def _noise_spec(document: dict[str, Any]) -> NoiseSpec:
     value = _object(document, "noise")
-    _check(isinstance(value.get("name"), str), "noise.name", "a string")
+    _check(_is_text(value.get("name")), "noise.name", "printable text")
     _check(value.get("law") in NOISE_LAWS, "noise.law", f"one of {', '.join(NOISE_LAWS)}")
     return NoiseSpec(value["law"], _shape(value, "noise"), value["name"], _dtype(value, "noise"))
 
 
 def _dtype(value: dict[str, Any], key: str) -> str:
-    try:
-        dtype = np.dtype(value["dtype"])
-    except (KeyError, TypeError):
-        dtype = np.dtype(object)
-    _check(dtype.kind in "biuf", f"{key}.dtype", "the name of a boolean, integer or float type")
-    return str(dtype.name)
+    dtype = value.get("dtype")
+    _check(dtype in DTYPES, f"{key}.dtype", f"one of {', '.join(DTYPES)}")
+    return str(dtype)
 
 
 def _shape(value: dict[str, Any], key: str) -> tuple[int, ...]:
@@ -203,20 +234,24 @@ def _bound_to_json(bound: Bound) -> float | list[float | None] | None:
 
 def _bound_from_json(value: Any, infinite: float, shape: tuple[int, ...], where: str) -> Bound:
     if not isinstance(value, list):
-        _check(value is None or type(value) in (int, float), where, "a number, a list of numbers, or null")
+        _check(value is None or _is_number(value), where, "a finite number, a list of them, or null")
         return infinite if value is None else value
     _check(
-        len(value) == math.prod(shape) and all(b is None or type(b) in (int, float) for b in value),
+        len(value) == math.prod(shape) and all(b is None or _is_number(b) for b in value),
         where,
-        "one number (or null) for each element of shape",
+        "one finite number (or null) for each element of shape",
     )
     return tuple(infinite if b is None else b for b in value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _file_entry(path: str, value: Any) -> FileEntry:
     parts = PurePosixPath(path).parts
     _check(
-        bool(parts) and ".." not in parts and not path.startswith("/") and "\\" not in path,
+        bool(parts) and path.isprintable() and ".." not in parts and not path.startswith("/") and "\\" not in path,
         f"files[{path!r}]",
         "a relative path inside the bundle",
     )

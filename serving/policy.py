@@ -20,6 +20,9 @@ from serving.runtime import onnxruntime, open_session
 
 Array = NDArray[Any]
 
+# Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
+_CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+
 
 class Policy:
     """A loaded policy. Its methods may be called from several threads at once."""
@@ -130,9 +133,14 @@ def _convert(value: Any, spec: ArraySpec) -> Array:
         array = np.asarray(value)
     except ValueError:
         raise ValueError("observation is a ragged sequence; give one number for each element") from None
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+    dtype = np.dtype(spec.dtype)
+    if array.dtype.kind not in _CONVERTIBLE[dtype.kind]:
         raise ValueError(f"observation holds {array.dtype} values, the policy takes {spec.dtype}")
-    return array.astype(spec.dtype)
+    with np.errstate(over="ignore"):  # the check for finite values comes next
+        converted = array.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise ValueError(f"observation holds a value out of range for {spec.dtype}")
+    return converted
 
 
 def _shape(shape: Sequence[object]) -> str:

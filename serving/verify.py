@@ -48,9 +48,7 @@ def verify(bundle: str | Path) -> Verification:
     actions = policy.run(cases["observation"], cases["noise"])
     if not agree(actions, cases["action"]):
         worst = difference(actions, cases["action"])
-        raise BundleError(
-            f"{folder}: {MODEL_FILE} differs from its golden cases by {worst:.3g}; export it again"
-        )
+        raise BundleError(f"{folder}: {MODEL_FILE} differs from its golden cases by {worst:.3g}; export it again")
     return Verification(len(contents), len(actions), difference(actions, cases["action"]))
 
 
