@@ -46,6 +46,7 @@ def write_bundle(
     name: str = "policy",
     evidence: Evidence = Evidence(),
     provenance: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Export an inference function to the bundle folder `path`, which must not exist yet.
 
@@ -58,6 +59,7 @@ def write_bundle(
         name: the model's name when served.
         evidence: more to compare on.
         provenance: where the policy comes from; any JSON.
+        files: more files to put in the bundle, by name.
 
     Raises:
         FileExistsError: `path` exists.
@@ -70,6 +72,8 @@ def write_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
+        for file, content in (files or {}).items():
+            (folder / file).write_bytes(content)
         manifest = Manifest(name, spec.observation, spec.action, spec.noise, provenance=provenance or {})
         manifest = _fill(folder, function, manifest, evidence)
         (folder / MANIFEST_FILE).write_text(manifest.to_json())

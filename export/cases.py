@@ -10,9 +10,7 @@ _WIDE = 1e3
 """A bound beyond this is treated as absent: some environments state the largest float."""
 
 
-def observation_cases(
-    spec: ArraySpec, recorded: Array | None, rng: np.random.Generator, count: int = 64
-) -> Array:
+def observation_cases(spec: ArraySpec, recorded: Array | None, rng: np.random.Generator, count: int = 64) -> Array:
     """Observations [case, ...] in the spec's dtype: `count` random, the bounds, and up to `count` recorded.
 
     Of recorded observations [n, ...] their extremes are added too, and points well beyond those: where a

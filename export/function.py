@@ -23,6 +23,5 @@ class PolicySpec:
     def signature(self) -> tuple[Any, Any]:
         """`tf.TensorSpec`s of observation and noise, with a free batch dimension."""
         return tuple(
-            tf.TensorSpec((None, *spec.shape), spec.dtype, spec.name)
-            for spec in (self.observation, self.noise)
+            tf.TensorSpec((None, *spec.shape), spec.dtype, spec.name) for spec in (self.observation, self.noise)
         )

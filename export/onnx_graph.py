@@ -65,13 +65,9 @@ def check_graph(model: onnx.ModelProto) -> None:
 
     It must pass ONNX's full check, use standard operators only, hold its weights, and load in ONNX Runtime.
     """
-    foreign = sorted(
-        {f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in _STANDARD_DOMAINS}
-    )
+    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
     if foreign:
-        raise ExportError(
-            f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network"
-        )
+        raise ExportError(f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network")
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
         raise ExportError("the graph keeps weights in external files; export it with its weights inside")
     try:

@@ -1,0 +1,1 @@
+"""Train policies with trust region policy optimization in TensorFlow."""

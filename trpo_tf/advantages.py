@@ -1,0 +1,41 @@
+"""How much better an action was than the policy's average: advantages from rewards and values."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+
+def generalized_advantages(reward: Floats, discount: Floats, trace: Floats, value: Floats) -> Floats:
+    """Generalised advantage estimation (Schulman et al. 2016, eq 16), over whole batches of trajectories.
+
+    A_t = delta_t + discount_{t+1} trace_{t+1} A_{t+1}, delta_t = r_{t+1} + discount_{t+1} V(s_{t+1}) - V(s_t).
+
+    Args:
+        reward: r_{t+1}, [T, N].
+        discount: discount_{t+1}, [T, N]: 0 where the step terminated its episode.
+        trace: lambda_{t+1}, [T, N]: 0 where the step ended its episode in any way, so that nothing of the next
+            episode leaks in; a truncated episode still counts V of its final observation.
+        value: V(s_0) to V(s_T), [T + 1, N]; after an episode's last step, V of its final observation.
+
+    Returns:
+        A_0 to A_{T-1}, [T, N]; A_t + V(s_t) is the lambda-return, which the critic is fitted to.
+    """
+    delta = reward + discount * value[1:] - value[:-1]
+    decay = discount * trace
+    advantages = np.empty_like(delta)
+    following = np.zeros_like(delta[0])
+    for t in range(len(delta) - 1, -1, -1):
+        following = delta[t] + decay[t] * following
+        advantages[t] = following
+    return advantages
+
+
+def standardized(advantage: Floats, weight: Floats) -> Floats:
+    """Shifted and scaled to weighted mean 0 and variance 1; rows of weight 0 become 0."""
+    total = weight.sum()
+    mean = (weight * advantage).sum() / total
+    deviation = np.sqrt((weight * (advantage - mean) ** 2).sum() / total)
+    return np.asarray(weight * (advantage - mean) / (deviation + 1e-8))

@@ -1,0 +1,299 @@
+"""The command line: `trpo-tf COMMAND`. Each command imports what it needs, so that `serve` runs without TensorFlow."""
+
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from trpo_tf.config import Config, load_preset, preset_for
+from trpo_tf.errors import EnvironmentFailure, UserError
+
+if TYPE_CHECKING:
+    from serving import Policy
+    from trpo_tf.runs import Run
+
+WRONG_USE = 2
+INTERRUPTED = 130
+
+Flag = FlagCreatePairsOff[bool]
+OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a policy with TRPO, in a new run folder or on from a checkpoint.
+
+    Settings that are not given come from the preset. A run ends with an evaluation through the exported policy; Ctrl-C
+    finishes the iteration and saves.
+    """
+
+    config: Config = dataclasses.field(default_factory=lambda: Config(""))
+    preset: Annotated[str | None, arg(metavar="NAME")] = None
+    """settings to start from: an environment's name, or `default`; if absent, the environment's own where it has one"""
+    out: OptionalFolder = None
+    """the run folder to make, by default runs/ENVIRONMENT-seedSEED"""
+    resume: Annotated[Path | None, arg(metavar="RUN")] = None
+    """go on with this run instead, from its latest checkpoint"""
+    init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
+    """start from the weights of this run or bundle"""
+
+    def __call__(self) -> None:
+        """Train, showing progress."""
+        if self.resume is None and not self.config.env_id:
+            raise UserError("which environment? For example: trpo-tf train CartPole-v1")
+        _tensorflow()
+        from trpo_tf.reporting.progress import Progress
+        from trpo_tf.runs import load_run
+        from trpo_tf.training import resume, train
+
+        config = load_run(self.resume).config if self.resume else self.config
+        with Progress(config.total_steps) as progress:
+            if self.resume:
+                run = resume(self.resume, observer=progress.show)
+            else:
+                run = train(config, self.out, init_from=self.init_from, observer=progress.show)
+        _print_run(run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with a run's or a bundle's policy, through its exported graph."""
+
+    source: Positional[Path]
+    """a run folder or a bundle folder"""
+    episodes: int = 20
+    """episodes to play"""
+    seed: int = 1_000_000
+    """the first episode's seed; each next one's is one more"""
+    stochastic: Flag = False
+    """sample actions rather than take the most likely"""
+    env_id: Annotated[str | None, arg(metavar="NAME")] = None
+    """environment, if not the one that the policy was trained on"""
+    json: Flag = False
+    """print JSON"""
+
+    def __call__(self) -> None:
+        """Evaluate and print."""
+        policy, env_id = _policy_of(self.source)
+        from trpo_tf.evaluation import evaluate
+
+        env_id = self.env_id or env_id
+        if env_id is None:
+            raise UserError(f"{self.source} names no environment; give one with --env-id")
+        result = evaluate(policy, env_id, episodes=self.episodes, seed=self.seed, deterministic=not self.stochastic)
+        _print_fields({"environment": env_id, **result.to_dict()}, as_json=self.json)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Export a run's policy to a bundle: ONNX, SavedModel, manifest and golden cases, compared with each other."""
+
+    run: Positional[Path]
+    """the run folder"""
+    out: Path
+    """the bundle folder to make"""
+
+    def __call__(self) -> None:
+        """Export and print what was written."""
+        _tensorflow()
+        from trpo_tf.exporting import export_run
+        from trpo_tf.runs import load_run
+
+        manifest = export_run(load_run(self.run), self.out)
+        for name, entry in sorted(manifest.files.items()):
+            _say(f"{entry.size:>10,}  {name}")
+        for name, figures in manifest.parity.items():
+            _say(
+                f"{name} differs from Keras by at most {figures['max_difference']:.1e}, on {figures['cases']:,} cases "
+                f"and {figures['episode_steps']:,} steps of episodes"
+            )
+        _say(f"bundle written to {self.out}; serve it with: trpo-tf serve {self.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check a bundle: every file against its checksum, and the policy against its golden cases."""
+
+    bundle: Positional[Path]
+    """the bundle folder"""
+    json: Flag = False
+    """print JSON"""
+
+    def __call__(self) -> None:
+        """Verify and print."""
+        from serving.verify import verify
+
+        result = verify(self.bundle)
+        _print_fields({"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}, as_json=self.json)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Ask a bundle's policy for the action of one observation, printed as JSON."""
+
+    bundle: Positional[Path]
+    """the bundle folder"""
+    observation: str
+    """the observation as JSON, for example '[0.1, 0, -0.2, 0]'; - reads it from standard input"""
+    stochastic: Flag = False
+    """sample the action rather than take the most likely"""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """seed of the sample"""
+
+    def __call__(self) -> None:
+        """Predict and print."""
+        import numpy as np
+
+        from serving import load
+
+        text = sys.stdin.read() if self.observation == "-" else self.observation
+        try:
+            observation = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--observation is not JSON ({error}); give for example '[0.1, 0, -0.2, 0]'") from None
+        policy = load(self.bundle)
+        rng = np.random.default_rng(self.seed)
+        action = policy.act(observation, deterministic=not self.stochastic, rng=rng)
+        _say(json.dumps(np.asarray(action).tolist()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Serve a bundle over HTTP, by the Open Inference Protocol."""
+
+    bundle: Positional[Path]
+    """the bundle folder"""
+    host: str = "127.0.0.1"
+    """address to listen on"""
+    port: int = 8080
+    """port to listen on; 0 takes a free one"""
+
+    def __call__(self) -> None:
+        """Serve until asked to stop."""
+        from serving.http import serve
+
+        serve(self.bundle, self.host, self.port)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train CartPole-v1, export, verify, serve, and ask the server for actions; print what came of it."""
+
+    out: OptionalFolder = None
+    """folder to keep run and bundle in; a temporary one if absent"""
+
+    def __call__(self) -> None:
+        """Run everything."""
+        _tensorflow()
+        from trpo_tf.demo import demo
+
+        demo(self.out)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "export": Export,
+    "verify": Verify,
+    "predict": Predict,
+    "serve": Serve,
+    "demo": Demo,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; wrong use ends with one line and exit status 2, or with a traceback after `--debug`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    # Environments that a user's own module registers are found beside where the command is run.
+    sys.path.insert(0, os.getcwd())
+    try:
+        _parse(arguments)()
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted", INTERRUPTED)
+    except (UserError, EnvironmentFailure, OSError, ValueError, RuntimeError, ImportError) as error:
+        if debug:
+            traceback.print_exc()
+            sys.exit(WRONG_USE)
+        _fail(f"error: {_one_line(error)}", WRONG_USE)
+
+
+def _parse(arguments: list[str]) -> Callable[[], None]:
+    command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="trpo-tf",
+        description="Train policies with TRPO, export them to ONNX, serve them on a CPU.",
+        args=arguments,
+        config=(OmitArgPrefixes,),
+    )
+    if isinstance(command, Train) and command.config.env_id:
+        env_id = command.config.env_id
+        preset = Train(load_preset(command.preset or preset_for(env_id), env_id))
+        return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=preset, config=(OmitArgPrefixes,))
+    return command
+
+
+def _tensorflow() -> None:
+    from trpo_tf.quiet import import_tensorflow
+
+    import_tensorflow()
+
+
+def _policy_of(source: Path) -> tuple["Policy", str | None]:
+    """The policy of a bundle or a run, and the environment it was trained on."""
+    from serving import load
+    from serving.manifest import MANIFEST_FILE
+
+    if (source / MANIFEST_FILE).is_file():
+        policy = load(source)
+        return policy, policy.manifest.provenance.get("environment")
+    _tensorflow()
+    from trpo_tf.exporting import in_process
+    from trpo_tf.runs import is_run, load_run
+
+    if not is_run(source):
+        raise UserError(f"{source} is neither a run folder nor a bundle")
+    run = load_run(source)
+    return in_process(run.policy, run.config.env_id), run.config.env_id
+
+
+def _print_run(run: "Run") -> None:
+    summary = run.summary
+    before, after = summary["untrained"], summary["trained"]
+    _say(f"{run.folder}: {summary['steps']:,} steps, {summary['steps_per_second']:,.0f} a second")
+    if after["episodes"]:
+        _say(
+            f"mean return {before['mean_return']:.1f} untrained, {after['mean_return']:.1f} +- "
+            f"{after['std_return']:.1f} trained, over {after['episodes']} episodes"
+        )
+    _say(f"export it with: trpo-tf export {run.folder} --out bundle")
+
+
+def _print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _say(json.dumps(fields))
+        return
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        _say(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(message, file=sys.stderr)  # noqa: T201
+    sys.exit(status)

@@ -1,0 +1,97 @@
+"""The functions that a config stands for: policy, critic, update."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trpo_tf.config import Config
+from trpo_tf.envs import action_spec, make_env, observation_spec
+from trpo_tf.errors import UserError
+from trpo_tf.normalization import Moments, Normalizer
+from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.networks import mlp
+from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.state import TrainingState
+from trpo_tf.updates.problem import Rows
+from trpo_tf.updates.trpo import Update, compile_update
+from trpo_tf.values import AdamState, ValueFunction
+
+_EPISODES_BETWEEN_CHECKPOINTS = 4
+_STEPS_BETWEEN_CHECKPOINTS = 20_000
+
+
+@dataclass(frozen=True)
+class Components:
+    """Pure functions of the training state, compiled when first called."""
+
+    policy: Policy
+    value_function: ValueFunction
+    update: Callable[[Any, Rows], Update]
+    standardize: Callable[[Normalizer, Any], Any]
+    checkpoint_steps: int
+
+    def initial_state(self, num_envs: int) -> TrainingState:
+        """Before the first iteration, with the networks' present weights."""
+        value_theta = self.value_function.initial_theta()
+        return TrainingState(
+            theta=self.policy.initial_theta(),
+            value_theta=value_theta,
+            adam=AdamState.zeros(len(value_theta)),
+            observation_moments=Moments.empty(self.policy.spec.observation.shape),
+            return_moments=Moments.empty(()),
+            carried_returns=np.zeros(num_envs),
+        )
+
+    def trained(self, state: TrainingState) -> TrainedPolicy:
+        """The policy at `state`."""
+        return TrainedPolicy(self.policy, state.theta, Normalizer.of(state.observation_moments))
+
+
+def build_components(
+    config: Config, policy_network: keras.Model | None = None, value_network: keras.Model | None = None
+) -> Components:
+    """Build from a config; networks of one's own replace the default ones.
+
+    Raises `UserError` for an environment, a space or a network that can't be trained.
+    """
+    env = make_env(config.env_id)
+    observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
+    horizon = env.spec.max_episode_steps if env.spec else None
+    env.close()
+
+    settings, critic = config.policy, config.critic
+    head = make_head(action, initial_log_std=settings.initial_log_std, squash=settings.squash)
+    inputs = observation.shape[0]
+    _check_activation(settings.activation)
+    if policy_network is None:
+        policy_network = mlp(
+            inputs,
+            settings.hidden_sizes,
+            head.inputs,
+            activation=settings.activation,
+            last_layer_scale=settings.last_layer_scale,
+            seed=config.seed,
+        )
+    if value_network is None:
+        sizes, seed = critic.critic_hidden_sizes, config.seed + 1
+        value_network = mlp(inputs, sizes, 1, activation=settings.activation, seed=seed)
+    policy = Policy(policy_network, head, observation, action, normalize=config.sampling.normalize_observations)
+    several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
+    return Components(
+        policy=policy,
+        value_function=ValueFunction(value_network, inputs, critic.critic_learning_rate),
+        update=compile_update(policy, config.trust_region),
+        standardize=tf.function(policy.standardized, autograph=False, jit_compile=True),
+        checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
+    )
+
+
+def _check_activation(name: str) -> None:
+    try:
+        keras.activations.get(name)
+    except ValueError:
+        raise UserError(f"activation {name!r} is unknown; Keras has tanh, relu, elu, swish and others") from None

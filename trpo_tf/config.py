@@ -1,0 +1,189 @@
+"""Everything that decides a training run, as frozen dataclasses, to and from TOML."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from trpo_tf.errors import UserError
+
+PRESETS = resources.files("trpo_tf") / "presets"
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How experience is gathered and turned into advantages."""
+
+    num_envs: int = 8
+    """environments stepped together"""
+    batch_size: int = 2048
+    """environment steps in an iteration, over all environments"""
+    discount: float = 0.99
+    """discount factor of future rewards"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled returns"""
+    normalize_observations: bool = True
+    """standardise observations by their running mean and deviation, inside the policy's graph"""
+    scale_rewards: bool = True
+    """divide rewards by the running deviation of the discounted return"""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy's network and distribution."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """widths of the policy's hidden layers"""
+    activation: str = "tanh"
+    """activation of the hidden layers, policy and critic: any that Keras names"""
+    last_layer_scale: float = 0.01
+    """gain of the policy's last layer at the start: small means near-uniform actions"""
+    initial_log_std: float = 0.0
+    """log of the Gaussian's standard deviation at the start, in half widths of the action range"""
+    squash: bool = False
+    """keep continuous actions inside their bounds by tanh rather than by clipping"""
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig:
+    """The policy update."""
+
+    max_kl: float = 0.01
+    """largest mean KL divergence of an update, in nats"""
+    damping: float = 0.1
+    """multiple of the identity added to the Fisher matrix"""
+    cg_iterations: int = 15
+    """most conjugate gradient iterations"""
+    cg_tolerance: float = 1e-5
+    """residual, relative to the gradient's norm, at which conjugate gradient stops"""
+    backtrack_ratio: float = 0.8
+    """factor by which the line search shortens the step"""
+    max_backtracks: int = 10
+    """most step lengths that the line search tries"""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The value network and its fit."""
+
+    critic_hidden_sizes: tuple[int, ...] = (64, 64)
+    """widths of the critic's hidden layers"""
+    critic_epochs: int = 10
+    """passes over the batch in an iteration"""
+    critic_batch_size: int = 128
+    """rows in a step of Adam"""
+    critic_learning_rate: float = 1e-3
+    """step size of Adam"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    env_id: Positional[str]
+    """Gymnasium environment, `module:Name-v0` for one that your own module registers"""
+    seed: int = 0
+    """seed of everything random"""
+    total_steps: int = 100_000
+    """environment steps to train for"""
+    eval_episodes: int = 20
+    """episodes of the evaluation before and after training; 0 for none"""
+    checkpoint_steps: int = 0
+    """environment steps between checkpoints; 0 for several episodes of every environment"""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        sampling, critic, region = self.sampling, self.critic, self.trust_region
+        _require(self.seed >= 0, "seed", "at least 0")
+        _require(self.total_steps >= 0, "total_steps", "at least 0")
+        _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
+        _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
+        _require(sampling.num_envs >= 1, "num_envs", "at least 1")
+        _require(sampling.batch_size >= 2 * sampling.num_envs, "batch_size", "at least twice num_envs")
+        _require(0 < sampling.discount <= 1, "discount", "above 0 and at most 1")
+        _require(0 <= sampling.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
+        _require(all(n >= 1 for n in self.policy.hidden_sizes), "hidden_sizes", "positive")
+        _require(self.policy.last_layer_scale > 0, "last_layer_scale", "above 0")
+        _require(region.max_kl > 0, "max_kl", "above 0")
+        _require(region.damping >= 0, "damping", "at least 0")
+        _require(region.cg_iterations >= 1, "cg_iterations", "at least 1")
+        _require(region.cg_tolerance >= 0, "cg_tolerance", "at least 0")
+        _require(0 < region.backtrack_ratio < 1, "backtrack_ratio", "between 0 and 1, both excluded")
+        _require(region.max_backtracks >= 1, "max_backtracks", "at least 1")
+        _require(all(n >= 1 for n in critic.critic_hidden_sizes), "critic_hidden_sizes", "positive")
+        _require(critic.critic_epochs >= 1, "critic_epochs", "at least 1")
+        _require(
+            1 <= critic.critic_batch_size <= self.rollout_length * sampling.num_envs,
+            "critic_batch_size",
+            "at least 1 and at most batch_size",
+        )
+        _require(critic.critic_learning_rate > 0, "critic_learning_rate", "above 0")
+
+    @property
+    def rollout_length(self) -> int:
+        """Vector steps in an iteration."""
+        return self.sampling.batch_size // self.sampling.num_envs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as TOML and JSON take them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`; what is absent takes its default. Raises `UserError` on unknown names."""
+        return _from_dict(cls, values)  # type: ignore[no-any-return]
+
+
+def preset_names() -> list[str]:
+    """Presets that come with the package: one for each environment tuned, named as it is."""
+    return sorted(path.name.removesuffix(".toml") for path in PRESETS.iterdir() if path.name.endswith(".toml"))
+
+
+def preset_for(env_id: str) -> str:
+    """The preset made for `env_id`, or `default`."""
+    return env_id if env_id in preset_names() else "default"
+
+
+def load_preset(preset: str, env_id: str) -> Config:
+    """The settings of a preset for `env_id`; `default` is the dataclasses' own. Raises `UserError`."""
+    if preset == "default":
+        return Config(env_id)
+    if preset not in preset_names():
+        raise UserError(f"preset {preset!r} is unknown; choose one of default, {', '.join(preset_names())}")
+    values = tomllib.loads((PRESETS / f"{preset}.toml").read_text())
+    return Config.from_dict({"env_id": env_id, **values})
+
+
+def read_config(path: Path) -> Config:
+    """Read a run's config.toml. Raises `UserError`."""
+    try:
+        return Config.from_dict(tomllib.loads(path.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def _require(condition: bool, name: str, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{name} must be {expected}")
+
+
+def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"setting {name!r} is unknown; {kind.__name__} has {', '.join(fields)}")
+    arguments = {}
+    for name, value in values.items():
+        component = fields[name].type
+        if dataclasses.is_dataclass(component):
+            value = _from_dict(component, value)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**arguments)

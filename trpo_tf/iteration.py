@@ -1,0 +1,160 @@
+"""One iteration of the practical algorithm (Schulman et al. 2015, section 6)."""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.advantages import generalized_advantages, standardized
+from trpo_tf.components import Components
+from trpo_tf.config import Config
+from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
+from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.experience import Experience
+from trpo_tf.state import TrainingState
+from trpo_tf.updates.problem import Rows
+from trpo_tf.updates.trpo import Update, UpdateStatus
+from trpo_tf.values import AdamState, explained_variance
+
+Metrics = dict[str, Any]
+
+_SAMPLING, _CRITIC = range(2)
+
+
+class Estimates(NamedTuple):
+    """What the batch says about the objective: flat rows B = T x N, and the critic's targets."""
+
+    rows: Rows
+    targets: NDArray[np.float32]  # [B]
+    explained_variance: float
+    return_moments: Moments
+    carried_returns: NDArray[np.float64]  # [N]
+
+
+def iterate(
+    config: Config, components: Components, experience: Experience, state: TrainingState
+) -> tuple[TrainingState, Metrics]:
+    """The state after one more iteration, and its metrics (docs/metrics.md)."""
+    clock = [time.perf_counter()]
+
+    # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
+    experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+    batch, episodes = experience.collect(_rng(config, state, _SAMPLING))
+    clock.append(time.perf_counter())
+
+    # 2. By averaging over samples, construct the estimated objective and constraint.
+    estimates = estimate(config, components, state, batch)
+    clock.append(time.perf_counter())
+
+    # 3. Approximately solve the constrained problem to update the policy's parameters.
+    update = Update(*(value.numpy() for value in components.update(state.theta, estimates.rows)))
+    clock.append(time.perf_counter())
+
+    value_theta, adam, value_loss = fit_critic(config, components, state, estimates)
+    clock.append(time.perf_counter())
+
+    after = dataclasses.replace(
+        state.with_episodes(*episodes),
+        theta=update.theta,
+        value_theta=value_theta,
+        adam=adam,
+        observation_moments=state.observation_moments.updated(batch.observation[:-1][batch.weight > 0]),
+        return_moments=estimates.return_moments,
+        carried_returns=estimates.carried_returns,
+        iteration=state.iteration + 1,
+        steps=state.steps + batch.steps,
+    )
+    metrics = {
+        **_progress(after, episodes),
+        **_update_metrics(update),
+        "value_loss": value_loss,
+        "explained_variance": estimates.explained_variance,
+        **_speed(batch.steps, clock),
+    }
+    return after, metrics
+
+
+def estimate(config: Config, components: Components, state: TrainingState, batch: Batch) -> Estimates:
+    """Advantages and value targets, with statistics as they were while the batch was sampled."""
+    sampling = config.sampling
+    length, n = batch.reward.shape
+    observations = batch.observation.reshape((length + 1) * n, *batch.observation.shape[2:])
+    inputs = components.standardize(Normalizer.of(state.observation_moments), observations)
+    value = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, n)
+
+    sums, carried = discounted_returns(state.carried_returns, batch.reward, batch.ended, sampling.discount)
+    moments = state.return_moments.updated(sums[batch.weight > 0])
+    reward = scale_rewards(batch.reward, moments) if sampling.scale_rewards else batch.reward
+    advantage = generalized_advantages(
+        reward,
+        discount=sampling.discount * ~batch.terminated,
+        trace=sampling.gae_lambda * ~batch.ended,
+        value=value,
+    )
+    targets = advantage + value[:-1]
+    rows = Rows(
+        inputs[:-n],
+        batch.sample.reshape(length * n, *batch.sample.shape[2:]),
+        standardized(advantage, batch.weight).ravel().astype(np.float32),
+        batch.weight.ravel().astype(np.float32),
+    )
+    counted = batch.weight > 0
+    return Estimates(
+        rows,
+        targets.ravel().astype(np.float32),
+        explained_variance(value[:-1][counted], targets[counted]),
+        moments,
+        carried,
+    )
+
+
+def fit_critic(
+    config: Config, components: Components, state: TrainingState, estimates: Estimates
+) -> tuple[NDArray[np.float32], AdamState, float]:
+    """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
+    critic, rng = config.critic, _rng(config, state, _CRITIC)
+    count, size = len(estimates.targets), critic.critic_batch_size
+    minibatches = [
+        rng.permutation(count)[: count - count % size].reshape(-1, size) for _ in range(critic.critic_epochs)
+    ]
+    rows = np.concatenate(minibatches).astype(np.int32)
+    theta, adam, loss = components.value_function.fit(
+        state.value_theta,
+        state.adam,
+        estimates.rows.inputs,
+        estimates.targets,
+        estimates.rows.weight,
+        rows,
+    )
+    theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
+    if not np.isfinite(theta).all():
+        return state.value_theta, state.adam, float("nan")
+    return theta, adam, float(loss)
+
+
+def _rng(config: Config, state: TrainingState, purpose: int) -> np.random.Generator:
+    return np.random.default_rng([config.seed, state.iteration, purpose])
+
+
+def _progress(state: TrainingState, episodes: Episodes) -> Metrics:
+    return {
+        "iteration": state.iteration,
+        "steps": state.steps,
+        "episodes": state.episodes,
+        "mean_return": float(np.mean(state.recent_returns)) if state.recent_returns else None,
+        "mean_length": float(np.mean(state.recent_lengths)) if state.recent_lengths else None,
+        "episodes_ended": len(episodes.returns),
+    }
+
+
+def _update_metrics(update: Update) -> Metrics:
+    scalars = {name: value.item() for name, value in update._asdict().items() if name not in ("theta", "status")}
+    return {"update_status": UpdateStatus(int(update.status)).name.lower(), **scalars}
+
+
+def _speed(steps: int, clock: list[float]) -> Metrics:
+    parts = ("sampling", "advantages", "update", "critic")
+    seconds = {f"seconds_{part}": b - a for part, a, b in zip(parts, clock, clock[1:], strict=False)}
+    return {"steps_per_second": steps / (clock[-1] - clock[0]), **seconds}

@@ -1,0 +1,83 @@
+"""Running mean and variance, and what they are for: standardised observations, scaled rewards."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+OBSERVATION_CLIP = 10.0
+"""Standardised observations are clipped to this many deviations."""
+REWARD_CLIP = 10.0
+_EPSILON = 1e-8
+
+
+class Moments(NamedTuple):
+    """Mean and sum of squared deviations of `total` samples, element by element."""
+
+    mean: Float64  # [...]
+    deviations: Float64  # [...]
+    total: Float64  # []
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> "Moments":
+        """Of no samples yet."""
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(()))
+
+    def updated(self, samples: NDArray[np.generic]) -> "Moments":
+        """With samples [n, ...] added (Chan, Golub & LeVeque 1983, eq 2.1). No samples change nothing."""
+        added = len(samples)
+        if added == 0:
+            return self
+        values = samples.astype(np.float64)
+        mean = values.mean(axis=0)
+        total = self.total + added
+        shift = mean - self.mean
+        return Moments(
+            self.mean + shift * added / total,
+            self.deviations + ((values - mean) ** 2).sum(axis=0) + shift**2 * self.total * added / total,
+            np.asarray(total),
+        )
+
+    @property
+    def variance(self) -> Float64:
+        """Of the samples; 1 before there are two."""
+        return self.deviations / self.total if self.total > 1 else np.ones_like(self.deviations)
+
+    @property
+    def scale(self) -> Float64:
+        """1 / standard deviation."""
+        return np.asarray(1.0 / np.sqrt(self.variance + _EPSILON))
+
+
+class Normalizer(NamedTuple):
+    """Frozen statistics by which the policy standardises an observation: (observation - mean) * scale."""
+
+    mean: NDArray[np.float32]  # [obs]
+    scale: NDArray[np.float32]  # [obs]
+
+    @classmethod
+    def of(cls, moments: Moments) -> "Normalizer":
+        """The statistics as the graph takes them."""
+        return cls(moments.mean.astype(np.float32), moments.scale.astype(np.float32))
+
+
+def discounted_returns(
+    carried: Float64, rewards: Float64, ended: NDArray[np.bool_], discount: float
+) -> tuple[Float64, Float64]:
+    """Discounted sums of past rewards [T, N] within each episode, and the last, to carry on with.
+
+    `carried` [N] comes from the steps before; `ended` [T, N] marks the last step of an episode, after which the
+    sum starts anew.
+    """
+    sums = np.empty_like(rewards)
+    for t, (reward, end) in enumerate(zip(rewards, ended, strict=True)):
+        sums[t] = carried * discount + reward
+        carried = np.where(end, 0.0, sums[t])
+    return sums, carried
+
+
+def scale_rewards(rewards: Float64, return_moments: Moments) -> Float64:
+    """Rewards over the deviation of the discounted return, clipped to +-10 (Engstrom et al. 2020)."""
+    return np.clip(rewards * return_moments.scale, -REWARD_CLIP, REWARD_CLIP)

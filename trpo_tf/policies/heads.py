@@ -1,0 +1,154 @@
+"""Heads: from a network's output to a distribution, a sample, and an action in the environment's units.
+
+A head's parameters are a tuple of tensors [batch, ...]. `metric` is the Fisher information of the distribution in
+those parameters, applied to a tangent; with the network's Jacobian J it makes the Fisher matrix J' M J of the policy
+(Gauss-Newton), which equals the Hessian of KL(old || new) at new = old.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from serving import ArraySpec, NoiseSpec
+from trpo_tf.errors import UserError
+
+tfd = tfp.distributions
+
+Parameters = tuple[Any, ...]
+
+
+class Head(ABC):
+    """What the policy's distribution is; see the module."""
+
+    inputs: int
+    """Width of the network's output."""
+    extra_shapes: tuple[tuple[int, ...], ...]
+    """Shapes of parameters that do not depend on the observation."""
+    noise: NoiseSpec
+
+    @abstractmethod
+    def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """Values of the extra parameters at the start."""
+
+    @abstractmethod
+    def parameters(self, output: Any, extra: list[Any]) -> Parameters:
+        """From the network's output [batch, inputs] and the extra parameters."""
+
+    @abstractmethod
+    def distribution(self, parameters: Parameters) -> Any:
+        """The TFP distribution over samples."""
+
+    @abstractmethod
+    def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
+        """Fisher information at `parameters` times `tangent`, row by row."""
+
+    @abstractmethod
+    def sample(self, parameters: Parameters, noise: Any) -> Any:
+        """The sample that `noise` [batch, k] makes; with zero noise the distribution's mode."""
+
+    @abstractmethod
+    def action(self, sample: Any) -> Any:
+        """The sample as an action in the environment's units, dtype, shape and bounds."""
+
+
+class CategoricalHead(Head):
+    """One of n actions; parameters (logits [batch, n],), samples int64 [batch]."""
+
+    def __init__(self, spec: ArraySpec) -> None:
+        """`spec` is the action's: its bounds are the first and the last choice."""
+        self._start, self._dtype = int(spec.low), spec.dtype  # type: ignore[arg-type]
+        self.inputs = int(spec.high) - self._start + 1  # type: ignore[arg-type]
+        self.extra_shapes = ()
+        self.noise = NoiseSpec("gumbel", (self.inputs,))
+
+    def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """None."""
+        return []
+
+    def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
+        """The logits."""
+        return (output,)
+
+    def distribution(self, parameters: Parameters) -> Any:
+        """Over 0 to n - 1."""
+        return tfd.Categorical(logits=parameters[0])
+
+    def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
+        """(diag(p) - p p') t."""
+        probabilities = tf.nn.softmax(parameters[0])
+        weighted = probabilities * tangent[0]
+        return (weighted - probabilities * tf.reduce_sum(weighted, axis=-1, keepdims=True),)
+
+    def sample(self, parameters: Parameters, noise: Any) -> Any:
+        """argmax(logits + Gumbel noise): the Gumbel-max trick."""
+        return tf.argmax(self.scores(parameters, noise), axis=-1, output_type=tf.int64)
+
+    def scores(self, parameters: Parameters, noise: Any) -> Any:
+        """What the sample maximises, [batch, n]."""
+        return parameters[0] + noise
+
+    def action(self, sample: Any) -> Any:
+        """Counted from the space's first action."""
+        return tf.cast(sample + self._start if self._start else sample, self._dtype)
+
+
+class GaussianHead(Head):
+    """A diagonal Gaussian; parameters (mean, log_std) [batch, k] each, samples float [batch, k].
+
+    A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
+    otherwise. The log standard deviation is one for all observations, and part of the policy's parameters. With
+    `squash` the action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
+    tanh cancels in the ratio and leaves the KL unchanged.
+    """
+
+    def __init__(self, spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False) -> None:
+        """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""
+        low, high = spec.bounds()
+        bounded = np.isfinite(low) & np.isfinite(high)
+        if squash and not bounded.all():
+            raise UserError("squash needs an action space with bounds; this one has none, so clip instead")
+        self._low, self._high = low, high
+        self._middle = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
+        self._half_width = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+        self._shape, self._dtype = spec.shape, spec.dtype
+        self._initial_log_std, self._squash = initial_log_std, squash
+        self.inputs = int(np.prod(spec.shape))
+        self.extra_shapes = ((self.inputs,),)
+        self.noise = NoiseSpec("normal", (self.inputs,))
+
+    def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """The log standard deviation."""
+        return [np.full(self.inputs, self._initial_log_std, np.float32)]
+
+    def parameters(self, output: Any, extra: list[Any]) -> Parameters:
+        """The mean, and the log standard deviation repeated for each row."""
+        return output, tf.broadcast_to(extra[0], tf.shape(output))
+
+    def distribution(self, parameters: Parameters) -> Any:
+        """Over samples, before the squash and the bounds."""
+        mean, log_std = parameters
+        return tfd.Independent(tfd.Normal(mean, tf.exp(log_std)), reinterpreted_batch_ndims=1)
+
+    def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
+        """(t_mean / std^2, 2 t_log_std)."""
+        return tangent[0] * tf.exp(-2.0 * parameters[1]), 2.0 * tangent[1]
+
+    def sample(self, parameters: Parameters, noise: Any) -> Any:
+        """mean + std * noise."""
+        return parameters[0] + tf.exp(parameters[1]) * noise
+
+    def action(self, sample: Any) -> Any:
+        """Squashed or not, scaled to the action range, then clipped to it."""
+        unscaled = tf.reshape(tf.tanh(sample) if self._squash else sample, (-1, *self._shape))
+        action = tf.cast(self._middle + self._half_width * unscaled, self._dtype)
+        return tf.clip_by_value(action, self._low.astype(self._dtype), self._high.astype(self._dtype))
+
+
+def make_head(spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False) -> Head:
+    """The head for an action spec: categorical for integers, Gaussian for floats."""
+    if np.dtype(spec.dtype).kind == "i":
+        return CategoricalHead(spec)
+    return GaussianHead(spec, initial_log_std=initial_log_std, squash=squash)

@@ -1,0 +1,89 @@
+"""Keras networks: the default ones, and what any network must be to train here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trpo_tf.errors import UserError
+
+
+def mlp(
+    inputs: int,
+    hidden_sizes: Sequence[int],
+    outputs: int,
+    *,
+    activation: str = "tanh",
+    last_layer_scale: float = 1.0,
+    seed: int = 0,
+) -> keras.Model:
+    """A multilayer perceptron with orthogonal initial weights, gain sqrt(2), and zero biases."""
+    seeds = np.random.SeedSequence(seed).generate_state(len(hidden_sizes) + 1)
+
+    def orthogonal(gain: float, index: int) -> keras.Initializer:
+        return keras.initializers.Orthogonal(gain, seed=int(seeds[index]))
+
+    layers = [
+        keras.layers.Dense(size, activation, kernel_initializer=orthogonal(np.sqrt(2.0), i))
+        for i, size in enumerate(hidden_sizes)
+    ]
+    last = keras.layers.Dense(outputs, kernel_initializer=orthogonal(last_layer_scale, len(hidden_sizes)))
+    return keras.Sequential([keras.Input((inputs,)), *layers, last])
+
+
+class PureNetwork:
+    """A Keras network as a function of one flat parameter vector.
+
+    Extra parameters that no layer holds (a log standard deviation) stand at the vector's end.
+    """
+
+    def __init__(self, network: keras.Model, inputs: int, outputs: int, extra: Sequence[tuple[int, ...]] = ()) -> None:
+        """Raises `UserError` unless `network` maps [batch, inputs] to [batch, outputs] and has no other state."""
+        if not network.built:
+            network.build((None, inputs))
+        if network.non_trainable_variables:
+            names = ", ".join(v.path for v in network.non_trainable_variables[:3])
+            raise UserError(
+                f"the network has state that is not trained ({names}); leave out BatchNormalization and Dropout"
+            )
+        shape = network.compute_output_shape((None, inputs))
+        if tuple(shape) != (None, outputs):
+            raise UserError(f"the network's output has shape {tuple(shape)}; it must be (None, {outputs})")
+        self.network = network
+        self.shapes = [tuple(v.shape) for v in network.trainable_variables] + [tuple(s) for s in extra]
+        self.sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.dense_only = all(len(shape) <= 2 for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Length of the flat vector."""
+        return sum(self.sizes)
+
+    def flat(self, *extra: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's present weights, then `extra`, as one vector."""
+        arrays = [v.numpy() for v in self.network.trainable_variables] + list(extra)
+        return np.concatenate([a.ravel() for a in arrays]).astype(np.float32)
+
+    def split(self, theta: Any) -> list[Any]:
+        """The vector's parts in their shapes: the network's weights, then the extra ones (a tensor's views)."""
+        return [tf.reshape(part, shape) for part, shape in zip(tf.split(theta, self.sizes), self.shapes, strict=True)]
+
+    def split_array(self, theta: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """As `split`, for a NumPy array."""
+        parts = np.split(theta, np.cumsum(self.sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def apply(self, parts: Sequence[Any], inputs: Any) -> tuple[Any, list[Any]]:
+        """The network's output [batch, outputs] for its weights in `parts`, and the extra parameters."""
+        count = len(self.network.trainable_variables)
+        output, _ = self.network.stateless_call(list(parts[:count]), [], inputs)
+        return output, list(parts[count:])
+
+    def assign(self, theta: NDArray[np.float32]) -> None:
+        """Put the weights of `theta` into the Keras network."""
+        parts = self.split_array(theta)
+        for variable, part in zip(self.network.trainable_variables, parts, strict=False):
+            variable.assign(part)

@@ -1,0 +1,54 @@
+"""Metrics of a run: a line of JSON an iteration, and the same for TensorBoard."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tensorboard.summary import Writer
+
+from trpo_tf.files import write_atomically
+from trpo_tf.runs import METRICS_FILE, TENSORBOARD_FOLDER
+
+
+class MetricsLog:
+    """Appends to a run's metrics, from which iterations after `iteration` are dropped first."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        """`iteration` is the last that counts: a killed run may have logged more than it saved."""
+        path = folder / METRICS_FILE
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
+            write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+        self._lines = path.open("a", encoding="utf-8")
+        self._events = Writer(str(folder / TENSORBOARD_FOLDER))
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Log one iteration; numbers that are not finite are null in JSON."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        self._lines.write(json.dumps(finite) + "\n")
+        self._lines.flush()
+        for name, value in finite.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(name, value, step=finite["steps"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def _iteration(line: str) -> float:
+    try:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # the last line of a killed run may be cut off

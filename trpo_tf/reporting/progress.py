@@ -1,0 +1,69 @@
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+_SECONDS_BETWEEN_LINES = 2.0
+
+
+class Progress:
+    """Shows each iteration's metrics on standard error."""
+
+    def __init__(self, total_steps: int) -> None:
+        """`total_steps` is where the run ends."""
+        self._total = total_steps
+        self._last_line = 0.0
+        self._started: tuple[float, int] | None = None
+        self._bar: Bar | None = None
+        if sys.stderr.isatty():
+            self._bar = Bar(
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("compiling", total=total_steps)
+
+    def show(self, metrics: Mapping[str, Any]) -> None:
+        """Show one iteration."""
+        now, steps = time.monotonic(), metrics["steps"]
+        text = _described(metrics)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=min(steps, self._total), description=text)
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or steps >= self._total:
+            self._last_line = now
+            print(f"{steps:>9,} of {self._total:,} steps  {text}{self._left(now, steps)}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _left(self, now: float, steps: int) -> str:
+        if self._started is None:
+            self._started = now, steps
+            return ""
+        then, steps_then = self._started
+        seconds = (now - then) / max(steps - steps_then, 1) * max(self._total - steps, 0)
+        return f"  {seconds:.0f} s left"
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _described(metrics: Mapping[str, Any]) -> str:
+    mean_return = metrics["mean_return"]
+    shown = "-" if mean_return is None else f"{mean_return:.1f}"
+    rejected = "" if metrics["update_status"] == "accepted" else f"  update {metrics['update_status']}"
+    return f"return {shown}  KL {metrics['mean_kl']:.4f}  {metrics['steps_per_second']:,.0f} steps/s{rejected}"

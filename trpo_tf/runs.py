@@ -1,0 +1,104 @@
+"""Run folders: what stands where, and how a trained policy is read back.
+
+config.toml             the settings
+policy_network.json     Keras architectures
+value_network.json
+metrics.jsonl           a line an iteration; docs/metrics.md defines each
+tensorboard/            the same for TensorBoard
+checkpoints/            the last few, each complete
+summary.json            returns before and after, speed, versions
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tomli_w
+
+from trpo_tf.checkpoints import load_checkpoint
+from trpo_tf.components import Components, build_components
+from trpo_tf.config import Config, read_config
+from trpo_tf.errors import UserError
+from trpo_tf.files import write_atomically
+from trpo_tf.policies.policy import TrainedPolicy
+from trpo_tf.state import TrainingState
+
+CONFIG_FILE = "config.toml"
+POLICY_NETWORK_FILE = "policy_network.json"
+VALUE_NETWORK_FILE = "value_network.json"
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+CHECKPOINTS_FOLDER = "checkpoints"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder holds it: settings, networks, and the latest checkpoint."""
+
+    folder: Path
+    config: Config
+    components: Components
+    state: TrainingState
+
+    @property
+    def policy(self) -> TrainedPolicy:
+        """The policy as trained so far."""
+        return self.components.trained(self.state)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds: `untrained` from the start, the rest, with `trained`, at the end."""
+        path = self.folder / SUMMARY_FILE
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` looks like a run folder."""
+    return (path / CONFIG_FILE).is_file()
+
+
+def create_run(folder: Path, config: Config, components: Components) -> None:
+    """Make the folder of a new run. Raises `UserError` if it exists."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(
+            f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}"
+        ) from None
+    (folder / CHECKPOINTS_FOLDER).mkdir()
+    for name, network in (
+        (POLICY_NETWORK_FILE, components.policy.network.network),
+        (VALUE_NETWORK_FILE, components.value_function.network.network),
+    ):
+        write_atomically(folder / name, network.to_json(indent=2).encode())
+    write_atomically(folder / CONFIG_FILE, tomli_w.dumps(config.to_dict()).encode())
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder. Raises `UserError` if it is none, or can't be read."""
+    if not is_run(folder):
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
+    config = read_config(folder / CONFIG_FILE)
+    components = build_components(config, _network(folder / POLICY_NETWORK_FILE), _network(folder / VALUE_NETWORK_FILE))
+    return Run(folder, config, components, load_checkpoint(folder / CHECKPOINTS_FOLDER))
+
+
+def write_summary(run: Run, summary: Mapping[str, Any]) -> None:
+    """Replace a run's summary."""
+    text = json.dumps(summary, indent=2)
+    write_atomically(run.folder / SUMMARY_FILE, f"{text}\n".encode())
+
+
+def _network(path: Path) -> keras.Model:
+    try:
+        return keras.models.model_from_json(path.read_text())
+    except (OSError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} can't be read ({reason}); layers of your own must be registered with "
+            "keras.saving.register_keras_serializable"
+        ) from error

@@ -1,0 +1,38 @@
+"""What sampling gives: a batch of fixed shape, and the episodes that ended in it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Batch(NamedTuple):
+    """T steps of N environments.
+
+    `observation[t + 1]` is what step t led to, also when the step ended its episode; step t + 1 is then the reset: no
+    transition, and of weight 0.
+    """
+
+    observation: NDArray[Any]  # [T + 1, N, ...]
+    sample: NDArray[Any]  # [T, N, ...], of the policy's distribution
+    reward: NDArray[np.float64]  # [T, N]
+    terminated: NDArray[np.bool_]  # [T, N]
+    truncated: NDArray[np.bool_]  # [T, N]
+    weight: NDArray[np.float64]  # [T, N]
+
+    @property
+    def steps(self) -> int:
+        """Environment steps: rows that are transitions."""
+        return int(self.weight.sum())
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """Rows that are the last of their episode."""
+        return self.terminated | self.truncated
+
+
+class Episodes(NamedTuple):
+    """Undiscounted returns and lengths of the episodes that ended, in order of time."""
+
+    returns: list[float]
+    lengths: list[int]

@@ -1,0 +1,79 @@
+"""Single path sampling: the policy acts, and its trajectories are the batch (Schulman et al. 2015, section 5.1)."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from serving.policy import draw_noise
+from trpo_tf.errors import EnvironmentFailure
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.batch import Batch, Episodes
+
+
+class SinglePath:
+    """Steps a vector environment, which it owns, and keeps between batches where its episodes stand."""
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], actor: Actor, seed: int) -> None:
+        """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails."""
+        self._envs, self._actor = envs, actor
+        try:
+            self._observation, _ = envs.reset(seed=seed)
+        except Exception as error:
+            raise _failure("reset", error) from error
+        self._resetting = np.zeros(envs.num_envs, bool)
+        self._returns = np.zeros(envs.num_envs)
+        self._lengths = np.zeros(envs.num_envs, np.int64)
+
+    def collect(self, length: int, rng: np.random.Generator) -> tuple[Batch, Episodes]:
+        """Take `length` vector steps, with noise from `rng`.
+
+        Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
+        """
+        actor, n = self._actor, self._envs.num_envs
+        observations: NDArray[Any] = np.empty((length + 1, *actor.observation.shape), actor.observation.dtype)
+        samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
+        rewards = np.zeros((length, n))
+        terminated, truncated, resetting = (np.zeros((length, n), bool) for _ in range(3))
+        noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
+        episodes = Episodes([], [])
+
+        observations[0] = self._observation
+        for t in range(length):
+            actor.observation[...] = observations[t]
+            actor.noise[...] = noise[t]
+            actor.run()
+            samples[t] = actor.sample
+            resetting[t] = self._resetting
+            observations[t + 1], rewards[t], terminated[t], truncated[t] = self._step()
+            self._count(rewards[t], terminated[t] | truncated[t], episodes)
+        self._observation = observations[-1]
+        if not (np.isfinite(rewards).all() and np.isfinite(observations).all()):
+            raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+        return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+    def _step(self) -> tuple[Any, ...]:
+        try:
+            # A copy, since an environment may keep its action, and the buffer will be written again.
+            return self._envs.step(self._actor.action.copy())[:4]
+        except Exception as error:
+            raise _failure("step", error) from error
+
+    def _count(self, reward: NDArray[np.float64], ended: NDArray[np.bool_], episodes: Episodes) -> None:
+        self._returns += reward
+        self._lengths += ~self._resetting
+        self._resetting = ended
+        if ended.any():
+            episodes.returns.extend(self._returns[ended].tolist())
+            episodes.lengths.extend(self._lengths[ended].tolist())
+            self._returns[ended] = 0.0
+            self._lengths[ended] = 0
+
+
+def _failure(where: str, error: Exception) -> EnvironmentFailure:
+    return EnvironmentFailure(f"the environment's {where} raised {type(error).__name__}: {error}")

@@ -1,0 +1,73 @@
+"""Conjugate gradient for symmetric positive definite systems, of which only products are known."""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class SolverStatus(IntEnum):
+    """Why the solver stopped."""
+
+    CONVERGED = 0
+    ITERATION_LIMIT = 1
+    NON_POSITIVE_CURVATURE = 2
+    NON_FINITE = 3
+
+
+class Solution(NamedTuple):
+    """x, the norm of b - A x as the recurrence has it, iterations done (int32), and a `SolverStatus` (int32)."""
+
+    x: Any
+    residual: Any
+    iterations: Any
+    status: Any
+
+
+def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, *, iterations: int, tolerance: float = 1e-10) -> Solution:
+    """Solve A x = b (Hestenes & Stiefel 1952), from x = 0, until |b - A x| <= tolerance |b|.
+
+    Args:
+        matvec: v -> A v, both [P].
+        b: right side [P], of any float type.
+        iterations: the most products to use.
+        tolerance: residual relative to |b|.
+
+    Returns:
+        The last x that was sound: a direction d with d'Ad <= 0 or a value that is not finite ends the iteration
+        before x changes, and the status says so. It is for the caller to refuse such an x.
+    """
+    limit = (tolerance * tf.norm(b)) ** 2
+    running = tf.constant(SolverStatus.ITERATION_LIMIT, tf.int32)
+
+    def status_of(rr: Any) -> Any:
+        finite = tf.math.is_finite(rr)
+        done = tf.where(rr <= limit, int(SolverStatus.CONVERGED), running)
+        return tf.where(finite, done, int(SolverStatus.NON_FINITE))
+
+    def unfinished(i: Any, x: Any, r: Any, d: Any, rr: Any, status: Any) -> Any:  # noqa: ARG001
+        return (i < iterations) & (status == running)
+
+    def body(i: Any, x: Any, r: Any, d: Any, rr: Any, status: Any) -> tuple[Any, ...]:
+        product = matvec(d)
+        curvature = tf.tensordot(d, product, 1)
+        step = rr / curvature
+        next_r = r - step * product
+        next_rr = tf.tensordot(next_r, next_r, 1)
+        status = tf.where(curvature <= 0, int(SolverStatus.NON_POSITIVE_CURVATURE), status_of(next_rr))
+        status = tf.where(tf.math.is_finite(curvature), status, int(SolverStatus.NON_FINITE))
+        sound = status <= running
+        return (
+            i + 1,
+            tf.where(sound, x + step * d, x),
+            tf.where(sound, next_r, r),
+            next_r + (next_rr / rr) * d,
+            tf.where(sound, next_rr, rr),
+            status,
+        )
+
+    rr = tf.tensordot(b, b, 1)
+    state = (tf.constant(0), tf.zeros_like(b), b, b, rr, status_of(rr))
+    i, x, _, _, rr, status = tf.while_loop(unfinished, body, state)
+    return Solution(x, tf.sqrt(rr), i, status)

@@ -1,0 +1,48 @@
+"""Backtracking line search under a constraint."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Accepted(NamedTuple):
+    """The step length found, 0 if none was; its gain and constraint value; the lengths tried (int32)."""
+
+    length: Any
+    gain: Any
+    constraint: Any
+    tries: Any
+
+
+def backtracking_line_search(
+    evaluate: Callable[[Any], tuple[Any, Any]], *, limit: float, ratio: float, max_tries: int, dtype: Any
+) -> Accepted:
+    """The first of the lengths 1, ratio, ratio^2 ... that gains something and keeps the constraint.
+
+    Args:
+        evaluate: length -> (gain, constraint), both scalars.
+        limit: the most that the constraint may be.
+        ratio: between one length and the next.
+        max_tries: lengths to try.
+        dtype: of the length.
+
+    Returns:
+        See `Accepted`. A gain or constraint that is not finite is never accepted. If no length is, all but
+        `tries` are 0.
+    """
+    zero = tf.zeros((), dtype)
+
+    def unfinished(tries: Any, length: Any, gain: Any, constraint: Any, accepted: Any) -> Any:  # noqa: ARG001
+        return (tries < max_tries) & ~accepted
+
+    def body(tries: Any, length: Any, gain: Any, constraint: Any, accepted: Any) -> tuple[Any, ...]:  # noqa: ARG001
+        length = tf.cast(ratio, dtype) ** tf.cast(tries, dtype)
+        gain, constraint = evaluate(length)
+        finite = tf.math.is_finite(gain) & tf.math.is_finite(constraint)
+        return tries + 1, length, gain, constraint, finite & (gain > 0) & (constraint <= limit)
+
+    state = (tf.constant(0), zero, zero, zero, tf.constant(False))
+    tries, length, gain, constraint, accepted = tf.while_loop(unfinished, body, state)
+    found = [tf.where(accepted, value, zero) for value in (length, gain, constraint)]
+    return Accepted(found[0], found[1], found[2], tries)

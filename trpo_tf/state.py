@@ -1,0 +1,129 @@
+"""All that training carries from one iteration to the next."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.normalization import Moments
+from trpo_tf.values import AdamState
+
+RECENT_EPISODES = 20
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A run between two iterations.
+
+    With the config it decides everything to come: random numbers are drawn afresh in each iteration from (seed,
+    iteration), environments are rebuilt at each checkpoint from (seed, checkpoint).
+    """
+
+    theta: NDArray[np.float32]  # [P]
+    value_theta: NDArray[np.float32]  # [Q]
+    adam: AdamState  # the critic's
+    observation_moments: Moments
+    return_moments: Moments  # of discounted sums of rewards
+    carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
+    recent_returns: tuple[float, ...] = ()
+    recent_lengths: tuple[int, ...] = ()
+    iteration: int = 0
+    steps: int = 0
+    episodes: int = 0
+    checkpoint: int = 0
+    steps_at_checkpoint: int = 0
+    seconds: float = 0.0
+
+    def at_checkpoint(self) -> "TrainingState":
+        """As it is saved: with the next checkpoint's number, before environments start anew."""
+        return dataclasses.replace(
+            self,
+            checkpoint=self.checkpoint + 1,
+            steps_at_checkpoint=self.steps,
+            carried_returns=np.zeros_like(self.carried_returns),
+        )
+
+    def with_episodes(self, returns: list[float], lengths: list[int]) -> "TrainingState":
+        """With episodes that ended, of which the last twenty are kept."""
+        return dataclasses.replace(
+            self,
+            recent_returns=(*self.recent_returns, *returns)[-RECENT_EPISODES:],
+            recent_lengths=(*self.recent_lengths, *lengths)[-RECENT_EPISODES:],
+            episodes=self.episodes + len(returns),
+        )
+
+    def to_arrays(self) -> Arrays:
+        """Named arrays; what is no array is JSON in `counters`."""
+        counters = {name: getattr(self, name) for name in _COUNTERS}
+        return {
+            **self.weights(),
+            **_named("adam", self.adam),
+            "carried_returns": self.carried_returns,
+            "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
+        }
+
+    def weights(self) -> Arrays:
+        """What another run can start from: policy, critic and normalisers."""
+        return {
+            "theta": self.theta,
+            "value_theta": self.value_theta,
+            **_named("observation_moments", self.observation_moments),
+            **_named("return_moments", self.return_moments),
+        }
+
+    def with_weights(self, arrays: Mapping[str, NDArray[Any]]) -> "TrainingState":
+        """With another run's `weights`. Raises `ValueError` if one is absent or of another shape."""
+        own = self.weights()
+        for name, array in own.items():
+            if name not in arrays or arrays[name].shape != array.shape:
+                found = arrays[name].shape if name in arrays else "absent"
+                raise ValueError(f"{name} is {found} there and {array.shape} here")
+        return dataclasses.replace(self, **_weights(arrays))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "TrainingState":
+        """The inverse of `to_arrays`. Raises `KeyError` or `ValueError` if they are something else."""
+        counters = json.loads(arrays["counters"].tobytes())
+        for name in ("recent_returns", "recent_lengths"):
+            counters[name] = tuple(counters[name])
+        return cls(
+            **_weights(arrays),
+            adam=AdamState(*_fields("adam", AdamState, arrays)),
+            carried_returns=arrays["carried_returns"],
+            **counters,
+        )
+
+
+_COUNTERS = (
+    "recent_returns",
+    "recent_lengths",
+    "iteration",
+    "steps",
+    "episodes",
+    "checkpoint",
+    "steps_at_checkpoint",
+    "seconds",
+)
+
+
+def _named(prefix: str, values: Any) -> Arrays:
+    return {f"{prefix}.{name}": np.asarray(value) for name, value in values._asdict().items()}
+
+
+def _fields(prefix: str, kind: Any, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    return [arrays[f"{prefix}.{name}"] for name in kind._fields]
+
+
+def _weights(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    return {
+        "theta": arrays["theta"],
+        "value_theta": arrays["value_theta"],
+        "observation_moments": Moments(*_fields("observation_moments", Moments, arrays)),
+        "return_moments": Moments(*_fields("return_moments", Moments, arrays)),
+    }

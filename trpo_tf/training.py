@@ -1,0 +1,158 @@
+"""Training: the loop, and what surrounds it."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from trpo_tf.callbacks import KerasListeners
+from trpo_tf.checkpoints import save_checkpoint
+from trpo_tf.components import build_components
+from trpo_tf.config import Config
+from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.evaluation import evaluate
+from trpo_tf.exporting import in_process, versions
+from trpo_tf.initialization import read_weights
+from trpo_tf.iteration import iterate
+from trpo_tf.reporting.metrics import MetricsLog
+from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, write_summary
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.experience import Experience
+from trpo_tf.signals import StopRequest
+from trpo_tf.state import TrainingState
+
+Observer = Callable[[dict[str, Any]], None]
+"""Called with the metrics of each iteration."""
+
+
+def train(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    policy_network: keras.Model | None = None,
+    value_network: keras.Model | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    init_from: str | Path | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED.
+
+    Args:
+        config: the settings.
+        out: the run folder, which must not exist yet.
+        policy_network: a Keras network [batch, obs] -> [batch, k] instead of the default one, where k is the number of
+            discrete actions, or of continuous action dimensions.
+        value_network: the same for the critic, [batch, obs] -> [batch, 1].
+        callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
+        init_from: a run or bundle whose weights and normalisers to start from.
+        observer: called with each iteration's metrics.
+
+    Raises:
+        UserError: something in the arguments can't work.
+        EnvironmentFailure: the environment raised an exception; a checkpoint was saved.
+        KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
+    """
+    folder = Path(out) if out is not None else default_folder(config)
+    components = build_components(config, policy_network, value_network)
+    state = components.initial_state(config.sampling.num_envs)
+    if init_from is not None:
+        state = read_weights(Path(init_from), state)
+    create_run(folder, config, components)
+    save_checkpoint(folder / CHECKPOINTS_FOLDER, state)
+    run = Run(folder, config, components, state)
+    # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
+    write_summary(run, {"untrained": _evaluate(run, deterministic=False)})
+    return _train(run, callbacks, observer)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    observer: Observer | None = None,
+) -> Run:
+    """Go on with a run from its latest checkpoint; arguments and errors as in `train`.
+
+    A run that was killed ends with the same weights, to the bit, as one that was not, on the same machine, versions
+    and number of threads.
+    """
+    run = load_run(Path(folder))
+    if "trained" in run.summary:
+        raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
+    return _train(run, callbacks, observer)
+
+
+def default_folder(config: Config) -> Path:
+    """Where a run goes that was given no folder."""
+    name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
+    return Path("runs") / f"{name}-seed{config.seed}"
+
+
+def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Observer | None) -> Run:
+    config, components, state = run.config, run.components, run.state
+    started = time.perf_counter() - state.seconds
+    with (
+        MetricsLog(run.folder, state.iteration) as log,
+        KerasListeners(components.policy, callbacks) as listeners,
+        StopRequest() as stop,
+        Experience(config, Actor(components.policy, config.sampling.num_envs)) as experience,
+    ):
+        try:
+            experience.restart(state)
+            while state.steps < config.total_steps and not listeners.stop_training:
+                state, metrics = iterate(config, components, experience, state)
+                state = dataclasses.replace(state, seconds=time.perf_counter() - started)
+                log.write(metrics)
+                listeners.iteration_ended(state, metrics)
+                if observer is not None:
+                    observer(metrics)
+                if stop.requested:
+                    raise KeyboardInterrupt
+                if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
+                    state = _save(run, state)
+                    experience.restart(state)
+        except EnvironmentFailure as failure:
+            _save(run, state)
+            raise EnvironmentFailure(f"{failure}; {_how_to_resume(run)}") from failure.__cause__
+        except KeyboardInterrupt:
+            _save(run, state)
+            raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
+    components.policy.network.assign(state.theta)
+    return _finish(dataclasses.replace(run, state=_save(run, state)))
+
+
+def _save(run: Run, state: TrainingState) -> TrainingState:
+    state = state.at_checkpoint()
+    save_checkpoint(run.folder / CHECKPOINTS_FOLDER, state)
+    return state
+
+
+def _finish(run: Run) -> Run:
+    state = run.state
+    summary = {
+        "trained": _evaluate(run, deterministic=True),
+        "steps": state.steps,
+        "iterations": state.iteration,
+        "episodes": state.episodes,
+        "seconds": state.seconds,
+        "steps_per_second": state.steps / state.seconds if state.seconds else 0.0,
+        "versions": versions(),
+    }
+    write_summary(run, {**run.summary, **summary})
+    return run
+
+
+def _evaluate(run: Run, *, deterministic: bool) -> dict[str, Any]:
+    if run.config.eval_episodes == 0:
+        return {"episodes": 0}
+    policy = in_process(run.policy, "policy")
+    episodes = run.config.eval_episodes
+    return evaluate(policy, run.config.env_id, episodes=episodes, deterministic=deterministic).to_dict()
+
+
+def _how_to_resume(run: Run) -> str:
+    return f"go on with --resume {run.folder}"

@@ -1,0 +1,1 @@
+"""Policy updates: from a batch of weighted transitions to new parameters."""

@@ -1,0 +1,82 @@
+"""The local problem: surrogate, divergence and curvature of a policy over one frozen batch."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from trpo_tf.policies.heads import Head, Parameters
+from trpo_tf.policies.policy import Policy
+from trpo_tf.solvers.fisher import gauss_newton_product
+
+tfd = tfp.distributions
+
+
+class Rows(NamedTuple):
+    """A batch of B transitions; a row of weight 0 counts for nothing, whatever it holds."""
+
+    inputs: Any  # [B, obs], standardised observations
+    sample: Any  # [B, ...], samples of the policy's distribution
+    advantage: Any  # [B]
+    weight: Any  # [B]
+
+
+def kl_divergence(head: Head, *, old: Parameters, new: Parameters) -> Any:
+    """KL(old || new) of each row, [B]: the direction that TRPO constrains (Schulman et al. 2015, eq 12)."""
+    return tfd.kl_divergence(head.distribution(old), head.distribution(new))
+
+
+class LocalProblem:
+    """What an update may ask about policies near `theta`, all from the same rows.
+
+    Means over rows are weighted. Built inside a traced function: its members are tensors.
+    """
+
+    def __init__(self, policy: Policy, theta: Any, rows: Rows) -> None:
+        """`theta` [P] is the policy that drew the samples."""
+        self.theta = theta
+        self._policy, self._rows = policy, rows
+        self._share = rows.weight / tf.reduce_sum(rows.weight)
+        self._old = policy.parameters(theta, rows.inputs)
+        self._old_log_prob = policy.head.distribution(self._old).log_prob(rows.sample)
+
+    def surrogate(self, theta: Any) -> Any:
+        """Mean of ratio x advantage (Schulman et al. 2015, eq 14): the gain over the old policy, to first order."""
+        new = self._policy.head.distribution(self._policy.parameters(theta, self._rows.inputs))
+        ratio = tf.exp(new.log_prob(self._rows.sample) - self._old_log_prob)
+        return self._mean(ratio * self._rows.advantage)
+
+    def gradient(self) -> tuple[Any, Any]:
+        """Surrogate and its gradient [P] at the old policy."""
+        with tf.GradientTape() as tape:
+            tape.watch(self.theta)
+            surrogate = self.surrogate(self.theta)
+        return surrogate, tape.gradient(surrogate, self.theta)
+
+    def kl(self, theta: Any) -> tuple[Any, Any]:
+        """Mean and largest KL(old || new) over the rows that count."""
+        new = self._policy.parameters(theta, self._rows.inputs)
+        divergence = kl_divergence(self._policy.head, old=self._old, new=new)
+        counted = tf.where(self._rows.weight > 0, divergence, tf.zeros_like(divergence))
+        return self._mean(divergence), tf.reduce_max(counted)
+
+    def fisher_vector_product(self, vector: Any) -> Any:
+        """F v with F the mean Fisher information over the rows: the Hessian of the mean KL at the old policy."""
+
+        def metric(parameters: Parameters, tangent: Parameters) -> Parameters:
+            return tuple(
+                product * tf.reshape(self._share, (-1, *[1] * (product.shape.rank - 1)))
+                for product in self._policy.head.metric(parameters, tangent)
+            )
+
+        return gauss_newton_product(
+            lambda theta: self._policy.parameters(theta, self._rows.inputs), metric, self.theta, vector
+        )
+
+    def entropy(self) -> Any:
+        """Mean entropy of the old policy, in nats; of a squashed policy, that of the sample before the squash."""
+        return self._mean(self._policy.head.distribution(self._old).entropy())
+
+    def _mean(self, values: Any) -> Any:
+        # A row of weight 0 may hold anything; 0 x NaN would be NaN.
+        return tf.reduce_sum(tf.where(self._share > 0, self._share * values, tf.zeros_like(values)))

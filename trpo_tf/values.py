@@ -1,0 +1,94 @@
+"""The critic: a value network, and its fit to returns by Adam in one compiled loop."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trpo_tf.policies.networks import PureNetwork
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
+
+
+class AdamState(NamedTuple):
+    """Steps taken, and running first and second moments of the gradient, each of the parameters' shape [P]."""
+
+    step: Any
+    mean: Any
+    square: Any
+
+    @classmethod
+    def zeros(cls, size: int) -> "AdamState":
+        """Before the first step."""
+        return cls(np.zeros((), np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32))
+
+
+def adam(theta: Any, state: AdamState, gradient: Any, learning_rate: float) -> tuple[Any, AdamState]:
+    """One step of Adam (Kingma & Ba 2015, algorithm 1), as a pure function.
+
+    Keras's optimisers change variables in place, which a compiled loop over a flat vector can't use.
+    """
+    step = state.step + 1.0
+    mean = _BETA1 * state.mean + (1 - _BETA1) * gradient
+    square = _BETA2 * state.square + (1 - _BETA2) * gradient**2
+    rate = learning_rate * tf.sqrt(1 - _BETA2**step) / (1 - _BETA1**step)
+    return theta - rate * mean / (tf.sqrt(square) + _EPSILON), AdamState(step, mean, square)
+
+
+class ValueFunction:
+    """State values from standardised observations."""
+
+    def __init__(self, network: keras.Model, inputs: int, learning_rate: float) -> None:
+        """`network` maps [batch, inputs] to [batch, 1]; raises `UserError` otherwise."""
+        self.network = PureNetwork(network, inputs, 1)
+        self._learning_rate = learning_rate
+        compiled = self.network.dense_only
+        self.values = tf.function(self._values, autograph=False, jit_compile=compiled)
+        self.fit = tf.function(self._fit, autograph=False, jit_compile=compiled)
+
+    def initial_theta(self) -> NDArray[np.float32]:
+        """The network's present weights."""
+        return self.network.flat()
+
+    def _values(self, theta: Any, inputs: Any) -> Any:
+        output, _ = self.network.apply(self.network.split(theta), inputs)
+        return output[:, 0]
+
+    def _fit(
+        self, theta: Any, state: AdamState, inputs: Any, targets: Any, weights: Any, rows: Any
+    ) -> tuple[Any, AdamState, Any]:
+        """Minimise the weighted mean of (V - target)^2, a step of Adam for each minibatch.
+
+        Args:
+            theta: parameters [P].
+            state: Adam's.
+            inputs: standardised observations [B, obs].
+            targets: returns [B].
+            weights: 1 for a row that counts, 0 for one that does not [B].
+            rows: minibatches as indices into B, int32 [steps, minibatch].
+
+        Returns:
+            Parameters, Adam's state, and the mean loss over the steps.
+        """
+        steps = rows.shape[0]
+
+        def body(i: Any, theta: Any, state: AdamState, total: Any) -> tuple[Any, Any, AdamState, Any]:
+            x, y, w = (tf.gather(array, rows[i]) for array in (inputs, targets, weights))
+            with tf.GradientTape() as tape:
+                tape.watch(theta)
+                loss = tf.reduce_sum(w * (self._values(theta, x) - y) ** 2) / tf.maximum(tf.reduce_sum(w), 1.0)
+            theta, state = adam(theta, state, tape.gradient(loss, theta), self._learning_rate)
+            return i + 1, theta, state, total + loss
+
+        _, theta, state, total = tf.while_loop(
+            lambda i, *_: i < steps, body, (0, theta, AdamState(*state), tf.zeros_like(targets[0]))
+        )
+        return theta, state, total / steps
+
+
+def explained_variance(values: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
+    """1 - Var(targets - values) / Var(targets): 1 for a perfect critic, 0 for a constant one; NaN if targets are."""
+    variance = float(np.var(targets))
+    return 1.0 - float(np.var(targets - values)) / variance if variance > 0 else float("nan")
