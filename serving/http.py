@@ -93,11 +93,13 @@ def serve(bundle: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on the address. Raises `ServeError`."""
+    if not 0 <= port <= 65535:
+        raise ServeError(f"there is no port {port}; choose one from 1 to 65535, or 0 for a free one")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).split(" (")[0].lower()
+    except OSError as error:
+        reason = (error.strerror or str(error)).split(" (")[0].lower()
         raise ServeError(
             f"can't listen on {host} port {port}: {reason}; choose another --port (0: a free one)"
         ) from None

@@ -72,8 +72,14 @@ class Policy:
         return self._answer(batch, deterministic, rng)
 
     def run(self, observations: Array, noise: Array | None = None) -> Array:
-        """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k]."""
+        """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
+
+        Raises `FloatingPointError` if an action is not finite.
+        """
         feeds = {self.manifest.observation.name: observations}
+        if noise is None and len(observations) > 1:
+            # ONNX Runtime may plan a buffer for the declared [batch, k] that the default [1, k] doesn't fit.
+            noise = np.zeros((len(observations), *self.manifest.noise.shape), self.manifest.noise.dtype)
         if noise is not None:
             feeds[self.manifest.noise.name] = noise
         actions: Array = self._session.run([self.manifest.action.name], feeds)[0]

@@ -1,6 +1,7 @@
 """Check a bundle anywhere: every file against its checksum, and the policy against its golden cases."""
 
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from serving.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    ArraySpec,
     BundleError,
     Manifest,
+    NoiseSpec,
     read_checked,
     read_manifest,
 )
@@ -44,6 +47,7 @@ def verify(bundle: str | Path) -> Verification:
     if GOLDEN_FILE not in contents:
         raise BundleError(f"{folder}: {MANIFEST_FILE} lists no {GOLDEN_FILE}; export the bundle again")
     cases = read_golden(contents[GOLDEN_FILE])
+    _check_golden(cases, manifest)
     policy = Policy(contents[MODEL_FILE], manifest)
     actions = policy.run(cases["observation"], cases["noise"])
     if not agree(actions, cases["action"]):
@@ -57,7 +61,7 @@ def read_golden(content: bytes) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in ("observation", "noise", "action")}
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{GOLDEN_FILE} can't be read ({error}); export the bundle again") from error
 
 
@@ -73,6 +77,22 @@ def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
 def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest absolute difference of two arrays of one shape, 0 if they are empty."""
     return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+
+
+def _check_golden(cases: dict[str, NDArray[Any]], manifest: Manifest) -> None:
+    count = len(cases["action"]) if cases["action"].ndim else 0
+    specs: dict[str, ArraySpec | NoiseSpec] = {
+        "observation": manifest.observation,
+        "noise": manifest.noise,
+        "action": manifest.action,
+    }
+    for name, spec in specs.items():
+        array = cases[name]
+        if count == 0 or array.shape != (count, *spec.shape) or array.dtype != spec.dtype:
+            raise BundleError(
+                f"{GOLDEN_FILE}: {name} must be {spec.dtype}, one of shape {list(spec.shape)} for each case; "
+                "export the bundle again"
+            )
 
 
 def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:

@@ -1,0 +1,131 @@
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import serving
+
+BUNDLES = Path(__file__).parent / "bundles"
+START_SECONDS = 30
+
+
+class Server:
+    """A real server process: `stop()` it with a signal, `request()` from it."""
+
+    def __init__(self, process: subprocess.Popen, port: int, announcement: str):
+        self.process, self.port, self.announcement = process, port, announcement
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+
+    def request(self, method: str, path: str, body=None, headers=None):
+        """Status and parsed JSON."""
+        connection = self.connect()
+        try:
+            connection.request(method, path, json.dumps(body) if isinstance(body, dict) else body, headers or {})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or "null")
+        finally:
+            connection.close()
+
+    def stop(self, number: int) -> tuple[int, str]:
+        """Exit status, and what it wrote on stderr since it started."""
+        self.process.send_signal(number)
+        return self.process.wait(10), self.process.stderr.read()
+
+
+@contextmanager
+def serve(bundle: Path, folder: Path, *arguments: str):
+    command = [sys.executable, "-m", "serving", str(bundle), "--port", "0", *arguments]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            port = re.search(r":(\d+)$", line.strip())
+            assert port, f"it did not start: {line}{process.stderr.read()}"
+            yield Server(process, int(port[1]), line)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(params=["discrete", "continuous"])
+def bundle(request) -> Path:
+    return BUNDLES / request.param
+
+
+@pytest.fixture(scope="session")
+def discrete() -> Path:
+    return BUNDLES / "discrete"
+
+
+@pytest.fixture(scope="session")
+def continuous() -> Path:
+    return BUNDLES / "continuous"
+
+
+@pytest.fixture
+def damaged(discrete, tmp_path) -> Path:
+    """A copy of a bundle, to be damaged."""
+    return Path(shutil.copytree(discrete, tmp_path / "damaged"))
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a server of its own for one test: `with start(bundle) as server`."""
+    return lambda bundle, *arguments: serve(bundle, tmp_path, *arguments)
+
+
+@pytest.fixture(scope="session")
+def server(discrete, tmp_path_factory):
+    with serve(discrete, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def continuous_server(continuous, tmp_path_factory):
+    with serve(continuous, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs code in a fresh interpreter, with an empty home folder, and returns its stdout."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(code: str, **environment: str) -> str:
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("XDG_") and key != "ORT_DISABLE_TELEMETRY"
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=home,
+            env={**kept, "HOME": str(home), **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run.home = home
+    return run
+
+
+@pytest.fixture
+def golden():
+    """Golden cases of a bundle."""
+
+    def read(bundle: Path):
+        return serving.verify.read_golden((bundle / "golden.npz").read_bytes())
+
+    return read

@@ -1,0 +1,158 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import serving
+from serving import ArraySpec, BundleError, NoiseSpec
+from serving.policy import as_batch, draw_noise
+from serving.verify import agree
+
+OBSERVATION = {"discrete": [0.1, -0.2, 0.05, 0.3], "continuous": [0.1, -0.2, 0.05]}
+
+
+def test_acts_as_the_golden_cases_say(bundle, golden):
+    policy, cases = serving.load(bundle), golden(bundle)
+    assert agree(policy.run(cases["observation"], cases["noise"]), cases["action"])
+    deterministic = np.flatnonzero(~cases["noise"].any(axis=1))
+    assert len(deterministic)
+    for case in deterministic:
+        assert agree(policy.act(cases["observation"][case]), cases["action"][case])
+    assert agree(policy.act_batch(cases["observation"][deterministic]), cases["action"][deterministic])
+
+
+def test_golden_cases_tell_actions_apart(bundle, golden):
+    """Else the tests against them would prove nothing."""
+    cases = golden(bundle)
+    assert len(np.unique(cases["action"], axis=0)) > 1
+
+
+def test_an_action_has_the_declared_dtype_and_shape(bundle):
+    policy = serving.load(bundle)
+    spec = policy.manifest.action
+    action = policy.act(OBSERVATION[bundle.name])
+    assert (action.dtype, action.shape) == (spec.dtype, spec.shape)
+    batch = policy.act_batch([OBSERVATION[bundle.name]] * 3)
+    assert batch.shape == (3, *spec.shape)
+
+
+def test_a_sample_repeats_with_its_generator_and_varies_without(continuous):
+    policy, observation = serving.load(continuous), OBSERVATION["continuous"]
+
+    def sample(rng):
+        return policy.act(observation, deterministic=False, rng=rng).tolist()
+
+    assert sample(np.random.default_rng(3)) == sample(np.random.default_rng(3))
+    assert sample(None) != sample(None)
+    assert policy.act(observation).tolist() == policy.act(observation).tolist()
+
+
+def test_samples_of_a_batch_are_independent(continuous):
+    actions = serving.load(continuous).act_batch(
+        [OBSERVATION["continuous"]] * 64, deterministic=False, rng=np.random.default_rng(0)
+    )
+    assert len(np.unique(actions, axis=0)) == 64
+
+
+def test_answers_from_several_threads_are_those_of_one(discrete, golden):
+    policy, cases = serving.load(discrete), golden(discrete)
+    pairs = list(zip(cases["observation"], cases["noise"], cases["action"], strict=True)) * 10
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda case: policy.run(case[0][None], case[1][None])[0], pairs)
+    assert list(answers) == [action for _, _, action in pairs]
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        ([0.1, 0.2, 0.3], r"shape \[3\], the policy takes \[4\]"),
+        ([[0.1, 0.2, 0.3, 0.4]], r"shape \[1, 4\], the policy takes \[4\]"),
+        (0.5, r"shape \[\]"),
+        ([], r"shape \[0\]"),
+        ([[1, 2], [3]], "ragged"),
+        ([1, 2, 3, float("nan")], "not finite"),
+        ([1, 2, 3, float("inf")], "not finite"),
+        ([1, 2, 3, 1e39], "not finite"),
+        (["1", "2", "3", "4"], "the policy takes float32"),
+        ([None] * 4, "the policy takes float32"),
+        ([1j, 0, 0, 0], "the policy takes float32"),
+        ([True] * 4, "the policy takes float32"),
+        (np.zeros(4), r"dtype float64, the policy takes float32: use \.astype\('float32'\)"),
+        (np.zeros(4, np.int32), "dtype int32"),
+        (np.full(4, np.nan, np.float32), "not finite"),
+    ],
+)
+def test_a_wrong_observation_is_refused(discrete, observation, message):
+    with pytest.raises(ValueError, match=message):
+        serving.load(discrete).act(observation)
+
+
+@pytest.mark.parametrize("observations", [[], [0.1, 0.2, 0.3, 0.4], np.zeros((0, 4), np.float32)])
+def test_a_wrong_batch_is_refused(discrete, observations):
+    with pytest.raises(ValueError, match=r"the policy takes \[batch, 4\]"):
+        serving.load(discrete).act_batch(observations)
+
+
+def test_python_integers_fit_an_integer_observation_or_are_refused():
+    spec = ArraySpec("obs", "uint8", (2,))
+    assert as_batch([0, 255], spec, batched=False).dtype == np.uint8
+    for value in ([0, 256], [-1, 0]):
+        with pytest.raises(ValueError, match="out of range for uint8"):
+            as_batch(value, spec, batched=False)
+    with pytest.raises(ValueError, match="float64 values"):
+        as_batch([0.5, 1], spec, batched=False)
+
+
+def test_an_action_that_is_not_finite_is_never_returned(continuous):
+    with pytest.raises(FloatingPointError, match="not finite"):
+        serving.load(continuous).act([1e308, 1e308, 1e308])
+
+
+@pytest.mark.parametrize(
+    ("law", "mean", "variance"),
+    [("normal", 0.0, 1.0), ("gumbel", np.euler_gamma, np.pi**2 / 6), ("logistic", 0.0, np.pi**2 / 3)],
+)
+def test_noise_follows_its_law(law, mean, variance):
+    noise = draw_noise(NoiseSpec(law, (3,)), 100_000, np.random.default_rng(0))
+    assert (noise.shape, noise.dtype) == ((100_000, 3), np.float32)
+    assert noise.mean() == pytest.approx(mean, abs=0.02)
+    assert noise.var() == pytest.approx(variance, rel=0.02)
+
+
+def test_an_unknown_noise_law_is_refused():
+    with pytest.raises(ValueError, match="'cauchy' is unknown"):
+        draw_noise(NoiseSpec("cauchy", (1,)), 1, np.random.default_rng(0))
+
+
+def rewrite(bundle, change):
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("key", ["observation", "noise", "action"])
+def test_a_manifest_that_the_graph_contradicts_is_refused(damaged, key):
+    rewrite(damaged, lambda document: document[key].update(name="other"))
+    with pytest.raises(BundleError, match=r"has no .*put 'other'"):
+        serving.load(damaged)
+
+
+def test_a_model_that_is_none_is_refused(damaged):
+    content = b"not a model"
+    (damaged / "policy.onnx").write_bytes(content)
+    entry = serving.manifest.FileEntry.of(content)
+    rewrite(
+        damaged,
+        lambda document: document["files"]["policy.onnx"].update(size=entry.size, sha256=entry.sha256),
+    )
+    with pytest.raises(BundleError, match="ONNX Runtime can't load it"):
+        serving.load(damaged)
+
+
+def test_a_changed_model_is_not_loaded(damaged):
+    path = damaged / "policy.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(BundleError, match="sha256 differs"):
+        serving.load(damaged)

@@ -1,0 +1,48 @@
+"""Nothing phones home: ONNX Runtime would, unless a variable is set before its import."""
+
+import pkgutil
+
+import pytest
+
+import serving
+
+MODULES = ["serving", *(f"serving.{module.name}" for module in pkgutil.iter_modules(serving.__path__))]
+
+WATCHED_IMPORT = """
+import importlib, os, sys
+
+seen = []
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            seen.append(os.environ.get("ORT_DISABLE_TELEMETRY"))
+
+sys.meta_path.insert(0, Watch())
+importlib.import_module({module!r})
+print(seen)
+"""
+
+ACT = """
+import numpy, serving, time
+policy = serving.load({bundle!r})
+for _ in range(100):
+    policy.act([0.1, 0.2, 0.3, 0.4])
+time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("before", [{}, {"ORT_DISABLE_TELEMETRY": "0"}], ids=["unset", "set to 0"])
+def test_telemetry_is_off_before_onnxruntime_is_imported(run_python, module, before):
+    assert run_python(WATCHED_IMPORT.format(module=module), **before) == "['1']\n"
+
+
+def test_no_file_is_written_in_a_fresh_home(run_python, discrete):
+    run_python(ACT.format(bundle=str(discrete)), PYTHONDONTWRITEBYTECODE="1")
+    assert list(run_python.home.rglob("*")) == []
+
+
+def test_no_thread_is_left_running(run_python, discrete):
+    code = ACT.format(bundle=str(discrete)) + "import os; print(*os.listdir('/proc/self/task'))"
+    assert len(run_python(code, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1").split()) == 1
