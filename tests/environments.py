@@ -1,0 +1,60 @@
+"""Environments for the tests, registered as a user's own module would: `environments:Name-v0`."""
+
+import os
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class Walk(gym.Env):
+    """Walk left or right on a line; the right end is worth 1 and terminates, and a time limit truncates.
+
+    The observation counts the episode's steps and the place, so that a test can tell which one it is.
+    """
+
+    def __init__(self, dtype: str = "float32", length: int = 3, start: int = 0, fail_after: int = 0) -> None:
+        self.observation_space = gym.spaces.Box(-100, 100, (2,), np.dtype(dtype))
+        self.action_space = gym.spaces.Discrete(2, start=start)
+        self._length, self._start, self._fail_after, self._total = length, start, fail_after, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._place, self._steps = 0, 0
+        return self._observation(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self._steps, self._total = self._steps + 1, self._total + 1
+        if self._fail_after and self._total >= self._fail_after and not os.environ.get("WALK_REPAIRED"):
+            raise ArithmeticError("the motor is too hot")
+        self._place += 1 if action - self._start == 1 else -1
+        at_end = self._place >= self._length
+        return self._observation(), float(at_end), at_end, False, {}
+
+    def _observation(self):
+        return np.array([self._steps, self._place], self.observation_space.dtype)
+
+
+class Reach(gym.Env):
+    """One step: the reward is minus the squared distance of the action from a target that is seen."""
+
+    def __init__(self, low: float = -2.0, high: float = 6.0, dimensions: int = 2) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (dimensions,), np.float64)
+        self.action_space = gym.spaces.Box(low, high, (dimensions,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._target = self.np_random.normal(2.0, 1.0, self.observation_space.shape)
+        return self._target.copy(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return self._target.copy(), -float(np.sum((action - self._target) ** 2)), True, False, {}
+
+
+gym.register("Walk-v0", Walk, max_episode_steps=5)
+gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
+gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})
+gym.register("Reach-v0", Reach, max_episode_steps=5)
+gym.register("UnboundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": -np.inf, "high": np.inf})
