@@ -13,7 +13,7 @@ tfd = tfp.distributions
 
 
 class Rows(NamedTuple):
-    """A batch of B transitions; a row of weight 0 counts for nothing, whatever it holds."""
+    """A batch of B transitions; a row of weight 0 counts for nothing, whatever its advantage."""
 
     inputs: Any  # [B, obs], standardised observations
     sample: Any  # [B, ...], samples of the policy's distribution
@@ -35,7 +35,9 @@ class LocalProblem:
     def __init__(self, policy: Policy, theta: Any, rows: Rows) -> None:
         """`theta` [P] is the policy that drew the samples."""
         self.theta = theta
-        self._policy, self._rows = policy, rows
+        # In a gradient, weight 0 x NaN would be NaN.
+        advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
+        self._policy, self._rows = policy, rows._replace(advantage=advantage)
         self._share = rows.weight / tf.reduce_sum(rows.weight)
         self._old = policy.parameters(theta, rows.inputs)
         self._old_log_prob = policy.head.distribution(self._old).log_prob(rows.sample)
@@ -78,5 +80,4 @@ class LocalProblem:
         return self._mean(self._policy.head.distribution(self._old).entropy())
 
     def _mean(self, values: Any) -> Any:
-        # A row of weight 0 may hold anything; 0 x NaN would be NaN.
-        return tf.reduce_sum(tf.where(self._share > 0, self._share * values, tf.zeros_like(values)))
+        return tf.reduce_sum(self._share * values)

@@ -1,0 +1,50 @@
+"""Small policies and batches to test updates on, in a chosen float type."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from serving import ArraySpec
+from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.networks import mlp
+from trpo_tf.policies.policy import Policy
+from trpo_tf.updates.problem import Rows
+
+OBSERVATIONS = 3
+
+ACTIONS = {
+    "categorical": ArraySpec("action", "int64", (), 0, 3),
+    "gaussian": ArraySpec("action", "float32", (2,), -1.0, 1.0),
+}
+
+
+@contextlib.contextmanager
+def keras_float(dtype: str):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def make_policy(kind: str, dtype: str = "float64", *, seed: int = 0, hidden: tuple[int, ...] = (5,)) -> Policy:
+    head = make_head(ACTIONS[kind], initial_log_std=-0.3)
+    with keras_float(dtype):
+        network = mlp(OBSERVATIONS, hidden, head.inputs, seed=seed, last_layer_scale=1.0)
+    return Policy(network, head, ArraySpec("obs", "float32", (OBSERVATIONS,)), ACTIONS[kind], normalize=False)
+
+
+def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.ndarray:
+    """The initial parameters, moved a little, so that no bias is zero."""
+    noise = np.random.default_rng(seed).normal(size=policy.network.size)
+    return (policy.initial_theta().astype(np.float64) + 0.1 * noise).astype(dtype)
+
+
+def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int = 0) -> Rows:
+    rng = np.random.default_rng(seed)
+    sample = rng.integers(0, 4, count) if kind == "categorical" else rng.normal(size=(count, 2)).astype(dtype)
+    weight = (rng.random(count) > 0.2).astype(dtype)
+    inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
+    return Rows(inputs, sample, rng.normal(size=count).astype(dtype), weight)

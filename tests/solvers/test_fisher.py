@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from problems import make_policy, make_rows, make_theta
+
+from trpo_tf.updates.problem import LocalProblem
+
+KINDS = ["categorical", "gaussian"]
+
+
+def setting(kind):
+    policy, rows = make_policy(kind), make_rows(kind)
+    theta = tf.constant(make_theta(policy))
+    return policy, rows, theta, LocalProblem(policy, theta, rows)
+
+
+def dense(product, size):
+    return np.stack([product(tf.constant(row)).numpy() for row in np.eye(size)], axis=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gauss_newton_is_the_hessian_of_the_mean_kl(kind):
+    _, _, theta, problem = setting(kind)
+    with tf.GradientTape() as outer:
+        outer.watch(theta)
+        with tf.GradientTape() as inner:
+            inner.watch(theta)
+            kl, _ = problem.kl(theta)
+        gradient = inner.gradient(kl, theta)
+    hessian = outer.jacobian(gradient, theta).numpy()
+    fisher = dense(problem.fisher_vector_product, len(theta))
+    np.testing.assert_allclose(fisher, hessian, atol=1e-12)
+    assert np.linalg.eigvalsh(fisher).min() > -1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gauss_newton_is_the_expected_covariance_of_the_score(kind):
+    """F = E[grad log pi grad log pi'], the expectation over actions exact: a sum, or Gauss-Hermite quadrature."""
+    policy, rows, theta, problem = setting(kind)
+    samples, probabilities = _all_samples(policy, theta, rows)
+    share = rows.weight / rows.weight.sum()
+    expected = np.zeros((len(theta), len(theta)))
+    for sample, probability in zip(samples, probabilities, strict=True):
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            log_prob = policy.head.distribution(policy.parameters(theta, rows.inputs)).log_prob(sample)
+        score = tape.jacobian(log_prob, theta).numpy()
+        expected += np.einsum("b,bi,bj->ij", share * probability, score, score)
+    np.testing.assert_allclose(dense(problem.fisher_vector_product, len(theta)), expected, atol=1e-10)
+
+
+def _all_samples(policy, theta, rows):
+    parameters = policy.parameters(theta, rows.inputs)
+    count = len(rows.inputs)
+    if len(parameters) == 1:
+        probabilities = tf.nn.softmax(parameters[0]).numpy()
+        return [np.full(count, a) for a in range(4)], list(probabilities.T)
+    mean, log_std = (p.numpy() for p in parameters)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)  # exact for products of two scores
+    weights = weights / weights.sum()
+    pairs = [(i, j) for i in range(3) for j in range(3)]
+    samples = [mean + np.exp(log_std) * np.array([nodes[i], nodes[j]]) for i, j in pairs]
+    return samples, [np.full(count, weights[i] * weights[j]) for i, j in pairs]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_weight_zero_do_not_count(kind):
+    policy, rows, theta, problem = setting(kind)
+    kept = rows.weight > 0
+    fewer = LocalProblem(policy, theta, type(rows)(*(array[kept] for array in rows)))
+    vector = tf.constant(np.random.default_rng(3).normal(size=len(theta)))
+    np.testing.assert_allclose(problem.fisher_vector_product(vector), fewer.fisher_vector_product(vector))

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from problems import make_policy, make_rows, make_theta
+
+from trpo_tf.policies.heads import CategoricalHead, GaussianHead
+from trpo_tf.updates.problem import LocalProblem, kl_divergence
+
+KINDS = ["categorical", "gaussian"]
+
+
+def setting(kind):
+    policy, rows = make_policy(kind), make_rows(kind)
+    theta = tf.constant(make_theta(policy))
+    return policy, rows, theta, LocalProblem(policy, theta, rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_at_the_old_policy_the_surrogate_is_the_mean_advantage_and_the_kl_is_zero(kind):
+    _, rows, theta, problem = setting(kind)
+    expected = np.average(rows.advantage, weights=rows.weight)
+    np.testing.assert_allclose(problem.surrogate(theta), expected)
+    np.testing.assert_allclose(problem.kl(theta), (0.0, 0.0), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_agrees_with_finite_differences(kind):
+    _, _, theta, problem = setting(kind)
+    _, gradient = problem.gradient()
+    step = 1e-6
+    differences = [
+        (problem.surrogate(theta + step * unit) - problem.surrogate(theta - step * unit)) / (2 * step)
+        for unit in np.eye(len(theta))
+    ]
+    np.testing.assert_allclose(gradient, differences, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_weight_zero_may_hold_any_advantage(kind):
+    policy, rows, theta, problem = setting(kind)
+    ignored = rows.weight == 0
+    advantage = np.where(ignored, np.nan, rows.advantage)
+    poisoned = LocalProblem(policy, theta, rows._replace(advantage=advantage))
+    np.testing.assert_allclose(poisoned.gradient()[1], problem.gradient()[1])
+
+
+def test_largest_kl_is_that_of_a_row_that_counts():
+    policy, rows, theta, _ = setting("gaussian")
+    other = theta + 0.3
+    problem = LocalProblem(policy, theta, rows)
+    new, old = (policy.parameters(t, rows.inputs) for t in (other, theta))
+    each = kl_divergence(policy.head, old=old, new=new).numpy()
+    mean, largest = problem.kl(other)
+    np.testing.assert_allclose(mean, np.average(each, weights=rows.weight))
+    np.testing.assert_allclose(largest, each[rows.weight > 0].max())
+
+
+def test_categorical_kl_is_from_old_to_new():
+    head = CategoricalHead(make_policy("categorical").spec.action)
+    old, new = np.log([[0.97, 0.01, 0.01, 0.01]]), np.log([[0.25, 0.25, 0.25, 0.25]])
+    forward = np.sum(np.exp(old) * (old - new))
+    np.testing.assert_allclose(kl_divergence(head, old=(old,), new=(new,)), [forward])
+    assert abs(forward - np.sum(np.exp(new) * (new - old))) > 0.05
+
+
+def test_gaussian_kl_is_from_old_to_new():
+    head = GaussianHead(make_policy("gaussian").spec.action)
+    old = (np.array([[0.0, 1.0]]), np.log([[1.0, 0.5]]))
+    new = (np.array([[0.5, 1.0]]), np.log([[2.0, 0.5]]))
+    closed_form = np.log(2.0) + (1.0 + 0.25) / (2 * 4.0) - 0.5
+    np.testing.assert_allclose(kl_divergence(head, old=old, new=new), [closed_form])
