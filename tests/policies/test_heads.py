@@ -1,0 +1,73 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import ArraySpec
+from serving.policy import draw_noise
+from trpo_tf.errors import UserError
+from trpo_tf.policies.heads import CategoricalHead, GaussianHead
+
+CHOICES = ArraySpec("action", "int64", (), 5, 8)
+ARM = ArraySpec("action", "float32", (2,), (-2.0, 0.0), (2.0, 1.0))
+
+
+def test_categorical_noise_samples_the_softmax():
+    head = CategoricalHead(CHOICES)
+    logits = np.log([0.5, 0.3, 0.15, 0.05]).astype(np.float32)
+    noise = draw_noise(head.noise, 200_000, np.random.default_rng(0))
+    counts = np.bincount(head.sample((logits[None],), noise).numpy(), minlength=4)
+    np.testing.assert_allclose(counts / len(noise), [0.5, 0.3, 0.15, 0.05], atol=0.005)
+
+
+def test_categorical_without_noise_is_the_mode_counted_from_the_first_action():
+    head = CategoricalHead(CHOICES)
+    action = head.action(head.sample((tf.constant([[0.1, 0.3, 0.2, 0.0]]),), tf.zeros((1, 4))))
+    np.testing.assert_array_equal(action, [6])
+    assert action.dtype == tf.int64
+
+
+def test_gaussian_noise_samples_mean_and_deviation():
+    head = GaussianHead(ARM, initial_log_std=-0.5)
+    mean = tf.constant([[0.2, -0.4]])
+    parameters = head.parameters(mean, [tf.constant(v) for v in head.initial_extra()])
+    noise = draw_noise(head.noise, 200_000, np.random.default_rng(0))
+    sample = head.sample(parameters, noise).numpy()
+    np.testing.assert_allclose(sample.mean(axis=0), mean[0], atol=0.01)
+    np.testing.assert_allclose(sample.std(axis=0), math.exp(-0.5), atol=0.01)
+
+
+def test_gaussian_samples_are_in_half_widths_of_the_action_range_and_clipped_to_it():
+    samples = tf.constant([[0.0, 0.0], [1.0, -1.0], [0.5, 0.5], [9.0, -9.0]])
+    actions = GaussianHead(ARM).action(samples)
+    np.testing.assert_allclose(actions, [[0.0, 0.5], [2.0, 0.0], [1.0, 0.75], [2.0, 0.0]])
+
+
+def test_squashed_samples_reach_the_bounds_only_far_out():
+    samples = tf.constant([[0.0, 0.5], [40.0, -40.0]])
+    actions = GaussianHead(ARM, squash=True).action(samples)
+    np.testing.assert_allclose(actions, [[0.0, 0.5 + 0.5 * math.tanh(0.5)], [2.0, 0.0]], rtol=1e-6)
+
+
+def test_squash_needs_bounds():
+    with pytest.raises(UserError, match="squash needs an action space with bounds"):
+        GaussianHead(ArraySpec("action", "float32", (2,)), squash=True)
+
+
+def test_half_bounded_actions_keep_their_units_and_their_bound():
+    spec = ArraySpec("action", "float64", (1,), (0.0,), (math.inf,))
+    actions = GaussianHead(spec).action(tf.constant([[-3.0], [30.0]]))
+    np.testing.assert_array_equal(actions, [[0.0], [30.0]])
+    assert actions.dtype == tf.float64
+
+
+def test_log_probabilities_are_those_of_the_sample():
+    gaussian = GaussianHead(ARM)
+    sample = np.array([[0.3, -1.2]], np.float32)
+    parameters = (np.array([[0.1, 0.2]], np.float32), np.log([[0.5, 2.0]]).astype(np.float32))
+    closed_form = sum(
+        -((s - m) ** 2) / (2 * d**2) - math.log(d * math.sqrt(2 * math.pi))
+        for s, m, d in zip(sample[0], parameters[0][0], [0.5, 2.0], strict=True)
+    )
+    np.testing.assert_allclose(gaussian.distribution(parameters).log_prob(sample), [closed_form], rtol=1e-6)

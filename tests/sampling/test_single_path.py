@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from trpo_tf.components import build_components
+from trpo_tf.config import Config, PolicyConfig, SamplingConfig
+from trpo_tf.envs import make_vector_env
+from trpo_tf.errors import EnvironmentFailure
+from trpo_tf.normalization import Normalizer
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.single_path import SinglePath
+
+LIMIT, LENGTH = 5, 3  # of Walk's episodes: where they are truncated, and where the end lies
+
+
+def sampler_for(env_id: str, num_envs: int = 2, seed: int = 0):
+    config = Config(env_id, sampling=SamplingConfig(num_envs=num_envs), policy=PolicyConfig(hidden_sizes=(4,)))
+    components = build_components(config)
+    actor = Actor(components.policy, num_envs)
+    state = components.initial_state(num_envs)
+    actor.load(state.theta, Normalizer.of(state.observation_moments))
+    return SinglePath(make_vector_env(env_id, num_envs), actor, seed), components
+
+
+@pytest.fixture(scope="module")
+def walked():
+    sampler, _ = sampler_for("environments:Walk-v0")
+    rng = np.random.default_rng(0)
+    first, episodes = sampler.collect(60, rng)
+    second, _ = sampler.collect(60, rng)
+    sampler.close()
+    return first, second, episodes
+
+
+def test_episodes_end_by_termination_at_the_end_and_by_truncation_at_the_time_limit(walked):
+    batch, _, _ = walked
+    place = batch.observation[1:, :, 1]
+    steps = batch.observation[1:, :, 0]
+    counted = batch.weight > 0
+    np.testing.assert_array_equal(batch.terminated, counted & (place == LENGTH))
+    np.testing.assert_array_equal(batch.truncated & ~batch.terminated, counted & (steps == LIMIT) & (place != LENGTH))
+    assert batch.terminated.any()
+    assert batch.truncated.any()
+
+
+def test_the_row_after_an_end_is_the_reset_and_weighs_nothing(walked):
+    batch, _, _ = walked
+    np.testing.assert_array_equal(batch.weight[0], 1.0)
+    np.testing.assert_array_equal(batch.weight[1:], 1.0 - batch.ended[:-1])
+    resets = batch.weight == 0
+    np.testing.assert_array_equal(batch.observation[1:][resets], 0.0)
+    np.testing.assert_array_equal(batch.reward[resets], 0.0)
+    assert batch.steps == batch.weight.size - resets.sum()
+
+
+def test_the_final_observation_stands_where_its_value_is_looked_up(walked):
+    """After a truncated step t, observation[t + 1] is what the episode ended with, not the next one's start."""
+    batch, _, _ = walked
+    final = batch.observation[1:][batch.truncated & ~batch.terminated]
+    np.testing.assert_array_equal(final[:, 0], LIMIT)
+
+
+def test_batches_follow_on_each_other(walked):
+    first, second, _ = walked
+    np.testing.assert_array_equal(first.observation[-1], second.observation[0])
+    np.testing.assert_array_equal(second.weight[0], 1.0 - first.ended[-1])
+
+
+def test_episodes_are_counted_with_returns_and_lengths(walked):
+    batch, _, episodes = walked
+    assert len(episodes.returns) == batch.ended.sum()
+    assert sum(episodes.returns) == batch.reward.sum()
+    assert sum(episodes.lengths) <= batch.steps
+    assert set(episodes.lengths) <= {LENGTH, LIMIT}
+
+
+def test_actions_are_those_of_the_distribution_and_repeat_with_the_seed():
+    batches = []
+    for seed in (7, 7, 8):
+        sampler, _ = sampler_for("environments:Walk-v0", num_envs=4)
+        batches.append(sampler.collect(50, np.random.default_rng(seed))[0])
+        sampler.close()
+    for a, b in zip(batches[0], batches[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(batches[0].sample, batches[2].sample)
+    assert 0.3 < batches[0].sample.mean() < 0.7
+
+
+def test_an_exception_in_an_environment_is_named_and_kept():
+    sampler, _ = sampler_for("environments:FailingWalk-v0")
+    with pytest.raises(EnvironmentFailure, match="step raised ArithmeticError: the motor is too hot") as caught:
+        sampler.collect(1000, np.random.default_rng(0))
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+    sampler.close()
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "InvertedPendulum-v5"])
+def test_backends_follow_the_same_conventions(env_id):
+    """CartPole has a vector form of its own, the others are stepped one by one."""
+    sampler, _ = sampler_for(env_id, num_envs=3)
+    batch, episodes = sampler.collect(250, np.random.default_rng(0))
+    sampler.close()
+    np.testing.assert_array_equal(batch.weight[1:], 1.0 - batch.ended[:-1])
+    assert not (batch.reward * (1 - batch.weight)).any()
+    assert batch.ended.sum() == len(episodes.returns) > 0

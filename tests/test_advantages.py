@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from trpo_tf.advantages import generalized_advantages, standardized
+
+DISCOUNT, TRACE = 0.9, 0.8
+
+
+def batch(length=30, n=3, seed=0):
+    rng = np.random.default_rng(seed)
+    terminated, truncated = rng.random((length, n)) < 0.1, rng.random((length, n)) < 0.1
+    return rng.normal(size=(length, n)), terminated, truncated & ~terminated, rng.normal(size=(length + 1, n))
+
+
+def by_definition(reward, terminated, truncated, value, discount, trace):
+    """The weighted sum of n-step advantages, episode by episode, straight from the paper's equation 16."""
+    length, n = reward.shape
+    result = np.zeros_like(reward)
+    for env in range(n):
+        for t in range(length):
+            weight = 1.0
+            for k in range(t, length):
+                bootstrap = 0.0 if terminated[k, env] else value[k + 1, env]
+                result[t, env] += weight * (reward[k, env] + discount * bootstrap - value[k, env])
+                weight *= discount * trace
+                if terminated[k, env] or truncated[k, env]:
+                    break
+    return result
+
+
+@pytest.mark.parametrize("trace", [0.0, TRACE, 1.0])
+def test_agrees_with_the_definition(trace):
+    reward, terminated, truncated, value = batch()
+    advantages = generalized_advantages(reward, DISCOUNT * ~terminated, trace * ~(terminated | truncated), value)
+    np.testing.assert_allclose(advantages, by_definition(reward, terminated, truncated, value, DISCOUNT, trace))
+
+
+def test_a_terminated_episode_ends_with_its_reward_and_a_truncated_one_with_its_value():
+    reward, value = np.array([[1.0, 1.0]]), np.array([[0.5, 0.5], [10.0, 10.0]])
+    advantages = generalized_advantages(reward, DISCOUNT * np.array([[0.0, 1.0]]), np.zeros((1, 2)), value)
+    np.testing.assert_allclose(advantages, [[0.5, 1.0 + DISCOUNT * 10.0 - 0.5]])
+
+
+def test_with_trace_one_advantage_and_value_make_the_discounted_return():
+    reward = np.random.default_rng(0).normal(size=(10, 1))
+    value = np.random.default_rng(1).normal(size=(11, 1))
+    trace = np.ones((10, 1))
+    discount = np.full((10, 1), DISCOUNT)
+    discount[-1] = 0.0
+    returns = [sum(DISCOUNT ** (k - t) * reward[k, 0] for k in range(t, 10)) for t in range(10)]
+    advantages = generalized_advantages(reward, discount, trace, value)
+    np.testing.assert_allclose((advantages + value[:-1])[:, 0], returns)
+
+
+def test_standardised_over_the_rows_that_count():
+    rng = np.random.default_rng(0)
+    advantage, weight = rng.normal(3.0, 5.0, 1000), (rng.random(1000) > 0.3).astype(float)
+    advantage[weight == 0] = 1e9
+    result = standardized(advantage, weight)
+    np.testing.assert_array_equal(result[weight == 0], 0.0)
+    np.testing.assert_allclose([result[weight > 0].mean(), result[weight > 0].std()], [0.0, 1.0], atol=1e-7)

@@ -1,0 +1,33 @@
+"""Real tasks: trained with their presets, judged by playing the exported bundle."""
+
+import dataclasses
+
+import pytest
+
+import serving
+from trpo_tf.config import load_preset
+from trpo_tf.evaluation import evaluate
+from trpo_tf.exporting import export_run
+from trpo_tf.training import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("env_id", "steps", "goal"),
+    [
+        ("CartPole-v1", 50_000, 475.0),
+        ("Acrobot-v1", 100_000, -100.0),
+        ("Pendulum-v1", 150_000, -250.0),
+        ("InvertedPendulum-v5", 100_000, 950.0),
+    ],
+)
+@pytest.mark.parametrize("seed", [0])
+def test_the_preset_solves_the_task(env_id, steps, goal, seed, tmp_path):
+    config = load_preset(env_id, env_id)
+    assert config.total_steps <= steps
+    run = train(dataclasses.replace(config, seed=seed, eval_episodes=0), tmp_path / "run")
+    assert run.state.steps <= steps + config.sampling.batch_size
+    export_run(run, tmp_path / "bundle")
+    evaluation = evaluate(serving.load(tmp_path / "bundle"), env_id, episodes=20)
+    assert evaluation.mean_return >= goal
