@@ -89,7 +89,7 @@ class Config:
     seed: int = 0
     """seed of everything random"""
     total_steps: int = 100_000
-    """environment steps to train for"""
+    """environment steps to train for: no iteration begins that could go beyond"""
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
     checkpoint_steps: int = 0
@@ -103,11 +103,11 @@ class Config:
         """Raise `UserError` naming the first setting that can't work."""
         sampling, critic, region = self.sampling, self.critic, self.trust_region
         _require(self.seed >= 0, "seed", "at least 0")
-        _require(self.total_steps >= 0, "total_steps", "at least 0")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         _require(sampling.num_envs >= 1, "num_envs", "at least 1")
         _require(sampling.batch_size >= 2 * sampling.num_envs, "batch_size", "at least twice num_envs")
+        _require(self.total_steps >= sampling.batch_size, "total_steps", f"at least batch_size, {sampling.batch_size}")
         _require(0 < sampling.discount <= 1, "discount", "above 0 and at most 1")
         _require(0 <= sampling.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
         _require(all(n >= 1 for n in self.policy.hidden_sizes), "hidden_sizes", "positive")
@@ -123,7 +123,7 @@ class Config:
         _require(
             1 <= critic.critic_batch_size <= self.rollout_length * sampling.num_envs,
             "critic_batch_size",
-            "at least 1 and at most batch_size",
+            "at least 1 and at most the rows of a batch",
         )
         _require(critic.critic_learning_rate > 0, "critic_learning_rate", "above 0")
 

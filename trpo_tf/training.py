@@ -103,7 +103,7 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
     ):
         try:
             experience.restart(state)
-            while state.steps < config.total_steps and not listeners.stop_training:
+            while state.steps + config.sampling.batch_size <= config.total_steps and not listeners.stop_training:
                 state, metrics = iterate(config, components, experience, state)
                 state = dataclasses.replace(state, seconds=time.perf_counter() - started)
                 log.write(metrics)

@@ -20,6 +20,7 @@ class Progress:
         """`total_steps` is where the run ends."""
         self._total = total_steps
         self._last_line = 0.0
+        self._pending = ""
         self._started: tuple[float, int] | None = None
         self._bar: Bar | None = None
         if sys.stderr.isatty():
@@ -37,10 +38,17 @@ class Progress:
         now, steps = time.monotonic(), metrics["steps"]
         text = _described(metrics)
         if self._bar is not None:
-            self._bar.update(self._task, completed=min(steps, self._total), description=text)
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES or steps >= self._total:
+            self._bar.update(self._task, completed=steps, description=text)
+            return
+        self._pending = f"{steps:>9,} of {self._total:,} steps  {text}{self._left(now, steps)}"
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print(f"{steps:>9,} of {self._total:,} steps  {text}{self._left(now, steps)}", file=sys.stderr, flush=True)  # noqa: T201
+            self._print_pending()
+
+    def _print_pending(self) -> None:
+        if self._pending:
+            print(self._pending, file=sys.stderr, flush=True)  # noqa: T201
+            self._pending = ""
 
     def _left(self, now: float, steps: int) -> str:
         if self._started is None:
@@ -60,6 +68,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        self._print_pending()
 
 
 def _described(metrics: Mapping[str, Any]) -> str:

@@ -1,0 +1,48 @@
+# make demo    train, export, verify, serve and ask, in a virtual environment of its own
+# make test    every test
+# make lint typecheck imports    what CI checks beside the tests
+# make image-test                build the serving container and run it locked down
+# make requirements              pin the dependencies anew (needs uv)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+EXTRAS = serve all dev
+
+.PHONY: demo test lint typecheck imports image-test requirements clean
+
+demo: $(VENV)/.installed-all
+	$(BIN)/trpo-tf demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev
+	$(BIN)/lint-imports
+
+image-test: $(VENV)/.installed-dev
+	$(BIN)/python tests/container/check_image.py
+
+requirements:
+	for extra in $(EXTRAS); do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    --no-annotate pyproject.toml --extra $$extra --output-file requirements/$$extra.txt || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/.installed-%: requirements/%.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements/$*.txt into $(VENV), a few minutes the first time"
+	@$(PIP) install --require-hashes --requirement requirements/$*.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
