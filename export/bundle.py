@@ -68,8 +68,9 @@ def write_bundle(
     target = Path(path)
     if target.exists():
         raise FileExistsError(f"{target} exists; choose another folder or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+    # Parents are made last, so that a failing export leaves none behind.
+    existing = next(parent for parent in target.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing) as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         for file, content in (files or {}).items():
@@ -78,6 +79,7 @@ def write_bundle(
         manifest = _fill(folder, function, manifest, evidence)
         (folder / MANIFEST_FILE).write_text(manifest.to_json())
         _sync(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(folder, target)
     _sync_folder(target.parent)
     return manifest

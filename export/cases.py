@@ -33,7 +33,10 @@ def observation_cases(spec: ArraySpec, recorded: Array | None, rng: np.random.Ge
 
 
 def _finite_bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bounds; where one is absent, 20 from the other; where both are, +-10."""
     low, high = spec.bounds()
-    low = np.where(low < -_WIDE, np.minimum(high, _WIDE) - 20.0, low)
-    low = np.where(np.isfinite(low), low, -10.0)
-    return low, np.where(high > _WIDE, low + 20.0, high)
+    no_low, no_high = low < -_WIDE, high > _WIDE
+    return (
+        np.where(no_low, np.where(no_high, -10.0, high - 20.0), low),
+        np.where(no_high, np.where(no_low, 10.0, low + 20.0), high),
+    )

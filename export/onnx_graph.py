@@ -1,7 +1,7 @@
 """From a TensorFlow function to a checked ONNX graph."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ IR_VERSION = 8
 BATCH = "batch"
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 class ExportError(RuntimeError):
@@ -48,33 +49,83 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
 
 
 def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Make input `name` of shape [batch, ...] optional: zeros, which broadcast over the batch, if not fed."""
-    graph_input = next(i for i in model.graph.input if i.name == name)
-    tensor = graph_input.type.tensor_type
-    shape = [1, *(dim.dim_value for dim in tensor.shape.dim[1:])]
-    zeros = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    """Make input `name` of shape [batch, ...] optional: zeros if not fed, as many rows as the first other input has.
+
+    The zeros are one row, which the graph itself repeats: ONNX Runtime plans its buffers by the declared shape, and
+    would fail at a larger batch.
+    """
     optional = onnx.ModelProto()
     optional.CopyFrom(model)
-    optional.graph.initializer.append(numpy_helper.from_array(zeros, name))
+    graph = optional.graph
+    graph_input = next(i for i in graph.input if i.name == name)
+    other = next(i.name for i in graph.input if i.name != name)
+    tensor = graph_input.type.tensor_type
+    inner = [dim.dim_value for dim in tensor.shape.dim[1:]]
+    zeros = np.zeros([1, *inner], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+
+    rows, inner_name, shape = (f"{name}/{part}" for part in ("rows", "inner", "shape"))
+    for reader in (node for inside in _graphs(graph) for node in inside.node):
+        reader.input[:] = [rows if read == name else read for read in reader.input]
+    repeat = [
+        onnx.helper.make_node("Shape", [other], [f"{name}/batch"], f"{name}/batch", start=0, end=1),
+        onnx.helper.make_node("Concat", [f"{name}/batch", inner_name], [shape], shape, axis=0),
+        onnx.helper.make_node("Expand", [name, shape], [rows], rows),
+    ]
+    nodes = [*repeat, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(numpy_helper.from_array(zeros, name))
+    graph.initializer.append(numpy_helper.from_array(np.array(inner, np.int64), inner_name))
     check_graph(optional)
     return optional
 
 
 def check_graph(model: onnx.ModelProto) -> None:
-    """Raise `ExportError` unless every runtime should take the graph.
+    """Raise `ExportError` unless every runtime should take the graph, and give the same answer each time.
 
-    It must pass ONNX's full check, use standard operators only, hold its weights, and load in ONNX Runtime.
+    It must use standard, deterministic operators only, hold its weights, pass ONNX's full check, and load in ONNX
+    Runtime.
     """
-    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain not in _STANDARD_DOMAINS})
+    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
+    foreign = sorted({_operator(node) for node in nodes if not _is_standard(node)})
     if foreign:
         raise ExportError(f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network")
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+    random = sorted({_operator(node) for node in nodes} & _RANDOM)
+    if random:
+        raise ExportError(f"{', '.join(random)} would draw in the graph; use the noise that the function is given")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
         raise ExportError("the graph keeps weights in external files; export it with its weights inside")
     try:
         checker.check_model(model, full_check=True)
         open_session(model.SerializeToString())
     except Exception as error:
-        raise ExportError(f"the converted graph is not valid ONNX: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ExportError(f"the converted graph is not valid ONNX: {reason}") from error
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and those that its conditionals and loops hold."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    for inner in _graphs(graph):
+        yield from inner.initializer
+        for node in inner.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+
+
+def _is_standard(node: onnx.NodeProto) -> bool:
+    return node.domain in _STANDARD_DOMAINS and bool(onnx.defs.has(node.op_type))
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
 
 
 def _bind_tensors(model: onnx.ModelProto, captures: Sequence[tuple[Any, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Whether an exported policy acts like the function it came from: on cases, and along whole episodes."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,11 +15,16 @@ from serving.verify import agree, difference
 Actor = Callable[[Array, Array], Array]
 """observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
 
+Episode = list[tuple[Array, float]]
+
 BATCH_SIZES = (1, 2, 7, 64)
 TIE = 1e-5
 """Two best scores closer than this are a tie, which rounding may break either way."""
 
 _LONGEST_EPISODE = 10_000
+_RETURN_TOLERANCE = 1e-3
+_STUDENT_T = 4.303
+"""97.5% quantile at two degrees of freedom: three episodes. With more episodes the interval is wider than need be."""
 
 
 class Environment(Protocol):
@@ -45,7 +51,10 @@ class Reference:
         """Which rows have one best action, by a margin of `TIE`."""
         if self.scores is None:
             return np.ones(len(observations), bool)
-        best = np.partition(self.scores(observations, noise), -2, axis=-1)[:, -2:]
+        scores = self.scores(observations, noise)
+        if scores.shape[-1] == 1:
+            return np.ones(len(observations), bool)
+        best = np.partition(scores, -2, axis=-1)[:, -2:]
         return best[:, 1] - best[:, 0] > TIE  # type: ignore[no-any-return]
 
 
@@ -82,23 +91,25 @@ def compare_episodes(
     seeds: range,
     noise_shape: tuple[int, ...],
 ) -> Parity:
-    """Compare along episodes that the reference plays, one for each seed.
+    """Compare along episodes that the reference plays, one for each seed, then along those that the actor plays.
 
-    A policy of discrete actions must also, playing by itself, make the very same episodes.
-    Raises `ExportError` otherwise.
+    Playing by itself, a policy of discrete actions must make the very same episodes. In one of continuous actions a
+    difference of rounding may grow from step to step, so there the returns must differ by nothing on average: zero
+    must lie in the interval of the paired differences. Raises `ExportError` otherwise.
     """
     noise = np.zeros((1, *noise_shape), np.float32)
     parity = Parity(0.0, 0)
+    expected, actual = [], []
     for seed in seeds:
         episode = list(play(reference.act, environment, seed, noise))
         for observation, _ in episode:
             parity += _compare(name, actor, reference, observation[np.newaxis], noise)
-        if reference.scores is not None:
-            again = list(play(actor, environment, seed, noise))
-            if len(again) != len(episode) or any(
-                not np.array_equal(a, b) for (a, _), (b, _) in zip(again, episode, strict=True)
-            ):
-                raise ExportError(f"{name} plays another episode than the trained policy at seed {seed}")
+        free = list(play(actor, environment, seed, noise))
+        if reference.scores is not None and not _same(free, episode):
+            raise ExportError(f"{name} plays another episode than the trained policy at seed {seed}")
+        expected.append(math.fsum(reward for _, reward in episode))
+        actual.append(math.fsum(reward for _, reward in free))
+    _compare_returns(name, np.array(actual), np.array(expected))
     return parity
 
 
@@ -116,11 +127,30 @@ def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Ite
 
 def _compare(name: str, actor: Actor, reference: Reference, observations: Array, noise: Array) -> Parity:
     decisive = reference.decisive(observations, noise)
-    expected = reference.act(observations, noise)[decisive]
-    actual = actor(observations, noise)[decisive]
+    expected, actual = reference.act(observations, noise), actor(observations, noise)
+    if actual.shape != expected.shape:
+        raise ExportError(f"{name} answers actions of shape {list(actual.shape)}, not {list(expected.shape)}")
+    expected, actual = expected[decisive], actual[decisive]
     if not agree(actual, expected):
         raise ExportError(
             f"{name} differs from the trained policy by {difference(actual, expected):.3g}; "
             "look for an operation in the network that the format computes otherwise"
         )
     return Parity(difference(actual, expected), len(expected))
+
+
+def _same(one: Episode, other: Episode) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a, b) and reward_a == reward_b for (a, reward_a), (b, reward_b) in zip(one, other, strict=True)
+    )
+
+
+def _compare_returns(name: str, actual: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+    differences = actual - expected
+    error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+    tolerance = _RETURN_TOLERANCE * (1.0 + float(np.mean(np.abs(expected))))
+    if abs(float(np.mean(differences))) > tolerance + _STUDENT_T * error:
+        raise ExportError(
+            f"{name} reaches another return than the trained policy: {np.mean(actual):.6g} against "
+            f"{np.mean(expected):.6g} over {len(actual)} episodes"
+        )

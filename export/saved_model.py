@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from export.function import InferenceFunction, PolicySpec
+from export.onnx_graph import ExportError
 
 
 def write_saved_model(function: InferenceFunction, spec: PolicySpec, path: Path) -> None:
@@ -26,8 +27,16 @@ def write_saved_model(function: InferenceFunction, spec: PolicySpec, path: Path)
     module = tf.Module()
     module.deterministic = tf.function(deterministic, [observation], autograph=False)
     module.sample = tf.function(sample, [observation, noise], autograph=False)
-    tf.saved_model.save(
-        module, str(path), signatures={"serving_default": module.deterministic, "sample": module.sample}
-    )
+    # Only variables that the module holds are saved, and those of the function belong to someone else.
+    module.captured = list(module.sample.get_concrete_function().graph.variables)
+    signatures = {"serving_default": module.deterministic, "sample": module.sample}
+    try:
+        tf.saved_model.save(module, str(path), signatures=signatures)
+    except AssertionError as error:
+        raise ExportError(f"the function uses what a SavedModel can't hold: {_reason(error)}") from error
     # A random identifier, of no use to anyone who loads the model.
     (path / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0]
