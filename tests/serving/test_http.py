@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import signal
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import serving
-from serving.http import MAX_BODY, ServeError, listen
+from serving.http import MAX_BODY, ServeError, application, listen
 from serving.verify import agree
 
 INFER = "/v2/models/discrete/infer"
@@ -459,3 +460,39 @@ def test_the_server_imports_nothing_of_training_or_export(run_python):
     absent = {"tensorflow", "keras", "tensorflow_probability", "onnx", "tf2onnx", "gymnasium", "export", "trpo_tf"}
     assert not absent & {module.split(".")[0] for module in modules}
     assert "onnxruntime" in modules
+
+
+# The application alone
+
+
+def ask(policy, method: str, path: str, *messages: dict) -> list[dict]:
+    """What the application sends when it receives `messages`."""
+    sent, waiting = [], iter(messages)
+
+    async def receive():
+        return next(waiting)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": []}
+    asyncio.run(application(policy)(scope, receive, send))
+    return sent
+
+
+def test_a_client_that_is_gone_is_not_answered(discrete):
+    policy = serving.load(discrete)
+    part = {"type": "http.request", "body": b"{", "more_body": True}
+    assert ask(policy, "POST", INFER, part, {"type": "http.disconnect"}) == []
+
+
+def test_a_failure_of_the_runtime_is_500_and_logged_without_its_words(discrete, caplog):
+    class Broken(serving.Policy):
+        def run(self, observations, noise=None):
+            raise RuntimeError("the runtime's own words")
+
+    policy = serving.load(discrete)
+    policy.__class__ = Broken
+    head, body = ask(policy, "POST", INFER, {"type": "http.request", "body": json.dumps(REQUEST).encode()})
+    assert (head["status"], json.loads(body["body"])) == (500, {"error": "internal error"})
+    assert "the runtime's own words" in caplog.text
