@@ -9,6 +9,9 @@ from serving import Policy
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
 
+LONGEST_EPISODE = 100_000
+"""Steps after which an episode counts as over, for environments that set no limit."""
+
 FIRST_SEED = 1_000_000
 """Evaluation episodes start from seeds counted from here, which training never uses in practice."""
 
@@ -51,7 +54,8 @@ def evaluate(
         while not over:
             action = policy.act(np.asarray(observation), deterministic=deterministic, rng=rng)
             observation, reward, terminated, truncated, _ = env.step(action)
-            total, length, over = total + float(reward), length + 1, terminated or truncated
+            total, length = total + float(reward), length + 1
+            over = terminated or truncated or length >= LONGEST_EPISODE
         returns.append(total)
         lengths.append(length)
     env.close()
