@@ -1,0 +1,275 @@
+"""Bundles of policies made by hand: complete, proven, usable without us, and never half there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hand_made import Continuous, Discrete, observations
+
+import serving
+from export import Evidence, ExportError, write_bundle
+from export.cases import observation_cases
+from serving import ArraySpec, BundleError
+from serving.verify import read_golden, verify
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["discrete", "continuous"])
+def exported(request, tmp_path_factory):
+    """A policy and its bundle."""
+    policy = {"discrete": Discrete, "continuous": Continuous}[request.param]()
+    scores = policy.scores if request.param == "discrete" else None
+    folder = tmp_path_factory.mktemp("bundles") / request.param
+    write_bundle(policy.function, policy.spec, folder, name="mine", evidence=Evidence(scores=scores))
+    return policy, folder
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs code in an isolated interpreter elsewhere, without the modules named, and returns its stdout."""
+
+    def run(code: str, *blocked: str) -> str:
+        block = textwrap.dedent(f"""
+            import importlib.abc, sys
+            class Blocker(importlib.abc.MetaPathFinder):
+                def find_spec(self, name, path=None, target=None):
+                    if name.partition(".")[0] in {blocked!r}:
+                        raise ModuleNotFoundError(name)
+            sys.meta_path.insert(0, Blocker())
+        """)
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", block + textwrap.dedent(code)],
+            cwd=tmp_path,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_served_policy_acts_as_the_keras_one(exported):
+    policy, folder = exported
+    obs = observations(policy.spec.observation, 20)
+    noise = serving.policy.draw_noise(policy.spec.noise, 20, np.random.default_rng(1))
+    served = serving.load(folder)
+    zeros = np.zeros_like(noise)
+    np.testing.assert_allclose(served.act_batch(obs), policy.function(obs, zeros).numpy(), atol=1e-6)
+    np.testing.assert_allclose(served.run(obs, noise), policy.function(obs, noise).numpy(), atol=1e-6)
+
+
+def test_the_files_listed_are_the_files_there(exported):
+    _, folder = exported
+    manifest = json.loads((folder / "manifest.json").read_text())
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) | {"manifest.json"} == present
+    assert {"policy.onnx", "golden.npz", "saved_model/saved_model.pb"} <= present
+
+
+def test_the_manifest_says_what_was_compared(exported):
+    policy, folder = exported
+    manifest = serving.manifest.read_manifest(folder)
+    assert (manifest.observation, manifest.action, manifest.noise) == (
+        policy.spec.observation,
+        policy.spec.action,
+        policy.spec.noise,
+    )
+    assert set(manifest.parity) == {"policy.onnx", "saved_model"}
+    for figures in manifest.parity.values():
+        assert 0 <= figures["max_difference"] <= 1e-5
+        assert figures["cases"] > 500
+
+
+def test_golden_cases_are_the_keras_policy_s_own(exported):
+    policy, folder = exported
+    golden = read_golden((folder / "golden.npz").read_bytes())
+    expected = policy.function(golden["observation"], golden["noise"]).numpy()
+    np.testing.assert_allclose(golden["action"], expected, atol=1e-6)
+    still = ~golden["noise"].any(axis=1)
+    assert still.any()
+    assert not still.all()
+
+
+def test_verify_needs_no_tensorflow(exported, run_python):
+    _, folder = exported
+    code = f"""
+        sys.path.insert(0, {str(ROOT)!r})
+        from serving.verify import verify
+        print(verify({str(folder)!r}).golden_cases)
+    """
+    blocked = ("tensorflow", "keras", "tf2onnx", "onnx", "export", "trpo_tf")
+    assert int(run_python(code, *blocked)) == verify(folder).golden_cases > 100
+
+
+def test_the_saved_model_needs_tensorflow_alone(exported, run_python):
+    _, folder = exported
+    golden = read_golden((folder / "golden.npz").read_bytes())
+    noisy = golden["noise"].any(axis=1)
+    code = f"""
+        for name in ("serving", "export", "trpo_tf"):
+            try:
+                __import__(name)
+            except ImportError:
+                continue
+            raise SystemExit(name + " can be imported")
+        import numpy as np, tensorflow as tf
+        golden = np.load({str(folder / "golden.npz")!r})
+        obs, noise = tf.constant(golden["observation"]), tf.constant(golden["noise"])
+        signatures = tf.saved_model.load({str(folder / "saved_model")!r}).signatures
+        still = signatures["serving_default"](obs=obs)["action"].numpy()
+        drawn = signatures["sample"](obs=obs, noise=noise)["action"].numpy()
+        print(still.tolist(), drawn.tolist(), sep="\\n")
+    """
+    still, drawn = map(json.loads, run_python(code, "serving", "export", "trpo_tf").splitlines())
+    np.testing.assert_allclose(drawn, golden["action"], atol=1e-6)
+    np.testing.assert_allclose(np.array(still)[~noisy], golden["action"][~noisy], atol=1e-6)
+    assert not np.array_equal(np.array(still)[noisy], golden["action"][noisy])
+
+
+def test_the_saved_model_takes_any_batch(exported):
+    policy, folder = exported
+    act = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    for batch in (1, 3):
+        obs = observations(policy.spec.observation, batch)
+        assert act(obs=tf.constant(obs))["action"].shape[0] == batch
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "uint8"])
+def test_observations_of_any_type(dtype, tmp_path):
+    policy = Continuous(dtype)
+    write_bundle(policy.function, policy.spec, tmp_path / "bundle")
+    verify(tmp_path / "bundle")
+    obs = observations(policy.spec.observation)
+    assert obs.dtype == dtype
+    noise = np.zeros((5, 2), np.float32)
+    np.testing.assert_allclose(
+        serving.load(tmp_path / "bundle").act_batch(obs), policy.function(obs, noise).numpy(), atol=1e-6
+    )
+
+
+def test_more_files_and_provenance_go_along(tmp_path):
+    policy = Continuous()
+    folder = tmp_path / "bundle"
+    write_bundle(policy.function, policy.spec, folder, provenance={"made": "by hand"}, files={"notes.txt": b"mine"})
+    assert (folder / "notes.txt").read_bytes() == b"mine"
+    verify(folder)
+    (folder / "notes.txt").write_bytes(b"yours")
+    with pytest.raises(BundleError, match=r"notes\.txt"):
+        verify(folder)
+    assert serving.manifest.read_manifest(folder).provenance == {"made": "by hand"}
+
+
+def test_an_existing_path_is_refused_and_left_alone(tmp_path):
+    policy = Continuous()
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="bundle exists; choose another folder"):
+        write_bundle(policy.function, policy.spec, tmp_path / "bundle")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "mine.txt"]
+
+
+def test_a_format_that_acts_otherwise_leaves_nothing_behind(tmp_path):
+    policy = Continuous()
+    calls = iter(range(100))
+
+    def drifting(obs, noise):
+        # Traced anew for each format, and another policy each time.
+        return policy.function(obs, noise) * (1.0 - 0.01 * next(calls))
+
+    with pytest.raises(ExportError, match=r"policy\.onnx differs from the trained policy"):
+        write_bundle(drifting, policy.spec, tmp_path / "a" / "b" / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_episode_that_goes_otherwise_leaves_nothing_behind(tmp_path):
+    class Broken:
+        def reset(self, *, seed=None):
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            raise ArithmeticError("the motor is too hot")
+
+    policy = Continuous()
+    with pytest.raises(ArithmeticError, match="motor"):
+        write_bundle(policy.function, policy.spec, tmp_path / "bundle", evidence=Evidence(environment=Broken()))
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+from hand_made import Continuous
+import export.bundle
+
+compare = export.bundle._compare
+def killed_at_the_last_format(name, *arguments):
+    if name == "saved_model":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compare(name, *arguments)
+export.bundle._compare = killed_at_the_last_format
+
+policy = Continuous()
+export.bundle.write_bundle(policy.function, policy.spec, {target!r})
+"""
+
+
+def test_a_kill_in_the_middle_leaves_no_half_bundle(tmp_path):
+    target = tmp_path / "bundle"
+    code = KILLED.format(path=[str(ROOT), str(Path(__file__).parent)], target=str(target))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not target.exists()
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir())  # what find_bundle does not look at
+    policy = Continuous()
+    write_bundle(policy.function, policy.spec, target)
+    verify(target)
+
+
+BOUNDS = {
+    "none": ((-np.inf, np.inf), (-10, 10)),
+    "the largest floats": ((-3.4e38, 3.4e38), (-10, 10)),
+    "below": ((2, np.inf), (2, 22)),
+    "above": ((-np.inf, 5), (-15, 5)),
+    "both": ((-2, 3), (-2, 3)),
+}
+
+
+@pytest.mark.parametrize("given", BOUNDS)
+def test_cases_reach_the_bounds_or_lie_around_zero(given):
+    (low, high), (smallest, largest) = BOUNDS[given]
+    cases = observation_cases(ArraySpec("obs", "float32", (2,), low, high), None, np.random.default_rng(0))
+    assert (cases.min(), cases.max()) == (smallest, largest)
+    assert cases.std() > (largest - smallest) / 5  # spread, not heaped at an end
+
+
+def test_cases_hold_recorded_observations_and_points_far_beyond_them():
+    recorded = np.random.default_rng(0).normal(7.0, 0.1, (30, 2)).astype(np.float32)
+    cases = observation_cases(ArraySpec("obs", "float32", (2,)), recorded, np.random.default_rng(0))
+    rows = {tuple(row) for row in cases}
+    assert {tuple(row) for row in recorded} <= rows
+    assert cases.max() > recorded.max() + 10 * np.ptp(recorded)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+def test_cases_of_integers_stay_within_their_type(dtype):
+    info = np.iinfo(dtype)
+    spec = ArraySpec("obs", dtype, (1,), float(info.min), float(info.max))
+    recorded = np.array([[0], [200]], dtype)
+    cases = observation_cases(spec, recorded, np.random.default_rng(0))
+    assert cases.dtype == dtype
+    if dtype == "uint8":
+        assert (cases.min(), cases.max()) == (0, 255)
+    else:
+        assert (cases.min(), cases.max()) == (-4000, 4200)
