@@ -15,10 +15,11 @@ from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows
 from trpo_tf.updates.trpo import Update, compile_update
-from trpo_tf.values import AdamState, ValueFunction
+from trpo_tf.values import ValueFunction
 
 _EPISODES_BETWEEN_CHECKPOINTS = 4
 _STEPS_BETWEEN_CHECKPOINTS = 20_000

@@ -13,10 +13,11 @@ from trpo_tf.config import Config
 from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
+from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows
 from trpo_tf.updates.trpo import Update, UpdateStatus
-from trpo_tf.values import AdamState, explained_variance
+from trpo_tf.values import explained_variance
 
 Metrics = dict[str, Any]
 

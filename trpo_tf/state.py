@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.normalization import Moments
-from trpo_tf.values import AdamState
+from trpo_tf.solvers.adam import AdamState
 
 RECENT_EPISODES = 20
 

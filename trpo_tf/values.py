@@ -1,6 +1,6 @@
 """The critic: a value network, and its fit to returns by Adam in one compiled loop."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,33 +8,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.policies.networks import PureNetwork
-
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
-
-
-class AdamState(NamedTuple):
-    """Steps taken, and running first and second moments of the gradient, each of the parameters' shape [P]."""
-
-    step: Any
-    mean: Any
-    square: Any
-
-    @classmethod
-    def zeros(cls, size: int) -> "AdamState":
-        """Before the first step."""
-        return cls(np.zeros((), np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32))
-
-
-def adam(theta: Any, state: AdamState, gradient: Any, learning_rate: float) -> tuple[Any, AdamState]:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1), as a pure function.
-
-    Keras's optimisers change variables in place, which a compiled loop over a flat vector can't use.
-    """
-    step = state.step + 1.0
-    mean = _BETA1 * state.mean + (1 - _BETA1) * gradient
-    square = _BETA2 * state.square + (1 - _BETA2) * gradient**2
-    rate = learning_rate * tf.sqrt(1 - _BETA2**step) / (1 - _BETA1**step)
-    return theta - rate * mean / (tf.sqrt(square) + _EPSILON), AdamState(step, mean, square)
+from trpo_tf.solvers.adam import AdamState, adam
 
 
 class ValueFunction:
