@@ -77,9 +77,6 @@ class Policy:
         Raises `FloatingPointError` if an action is not finite.
         """
         feeds = {self.manifest.observation.name: observations}
-        if noise is None and len(observations) > 1:
-            # ONNX Runtime may plan a buffer for the declared [batch, k] that the default [1, k] doesn't fit.
-            noise = np.zeros((len(observations), *self.manifest.noise.shape), self.manifest.noise.dtype)
         if noise is not None:
             feeds[self.manifest.noise.name] = noise
         actions: Array = self._session.run([self.manifest.action.name], feeds)[0]

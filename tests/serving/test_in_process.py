@@ -22,6 +22,14 @@ def test_acts_as_the_golden_cases_say(bundle, golden):
     assert agree(policy.act_batch(cases["observation"][deterministic]), cases["action"][deterministic])
 
 
+def test_noise_left_out_is_zero_at_any_batch(bundle, golden):
+    policy, cases = serving.load(bundle), golden(bundle)
+    for batch in (1, 2, len(cases["action"])):
+        observations = cases["observation"][:batch]
+        zeros = np.zeros_like(cases["noise"][:batch])
+        np.testing.assert_array_equal(policy.run(observations), policy.run(observations, zeros))
+
+
 def test_golden_cases_tell_actions_apart(bundle, golden):
     """Else the tests against them would prove nothing."""
     cases = golden(bundle)
