@@ -1,8 +1,6 @@
 """Write a bundle: every format of a policy, proven to act alike, with a manifest of it all."""
 
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.cases import observation_cases
+from export.folders import new_folder
 from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import to_onnx, with_optional_input
 from export.parity import Actor, Environment, Parity, Reference, compare_cases, compare_episodes
@@ -65,23 +64,12 @@ def write_bundle(
         FileExistsError: `path` exists.
         ExportError: the function can't be converted, or a format differs from it.
     """
-    target = Path(path)
-    if target.exists():
-        raise FileExistsError(f"{target} exists; choose another folder or remove it")
-    # Parents are made last, so that a failing export leaves none behind.
-    existing = next(parent for parent in target.absolute().parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing) as scratch:
-        folder = Path(scratch) / "bundle"
-        folder.mkdir()
+    with new_folder(Path(path)) as folder:
         for file, content in (files or {}).items():
             (folder / file).write_bytes(content)
         manifest = Manifest(name, spec.observation, spec.action, spec.noise, provenance=provenance or {})
         manifest = _fill(folder, function, manifest, evidence)
         (folder / MANIFEST_FILE).write_text(manifest.to_json())
-        _sync(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(folder, target)
-    _sync_folder(target.parent)
     return manifest
 
 
@@ -174,20 +162,3 @@ def _golden(reference: Reference, observations: Array, noise: Array) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, observation=observations, noise=noise, action=reference.act(observations, noise))
     return buffer.getvalue()
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
-        _sync_folder(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class EnvironmentFailure(RuntimeError):
     """An environment raised an exception, kept as the cause; the message says how to go on."""
+
+
+def environment_failure(where: str, error: Exception) -> EnvironmentFailure:
+    """What to raise for an exception of an environment's `where`: its step or its reset."""
+    return EnvironmentFailure(f"the environment's {where} raised {type(error).__name__}: {error}")

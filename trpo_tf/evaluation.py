@@ -1,13 +1,15 @@
 """How well a policy does: whole episodes, through its exported graph."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from serving import Policy
-from trpo_tf.envs import make_env
-from trpo_tf.errors import UserError
+from trpo_tf.envs import action_spec, make_env, observation_spec
+from trpo_tf.errors import EnvironmentFailure, UserError, environment_failure
 
 LONGEST_EPISODE = 100_000
 """Steps after which an episode counts as over, for environments that set no limit."""
@@ -37,33 +39,58 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` episodes, the k-th from seed + k.
 
-    Raises `UserError` if the policy's observations or actions are not the environment's.
+    Raises:
+        UserError: the policy's observations or actions are not the environment's.
+        EnvironmentFailure: the environment raised an exception, or gave a value that is not finite.
     """
     if episodes < 1:
         raise UserError("episodes must be at least 1")
     env = make_env(env_id)
-    space = env.observation_space
-    spec = policy.manifest.observation
-    if space.shape != spec.shape or space.dtype != spec.dtype:
-        raise UserError(f"the policy observes {spec.dtype}{list(spec.shape)}, {env_id} gives {space}")
-    rng = np.random.default_rng(seed)
-    returns, lengths = [], []
-    for k in range(episodes):
-        observation, _ = env.reset(seed=seed + k)
-        total, length, over = 0.0, 0, False
-        while not over:
-            action = policy.act(np.asarray(observation), deterministic=deterministic, rng=rng)
-            observation, reward, terminated, truncated, _ = env.step(action)
-            total, length = total + float(reward), length + 1
-            over = terminated or truncated or length >= LONGEST_EPISODE
-        returns.append(total)
-        lengths.append(length)
-    env.close()
+    try:
+        _check_spaces(policy, env, env_id)
+        rng = np.random.default_rng(seed)
+        played = [_play(policy, env, seed + k, deterministic, rng) for k in range(episodes)]
+    finally:
+        env.close()
+    returns, lengths = map(np.array, zip(*played, strict=True))
     return Evaluation(
-        float(np.mean(returns)),
-        float(np.std(returns)),
-        float(np.min(returns)),
-        float(np.max(returns)),
-        float(np.mean(lengths)),
+        float(returns.mean()),
+        float(returns.std()),
+        float(returns.min()),
+        float(returns.max()),
+        float(lengths.mean()),
         episodes,
     )
+
+
+def _play(
+    policy: Policy, env: gym.Env[Any, Any], seed: int, deterministic: bool, rng: np.random.Generator
+) -> tuple[float, int]:
+    """One episode's return and length."""
+    total, length, over = 0.0, 0, False
+    try:
+        observation, _ = env.reset(seed=seed)
+    except Exception as error:
+        raise environment_failure("reset", error) from error
+    while not over:
+        if not (np.isfinite(observation).all() and math.isfinite(total)):
+            raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+        action = policy.act(np.asarray(observation), deterministic=deterministic, rng=rng)
+        try:
+            observation, reward, terminated, truncated, _ = env.step(action)
+        except Exception as error:
+            raise environment_failure("step", error) from error
+        total, length = total + float(reward), length + 1
+        over = terminated or truncated or length >= LONGEST_EPISODE
+    return total, length
+
+
+def _check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
+    for verb, spec, own in (
+        ("observes", policy.manifest.observation, observation_spec(env.observation_space)),
+        ("gives", policy.manifest.action, action_spec(env.action_space)),
+    ):
+        if (spec.dtype, spec.shape) != (own.dtype, own.shape):
+            raise UserError(
+                f"the policy {verb} {spec.dtype}{list(spec.shape)}, {env_id} has {own.dtype}{list(own.shape)} there"
+            )

@@ -18,7 +18,8 @@ from typing import Any
 import keras
 import tomli_w
 
-from trpo_tf.checkpoints import load_checkpoint
+from export.folders import new_folder
+from trpo_tf.checkpoints import load_checkpoint, save_checkpoint
 from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config, read_config
 from trpo_tf.errors import UserError
@@ -61,21 +62,24 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file()
 
 
-def create_run(folder: Path, config: Config, components: Components) -> None:
-    """Make the folder of a new run. Raises `UserError` if it exists."""
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(
-            f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}"
-        ) from None
-    (folder / CHECKPOINTS_FOLDER).mkdir()
-    for name, network in (
-        (POLICY_NETWORK_FILE, components.policy.network.network),
-        (VALUE_NETWORK_FILE, components.value_function.network.network),
-    ):
-        write_atomically(folder / name, network.to_json(indent=2).encode())
-    write_atomically(folder / CONFIG_FILE, tomli_w.dumps(config.to_dict()).encode())
+def create_run(folder: Path, config: Config, components: Components, state: TrainingState) -> Run:
+    """Make the folder of a new run, which can be resumed from the moment it is there.
+
+    Raises `UserError` if it exists, or if a network can't be written down.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}")
+    networks = {
+        POLICY_NETWORK_FILE: components.policy.network.network,
+        VALUE_NETWORK_FILE: components.value_function.network.network,
+    }
+    with new_folder(folder) as scratch:
+        for name, network in networks.items():
+            (scratch / name).write_text(_architecture(network))
+        (scratch / CONFIG_FILE).write_text(tomli_w.dumps(config.to_dict()))
+        (scratch / CHECKPOINTS_FOLDER).mkdir()
+        save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
+    return Run(folder, config, components, state)
 
 
 def load_run(folder: Path) -> Run:
@@ -91,6 +95,13 @@ def write_summary(run: Run, summary: Mapping[str, Any]) -> None:
     """Replace a run's summary."""
     text = json.dumps(summary, indent=2)
     write_atomically(run.folder / SUMMARY_FILE, f"{text}\n".encode())
+
+
+def _architecture(network: keras.Model) -> str:
+    try:
+        return str(network.to_json(indent=2))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(f"network {network.name!r} can't be written as JSON: {error}; give it a get_config") from error
 
 
 def _network(path: Path) -> keras.Model:

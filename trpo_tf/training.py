@@ -61,11 +61,7 @@ def train(
     state = components.initial_state(config.sampling.num_envs)
     if init_from is not None:
         state = read_weights(Path(init_from), state)
-    create_run(folder, config, components)
-    save_checkpoint(folder / CHECKPOINTS_FOLDER, state)
-    run = Run(folder, config, components, state)
-    # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
-    write_summary(run, {"untrained": _evaluate(run, deterministic=False)})
+    run = create_run(folder, config, components, state)
     return _train(run, callbacks, observer)
 
 
@@ -102,6 +98,7 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
         Experience(config, Actor(components.policy, config.sampling.num_envs)) as experience,
     ):
         try:
+            _evaluate_untrained(run)
             experience.restart(state)
             while state.steps + config.sampling.batch_size <= config.total_steps and not listeners.stop_training:
                 state, metrics = iterate(config, components, experience, state)
@@ -115,14 +112,16 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
                 if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
                     state = _save(run, state)
                     experience.restart(state)
+            components.policy.network.assign(state.theta)
+            run = dataclasses.replace(run, state=_save(run, state))
+            _evaluate_trained(run)
         except EnvironmentFailure as failure:
             _save(run, state)
             raise EnvironmentFailure(f"{failure}; {_how_to_resume(run)}") from failure.__cause__
         except KeyboardInterrupt:
             _save(run, state)
             raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
-    components.policy.network.assign(state.theta)
-    return _finish(dataclasses.replace(run, state=_save(run, state)))
+    return run
 
 
 def _save(run: Run, state: TrainingState) -> TrainingState:
@@ -131,7 +130,13 @@ def _save(run: Run, state: TrainingState) -> TrainingState:
     return state
 
 
-def _finish(run: Run) -> Run:
+def _evaluate_untrained(run: Run) -> None:
+    if run.state.iteration == 0 and "untrained" not in run.summary:
+        # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
+        write_summary(run, {"untrained": _evaluate(run, deterministic=False)})
+
+
+def _evaluate_trained(run: Run) -> None:
     state = run.state
     summary = {
         "trained": _evaluate(run, deterministic=True),
@@ -143,7 +148,6 @@ def _finish(run: Run) -> Run:
         "versions": versions(),
     }
     write_summary(run, {**run.summary, **summary})
-    return run
 
 
 def _evaluate(run: Run, *, deterministic: bool) -> dict[str, Any]:

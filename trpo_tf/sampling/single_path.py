@@ -7,7 +7,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from serving.policy import draw_noise
-from trpo_tf.errors import EnvironmentFailure
+from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 
@@ -21,7 +21,7 @@ class SinglePath:
         try:
             self._observation, _ = envs.reset(seed=seed)
         except Exception as error:
-            raise _failure("reset", error) from error
+            raise environment_failure("reset", error) from error
         self._resetting = np.zeros(envs.num_envs, bool)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
@@ -62,7 +62,7 @@ class SinglePath:
             # A copy, since an environment may keep its action, and the buffer will be written again.
             return self._envs.step(self._actor.action.copy())[:4]
         except Exception as error:
-            raise _failure("step", error) from error
+            raise environment_failure("step", error) from error
 
     def _count(self, reward: NDArray[np.float64], ended: NDArray[np.bool_], episodes: Episodes) -> None:
         self._returns += reward
@@ -73,7 +73,3 @@ class SinglePath:
             episodes.lengths.extend(self._lengths[ended].tolist())
             self._returns[ended] = 0.0
             self._lengths[ended] = 0
-
-
-def _failure(where: str, error: Exception) -> EnvironmentFailure:
-    return EnvironmentFailure(f"the environment's {where} raised {type(error).__name__}: {error}")

@@ -1,0 +1,45 @@
+"""Folders that appear whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which on a regular exit is flushed to disk and moved to `target`, and otherwise removed.
+
+    A process killed before that leaves a hidden folder beside `target`, or beside the first of its parents that does
+    not exist. Raises `FileExistsError` if `target` exists.
+    """
+    _refuse_existing(target)
+    existing = next(parent for parent in target.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing) as scratch:
+        folder = Path(scratch) / "new"
+        folder.mkdir()
+        yield folder
+        _sync_tree(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_existing(target)
+        os.rename(folder, target)
+    _sync(target.parent)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise FileExistsError(f"{target} exists; choose another folder or remove it")
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
