@@ -17,8 +17,9 @@ from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
+from trpo_tf.updates.family import compile_update, find_algorithm
 from trpo_tf.updates.problem import Rows
-from trpo_tf.updates.trpo import Update, compile_update
+from trpo_tf.updates.result import Update
 from trpo_tf.values import ValueFunction
 
 _EPISODES_BETWEEN_CHECKPOINTS = 4
@@ -31,8 +32,9 @@ class Components:
 
     policy: Policy
     value_function: ValueFunction
-    update: Callable[[Any, Rows], Update]
+    update: Callable[[Any, Rows, Any, Any], Update]
     standardize: Callable[[Normalizer, Any], Any]
+    initial_control: float
     checkpoint_steps: int
 
     def initial_state(self, num_envs: int) -> TrainingState:
@@ -45,6 +47,7 @@ class Components:
             observation_moments=Moments.empty(self.policy.spec.observation.shape),
             return_moments=Moments.empty(()),
             carried_returns=np.zeros(num_envs),
+            control=np.float32(self.initial_control),
         )
 
     def trained(self, state: TrainingState) -> TrainedPolicy:
@@ -85,8 +88,9 @@ def build_components(
     return Components(
         policy=policy,
         value_function=ValueFunction(value_network, inputs, critic.critic_learning_rate),
-        update=compile_update(policy, config.trust_region),
+        update=compile_update(policy, config),
         standardize=tf.function(policy.standardized, autograph=False, jit_compile=True),
+        initial_control=find_algorithm(config.algo).initial_control(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )
 

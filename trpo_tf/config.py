@@ -31,6 +31,13 @@ class SamplingConfig:
     scale_rewards: bool = True
     """divide rewards by the running deviation of the discounted return"""
 
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        _require(self.num_envs >= 1, "num_envs", "at least 1")
+        _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
+        _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
+        _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
+
 
 @dataclass(frozen=True)
 class PolicyConfig:
@@ -46,6 +53,11 @@ class PolicyConfig:
     """log of the Gaussian's standard deviation at the start, in half widths of the action range"""
     squash: bool = False
     """keep continuous actions inside their bounds by tanh rather than by clipping"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        _require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
+        _require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,44 @@ class TrustRegionConfig:
     """factor by which the line search shortens the step"""
     max_backtracks: int = 10
     """most step lengths that the line search tries"""
+    l2_radius: float = 0.2
+    """length of vpg's step in parameter space"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        _require(self.max_kl > 0, "max_kl", "above 0")
+        _require(self.damping >= 0, "damping", "at least 0")
+        _require(self.cg_iterations >= 1, "cg_iterations", "at least 1")
+        _require(self.cg_tolerance >= 0, "cg_tolerance", "at least 0")
+        _require(0 < self.backtrack_ratio < 1, "backtrack_ratio", "between 0 and 1, both excluded")
+        _require(self.max_backtracks >= 1, "max_backtracks", "at least 1")
+        _require(self.l2_radius > 0, "l2_radius", "above 0")
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """How kl-penalty and ppo maximise their objective: Adam over minibatches."""
+
+    policy_epochs: int = 10
+    """passes over the batch in an iteration"""
+    policy_batch_size: int = 128
+    """rows in a step of Adam"""
+    policy_learning_rate: float = 1e-3
+    """step size of Adam"""
+    clip_range: float = 0.2
+    """ppo: how far the probability ratio may move the objective"""
+    kl_coefficient: float = 1.0
+    """kl-penalty: weight of the mean KL divergence at the start"""
+    adapt_kl: bool = True
+    """kl-penalty: double or halve the weight as the KL divergence misses max_kl"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        _require(self.policy_epochs >= 1, "policy_epochs", "at least 1")
+        _require(self.policy_batch_size >= 1, "policy_batch_size", "at least 1")
+        _require(self.policy_learning_rate > 0, "policy_learning_rate", "above 0")
+        _require(self.clip_range > 0, "clip_range", "above 0")
+        _require(self.kl_coefficient > 0, "kl_coefficient", "above 0")
 
 
 @dataclass(frozen=True)
@@ -79,6 +129,13 @@ class CriticConfig:
     critic_learning_rate: float = 1e-3
     """step size of Adam"""
 
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        _require(all(n >= 1 for n in self.critic_hidden_sizes), "critic_hidden_sizes", "positive")
+        _require(self.critic_epochs >= 1, "critic_epochs", "at least 1")
+        _require(self.critic_batch_size >= 1, "critic_batch_size", "at least 1")
+        _require(self.critic_learning_rate > 0, "critic_learning_rate", "above 0")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -90,6 +147,8 @@ class Config:
     """seed of everything random"""
     total_steps: int = 100_000
     """environment steps to train for: no iteration begins that could go beyond"""
+    algo: str = "trpo"
+    """policy update: trpo, trpo-adaptive, npg, nac, vpg, kl-penalty or ppo"""
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
     checkpoint_steps: int = 0
@@ -97,35 +156,18 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    inner: InnerConfig = field(default_factory=InnerConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
 
     def __post_init__(self) -> None:
-        """Raise `UserError` naming the first setting that can't work."""
-        sampling, critic, region = self.sampling, self.critic, self.trust_region
+        """Raise `UserError` naming the first setting that can't work with the others."""
         _require(self.seed >= 0, "seed", "at least 0")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
-        _require(sampling.num_envs >= 1, "num_envs", "at least 1")
-        _require(sampling.batch_size >= 2 * sampling.num_envs, "batch_size", "at least twice num_envs")
-        _require(self.total_steps >= sampling.batch_size, "total_steps", f"at least batch_size, {sampling.batch_size}")
-        _require(0 < sampling.discount <= 1, "discount", "above 0 and at most 1")
-        _require(0 <= sampling.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
-        _require(all(n >= 1 for n in self.policy.hidden_sizes), "hidden_sizes", "positive")
-        _require(self.policy.last_layer_scale > 0, "last_layer_scale", "above 0")
-        _require(region.max_kl > 0, "max_kl", "above 0")
-        _require(region.damping >= 0, "damping", "at least 0")
-        _require(region.cg_iterations >= 1, "cg_iterations", "at least 1")
-        _require(region.cg_tolerance >= 0, "cg_tolerance", "at least 0")
-        _require(0 < region.backtrack_ratio < 1, "backtrack_ratio", "between 0 and 1, both excluded")
-        _require(region.max_backtracks >= 1, "max_backtracks", "at least 1")
-        _require(all(n >= 1 for n in critic.critic_hidden_sizes), "critic_hidden_sizes", "positive")
-        _require(critic.critic_epochs >= 1, "critic_epochs", "at least 1")
-        _require(
-            1 <= critic.critic_batch_size <= self.rollout_length * sampling.num_envs,
-            "critic_batch_size",
-            "at least 1 and at most the rows of a batch",
-        )
-        _require(critic.critic_learning_rate > 0, "critic_learning_rate", "above 0")
+        batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs
+        _require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
+        _require(self.critic.critic_batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
+        _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
 
     @property
     def rollout_length(self) -> int:

@@ -16,12 +16,12 @@ from trpo_tf.sampling.experience import Experience
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows
-from trpo_tf.updates.trpo import Update, UpdateStatus
+from trpo_tf.updates.result import Update, UpdateStatus
 from trpo_tf.values import explained_variance
 
 Metrics = dict[str, Any]
 
-_SAMPLING, _CRITIC = range(2)
+_SAMPLING, _CRITIC, _POLICY = range(3)
 
 
 class Estimates(NamedTuple):
@@ -50,7 +50,11 @@ def iterate(
     clock.append(time.perf_counter())
 
     # 3. Approximately solve the constrained problem to update the policy's parameters.
-    update = Update(*(value.numpy() for value in components.update(state.theta, estimates.rows)))
+    order = minibatches(
+        _rng(config, state, _POLICY), len(estimates.targets), config.inner.policy_batch_size, config.inner.policy_epochs
+    )
+    result = components.update(state.theta, estimates.rows, state.control, order)
+    update = Update(*(value.numpy() for value in result))
     clock.append(time.perf_counter())
 
     value_theta, adam, value_loss = fit_critic(config, components, state, estimates)
@@ -59,6 +63,7 @@ def iterate(
     after = dataclasses.replace(
         state.with_episodes(*episodes),
         theta=update.theta,
+        control=np.float32(update.control),
         value_theta=value_theta,
         adam=adam,
         observation_moments=state.observation_moments.updated(batch.observation[:-1][batch.weight > 0]),
@@ -115,12 +120,8 @@ def fit_critic(
     config: Config, components: Components, state: TrainingState, estimates: Estimates
 ) -> tuple[NDArray[np.float32], AdamState, float]:
     """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
-    critic, rng = config.critic, _rng(config, state, _CRITIC)
-    count, size = len(estimates.targets), critic.critic_batch_size
-    minibatches = [
-        rng.permutation(count)[: count - count % size].reshape(-1, size) for _ in range(critic.critic_epochs)
-    ]
-    rows = np.concatenate(minibatches).astype(np.int32)
+    critic, count = config.critic, len(estimates.targets)
+    rows = minibatches(_rng(config, state, _CRITIC), count, critic.critic_batch_size, critic.critic_epochs)
     theta, adam, loss = components.value_function.fit(
         state.value_theta,
         state.adam,
@@ -133,6 +134,12 @@ def fit_critic(
     if not np.isfinite(theta).all():
         return state.value_theta, state.adam, float("nan")
     return theta, adam, float(loss)
+
+
+def minibatches(rng: np.random.Generator, count: int, size: int, epochs: int) -> NDArray[np.int32]:
+    """Rows of each minibatch, [steps, size]: each epoch a new permutation of `count` rows, less what is left over."""
+    permutations = [rng.permutation(count)[: count - count % size].reshape(-1, size) for _ in range(epochs)]
+    return np.concatenate(permutations).astype(np.int32)
 
 
 def _rng(config: Config, state: TrainingState, purpose: int) -> np.random.Generator:

@@ -31,6 +31,7 @@ class TrainingState:
     observation_moments: Moments
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
+    control: np.float32  # what the algorithm adapts: a radius, or a KL coefficient
     recent_returns: tuple[float, ...] = ()
     recent_lengths: tuple[int, ...] = ()
     iteration: int = 0
@@ -65,6 +66,7 @@ class TrainingState:
             **self.weights(),
             **_named("adam", self.adam),
             "carried_returns": self.carried_returns,
+            "control": np.asarray(self.control),
             "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
         }
 
@@ -96,6 +98,7 @@ class TrainingState:
             **_weights(arrays),
             adam=AdamState(*_fields("adam", AdamState, arrays)),
             carried_returns=arrays["carried_returns"],
+            control=np.float32(arrays["control"]),
             **counters,
         )
 

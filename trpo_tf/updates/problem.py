@@ -1,5 +1,6 @@
 """The local problem: surrogate, divergence and curvature of a policy over one frozen batch."""
 
+import copy
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -34,19 +35,32 @@ class LocalProblem:
 
     def __init__(self, policy: Policy, theta: Any, rows: Rows) -> None:
         """`theta` [P] is the policy that drew the samples."""
-        self.theta = theta
         # In a gradient, weight 0 x NaN would be NaN.
-        advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
-        self._policy, self._rows = policy, rows._replace(advantage=advantage)
+        self.advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
+        self.theta = theta
+        self._policy, self._inputs, self._sample = policy, rows.inputs, rows.sample
         self._share = rows.weight / tf.reduce_sum(rows.weight)
         self._old = policy.parameters(theta, rows.inputs)
         self._old_log_prob = policy.head.distribution(self._old).log_prob(rows.sample)
 
+    def rows(self, indices: Any) -> "LocalProblem":
+        """The same problem over some of the rows, given by their indices, int32 [M]."""
+        part = copy.copy(self)
+        part.advantage, part._inputs, part._sample, part._old_log_prob, share = (
+            tf.gather(array, indices)
+            for array in (self.advantage, self._inputs, self._sample, self._old_log_prob, self._share)
+        )
+        part._old = tuple(tf.gather(array, indices) for array in self._old)
+        part._share = tf.math.divide_no_nan(share, tf.reduce_sum(share))
+        return part
+
+    def ratio(self, theta: Any) -> Any:
+        """Probability of each row's sample under `theta` over that under the old policy, [B]."""
+        return tf.exp(self._log_prob(theta) - self._old_log_prob)
+
     def surrogate(self, theta: Any) -> Any:
         """Mean of ratio x advantage (Schulman et al. 2015, eq 14): the gain over the old policy, to first order."""
-        new = self._policy.head.distribution(self._policy.parameters(theta, self._rows.inputs))
-        ratio = tf.exp(new.log_prob(self._rows.sample) - self._old_log_prob)
-        return self._mean(ratio * self._rows.advantage)
+        return self.mean(self.ratio(theta) * self.advantage)
 
     def gradient(self) -> tuple[Any, Any]:
         """Surrogate and its gradient [P] at the old policy."""
@@ -57,10 +71,10 @@ class LocalProblem:
 
     def kl(self, theta: Any) -> tuple[Any, Any]:
         """Mean and largest KL(old || new) over the rows that count."""
-        new = self._policy.parameters(theta, self._rows.inputs)
+        new = self._policy.parameters(theta, self._inputs)
         divergence = kl_divergence(self._policy.head, old=self._old, new=new)
-        counted = tf.where(self._rows.weight > 0, divergence, tf.zeros_like(divergence))
-        return self._mean(divergence), tf.reduce_max(counted)
+        counted = tf.where(self._share > 0, divergence, tf.zeros_like(divergence))
+        return self.mean(divergence), tf.reduce_max(counted)
 
     def fisher_vector_product(self, vector: Any) -> Any:
         """F v with F the mean Fisher information over the rows: the Hessian of the mean KL at the old policy."""
@@ -72,12 +86,29 @@ class LocalProblem:
             )
 
         return gauss_newton_product(
-            lambda theta: self._policy.parameters(theta, self._rows.inputs), metric, self.theta, vector
+            lambda theta: self._policy.parameters(theta, self._inputs), metric, self.theta, vector
         )
+
+    def score_product(self, vector: Any) -> Any:
+        """psi v [B], where row b of psi is the score grad log pi(a_b | s_b) at the old policy."""
+        with tf.autodiff.ForwardAccumulator(self.theta, vector) as forward:
+            log_prob = self._log_prob(self.theta)
+        return forward.jvp(log_prob)
+
+    def score_transposed(self, values: Any) -> Any:
+        """Mean of score x value over the rows, [P], for values [B]: psi' w."""
+        with tf.GradientTape() as tape:
+            tape.watch(self.theta)
+            log_prob = self._log_prob(self.theta)
+        return tape.gradient(log_prob, self.theta, output_gradients=self._share * values)
 
     def entropy(self) -> Any:
         """Mean entropy of the old policy, in nats; of a squashed policy, that of the sample before the squash."""
-        return self._mean(self._policy.head.distribution(self._old).entropy())
+        return self.mean(self._policy.head.distribution(self._old).entropy())
 
-    def _mean(self, values: Any) -> Any:
+    def mean(self, values: Any) -> Any:
+        """Weighted mean over the rows of values [B]."""
         return tf.reduce_sum(self._share * values)
+
+    def _log_prob(self, theta: Any) -> Any:
+        return self._policy.head.distribution(self._policy.parameters(theta, self._inputs)).log_prob(self._sample)

@@ -1,0 +1,64 @@
+"""Directions in parameter space along which the surrogate rises."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trpo_tf.config import TrustRegionConfig
+from trpo_tf.solvers.conjugate_gradient import Solution, SolverStatus, conjugate_gradient
+from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.result import UpdateStatus
+
+
+class Direction(NamedTuple):
+    """A direction [P], an `UpdateStatus` that is ACCEPTED if it is sound, and how the solver fared."""
+
+    vector: Any
+    status: Any
+    iterations: Any
+    residual: Any
+
+
+FindDirection = Callable[[LocalProblem, Any, TrustRegionConfig], Direction]
+"""problem, gradient [P] of its surrogate, settings -> direction."""
+
+
+def gradient_direction(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
+    """The gradient itself: steepest ascent in the Euclidean metric (REINFORCE; Sutton et al. 2000)."""
+    return Direction(gradient, tf.constant(UpdateStatus.ACCEPTED, tf.int32), tf.constant(0), tf.zeros_like(gradient[0]))
+
+
+def natural_gradient(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:
+    """(F + damping I)^-1 g: steepest ascent in the Fisher metric (Kakade 2001, eq 3), by conjugate gradient."""
+
+    def product(vector: Any) -> Any:
+        return problem.fisher_vector_product(vector) + config.damping * vector
+
+    return _solved(
+        conjugate_gradient(product, gradient, iterations=config.cg_iterations, tolerance=config.cg_tolerance)
+    )
+
+
+def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
+    """Weights w of the compatible approximation f_w = psi'w to the advantage, psi = grad log pi.
+
+    They minimise the mean of (A - psi'w)^2 + damping |w|^2 over the rows, and are the natural gradient with the
+    samples' own Fisher matrix (Kakade 2001, theorem 1).
+    """
+
+    def product(vector: Any) -> Any:
+        return problem.score_transposed(problem.score_product(vector)) + config.damping * vector
+
+    target = problem.score_transposed(problem.advantage)
+    return _solved(conjugate_gradient(product, target, iterations=config.cg_iterations, tolerance=config.cg_tolerance))
+
+
+def _solved(solution: Solution) -> Direction:
+    status = tf.constant(UpdateStatus.ACCEPTED, tf.int32)
+    for reason, update_status in (
+        (SolverStatus.NON_FINITE, UpdateStatus.NON_FINITE_SOLUTION),
+        (SolverStatus.NON_POSITIVE_CURVATURE, UpdateStatus.NON_POSITIVE_CURVATURE),
+    ):
+        status = tf.where(solution.status == int(reason), int(update_status), status)
+    return Direction(solution.x, status, solution.iterations, solution.residual)

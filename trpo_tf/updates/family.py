@@ -1,0 +1,72 @@
+"""The table of named algorithms, which the command line, the tests and the docs read."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trpo_tf.config import Config
+from trpo_tf.errors import UserError
+from trpo_tf.policies.policy import Policy
+from trpo_tf.updates.directed import directed_update
+from trpo_tf.updates.directions import FindDirection, compatible_weights, gradient_direction, natural_gradient
+from trpo_tf.updates.inner import kl_penalty, ppo
+from trpo_tf.updates.problem import LocalProblem, Rows
+from trpo_tf.updates.result import Update
+from trpo_tf.updates.steps import TakeStep, adaptive_radius, backtracking, kl_sphere, l2_ball
+
+UpdateRule = Callable[[LocalProblem, Config, Any, Any], Update]
+"""problem, settings, control (a scalar), minibatches int32 [steps, rows] -> update."""
+
+
+class Algorithm(NamedTuple):
+    """A named update: its rule, what its control starts from, and a line on what it is."""
+
+    rule: UpdateRule
+    initial_control: Callable[[Config], float]
+    summary: str
+
+
+def _max_kl(config: Config) -> float:
+    return config.trust_region.max_kl
+
+
+def _directed(find: FindDirection, take: TakeStep, summary: str) -> Algorithm:
+    def rule(problem: LocalProblem, config: Config, control: Any, order: Any) -> Update:  # noqa: ARG001
+        return directed_update(problem, find, take, config.trust_region, control)
+
+    return Algorithm(rule, _max_kl, summary)
+
+
+ALGORITHMS = {
+    "trpo": _directed(natural_gradient, backtracking, "natural gradient, line search inside the trust region"),
+    "trpo-adaptive": _directed(natural_gradient, adaptive_radius, "TRPO whose radius follows actual / predicted gain"),
+    "npg": _directed(natural_gradient, kl_sphere, "natural gradient, step to the KL radius without a search"),
+    "nac": _directed(compatible_weights, kl_sphere, "natural actor-critic: compatible weights, step as npg"),
+    "vpg": _directed(gradient_direction, l2_ball, "plain policy gradient, step of fixed length in parameters"),
+    "kl-penalty": Algorithm(
+        kl_penalty, lambda config: config.inner.kl_coefficient, "surrogate less weighted KL, by Adam"
+    ),
+    "ppo": Algorithm(ppo, _max_kl, "clipped surrogate, by Adam"),
+}
+
+
+def find_algorithm(name: str) -> Algorithm:
+    """The algorithm of that name. Raises `UserError`."""
+    if name not in ALGORITHMS:
+        raise UserError(f"algo {name!r} is unknown; choose one of {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]
+
+
+def compile_update(policy: Policy, config: Config) -> Callable[[Any, Rows, Any, Any], Update]:
+    """The whole update as one compiled function of parameters [P], rows, control and minibatches.
+
+    XLA compiles it for dense networks; on convolutions XLA is slower on a CPU than TensorFlow's own kernels.
+    Raises `UserError` for an unknown algorithm.
+    """
+    algorithm = find_algorithm(config.algo)
+
+    def update(theta: Any, rows: Rows, control: Any, order: Any) -> Update:
+        return algorithm.rule(LocalProblem(policy, theta, Rows(*rows)), config, control, order)
+
+    return tf.function(update, autograph=False, jit_compile=policy.network.dense_only)  # type: ignore[no-any-return]

@@ -1,0 +1,105 @@
+"""Step rules: how far to go along a direction."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from trpo_tf.config import TrustRegionConfig
+from trpo_tf.solvers.line_search import backtracking_line_search
+from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.result import UpdateStatus
+
+
+class Step(NamedTuple):
+    """A step [P], what it did, and the control for the next one."""
+
+    vector: Any
+    status: Any
+    control: Any
+    gain: Any
+    expected_gain: Any
+    mean_kl: Any
+    tries: Any
+
+
+class Slope(NamedTuple):
+    """Where a step starts: surrogate and gradient [P] there, and the direction [P] it takes."""
+
+    surrogate: Any
+    gradient: Any
+    direction: Any
+
+
+TakeStep = Callable[[LocalProblem, Slope, TrustRegionConfig, Any], Step]
+"""problem, slope, settings, control -> step."""
+
+_LEAST_CONTROL, _MOST_CONTROL = 0.01, 10.0
+"""Bounds of an adaptive radius, in multiples of max_kl."""
+
+
+def l2_ball(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+    """To the sphere |step| = `l2_radius`: the plain gradient's own trust region (document's eq 52)."""
+    return _whole(problem, slope, config.l2_radius / tf.norm(slope.direction), control)
+
+
+def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+    """To where the quadratic model of the mean KL reaches `max_kl`: normalised NPG (document's eq 51)."""
+    return _whole(problem, slope, _kl_length(problem, slope, config, config.max_kl), control)
+
+
+def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+    """As `kl_sphere`, then shortened until the surrogate gains and the measured mean KL is at most `max_kl`."""
+    return _searched(problem, slope, config, config.max_kl, control)
+
+
+def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+    """As `backtracking`, with a radius that follows how well the model foretold the gain (document's eq 23).
+
+    Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (Nocedal & Wright 2006,
+    algorithm 4.1). It stays within 0.01 to 10 times `max_kl`.
+    """
+    step = _searched(problem, slope, config, control, control)
+    rho = tf.where(step.tries > 0, step.gain / step.expected_gain, tf.zeros_like(step.gain))
+    factor = tf.where(rho > 0.75, tf.constant(2.0, control.dtype), tf.ones_like(control))
+    factor = tf.where(rho < 0.25, tf.constant(0.5, control.dtype), factor)
+    radius = tf.clip_by_value(control * factor, _LEAST_CONTROL * config.max_kl, _MOST_CONTROL * config.max_kl)
+    return step._replace(control=radius)
+
+
+def _kl_length(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Any:
+    """The length at which length^2 d'(F + damping I)d / 2 = radius."""
+    direction = slope.direction
+    product = problem.fisher_vector_product(direction) + config.damping * direction
+    return tf.sqrt(2.0 * radius / tf.tensordot(direction, product, 1))
+
+
+def _whole(problem: LocalProblem, slope: Slope, length: Any, control: Any) -> Step:
+    step = length * slope.direction
+    gain = problem.surrogate(problem.theta + step) - slope.surrogate
+    mean_kl, _ = problem.kl(problem.theta + step)
+    sound = tf.math.is_finite(gain) & tf.math.is_finite(mean_kl)
+    status = tf.where(sound, int(UpdateStatus.ACCEPTED), int(UpdateStatus.NON_FINITE_STEP))
+    return Step(step, status, control, gain, tf.tensordot(slope.gradient, step, 1), mean_kl, tf.constant(1))
+
+
+def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any, control: Any) -> Step:
+    length = _kl_length(problem, slope, config, radius)
+    full = length * slope.direction
+
+    def evaluate(fraction: Any) -> tuple[Any, Any]:
+        candidate = problem.theta + fraction * full
+        return problem.surrogate(candidate) - slope.surrogate, problem.kl(candidate)[0]
+
+    sound = tf.math.is_finite(length)
+    search = backtracking_line_search(
+        evaluate,
+        limit=radius,
+        ratio=config.backtrack_ratio,
+        max_tries=tf.where(sound, config.max_backtracks, 0),
+        dtype=full.dtype,
+    )
+    status = tf.where(search.length > 0, int(UpdateStatus.ACCEPTED), int(UpdateStatus.LINE_SEARCH_FAILED))
+    status = tf.where(sound, status, int(UpdateStatus.NON_POSITIVE_CURVATURE))
+    expected = tf.tensordot(slope.gradient, full, 1) * tf.where(search.length > 0, search.length, 1.0)
+    return Step(search.length * full, status, control, search.gain, expected, search.constraint, search.tries)
