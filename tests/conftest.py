@@ -1,6 +1,78 @@
 """What all tests share: quiet libraries, and one trained run."""
 
+import dataclasses
 import os
+from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import pytest
+
+WALK = "environments:Walk-v0"
+
+
+class Trained(NamedTuple):
+    """A run over several checkpoints, and what it told its observer and its callbacks."""
+
+    run: Any
+    observed: list[dict[str, Any]]
+    logs: list[tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def small_config():
+    """Makes configs that train in a second: `small_config(env_id, total_steps=..., num_envs=..., squash=...)`."""
+    from trpo_tf.config import Config, CriticConfig, PolicyConfig, SamplingConfig
+
+    base = Config(
+        WALK,
+        total_steps=192,
+        eval_episodes=2,
+        sampling=SamplingConfig(num_envs=4, batch_size=64),
+        policy=PolicyConfig(hidden_sizes=(8,)),
+        critic=CriticConfig(critic_hidden_sizes=(8,), critic_batch_size=32, critic_epochs=2),
+    )
+
+    def make(env_id: str = WALK, **settings: Any) -> Config:
+        config = dataclasses.replace(base, env_id=env_id)
+        for name, value in settings.items():
+            if hasattr(config, name):
+                config = dataclasses.replace(config, **{name: value})
+                continue
+            part = next(
+                p for p in ("sampling", "policy", "trust_region", "critic") if hasattr(getattr(config, p), name)
+            )
+            component = dataclasses.replace(getattr(config, part), **{name: value})
+            config = dataclasses.replace(config, **{part: component})
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(small_config, tmp_path_factory) -> Trained:
+    """A run of `environments:Walk-v0`; not to be changed."""
+    import keras
+
+    from trpo_tf.training import train
+
+    observed, logs = [], []
+    listener = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, told: logs.append((epoch, dict(told))))
+    run = train(
+        small_config(total_steps=600, checkpoint_steps=100),
+        tmp_path_factory.mktemp("runs") / "walk",
+        callbacks=[listener],
+        observer=observed.append,
+    )
+    return Trained(run, observed, logs)
+
+
+@pytest.fixture(scope="session")
+def bundle(trained, tmp_path_factory):
+    """The bundle of `trained`; not to be changed."""
+    from trpo_tf.exporting import export_run
+
+    folder = tmp_path_factory.mktemp("bundles") / "walk"
+    export_run(trained.run, folder)
+    return folder

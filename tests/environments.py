@@ -26,11 +26,15 @@ class Walk(gym.Env):
     def step(self, action):
         assert self.action_space.contains(action), action
         self._steps, self._total = self._steps + 1, self._total + 1
-        if self._fail_after and self._total >= self._fail_after and not os.environ.get("WALK_REPAIRED"):
+        broken = self._fail_after and self._total >= self._fail_after and not os.environ.get("WALK_REPAIRED")
+        not_a_number = os.environ.get("WALK_GIVES_NAN")
+        if broken and not not_a_number:
             raise ArithmeticError("the motor is too hot")
         self._place += 1 if action - self._start == 1 else -1
         at_end = self._place >= self._length
-        return self._observation(), float(at_end), at_end, False, {}
+        observation = self._observation() * (np.nan if broken and not_a_number == "observation" else 1)
+        reward = np.nan if broken and not_a_number == "reward" else float(at_end)
+        return observation.astype(self.observation_space.dtype), reward, at_end, False, {}
 
     def _observation(self):
         return np.array([self._steps, self._place], self.observation_space.dtype)

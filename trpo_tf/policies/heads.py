@@ -111,8 +111,9 @@ class GaussianHead(Head):
         if squash and not bounded.all():
             raise UserError("squash needs an action space with bounds; this one has none, so clip instead")
         self._low, self._high = low, high
-        self._middle = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
-        self._half_width = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+        lower, upper = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self._middle = ((lower + upper) / 2).astype(np.float32)
+        self._half_width = ((upper - lower) / 2).astype(np.float32)
         self._shape, self._dtype = spec.shape, spec.dtype
         self._initial_log_std, self._squash = initial_log_std, squash
         self.inputs = int(np.prod(spec.shape))

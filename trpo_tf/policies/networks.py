@@ -42,16 +42,18 @@ class PureNetwork:
 
     def __init__(self, network: keras.Model, inputs: int, outputs: int, extra: Sequence[tuple[int, ...]] = ()) -> None:
         """Raises `UserError` unless `network` maps [batch, inputs] to [batch, outputs] and has no other state."""
-        if not network.built:
-            network.build((None, inputs))
+        try:
+            shape = tuple(network(np.zeros((1, inputs), np.float32)).shape[1:])
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"the network doesn't take inputs of shape (None, {inputs}): {reason}") from error
         if network.non_trainable_variables:
             names = ", ".join(v.path for v in network.non_trainable_variables[:3])
             raise UserError(
                 f"the network has state that is not trained ({names}); leave out BatchNormalization and Dropout"
             )
-        shape = network.compute_output_shape((None, inputs))
-        if tuple(shape) != (None, outputs):
-            raise UserError(f"the network's output has shape {tuple(shape)}; it must be (None, {outputs})")
+        if shape != (outputs,):
+            raise UserError(f"the network's output has shape {(None, *shape)}; it must be (None, {outputs})")
         self.network = network
         self.shapes = [tuple(v.shape) for v in network.trainable_variables] + [tuple(s) for s in extra]
         self.sizes = [int(np.prod(shape)) for shape in self.shapes]

@@ -1,0 +1,354 @@
+"""Whole runs: what they leave behind, what can be put into them, and how they fail."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import environments
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import serving
+from trpo_tf.config import read_config
+from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.evaluation import evaluate
+from trpo_tf.exporting import export_run, in_process
+from trpo_tf.runs import load_run
+from trpo_tf.training import resume, train
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def lines(run) -> list[dict]:
+    return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def documented_names() -> set[str]:
+    """What starts a row of a table in the docs of the metrics."""
+    return set(re.findall(r"^\| `(\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
+
+
+def test_a_run_folder_holds_what_it_says(trained):
+    files = {path.name for path in trained.run.folder.iterdir()}
+    assert files == {
+        *("config.toml", "policy_network.json", "value_network.json", "metrics.jsonl", "summary.json"),
+        *("tensorboard", "checkpoints"),
+    }
+
+
+def test_the_config_comes_back(trained):
+    assert read_config(trained.run.folder / "config.toml") == trained.run.config
+
+
+def test_the_run_comes_back(trained):
+    loaded = load_run(trained.run.folder)
+    np.testing.assert_array_equal(loaded.state.theta, trained.run.state.theta)
+    obs = np.array([[1, 1], [3, -1]], np.float32)
+    policies = [in_process(run.policy, "walk") for run in (loaded, trained.run)]
+    np.testing.assert_array_equal(*[policy.act_batch(obs) for policy in policies])
+
+
+def test_a_run_ends_within_its_steps(trained):
+    state, config = trained.run.state, trained.run.config
+    assert config.total_steps - config.sampling.batch_size < state.steps <= config.total_steps
+    assert trained.run.summary["steps"] == state.steps
+
+
+def test_there_is_a_line_of_metrics_for_each_iteration(trained):
+    assert [line["iteration"] for line in lines(trained.run)] == list(range(1, trained.run.state.iteration + 1))
+    assert trained.run.state.iteration > 5
+
+
+def test_metrics_are_plausible(trained):
+    config = trained.run.config
+    for line in lines(trained.run):
+        assert line["update_status"] in documented_names()
+        assert 0 <= line["mean_kl"] <= config.trust_region.max_kl
+        assert line["mean_kl"] <= line["max_kl"]
+        assert 0 < line["entropy"] <= np.log(2) + 1e-6
+        assert 0 <= line["mean_return"] <= 1
+        assert 3 <= line["mean_length"] <= 5
+
+
+def test_every_metric_is_defined_in_the_docs(trained):
+    assert {name for line in lines(trained.run) for name in line} <= documented_names()
+
+
+def test_tensorboard_holds_the_same_scalars(trained):
+    events = EventAccumulator(str(trained.run.folder / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    for name in ("mean_return", "mean_kl", "value_loss", "episodes"):
+        logged = [(line["steps"], line[name]) for line in lines(trained.run) if line[name] is not None]
+        read = [(event.step, float(event.tensor_proto.float_val[0])) for event in events.Tensors(name)]
+        np.testing.assert_allclose(read, logged, rtol=1e-6)
+
+
+def test_the_summary_tells_returns_before_and_after(trained):
+    summary = json.loads((trained.run.folder / "summary.json").read_text())
+    for part in ("untrained", "trained"):
+        assert summary[part]["episodes"] == 2
+        assert 0 <= summary[part]["mean_return"] <= 1
+    assert summary["iterations"] == trained.run.state.iteration
+    assert {"python", "tensorflow", "numpy", "trpo-tf"} <= set(summary["versions"])
+
+
+def test_nothing_is_traced_again_after_the_first_iteration(trained):
+    components = trained.run.components
+    assert components.update.experimental_get_tracing_count() == 1
+    assert components.value_function.fit.experimental_get_tracing_count() == 1
+    assert components.value_function.values.experimental_get_tracing_count() == 1
+    assert components.standardize.experimental_get_tracing_count() == 1
+
+
+def test_update_and_fit_are_compiled_by_xla(trained):
+    components = trained.run.components
+    assert components.update._jit_compile  # TensorFlow offers no public way to ask
+    assert components.value_function.fit._jit_compile
+
+
+def test_observer_and_callbacks_hear_of_each_iteration(trained):
+    assert [metrics["iteration"] for metrics in trained.observed] == list(range(1, trained.run.state.iteration + 1))
+    assert [epoch for epoch, _ in trained.logs] == list(range(trained.run.state.iteration))
+    assert [told for _, told in trained.logs] == trained.observed
+
+
+def test_a_finished_run_is_not_resumed(trained):
+    with pytest.raises(UserError, match="is complete; start a new run from it with --init-from"):
+        resume(trained.run.folder)
+
+
+def test_keras_callbacks_can_stop_and_see_the_weights(small_config, tmp_path):
+    seen = []
+    stopper = keras.callbacks.EarlyStopping("iteration", mode="min", patience=1)  # which only grows
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(spy.model.get_weights()[0].copy()))
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    run = train(small_config(total_steps=6400), tmp_path / "run", callbacks=[stopper, spy, log])
+    assert run.state.iteration == 2
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"mean_return", "mean_kl"} <= set(rows[0])
+    first = run.components.policy.network.split_array(run.state.theta)[0]
+    np.testing.assert_array_equal(seen[-1], first)
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_networks_of_one_s_own_are_trained_saved_and_read_back(small_config, tmp_path):
+    inputs = keras.Input((2,))
+    wide, skip = keras.layers.Dense(5, "swish")(inputs), keras.layers.Dense(5)(inputs)
+    policy_network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LayerNormalization()(wide + skip)))
+    value_network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu"), keras.layers.Dense(1)])
+    before = [weight.copy() for weight in policy_network.get_weights()]
+    run = train(
+        small_config(total_steps=64),
+        tmp_path / "run",
+        policy_network=policy_network,
+        value_network=value_network,
+    )
+    assert run.components.policy.network.network is policy_network
+    assert len(run.state.value_theta) == 2 * 3 + 3 + 3 + 1
+    assert any(not np.array_equal(old, new) for old, new in zip(before, policy_network.get_weights(), strict=True))
+    loaded = load_run(tmp_path / "run")
+    assert [type(layer) for layer in loaded.components.policy.network.network.layers] == [
+        type(layer) for layer in policy_network.layers
+    ]
+    obs = np.array([[1, 1], [3, -1]], np.float32)
+    expected, actual = (in_process(each.policy, "walk").act_batch(obs) for each in (run, loaded))
+    np.testing.assert_array_equal(actual, expected)
+
+
+def network(*layers, inputs=2):
+    return keras.Sequential([keras.Input((inputs,)), *layers])
+
+
+REFUSED = {
+    "has state that is not trained": lambda: network(keras.layers.BatchNormalization(), keras.layers.Dense(2)),
+    "leave out BatchNormalization and Dropout": lambda: network(keras.layers.Dropout(0.5), keras.layers.Dense(2)),
+    r"output has shape \(None, 3\); it must be \(None, 2\)": lambda: network(keras.layers.Dense(3)),
+    r"doesn't take inputs of shape \(None, 2\)": lambda: network(keras.layers.Dense(2), inputs=7),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(reason, small_config, tmp_path):
+    with pytest.raises(UserError, match=reason):
+        train(small_config(), tmp_path / "run", policy_network=REFUSED[reason]())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_can_not_be_written_down_is_refused(small_config, tmp_path):
+    class Mine(keras.Model):
+        def __init__(self, width):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    with pytest.raises(UserError, match="can't be written as JSON"):
+        train(small_config(), tmp_path / "run", policy_network=Mine(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_integer_observations_and_actions_that_start_at_three(small_config, tmp_path):
+    run = train(small_config("environments:IntegerWalk-v0"), tmp_path / "run")
+    manifest = export_run(run, tmp_path / "bundle")
+    assert (manifest.observation.dtype, manifest.action.low, manifest.action.high) == ("int64", 3, 4)
+    actions = serving.load(tmp_path / "bundle").act_batch(np.arange(40, dtype=np.int64).reshape(20, 2))
+    assert set(actions.tolist()) <= {3, 4}
+
+
+@pytest.fixture(scope="module")
+def reach(small_config, tmp_path_factory):
+    """A longer run of Reach: float64 observations, actions from -2 to 6."""
+    settings = {"total_steps": 12_800, "batch_size": 256, "max_kl": 0.03, "hidden_sizes": (16,), "eval_episodes": 50}
+    return train(small_config("environments:Reach-v0", **settings), tmp_path_factory.mktemp("reach") / "run")
+
+
+def test_reach_is_learned(reach):
+    summary = reach.summary
+    assert summary["untrained"]["mean_return"] < -10
+    assert summary["trained"]["mean_return"] > -1.5
+
+
+def test_float64_observations(reach):
+    assert reach.policy.spec.observation.dtype == "float64"
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_actions_keep_to_the_bounds_and_reach_them(squash, small_config, tmp_path):
+    # The environment itself refuses an action out of its bounds.
+    config = small_config("environments:Reach-v0", squash=squash, initial_log_std=2.0, total_steps=64)
+    run = train(config, tmp_path / "run")
+    policy = in_process(run.policy, "reach")
+    actions = policy.act_batch(np.zeros((200, 2)), deterministic=False, rng=np.random.default_rng(0))
+    assert -2 <= actions.min() < -1.9
+    assert 5.9 < actions.max() <= 6
+
+
+def test_squashing_an_unbounded_action_is_refused(small_config, tmp_path):
+    with pytest.raises(UserError, match="squash needs an action space with bounds"):
+        train(small_config("environments:UnboundedReach-v0", squash=True), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unbounded_actions_are_in_the_environment_s_units(small_config, tmp_path):
+    run = train(small_config("environments:UnboundedReach-v0", total_steps=64), tmp_path / "run")
+    actions = in_process(run.policy, "reach").act_batch(
+        np.zeros((500, 2)), deterministic=False, rng=np.random.default_rng(0)
+    )
+    assert actions.std() == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("source", ["run", "bundle"])
+def test_a_run_starts_with_another_one_s_weights(source, trained, bundle, small_config, tmp_path):
+    first = []
+    keep = keras.callbacks.LambdaCallback(on_train_begin=lambda *_: first.append(load_run(tmp_path / "run").state))
+    config = small_config(total_steps=64, seed=5)
+    train(config, tmp_path / "run", callbacks=[keep], init_from=trained.run.folder if source == "run" else bundle)
+    expected = trained.run.state.weights()
+    assert first[0].iteration == 0
+    for name, array in first[0].weights().items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_weights_of_other_networks_are_refused(trained, small_config, tmp_path):
+    with pytest.raises(UserError, match=r"does not fit .*; use the same networks and environment"):
+        train(small_config(hidden_sizes=(9,)), tmp_path / "run", init_from=trained.run.folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
+    config = small_config("environments:FailingWalk-v0", total_steps=1024)
+    with pytest.raises(
+        EnvironmentFailure, match="step raised ArithmeticError: the motor is too hot; go on with --resu"
+    ) as failed:
+        train(config, tmp_path / "run")
+    assert isinstance(failed.value.__cause__, ArithmeticError)
+    reached = load_run(tmp_path / "run").state.iteration
+    assert reached > 2
+    monkeypatch.setenv("WALK_REPAIRED", "1")
+    run = resume(tmp_path / "run")
+    assert run.summary["steps"] > 1024 - 64
+    assert [line["iteration"] for line in lines(run)] == list(range(1, run.state.iteration + 1))
+    assert run.summary["untrained"]["episodes"] == 2
+
+
+def test_an_exception_in_the_first_evaluation_can_be_resumed_too(small_config, tmp_path, monkeypatch):
+    config = small_config("environments:FailingWalk-v0", eval_episodes=50)
+    with pytest.raises(EnvironmentFailure, match="the motor is too hot; go on with --resume"):
+        train(config, tmp_path / "run")
+    monkeypatch.setenv("WALK_REPAIRED", "1")
+    assert resume(tmp_path / "run").summary["untrained"]["episodes"] == 50
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:gymnasium")
+@pytest.mark.parametrize(
+    ("broken", "eval_episodes"), [("observation", 0), ("reward", 0), ("observation", 50), ("reward", 50)]
+)
+def test_a_value_that_is_not_finite_ends_training_the_same_way(
+    broken, eval_episodes, small_config, tmp_path, monkeypatch
+):
+    config = small_config("environments:FailingWalk-v0", total_steps=1024, eval_episodes=eval_episodes)
+    monkeypatch.setenv("WALK_GIVES_NAN", broken)
+    with pytest.raises(EnvironmentFailure, match="observation or reward that is not finite; go on with --resume"):
+        train(config, tmp_path / "run")
+    state = load_run(tmp_path / "run").state
+    for name, array in state.to_arrays().items():
+        assert np.isfinite(array).all(), name
+
+
+UNSUPPORTED = {
+    "nested observations": environments.gym.spaces.Tuple([environments.gym.spaces.Discrete(2)]),
+    "pictures": environments.gym.spaces.Box(0, 255, (4, 4), np.uint8),
+}
+
+
+@pytest.mark.parametrize("what", UNSUPPORTED)
+def test_an_unsupported_observation_space_is_refused(what, small_config, tmp_path, monkeypatch):
+    class Other(environments.Walk):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = UNSUPPORTED[what]
+
+    monkeypatch.setitem(
+        environments.gym.registry, "Other-v0", environments.gym.envs.registration.EnvSpec("Other-v0", Other)
+    )
+    with pytest.raises(UserError, match=r"observation space .* isn't supported; it must be a Box of one dimension"):
+        train(small_config("Other-v0"), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused_and_left_alone(small_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="exists; choose another --out, remove it, or go on with it"):
+        train(small_config(), tmp_path / "run")
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
+
+
+def test_evaluation_repeats_itself_and_depends_on_its_seed(trained):
+    policy = in_process(trained.run.policy, "walk")
+    play = lambda seed: evaluate(policy, "environments:Walk-v0", episodes=30, seed=seed, deterministic=False)  # noqa: E731
+    assert play(1) == play(1)
+    assert play(1) != play(2)
+
+
+def test_evaluation_refuses_another_environment(trained):
+    policy = in_process(trained.run.policy, "walk")
+    with pytest.raises(UserError, match="the policy observes float32"):
+        evaluate(policy, "CartPole-v1")
+
+
+def test_environments_are_closed(small_config, tmp_path, monkeypatch):
+    opened, closed = [], []
+    build = environments.Walk.__init__
+    monkeypatch.setattr(
+        environments.Walk, "__init__", lambda self, **given: opened.append(self) or build(self, **given)
+    )
+    monkeypatch.setattr(environments.Walk, "close", lambda env: closed.append(env))
+    train(small_config(checkpoint_steps=50), tmp_path / "run")
+    assert len(opened) > 2 * 4  # built anew at checkpoints
+    assert {id(env) for env in opened} == {id(env) for env in closed}
