@@ -84,7 +84,7 @@ def provenance(run: Run) -> dict[str, Any]:
     """Where the policy comes from."""
     return {
         "environment": run.config.env_id,
-        "algorithm": "trpo",
+        "algorithm": run.config.algo,
         "config": run.config.to_dict(),
         "seed": run.config.seed,
         "steps": run.state.steps,
