@@ -23,7 +23,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="session")
 def small_config():
     """Makes configs that train in a second: `small_config(env_id, total_steps=..., num_envs=..., squash=...)`."""
-    from trpo_tf.config import Config, CriticConfig, PolicyConfig, SamplingConfig
+    from trpo_tf.config import Config, CriticConfig, InnerConfig, PolicyConfig, SamplingConfig
 
     base = Config(
         WALK,
@@ -31,6 +31,7 @@ def small_config():
         eval_episodes=2,
         sampling=SamplingConfig(num_envs=4, batch_size=64),
         policy=PolicyConfig(hidden_sizes=(8,)),
+        inner=InnerConfig(policy_batch_size=32),
         critic=CriticConfig(critic_hidden_sizes=(8,), critic_batch_size=32, critic_epochs=2),
     )
 

@@ -40,6 +40,14 @@ class Walk(gym.Env):
         return np.array([self._steps, self._place], self.observation_space.dtype)
 
 
+class TwoHands(Walk):
+    """Two actions at once, which no policy here can take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gym.spaces.MultiDiscrete([2, 2])
+
+
 class Reach(gym.Env):
     """One step: the reward is minus the squared distance of the action from a target that is seen."""
 
@@ -60,5 +68,6 @@ class Reach(gym.Env):
 gym.register("Walk-v0", Walk, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})
+gym.register("TwoHands-v0", TwoHands, max_episode_steps=5)
 gym.register("Reach-v0", Reach, max_episode_steps=5)
 gym.register("UnboundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": -np.inf, "high": np.inf})

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,7 +14,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from trpo_tf.config import Config, load_preset, preset_for
-from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.errors import UserError
 
 if TYPE_CHECKING:
     from serving import Policy
@@ -48,6 +49,8 @@ class Train:
         """Train, showing progress."""
         if self.resume is None and not self.config.env_id:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
+        if self.resume is not None and dataclasses.replace(self, resume=None) != type(self)():
+            raise UserError("--resume goes on with the run's own settings and folder; give nothing beside it")
         _tensorflow()
         from trpo_tf.reporting.progress import Progress
         from trpo_tf.runs import load_run
@@ -197,8 +200,22 @@ class Demo:
         demo(self.out)
 
 
+class _AnyConfig(Config):
+    # Settings of which some are still to come from a preset, so that they can't be judged yet.
+    __doc__ = Config.__doc__
+
+    def __post_init__(self) -> None:
+        """Accept them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _AnyTrain(Train):
+    __doc__ = Train.__doc__
+    config: _AnyConfig = dataclasses.field(default_factory=lambda: _AnyConfig(""))
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": Train,
+    "train": _AnyTrain,
     "evaluate": Evaluate,
     "export": Export,
     "verify": Verify,
@@ -214,23 +231,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     # Environments that a user's own module registers are found beside where the command is run.
-    sys.path.insert(0, os.getcwd())
+    sys.path.append(os.getcwd())
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        _parse(arguments)()
+        parse(arguments)()
     except KeyboardInterrupt as interrupt:
         _fail(str(interrupt) or "interrupted", INTERRUPTED)
-    except (UserError, EnvironmentFailure, OSError, ValueError, RuntimeError, ImportError) as error:
+    except (UserError, OSError, ValueError, RuntimeError, ImportError, FloatingPointError) as error:
         if debug:
             traceback.print_exc()
             sys.exit(WRONG_USE)
         _fail(f"error: {_one_line(error)}", WRONG_USE)
 
 
-def _parse(arguments: list[str]) -> Callable[[], None]:
+def parse(arguments: list[str]) -> Callable[[], None]:
+    """The command that `arguments` ask for; settings given there go before those of the preset.
+
+    Raises `UserError` or `SystemExit`.
+    """
     command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="trpo-tf",
-        description="Train policies with TRPO, export them to ONNX, serve them on a CPU.",
+        description="Train policies with TRPO, export them to ONNX, serve them on a CPU. Any command shows a traceback "
+        "with its error after --debug.",
         args=arguments,
         config=(OmitArgPrefixes,),
     )
@@ -290,6 +313,11 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *_where: Any) -> None:
+    if not issubclass(category, DeprecationWarning | FutureWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -297,3 +325,7 @@ def _one_line(error: BaseException) -> str:
 def _fail(message: str, status: int) -> NoReturn:
     print(message, file=sys.stderr)  # noqa: T201
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
