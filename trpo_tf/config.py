@@ -68,6 +68,12 @@ class TrustRegionConfig:
     """largest mean KL divergence of an update, in nats"""
     damping: float = 0.1
     """multiple of the identity added to the Fisher matrix"""
+    fisher: str = "gauss-newton"
+    """Fisher products: gauss-newton, double-backprop or score-covariance"""
+    fisher_fraction: float = 1.0
+    """share of the batch that Fisher products are computed on"""
+    precondition: bool = False
+    """scale conjugate gradient by an estimate of the Fisher matrix's diagonal"""
     cg_iterations: int = 15
     """most conjugate gradient iterations"""
     cg_tolerance: float = 1e-5
@@ -83,6 +89,7 @@ class TrustRegionConfig:
         """Raise `UserError` naming the first setting that can't work."""
         _require(self.max_kl > 0, "max_kl", "above 0")
         _require(self.damping >= 0, "damping", "at least 0")
+        _require(0 < self.fisher_fraction <= 1, "fisher_fraction", "above 0 and at most 1")
         _require(self.cg_iterations >= 1, "cg_iterations", "at least 1")
         _require(self.cg_tolerance >= 0, "cg_tolerance", "at least 0")
         _require(0 < self.backtrack_ratio < 1, "backtrack_ratio", "between 0 and 1, both excluded")

@@ -72,3 +72,15 @@ def test_zero_right_side_needs_no_product():
     solution = solve(np.eye(3), np.zeros(3), iterations=5)
     assert solution.status == SolverStatus.CONVERGED
     assert solution.iterations == 0
+
+
+def test_a_diagonal_preconditioner_saves_iterations_and_finds_the_same_x():
+    scale = np.diag(10.0 ** np.linspace(-2, 2, 40))
+    matrix = scale @ positive_definite(40) @ scale
+    b = np.random.default_rng(1).normal(size=40)
+    options = {"iterations": 2000, "tolerance": 1e-9}
+    plain = solve(matrix, b, **options)
+    better = solve(matrix, b, inverse_diagonal=tf.constant(1.0 / np.diag(matrix)), **options)
+    assert better.status == SolverStatus.CONVERGED
+    assert int(better.iterations) < int(plain.iterations) / 2
+    np.testing.assert_allclose(better.x, np.linalg.solve(matrix, b), rtol=1e-5)

@@ -3,6 +3,9 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
+from trpo_tf.config import TrustRegionConfig
+from trpo_tf.errors import UserError
+from trpo_tf.updates.curvature import FISHER_PRODUCTS, damped_product, inverse_diagonal
 from trpo_tf.updates.problem import LocalProblem
 
 KINDS = ["categorical", "gaussian"]
@@ -70,3 +73,41 @@ def test_rows_of_weight_zero_do_not_count(kind):
     fewer = LocalProblem(policy, theta, type(rows)(*(array[kept] for array in rows)))
     vector = tf.constant(np.random.default_rng(3).normal(size=len(theta)))
     np.testing.assert_allclose(problem.fisher_vector_product(vector), fewer.fisher_vector_product(vector))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_double_backpropagation_gives_the_same_products(kind):
+    _, _, theta, problem = setting(kind)
+    vector = tf.constant(np.random.default_rng(3).normal(size=len(theta)))
+    np.testing.assert_allclose(problem.kl_hessian_product(vector), problem.fisher_vector_product(vector), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_score_covariance_products_are_those_of_the_dense_covariance(kind):
+    policy, rows, theta, problem = setting(kind)
+    with tf.GradientTape() as tape:
+        tape.watch(theta)
+        log_prob = policy.head.distribution(policy.parameters(theta, rows.inputs)).log_prob(rows.sample)
+    score = tape.jacobian(log_prob, theta).numpy()
+    covariance = np.einsum("b,bi,bj->ij", rows.weight / rows.weight.sum(), score, score)
+    product = FISHER_PRODUCTS["score-covariance"](problem)
+    np.testing.assert_allclose(dense(product, len(theta)), covariance, atol=1e-12)
+
+
+def test_products_on_a_fraction_of_the_rows_are_those_of_every_other_row():
+    policy, rows, theta, problem = setting("gaussian")
+    half = LocalProblem(policy, theta, type(rows)(*(array[::2] for array in rows)))
+    vector = tf.constant(np.random.default_rng(3).normal(size=len(theta)))
+    product = damped_product(problem, TrustRegionConfig(fisher_fraction=0.5, damping=0.5))(vector)
+    np.testing.assert_allclose(product, half.fisher_vector_product(vector) + 0.5 * vector)
+
+
+def test_inverse_diagonal_is_exact_for_a_diagonal_matrix():
+    diagonal = np.array([1.0, 2.0, 4.0, 8.0])
+    estimate = inverse_diagonal(lambda v: diagonal * v, tf.zeros(4, tf.float64))
+    np.testing.assert_allclose(estimate, 1 / diagonal)
+
+
+def test_an_unknown_fisher_product_is_named_with_the_known_ones():
+    with pytest.raises(UserError, match="fisher 'k-fac' is unknown; choose one of gauss-newton, double-backprop"):
+        damped_product(setting("gaussian")[-1], TrustRegionConfig(fisher="k-fac"))

@@ -25,7 +25,14 @@ class Solution(NamedTuple):
     status: Any
 
 
-def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, *, iterations: int, tolerance: float = 1e-10) -> Solution:
+def conjugate_gradient(
+    matvec: Callable[[Any], Any],
+    b: Any,
+    *,
+    iterations: int,
+    tolerance: float = 1e-10,
+    inverse_diagonal: Any = None,
+) -> Solution:
     """Solve A x = b (Hestenes & Stiefel 1952), from x = 0, until |b - A x| <= tolerance |b|.
 
     Args:
@@ -33,6 +40,7 @@ def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, *, iterations: int,
         b: right side [P], of any float type.
         iterations: the most products to use.
         tolerance: residual relative to |b|.
+        inverse_diagonal: a positive diagonal preconditioner [P], which residuals are multiplied by.
 
     Returns:
         The last x that was sound: a direction d with d'Ad <= 0 or a value that is not finite ends the iteration
@@ -41,33 +49,41 @@ def conjugate_gradient(matvec: Callable[[Any], Any], b: Any, *, iterations: int,
     limit = (tolerance * tf.norm(b)) ** 2
     running = tf.constant(SolverStatus.ITERATION_LIMIT, tf.int32)
 
+    def preconditioned(r: Any) -> Any:
+        return r if inverse_diagonal is None else inverse_diagonal * r
+
     def status_of(rr: Any) -> Any:
         finite = tf.math.is_finite(rr)
         done = tf.where(rr <= limit, int(SolverStatus.CONVERGED), running)
         return tf.where(finite, done, int(SolverStatus.NON_FINITE))
 
-    def unfinished(i: Any, x: Any, r: Any, d: Any, rr: Any, status: Any) -> Any:  # noqa: ARG001
+    def unfinished(i: Any, x: Any, r: Any, d: Any, rz: Any, status: Any) -> Any:  # noqa: ARG001
         return (i < iterations) & (status == running)
 
-    def body(i: Any, x: Any, r: Any, d: Any, rr: Any, status: Any) -> tuple[Any, ...]:
+    def body(i: Any, x: Any, r: Any, d: Any, rz: Any, status: Any) -> tuple[Any, ...]:
         product = matvec(d)
         curvature = tf.tensordot(d, product, 1)
-        step = rr / curvature
+        step = rz / curvature
         next_r = r - step * product
-        next_rr = tf.tensordot(next_r, next_r, 1)
-        status = tf.where(curvature <= 0, int(SolverStatus.NON_POSITIVE_CURVATURE), status_of(next_rr))
+        z = preconditioned(next_r)
+        next_rz = tf.tensordot(next_r, z, 1)
+        status = tf.where(curvature <= 0, int(SolverStatus.NON_POSITIVE_CURVATURE), status_of(_square(next_r)))
         status = tf.where(tf.math.is_finite(curvature), status, int(SolverStatus.NON_FINITE))
         sound = status <= running
         return (
             i + 1,
             tf.where(sound, x + step * d, x),
             tf.where(sound, next_r, r),
-            next_r + (next_rr / rr) * d,
-            tf.where(sound, next_rr, rr),
+            z + (next_rz / rz) * d,
+            next_rz,
             status,
         )
 
-    rr = tf.tensordot(b, b, 1)
-    state = (tf.constant(0), tf.zeros_like(b), b, b, rr, status_of(rr))
-    i, x, _, _, rr, status = tf.while_loop(unfinished, body, state)
-    return Solution(x, tf.sqrt(rr), i, status)
+    z = preconditioned(b)
+    state = (tf.constant(0), tf.zeros_like(b), b, z, tf.tensordot(b, z, 1), status_of(_square(b)))
+    i, x, r, _, _, status = tf.while_loop(unfinished, body, state)
+    return Solution(x, tf.norm(r), i, status)
+
+
+def _square(vector: Any) -> Any:
+    return tf.tensordot(vector, vector, 1)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trpo_tf.config import TrustRegionConfig
-from trpo_tf.solvers.conjugate_gradient import Solution, SolverStatus, conjugate_gradient
+from trpo_tf.solvers.conjugate_gradient import SolverStatus, conjugate_gradient
+from trpo_tf.updates.curvature import Product, damped_product, inverse_diagonal
 from trpo_tf.updates.problem import LocalProblem
 from trpo_tf.updates.result import UpdateStatus
 
@@ -26,18 +27,13 @@ FindDirection = Callable[[LocalProblem, Any, TrustRegionConfig], Direction]
 
 def gradient_direction(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
     """The gradient itself: steepest ascent in the Euclidean metric (REINFORCE; Sutton et al. 2000)."""
-    return Direction(gradient, tf.constant(UpdateStatus.ACCEPTED, tf.int32), tf.constant(0), tf.zeros_like(gradient[0]))
+    accepted = tf.constant(UpdateStatus.ACCEPTED, tf.int32)
+    return Direction(gradient, accepted, tf.constant(0), tf.zeros_like(gradient[0]))
 
 
 def natural_gradient(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:
     """(F + damping I)^-1 g: steepest ascent in the Fisher metric (Kakade 2001, eq 3), by conjugate gradient."""
-
-    def product(vector: Any) -> Any:
-        return problem.fisher_vector_product(vector) + config.damping * vector
-
-    return _solved(
-        conjugate_gradient(product, gradient, iterations=config.cg_iterations, tolerance=config.cg_tolerance)
-    )
+    return _solved(damped_product(problem, config), gradient, config)
 
 
 def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
@@ -50,11 +46,17 @@ def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegion
     def product(vector: Any) -> Any:
         return problem.score_transposed(problem.score_product(vector)) + config.damping * vector
 
-    target = problem.score_transposed(problem.advantage)
-    return _solved(conjugate_gradient(product, target, iterations=config.cg_iterations, tolerance=config.cg_tolerance))
+    return _solved(product, problem.score_transposed(problem.advantage), config)
 
 
-def _solved(solution: Solution) -> Direction:
+def _solved(product: Product, right_side: Any, config: TrustRegionConfig) -> Direction:
+    solution = conjugate_gradient(
+        product,
+        right_side,
+        iterations=config.cg_iterations,
+        tolerance=config.cg_tolerance,
+        inverse_diagonal=inverse_diagonal(product, right_side) if config.precondition else None,
+    )
     status = tf.constant(UpdateStatus.ACCEPTED, tf.int32)
     for reason, update_status in (
         (SolverStatus.NON_FINITE, UpdateStatus.NON_FINITE_SOLUTION),

@@ -54,6 +54,10 @@ class LocalProblem:
         part._share = tf.math.divide_no_nan(share, tf.reduce_sum(share))
         return part
 
+    def every(self, stride: int) -> "LocalProblem":
+        """The same problem over every `stride`-th row."""
+        return self.rows(tf.range(0, tf.shape(self.advantage)[0], stride))
+
     def ratio(self, theta: Any) -> Any:
         """Probability of each row's sample under `theta` over that under the old policy, [B]."""
         return tf.exp(self._log_prob(theta) - self._old_log_prob)
@@ -88,6 +92,16 @@ class LocalProblem:
         return gauss_newton_product(
             lambda theta: self._policy.parameters(theta, self._inputs), metric, self.theta, vector
         )
+
+    def kl_hessian_product(self, vector: Any) -> Any:
+        """The same, as the Hessian of the mean KL by double backpropagation (Schulman et al. 2015, appendix C.1)."""
+        with tf.GradientTape() as outer:
+            outer.watch(self.theta)
+            with tf.GradientTape() as inner:
+                inner.watch(self.theta)
+                mean_kl, _ = self.kl(self.theta)
+            slope = tf.tensordot(inner.gradient(mean_kl, self.theta), vector, 1)
+        return outer.gradient(slope, self.theta)
 
     def score_product(self, vector: Any) -> Any:
         """psi v [B], where row b of psi is the score grad log pi(a_b | s_b) at the old policy."""

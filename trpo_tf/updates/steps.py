@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from trpo_tf.config import TrustRegionConfig
 from trpo_tf.solvers.line_search import backtracking_line_search
+from trpo_tf.updates.curvature import damped_product
 from trpo_tf.updates.problem import LocalProblem
 from trpo_tf.updates.result import UpdateStatus
 
@@ -69,9 +70,8 @@ def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConf
 
 def _kl_length(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Any:
     """The length at which length^2 d'(F + damping I)d / 2 = radius."""
-    direction = slope.direction
-    product = problem.fisher_vector_product(direction) + config.damping * direction
-    return tf.sqrt(2.0 * radius / tf.tensordot(direction, product, 1))
+    product = damped_product(problem, config)(slope.direction)
+    return tf.sqrt(2.0 * radius / tf.tensordot(slope.direction, product, 1))
 
 
 def _whole(problem: LocalProblem, slope: Slope, length: Any, control: Any) -> Step:
