@@ -1,0 +1,156 @@
+"""The laboratory: algorithms on known MDPs, eta against its guaranteed lower bound, iteration by iteration."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trpo_tf.errors import UserError
+from trpo_tf.tabular.bounds import divergence_bound, kl_divergence
+from trpo_tf.tabular.cpi import conservative_step
+from trpo_tf.tabular.exact import Evaluation, evaluate, optimal_policy
+from trpo_tf.tabular.gradients import natural_step, plain_step
+from trpo_tf.tabular.mdps import NAMED, Array, FiniteMDP
+from trpo_tf.tabular.mm import maximise_minorant
+
+ROUNDING = 1e-12
+"""What rounding may take from eta where the theory says that it does not fall."""
+
+
+class Move(NamedTuple):
+    """A new policy, and a lower bound on its eta from the evaluation of the old one."""
+
+    policy: Array
+    lower_bound: float
+
+
+Step = Callable[[FiniteMDP, Evaluation, Array], Move]
+"""MDP, evaluation of a policy, the policy -> move."""
+
+
+class Algorithm(NamedTuple):
+    """What makes its step, whether theory says that eta never falls, and a line on what it is."""
+
+    make_step: Callable[[], Step]
+    monotone: bool
+    summary: str
+
+
+@dataclass(frozen=True)
+class History:
+    """A run of N iterations from the uniform policy."""
+
+    mdp: str
+    algorithm: str
+    monotone: bool
+    """eta never falls, by theory; checked"""
+    optimum: float
+    """the largest eta of any policy"""
+    eta: tuple[float, ...]
+    """of the first policy and of each new one, N + 1"""
+    lower_bound: tuple[float, ...]
+    """guaranteed for each new policy, N"""
+    max_kl: tuple[float, ...]
+    """largest KL(old || new) over states in each iteration, N"""
+
+    @property
+    def largest_fall(self) -> float:
+        """The most that eta fell in one iteration, 0 if it never did."""
+        return max(0.0, -float(np.diff(self.eta).min()))
+
+    @property
+    def least_slack(self) -> float:
+        """The least by which eta was above its bound: below 0 by rounding only."""
+        return float(np.subtract(self.eta[1:], self.lower_bound).min())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {**asdict(self), "largest_fall": self.largest_fall, "least_slack": self.least_slack}
+
+
+def run(mdp: FiniteMDP, algorithm: str, iterations: int, *, name: str = "") -> History:
+    """Run the algorithm of that name from the uniform policy; `name` is the MDP's in the history.
+
+    Raises `UserError` for an unknown algorithm or too few iterations, and `RuntimeError` if eta is below a guaranteed bound,
+    or falls though the algorithm is monotone, by more than `ROUNDING`: a defect of this program.
+    """
+    _require_known("algo", algorithm, ALGORITHMS)
+    if iterations < 1:
+        raise UserError(f"iterations must be at least 1, not {iterations}")
+    make_step, monotone, _ = ALGORITHMS[algorithm]
+    step = make_step()
+    pi = np.full(mdp.reward.shape, 1 / mdp.actions)
+    old = evaluate(mdp, pi)
+    eta, bounds, divergences = [old.eta], [], []
+    for _ in range(iterations):
+        move = step(mdp, old, pi)
+        new = evaluate(mdp, move.policy)
+        floor = max(move.lower_bound, old.eta) if monotone else move.lower_bound
+        if new.eta < floor - ROUNDING * max(1.0, abs(floor)):
+            raise RuntimeError(f"{algorithm}: eta is {new.eta}, below what is guaranteed by {floor - new.eta:.3g}")
+        eta.append(new.eta)
+        bounds.append(move.lower_bound)
+        divergences.append(float(kl_divergence(old=pi, new=move.policy).max()))
+        pi, old = move.policy, new
+    optimum = evaluate(mdp, optimal_policy(mdp)).eta
+    return History(name, algorithm, monotone, optimum, tuple(eta), tuple(bounds), tuple(divergences))
+
+
+def laboratory(mdps: Sequence[str], algorithms: Sequence[str], iterations: int) -> Iterator[list[History]]:
+    """The histories of every algorithm, one MDP after the other. Raises `UserError` for an unknown name."""
+    for name in mdps:
+        _require_known("mdp", name, NAMED)
+    for name in algorithms:
+        _require_known("algo", name, ALGORITHMS)
+    return ([run(NAMED[name](), algorithm, iterations, name=name) for algorithm in algorithms] for name in mdps)
+
+
+def _require_known(option: str, name: str, known: Sequence[str] | dict[str, Any]) -> None:
+    if name not in known:
+        raise UserError(f"{option} {name!r} is unknown; choose from {', '.join(known)}")
+
+
+def _conservative(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
+    mixing = conservative_step(mdp, old, pi)
+    return Move(mixing.policy, mixing.lower_bound)
+
+
+def _minorise_maximise(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
+    maximum = maximise_minorant(mdp, old, pi)
+    return Move(maximum.policy, maximum.lower_bound)
+
+
+def _bounded(update: Callable[[Array, Evaluation], Array]) -> Step:
+    """The step of an update that knows of no bound: eq 38 has one for any."""
+
+    def step(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
+        new = update(pi, old)
+        return Move(new, divergence_bound(mdp, old, pi, new))
+
+    return step
+
+
+def _trainers_update(*, search: bool) -> Callable[[Array, Evaluation], Array]:
+    # Only these need TensorFlow.
+    from trpo_tf.config import TrustRegionConfig
+    from trpo_tf.tabular.problem import exact_update
+    from trpo_tf.updates.directions import natural_gradient
+    from trpo_tf.updates.steps import backtracking, kl_sphere
+
+    config = TrustRegionConfig(max_kl=0.01, damping=1e-8, cg_iterations=200, cg_tolerance=1e-8, max_backtracks=30)
+    return exact_update(natural_gradient, backtracking if search else kl_sphere, config)
+
+
+ALGORITHMS = {
+    "cpi": Algorithm(lambda: _conservative, True, "conservative policy iteration, alpha from its bound (eqs 31-32)"),
+    "mm": Algorithm(lambda: _minorise_maximise, True, "maximise L - C max KL exactly: Algorithm 1 (eqs 39-42)"),
+    "pg": Algorithm(lambda: _bounded(lambda pi, old: plain_step(pi, old, 0.1)), False, "plain gradient, step 0.1"),
+    "npg": Algorithm(lambda: _bounded(lambda pi, old: natural_step(pi, old, 0.1)), False, "Kakade's, step 0.1"),
+    "npg-kl": Algorithm(
+        lambda: _bounded(_trainers_update(search=False)), False, "the trainer's NPG, to a mean KL of 0.01 (eq 51)"
+    ),
+    "trpo": Algorithm(
+        lambda: _bounded(_trainers_update(search=True)), False, "the trainer's TRPO, mean KL at most 0.01 (eq 45)"
+    ),
+}

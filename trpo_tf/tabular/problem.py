@@ -1,0 +1,118 @@
+"""The local problem of a softmax policy on a finite MDP: every expectation an exact sum, in TensorFlow float64.
+
+It has the members of `trpo_tf.updates.problem.LocalProblem` that directions and step rules ask for, so the trainer's
+own updates run on it.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_tf.config import TrustRegionConfig
+from trpo_tf.solvers.fisher import gauss_newton_product
+from trpo_tf.tabular.exact import Evaluation
+from trpo_tf.tabular.mdps import Array
+from trpo_tf.tabular.policies import indicator_features, softmax
+from trpo_tf.updates.directed import directed_update
+from trpo_tf.updates.directions import FindDirection
+from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.result import Update
+from trpo_tf.updates.steps import TakeStep
+
+
+class TabularProblem:
+    """Policies softmax(phi theta) near `theta`, under a fixed distribution of states and fixed advantages."""
+
+    def __init__(self, theta: Any, features: Any, states: Any, advantage: Any) -> None:
+        """From theta [P], phi [S, A, P], a distribution d of states [S] and advantages [S, A], all float64."""
+        self.theta = theta
+        self._features, self._states, self._table = features, states, advantage
+        self._old = self._log_policy(theta)
+        self._joint = states[:, None] * tf.exp(self._old)
+
+    @property
+    def advantage(self) -> Any:
+        """Advantage of every pair of state and action, [S x A]: as rows, their weights are d(s) pi(a|s)."""
+        return tf.reshape(self._table, [-1])
+
+    def surrogate(self, theta: Any) -> Any:
+        """sum_s d(s) sum_a pi_theta(a|s) A(s, a): L - eta(old) (eq 26), times 1 - gamma for discounted rho."""
+        return tf.reduce_sum(self._states[:, None] * tf.exp(self._log_policy(theta)) * self._table)
+
+    def gradient(self) -> tuple[Any, Any]:
+        """Surrogate and its gradient [P] at the old policy."""
+        with tf.GradientTape() as tape:
+            tape.watch(self.theta)
+            surrogate = self.surrogate(self.theta)
+        return surrogate, tape.gradient(surrogate, self.theta)
+
+    def kl(self, theta: Any) -> tuple[Any, Any]:
+        """E_d[KL(old || new)] (eq 44), and the largest KL over the states that d visits (eq 38)."""
+        divergence = tf.reduce_sum(tf.exp(self._old) * (self._old - self._log_policy(theta)), -1)
+        visited = tf.where(self._states > 0, divergence, tf.zeros_like(divergence))
+        return tf.reduce_sum(self._states * divergence), tf.reduce_max(visited)
+
+    def fisher_vector_product(self, vector: Any) -> Any:
+        """F v with F = E_d[F_s] (eq 14), by the trainer's Gauss-Newton product."""
+
+        def metric(parameters: tuple[Any, ...], tangent: tuple[Any, ...]) -> tuple[Any, ...]:
+            weighted = self._states[:, None] * tf.nn.softmax(parameters[0])
+            mean = tf.reduce_sum(tf.nn.softmax(parameters[0]) * tangent[0], -1, keepdims=True)
+            return (weighted * (tangent[0] - mean),)
+
+        return gauss_newton_product(lambda theta: (self._logits(theta),), metric, self.theta, vector)
+
+    def score_product(self, vector: Any) -> Any:
+        """psi v of every pair of state and action, [S x A]."""
+        return tf.reshape(self._centred(self._logits(vector)), [-1])
+
+    def score_transposed(self, values: Any) -> Any:
+        """sum_s d(s) sum_a pi(a|s) psi(s, a) x values(s, a), [P], for values [S x A]."""
+        centred = self._joint * self._centred(tf.reshape(values, self._table.shape))
+        return tf.tensordot(centred, self._features, [[0, 1], [0, 1]])
+
+    def entropy(self) -> Any:
+        """E_d of the old policy's entropy, in nats."""
+        return -tf.reduce_sum(self._joint * self._old)
+
+    def _centred(self, table: Any) -> Any:
+        return table - tf.reduce_sum(tf.exp(self._old) * table, -1, keepdims=True)
+
+    def _logits(self, theta: Any) -> Any:
+        return tf.linalg.matvec(self._features, theta)
+
+    def _log_policy(self, theta: Any) -> Any:
+        return tf.nn.log_softmax(self._logits(theta))
+
+
+def tabular_problem(pi: Array, evaluation: Evaluation) -> TabularProblem:
+    """The problem around a policy [S, A] with theta = log pi, under its own visitation, normalised, and advantages."""
+    return TabularProblem(*_arguments(pi, evaluation))
+
+
+def exact_update(
+    find: FindDirection, take: TakeStep, config: TrustRegionConfig
+) -> Callable[[Array, Evaluation], Array]:
+    """The trainer's update of that direction and step rule as a function pi, evaluation -> new policy.
+
+    Compiled once for each shape; what is rejected leaves the policy as it was.
+    """
+
+    def update(*arguments: Any) -> Update:
+        problem = cast(LocalProblem, TabularProblem(*arguments))
+        return directed_update(problem, find, take, config, tf.constant(config.max_kl, tf.float64))
+
+    compiled = tf.function(update, autograph=False, reduce_retracing=False)
+
+    def apply(pi: Array, evaluation: Evaluation) -> Array:
+        return softmax(compiled(*_arguments(pi, evaluation)).theta.numpy().reshape(pi.shape))
+
+    return apply
+
+
+def _arguments(pi: Array, evaluation: Evaluation) -> tuple[Any, ...]:
+    states = evaluation.visitation / evaluation.visitation.sum()
+    arrays = (np.log(pi).ravel(), indicator_features(*pi.shape), states, evaluation.advantage)
+    return tuple(tf.constant(array, tf.float64) for array in arrays)

@@ -1,0 +1,99 @@
+"""What the laboratory shows: a table for the terminal, and a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trpo_tf.tabular.lab import ROUNDING, History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
+_LEAST_GAP = 1e-12
+_WIDTH = 9
+
+
+def table(histories: Sequence[History]) -> str:
+    """Of one MDP: eta and its bound at the iterations 0, 1, 2, 5, 10 ..., and below it what was checked."""
+    shown = _shown_iterations(len(histories[0].lower_bound))
+    heads = "".join(f"{history.algorithm:>{2 * _WIDTH}}" for history in histories)
+    lines = [
+        f"{histories[0].mdp}: the best policy has eta = {histories[0].optimum:.4f}",
+        f"{'':>9}{heads}",
+        f"{'iteration':>9}" + f"{'eta':>{_WIDTH}}{'bound':>{_WIDTH}}" * len(histories),
+    ]
+    for iteration in shown:
+        cells = (
+            f"{history.eta[iteration]:>{_WIDTH}.4f}"
+            + (f"{history.lower_bound[iteration - 1]:>{_WIDTH}.4f}" if iteration else f"{'-':>{_WIDTH}}")
+            for history in histories
+        )
+        lines.append(f"{iteration:>9}" + "".join(cells))
+    return "\n".join([*lines, *map(_verdict, histories)])
+
+
+def draw(results: Sequence[Sequence[History]], path: Path) -> None:
+    """Draw eta and its bound, a row for each MDP and a column for each algorithm, and the gaps to the optimum, to a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = len(results[0]) + 1
+    figure = Figure(figsize=(2.7 * columns + 0.6, 2.3 * len(results) + 1.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(results), columns, squeeze=False)
+    for row, histories in enumerate(results):
+        limits = _limits(histories)
+        for axes, history, colour in zip(grid[row], histories, _COLOURS, strict=False):
+            _draw_history(axes, history, colour, limits)
+        _draw_gaps(grid[row, -1], histories)
+        grid[row, 0].set_ylabel(f"{histories[0].mdp}\n$\\eta$", fontsize=11)
+    for axes, history in zip(grid[0], results[0], strict=False):
+        axes.set_title(history.algorithm + ("  (never falls)" if history.monotone else ""), fontsize=11)
+    grid[0, -1].set_title(r"gap to the optimum, $\eta^* - \eta$", fontsize=11)
+    for axes in grid[-1]:
+        axes.set_xlabel("iteration")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _shown_iterations(last: int) -> list[int]:
+    steps = (factor * 10**power for power in range(len(str(last))) for factor in (1, 2, 5))
+    return [0, *(step for step in steps if step < last), last]
+
+
+def _verdict(history: History) -> str:
+    fell = f"fell by up to {history.largest_fall:.1e}" if history.largest_fall > ROUNDING else "never fell"
+    claim = " (guaranteed)" if history.monotone else ""
+    slack, gap = max(history.least_slack, 0.0), max(history.optimum - history.eta[-1], 0.0)
+    return f"  {history.algorithm:<8}{fell}{claim}; at least {slack:.1e} above its bound; {gap:.1e} below the optimum"
+
+
+def _limits(histories: Sequence[History]) -> tuple[float, float]:
+    least, most = min(min(history.eta) for history in histories), histories[0].optimum
+    margin = 0.08 * (most - least)
+    return least - 2 * margin, most + margin
+
+
+def _draw_history(axes: "Axes", history: History, colour: str, limits: tuple[float, float]) -> None:
+    iterations = np.arange(1, len(history.eta))
+    axes.axhline(history.optimum, color="0.6", linewidth=0.8, label="optimum")
+    axes.plot(iterations, history.eta[1:], color=colour, linewidth=1.8, label=r"$\eta$ after the iteration")
+    axes.plot(iterations, history.lower_bound, color="black", linewidth=1, linestyle="--", label="guaranteed before it")
+    axes.set(xscale="log", ylim=limits)
+    least = min(history.lower_bound)
+    if least < limits[0]:
+        note = f"bound down to {least:,.0f}"
+        axes.text(0.97, 0.04, note, transform=axes.transAxes, ha="right", fontsize=8, color="0.3")
+
+
+def _draw_gaps(axes: "Axes", histories: Sequence[History]) -> None:
+    for history, colour in zip(histories, _COLOURS, strict=False):
+        gaps = np.maximum(history.optimum - np.array(history.eta[1:]), _LEAST_GAP)
+        axes.plot(np.arange(1, len(history.eta)), gaps, color=colour, linewidth=1.5, label=history.algorithm)
+    axes.set(xscale="log", yscale="log")
+    axes.legend(fontsize=7, loc="lower left")
