@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import environments
@@ -134,6 +136,23 @@ def test_keras_callbacks_can_stop_and_see_the_weights(small_config, tmp_path):
     first = run.components.policy.network.split_array(run.state.theta)[0]
     np.testing.assert_array_equal(seen[-1], first)
     assert not np.array_equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_the_iteration(number, small_config, tmp_path):
+    before = signal.getsignal(number)
+    asker = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epoch == 1 and os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after \d+ steps; go on with --resume .*run"):
+        train(small_config(total_steps=6400, eval_episodes=0), tmp_path / "run", callbacks=[asker])
+    assert load_run(tmp_path / "run").state.iteration == 2
+    assert signal.getsignal(number) == before
+
+
+def test_the_seed_decides_the_run(trained, small_config, tmp_path):
+    observed = []
+    run = train(small_config(seed=1, total_steps=64, eval_episodes=0), tmp_path / "run", observer=observed.append)
+    assert observed[0]["value_loss"] != trained.observed[0]["value_loss"]  # of seed 0
+    assert not np.array_equal(run.components.policy.initial_theta(), trained.run.components.policy.initial_theta())
 
 
 def test_networks_of_one_s_own_are_trained_saved_and_read_back(small_config, tmp_path):
