@@ -25,6 +25,7 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         observation_moments=moments(2),
         return_moments=moments(),
         carried_returns=rng.normal(size=4),
+        control=np.float32(0.1),
         recent_returns=(0.1, -1e-300),
         recent_lengths=(5, 7),
         iteration=11,
