@@ -65,6 +65,28 @@ class Reach(gym.Env):
         return self._target.copy(), -float(np.sum((action - self._target) ** 2)), True, False, {}
 
 
+class Ring(gym.Env):
+    """A task that never ends: go round a ring of 6 places, forwards (1) or backwards (0).
+
+    Staying near place 0 pays 0.2 a step; a whole round forwards pays 3 at its end, 0.5 a step on average.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (6,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._place = int(self.np_random.integers(6))
+        return np.eye(6, dtype=np.float32)[self._place], {}
+
+    def step(self, action):
+        before, self._place = self._place, (self._place + (1 if action else -1)) % 6
+        reward = 3.0 if (before, self._place) == (5, 0) else 0.2 * (self._place in (0, 1))
+        return np.eye(6, dtype=np.float32)[self._place], reward, False, False, {}
+
+
+gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("Walk-v0", Walk, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})

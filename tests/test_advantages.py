@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 
 from trpo_tf.advantages import generalized_advantages, standardized
+from trpo_tf.config import SamplingConfig
+from trpo_tf.iteration import advantages_and_targets
+from trpo_tf.sampling.batch import Batch
 
 DISCOUNT, TRACE = 0.9, 0.8
 
@@ -59,3 +62,33 @@ def test_standardised_over_the_rows_that_count():
     result = standardized(advantage, weight)
     np.testing.assert_array_equal(result[weight == 0], 0.0)
     np.testing.assert_allclose([result[weight > 0].mean(), result[weight > 0].std()], [0.0, 1.0], atol=1e-7)
+
+
+def rewards_and_batch():
+    reward, terminated, truncated, value = batch()
+    weight = np.ones_like(reward)
+    weight[5] = 0.0
+    return reward, Batch(np.empty(0), np.empty(0), reward, terminated, truncated, weight), value
+
+
+def test_monte_carlo_is_the_return_less_the_value_and_return_has_no_baseline():
+    reward, rows, value = rewards_and_batch()
+    mc, mc_targets = advantages_and_targets(SamplingConfig(advantage="monte-carlo"), rows, reward, value)
+    plain, targets = advantages_and_targets(SamplingConfig(advantage="return"), rows, reward, value)
+    expected = by_definition(reward, rows.terminated, rows.truncated, value, 0.99, 1.0)
+    np.testing.assert_allclose(mc, expected)
+    np.testing.assert_allclose(plain, expected + value[:-1])
+    np.testing.assert_array_equal(mc_targets, targets)
+
+
+def test_average_reward_advantages_are_undiscounted_and_centred():
+    """delta = r - r_bar + V' - V; adding a constant to all values or rewards changes nothing."""
+    reward, rows, value = rewards_and_batch()
+    rows = rows._replace(terminated=np.zeros_like(rows.terminated))
+    settings = SamplingConfig(objective="average", gae_lambda=0.0)
+    advantage, targets = advantages_and_targets(settings, rows, reward, value)
+    r_bar = np.average(reward, weights=rows.weight)
+    np.testing.assert_allclose(advantage, reward - r_bar + value[1:] - value[:-1])
+    shifted, shifted_targets = advantages_and_targets(settings, rows, reward + 5.0, value - 3.0)
+    np.testing.assert_allclose(shifted, advantage)
+    np.testing.assert_allclose(shifted_targets, targets, atol=1e-12)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 import serving
-from trpo_tf.config import load_preset
+from trpo_tf.config import Config, SamplingConfig, load_preset
 from trpo_tf.evaluation import evaluate
 from trpo_tf.exporting import export_run
 from trpo_tf.training import train
@@ -31,3 +31,11 @@ def test_the_preset_solves_the_task(env_id, steps, goal, seed, tmp_path):
     export_run(run, tmp_path / "bundle")
     evaluation = evaluate(serving.load(tmp_path / "bundle"), env_id, episodes=20)
     assert evaluation.mean_return >= goal
+
+
+def test_the_average_reward_objective_trains_a_task_without_end(tmp_path):
+    sampling = SamplingConfig(objective="average", batch_size=1024)
+    run = train(Config("environments:Ring-v0", total_steps=20_000, sampling=sampling), tmp_path / "run")
+    steps = 200
+    assert run.summary["untrained"]["mean_return"] / steps < 0.4
+    assert run.summary["trained"]["mean_return"] / steps > 0.5

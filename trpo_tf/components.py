@@ -17,7 +17,7 @@ from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
-from trpo_tf.updates.family import compile_update, find_algorithm
+from trpo_tf.updates.family import ALGORITHMS, compile_update
 from trpo_tf.updates.problem import Rows
 from trpo_tf.updates.result import Update
 from trpo_tf.values import ValueFunction
@@ -90,7 +90,7 @@ def build_components(
         value_function=ValueFunction(value_network, inputs, critic.critic_learning_rate),
         update=compile_update(policy, config),
         standardize=tf.function(policy.standardized, autograph=False, jit_compile=True),
-        initial_control=find_algorithm(config.algo).initial_control(config),
+        initial_control=ALGORITHMS[config.algo].initial_control(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )
 

@@ -11,6 +11,11 @@ from tyro.conf import Positional
 
 from trpo_tf.errors import UserError
 
+ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
+FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
+ADVANTAGES = ("gae", "monte-carlo", "return")
+OBJECTIVES = ("discounted", "average")
+
 PRESETS = resources.files("trpo_tf") / "presets"
 
 
@@ -24,8 +29,12 @@ class SamplingConfig:
     """environment steps in an iteration, over all environments"""
     discount: float = 0.99
     """discount factor of future rewards"""
+    advantage: str = "gae"
+    """gae, monte-carlo (return less the critic's value) or return (without a baseline)"""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled returns"""
+    objective: str = "discounted"
+    """discounted (return) or average (reward, of a task that goes on for ever)"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     scale_rewards: bool = True
@@ -36,6 +45,8 @@ class SamplingConfig:
         _require(self.num_envs >= 1, "num_envs", "at least 1")
         _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
+        _require_one_of(self.advantage, "advantage", ADVANTAGES)
+        _require_one_of(self.objective, "objective", OBJECTIVES)
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
 
 
@@ -89,6 +100,7 @@ class TrustRegionConfig:
         """Raise `UserError` naming the first setting that can't work."""
         _require(self.max_kl > 0, "max_kl", "above 0")
         _require(self.damping >= 0, "damping", "at least 0")
+        _require_one_of(self.fisher, "fisher", FISHER_PRODUCTS)
         _require(0 < self.fisher_fraction <= 1, "fisher_fraction", "above 0 and at most 1")
         _require(self.cg_iterations >= 1, "cg_iterations", "at least 1")
         _require(self.cg_tolerance >= 0, "cg_tolerance", "at least 0")
@@ -168,6 +180,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work with the others."""
+        _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
@@ -217,6 +230,10 @@ def read_config(path: Path) -> Config:
         return Config.from_dict(tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def _require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:
+    _require(value in known, name, f"one of {', '.join(known)}, not {value!r}")
 
 
 def _require(condition: bool, name: str, expected: str) -> None:

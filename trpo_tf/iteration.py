@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.advantages import generalized_advantages, standardized
+from trpo_tf.advantages import Floats, generalized_advantages, standardized
 from trpo_tf.components import Components
-from trpo_tf.config import Config
+from trpo_tf.config import Config, SamplingConfig
 from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
@@ -93,13 +93,7 @@ def estimate(config: Config, components: Components, state: TrainingState, batch
     sums, carried = discounted_returns(state.carried_returns, batch.reward, batch.ended, sampling.discount)
     moments = state.return_moments.updated(sums[batch.weight > 0])
     reward = scale_rewards(batch.reward, moments) if sampling.scale_rewards else batch.reward
-    advantage = generalized_advantages(
-        reward,
-        discount=sampling.discount * ~batch.terminated,
-        trace=sampling.gae_lambda * ~batch.ended,
-        value=value,
-    )
-    targets = advantage + value[:-1]
+    advantage, targets = advantages_and_targets(sampling, batch, reward, value)
     rows = Rows(
         inputs[:-n],
         batch.sample.reshape(length * n, *batch.sample.shape[2:]),
@@ -114,6 +108,24 @@ def estimate(config: Config, components: Components, state: TrainingState, batch
         moments,
         carried,
     )
+
+
+def advantages_and_targets(
+    sampling: SamplingConfig, batch: Batch, reward: Floats, value: Floats
+) -> tuple[Floats, Floats]:
+    """Advantages [T, N], and what the critic is fitted to, from rewards [T, N] and values [T + 1, N].
+
+    Of the average-reward objective the advantage is r - r_bar + V' - V and its sums (Zhang & Ross 2021, eq 22);
+    differential values are known up to a constant only, so the targets are kept at mean 0.
+    """
+    discount, trace = sampling.discount, sampling.gae_lambda if sampling.advantage == "gae" else 1.0
+    if sampling.objective == "average":
+        reward, discount = reward - np.average(reward, weights=batch.weight), 1.0
+    advantage = generalized_advantages(reward, discount * ~batch.terminated, trace * ~batch.ended, value)
+    targets = advantage + value[:-1]
+    if sampling.objective == "average":
+        targets = targets - np.average(targets, weights=batch.weight)
+    return (targets if sampling.advantage == "return" else advantage), targets
 
 
 def fit_critic(

@@ -3,12 +3,13 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
+from trpo_tf import config
 from trpo_tf.config import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
 from trpo_tf.iteration import minibatches
 from trpo_tf.updates.directed import directed_update, trpo_update
 from trpo_tf.updates.directions import compatible_weights, gradient_direction, natural_gradient
-from trpo_tf.updates.family import find_algorithm
+from trpo_tf.updates.family import ALGORITHMS
 from trpo_tf.updates.inner import kl_penalty, ppo
 from trpo_tf.updates.problem import LocalProblem
 from trpo_tf.updates.steps import adaptive_radius, backtracking, kl_sphere, l2_ball
@@ -175,5 +176,6 @@ def test_ppo_stops_pushing_ratios_beyond_the_clip():
 
 
 def test_an_unknown_algorithm_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match=r"algo 'a3c' is unknown; choose one of trpo, .*ppo"):
-        find_algorithm("a3c")
+    with pytest.raises(UserError, match=r"algo must be one of trpo, .*ppo, not 'a3c'"):
+        Config("unused", algo="a3c")
+    assert tuple(ALGORITHMS) == config.ALGORITHMS

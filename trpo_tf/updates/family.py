@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trpo_tf.config import Config
-from trpo_tf.errors import UserError
 from trpo_tf.policies.policy import Policy
 from trpo_tf.updates.directed import directed_update
 from trpo_tf.updates.directions import FindDirection, compatible_weights, gradient_direction, natural_gradient
@@ -51,20 +50,12 @@ ALGORITHMS = {
 }
 
 
-def find_algorithm(name: str) -> Algorithm:
-    """The algorithm of that name. Raises `UserError`."""
-    if name not in ALGORITHMS:
-        raise UserError(f"algo {name!r} is unknown; choose one of {', '.join(ALGORITHMS)}")
-    return ALGORITHMS[name]
-
-
 def compile_update(policy: Policy, config: Config) -> Callable[[Any, Rows, Any, Any], Update]:
     """The whole update as one compiled function of parameters [P], rows, control and minibatches.
 
     XLA compiles it for dense networks; on convolutions XLA is slower on a CPU than TensorFlow's own kernels.
-    Raises `UserError` for an unknown algorithm.
     """
-    algorithm = find_algorithm(config.algo)
+    algorithm = ALGORITHMS[config.algo]
 
     def update(theta: Any, rows: Rows, control: Any, order: Any) -> Update:
         return algorithm.rule(LocalProblem(policy, theta, Rows(*rows)), config, control, order)
