@@ -17,6 +17,9 @@ from trpo_tf.tabular.mm import maximise_minorant
 ROUNDING = 1e-12
 """What rounding may take from eta where the theory says that it does not fall."""
 
+_STEP = 0.1
+"""Of the gradients with a fixed step."""
+
 
 class Move(NamedTuple):
     """A new policy, and a lower bound on its eta from the evaluation of the old one."""
@@ -30,11 +33,10 @@ Step = Callable[[FiniteMDP, Evaluation, Array], Move]
 
 
 class Algorithm(NamedTuple):
-    """What makes its step, whether theory says that eta never falls, and a line on what it is."""
+    """What makes its step, once a run, and whether theory says that eta never falls."""
 
     make_step: Callable[[], Step]
     monotone: bool
-    summary: str
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,11 @@ class History:
 def run(mdp: FiniteMDP, algorithm: str, iterations: int, *, name: str = "") -> History:
     """Run the algorithm of that name from the uniform policy; `name` is the MDP's in the history.
 
-    Raises `UserError` for an unknown algorithm or too few iterations, and `RuntimeError` if eta is below a guaranteed bound,
-    or falls though the algorithm is monotone, by more than `ROUNDING`: a defect of this program.
+    Raises `UserError` for an unknown algorithm or too few iterations, and `RuntimeError` if eta is below a guaranteed
+    bound, or falls though the algorithm is monotone, by more than `ROUNDING`: a defect of this program.
     """
-    _require_known("algo", algorithm, ALGORITHMS)
-    if iterations < 1:
-        raise UserError(f"iterations must be at least 1, not {iterations}")
-    make_step, monotone, _ = ALGORITHMS[algorithm]
+    _require(iterations, algorithms=[algorithm])
+    make_step, monotone = ALGORITHMS[algorithm]
     step = make_step()
     pi = np.full(mdp.reward.shape, 1 / mdp.actions)
     old = evaluate(mdp, pi)
@@ -98,17 +98,21 @@ def run(mdp: FiniteMDP, algorithm: str, iterations: int, *, name: str = "") -> H
 
 
 def laboratory(mdps: Sequence[str], algorithms: Sequence[str], iterations: int) -> Iterator[list[History]]:
-    """The histories of every algorithm, one MDP after the other. Raises `UserError` for an unknown name."""
-    for name in mdps:
-        _require_known("mdp", name, NAMED)
-    for name in algorithms:
-        _require_known("algo", name, ALGORITHMS)
+    """The histories of every algorithm, one MDP after the other.
+
+    Raises as `run` does; `UserError` before anything runs.
+    """
+    _require(iterations, mdps=mdps, algorithms=algorithms)
     return ([run(NAMED[name](), algorithm, iterations, name=name) for algorithm in algorithms] for name in mdps)
 
 
-def _require_known(option: str, name: str, known: Sequence[str] | dict[str, Any]) -> None:
-    if name not in known:
-        raise UserError(f"{option} {name!r} is unknown; choose from {', '.join(known)}")
+def _require(iterations: int, *, mdps: Sequence[str] = (), algorithms: Sequence[str]) -> None:
+    for option, names, known in (("mdp", mdps, list(NAMED)), ("algo", algorithms, list(ALGORITHMS))):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{option} {name!r} is unknown; choose from {', '.join(known)}")
+    if iterations < 1:
+        raise UserError(f"iterations must be at least 1, not {iterations}")
 
 
 def _conservative(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
@@ -143,14 +147,11 @@ def _trainers_update(*, search: bool) -> Callable[[Array, Evaluation], Array]:
 
 
 ALGORITHMS = {
-    "cpi": Algorithm(lambda: _conservative, True, "conservative policy iteration, alpha from its bound (eqs 31-32)"),
-    "mm": Algorithm(lambda: _minorise_maximise, True, "maximise L - C max KL exactly: Algorithm 1 (eqs 39-42)"),
-    "pg": Algorithm(lambda: _bounded(lambda pi, old: plain_step(pi, old, 0.1)), False, "plain gradient, step 0.1"),
-    "npg": Algorithm(lambda: _bounded(lambda pi, old: natural_step(pi, old, 0.1)), False, "Kakade's, step 0.1"),
-    "npg-kl": Algorithm(
-        lambda: _bounded(_trainers_update(search=False)), False, "the trainer's NPG, to a mean KL of 0.01 (eq 51)"
-    ),
-    "trpo": Algorithm(
-        lambda: _bounded(_trainers_update(search=True)), False, "the trainer's TRPO, mean KL at most 0.01 (eq 45)"
-    ),
+    "cpi": Algorithm(lambda: _conservative, monotone=True),
+    "mm": Algorithm(lambda: _minorise_maximise, monotone=True),
+    "pg": Algorithm(lambda: _bounded(lambda pi, old: plain_step(pi, old, _STEP)), monotone=False),
+    "npg": Algorithm(lambda: _bounded(lambda pi, old: natural_step(pi, old, _STEP)), monotone=False),
+    "npg-kl": Algorithm(lambda: _bounded(_trainers_update(search=False)), monotone=False),
+    "trpo": Algorithm(lambda: _bounded(_trainers_update(search=True)), monotone=False),
 }
+"""docs/laboratory.md says what each is."""

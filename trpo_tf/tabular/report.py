@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
+_LEAST_GAIN = 1e-6
 _LEAST_GAP = 1e-12
 _WIDTH = 9
 
@@ -36,27 +37,35 @@ def table(histories: Sequence[History]) -> str:
 
 
 def draw(results: Sequence[Sequence[History]], path: Path) -> None:
-    """Draw eta and its bound, a row for each MDP and a column for each algorithm, and the gaps to the optimum, to a PNG."""
+    """Draw eta and its bound to a PNG: a row for each MDP, a column for each algorithm, two to compare them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = len(results[0]) + 1
-    figure = Figure(figsize=(2.7 * columns + 0.6, 2.3 * len(results) + 1.1), layout="constrained")
+    columns = len(results[0]) + 2
+    width, height = 2.7 * columns + 0.6, 2.3 * len(results) + 1.2
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
+    # A fixed layout: finding one takes longer than everything else.
+    figure.subplots_adjust(
+        left=1.0 / width, right=1 - 0.2 / width, bottom=0.5 / height, top=1 - 0.7 / height, wspace=0.3, hspace=0.2
+    )
     grid = figure.subplots(len(results), columns, squeeze=False)
     for row, histories in enumerate(results):
         limits = _limits(histories)
         for axes, history, colour in zip(grid[row], histories, _COLOURS, strict=False):
             _draw_history(axes, history, colour, limits)
+        _draw_gains(grid[row, -2], histories)
         _draw_gaps(grid[row, -1], histories)
+        grid[row, 0].yaxis.set_label_coords(-0.22, 0.5)
         grid[row, 0].set_ylabel(f"{histories[0].mdp}\n$\\eta$", fontsize=11)
     for axes, history in zip(grid[0], results[0], strict=False):
         axes.set_title(history.algorithm + ("  (never falls)" if history.monotone else ""), fontsize=11)
-    grid[0, -1].set_title(r"gap to the optimum, $\eta^* - \eta$", fontsize=11)
+    grid[0, -2].set_title("gain, and guaranteed gain", fontsize=11)
+    grid[0, -1].set_title(r"optimum less $\eta$", fontsize=11)
     for axes in grid[-1]:
         axes.set_xlabel("iteration")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="upper center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -82,13 +91,22 @@ def _limits(histories: Sequence[History]) -> tuple[float, float]:
 def _draw_history(axes: "Axes", history: History, colour: str, limits: tuple[float, float]) -> None:
     iterations = np.arange(1, len(history.eta))
     axes.axhline(history.optimum, color="0.6", linewidth=0.8, label="optimum")
-    axes.plot(iterations, history.eta[1:], color=colour, linewidth=1.8, label=r"$\eta$ after the iteration")
-    axes.plot(iterations, history.lower_bound, color="black", linewidth=1, linestyle="--", label="guaranteed before it")
+    axes.plot(iterations, history.eta[1:], color=colour, linewidth=1.8, label=r"$\eta$")
+    axes.plot(
+        iterations, history.lower_bound, color="black", linewidth=1, linestyle="--", label="guaranteed lower bound"
+    )
     axes.set(xscale="log", ylim=limits)
-    least = min(history.lower_bound)
-    if least < limits[0]:
-        note = f"bound down to {least:,.0f}"
-        axes.text(0.97, 0.04, note, transform=axes.transAxes, ha="right", fontsize=8, color="0.3")
+    axes.minorticks_off()
+
+
+def _draw_gains(axes: "Axes", histories: Sequence[History]) -> None:
+    for history, colour in zip(histories, _COLOURS, strict=False):
+        iterations, before = np.arange(1, len(history.eta)), np.array(history.eta[:-1])
+        for after, style in ((history.eta[1:], "-"), (history.lower_bound, "--")):
+            gains = np.array(after) - before
+            axes.plot(iterations, np.where(gains > _LEAST_GAIN, gains, np.nan), style, color=colour, linewidth=1.2)
+    axes.set(xscale="log", yscale="log", ylim=(_LEAST_GAIN, None))
+    axes.minorticks_off()
 
 
 def _draw_gaps(axes: "Axes", histories: Sequence[History]) -> None:
@@ -96,4 +114,7 @@ def _draw_gaps(axes: "Axes", histories: Sequence[History]) -> None:
         gaps = np.maximum(history.optimum - np.array(history.eta[1:]), _LEAST_GAP)
         axes.plot(np.arange(1, len(history.eta)), gaps, color=colour, linewidth=1.5, label=history.algorithm)
     axes.set(xscale="log", yscale="log")
+    least, most = axes.get_ylim()
+    axes.set_ylim(min(least, most / 1000), most)
+    axes.minorticks_off()
     axes.legend(fontsize=7, loc="lower left")
