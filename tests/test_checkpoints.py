@@ -154,6 +154,12 @@ def test_leftovers_of_a_killed_write_are_ignored(tmp_path):
     assert (tmp_path / "notes.npz").exists()
 
 
+def test_who_may_read_it_is_the_user_s_choice(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    (path,) = save(tmp_path, 1)
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
