@@ -79,6 +79,7 @@ BAD_TRAINING = {
     ("--resume", "nowhere", "--max-kl", "0.1"): "--resume goes on with the run's own settings",
     ("environments:UnboundedReach-v0", "--squash"): "squash needs an action space with bounds",
     (WALK, "--max-kl", "-1"): "max_kl must be above 0",
+    (WALK, "--max-kl", "inf"): "max_kl must be a finite number",
     (WALK, "--discount", "1.5"): "discount must be above 0 and at most 1",
     (WALK, "--seed", "-1"): "seed must be at least 0",
     (WALK, "--batch-size", "5"): "batch_size must be at least twice num_envs",
@@ -264,6 +265,16 @@ def test_a_prediction_is_json(run, bundle, monkeypatch):
     draws = [run("predict", bundle, "--observation", "[0, 0]", "--stochastic", "--seed", seed)[1] for seed in range(20)]
     assert len(set(draws)) == 2
     assert run("predict", bundle, "--observation", "[0, 0]", "--stochastic", "--seed", 3)[1] == draws[3]
+
+
+@pytest.mark.parametrize("line", ["max_kl = 'much'", "no_such_setting = 1", "[["])
+def test_a_damaged_config_is_one_line(line, run, trained, tmp_path):
+    folder = Path(shutil.copytree(trained.run.folder, tmp_path / "run"))
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(
+        config.replace("[trust_region]\n", f"[trust_region]\n{line}\n", 1).replace("max_kl = 0.01\n", "")
+    )
+    complains(run("evaluate", folder), "")
 
 
 def test_a_damaged_checkpoint_is_one_line_of_warning(run, trained, tmp_path):

@@ -1,6 +1,7 @@
 """Everything that decides a training run, as frozen dataclasses, to and from TOML."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
@@ -180,6 +181,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work with the others."""
+        for component in (self.sampling, self.policy, self.trust_region, self.inner, self.critic):
+            for name, value in dataclasses.asdict(component).items():
+                _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
@@ -230,6 +234,8 @@ def read_config(path: Path) -> Config:
         return Config.from_dict(tomllib.loads(path.read_text()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+    except TypeError as error:
+        raise UserError(f"{path} has a setting of a wrong type, or lacks one: {error}") from error
 
 
 def _require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:
