@@ -29,7 +29,7 @@ class Evidence:
     Attributes:
         observations: recorded observations [n, ...].
         environment: an environment to play whole episodes in.
-        scores: for discrete actions, the function whose argmax is the action: noisy logits [batch, n].
+        scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n].
     """
 
     observations: Array | None = None

@@ -41,21 +41,22 @@ class Environment(Protocol):
 class Reference:
     """The policy as it was trained.
 
-    `scores` gives, for a policy of discrete actions, what its action maximises: noisy logits [batch, n].
+    `scores` gives, for a policy of discrete actions, what each of its choices maximises: [batch, ..., n].
     """
 
     act: Actor
     scores: Actor | None = None
 
     def decisive(self, observations: Array, noise: Array) -> NDArray[np.bool_]:
-        """Which rows have one best action, by a margin of `TIE`."""
+        """Which rows have one best action, every choice by a margin of `TIE`."""
         if self.scores is None:
             return np.ones(len(observations), bool)
         scores = self.scores(observations, noise)
         if scores.shape[-1] == 1:
             return np.ones(len(observations), bool)
-        best = np.partition(scores, -2, axis=-1)[:, -2:]
-        return best[:, 1] - best[:, 0] > TIE  # type: ignore[no-any-return]
+        best = np.partition(scores, -2, axis=-1)[..., -2:]
+        margins = (best[..., 1] - best[..., 0]).reshape(len(observations), -1)
+        return margins.min(axis=1) > TIE  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

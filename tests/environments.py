@@ -1,5 +1,6 @@
 """Environments for the tests, registered as a user's own module would: `environments:Name-v0`."""
 
+import copy
 import os
 from typing import Any
 
@@ -85,6 +86,31 @@ class Ring(gym.Env):
         reward = 3.0 if (before, self._place) == (5, 0) else 0.2 * (self._place in (0, 1))
         return np.eye(6, dtype=np.float32)[self._place], reward, False, False, {}
 
+
+class Echo(gym.Env):
+    """One step: the reward is how many of the action's entries are those of the observation, an element of `space`."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.observation_space = self.action_space = space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        self._seen = self.observation_space.sample()
+        return self._seen, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return copy.copy(self._seen), float(np.sum(np.asarray(action) == self._seen)), True, False, {}
+
+
+ECHOES = {
+    "EchoDiscrete-v0": gym.spaces.Discrete(3, start=2),
+    "EchoMultiDiscrete-v0": gym.spaces.MultiDiscrete([[2, 3], [4, 2]]),
+    "EchoMultiBinary-v0": gym.spaces.MultiBinary(4),
+}
+for name, space in ECHOES.items():
+    gym.register(name, Echo, max_episode_steps=5, kwargs={"space": space})
 
 gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("Walk-v0", Walk, max_episode_steps=5)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from serving import ArraySpec
+from trpo_tf.policies.encoders import NumberEncoder
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
@@ -15,7 +16,16 @@ OBSERVATIONS = 3
 
 ACTIONS = {
     "categorical": ArraySpec("action", "int64", (), 0, 3),
+    "multi-categorical": ArraySpec("action", "int64", (2, 2), (0, 0, 0, 1), (1, 2, 3, 2)),
+    "bernoulli": ArraySpec("action", "int8", (3,), 0, 1),
     "gaussian": ArraySpec("action", "float32", (2,), -1.0, 1.0),
+}
+
+SAMPLES = {
+    "categorical": lambda rng, count: rng.integers(0, 4, count),
+    "multi-categorical": lambda rng, count: rng.integers(0, (2, 3, 4, 2), (count, 4)),
+    "bernoulli": lambda rng, count: rng.integers(0, 2, (count, 3)),
+    "gaussian": lambda rng, count: rng.normal(size=(count, 2)),
 }
 
 
@@ -33,7 +43,8 @@ def make_policy(kind: str, dtype: str = "float64", *, seed: int = 0, hidden: tup
     head = make_head(ACTIONS[kind], initial_log_std=-0.3)
     with keras_float(dtype):
         network = mlp(OBSERVATIONS, hidden, head.inputs, seed=seed, last_layer_scale=1.0)
-    return Policy(network, head, ArraySpec("obs", "float32", (OBSERVATIONS,)), ACTIONS[kind], normalize=False)
+    observation = ArraySpec("obs", "float32", (OBSERVATIONS,))
+    return Policy(NumberEncoder(observation, normalize=False), network, head, observation, ACTIONS[kind])
 
 
 def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.ndarray:
@@ -44,7 +55,7 @@ def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.n
 
 def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
-    sample = rng.integers(0, 4, count) if kind == "categorical" else rng.normal(size=(count, 2)).astype(dtype)
+    sample = SAMPLES[kind](rng, count).astype(dtype if kind == "gaussian" else "int64")
     weight = (rng.random(count) > 0.2).astype(dtype)
     inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
     return Rows(inputs, sample, rng.normal(size=count).astype(dtype), weight)

@@ -39,3 +39,19 @@ def test_the_average_reward_objective_trains_a_task_without_end(tmp_path):
     steps = 200
     assert run.summary["untrained"]["mean_return"] / steps < 0.4
     assert run.summary["trained"]["mean_return"] / steps > 0.5
+
+
+@pytest.mark.parametrize(
+    ("env_id", "best"),
+    [("EchoDiscrete-v0", 1.0), ("EchoMultiDiscrete-v0", 4.0), ("EchoMultiBinary-v0", 4.0)],
+)
+def test_every_kind_of_choice_is_learned_and_exported(env_id, best, tmp_path):
+    """Observations and actions of one space: the policy must learn to give back what it sees."""
+    config = Config(
+        f"environments:{env_id}", total_steps=30_000, eval_episodes=0, sampling=SamplingConfig(batch_size=1024)
+    )
+    run = train(config, tmp_path / "run")
+    manifest = export_run(run, tmp_path / "bundle")
+    evaluation = evaluate(serving.load(tmp_path / "bundle"), config.env_id, episodes=50)
+    assert evaluation.mean_return > 0.95 * best
+    assert manifest.parity["policy.onnx"]["max_difference"] == 0

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config import Config
-from trpo_tf.envs import action_spec, make_env, observation_spec
+from trpo_tf.envs import action_spec, make_encoder, make_env, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.heads import make_head
@@ -33,7 +33,7 @@ class Components:
     policy: Policy
     value_function: ValueFunction
     update: Callable[[Any, Rows, Any, Any], Update]
-    standardize: Callable[[Normalizer, Any], Any]
+    encode: Callable[[Normalizer, Any], Any]
     initial_control: float
     checkpoint_steps: int
 
@@ -64,12 +64,13 @@ def build_components(
     """
     env = make_env(config.env_id)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
+    encoder = make_encoder(env.observation_space, observation, normalize=config.sampling.normalize_observations)
     horizon = env.spec.max_episode_steps if env.spec else None
     env.close()
 
     settings, critic = config.policy, config.critic
     head = make_head(action, initial_log_std=settings.initial_log_std, squash=settings.squash)
-    inputs = observation.shape[0]
+    inputs = encoder.width
     _check_activation(settings.activation)
     if policy_network is None:
         policy_network = mlp(
@@ -83,13 +84,13 @@ def build_components(
     if value_network is None:
         sizes, seed = critic.critic_hidden_sizes, config.seed + 1
         value_network = mlp(inputs, sizes, 1, activation=settings.activation, seed=seed)
-    policy = Policy(policy_network, head, observation, action, normalize=config.sampling.normalize_observations)
+    policy = Policy(encoder, policy_network, head, observation, action)
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
     return Components(
         policy=policy,
         value_function=ValueFunction(value_network, inputs, critic.critic_learning_rate),
         update=compile_update(policy, config),
-        standardize=tf.function(policy.standardized, autograph=False, jit_compile=True),
+        encode=tf.function(encoder, autograph=False, jit_compile=True),
         initial_control=ALGORITHMS[config.algo].initial_control(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )

@@ -7,9 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
 
 from serving import ArraySpec
 from trpo_tf.errors import UserError
+from trpo_tf.policies.encoders import Encoder, NumberEncoder, OneHotEncoder
 
 
 def make_env(env_id: str) -> gym.Env[Any, Any]:
@@ -37,22 +39,39 @@ def environment_seed(seed: int, number: int) -> int:
 
 def observation_spec(space: gym.Space[Any]) -> ArraySpec:
     """The policy's observation input. Raises `UserError` for a space that isn't supported."""
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype.kind not in "iuf":
-        raise UserError(f"observation space {space} isn't supported; it must be a Box of one dimension")
-    return ArraySpec("obs", space.dtype.name, space.shape, *_bounds(space))
+    return _spec("obs", space, "observation")
 
 
 def action_spec(space: gym.Space[Any]) -> ArraySpec:
     """The policy's action output. Raises `UserError` for a space that isn't supported."""
-    if isinstance(space, gym.spaces.Discrete):
-        return ArraySpec("action", space.dtype.name, (), int(space.start), int(space.start + space.n - 1))
-    if isinstance(space, gym.spaces.Box) and space.dtype.kind == "f":
-        return ArraySpec("action", space.dtype.name, space.shape, *_bounds(space))
-    raise UserError(f"action space {space} isn't supported; it must be Discrete, or a Box of floats")
+    if isinstance(space, gym.spaces.Box) and space.dtype.kind != "f":
+        raise UserError(f"action space {space} isn't supported; a Box of actions must be of floats")
+    return _spec("action", space, "action")
 
 
-def _bounds(space: gym.spaces.Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(map(float, space.low.ravel())), tuple(map(float, space.high.ravel()))
+def make_encoder(space: gym.Space[Any], spec: ArraySpec, *, normalize: bool) -> Encoder:
+    """How observations of `space`, whose spec is `spec`, become a network's input."""
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return OneHotEncoder(spec)
+    return NumberEncoder(spec, normalize=normalize and isinstance(space, gym.spaces.Box))
+
+
+def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
+    match space:
+        case gym.spaces.Discrete():
+            return ArraySpec(name, space.dtype.name, (), int(space.start), int(space.start + space.n - 1))
+        case gym.spaces.MultiDiscrete():
+            first, last = space.start, space.start + space.nvec - 1
+            return ArraySpec(name, space.dtype.name, space.shape, _flat(first), _flat(last))
+        case gym.spaces.MultiBinary():
+            return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
+        case gym.spaces.Box() if space.dtype.kind in "iuf" and 0 not in space.shape:
+            return ArraySpec(name, space.dtype.name, space.shape, _flat(space.low), _flat(space.high))
+    raise UserError(f"{what} space {space} isn't supported; it must be Box, Discrete, MultiDiscrete or MultiBinary")
+
+
+def _flat(values: NDArray[Any]) -> tuple[float, ...]:
+    return tuple(values.ravel().tolist())
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def export_run(run: Run, out: Path) -> Manifest:
     evidence = Evidence(
         observations=recorded_observations(in_process(policy, "policy"), env_id),
         environment=env,
-        scores=policy.scores if policy.is_categorical else None,
+        scores=policy.scores if policy.is_discrete else None,
     )
     try:
         return write_bundle(

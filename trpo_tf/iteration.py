@@ -87,7 +87,7 @@ def estimate(config: Config, components: Components, state: TrainingState, batch
     sampling = config.sampling
     length, n = batch.reward.shape
     observations = batch.observation.reshape((length + 1) * n, *batch.observation.shape[2:])
-    inputs = components.standardize(Normalizer.of(state.observation_moments), observations)
+    inputs = components.encode(Normalizer.of(state.observation_moments), observations)
     value = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, n)
 
     sums, carried = discounted_returns(state.carried_returns, batch.reward, batch.ended, sampling.discount)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from serving import ArraySpec
 from serving.policy import draw_noise
 from trpo_tf.errors import UserError
-from trpo_tf.policies.heads import CategoricalHead, GaussianHead
+from trpo_tf.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, MultiCategoricalHead, make_head
 
 CHOICES = ArraySpec("action", "int64", (), 5, 8)
 ARM = ArraySpec("action", "float32", (2,), (-2.0, 0.0), (2.0, 1.0))
@@ -71,3 +71,54 @@ def test_log_probabilities_are_those_of_the_sample():
         for s, m, d in zip(sample[0], parameters[0][0], [0.5, 2.0], strict=True)
     )
     np.testing.assert_allclose(gaussian.distribution(parameters).log_prob(sample), [closed_form], rtol=1e-6)
+
+
+GRID = ArraySpec("action", "int64", (2, 2), (0, 5, 0, 0), (1, 7, 3, 0))
+BITS = ArraySpec("action", "int8", (2,), 0, 1)
+
+
+def multi_parameters(head, *logits):
+    return head.parameters(tf.constant([np.concatenate(logits)], tf.float32), [])
+
+
+def test_each_of_several_choices_is_sampled_by_its_own_softmax():
+    head = MultiCategoricalHead(GRID)
+    probabilities = [[0.3, 0.7], [0.2, 0.5, 0.3], [0.1, 0.2, 0.3, 0.4], [1.0]]
+    parameters = multi_parameters(head, *map(np.log, probabilities))
+    noise = draw_noise(head.noise, 100_000, np.random.default_rng(0))
+    samples = head.sample(parameters, noise).numpy()
+    for choice, expected in enumerate(probabilities):
+        counts = np.bincount(samples[:, choice], minlength=len(expected))
+        np.testing.assert_allclose(counts / len(samples), expected, atol=0.006)
+    actions = head.action(samples).numpy()
+    assert actions.shape == (100_000, 2, 2)
+    np.testing.assert_array_equal(actions.min(axis=0), [[0, 5], [0, 0]])
+    np.testing.assert_array_equal(actions.max(axis=0), [[1, 7], [3, 0]])
+
+
+def test_several_choices_have_the_sum_of_their_log_probabilities_and_entropies():
+    head = MultiCategoricalHead(GRID)
+    probabilities = [[0.3, 0.7], [0.2, 0.5, 0.3], [0.1, 0.2, 0.3, 0.4], [1.0]]
+    distribution = head.distribution(multi_parameters(head, *map(np.log, probabilities)))
+    log_prob = math.log(0.7) + math.log(0.2) + math.log(0.3)
+    np.testing.assert_allclose(distribution.log_prob([[1, 0, 2, 0]]), [log_prob], rtol=1e-5)
+    entropy = -sum(p * math.log(p) for ps in probabilities for p in ps)
+    np.testing.assert_allclose(distribution.entropy(), [entropy], rtol=1e-5)
+
+
+def test_bits_are_sampled_by_their_odds():
+    head = BernoulliHead(BITS)
+    parameters = (tf.constant([[math.log(0.2 / 0.8), math.log(0.9 / 0.1)]]),)
+    noise = draw_noise(head.noise, 100_000, np.random.default_rng(0))
+    samples = head.sample(parameters, noise)
+    np.testing.assert_allclose(samples.numpy().mean(axis=0), [0.2, 0.9], atol=0.006)
+    assert head.action(samples).dtype == tf.int8
+    np.testing.assert_array_equal(head.sample(parameters, np.zeros((1, 2), np.float32)), [[0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [(CHOICES, CategoricalHead), (GRID, MultiCategoricalHead), (BITS, BernoulliHead), (ARM, GaussianHead)],
+)
+def test_the_action_spec_decides_the_head(spec, kind):
+    assert type(make_head(spec)) is kind

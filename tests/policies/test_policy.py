@@ -9,6 +9,7 @@ from serving.policy import draw_noise
 from trpo_tf.errors import UserError
 from trpo_tf.exporting import in_process
 from trpo_tf.normalization import Moments, Normalizer
+from trpo_tf.policies.encoders import NumberEncoder
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import PureNetwork, mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
@@ -19,7 +20,7 @@ def policy_and_parameters(kind, *, dtype="float32", normalize=True):
     head = make_head(ACTIONS[kind])
     observation = ArraySpec("obs", dtype, (3,))
     network = mlp(3, (7,), head.inputs, last_layer_scale=1.0)
-    policy = Policy(network, head, observation, ACTIONS[kind], normalize=normalize)
+    policy = Policy(NumberEncoder(observation, normalize=normalize), network, head, observation, ACTIONS[kind])
     rng = np.random.default_rng(0)
     theta = (policy.initial_theta() + 0.1 * rng.normal(size=policy.network.size)).astype(np.float32)
     normalizer = Normalizer.of(Moments.empty((3,)).updated(rng.normal(5.0, 3.0, (100, 3))))

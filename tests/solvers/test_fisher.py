@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import make_policy, make_rows, make_theta
+from problems import ACTIONS, make_policy, make_rows, make_theta
 
 from trpo_tf import config
 from trpo_tf.config import TrustRegionConfig
@@ -9,7 +9,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.updates.curvature import FISHER_PRODUCTS, damped_product, inverse_diagonal
 from trpo_tf.updates.problem import LocalProblem
 
-KINDS = ["categorical", "gaussian"]
+KINDS = list(ACTIONS)
 
 
 def setting(kind):
@@ -37,7 +37,7 @@ def test_gauss_newton_is_the_hessian_of_the_mean_kl(kind):
     assert np.linalg.eigvalsh(fisher).min() > -1e-12
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
 def test_gauss_newton_is_the_expected_covariance_of_the_score(kind):
     """F = E[grad log pi grad log pi'], the expectation over actions exact: a sum, or Gauss-Hermite quadrature."""
     policy, rows, theta, problem = setting(kind)
@@ -56,6 +56,10 @@ def test_gauss_newton_is_the_expected_covariance_of_the_score(kind):
 def _all_samples(policy, theta, rows):
     parameters = policy.parameters(theta, rows.inputs)
     count = len(rows.inputs)
+    if policy.spec.noise.law == "logistic":
+        odds = tf.sigmoid(parameters[0]).numpy()
+        bits = [np.array(b) for b in np.ndindex(2, 2, 2)]
+        return [np.tile(b, (count, 1)) for b in bits], [np.prod(np.where(b, odds, 1 - odds), axis=1) for b in bits]
     if len(parameters) == 1:
         probabilities = tf.nn.softmax(parameters[0]).numpy()
         return [np.full(count, a) for a in range(4)], list(probabilities.T)

@@ -10,43 +10,29 @@ from numpy.typing import NDArray
 
 from export import PolicySpec
 from serving import ArraySpec
-from trpo_tf.normalization import OBSERVATION_CLIP, Normalizer
-from trpo_tf.policies.heads import CategoricalHead, Head, Parameters
+from trpo_tf.normalization import Normalizer
+from trpo_tf.policies.encoders import Encoder
+from trpo_tf.policies.heads import DiscreteHead, Head, Parameters
 from trpo_tf.policies.networks import PureNetwork
 
 
 class Policy:
-    """A network and a head, as functions of a flat parameter vector `theta` [P] and frozen normaliser statistics."""
+    """Encoder, network and head, as functions of a flat parameter vector `theta` [P] and frozen statistics."""
 
     def __init__(
-        self,
-        network: keras.Model,
-        head: Head,
-        observation: ArraySpec,
-        action: ArraySpec,
-        *,
-        normalize: bool = True,
+        self, encoder: Encoder, network: keras.Model, head: Head, observation: ArraySpec, action: ArraySpec
     ) -> None:
-        """Raises `UserError` if the network does not fit observation and head."""
-        self.head = head
+        """Raises `UserError` if the network does not fit encoder and head."""
+        self.encoder, self.head = encoder, head
         self.spec = PolicySpec(observation, action, head.noise)
-        self.network = PureNetwork(network, observation.shape[0], head.inputs, head.extra_shapes)
-        self.normalize = normalize
+        self.network = PureNetwork(network, encoder.width, head.inputs, head.extra_shapes)
 
     def initial_theta(self) -> NDArray[np.float32]:
         """The network's present weights and the head's own parameters."""
         return self.network.flat(*self.head.initial_extra())
 
-    def standardized(self, normalizer: Normalizer, observation: Any) -> Any:
-        """What the networks see, float [batch, obs]: standardised and clipped, or as it is without normaliser."""
-        values = tf.cast(observation, normalizer.mean.dtype)
-        if not self.normalize:
-            return values
-        values = (values - normalizer.mean) * normalizer.scale
-        return tf.clip_by_value(values, -OBSERVATION_CLIP, OBSERVATION_CLIP)
-
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
-        """The distribution's parameters for standardised inputs [batch, obs]."""
+        """The distribution's parameters for encoded observations [batch, width]."""
         return self._parameters(self.network.split(theta), inputs)
 
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
@@ -54,14 +40,14 @@ class Policy:
 
         `parts` are the weights as `PureNetwork.split` gives them, observation is [batch, ...], noise [batch, k].
         """
-        parameters = self._parameters(parts, self.standardized(normalizer, observation))
+        parameters = self._parameters(parts, self.encoder(normalizer, observation))
         sample = self.head.sample(parameters, noise)
         return self.head.action(sample), sample
 
     def scores(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> Any:
-        """For a categorical policy, what its action maximises: noisy logits [batch, n]."""
-        assert isinstance(self.head, CategoricalHead)
-        return self.head.scores(self._parameters(parts, self.standardized(normalizer, observation)), noise)
+        """For a policy of discrete actions, what each choice maximises: [batch, ..., n]."""
+        assert isinstance(self.head, DiscreteHead)
+        return self.head.scores(self._parameters(parts, self.encoder(normalizer, observation)), noise)
 
     def _parameters(self, parts: list[Any], inputs: Any) -> Parameters:
         return self.head.parameters(*self.network.apply(parts, inputs))
@@ -81,9 +67,9 @@ class TrainedPolicy:
         return self.policy.spec
 
     @property
-    def is_categorical(self) -> bool:
+    def is_discrete(self) -> bool:
         """Whether actions are the argmax of `scores`."""
-        return isinstance(self.policy.head, CategoricalHead)
+        return isinstance(self.policy.head, DiscreteHead)
 
     def function(self, observation: Any, noise: Any) -> Any:
         """The action: an `export.InferenceFunction`, with the weights as constants."""

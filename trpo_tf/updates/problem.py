@@ -16,7 +16,7 @@ tfd = tfp.distributions
 class Rows(NamedTuple):
     """A batch of B transitions; a row of weight 0 counts for nothing, whatever its advantage."""
 
-    inputs: Any  # [B, obs], standardised observations
+    inputs: Any  # [B, width], encoded observations
     sample: Any  # [B, ...], samples of the policy's distribution
     advantage: Any  # [B]
     weight: Any  # [B]

@@ -1,0 +1,47 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from trpo_tf.envs import make_encoder, observation_spec
+from trpo_tf.errors import UserError
+from trpo_tf.normalization import Normalizer
+
+
+def encode(space, observations, *, mean=0.0, scale=1.0, normalize=True):
+    spec = observation_spec(space)
+    encoder = make_encoder(space, spec, normalize=normalize)
+    statistics = Normalizer(np.full(spec.shape, mean, np.float32), np.full(spec.shape, scale, np.float32))
+    encoded = encoder(statistics, np.asarray(observations, spec.dtype)).numpy()
+    assert encoded.shape[1] == encoder.width
+    return encoded
+
+
+def test_a_choice_is_one_hot_counted_from_its_start():
+    np.testing.assert_array_equal(encode(gym.spaces.Discrete(3, start=5), [5, 7]), [[1, 0, 0], [0, 0, 1]])
+
+
+def test_several_choices_stand_side_by_side():
+    space = gym.spaces.MultiDiscrete([2, 3], start=[0, 1])
+    np.testing.assert_array_equal(encode(space, [[1, 1], [0, 3]]), [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]])
+
+
+def test_bits_are_numbers_and_not_normalised():
+    space = gym.spaces.MultiBinary([2, 2])
+    np.testing.assert_array_equal(encode(space, [[[0, 1], [1, 1]]], mean=9.0), [[0, 1, 1, 1]])
+
+
+def test_boxes_of_any_shape_are_flattened_and_normalised():
+    space = gym.spaces.Box(-np.inf, np.inf, (2, 2), np.float64)
+    observations = [[[1.0, 2.0], [3.0, 1e6]]]
+    np.testing.assert_array_equal(encode(space, observations, mean=1.0, scale=2.0), [[0, 2, 4, 10]])
+    np.testing.assert_array_equal(encode(space, observations, normalize=False), [[1, 2, 3, 1e6]])
+
+
+def test_a_box_without_dimensions_is_one_number():
+    assert encode(gym.spaces.Box(0, 9, (), np.float32), [3.0, 4.0], normalize=False).tolist() == [[3.0], [4.0]]
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Text(3), gym.spaces.Dict({"a": gym.spaces.Discrete(2)})])
+def test_other_spaces_are_refused_by_name(space):
+    with pytest.raises(UserError, match=r"observation space .* isn't supported"):
+        observation_spec(space)
