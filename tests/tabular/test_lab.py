@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from trpo_tf import cli
 from trpo_tf.errors import UserError
 from trpo_tf.tabular import lab
 from trpo_tf.tabular.lab import ALGORITHMS, Algorithm, Move, laboratory, run
@@ -82,10 +83,33 @@ def test_the_table_shows_eta_beside_its_bound(results):
     assert lines[11].startswith("  npg     never fell; at least ")
 
 
-def test_the_figure_is_a_png_in_a_folder_that_it_makes(results, tmp_path):
-    path = tmp_path / "new" / "folder" / "lab.png"
-    draw(results, path)
-    assert path.read_bytes().startswith(PNG)
+def test_the_figure_is_a_png(results, tmp_path):
+    draw(results, tmp_path / "lab.png")
+    assert (tmp_path / "lab.png").read_bytes().startswith(PNG)
+
+
+def test_the_command_prints_its_tables_and_draws(tmp_path, capsys):
+    cli.main(
+        ["lab", "--mdp", "chain", "two-state", "--algo", "cpi", "mm", "--iterations", "3", "--out", str(tmp_path / "a")]
+    )
+    printed = capsys.readouterr().out
+    assert printed.count("never fell (guaranteed)") == 4
+    assert printed.splitlines()[-1] == f"drawn in {tmp_path / 'a' / 'lab.png'}"
+    assert (tmp_path / "a" / "lab.png").read_bytes().startswith(PNG)
+
+
+def test_the_command_prints_json(tmp_path, capsys):
+    cli.main(["lab", "--mdp", "chain", "--algo", "npg", "--iterations", "3", "--out", str(tmp_path), "--json"])
+    (history,) = json.loads(capsys.readouterr().out)["histories"]
+    assert (history["mdp"], history["algorithm"], len(history["lower_bound"])) == ("chain", "npg", 3)
+
+
+@pytest.mark.parametrize("arguments", [["--mdp", "maze"], ["--algo", "sarsa"], ["--iterations", "0"]])
+def test_the_command_answers_wrong_use_with_one_line(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["lab", *arguments])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_histories_are_json(results):

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trpo_tf.tabular.lab import ROUNDING, History
+from trpo_tf.tabular.lab import ALGORITHMS, ROUNDING, History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
+_COLOURS = {name: f"C{index}" for index, name in enumerate(ALGORITHMS)}
 _LEAST_GAIN = 1e-6
 _LEAST_GAP = 1e-12
 _WIDTH = 9
@@ -52,8 +52,8 @@ def draw(results: Sequence[Sequence[History]], path: Path) -> None:
     grid = figure.subplots(len(results), columns, squeeze=False)
     for row, histories in enumerate(results):
         limits = _limits(histories)
-        for axes, history, colour in zip(grid[row], histories, _COLOURS, strict=False):
-            _draw_history(axes, history, colour, limits)
+        for axes, history in zip(grid[row], histories, strict=False):
+            _draw_history(axes, history, limits)
         _draw_gains(grid[row, -2], histories)
         _draw_gaps(grid[row, -1], histories)
         grid[row, 0].yaxis.set_label_coords(-0.22, 0.5)
@@ -66,7 +66,6 @@ def draw(results: Sequence[Sequence[History]], path: Path) -> None:
         axes.set_xlabel("iteration")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=3, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
@@ -88,10 +87,10 @@ def _limits(histories: Sequence[History]) -> tuple[float, float]:
     return least - 2 * margin, most + margin
 
 
-def _draw_history(axes: "Axes", history: History, colour: str, limits: tuple[float, float]) -> None:
+def _draw_history(axes: "Axes", history: History, limits: tuple[float, float]) -> None:
     iterations = np.arange(1, len(history.eta))
     axes.axhline(history.optimum, color="0.6", linewidth=0.8, label="optimum")
-    axes.plot(iterations, history.eta[1:], color=colour, linewidth=1.8, label=r"$\eta$")
+    axes.plot(iterations, history.eta[1:], color=_COLOURS[history.algorithm], linewidth=1.8, label=r"$\eta$")
     axes.plot(
         iterations, history.lower_bound, color="black", linewidth=1, linestyle="--", label="guaranteed lower bound"
     )
@@ -100,19 +99,31 @@ def _draw_history(axes: "Axes", history: History, colour: str, limits: tuple[flo
 
 
 def _draw_gains(axes: "Axes", histories: Sequence[History]) -> None:
-    for history, colour in zip(histories, _COLOURS, strict=False):
+    for history in histories:
         iterations, before = np.arange(1, len(history.eta)), np.array(history.eta[:-1])
         for after, style in ((history.eta[1:], "-"), (history.lower_bound, "--")):
             gains = np.array(after) - before
-            axes.plot(iterations, np.where(gains > _LEAST_GAIN, gains, np.nan), style, color=colour, linewidth=1.2)
+            axes.plot(
+                iterations,
+                np.where(gains > _LEAST_GAIN, gains, np.nan),
+                style,
+                color=_COLOURS[history.algorithm],
+                linewidth=1.2,
+            )
     axes.set(xscale="log", yscale="log", ylim=(_LEAST_GAIN, None))
     axes.minorticks_off()
 
 
 def _draw_gaps(axes: "Axes", histories: Sequence[History]) -> None:
-    for history, colour in zip(histories, _COLOURS, strict=False):
+    for history in histories:
         gaps = np.maximum(history.optimum - np.array(history.eta[1:]), _LEAST_GAP)
-        axes.plot(np.arange(1, len(history.eta)), gaps, color=colour, linewidth=1.5, label=history.algorithm)
+        axes.plot(
+            np.arange(1, len(history.eta)),
+            gaps,
+            color=_COLOURS[history.algorithm],
+            linewidth=1.5,
+            label=history.algorithm,
+        )
     axes.set(xscale="log", yscale="log")
     least, most = axes.get_ylim()
     axes.set_ylim(min(least, most / 1000), most)
