@@ -200,6 +200,48 @@ class Demo:
         demo(self.out)
 
 
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """Run exact algorithms on small known MDPs: the expected return eta against its guaranteed lower bound.
+
+    Prints a table of both for each MDP and draws them, iteration by iteration. It is an error if eta is below a bound,
+    or ever falls under an algorithm that never lets it fall (cpi, mm).
+    """
+
+    mdp: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """of chain, gridworld, two-state, garnet; by default all"""
+    algo: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """of cpi, mm, pg, npg, npg-kl, trpo; by default all"""
+    iterations: int = 200
+    """iterations of each, from the uniform policy"""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("lab")
+    """folder for the drawing, lab.png"""
+    json: Flag = False
+    """print JSON, of every iteration"""
+
+    def __call__(self) -> None:
+        """Run, print and draw."""
+        _tensorflow()
+        from trpo_tf.tabular.lab import ALGORITHMS, laboratory
+        from trpo_tf.tabular.mdps import NAMED
+        from trpo_tf.tabular.report import draw, table
+
+        runs = laboratory(self.mdp or tuple(NAMED), self.algo or tuple(ALGORITHMS), self.iterations)
+        self.out.mkdir(parents=True, exist_ok=True)
+        results = []
+        for histories in runs:
+            results.append(histories)
+            if not self.json:
+                _say(table(histories) + "\n")
+        figure = self.out / "lab.png"
+        draw(results, figure)
+        if self.json:
+            everything = [history.to_dict() for histories in results for history in histories]
+            _say(json.dumps({"histories": everything, "figure": str(figure)}))
+        else:
+            _say(f"drawn in {figure}")
+
+
 class _AnyConfig(Config):
     # Settings of which some are still to come from a preset, so that they can't be judged yet.
     __doc__ = Config.__doc__
@@ -222,6 +264,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": Predict,
     "serve": Serve,
     "demo": Demo,
+    "lab": Lab,
 }
 
 
