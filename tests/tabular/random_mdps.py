@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trpo_tf.tabular.mdps import FiniteMDP, ergodic, garnet
 from trpo_tf.tabular.policies import softmax
 
-some_examples = settings(deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+some_examples = settings(deadline=None, derandomize=True, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 few_examples = settings(some_examples, max_examples=12)
 
 
