@@ -41,12 +41,12 @@ class Walk(gym.Env):
         return np.array([self._steps, self._place], self.observation_space.dtype)
 
 
-class TwoHands(Walk):
-    """Two actions at once, which no policy here can take."""
+class IntegerBox(Walk):
+    """Actions are a Box of integers, which no policy here gives."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.action_space = gym.spaces.MultiDiscrete([2, 2])
+        self.action_space = gym.spaces.Box(0, 1, (1,), np.int64)
 
 
 class Reach(gym.Env):
@@ -86,6 +86,12 @@ class Ring(gym.Env):
         reward = 3.0 if (before, self._place) == (5, 0) else 0.2 * (self._place in (0, 1))
         return np.eye(6, dtype=np.float32)[self._place], reward, False, False, {}
 
+    def save_state(self):
+        return self._place
+
+    def restore_state(self, state):
+        self._place = state
+
 
 class Echo(gym.Env):
     """One step: the reward is how many of the action's entries are those of the observation, an element of `space`."""
@@ -116,6 +122,6 @@ gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("Walk-v0", Walk, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})
-gym.register("TwoHands-v0", TwoHands, max_episode_steps=5)
+gym.register("IntegerBox-v0", IntegerBox, max_episode_steps=5)
 gym.register("Reach-v0", Reach, max_episode_steps=5)
 gym.register("UnboundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": -np.inf, "high": np.inf})

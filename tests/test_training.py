@@ -318,27 +318,6 @@ def test_a_value_that_is_not_finite_ends_training_the_same_way(
         assert np.isfinite(array).all(), name
 
 
-UNSUPPORTED = {
-    "nested observations": environments.gym.spaces.Tuple([environments.gym.spaces.Discrete(2)]),
-    "pictures": environments.gym.spaces.Box(0, 255, (4, 4), np.uint8),
-}
-
-
-@pytest.mark.parametrize("what", UNSUPPORTED)
-def test_an_unsupported_observation_space_is_refused(what, small_config, tmp_path, monkeypatch):
-    class Other(environments.Walk):
-        def __init__(self):
-            super().__init__()
-            self.observation_space = UNSUPPORTED[what]
-
-    monkeypatch.setitem(
-        environments.gym.registry, "Other-v0", environments.gym.envs.registration.EnvSpec("Other-v0", Other)
-    )
-    with pytest.raises(UserError, match=r"observation space .* isn't supported; it must be a Box of one dimension"):
-        train(small_config("Other-v0"), tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_existing_folder_is_refused_and_left_alone(small_config, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="exists; choose another --out, remove it, or go on with it"):
