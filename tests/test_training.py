@@ -102,7 +102,7 @@ def test_nothing_is_traced_again_after_the_first_iteration(trained):
     assert components.update.experimental_get_tracing_count() == 1
     assert components.value_function.fit.experimental_get_tracing_count() == 1
     assert components.value_function.values.experimental_get_tracing_count() == 1
-    assert components.standardize.experimental_get_tracing_count() == 1
+    assert components.encode.experimental_get_tracing_count() == 1
 
 
 def test_update_and_fit_are_compiled_by_xla(trained):
