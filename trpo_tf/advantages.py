@@ -38,4 +38,4 @@ def standardized(advantage: Floats, weight: Floats) -> Floats:
     total = weight.sum()
     mean = (weight * advantage).sum() / total
     deviation = np.sqrt((weight * (advantage - mean) ** 2).sum() / total)
-    return np.asarray(weight * (advantage - mean) / (deviation + 1e-8))
+    return np.where(weight > 0, (advantage - mean) / (deviation + 1e-8), 0.0)

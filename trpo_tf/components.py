@@ -12,9 +12,10 @@ from trpo_tf.config import Config
 from trpo_tf.envs import action_spec, make_encoder, make_env, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments, Normalizer
-from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.heads import Head, make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.sampling.vine import branch_count
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.family import ALGORITHMS, compile_update
@@ -34,7 +35,9 @@ class Components:
     value_function: ValueFunction
     update: Callable[[Any, Rows, Any, Any], Update]
     encode: Callable[[Normalizer, Any], Any]
+    log_prob: Callable[[Any, Any, Any], Any]
     initial_control: float
+    iteration_steps: int
     checkpoint_steps: int
 
     def initial_state(self, num_envs: int) -> TrainingState:
@@ -89,11 +92,23 @@ def build_components(
     return Components(
         policy=policy,
         value_function=ValueFunction(value_network, inputs, critic.critic_learning_rate),
-        update=compile_update(policy, config),
+        update=compile_update(policy, config, branch_count(head, config.vine) if config.sampler_is_vine else None),
         encode=tf.function(encoder, autograph=False, jit_compile=True),
+        log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=policy.network.dense_only),
+        iteration_steps=_iteration_steps(config, head),
         initial_control=ALGORITHMS[config.algo].initial_control(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )
+
+
+def _iteration_steps(config: Config, head: Head) -> int:
+    """The most environment steps that an iteration may take."""
+    steps = config.sampling.batch_size
+    if config.sampler_is_vine:
+        steps += config.vine.rollout_states * branch_count(head, config.vine) * config.vine.branch_length
+    if steps > config.total_steps:
+        raise UserError(f"total_steps must be at least the steps of an iteration, {steps:,}")
+    return steps
 
 
 def _check_activation(name: str) -> None:

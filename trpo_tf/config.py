@@ -13,9 +13,11 @@ from tyro.conf import Positional
 from trpo_tf.errors import UserError
 
 ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
+MINIBATCH_ALGORITHMS = ("kl-penalty", "ppo")
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
 OBJECTIVES = ("discounted", "average")
+SAMPLERS = ("single-path", "vine")
 
 PRESETS = resources.files("trpo_tf") / "presets"
 
@@ -24,6 +26,8 @@ PRESETS = resources.files("trpo_tf") / "presets"
 class SamplingConfig:
     """How experience is gathered and turned into advantages."""
 
+    sampler: str = "single-path"
+    """single-path or vine: whole trajectories, or rollouts of several actions from states along them"""
     num_envs: int = 8
     """environments stepped together"""
     batch_size: int = 2048
@@ -46,9 +50,28 @@ class SamplingConfig:
         _require(self.num_envs >= 1, "num_envs", "at least 1")
         _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
+        _require_one_of(self.sampler, "sampler", SAMPLERS)
         _require_one_of(self.advantage, "advantage", ADVANTAGES)
         _require_one_of(self.objective, "objective", OBJECTIVES)
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class VineConfig:
+    """Rollouts of the vine; their steps count as environment steps."""
+
+    rollout_states: int = 128
+    """states of the batch to branch from"""
+    branch_actions: int = 4
+    """actions tried from a state; all, where there are no more than that"""
+    branch_length: int = 20
+    """most steps of a rollout, whose rest is the critic's value"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        _require(self.rollout_states >= 1, "rollout_states", "at least 1")
+        _require(self.branch_actions >= 2, "branch_actions", "at least 2")
+        _require(self.branch_length >= 1, "branch_length", "at least 1")
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,7 @@ class Config:
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    vine: VineConfig = field(default_factory=VineConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     inner: InnerConfig = field(default_factory=InnerConfig)
@@ -190,8 +214,17 @@ class Config:
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs
         _require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
+        if self.sampler_is_vine:
+            _require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
+            _require(self.algo not in MINIBATCH_ALGORITHMS, "algo", "one without minibatches, for the vine")
         _require(self.critic.critic_batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
-        _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
+        if self.algo in MINIBATCH_ALGORITHMS:
+            _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
+
+    @property
+    def sampler_is_vine(self) -> bool:
+        """Whether the policy learns from rollouts that branch off."""
+        return self.sampling.sampler == "vine"
 
     @property
     def rollout_length(self) -> int:

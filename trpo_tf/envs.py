@@ -20,13 +20,15 @@ def make_env(env_id: str) -> gym.Env[Any, Any]:
         return gym.make(env_id)
 
 
-def make_vector_env(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
+def make_vector_env(env_id: str, num_envs: int, mode: str | None = None) -> VectorEnv[Any, Any, Any]:
     """`num_envs` environments stepped together, each reset in the step after its episode's end.
+
+    `mode` is Gymnasium's vectorization mode, by default the fastest that the environment has.
 
     Raises `UserError` for an id that Gymnasium can't make.
     """
     with _readable_errors(env_id):
-        envs = gym.make_vec(env_id, num_envs=num_envs)
+        envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode)
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
     return envs

@@ -13,6 +13,7 @@ from trpo_tf.config import Config, SamplingConfig
 from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
+from trpo_tf.sampling.vine import Branches
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows
@@ -42,24 +43,28 @@ def iterate(
 
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
     experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
-    batch, episodes = experience.collect(_rng(config, state, _SAMPLING))
+    batch, episodes, branches = experience.collect(_rng(config, state, _SAMPLING))
     clock.append(time.perf_counter())
 
     # 2. By averaging over samples, construct the estimated objective and constraint.
     estimates = estimate(config, components, state, batch)
+    rows = estimates.rows
+    if branches is not None:
+        rows = vine_rows(config, components, state, branches, estimates.return_moments)
     clock.append(time.perf_counter())
 
     # 3. Approximately solve the constrained problem to update the policy's parameters.
     order = minibatches(
         _rng(config, state, _POLICY), len(estimates.targets), config.inner.policy_batch_size, config.inner.policy_epochs
     )
-    result = components.update(state.theta, estimates.rows, state.control, order)
+    result = components.update(state.theta, rows, state.control, order)
     update = Update(*(value.numpy() for value in result))
     clock.append(time.perf_counter())
 
     value_theta, adam, value_loss = fit_critic(config, components, state, estimates)
     clock.append(time.perf_counter())
 
+    steps = batch.steps + (0 if branches is None else branches.steps)
     after = dataclasses.replace(
         state.with_episodes(*episodes),
         theta=update.theta,
@@ -70,14 +75,15 @@ def iterate(
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
         iteration=state.iteration + 1,
-        steps=state.steps + batch.steps,
+        steps=state.steps + steps,
     )
     metrics = {
         **_progress(after, episodes),
         **_update_metrics(update),
         "value_loss": value_loss,
         "explained_variance": estimates.explained_variance,
-        **_speed(batch.steps, clock),
+        "branch_steps": steps - batch.steps,
+        **_speed(steps, clock),
     }
     return after, metrics
 
@@ -126,6 +132,38 @@ def advantages_and_targets(
     if sampling.objective == "average":
         targets = targets - np.average(targets, weights=batch.weight)
     return (targets if sampling.advantage == "return" else advantage), targets
+
+
+def vine_rows(
+    config: Config, components: Components, state: TrainingState, branches: Branches, moments: Moments
+) -> Rows:
+    """Rows of N x K branches, state by state: Q estimates less their mean, weighed by pi_old(a|s) / q(a|s).
+
+    Q(s, a) is a rollout's discounted reward, and the critic's value where it was cut off.
+    """
+    n, k, longest = branches.reward.shape
+    normalizer, discount = Normalizer.of(state.observation_moments), config.sampling.discount
+    finals = branches.final_observation.reshape(n * k, *branches.final_observation.shape[2:])
+    value = components.value_function.values(state.value_theta, components.encode(normalizer, finals))
+    reward = scale_rewards(branches.reward, moments) if config.sampling.scale_rewards else branches.reward
+    rest = discount**branches.length * ~branches.terminated * value.numpy().reshape(n, k)
+    estimate = reward @ discount ** np.arange(longest) + rest
+
+    inputs = components.encode(normalizer, np.repeat(branches.observation, k, axis=0))
+    sample = branches.sample.reshape(n * k, *branches.sample.shape[2:])
+    weight = np.full((n, k), 1.0 / k)
+    if components.policy.is_discrete:
+        # Actions were taken uniformly, each once or at random.
+        probability = np.exp(components.log_prob(state.theta, inputs, sample).numpy().reshape(n, k))
+        weight = probability / probability.sum(axis=1, keepdims=True)
+    advantage = estimate - (weight * estimate).sum(axis=1, keepdims=True)
+    weight *= branches.weight[:, np.newaxis]
+    return Rows(
+        inputs,
+        sample,
+        standardized(advantage, weight).ravel().astype(np.float32),
+        weight.ravel().astype(np.float32),
+    )
 
 
 def fit_critic(

@@ -20,7 +20,6 @@ from trpo_tf.initialization import read_weights
 from trpo_tf.iteration import iterate
 from trpo_tf.reporting.metrics import MetricsLog
 from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, write_summary
-from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
@@ -95,12 +94,12 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
         MetricsLog(run.folder, state.iteration) as log,
         KerasListeners(components.policy, callbacks) as listeners,
         StopRequest() as stop,
-        Experience(config, Actor(components.policy, config.sampling.num_envs)) as experience,
+        Experience(config, components.policy) as experience,
     ):
         try:
             _evaluate_untrained(run)
             experience.restart(state)
-            while state.steps + config.sampling.batch_size <= config.total_steps and not listeners.stop_training:
+            while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
                 state, metrics = iterate(config, components, experience, state)
                 state = dataclasses.replace(state, seconds=time.perf_counter() - started)
                 log.write(metrics)

@@ -83,6 +83,10 @@ class DiscreteHead(Head):
     def scores(self, parameters: Parameters, noise: Any) -> Any:
         """What the sample maximises over the last axis, [batch, ..., n]."""
 
+    @abstractmethod
+    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Samples int64 [shape, ...], every choice as likely as any other."""
+
 
 class CategoricalHead(DiscreteHead):
     """One of n actions; parameters (logits [batch, n],), samples int64 [batch]."""
@@ -105,6 +109,10 @@ class CategoricalHead(DiscreteHead):
         """Noisy logits."""
         return parameters[0] + noise
 
+    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """One of n."""
+        return rng.integers(self.inputs, size=shape)
+
     def action(self, sample: Any) -> Any:
         """Counted from the space's first action."""
         return tf.cast(sample + self._start if self._start else sample, self._dtype)
@@ -119,7 +127,7 @@ class MultiCategoricalHead(DiscreteHead):
     def __init__(self, spec: ArraySpec) -> None:
         """`spec` is the action's: its bounds are the first and the last of each choice."""
         low, high = spec.bounds()
-        counts = (high - low).astype(np.int64).ravel() + 1
+        self._counts = counts = (high - low).astype(np.int64).ravel() + 1
         self._first, self._shape, self._dtype = low.astype(np.int64), spec.shape, spec.dtype
         self.inputs = int(counts.sum())
         self.noise = NoiseSpec("gumbel", (self.inputs,))
@@ -139,6 +147,10 @@ class MultiCategoricalHead(DiscreteHead):
     def scores(self, parameters: Parameters, noise: Any) -> Any:
         """Noisy logits; an option that does not exist stays out of reach."""
         return parameters[0] + self._padded(noise, 0.0)
+
+    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """One of n_i each."""
+        return rng.integers(self._counts, size=(*shape, len(self._counts)))
 
     def action(self, sample: Any) -> Any:
         """In the space's shape, each counted from its first option."""
@@ -175,6 +187,10 @@ class BernoulliHead(DiscreteHead):
         """0 against noisy log-odds, [batch, k, 2]: a bit is 1 where they are positive."""
         noisy = parameters[0] + noise
         return tf.stack([tf.zeros_like(noisy), noisy], axis=-1)
+
+    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Fair coins."""
+        return rng.integers(2, size=(*shape, self.inputs))
 
     def action(self, sample: Any) -> Any:
         """In the space's shape."""

@@ -27,6 +27,11 @@ class Policy:
         self.spec = PolicySpec(observation, action, head.noise)
         self.network = PureNetwork(network, encoder.width, head.inputs, head.extra_shapes)
 
+    @property
+    def is_discrete(self) -> bool:
+        """Whether actions are the argmax of `scores`."""
+        return isinstance(self.head, DiscreteHead)
+
     def initial_theta(self) -> NDArray[np.float32]:
         """The network's present weights and the head's own parameters."""
         return self.network.flat(*self.head.initial_extra())
@@ -34,6 +39,10 @@ class Policy:
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
         """The distribution's parameters for encoded observations [batch, width]."""
         return self._parameters(self.network.split(theta), inputs)
+
+    def log_prob(self, theta: Any, inputs: Any, sample: Any) -> Any:
+        """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, width]."""
+        return self.head.distribution(self.parameters(theta, inputs)).log_prob(sample)
 
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
         """The inference function: action in the environment's units, and the sample behind it.
@@ -69,7 +78,7 @@ class TrainedPolicy:
     @property
     def is_discrete(self) -> bool:
         """Whether actions are the argmax of `scores`."""
-        return isinstance(self.policy.head, DiscreteHead)
+        return self.policy.is_discrete
 
     def function(self, observation: Any, noise: Any) -> Any:
         """The action: an `export.InferenceFunction`, with the weights as constants."""

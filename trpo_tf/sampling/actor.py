@@ -7,6 +7,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from export import to_onnx
+from serving.policy import draw_noise
 from serving.runtime import onnxruntime, open_session
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import Policy
@@ -46,6 +47,14 @@ class Actor:
     def run(self) -> None:
         """Fill `action` and `sample` from `observation` and `noise`."""
         self._session.run_with_iobinding(self._binding)
+
+    def ask(self, observations: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Samples [M, ...] for up to `batch` observations [M, ...]."""
+        count = len(observations)
+        self.observation[:count] = observations
+        self.noise[:count] = draw_noise(self.noise_spec, count, rng)
+        self.run()
+        return self.sample[:count].copy()
 
     def _bind(self, session: onnxruntime.InferenceSession) -> None:
         self._session, self._binding = session, session.io_binding()

@@ -1,15 +1,18 @@
 """The environments of a run: built, sampled, and built anew at each checkpoint."""
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 
 import numpy as np
+from gymnasium.vector import SyncVectorEnv
 
 from trpo_tf.config import Config
-from trpo_tf.envs import environment_seed, make_vector_env
+from trpo_tf.envs import environment_seed, make_env, make_vector_env
+from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.sampling.vine import Branches, Vine
 from trpo_tf.state import TrainingState
 
 
@@ -20,23 +23,34 @@ class Experience:
     the checkpoint's number gives, is what lets a resumed run repeat an uninterrupted one.
     """
 
-    def __init__(self, config: Config, actor: Actor) -> None:
-        """Nothing is built before `restart`."""
-        self._config, self.actor = config, actor
-        self._sampler: SinglePath | None = None
+    def __init__(self, config: Config, policy: Policy) -> None:
+        """No environment is built before `restart`."""
+        self._config, self._head = config, policy.head
+        self.actor = Actor(policy, config.sampling.num_envs)
+        self._sampler: SinglePath | Vine | None = None
 
     def restart(self, state: TrainingState) -> None:
         """Close the environments, and build those that belong to the state's checkpoint."""
         self._close()
-        envs = make_vector_env(self._config.env_id, self._config.sampling.num_envs)
-        seed = environment_seed(self._config.seed, state.checkpoint)
-        self._sampler = SinglePath(envs, self.actor, seed)
+        config, n = self._config, self._config.sampling.num_envs
+        seed = environment_seed(config.seed, state.checkpoint)
+        if config.sampler_is_vine:
+            envs = cast(SyncVectorEnv[Any, Any], make_vector_env(config.env_id, n, "sync"))
+            twigs = [make_env(config.env_id) for _ in range(n)]
+            self._sampler = Vine(envs, twigs, self.actor, seed)
+        else:
+            self._sampler = SinglePath(make_vector_env(config.env_id, n), self.actor, seed)
 
-    def collect(self, rng: np.random.Generator) -> tuple[Batch, Episodes]:
-        """A batch, with the actor's present parameters."""
-        if self._sampler is None:
-            raise RuntimeError("call restart before collect")
-        return self._sampler.collect(self._config.rollout_length, rng)
+    def collect(self, rng: np.random.Generator) -> tuple[Batch, Episodes, Branches | None]:
+        """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine."""
+        length, vine = self._config.rollout_length, self._config.vine
+        match self._sampler:
+            case Vine() as sampler:
+                batch, episodes, snapshots, rows = sampler.collect(length, vine.rollout_states, rng)
+                return batch, episodes, sampler.branch(self._head, vine, batch, snapshots, rows, rng)
+            case SinglePath() as sampler:
+                return *sampler.collect(length, rng), None
+        raise RuntimeError("call restart before collect")
 
     def __enter__(self) -> Self:
         return self

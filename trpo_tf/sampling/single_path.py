@@ -1,5 +1,6 @@
 """Single path sampling: the policy acts, and its trajectories are the batch (Schulman et al. 2015, section 5.1)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,10 @@ class SinglePath:
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
 
-    def collect(self, length: int, rng: np.random.Generator) -> tuple[Batch, Episodes]:
-        """Take `length` vector steps, with noise from `rng`.
+    def collect(
+        self, length: int, rng: np.random.Generator, visit: Callable[[int], None] | None = None
+    ) -> tuple[Batch, Episodes]:
+        """Take `length` vector steps, with noise from `rng`; before step t call `visit(t)`.
 
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
@@ -46,6 +49,8 @@ class SinglePath:
             actor.run()
             samples[t] = actor.sample
             resetting[t] = self._resetting
+            if visit is not None:
+                visit(t)
             observations[t + 1], rewards[t], terminated[t], truncated[t] = self._step()
             self._count(rewards[t], terminated[t] | truncated[t], episodes)
         self._observation = observations[-1]

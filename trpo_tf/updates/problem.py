@@ -33,8 +33,13 @@ class LocalProblem:
     Means over rows are weighted. Built inside a traced function: its members are tensors.
     """
 
-    def __init__(self, policy: Policy, theta: Any, rows: Rows) -> None:
-        """`theta` [P] is the policy that drew the samples."""
+    def __init__(self, policy: Policy, theta: Any, rows: Rows, branches: int | None = None) -> None:
+        """`theta` [P] is the old policy.
+
+        With `branches`, every so many rows are actions of one state, of weights pi_old(a|s) / q(a|s), which add up to
+        the state's weight; the surrogate is then the vine's.
+        """
+        self._branches = branches
         # In a gradient, weight 0 x NaN would be NaN.
         self.advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
         self.theta = theta
@@ -46,6 +51,7 @@ class LocalProblem:
     def rows(self, indices: Any) -> "LocalProblem":
         """The same problem over some of the rows, given by their indices, int32 [M]."""
         part = copy.copy(self)
+        part._branches = None
         part.advantage, part._inputs, part._sample, part._old_log_prob, share = (
             tf.gather(array, indices)
             for array in (self.advantage, self._inputs, self._sample, self._old_log_prob, self._share)
@@ -64,7 +70,15 @@ class LocalProblem:
 
     def surrogate(self, theta: Any) -> Any:
         """Mean of ratio x advantage (Schulman et al. 2015, eq 14): the gain over the old policy, to first order."""
-        return self.mean(self.ratio(theta) * self.advantage)
+        ratio = self.ratio(theta)
+        if self._branches is None:
+            return self.mean(ratio * self.advantage)
+        # Self-normalised importance sampling within each state (eq 50); with all actions there, the exact sum (eq 49).
+        weighted = tf.reshape(self._share * ratio, (-1, self._branches))
+        advantage = tf.reshape(self.advantage, (-1, self._branches))
+        state_share = tf.reduce_sum(tf.reshape(self._share, (-1, self._branches)), axis=1)
+        gain = tf.math.divide_no_nan(tf.reduce_sum(weighted * advantage, axis=1), tf.reduce_sum(weighted, axis=1))
+        return tf.reduce_sum(state_share * gain)
 
     def gradient(self) -> tuple[Any, Any]:
         """Surrogate and its gradient [P] at the old policy."""

@@ -1,0 +1,162 @@
+"""The vine: short rollouts of several actions from states along trajectories (Schulman et al. 2015, section 5.2)."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import tensorflow as tf
+from gymnasium.vector import SyncVectorEnv
+from numpy.typing import NDArray
+
+from serving.policy import draw_noise
+from trpo_tf.config import VineConfig
+from trpo_tf.errors import environment_failure
+from trpo_tf.policies.heads import CategoricalHead, DiscreteHead, Head
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.sampling.snapshots import Snapshot, check_restorable, restore, save
+
+Array = NDArray[Any]
+
+
+class Branches(NamedTuple):
+    """K rollouts from each of N states; a state of weight 0 was none, the episode having just ended there."""
+
+    observation: NDArray[Any]  # [N, ...]
+    sample: NDArray[Any]  # [N, K, ...], first actions as the policy's distribution has them
+    reward: NDArray[np.float64]  # [N, K, L], 0 after a rollout's end
+    final_observation: NDArray[Any]  # [N, K, ...]
+    length: NDArray[np.int64]  # [N, K], steps taken
+    terminated: NDArray[np.bool_]  # [N, K]
+    weight: NDArray[np.float64]  # [N]
+
+    @property
+    def steps(self) -> int:
+        """Simulator steps spent."""
+        return int(self.length.sum())
+
+
+def branch_count(head: Head, config: VineConfig) -> int:
+    """Actions tried from a state: all of a small discrete set, which makes the estimate of their mean exact."""
+    if isinstance(head, CategoricalHead) and head.inputs <= config.branch_actions:
+        return head.inputs
+    return config.branch_actions
+
+
+def first_samples(head: Head, observations: NDArray[Any], config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
+    """First actions [N, K, ...]: each one of a small set once; drawn uniformly if discrete; else from the policy."""
+    n, k = len(observations), branch_count(head, config)
+    if isinstance(head, CategoricalHead) and k == head.inputs:
+        return np.tile(np.arange(k), (n, 1))
+    if isinstance(head, DiscreteHead):
+        return head.uniform_samples((n, k), rng)
+    rows = np.repeat(observations, k, axis=0)
+    return np.concatenate([actor.ask(part, rng) for part in _parts(rows, len(actor.observation))]).reshape(n, k, -1)
+
+
+class Vine:
+    """A trunk of single paths, from whose states it branches; it owns the environments of both."""
+
+    def __init__(
+        self, envs: SyncVectorEnv[Any, Any], twigs: Sequence[gym.Env[Any, Any]], actor: Actor, seed: int
+    ) -> None:
+        """`twigs` are as many environments as `envs` has, for the rollouts.
+
+        Raises `UserError` if their state can't be restored.
+        """
+        check_restorable(twigs[0])
+        for index, twig in enumerate(twigs):
+            twig.reset(seed=seed + index)
+        self._trunk = SinglePath(envs, actor, seed)
+        self._envs, self._twigs, self._actor = envs, twigs, actor
+
+    def collect(
+        self, length: int, states: int, rng: np.random.Generator
+    ) -> tuple[Batch, Episodes, list[Snapshot], Any]:
+        """The trunk as a batch, and the snapshots of `states` of its rows, with the rows' indices into T x N."""
+        n = self._envs.num_envs
+        rows = np.sort(rng.choice(length * n, states, replace=False))
+        wanted = set(rows.tolist())
+        snapshots: list[Snapshot] = []
+
+        def visit(t: int) -> None:
+            snapshots.extend(save(self._envs.envs[i]) for i in range(n) if t * n + i in wanted)
+
+        batch, episodes = self._trunk.collect(length, rng, visit)
+        return batch, episodes, snapshots, rows
+
+    def branch(
+        self,
+        head: Head,
+        config: VineConfig,
+        batch: Batch,
+        snapshots: list[Snapshot],
+        rows: Any,
+        rng: np.random.Generator,
+    ) -> Branches:
+        """Rollouts from the snapshots, of which those of one state share their random numbers."""
+        observations = batch.observation[:-1].reshape(-1, *batch.observation.shape[2:])[rows]
+        samples = first_samples(head, observations, config, self._actor, rng)
+        n, k = samples.shape[:2]
+        actions = head.action(tf.constant(samples.reshape(n * k, *samples.shape[2:]))).numpy()
+        noise = draw_noise(self._actor.noise_spec, n * config.branch_length, rng)
+        noise = noise.reshape(n, config.branch_length, *self._actor.noise.shape[1:])
+        seeds: NDArray[np.int64] = rng.integers(2**63, size=(n,))
+        finals = np.zeros((n * k, *observations.shape[1:]), observations.dtype)
+        reward = np.zeros((n * k, config.branch_length))
+        length, terminated = np.zeros(n * k, np.int64), np.zeros(n * k, bool)
+        weight = batch.weight.reshape(-1)[rows]
+        for part in _parts(np.flatnonzero(np.repeat(weight, k)), len(self._twigs)):
+            states = part // k
+            for twig, state in zip(self._twigs, states, strict=False):
+                restore(twig, snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
+            finals[part], reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states])
+        shape = (n, k)
+        return Branches(
+            observations,
+            samples,
+            reward.reshape(*shape, -1),
+            finals.reshape(*shape, *finals.shape[1:]),
+            length.reshape(shape),
+            terminated.reshape(shape),
+            weight,
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._trunk.close()
+        for twig in self._twigs:
+            twig.close()
+
+    def _roll(self, first: NDArray[Any], noise: NDArray[np.float32]) -> tuple[Any, Any, Any, Any]:
+        """Rollouts side by side: the first actions [M, ...], then the policy's with noise [M, L, ...]."""
+        count, longest = len(first), noise.shape[1]
+        actor = self._actor
+        reward, length, terminated = np.zeros((count, longest)), np.zeros(count, np.int64), np.zeros(count, bool)
+        running = np.ones(count, bool)
+        for step in range(longest):
+            if step:
+                actor.noise[:count] = noise[:, step]
+                actor.run()
+            for m in np.flatnonzero(running):
+                action = (first if step == 0 else actor.action)[m]
+                observation, reward[m, step], terminated[m], truncated = self._step(int(m), action)
+                actor.observation[m] = observation
+                length[m] += 1
+                running[m] = not (terminated[m] or truncated)
+            if not running.any():
+                break
+        return actor.observation[:count].copy(), reward, length, terminated
+
+    def _step(self, index: int, action: Any) -> tuple[Any, float, bool, bool]:
+        try:
+            observation, reward, terminated, truncated, _ = self._twigs[index].step(action.copy())
+        except Exception as error:
+            raise environment_failure("step", error) from error
+        return observation, float(reward), terminated, truncated
+
+
+def _parts(array: Array, size: int) -> list[Array]:
+    return [array[start : start + size] for start in range(0, len(array), size)]
