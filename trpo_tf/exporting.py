@@ -88,7 +88,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "config": run.config.to_dict(),
         "seed": run.config.seed,
         "steps": run.state.steps,
-        "summary": run.summary,
+        "summary": dict(run.summary),
         "git_commit": git_commit(),
         "versions": versions(),
     }

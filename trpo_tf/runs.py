@@ -11,7 +11,7 @@ summary.json            returns before and after, speed, versions
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +38,21 @@ SUMMARY_FILE = "summary.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder holds it: settings, networks, and the latest checkpoint."""
+    """A run as its folder holds it: settings, networks, the latest checkpoint, and the summary.
+
+    The summary has `untrained` from the start, the rest, with `trained`, at the end.
+    """
 
     folder: Path
     config: Config
     components: Components
     state: TrainingState
+    summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def policy(self) -> TrainedPolicy:
         """The policy as trained so far."""
         return self.components.trained(self.state)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What summary.json holds: `untrained` from the start, the rest, with `trained`, at the end."""
-        path = self.folder / SUMMARY_FILE
-        return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def is_run(path: Path) -> bool:
@@ -88,13 +86,21 @@ def load_run(folder: Path) -> Run:
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
     config = read_config(folder / CONFIG_FILE)
     components = build_components(config, _network(folder / POLICY_NETWORK_FILE), _network(folder / VALUE_NETWORK_FILE))
-    return Run(folder, config, components, load_checkpoint(folder / CHECKPOINTS_FOLDER))
+    summary = folder / SUMMARY_FILE
+    return Run(
+        folder,
+        config,
+        components,
+        load_checkpoint(folder / CHECKPOINTS_FOLDER),
+        json.loads(summary.read_text()) if summary.exists() else {},
+    )
 
 
-def write_summary(run: Run, summary: Mapping[str, Any]) -> None:
-    """Replace a run's summary."""
+def with_summary(run: Run, summary: Mapping[str, Any]) -> Run:
+    """The run with another summary, which is written to its folder."""
     text = json.dumps(summary, indent=2)
     write_atomically(run.folder / SUMMARY_FILE, f"{text}\n".encode())
+    return replace(run, summary=summary)
 
 
 def _architecture(network: keras.Model) -> str:

@@ -19,7 +19,7 @@ from trpo_tf.exporting import in_process, versions
 from trpo_tf.initialization import read_weights
 from trpo_tf.iteration import iterate
 from trpo_tf.reporting.metrics import MetricsLog
-from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, write_summary
+from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, with_summary
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
@@ -89,7 +89,6 @@ def default_folder(config: Config) -> Path:
 
 def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Observer | None) -> Run:
     config, components, state = run.config, run.components, run.state
-    started = time.perf_counter() - state.seconds
     with (
         MetricsLog(run.folder, state.iteration) as log,
         KerasListeners(components.policy, callbacks) as listeners,
@@ -97,7 +96,8 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
         Experience(config, components.policy) as experience,
     ):
         try:
-            _evaluate_untrained(run)
+            run = _evaluate_untrained(run)
+            started = time.perf_counter() - state.seconds
             experience.restart(state)
             while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
                 state, metrics = iterate(config, components, experience, state)
@@ -112,8 +112,7 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
                     state = _save(run, state)
                     experience.restart(state)
             components.policy.network.assign(state.theta)
-            run = dataclasses.replace(run, state=_save(run, state))
-            _evaluate_trained(run)
+            run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)))
         except EnvironmentFailure as failure:
             _save(run, state)
             raise EnvironmentFailure(f"{failure}; {_how_to_resume(run)}") from failure.__cause__
@@ -129,13 +128,14 @@ def _save(run: Run, state: TrainingState) -> TrainingState:
     return state
 
 
-def _evaluate_untrained(run: Run) -> None:
-    if run.state.iteration == 0 and "untrained" not in run.summary:
-        # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
-        write_summary(run, {"untrained": _evaluate(run, deterministic=False)})
+def _evaluate_untrained(run: Run) -> Run:
+    if run.state.iteration > 0 or "untrained" in run.summary:
+        return run
+    # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
+    return with_summary(run, {"untrained": _evaluate(run, deterministic=False)})
 
 
-def _evaluate_trained(run: Run) -> None:
+def _evaluate_trained(run: Run) -> Run:
     state = run.state
     summary = {
         "trained": _evaluate(run, deterministic=True),
@@ -146,7 +146,7 @@ def _evaluate_trained(run: Run) -> None:
         "steps_per_second": state.steps / state.seconds if state.seconds else 0.0,
         "versions": versions(),
     }
-    write_summary(run, {**run.summary, **summary})
+    return with_summary(run, {**run.summary, **summary})
 
 
 def _evaluate(run: Run, *, deterministic: bool) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_tf.components import build_components
+from trpo_tf.config import Config, PolicyConfig, SamplingConfig
+from trpo_tf.iteration import estimate, iterate
+from trpo_tf.normalization import Normalizer
+from trpo_tf.sampling.experience import Experience
+from trpo_tf.updates.problem import LocalProblem, Rows
+
+
+def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batches():
+    """REINFORCE with and without: returns, against returns less the critic's value."""
+    sampling = SamplingConfig(num_envs=8, batch_size=512)
+    config = Config("CartPole-v1", algo="vpg", sampling=sampling, policy=PolicyConfig(hidden_sizes=(8,)))
+    components = build_components(config)
+    state = components.initial_state(8)
+
+    @tf.function(autograph=False)
+    def gradient(theta, rows):
+        return LocalProblem(components.policy, theta, Rows(*rows)).gradient()[1]
+
+    gradients = {"return": [], "monte-carlo": []}
+    with Experience(config, components.policy) as experience:
+        experience.restart(state)
+        for _ in range(6):  # a critic that knows something
+            state, _ = iterate(config, components, experience, state)
+        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            batch, _, _ = experience.collect(rng)
+            for advantage, found in gradients.items():
+                asked = dataclasses.replace(config, sampling=dataclasses.replace(sampling, advantage=advantage))
+                rows = estimate(asked, components, state, batch).rows
+                found.append(gradient(tf.constant(state.theta), rows).numpy())
+
+    def relative_variance(found):
+        return np.sum(np.var(found, axis=0)) / np.sum(np.mean(found, axis=0) ** 2)
+
+    assert relative_variance(gradients["monte-carlo"]) < 0.8 * relative_variance(gradients["return"])
