@@ -24,7 +24,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         _refuse_existing(target)
         os.rename(folder, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _refuse_existing(target: Path) -> None:
@@ -34,10 +34,11 @@ def _refuse_existing(target: Path) -> None:
 
 def _sync_tree(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

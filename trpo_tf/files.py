@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from export.folders import sync
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, flush it to disk, and move it into place."""
@@ -17,13 +19,4 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
