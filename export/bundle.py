@@ -15,7 +15,7 @@ from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import to_onnx, with_optional_input
 from export.parity import Actor, Environment, Parity, Reference, compare_cases, compare_episodes
 from export.saved_model import write_saved_model
-from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest
+from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, read_manifest
 from serving.policy import Array, Policy, draw_noise
 
 SAVED_MODEL_FOLDER = "saved_model"
@@ -63,6 +63,7 @@ def write_bundle(
     Raises:
         FileExistsError: `path` exists.
         ExportError: the function can't be converted, or a format differs from it.
+        BundleError: a name or spec that a manifest can't hold.
     """
     with new_folder(Path(path)) as folder:
         for file, content in (files or {}).items():
@@ -70,7 +71,7 @@ def write_bundle(
         manifest = Manifest(name, spec.observation, spec.action, spec.noise, provenance=provenance or {})
         manifest = _fill(folder, function, manifest, evidence)
         (folder / MANIFEST_FILE).write_text(manifest.to_json())
-    return manifest
+        return read_manifest(folder)
 
 
 def _fill(folder: Path, function: InferenceFunction, manifest: Manifest, evidence: Evidence) -> Manifest:

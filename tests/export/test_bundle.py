@@ -273,3 +273,10 @@ def test_cases_of_integers_stay_within_their_type(dtype):
         assert (cases.min(), cases.max()) == (0, 255)
     else:
         assert (cases.min(), cases.max()) == (-4000, 4200)
+
+
+def test_a_name_that_can_not_be_served_is_refused_and_nothing_is_left(tmp_path):
+    policy = Continuous()
+    with pytest.raises(BundleError, match="name must be"):
+        write_bundle(policy.function, policy.spec, tmp_path / "bundle", name="a/b")
+    assert list(tmp_path.iterdir()) == []
