@@ -69,10 +69,12 @@ class Reach(gym.Env):
 class Ring(gym.Env):
     """A task that never ends: go round a ring of 6 places, forwards (1) or backwards (0).
 
-    Staying near place 0 pays 0.2 a step; a whole round forwards pays 3 at its end, 0.5 a step on average.
+    Staying near place 0 pays 0.2 a step; a whole round forwards pays 3 at its end, 0.5 a step on average. `noise` is
+    the deviation of what the environment's own generator adds to a reward.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 0.0) -> None:
+        self._noise = noise
         self.observation_space = gym.spaces.Box(-1, 1, (6,), np.float32)
         self.action_space = gym.spaces.Discrete(2)
 
@@ -84,6 +86,8 @@ class Ring(gym.Env):
     def step(self, action):
         before, self._place = self._place, (self._place + (1 if action else -1)) % 6
         reward = 3.0 if (before, self._place) == (5, 0) else 0.2 * (self._place in (0, 1))
+        if self._noise:
+            reward += self._noise * self.np_random.normal()
         return np.eye(6, dtype=np.float32)[self._place], reward, False, False, {}
 
     def save_state(self):
@@ -119,6 +123,7 @@ for name, space in ECHOES.items():
     gym.register(name, Echo, max_episode_steps=5, kwargs={"space": space})
 
 gym.register("Ring-v0", Ring, max_episode_steps=200)
+gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0})
 gym.register("Walk-v0", Walk, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})

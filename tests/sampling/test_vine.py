@@ -57,6 +57,14 @@ def test_rollouts_of_one_state_share_their_random_numbers():
     assert (finals[~twice, 0] != finals[~twice, 1]).any(axis=1).all()
 
 
+def test_rollouts_of_one_state_share_the_environment_s_generator_too():
+    """Both actions of a state meet the same noise, which is far larger than any reward; other states another."""
+    _, _, _, [(_, _, branches)] = sampled("environments:NoisyRing-v0")
+    left, right = branches.reward[:, 0], branches.reward[:, 1]
+    assert np.abs(left - right).max() <= 3.0
+    assert np.std(left[:, 0]) > 50.0
+
+
 def test_states_where_an_episode_has_just_ended_weigh_nothing_and_cost_nothing():
     _, _, _, collected = sampled("CartPole-v1", batches=4, rollout_states=200)
     weights = np.concatenate([branches.weight for _, _, branches in collected])
