@@ -308,3 +308,8 @@ main(["predict", {str(bundle)!r}, "--observation", "[0, 0]"])
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] in ("0", "1")
+
+
+def test_a_bundle_is_evaluated_without_tensorflow():
+    code = "import sys, trpo_tf.evaluation; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

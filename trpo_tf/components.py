@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config import Config
-from trpo_tf.envs import action_spec, make_encoder, make_env, observation_spec
+from trpo_tf.envs import action_spec, make_env, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments, Normalizer
+from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads import Head, make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from serving import ArraySpec
 from trpo_tf.errors import UserError
-from trpo_tf.policies.encoders import Encoder, NumberEncoder, OneHotEncoder
 
 
 def make_env(env_id: str) -> gym.Env[Any, Any]:
@@ -49,13 +48,6 @@ def action_spec(space: gym.Space[Any]) -> ArraySpec:
     if isinstance(space, gym.spaces.Box) and space.dtype.kind != "f":
         raise UserError(f"action space {space} isn't supported; a Box of actions must be of floats")
     return _spec("action", space, "action")
-
-
-def make_encoder(space: gym.Space[Any], spec: ArraySpec, *, normalize: bool) -> Encoder:
-    """How observations of `space`, whose spec is `spec`, become a network's input."""
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        return OneHotEncoder(spec)
-    return NumberEncoder(spec, normalize=normalize and isinstance(space, gym.spaces.Box))
 
 
 def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:

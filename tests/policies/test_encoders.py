@@ -2,9 +2,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.envs import make_encoder, observation_spec
+from trpo_tf.envs import observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Normalizer
+from trpo_tf.policies.encoders import make_encoder
 
 
 def encode(space, observations, *, mean=0.0, scale=1.0, normalize=True):

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import tensorflow as tf
 
@@ -52,3 +53,10 @@ class OneHotEncoder(Encoder):
         choices = tf.reshape(tf.cast(observation, tf.int64), (-1, len(self._counts))) - self._first
         columns = zip(tf.unstack(choices, axis=1), self._counts, strict=True)
         return tf.concat([tf.one_hot(c, int(n), dtype=normalizer.mean.dtype) for c, n in columns], axis=1)
+
+
+def make_encoder(space: gym.Space[Any], spec: ArraySpec, *, normalize: bool) -> Encoder:
+    """How observations of `space`, whose spec is `spec`, become a network's input."""
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return OneHotEncoder(spec)
+    return NumberEncoder(spec, normalize=normalize and isinstance(space, gym.spaces.Box))
