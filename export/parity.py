@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.onnx_graph import ExportError
-from serving.policy import Array
+from serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
 from serving.verify import agree, difference
 
-Actor = Callable[[Array, Array], Array]
+Actor = Callable[[Observation, Array], Array]
 """observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
 
-Episode = list[tuple[Array, float]]
+Episode = list[tuple[Observation, float]]
 
 BATCH_SIZES = (1, 2, 7, 64)
 TIE = 1e-5
@@ -47,15 +47,15 @@ class Reference:
     act: Actor
     scores: Actor | None = None
 
-    def decisive(self, observations: Array, noise: Array) -> NDArray[np.bool_]:
+    def decisive(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
         """Which rows have one best action, every choice by a margin of `TIE`."""
         if self.scores is None:
-            return np.ones(len(observations), bool)
+            return np.ones(len(noise), bool)
         scores = self.scores(observations, noise)
         if scores.shape[-1] == 1:
-            return np.ones(len(observations), bool)
+            return np.ones(len(noise), bool)
         best = np.partition(scores, -2, axis=-1)[..., -2:]
-        margins = (best[..., 1] - best[..., 0]).reshape(len(observations), -1)
+        margins = (best[..., 1] - best[..., 0]).reshape(len(noise), -1)
         return margins.min(axis=1) > TIE  # type: ignore[no-any-return]
 
 
@@ -70,7 +70,7 @@ class Parity:
         return Parity(max(self.max_difference, other.max_difference), self.compared + other.compared)
 
 
-def compare_cases(name: str, actor: Actor, reference: Reference, observations: Array, noise: Array) -> Parity:
+def compare_cases(name: str, actor: Actor, reference: Reference, observations: Observation, noise: Array) -> Parity:
     """Compare on observations [case, ...] with noise [case, k] and with none, at several batch sizes.
 
     Raises `ExportError` at the first action outside the tolerance.
@@ -78,9 +78,9 @@ def compare_cases(name: str, actor: Actor, reference: Reference, observations: A
     parity = Parity(0.0, 0)
     for noise_fed in (np.zeros_like(noise), noise):
         for size in BATCH_SIZES:
-            for start in range(0, len(observations), size):
+            for start in range(0, len(noise), size):
                 rows = slice(start, start + size)
-                parity += _compare(name, actor, reference, observations[rows], noise_fed[rows])
+                parity += _compare(name, actor, reference, take(observations, rows), noise_fed[rows])
     return parity
 
 
@@ -104,7 +104,7 @@ def compare_episodes(
     for seed in seeds:
         episode = list(play(reference.act, environment, seed, noise))
         for observation, _ in episode:
-            parity += _compare(name, actor, reference, observation[np.newaxis], noise)
+            parity += _compare(name, actor, reference, take(observation, np.newaxis), noise)
         free = list(play(actor, environment, seed, noise))
         if reference.scores is not None and not _same(free, episode):
             raise ExportError(f"{name} plays another episode than the trained policy at seed {seed}")
@@ -114,19 +114,19 @@ def compare_episodes(
     return parity
 
 
-def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Iterator[tuple[Array, float]]:
+def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Iterator[tuple[Observation, float]]:
     """Play one episode: each observation acted on, with the reward that followed."""
     observation, _ = environment.reset(seed=seed)
     for _ in range(_LONGEST_EPISODE):
-        seen = np.asarray(observation)
-        action = actor(seen[np.newaxis], noise)[0]
+        seen = map_parts(np.copy, observation_of(observation))
+        action = actor(take(seen, np.newaxis), noise)[0]
         observation, reward, terminated, truncated, _ = environment.step(action)
-        yield seen.copy(), float(reward)
+        yield seen, float(reward)
         if terminated or truncated:
             return
 
 
-def _compare(name: str, actor: Actor, reference: Reference, observations: Array, noise: Array) -> Parity:
+def _compare(name: str, actor: Actor, reference: Reference, observations: Observation, noise: Array) -> Parity:
     decisive = reference.decisive(observations, noise)
     expected, actual = reference.act(observations, noise), actor(observations, noise)
     if actual.shape != expected.shape:
@@ -142,7 +142,8 @@ def _compare(name: str, actor: Actor, reference: Reference, observations: Array,
 
 def _same(one: Episode, other: Episode) -> bool:
     return len(one) == len(other) and all(
-        np.array_equal(a, b) and reward_a == reward_b for (a, reward_a), (b, reward_b) in zip(one, other, strict=True)
+        reward_a == reward_b and all(map(np.array_equal, list_parts(a), list_parts(b)))
+        for (a, reward_a), (b, reward_b) in zip(one, other, strict=True)
     )
 
 

@@ -1,6 +1,7 @@
 """Gymnasium environments: how they are made, seeded, and described."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from serving import ArraySpec
+from serving.manifest import Bound
+from serving.observations import leaves_of
 from trpo_tf.errors import UserError
+
+_INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
+_TAKEN = ("action", "noise")
 
 
 def make_env(env_id: str) -> gym.Env[Any, Any]:
@@ -38,9 +44,26 @@ def environment_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def observation_spec(space: gym.Space[Any]) -> ArraySpec:
-    """The policy's observation input. Raises `UserError` for a space that isn't supported."""
-    return _spec("obs", space, "observation")
+def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
+    """The spaces of an observation's arrays, by input name. Raises `UserError` for a key that can't be one."""
+    leaves = list(leaves_of(_unpacked(space)))
+    parts = dict(leaves)
+    for name in parts:
+        if not _INPUT_NAME.fullmatch(name) or name in _TAKEN:
+            raise UserError(
+                f"observation key {name!r} can't name an input of the policy; use letters, digits and underscores, "
+                f"and another name than {' or '.join(_TAKEN)}"
+            )
+    if len(parts) < len(leaves):
+        raise UserError(f"observation keys of {space} are the same once nested ones are joined; rename one")
+    if not parts:
+        raise UserError(f"observation space {space} is empty; there must be something to observe")
+    return parts
+
+
+def observation_spec(space: gym.Space[Any]) -> tuple[ArraySpec, ...]:
+    """The policy's observation inputs. Raises `UserError` for a space that isn't supported."""
+    return tuple(_spec(name, part, "observation") for name, part in observation_parts(space).items())
 
 
 def action_spec(space: gym.Space[Any]) -> ArraySpec:
@@ -56,16 +79,30 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
             return ArraySpec(name, space.dtype.name, (), int(space.start), int(space.start + space.n - 1))
         case gym.spaces.MultiDiscrete():
             first, last = space.start, space.start + space.nvec - 1
-            return ArraySpec(name, space.dtype.name, space.shape, _flat(first), _flat(last))
+            return ArraySpec(name, space.dtype.name, space.shape, _bound(first), _bound(last))
         case gym.spaces.MultiBinary():
             return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
         case gym.spaces.Box() if space.dtype.kind in "iuf" and 0 not in space.shape:
-            return ArraySpec(name, space.dtype.name, space.shape, _flat(space.low), _flat(space.high))
-    raise UserError(f"{what} space {space} isn't supported; it must be Box, Discrete, MultiDiscrete or MultiBinary")
+            return ArraySpec(name, space.dtype.name, space.shape, _bound(space.low), _bound(space.high))
+    allowed = "Box, Discrete, MultiDiscrete or MultiBinary"
+    if what == "observation":
+        allowed += ", or a Dict or Tuple of these"
+    raise UserError(f"{what} space {space} isn't supported; it must be {allowed}")
 
 
-def _flat(values: NDArray[Any]) -> tuple[float, ...]:
-    return tuple(values.ravel().tolist())
+def _bound(values: NDArray[Any]) -> Bound:
+    """A bound for each element, or the one that all have."""
+    each = values.ravel().tolist()
+    return each[0] if len(set(each)) == 1 else tuple(each)
+
+
+def _unpacked(space: gym.Space[Any]) -> Any:
+    match space:
+        case gym.spaces.Dict():
+            return {key: _unpacked(part) for key, part in space.spaces.items()}
+        case gym.spaces.Tuple():
+            return tuple(_unpacked(part) for part in space.spaces)
+    return space
 
 
 @contextlib.contextmanager
