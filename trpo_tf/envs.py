@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 from numpy.typing import NDArray
 
 from serving import ArraySpec
@@ -17,23 +18,44 @@ from trpo_tf.errors import UserError
 
 _INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _TAKEN = ("action", "noise")
+# Gymnasium's sticky actions stand in for ALE's own: the same process, frame by frame, but it draws from the
+# environment's generator, and its last action can be saved and restored, which ALE leaves out of the emulator's state.
+_ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
+_STICKINESS = 0.25
 
 
 def make_env(env_id: str) -> gym.Env[Any, Any]:
-    """One environment. Raises `UserError` for an id that Gymnasium can't make."""
+    """One environment; of Atari's namespace `ALE/`, with the standard preprocessing.
+
+    Raises `UserError` for an id that Gymnasium can't make.
+    """
     with _readable_errors(env_id):
+        if _is_atari(env_id):
+            _register_atari(env_id)
+            return _preprocess_atari(gym.make(env_id, **_ATARI_ARGUMENTS))
         return gym.make(env_id)
 
 
 def make_vector_env(env_id: str, num_envs: int, mode: str | None = None) -> VectorEnv[Any, Any, Any]:
     """`num_envs` environments stepped together, each reset in the step after its episode's end.
 
-    `mode` is Gymnasium's vectorization mode, by default the fastest that the environment has.
+    `mode` is Gymnasium's vectorization mode, by default the fastest that the environment has. Atari's is "sync":
+    the vector form of its own that ALE registers clips rewards and starts episodes otherwise.
 
     Raises `UserError` for an id that Gymnasium can't make.
     """
     with _readable_errors(env_id):
-        envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode)
+        if _is_atari(env_id):
+            _register_atari(env_id)
+            envs = gym.make_vec(
+                env_id,
+                num_envs=num_envs,
+                vectorization_mode=mode or "sync",
+                wrappers=[_preprocess_atari],
+                **_ATARI_ARGUMENTS,
+            )
+        else:
+            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode)
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
     return envs
@@ -103,6 +125,30 @@ def _unpacked(space: gym.Space[Any]) -> Any:
         case gym.spaces.Tuple():
             return tuple(_unpacked(part) for part in space.spaces)
     return space
+
+
+def _is_atari(env_id: str) -> bool:
+    return env_id.removeprefix("ale_py:").startswith("ALE/")
+
+
+def _register_atari(env_id: str) -> None:
+    try:
+        import ale_py
+        import cv2  # noqa: F401 (AtariPreprocessing imports it when it is made)
+    except ImportError as error:
+        raise UserError(f"environment {env_id!r} can't be made: pip install trpo-tf[atari]") from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    gym.register_envs(ale_py)
+
+
+def _preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any, Any]:
+    """Observations uint8 [4, 84, 84], an action for four frames (Machado et al. 2018)."""
+    inner: Any = env.unwrapped
+    if inner.get_action_meanings()[0] != "NOOP":
+        raise UserError(f"{inner.spec.id} isn't supported: it has no NOOP action, with which Atari's episodes start")
+    env = StickyAction(env, _STICKINESS)
+    env = AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84, grayscale_obs=True, scale_obs=False)
+    return FrameStackObservation(env, 4)
 
 
 @contextlib.contextmanager
