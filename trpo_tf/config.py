@@ -217,6 +217,7 @@ class Config:
         if self.sampler_is_vine:
             _require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
             _require(self.algo not in MINIBATCH_ALGORITHMS, "algo", "one without minibatches, for the vine")
+            _require(self.sampling.objective == "discounted", "objective", "discounted, for the vine")
         _require(self.critic.critic_batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
         if self.algo in MINIBATCH_ALGORITHMS:
             _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")

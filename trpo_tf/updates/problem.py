@@ -60,8 +60,10 @@ class LocalProblem:
         return part
 
     def every(self, stride: int) -> "LocalProblem":
-        """The same problem over every `stride`-th row."""
-        return self.rows(tf.range(0, tf.shape(self.advantage)[0], stride))
+        """The same problem over every `stride`-th row; of the vine's, over all rows of every `stride`-th state."""
+        group = self._branches or 1
+        rows = tf.reshape(tf.range(tf.shape(self.advantage)[0]), (-1, group))
+        return self.rows(tf.reshape(rows[::stride], [-1]))
 
     def ratio(self, theta: Any) -> Any:
         """Probability of each row's sample under `theta` over that under the old policy, [B]."""
