@@ -13,7 +13,7 @@ from export.cases import observation_cases
 from export.folders import new_folder
 from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import to_onnx, with_optional_input
-from export.parity import Actor, Environment, Parity, Reference, compare_cases, compare_episodes
+from export.parity import NOTHING, Actor, Environment, Reference, compare_cases, compare_episodes, play
 from export.saved_model import write_saved_model
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, read_manifest
 from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
@@ -89,10 +89,7 @@ def _fill(folder: Path, function: InferenceFunction, manifest: Manifest, evidenc
     rng = np.random.default_rng(0)
     observations = observation_cases(spec.observation, evidence.observations, rng)
     noise = draw_noise(spec.noise, batch_size(observations), rng)
-    parity = {
-        name: _compare(name, actor, reference, evidence.environment, observations, noise)
-        for name, actor in actors.items()
-    }
+    parity = _compare(actors, reference, evidence.environment, observations, noise)
     (folder / GOLDEN_FILE).write_bytes(_golden(reference, observations, noise, spec))
     files = {
         file.relative_to(folder).as_posix(): FileEntry.of(file.read_bytes())
@@ -113,23 +110,24 @@ def convert_policy(function: InferenceFunction, spec: PolicySpec) -> bytes:
 
 
 def _compare(
-    name: str,
-    actor: Actor,
+    actors: Mapping[str, Actor],
     reference: Reference,
     environment: Environment | None,
     observations: Observation,
     noise: Array,
 ) -> dict[str, Any]:
-    cases = compare_cases(name, actor, reference, observations, noise)
-    episodes = Parity(0.0, 0)
-    if environment is not None:
-        episodes = compare_episodes(name, actor, reference, environment, range(_EPISODES), noise.shape[1:])
-    total = cases + episodes
-    return {
-        "max_difference": total.max_difference,
-        "cases": cases.compared,
-        "episode_steps": episodes.compared,
-    }
+    still, seeds = np.zeros_like(noise[:1]), range(_EPISODES if environment else 0)
+    episodes = {seed: list(play(reference.act, environment, seed, still)) for seed in seeds if environment}
+    parity = {}
+    for name, actor in actors.items():
+        cases = compare_cases(name, actor, reference, observations, noise)
+        played = compare_episodes(name, actor, reference, environment, episodes, still) if environment else NOTHING
+        parity[name] = {
+            "max_difference": (cases + played).max_difference,
+            "cases": cases.compared,
+            "episode_steps": played.compared,
+        }
+    return parity
 
 
 def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:

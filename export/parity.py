@@ -1,7 +1,7 @@
 """Whether an exported policy acts like the function it came from: on cases, and along whole episodes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ BATCH_SIZES = (1, 2, 7, 64)
 TIE = 1e-5
 """Two best scores closer than this are a tie, which rounding may break either way."""
 
-_LONGEST_EPISODE = 10_000
+_LONGEST_EPISODE = 2_000
 _RETURN_TOLERANCE = 1e-3
 _STUDENT_T = 4.303
 """97.5% quantile at two degrees of freedom: three episodes. With more episodes the interval is wider than need be."""
@@ -70,12 +70,16 @@ class Parity:
         return Parity(max(self.max_difference, other.max_difference), self.compared + other.compared)
 
 
+NOTHING = Parity(0.0, 0)
+"""Of no rows."""
+
+
 def compare_cases(name: str, actor: Actor, reference: Reference, observations: Observation, noise: Array) -> Parity:
     """Compare on observations [case, ...] with noise [case, k] and with none, at several batch sizes.
 
     Raises `ExportError` at the first action outside the tolerance.
     """
-    parity = Parity(0.0, 0)
+    parity = NOTHING
     for noise_fed in (np.zeros_like(noise), noise):
         for size in BATCH_SIZES:
             for start in range(0, len(noise), size):
@@ -89,22 +93,22 @@ def compare_episodes(
     actor: Actor,
     reference: Reference,
     environment: Environment,
-    seeds: range,
-    noise_shape: tuple[int, ...],
+    episodes: Mapping[int, Episode],
+    noise: Array,
 ) -> Parity:
-    """Compare along episodes that the reference plays, one for each seed, then along those that the actor plays.
+    """Compare along the reference's own episodes, by seed, then along those that the actor plays.
 
     Playing by itself, a policy of discrete actions must make the very same episodes. In one of continuous actions a
     difference of rounding may grow from step to step, so there the returns must differ by nothing on average: zero
-    must lie in the interval of the paired differences. Raises `ExportError` otherwise.
+    must lie in the interval of the paired differences. `noise` is zeros [1, k]. Raises `ExportError` otherwise.
     """
-    noise = np.zeros((1, *noise_shape), np.float32)
-    parity = Parity(0.0, 0)
+    parity = NOTHING
     expected, actual = [], []
-    for seed in seeds:
-        episode = list(play(reference.act, environment, seed, noise))
-        for observation, _ in episode:
-            parity += _compare(name, actor, reference, take(observation, np.newaxis), noise)
+    for seed, episode in episodes.items():
+        for start in range(0, len(episode), BATCH_SIZES[-1]):
+            seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
+            observations = map_parts(lambda *parts: np.stack(parts), *seen)
+            parity += _compare(name, actor, reference, observations, np.repeat(noise, len(seen), axis=0))
         free = list(play(actor, environment, seed, noise))
         if reference.scores is not None and not _same(free, episode):
             raise ExportError(f"{name} plays another episode than the trained policy at seed {seed}")
@@ -115,7 +119,7 @@ def compare_episodes(
 
 
 def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Iterator[tuple[Observation, float]]:
-    """Play one episode: each observation acted on, with the reward that followed."""
+    """Play one episode, of 2,000 steps at most: each observation acted on, with the reward that followed."""
     observation, _ = environment.reset(seed=seed)
     for _ in range(_LONGEST_EPISODE):
         seen = map_parts(np.copy, observation_of(observation))

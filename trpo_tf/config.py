@@ -248,8 +248,9 @@ def preset_names() -> list[str]:
 
 
 def preset_for(env_id: str) -> str:
-    """The preset made for `env_id`, or `default`."""
-    return env_id if env_id in preset_names() else "default"
+    """The preset made for `env_id` or for its namespace (`ALE/Pong-v5`: `ALE`), or `default`."""
+    candidates = (env_id, env_id.rpartition(":")[2].partition("/")[0])
+    return next((name for name in candidates if name in preset_names()), "default")
 
 
 def load_preset(preset: str, env_id: str) -> Config:
