@@ -148,7 +148,7 @@ def test_a_port_in_use_is_one_line(run, bundle):
 
 def test_bad_evaluations_are_one_line(run, bundle):
     complains(run("evaluate", bundle, "--episodes", "0"), "episodes must be at least 1")
-    complains(run("evaluate", bundle, "--env-id", "CartPole-v1"), "the policy observes float32")
+    complains(run("evaluate", bundle, "--env-id", "CartPole-v1"), "the policy observes obs float32")
     complains(run("evaluate", bundle, "--env-id", "NoSuchTask-v0"), "environment 'NoSuchTask-v0' can't be made")
 
 
