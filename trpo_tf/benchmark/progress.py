@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from trpo_tf.benchmark.results import RUN_FOLDER, Result
 
@@ -30,7 +31,11 @@ class BenchmarkProgress:
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
-                BarColumn(20), TextColumn("{task.description}"), TimeRemainingColumn(), console=self._console
+                BarColumn(20),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
             )
             self._task = self._bar.add_task("", total=sum(total_steps.values()))
 
