@@ -2,7 +2,7 @@
 
 from export.bundle import Evidence, convert_policy, write_bundle
 from export.function import InferenceFunction, PolicySpec
-from export.onnx_graph import ExportError, to_onnx
+from export.onnx_graph import ExportError, to_onnx, with_constants
 
 __all__ = [
     "Evidence",
@@ -11,5 +11,6 @@ __all__ = [
     "PolicySpec",
     "convert_policy",
     "to_onnx",
+    "with_constants",
     "write_bundle",
 ]

@@ -13,10 +13,11 @@ from export.cases import observation_cases
 from export.folders import new_folder
 from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import to_onnx, with_optional_input
-from export.parity import Actor, Environment, Parity, Reference, compare_cases, compare_episodes
+from export.parity import NOTHING, Actor, Environment, Reference, compare_cases, compare_episodes, play
 from export.saved_model import write_saved_model
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, read_manifest
-from serving.policy import Array, Policy, draw_noise
+from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
+from serving.policy import Policy, draw_noise
 
 SAVED_MODEL_FOLDER = "saved_model"
 _EPISODES = 3
@@ -32,7 +33,7 @@ class Evidence:
         scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n].
     """
 
-    observations: Array | None = None
+    observations: Observation | None = None
     environment: Environment | None = None
     scores: InferenceFunction | None = None
 
@@ -87,12 +88,9 @@ def _fill(folder: Path, function: InferenceFunction, manifest: Manifest, evidenc
     )
     rng = np.random.default_rng(0)
     observations = observation_cases(spec.observation, evidence.observations, rng)
-    noise = draw_noise(spec.noise, len(observations), rng)
-    parity = {
-        name: _compare(name, actor, reference, evidence.environment, observations, noise)
-        for name, actor in actors.items()
-    }
-    (folder / GOLDEN_FILE).write_bytes(_golden(reference, observations, noise))
+    noise = draw_noise(spec.noise, batch_size(observations), rng)
+    parity = _compare(actors, reference, evidence.environment, observations, noise)
+    (folder / GOLDEN_FILE).write_bytes(_golden(reference, observations, noise, spec))
     files = {
         file.relative_to(folder).as_posix(): FileEntry.of(file.read_bytes())
         for file in sorted(folder.rglob("*"))
@@ -112,30 +110,31 @@ def convert_policy(function: InferenceFunction, spec: PolicySpec) -> bytes:
 
 
 def _compare(
-    name: str,
-    actor: Actor,
+    actors: Mapping[str, Actor],
     reference: Reference,
     environment: Environment | None,
-    observations: Array,
+    observations: Observation,
     noise: Array,
 ) -> dict[str, Any]:
-    cases = compare_cases(name, actor, reference, observations, noise)
-    episodes = Parity(0.0, 0)
-    if environment is not None:
-        episodes = compare_episodes(name, actor, reference, environment, range(_EPISODES), noise.shape[1:])
-    total = cases + episodes
-    return {
-        "max_difference": total.max_difference,
-        "cases": cases.compared,
-        "episode_steps": episodes.compared,
-    }
+    still, seeds = np.zeros_like(noise[:1]), range(_EPISODES if environment else 0)
+    episodes = {seed: list(play(reference.act, environment, seed, still)) for seed in seeds if environment}
+    parity = {}
+    for name, actor in actors.items():
+        cases = compare_cases(name, actor, reference, observations, noise)
+        played = compare_episodes(name, actor, reference, environment, episodes, still) if environment else NOTHING
+        parity[name] = {
+            "max_difference": (cases + played).max_difference,
+            "cases": cases.compared,
+            "episode_steps": played.compared,
+        }
+    return parity
 
 
 def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
     traced = tf.function(function, spec.signature(), autograph=False)
 
-    def act(observations: Array, noise: Array) -> Array:
-        return traced(tf.constant(observations), tf.constant(noise)).numpy()  # type: ignore[no-any-return]
+    def act(observations: Observation, noise: Array) -> Array:
+        return traced(map_parts(tf.constant, observations), tf.constant(noise)).numpy()  # type: ignore[no-any-return]
 
     return act
 
@@ -144,8 +143,8 @@ def _saved_model_actor(folder: Path, spec: PolicySpec) -> Actor:
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
     sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
 
-    def act(observations: Array, noise: Array) -> Array:
-        feeds = {spec.observation.name: tf.constant(observations)}
+    def act(observations: Observation, noise: Array) -> Array:
+        feeds = {name: tf.constant(part) for name, part in by_name(observations, spec.observation[0].name).items()}
         signature = deterministic
         if noise.any():
             feeds[spec.noise.name], signature = tf.constant(noise), sample
@@ -154,12 +153,13 @@ def _saved_model_actor(folder: Path, spec: PolicySpec) -> Actor:
     return act
 
 
-def _golden(reference: Reference, observations: Array, noise: Array) -> bytes:
+def _golden(reference: Reference, observations: Observation, noise: Array, spec: PolicySpec) -> bytes:
     """Cases with zero noise, then the same with noise; ties, to which any answer is right, are left out."""
-    observations = np.concatenate([observations, observations])
+    observations = map_parts(lambda part: np.concatenate([part, part]), observations)
     noise = np.concatenate([np.zeros_like(noise), noise])
     decisive = reference.decisive(observations, noise)
-    observations, noise = observations[decisive], noise[decisive]
+    observations, noise = take(observations, decisive), noise[decisive]
+    arrays = {spec.noise.name: noise, spec.action.name: reference.act(observations, noise)}
     buffer = io.BytesIO()
-    np.savez(buffer, observation=observations, noise=noise, action=reference.act(observations, noise))
+    np.savez(buffer, **by_name(observations, spec.observation[0].name), **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -1,35 +1,54 @@
 """Observations to compare formats on: drawn at random, at the bounds, and recorded in the environment."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from serving import ArraySpec
-from serving.policy import Array
+from serving.observations import Array, Observation, batch_size, map_parts, structured
 
 _WIDE = 1e3
 """A bound beyond this is treated as absent: some environments state the largest float."""
 
 
-def observation_cases(spec: ArraySpec, recorded: Array | None, rng: np.random.Generator, count: int = 64) -> Array:
-    """Observations [case, ...] in the spec's dtype: `count` random, the bounds, and up to `count` recorded.
+def observation_cases(
+    specs: Sequence[ArraySpec], recorded: Observation | None, rng: np.random.Generator, count: int = 64
+) -> Observation:
+    """Observations [case, ...] in the specs' dtypes: `count` random, the bounds, and up to `count` recorded.
 
     Of recorded observations [n, ...] their extremes are added too, and points well beyond those: where a
     normaliser clips.
     """
+    named = structured({spec.name: spec for spec in specs})
+    if recorded is None or batch_size(recorded) == 0:
+        return map_parts(lambda spec: _made_up(spec, rng, count), named)  # type: ignore[no-any-return]
+    available = batch_size(recorded)
+    chosen = rng.choice(available, min(count, available), replace=False)
+    return map_parts(  # type: ignore[no-any-return]
+        lambda spec, values: np.concatenate([_made_up(spec, rng, count), _visited(spec, values, chosen)]),
+        named,
+        recorded,
+    )
+
+
+def _made_up(spec: ArraySpec, rng: np.random.Generator, count: int) -> Array:
     low, high = _finite_bounds(spec)
-    parts = [rng.uniform(low, high, (count, *spec.shape)), low[np.newaxis], high[np.newaxis]]
-    if recorded is not None and len(recorded):
-        values = recorded.astype(np.float64)
-        chosen = values[rng.choice(len(values), min(count, len(values)), replace=False)]
-        smallest, largest = values.min(axis=0, keepdims=True), values.max(axis=0, keepdims=True)
-        margin = 20.0 * (largest - smallest)
-        beyond = np.concatenate([smallest - margin, largest + margin])
-        parts += [chosen, smallest, largest, np.clip(beyond, *spec.bounds())]
-    cases = np.concatenate(parts)
+    drawn = rng.uniform(low, high, (count, *spec.shape))
+    return _cast(np.concatenate([drawn, low[np.newaxis], high[np.newaxis]]), spec)
+
+
+def _visited(spec: ArraySpec, recorded: Array, chosen: NDArray[np.int64]) -> Array:
+    smallest = recorded.min(axis=0, keepdims=True).astype(np.float64)
+    largest = recorded.max(axis=0, keepdims=True).astype(np.float64)
+    margin = 20.0 * (largest - smallest)
+    beyond = np.clip(np.concatenate([smallest - margin, largest + margin]), *spec.bounds())
+    return _cast(np.concatenate([recorded[chosen].astype(np.float64), smallest, largest, beyond]), spec)
+
+
+def _cast(cases: NDArray[np.float64], spec: ArraySpec) -> Array:
     dtype = np.dtype(spec.dtype)
-    if dtype.kind in "iu":
-        cases = np.rint(cases)
-    return cases.astype(dtype)
+    return (np.rint(cases) if dtype.kind in "iu" else cases).astype(dtype)
 
 
 def _finite_bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,13 +1,14 @@
 """From a TensorFlow function to a checked ONNX graph."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
+from numpy.typing import NDArray
 from onnx import checker, numpy_helper
 
 from serving.runtime import open_session
@@ -78,6 +79,17 @@ def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     graph.initializer.append(numpy_helper.from_array(np.array(inner, np.int64), inner_name))
     check_graph(optional)
     return optional
+
+
+def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """The graph with some of its inputs replaced by constants."""
+    constant = onnx.ModelProto()
+    constant.CopyFrom(model)
+    kept = [graph_input for graph_input in model.graph.input if graph_input.name not in values]
+    del constant.graph.input[:]
+    constant.graph.input.extend(kept)
+    constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    return constant
 
 
 def check_graph(model: onnx.ModelProto) -> None:

@@ -1,7 +1,7 @@
 """Whether an exported policy acts like the function it came from: on cases, and along whole episodes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.onnx_graph import ExportError
-from serving.policy import Array
+from serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
 from serving.verify import agree, difference
 
-Actor = Callable[[Array, Array], Array]
+Actor = Callable[[Observation, Array], Array]
 """observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
 
-Episode = list[tuple[Array, float]]
+Episode = list[tuple[Observation, float]]
 
 BATCH_SIZES = (1, 2, 7, 64)
 TIE = 1e-5
 """Two best scores closer than this are a tie, which rounding may break either way."""
 
-_LONGEST_EPISODE = 10_000
+_LONGEST_EPISODE = 2_000
 _RETURN_TOLERANCE = 1e-3
 _STUDENT_T = 4.303
 """97.5% quantile at two degrees of freedom: three episodes. With more episodes the interval is wider than need be."""
@@ -47,15 +47,15 @@ class Reference:
     act: Actor
     scores: Actor | None = None
 
-    def decisive(self, observations: Array, noise: Array) -> NDArray[np.bool_]:
+    def decisive(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
         """Which rows have one best action, every choice by a margin of `TIE`."""
         if self.scores is None:
-            return np.ones(len(observations), bool)
+            return np.ones(len(noise), bool)
         scores = self.scores(observations, noise)
         if scores.shape[-1] == 1:
-            return np.ones(len(observations), bool)
+            return np.ones(len(noise), bool)
         best = np.partition(scores, -2, axis=-1)[..., -2:]
-        margins = (best[..., 1] - best[..., 0]).reshape(len(observations), -1)
+        margins = (best[..., 1] - best[..., 0]).reshape(len(noise), -1)
         return margins.min(axis=1) > TIE  # type: ignore[no-any-return]
 
 
@@ -70,17 +70,21 @@ class Parity:
         return Parity(max(self.max_difference, other.max_difference), self.compared + other.compared)
 
 
-def compare_cases(name: str, actor: Actor, reference: Reference, observations: Array, noise: Array) -> Parity:
+NOTHING = Parity(0.0, 0)
+"""Of no rows."""
+
+
+def compare_cases(name: str, actor: Actor, reference: Reference, observations: Observation, noise: Array) -> Parity:
     """Compare on observations [case, ...] with noise [case, k] and with none, at several batch sizes.
 
     Raises `ExportError` at the first action outside the tolerance.
     """
-    parity = Parity(0.0, 0)
+    parity = NOTHING
     for noise_fed in (np.zeros_like(noise), noise):
         for size in BATCH_SIZES:
-            for start in range(0, len(observations), size):
+            for start in range(0, len(noise), size):
                 rows = slice(start, start + size)
-                parity += _compare(name, actor, reference, observations[rows], noise_fed[rows])
+                parity += _compare(name, actor, reference, take(observations, rows), noise_fed[rows])
     return parity
 
 
@@ -89,22 +93,22 @@ def compare_episodes(
     actor: Actor,
     reference: Reference,
     environment: Environment,
-    seeds: range,
-    noise_shape: tuple[int, ...],
+    episodes: Mapping[int, Episode],
+    noise: Array,
 ) -> Parity:
-    """Compare along episodes that the reference plays, one for each seed, then along those that the actor plays.
+    """Compare along the reference's own episodes, by seed, then along those that the actor plays.
 
     Playing by itself, a policy of discrete actions must make the very same episodes. In one of continuous actions a
     difference of rounding may grow from step to step, so there the returns must differ by nothing on average: zero
-    must lie in the interval of the paired differences. Raises `ExportError` otherwise.
+    must lie in the interval of the paired differences. `noise` is zeros [1, k]. Raises `ExportError` otherwise.
     """
-    noise = np.zeros((1, *noise_shape), np.float32)
-    parity = Parity(0.0, 0)
+    parity = NOTHING
     expected, actual = [], []
-    for seed in seeds:
-        episode = list(play(reference.act, environment, seed, noise))
-        for observation, _ in episode:
-            parity += _compare(name, actor, reference, observation[np.newaxis], noise)
+    for seed, episode in episodes.items():
+        for start in range(0, len(episode), BATCH_SIZES[-1]):
+            seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
+            observations = map_parts(lambda *parts: np.stack(parts), *seen)
+            parity += _compare(name, actor, reference, observations, np.repeat(noise, len(seen), axis=0))
         free = list(play(actor, environment, seed, noise))
         if reference.scores is not None and not _same(free, episode):
             raise ExportError(f"{name} plays another episode than the trained policy at seed {seed}")
@@ -114,19 +118,19 @@ def compare_episodes(
     return parity
 
 
-def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Iterator[tuple[Array, float]]:
-    """Play one episode: each observation acted on, with the reward that followed."""
+def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Iterator[tuple[Observation, float]]:
+    """Play one episode, of 2,000 steps at most: each observation acted on, with the reward that followed."""
     observation, _ = environment.reset(seed=seed)
     for _ in range(_LONGEST_EPISODE):
-        seen = np.asarray(observation)
-        action = actor(seen[np.newaxis], noise)[0]
+        seen = map_parts(np.copy, observation_of(observation))
+        action = actor(take(seen, np.newaxis), noise)[0]
         observation, reward, terminated, truncated, _ = environment.step(action)
-        yield seen.copy(), float(reward)
+        yield seen, float(reward)
         if terminated or truncated:
             return
 
 
-def _compare(name: str, actor: Actor, reference: Reference, observations: Array, noise: Array) -> Parity:
+def _compare(name: str, actor: Actor, reference: Reference, observations: Observation, noise: Array) -> Parity:
     decisive = reference.decisive(observations, noise)
     expected, actual = reference.act(observations, noise), actor(observations, noise)
     if actual.shape != expected.shape:
@@ -142,7 +146,8 @@ def _compare(name: str, actor: Actor, reference: Reference, observations: Array,
 
 def _same(one: Episode, other: Episode) -> bool:
     return len(one) == len(other) and all(
-        np.array_equal(a, b) and reward_a == reward_b for (a, reward_a), (b, reward_b) in zip(one, other, strict=True)
+        reward_a == reward_b and all(map(np.array_equal, list_parts(a), list_parts(b)))
+        for (a, reward_a), (b, reward_b) in zip(one, other, strict=True)
     )
 
 

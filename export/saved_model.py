@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import ExportError
+from serving.observations import list_parts
 
 
 def write_saved_model(function: InferenceFunction, spec: PolicySpec, path: Path) -> None:
@@ -17,7 +18,8 @@ def write_saved_model(function: InferenceFunction, spec: PolicySpec, path: Path)
     action = spec.action.name
 
     def deterministic(observation: Any) -> dict[str, Any]:
-        noise = tf.zeros((tf.shape(observation)[0], *spec.noise.shape), spec.noise.dtype)
+        rows = tf.shape(list_parts(observation)[0])[0]
+        noise = tf.zeros((rows, *spec.noise.shape), spec.noise.dtype)
         return {action: function(observation, noise)}
 
     def sample(observation: Any, noise: Any) -> dict[str, Any]:

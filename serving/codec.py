@@ -12,7 +12,8 @@ import numpy as np
 import orjson
 
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
-from serving.policy import Array, draw_noise
+from serving.observations import Array, Observation, batch_size, structured
+from serving.policy import draw_noise
 
 Document = dict[str, Any]
 Spec = ArraySpec | NoiseSpec
@@ -35,7 +36,7 @@ class RequestError(ValueError):
 class InferRequest(NamedTuple):
     """What to run: observations [batch, ...], noise [batch, ...] or None for the deterministic action."""
 
-    observations: Array
+    observations: Observation
     noise: Array | None
     request_id: str | None
 
@@ -53,11 +54,9 @@ def decode_request(body: bytes | bytearray, manifest: Manifest) -> InferRequest:
         raise RequestError("id must be a string")
     # A policy has one output, so choosing it changes nothing; no choice means all of them.
     _named(document, "outputs", (manifest.action.name,))
-    inputs = _named(document, "inputs", (manifest.observation.name, manifest.noise.name))
-    if manifest.observation.name not in inputs:
-        raise RequestError(f"input {manifest.observation.name!r} is missing")
-    observations = decode_tensor(inputs[manifest.observation.name], manifest.observation)
-    return InferRequest(observations, _noise(document, inputs, len(observations), manifest), request_id)
+    inputs = _named(document, "inputs", (*(spec.name for spec in manifest.observation), manifest.noise.name))
+    observations = _observations(inputs, manifest)
+    return InferRequest(observations, _noise(document, inputs, batch_size(observations), manifest), request_id)
 
 
 def encode_response(actions: Array, manifest: Manifest, version: str, request_id: str | None) -> bytes:
@@ -84,7 +83,7 @@ def model_metadata(manifest: Manifest, version: str) -> Document:
         "name": manifest.name,
         "versions": [version],
         "platform": "onnx_onnxv1",
-        "inputs": [tensor_metadata(manifest.observation), noise],
+        "inputs": [*map(tensor_metadata, manifest.observation), noise],
         "outputs": [tensor_metadata(manifest.action)],
     }
 
@@ -143,6 +142,17 @@ def _flatten(data: list[Any], shape: list[int], where: str) -> list[Any]:
             raise RequestError(f"{where} must have its data flat, or nested as its shape says")
         data = list(chain.from_iterable(data))
     return data
+
+
+def _observations(inputs: Document, manifest: Manifest) -> Observation:
+    parts = {}
+    for spec in manifest.observation:
+        if spec.name not in inputs:
+            raise RequestError(f"input {spec.name!r} is missing")
+        parts[spec.name] = decode_tensor(inputs[spec.name], spec)
+    if len({len(part) for part in parts.values()}) > 1:
+        raise RequestError(f"inputs {' and '.join(map(repr, parts))} must have one batch size")
+    return structured(parts)  # type: ignore[no-any-return]
 
 
 def _noise(document: Document, inputs: Document, batch: int, manifest: Manifest) -> Array | None:

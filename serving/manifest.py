@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "trpo-tf-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -82,10 +82,13 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a bundle says about itself. `files` maps a relative POSIX path to its entry."""
+    """Everything a bundle says about itself.
+
+    `observation` has an entry for each array that the policy takes; `files` maps a relative POSIX path to its entry.
+    """
 
     name: str
-    observation: ArraySpec
+    observation: tuple[ArraySpec, ...]
     action: ArraySpec
     noise: NoiseSpec
     files: Mapping[str, FileEntry] = field(default_factory=dict)
@@ -95,7 +98,7 @@ class Manifest:
     def to_json(self) -> str:
         """Serialize; an infinite bound is written as null."""
         document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-        for spec in (document["observation"], document["action"]):
+        for spec in (*document["observation"], document["action"]):
             spec["low"], spec["high"] = _bound_to_json(spec["low"]), _bound_to_json(spec["high"])
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
         return f"{text}\n"
@@ -119,12 +122,13 @@ class Manifest:
         _check(isinstance(files, dict) and MODEL_FILE in files, "files", f"an object with {MODEL_FILE!r}")
         name = document.get("name")
         _check(_is_text(name) and "/" not in name, "name", "printable text without '/'")
-        observation, noise = _array_spec(document, "observation"), _noise_spec(document)
-        _check(noise.name != observation.name, "noise.name", "another name than the observation's")
+        observation, action, noise = _observation(document), _array_spec(document, "action"), _noise_spec(document)
+        names = [*(spec.name for spec in observation), action.name, noise.name]
+        _check(len(set(names)) == len(names), "the names", "one for each array of observation, action and noise")
         return cls(
             name=name,
             observation=observation,
-            action=_array_spec(document, "action"),
+            action=action,
             noise=noise,
             files={path: _file_entry(path, entry) for path, entry in files.items()},
             provenance=_object(document, "provenance"),
@@ -189,6 +193,13 @@ def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
     value = document.get(key)
     _check(isinstance(value, dict), key, "an object")
     return dict(value)  # type: ignore[arg-type]
+
+
+def _observation(document: dict[str, Any]) -> tuple[ArraySpec, ...]:
+    parts = document.get("observation")
+    _check(isinstance(parts, list) and len(parts) > 0, "observation", "a list of objects, one for each array")
+    named = {f"observation[{place}]": part for place, part in enumerate(parts)}  # type: ignore[arg-type]
+    return tuple(_array_spec(named, key) for key in named)
 
 
 def _array_spec(document: dict[str, Any], key: str) -> ArraySpec:

@@ -1,11 +1,10 @@
 """A policy in process: observations in, actions out, through ONNX Runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.manifest import (
     MODEL_FILE,
@@ -16,9 +15,8 @@ from serving.manifest import (
     read_checked,
     read_manifest,
 )
+from serving.observations import Array, Observation, batch_size, by_name, leaves_of, structured
 from serving.runtime import onnxruntime, open_session
-
-Array = NDArray[Any]
 
 # Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
@@ -41,7 +39,7 @@ class Policy:
 
     def act(
         self,
-        observation: Array | Sequence[Any] | float,
+        observation: Any,
         *,
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
@@ -49,7 +47,8 @@ class Policy:
         """The action for one observation, in the environment's own units, dtype and shape.
 
         Args:
-            observation: an array of the declared dtype and shape, or a Python sequence that makes one.
+            observation: an array of the declared dtype and shape, or a Python sequence that makes one; of a policy
+                with several inputs a dict of them, as the environment gives it or by input name.
             deterministic: the distribution's mode; otherwise a sample.
             rng: source of randomness of a sample; a fresh one if absent.
 
@@ -57,26 +56,26 @@ class Policy:
             ValueError: wrong shape or dtype, or a value that is not finite.
             FloatingPointError: the action is not finite.
         """
-        batch = as_batch(observation, self.manifest.observation, batched=False)
+        batch = as_observations(observation, self.manifest.observation, batched=False)
         return self._answer(batch, deterministic, rng)[0]
 
     def act_batch(
         self,
-        observations: Array | Sequence[Any],
+        observations: Any,
         *,
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
     ) -> Array:
         """The actions for observations [batch, ...]; arguments and errors as in `act`."""
-        batch = as_batch(observations, self.manifest.observation, batched=True)
+        batch = as_observations(observations, self.manifest.observation, batched=True)
         return self._answer(batch, deterministic, rng)
 
-    def run(self, observations: Array, noise: Array | None = None) -> Array:
+    def run(self, observations: Observation, noise: Array | None = None) -> Array:
         """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
 
         Raises `FloatingPointError` if an action is not finite.
         """
-        feeds = {self.manifest.observation.name: observations}
+        feeds = by_name(observations, self.manifest.observation[0].name)
         if noise is not None:
             feeds[self.manifest.noise.name] = noise
         actions: Array = self._session.run([self.manifest.action.name], feeds)[0]
@@ -84,10 +83,10 @@ class Policy:
             raise FloatingPointError("the action is not finite; check the observation against its bounds")
         return actions
 
-    def _answer(self, batch: Array, deterministic: bool, rng: np.random.Generator | None) -> Array:
+    def _answer(self, batch: Observation, deterministic: bool, rng: np.random.Generator | None) -> Array:
         if deterministic:
             return self.run(batch)
-        return self.run(batch, draw_noise(self.manifest.noise, len(batch), rng or np.random.default_rng()))
+        return self.run(batch, draw_noise(self.manifest.noise, batch_size(batch), rng or np.random.default_rng()))
 
 
 def load(bundle: str | Path) -> Policy:
@@ -111,38 +110,52 @@ def draw_noise(spec: NoiseSpec, batch: int, rng: np.random.Generator) -> Array:
             raise ValueError(f"noise law {law!r} is unknown")
 
 
-def as_batch(value: Any, spec: ArraySpec, *, batched: bool) -> Array:
-    """Check observations against their spec, as [batch, ...] in the declared dtype.
+def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) -> Observation:
+    """Check observations against their specs, as [batch, ...] in the declared dtypes.
 
     An array must have the declared dtype exactly; a Python sequence is converted. Raises `ValueError`.
     """
-    array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec)
+    if len(specs) == 1 and not isinstance(value, Mapping):
+        return _as_batch(value, specs[0], "observation", batched=batched)
+    named = dict(leaves_of(value))
+    missing = [spec.name for spec in specs if spec.name not in named]
+    if missing:
+        names = ", ".join(spec.name for spec in specs)
+        raise ValueError(f"observation lacks {missing[0]!r}; give a dict of {names}")
+    parts = {
+        spec.name: _as_batch(named[spec.name], spec, f"observation {spec.name!r}", batched=batched) for spec in specs
+    }
+    if len({len(part) for part in parts.values()}) > 1:
+        raise ValueError("the parts of the observation have different batch sizes")
+    return structured(parts)  # type: ignore[no-any-return]
+
+
+def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array:
+    array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec, what)
     if array.dtype != spec.dtype:
-        raise ValueError(
-            f"observation has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})"
-        )
+        raise ValueError(f"{what} has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})")
     expected = spec.shape
     got = array.shape[1:] if batched and array.ndim else array.shape
     if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
         shown = ("batch", *expected) if batched else expected
-        raise ValueError(f"observation has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
+        raise ValueError(f"{what} has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError("observation holds a value that is not finite (NaN or infinity)")
+        raise ValueError(f"{what} holds a value that is not finite (NaN or infinity)")
     return np.ascontiguousarray(array if batched else array[np.newaxis])
 
 
-def _convert(value: Any, spec: ArraySpec) -> Array:
+def _convert(value: Any, spec: ArraySpec, what: str) -> Array:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise ValueError("observation is a ragged sequence; give one number for each element") from None
+        raise ValueError(f"{what} is a ragged sequence; give one number for each element") from None
     dtype = np.dtype(spec.dtype)
     if array.dtype.kind not in _CONVERTIBLE[dtype.kind]:
-        raise ValueError(f"observation holds {array.dtype} values, the policy takes {spec.dtype}")
+        raise ValueError(f"{what} holds {array.dtype} values, the policy takes {spec.dtype}")
     with np.errstate(over="ignore"):  # the check for finite values comes next
         converted = array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(converted, array):
-        raise ValueError(f"observation holds a value out of range for {spec.dtype}")
+        raise ValueError(f"{what} holds a value out of range for {spec.dtype}")
     return converted
 
 
@@ -154,7 +167,7 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> N
     inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
     outputs = {o.name for o in session.get_outputs()}
     for name, names, kind in (
-        (manifest.observation.name, inputs, "input"),
+        *((spec.name, inputs, "input") for spec in manifest.observation),
         (manifest.noise.name, inputs, "input"),
         (manifest.action.name, outputs, "output"),
     ):

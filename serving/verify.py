@@ -20,6 +20,7 @@ from serving.manifest import (
     read_checked,
     read_manifest,
 )
+from serving.observations import structured
 from serving.policy import Policy
 
 ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
@@ -46,21 +47,24 @@ def verify(bundle: str | Path) -> Verification:
     _refuse_unlisted(folder, manifest)
     if GOLDEN_FILE not in contents:
         raise BundleError(f"{folder}: {MANIFEST_FILE} lists no {GOLDEN_FILE}; export the bundle again")
-    cases = read_golden(contents[GOLDEN_FILE])
+    cases = read_golden(contents[GOLDEN_FILE], manifest)
     _check_golden(cases, manifest)
     policy = Policy(contents[MODEL_FILE], manifest)
-    actions = policy.run(cases["observation"], cases["noise"])
-    if not agree(actions, cases["action"]):
-        worst = difference(actions, cases["action"])
+    observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+    expected = cases[manifest.action.name]
+    actions = policy.run(observations, cases[manifest.noise.name])
+    if not agree(actions, expected):
+        worst = difference(actions, expected)
         raise BundleError(f"{folder}: {MODEL_FILE} differs from its golden cases by {worst:.3g}; export it again")
-    return Verification(len(contents), len(actions), difference(actions, cases["action"]))
+    return Verification(len(contents), len(actions), difference(actions, expected))
 
 
-def read_golden(content: bytes) -> dict[str, NDArray[Any]]:
-    """Arrays `observation`, `noise` and `action`, each [case, ...]. Raises `BundleError`."""
+def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """The policy's inputs and the action, each [case, ...], by the manifest's names. Raises `BundleError`."""
+    names = [*(spec.name for spec in manifest.observation), manifest.noise.name, manifest.action.name]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("observation", "noise", "action")}
+            return {name: archive[name] for name in names}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{GOLDEN_FILE} can't be read ({error}); export the bundle again") from error
 
@@ -80,17 +84,14 @@ def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 
 
 def _check_golden(cases: dict[str, NDArray[Any]], manifest: Manifest) -> None:
-    count = len(cases["action"]) if cases["action"].ndim else 0
-    specs: dict[str, ArraySpec | NoiseSpec] = {
-        "observation": manifest.observation,
-        "noise": manifest.noise,
-        "action": manifest.action,
-    }
-    for name, spec in specs.items():
-        array = cases[name]
+    actions = cases[manifest.action.name]
+    count = len(actions) if actions.ndim else 0
+    specs: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, manifest.action]
+    for spec in specs:
+        array = cases[spec.name]
         if count == 0 or array.shape != (count, *spec.shape) or array.dtype != spec.dtype:
             raise BundleError(
-                f"{GOLDEN_FILE}: {name} must be {spec.dtype}, one of shape {list(spec.shape)} for each case; "
+                f"{GOLDEN_FILE}: {spec.name} must be {spec.dtype}, one of shape {list(spec.shape)} for each case; "
                 "export the bundle again"
             )
 

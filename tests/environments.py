@@ -122,6 +122,52 @@ ECHOES = {
 for name, space in ECHOES.items():
     gym.register(name, Echo, max_episode_steps=5, kwargs={"space": space})
 
+
+class Signals(gym.Env):
+    """Two steps: a choice, a number and a picture are seen, and the reward is how many of them the action names."""
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        choice, place = gym.spaces.Discrete(3, start=1), gym.spaces.Box(-9, 9, (1, 2), np.float64)
+        picture = gym.spaces.Box(0, 255, (2, 18, 20), np.uint8)
+        self.observation_space = {
+            "dict": gym.spaces.Dict({"choice": choice, "arm": gym.spaces.Dict({"place": place, "eye": picture})}),
+            "tuple": gym.spaces.Tuple((choice, gym.spaces.Tuple((place, picture)))),
+            "picture": picture,
+        }[form]
+        self.action_space = gym.spaces.MultiDiscrete([3, 2, 2])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._answer = self.np_random.integers([3, 2, 2])
+        self._steps = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        reward = float(np.sum(np.asarray(action) == self._answer))
+        self._steps += 1
+        self._answer = self.np_random.integers([3, 2, 2])
+        return self._observation(), reward, self._steps == 2, False, {}
+
+    def save_state(self):
+        return self._steps, self._answer
+
+    def restore_state(self, state):
+        self._steps, self._answer = state
+
+    def _observation(self):
+        choice, sign, side = self._answer
+        place = np.array([[0.0, 3.0 if sign else -3.0]])
+        picture = self.np_random.integers(0, 50, (2, 18, 20), np.uint8)
+        picture[0, :, 10 * side : 10 * side + 10] += 180
+        if self._form == "dict":
+            return {"choice": choice + 1, "arm": {"place": place, "eye": picture}}
+        return (choice + 1, (place, picture)) if self._form == "tuple" else picture
+
+
+for form in ("dict", "tuple", "picture"):
+    gym.register(f"Signals-{form}-v0", Signals, kwargs={"form": form})
+
 gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0})
 gym.register("Walk-v0", Walk, max_episode_steps=5)

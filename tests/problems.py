@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from serving import ArraySpec
-from trpo_tf.policies.encoders import NumberEncoder
+from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
@@ -44,7 +44,7 @@ def make_policy(kind: str, dtype: str = "float64", *, seed: int = 0, hidden: tup
     with keras_float(dtype):
         network = mlp(OBSERVATIONS, hidden, head.inputs, seed=seed, last_layer_scale=1.0)
     observation = ArraySpec("obs", "float32", (OBSERVATIONS,))
-    return Policy(NumberEncoder(observation, normalize=False), network, head, observation, ACTIONS[kind])
+    return Policy(Encoder(plain=(observation,)), network, head, (observation,), ACTIONS[kind])
 
 
 def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.ndarray:

@@ -1,11 +1,18 @@
-"""The README's example, run as a reader would."""
+"""The README's example, run as a reader would; links and pages of the documentation."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+import pytest
+
+from trpo_tf.config import ALGORITHMS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 
 
 def test_the_python_example_trains_exports_and_acts(tmp_path):
@@ -17,3 +24,17 @@ def test_the_python_example_trains_exports_and_acts(tmp_path):
     assert done.returncode == 0, done.stderr
     # An untrained policy lasts for about 20 steps.
     assert float(done.stdout.split()[-1]) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(page):
+    targets = re.findall(r"\]\(([^()\s]+)\)", page.read_text())
+    paths = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
+    assert [path for path in paths if not (page.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_has_a_page(name):
+    page = DOCS / "algorithms" / f"{name}.md"
+    assert page.read_text().startswith(f"# {name}: ")
+    assert f"](algorithms/{name}.md)" in (DOCS / "algorithms.md").read_text()

@@ -1,16 +1,22 @@
 """Real tasks: trained with their presets, judged by playing the exported bundle."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
 import serving
-from trpo_tf.config import Config, SamplingConfig, load_preset
+from trpo_tf.config import ALGORITHMS, Config, SamplingConfig, VineConfig, load_preset
 from trpo_tf.evaluation import evaluate
 from trpo_tf.exporting import export_run
 from trpo_tf.training import train
 
 pytestmark = pytest.mark.slow
+
+
+def logged(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +37,60 @@ def test_the_preset_solves_the_task(env_id, steps, goal, seed, tmp_path):
     export_run(run, tmp_path / "bundle")
     evaluation = evaluate(serving.load(tmp_path / "bundle"), env_id, episodes=20)
     assert evaluation.mean_return >= goal
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_solves_cartpole(algo, tmp_path):
+    run = train(
+        dataclasses.replace(load_preset("default", "CartPole-v1"), algo=algo, total_steps=60_000), tmp_path / "run"
+    )
+    assert run.summary["trained"]["mean_return"] >= 475.0
+
+
+def test_the_vine_solves_cartpole(tmp_path):
+    sampling = SamplingConfig(sampler="vine")
+    run = train(Config("CartPole-v1", total_steps=200_000, sampling=sampling), tmp_path / "run")
+    assert run.summary["trained"]["mean_return"] >= 475.0
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_algorithm_improves_on_pendulum(algo, tmp_path):
+    config = load_preset("Pendulum-v1", "Pendulum-v1")
+    run = train(dataclasses.replace(config, algo=algo, eval_episodes=50), tmp_path / "run")
+    gain = run.summary["trained"]["mean_return"] - run.summary["untrained"]["mean_return"]
+    assert run.state.steps <= 150_000
+    assert gain >= (200.0 if algo == "vpg" else 700.0)
+
+
+def test_the_loop_works_on_pixels_and_the_graph_takes_bytes(tmp_path):
+    config = load_preset("ALE", "ALE/Pong-v5")
+    sampling = dataclasses.replace(config.sampling, num_envs=4, batch_size=512)
+    run = train(dataclasses.replace(config, total_steps=1024, eval_episodes=0, sampling=sampling), tmp_path / "run")
+    assert [metrics["update_status"] for metrics in logged(tmp_path / "run")] == ["accepted", "accepted"]
+    manifest = export_run(run, tmp_path / "bundle")
+    (frames,) = manifest.observation
+    assert (frames.dtype, frames.shape, frames.low, frames.high) == ("uint8", (4, 84, 84), 0, 255)
+    policy = serving.load(tmp_path / "bundle")
+    assert policy.act(np.full((4, 84, 84), 255, np.uint8)) in range(6)
+    with pytest.raises(ValueError, match="float32, the policy takes uint8"):
+        policy.act(np.ones((4, 84, 84), np.float32))
+
+
+def test_the_vine_branches_from_pixels(tmp_path):
+    config = load_preset("ALE", "ALE/Pong-v5")
+    config = dataclasses.replace(
+        config,
+        total_steps=2_000,
+        eval_episodes=0,
+        sampling=dataclasses.replace(config.sampling, sampler="vine", num_envs=4, batch_size=256),
+        vine=VineConfig(rollout_states=16, branch_actions=6, branch_length=5),
+    )
+    run = train(config, tmp_path / "run")
+    branch_steps = [
+        json.loads(line)["branch_steps"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert branch_steps == [16 * 6 * 5] * len(branch_steps)
+    assert run.state.steps == sum(branch_steps) + 256 * len(branch_steps)
 
 
 def test_the_average_reward_objective_trains_a_task_without_end(tmp_path):

@@ -215,7 +215,7 @@ def test_a_network_that_can_not_be_written_down_is_refused(small_config, tmp_pat
 def test_integer_observations_and_actions_that_start_at_three(small_config, tmp_path):
     run = train(small_config("environments:IntegerWalk-v0"), tmp_path / "run")
     manifest = export_run(run, tmp_path / "bundle")
-    assert (manifest.observation.dtype, manifest.action.low, manifest.action.high) == ("int64", 3, 4)
+    assert (manifest.observation[0].dtype, manifest.action.low, manifest.action.high) == ("int64", 3, 4)
     actions = serving.load(tmp_path / "bundle").act_batch(np.arange(40, dtype=np.int64).reshape(20, 2))
     assert set(actions.tolist()) <= {3, 4}
 
@@ -234,7 +234,7 @@ def test_reach_is_learned(reach):
 
 
 def test_float64_observations(reach):
-    assert reach.policy.spec.observation.dtype == "float64"
+    assert reach.policy.spec.observation[0].dtype == "float64"
 
 
 @pytest.mark.parametrize("squash", [False, True])
@@ -334,7 +334,7 @@ def test_evaluation_repeats_itself_and_depends_on_its_seed(trained):
 
 def test_evaluation_refuses_another_environment(trained):
     policy = in_process(trained.run.policy, "walk")
-    with pytest.raises(UserError, match="the policy observes float32"):
+    with pytest.raises(UserError, match="the policy observes obs float32"):
         evaluate(policy, "CartPole-v1")
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config import Config
-from trpo_tf.envs import action_spec, make_env, observation_spec
+from trpo_tf.envs import action_spec, make_env, observation_parts, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads import Head, make_head
-from trpo_tf.policies.networks import mlp
+from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.sampling.vine import branch_count
 from trpo_tf.solvers.adam import AdamState
@@ -48,7 +48,7 @@ class Components:
             theta=self.policy.initial_theta(),
             value_theta=value_theta,
             adam=AdamState.zeros(len(value_theta)),
-            observation_moments=Moments.empty(self.policy.spec.observation.shape),
+            observation_moments=Moments.empty((self.policy.encoder.statistics,)),
             return_moments=Moments.empty(()),
             carried_returns=np.zeros(num_envs),
             control=np.float32(self.initial_control),
@@ -68,17 +68,17 @@ def build_components(
     """
     env = make_env(config.env_id)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
-    encoder = make_encoder(env.observation_space, observation, normalize=config.sampling.normalize_observations)
+    spaces = list(observation_parts(env.observation_space).values())
+    encoder = make_encoder(spaces, observation, normalize=config.sampling.normalize_observations)
     horizon = env.spec.max_episode_steps if env.spec else None
     env.close()
 
     settings, critic = config.policy, config.critic
     head = make_head(action, initial_log_std=settings.initial_log_std, squash=settings.squash)
-    inputs = encoder.width
     _check_activation(settings.activation)
     if policy_network is None:
-        policy_network = mlp(
-            inputs,
+        policy_network = default_network(
+            encoder.inputs,
             settings.hidden_sizes,
             head.inputs,
             activation=settings.activation,
@@ -87,14 +87,14 @@ def build_components(
         )
     if value_network is None:
         sizes, seed = critic.critic_hidden_sizes, config.seed + 1
-        value_network = mlp(inputs, sizes, 1, activation=settings.activation, seed=seed)
+        value_network = default_network(encoder.inputs, sizes, 1, activation=settings.activation, seed=seed)
     policy = Policy(encoder, policy_network, head, observation, action)
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
     return Components(
         policy=policy,
-        value_function=ValueFunction(value_network, inputs, critic.critic_learning_rate),
+        value_function=ValueFunction(value_network, encoder.inputs, critic.critic_learning_rate),
         update=compile_update(policy, config, branch_count(head, config.vine) if config.sampler_is_vine else None),
-        encode=tf.function(encoder, autograph=False, jit_compile=True),
+        encode=tf.function(encoder, autograph=False, jit_compile=policy.network.dense_only),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=policy.network.dense_only),
         iteration_steps=_iteration_steps(config, head),
         initial_control=ALGORITHMS[config.algo].initial_control(config),

@@ -217,6 +217,7 @@ class Config:
         if self.sampler_is_vine:
             _require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
             _require(self.algo not in MINIBATCH_ALGORITHMS, "algo", "one without minibatches, for the vine")
+            _require(self.sampling.objective == "discounted", "objective", "discounted, for the vine")
         _require(self.critic.critic_batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
         if self.algo in MINIBATCH_ALGORITHMS:
             _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
@@ -247,8 +248,9 @@ def preset_names() -> list[str]:
 
 
 def preset_for(env_id: str) -> str:
-    """The preset made for `env_id`, or `default`."""
-    return env_id if env_id in preset_names() else "default"
+    """The preset made for `env_id` or for its namespace (`ALE/Pong-v5`: `ALE`), or `default`."""
+    candidates = (env_id, env_id.rpartition(":")[2].partition("/")[0])
+    return next((name for name in candidates if name in preset_names()), "default")
 
 
 def load_preset(preset: str, env_id: str) -> Config:

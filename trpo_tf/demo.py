@@ -67,7 +67,8 @@ def _announce(step: str) -> None:
 
 
 def _latency_in_process(policy: Policy) -> list[float]:
-    observation = np.zeros(policy.manifest.observation.shape, policy.manifest.observation.dtype)
+    (spec,) = policy.manifest.observation
+    observation = np.zeros(spec.shape, spec.dtype)
     return [_seconds(lambda: policy.act(observation)) for _ in range(_IN_PROCESS_CALLS)]
 
 

@@ -1,33 +1,61 @@
 """Gymnasium environments: how they are made, seeded, and described."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 from numpy.typing import NDArray
 
 from serving import ArraySpec
+from serving.manifest import Bound
+from serving.observations import leaves_of
 from trpo_tf.errors import UserError
+
+_INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
+_TAKEN = ("action", "noise")
+# Gymnasium's sticky actions stand in for ALE's own: the same process, frame by frame, but it draws from the
+# environment's generator, and its last action can be saved and restored, which ALE leaves out of the emulator's state.
+_ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
+_STICKINESS = 0.25
 
 
 def make_env(env_id: str) -> gym.Env[Any, Any]:
-    """One environment. Raises `UserError` for an id that Gymnasium can't make."""
+    """One environment; of Atari's namespace `ALE/`, with the standard preprocessing.
+
+    Raises `UserError` for an id that Gymnasium can't make.
+    """
     with _readable_errors(env_id):
+        if _is_atari(env_id):
+            _register_atari(env_id)
+            return _preprocess_atari(gym.make(env_id, **_ATARI_ARGUMENTS))
         return gym.make(env_id)
 
 
 def make_vector_env(env_id: str, num_envs: int, mode: str | None = None) -> VectorEnv[Any, Any, Any]:
     """`num_envs` environments stepped together, each reset in the step after its episode's end.
 
-    `mode` is Gymnasium's vectorization mode, by default the fastest that the environment has.
+    `mode` is Gymnasium's vectorization mode, by default the fastest that the environment has. Atari's is "sync":
+    the vector form of its own that ALE registers clips rewards and starts episodes otherwise.
 
     Raises `UserError` for an id that Gymnasium can't make.
     """
     with _readable_errors(env_id):
-        envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode)
+        if _is_atari(env_id):
+            _register_atari(env_id)
+            envs = gym.make_vec(
+                env_id,
+                num_envs=num_envs,
+                vectorization_mode=mode or "sync",
+                wrappers=[_preprocess_atari],
+                **_ATARI_ARGUMENTS,
+            )
+        else:
+            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode)
     if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
     return envs
@@ -38,9 +66,26 @@ def environment_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def observation_spec(space: gym.Space[Any]) -> ArraySpec:
-    """The policy's observation input. Raises `UserError` for a space that isn't supported."""
-    return _spec("obs", space, "observation")
+def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
+    """The spaces of an observation's arrays, by input name. Raises `UserError` for a key that can't be one."""
+    leaves = list(leaves_of(_unpacked(space)))
+    parts = dict(leaves)
+    for name in parts:
+        if not _INPUT_NAME.fullmatch(name) or name in _TAKEN:
+            raise UserError(
+                f"observation key {name!r} can't name an input of the policy; use letters, digits and underscores, "
+                f"and another name than {' or '.join(_TAKEN)}"
+            )
+    if len(parts) < len(leaves):
+        raise UserError(f"observation keys of {space} are the same once nested ones are joined; rename one")
+    if not parts:
+        raise UserError(f"observation space {space} is empty; there must be something to observe")
+    return parts
+
+
+def observation_spec(space: gym.Space[Any]) -> tuple[ArraySpec, ...]:
+    """The policy's observation inputs. Raises `UserError` for a space that isn't supported."""
+    return tuple(_spec(name, part, "observation") for name, part in observation_parts(space).items())
 
 
 def action_spec(space: gym.Space[Any]) -> ArraySpec:
@@ -56,16 +101,54 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
             return ArraySpec(name, space.dtype.name, (), int(space.start), int(space.start + space.n - 1))
         case gym.spaces.MultiDiscrete():
             first, last = space.start, space.start + space.nvec - 1
-            return ArraySpec(name, space.dtype.name, space.shape, _flat(first), _flat(last))
+            return ArraySpec(name, space.dtype.name, space.shape, _bound(first), _bound(last))
         case gym.spaces.MultiBinary():
             return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
         case gym.spaces.Box() if space.dtype.kind in "iuf" and 0 not in space.shape:
-            return ArraySpec(name, space.dtype.name, space.shape, _flat(space.low), _flat(space.high))
-    raise UserError(f"{what} space {space} isn't supported; it must be Box, Discrete, MultiDiscrete or MultiBinary")
+            return ArraySpec(name, space.dtype.name, space.shape, _bound(space.low), _bound(space.high))
+    allowed = "Box, Discrete, MultiDiscrete or MultiBinary"
+    if what == "observation":
+        allowed += ", or a Dict or Tuple of these"
+    raise UserError(f"{what} space {space} isn't supported; it must be {allowed}")
 
 
-def _flat(values: NDArray[Any]) -> tuple[float, ...]:
-    return tuple(values.ravel().tolist())
+def _bound(values: NDArray[Any]) -> Bound:
+    """A bound for each element, or the one that all have."""
+    each = values.ravel().tolist()
+    return each[0] if len(set(each)) == 1 else tuple(each)
+
+
+def _unpacked(space: gym.Space[Any]) -> Any:
+    match space:
+        case gym.spaces.Dict():
+            return {key: _unpacked(part) for key, part in space.spaces.items()}
+        case gym.spaces.Tuple():
+            return tuple(_unpacked(part) for part in space.spaces)
+    return space
+
+
+def _is_atari(env_id: str) -> bool:
+    return env_id.removeprefix("ale_py:").startswith("ALE/")
+
+
+def _register_atari(env_id: str) -> None:
+    try:
+        import ale_py
+        import cv2  # noqa: F401 (AtariPreprocessing imports it when it is made)
+    except ImportError as error:
+        raise UserError(f"environment {env_id!r} can't be made: pip install trpo-tf[atari]") from error
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    gym.register_envs(ale_py)
+
+
+def _preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any, Any]:
+    """Observations uint8 [4, 84, 84], an action for four frames (Machado et al. 2018)."""
+    inner: Any = env.unwrapped
+    if inner.get_action_meanings()[0] != "NOOP":
+        raise UserError(f"{inner.spec.id} isn't supported: it has no NOOP action, with which Atari's episodes start")
+    env = StickyAction(env, _STICKINESS)
+    env = AtariPreprocessing(env, noop_max=30, frame_skip=4, screen_size=84, grayscale_obs=True, scale_obs=False)
+    return FrameStackObservation(env, 4)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from serving import Policy
+from serving import ArraySpec, Policy
+from serving.observations import is_finite, observation_of
 from trpo_tf.envs import action_spec, make_env, observation_spec
 from trpo_tf.errors import EnvironmentFailure, UserError, environment_failure
 
@@ -73,9 +74,10 @@ def _play(
     except Exception as error:
         raise environment_failure("reset", error) from error
     while not over:
-        if not (np.isfinite(observation).all() and math.isfinite(total)):
+        seen = observation_of(observation)
+        if not (is_finite(seen) and math.isfinite(total)):
             raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
-        action = policy.act(np.asarray(observation), deterministic=deterministic, rng=rng)
+        action = policy.act(seen, deterministic=deterministic, rng=rng)
         try:
             observation, reward, terminated, truncated, _ = env.step(action)
         except Exception as error:
@@ -86,11 +88,14 @@ def _play(
 
 
 def _check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
-    for verb, spec, own in (
+    for verb, specs, own in (
         ("observes", policy.manifest.observation, observation_spec(env.observation_space)),
-        ("gives", policy.manifest.action, action_spec(env.action_space)),
+        ("gives", (policy.manifest.action,), (action_spec(env.action_space),)),
     ):
-        if (spec.dtype, spec.shape) != (own.dtype, own.shape):
-            raise UserError(
-                f"the policy {verb} {spec.dtype}{list(spec.shape)}, {env_id} has {own.dtype}{list(own.shape)} there"
-            )
+        if {_described(spec) for spec in specs} != {_described(spec) for spec in own}:
+            takes, has = (", ".join(map(_described, group)) for group in (specs, own))
+            raise UserError(f"the policy {verb} {takes}, {env_id} has {has} there")
+
+
+def _described(spec: ArraySpec) -> str:
+    return f"{spec.name} {spec.dtype}{list(spec.shape)}"

@@ -12,7 +12,7 @@ import numpy as np
 from export import Evidence, convert_policy, write_bundle
 from export.parity import play
 from serving import Manifest, Policy
-from serving.policy import Array
+from serving.observations import Observation, map_parts
 from trpo_tf.checkpoints import pack
 from trpo_tf.envs import make_env
 from trpo_tf.evaluation import FIRST_SEED
@@ -70,14 +70,14 @@ def model_name(env_id: str) -> str:
     return env_id.rsplit(":", 1)[-1].replace("/", "-")
 
 
-def recorded_observations(policy: Policy, env_id: str) -> Array:
+def recorded_observations(policy: Policy, env_id: str) -> Observation:
     """Observations [n, ...] that the policy itself visits."""
     noise = np.zeros((1, *policy.manifest.noise.shape), np.float32)
     env = make_env(env_id)
     steps = itertools.chain.from_iterable(play(policy.run, env, FIRST_SEED + k, noise) for k in itertools.count())
-    recorded = np.stack([observation for observation, _ in itertools.islice(steps, _RECORDED_STEPS)])
+    first, *rest = [observation for observation, _ in itertools.islice(steps, _RECORDED_STEPS)]
     env.close()
-    return recorded
+    return map_parts(lambda *parts: np.stack(parts), first, *rest)  # type: ignore[no-any-return]
 
 
 def provenance(run: Run) -> dict[str, Any]:

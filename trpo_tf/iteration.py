@@ -5,8 +5,10 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
+from serving.observations import map_parts, take
 from trpo_tf.advantages import Floats, generalized_advantages, standardized
 from trpo_tf.components import Components
 from trpo_tf.config import Config, SamplingConfig
@@ -65,13 +67,14 @@ def iterate(
     clock.append(time.perf_counter())
 
     steps = batch.steps + (0 if branches is None else branches.steps)
+    measured = components.policy.encoder.measured(take(batch.rows(), batch.weight.ravel() > 0))
     after = dataclasses.replace(
         state.with_episodes(*episodes),
         theta=update.theta,
         control=np.float32(update.control),
         value_theta=value_theta,
         adam=adam,
-        observation_moments=state.observation_moments.updated(batch.observation[:-1][batch.weight > 0]),
+        observation_moments=state.observation_moments.updated(measured),
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
         iteration=state.iteration + 1,
@@ -92,7 +95,7 @@ def estimate(config: Config, components: Components, state: TrainingState, batch
     """Advantages and value targets, with statistics as they were while the batch was sampled."""
     sampling = config.sampling
     length, n = batch.reward.shape
-    observations = batch.observation.reshape((length + 1) * n, *batch.observation.shape[2:])
+    observations = map_parts(lambda part: part.reshape((length + 1) * n, *part.shape[2:]), batch.observation)
     inputs = components.encode(Normalizer.of(state.observation_moments), observations)
     value = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, n)
 
@@ -101,7 +104,7 @@ def estimate(config: Config, components: Components, state: TrainingState, batch
     reward = scale_rewards(batch.reward, moments) if sampling.scale_rewards else batch.reward
     advantage, targets = advantages_and_targets(sampling, batch, reward, value)
     rows = Rows(
-        inputs[:-n],
+        tf.nest.map_structure(lambda part: part[:-n], inputs),
         batch.sample.reshape(length * n, *batch.sample.shape[2:]),
         standardized(advantage, batch.weight).ravel().astype(np.float32),
         batch.weight.ravel().astype(np.float32),
@@ -143,13 +146,13 @@ def vine_rows(
     """
     n, k, longest = branches.reward.shape
     normalizer, discount = Normalizer.of(state.observation_moments), config.sampling.discount
-    finals = branches.final_observation.reshape(n * k, *branches.final_observation.shape[2:])
+    finals = map_parts(lambda part: part.reshape(n * k, *part.shape[2:]), branches.final_observation)
     value = components.value_function.values(state.value_theta, components.encode(normalizer, finals))
     reward = scale_rewards(branches.reward, moments) if config.sampling.scale_rewards else branches.reward
     rest = discount**branches.length * ~branches.terminated * value.numpy().reshape(n, k)
     estimate = reward @ discount ** np.arange(longest) + rest
 
-    inputs = components.encode(normalizer, np.repeat(branches.observation, k, axis=0))
+    inputs = components.encode(normalizer, take(branches.observation, np.repeat(np.arange(n), k)))
     sample = branches.sample.reshape(n * k, *branches.sample.shape[2:])
     weight = np.full((n, k), 1.0 / k)
     if components.policy.is_discrete:

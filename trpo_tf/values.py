@@ -1,5 +1,6 @@
 """The critic: a value network, and its fit to returns by Adam in one compiled loop."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,10 +13,10 @@ from trpo_tf.solvers.adam import AdamState, adam
 
 
 class ValueFunction:
-    """State values from standardised observations."""
+    """State values from encoded observations."""
 
-    def __init__(self, network: keras.Model, inputs: int, learning_rate: float) -> None:
-        """`network` maps [batch, inputs] to [batch, 1]; raises `UserError` otherwise."""
+    def __init__(self, network: keras.Model, inputs: Sequence[Any], learning_rate: float) -> None:
+        """`network` maps `inputs`, `tf.TensorSpec`s, to [batch, 1]; raises `UserError` otherwise."""
         self.network = PureNetwork(network, inputs, 1)
         self._learning_rate = learning_rate
         compiled = self.network.dense_only
@@ -38,7 +39,7 @@ class ValueFunction:
         Args:
             theta: parameters [P].
             state: Adam's.
-            inputs: standardised observations [B, obs].
+            inputs: encoded observations [B, ...].
             targets: returns [B].
             weights: 1 for a row that counts, 0 for one that does not [B].
             rows: minibatches as indices into B, int32 [steps, minibatch].
@@ -49,7 +50,7 @@ class ValueFunction:
         steps = rows.shape[0]
 
         def body(i: Any, theta: Any, state: AdamState, total: Any) -> tuple[Any, Any, AdamState, Any]:
-            x, y, w = (tf.gather(array, rows[i]) for array in (inputs, targets, weights))
+            x, y, w = tf.nest.map_structure(lambda array: tf.gather(array, rows[i]), (inputs, targets, weights))
             with tf.GradientTape() as tape:
                 tape.watch(theta)
                 loss = tf.reduce_sum(w * (self._values(theta, x) - y) ** 2) / tf.maximum(tf.reduce_sum(w), 1.0)

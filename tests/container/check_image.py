@@ -118,7 +118,7 @@ def check_actions(url: str) -> int:
     cases = np.load(BUNDLE / "golden.npz", allow_pickle=False)
     inputs = [
         {"name": name, "datatype": "FP32", "shape": array.shape, "data": array.ravel().tolist()}
-        for name, array in (("obs", cases["observation"]), ("noise", cases["noise"]))
+        for name, array in (("obs", cases["obs"]), ("noise", cases["noise"]))
     ]
     answer = request(f"{url}/v2/models/discrete/infer", {"id": "golden", "inputs": inputs})
     if answer["id"] != "golden" or answer["outputs"][0]["data"] != cases["action"].tolist():

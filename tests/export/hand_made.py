@@ -21,7 +21,7 @@ class Continuous:
         low, high = (0, 255) if dtype == "uint8" else (-5.0, 5.0)
         self.model = network(3, 2)
         self.spec = PolicySpec(
-            ArraySpec("obs", dtype, (3,), low, high),
+            (ArraySpec("obs", dtype, (3,), low, high),),
             ArraySpec("action", "float32", (2,), -1, 1),
             NoiseSpec("normal", (2,)),
         )
@@ -36,7 +36,7 @@ class Discrete:
     def __init__(self, actions: int = 3) -> None:
         self.model = network(4, actions)
         self.spec = PolicySpec(
-            ArraySpec("obs", "float32", (4,)),
+            (ArraySpec("obs", "float32", (4,)),),
             ArraySpec("action", "int64", (), 0, actions - 1),
             NoiseSpec("gumbel", (actions,)),
         )
@@ -48,5 +48,6 @@ class Discrete:
         return tf.argmax(self.scores(observation, noise), axis=-1)
 
 
-def observations(spec: ArraySpec, count: int = 5) -> np.ndarray:
-    return np.random.default_rng(3).uniform(0, 3, (count, *spec.shape)).astype(spec.dtype)
+def observations(spec: tuple[ArraySpec, ...], count: int = 5) -> np.ndarray:
+    (only,) = spec
+    return np.random.default_rng(3).uniform(0, 3, (count, *only.shape)).astype(only.dtype)

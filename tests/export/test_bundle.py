@@ -17,6 +17,7 @@ import serving
 from export import Evidence, ExportError, write_bundle
 from export.cases import observation_cases
 from serving import ArraySpec, BundleError
+from serving.manifest import read_manifest
 from serving.verify import read_golden, verify
 
 ROOT = Path(__file__).parents[2]
@@ -94,8 +95,8 @@ def test_the_manifest_says_what_was_compared(exported):
 
 def test_golden_cases_are_the_keras_policy_s_own(exported):
     policy, folder = exported
-    golden = read_golden((folder / "golden.npz").read_bytes())
-    expected = policy.function(golden["observation"], golden["noise"]).numpy()
+    golden = read_golden((folder / "golden.npz").read_bytes(), read_manifest(folder))
+    expected = policy.function(golden["obs"], golden["noise"]).numpy()
     np.testing.assert_allclose(golden["action"], expected, atol=1e-6)
     still = ~golden["noise"].any(axis=1)
     assert still.any()
@@ -115,7 +116,7 @@ def test_verify_needs_no_tensorflow(exported, run_python):
 
 def test_the_saved_model_needs_tensorflow_alone(exported, run_python):
     _, folder = exported
-    golden = read_golden((folder / "golden.npz").read_bytes())
+    golden = read_golden((folder / "golden.npz").read_bytes(), read_manifest(folder))
     noisy = golden["noise"].any(axis=1)
     code = f"""
         for name in ("serving", "export", "trpo_tf"):
@@ -126,7 +127,7 @@ def test_the_saved_model_needs_tensorflow_alone(exported, run_python):
             raise SystemExit(name + " can be imported")
         import numpy as np, tensorflow as tf
         golden = np.load({str(folder / "golden.npz")!r})
-        obs, noise = tf.constant(golden["observation"]), tf.constant(golden["noise"])
+        obs, noise = tf.constant(golden["obs"]), tf.constant(golden["noise"])
         signatures = tf.saved_model.load({str(folder / "saved_model")!r}).signatures
         still = signatures["serving_default"](obs=obs)["action"].numpy()
         drawn = signatures["sample"](obs=obs, noise=noise)["action"].numpy()
@@ -213,12 +214,12 @@ sys.path[:0] = {path!r}
 from hand_made import Continuous
 import export.bundle
 
-compare = export.bundle._compare
+compare = export.bundle.compare_cases
 def killed_at_the_last_format(name, *arguments):
     if name == "saved_model":
         os.kill(os.getpid(), signal.SIGKILL)
     return compare(name, *arguments)
-export.bundle._compare = killed_at_the_last_format
+export.bundle.compare_cases = killed_at_the_last_format
 
 policy = Continuous()
 export.bundle.write_bundle(policy.function, policy.spec, {target!r})
@@ -249,14 +250,14 @@ BOUNDS = {
 @pytest.mark.parametrize("given", BOUNDS)
 def test_cases_reach_the_bounds_or_lie_around_zero(given):
     (low, high), (smallest, largest) = BOUNDS[given]
-    cases = observation_cases(ArraySpec("obs", "float32", (2,), low, high), None, np.random.default_rng(0))
+    cases = observation_cases([ArraySpec("obs", "float32", (2,), low, high)], None, np.random.default_rng(0))
     assert (cases.min(), cases.max()) == (smallest, largest)
     assert cases.std() > (largest - smallest) / 5  # spread, not heaped at an end
 
 
 def test_cases_hold_recorded_observations_and_points_far_beyond_them():
     recorded = np.random.default_rng(0).normal(7.0, 0.1, (30, 2)).astype(np.float32)
-    cases = observation_cases(ArraySpec("obs", "float32", (2,)), recorded, np.random.default_rng(0))
+    cases = observation_cases([ArraySpec("obs", "float32", (2,))], recorded, np.random.default_rng(0))
     rows = {tuple(row) for row in cases}
     assert {tuple(row) for row in recorded} <= rows
     assert cases.max() > recorded.max() + 10 * np.ptp(recorded)
@@ -267,7 +268,7 @@ def test_cases_of_integers_stay_within_their_type(dtype):
     info = np.iinfo(dtype)
     spec = ArraySpec("obs", dtype, (1,), float(info.min), float(info.max))
     recorded = np.array([[0], [200]], dtype)
-    cases = observation_cases(spec, recorded, np.random.default_rng(0))
+    cases = observation_cases([spec], recorded, np.random.default_rng(0))
     assert cases.dtype == dtype
     if dtype == "uint8":
         assert (cases.min(), cases.max()) == (0, 255)

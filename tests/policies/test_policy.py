@@ -9,18 +9,21 @@ from serving.policy import draw_noise
 from trpo_tf.errors import UserError
 from trpo_tf.exporting import in_process
 from trpo_tf.normalization import Moments, Normalizer
-from trpo_tf.policies.encoders import NumberEncoder
+from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import PureNetwork, mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.sampling.actor import Actor
+
+INPUTS = [tf.TensorSpec((None, 3), tf.float32)]
 
 
 def policy_and_parameters(kind, *, dtype="float32", normalize=True):
     head = make_head(ACTIONS[kind])
     observation = ArraySpec("obs", dtype, (3,))
     network = mlp(3, (7,), head.inputs, last_layer_scale=1.0)
-    policy = Policy(NumberEncoder(observation, normalize=normalize), network, head, observation, ACTIONS[kind])
+    encoder = Encoder(**{"normalized" if normalize else "plain": (observation,)})
+    policy = Policy(encoder, network, head, (observation,), ACTIONS[kind])
     rng = np.random.default_rng(0)
     theta = (policy.initial_theta() + 0.1 * rng.normal(size=policy.network.size)).astype(np.float32)
     normalizer = Normalizer.of(Moments.empty((3,)).updated(rng.normal(5.0, 3.0, (100, 3))))
@@ -81,7 +84,7 @@ def test_without_normalisation_the_network_sees_the_observation():
 
 def test_flat_parameters_are_the_keras_weights_and_back():
     network = mlp(3, (4, 5), 2, seed=3)
-    pure = PureNetwork(network, 3, 2, [(2,)])
+    pure = PureNetwork(network, INPUTS, 2, [(2,)])
     theta = pure.flat(np.float32([7.0, 8.0]))
     inputs = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     output, (extra,) = pure.apply(pure.split(tf.constant(theta)), inputs)
@@ -111,4 +114,4 @@ def test_initial_weights_are_orthogonal_and_follow_the_seed():
 )
 def test_networks_that_can_not_train_are_refused(layers, message):
     with pytest.raises(UserError, match=message):
-        PureNetwork(keras.Sequential([keras.Input((3,)), *layers]), 3, 2)
+        PureNetwork(keras.Sequential([keras.Input((3,)), *layers]), INPUTS, 2)

@@ -126,6 +126,7 @@ def golden():
     """Golden cases of a bundle."""
 
     def read(bundle: Path):
-        return serving.verify.read_golden((bundle / "golden.npz").read_bytes())
+        manifest = serving.manifest.read_manifest(bundle)
+        return serving.verify.read_golden((bundle / "golden.npz").read_bytes(), manifest)
 
     return read

@@ -32,7 +32,7 @@ def discrete(folder: Path) -> None:
         return tf.argmax(scores(observation, noise), axis=-1)
 
     spec = PolicySpec(
-        ArraySpec("obs", "float32", (4,), (-4.8, -math.inf, -0.42, -math.inf), (4.8, math.inf, 0.42, math.inf)),
+        (ArraySpec("obs", "float32", (4,), (-4.8, -math.inf, -0.42, -math.inf), (4.8, math.inf, 0.42, math.inf)),),
         ArraySpec("action", "int64", (), 0, 1),
         NoiseSpec("gumbel", (2,)),
     )
@@ -48,7 +48,7 @@ def continuous(folder: Path) -> None:
         return tf.clip_by_value(sample, -1.0, 1.0)
 
     spec = PolicySpec(
-        ArraySpec("obs", "float64", (3,)), ArraySpec("action", "float32", (2,), -1.0, 1.0), NoiseSpec("normal", (2,))
+        (ArraySpec("obs", "float64", (3,)),), ArraySpec("action", "float32", (2,), -1.0, 1.0), NoiseSpec("normal", (2,))
     )
     write_bundle(act, spec, folder, name="continuous")
 

@@ -18,7 +18,7 @@ from serving.policy import draw_noise
 
 MANIFEST = Manifest(
     "policy",
-    observation=ArraySpec("obs", "float32", (2, 3)),
+    observation=(ArraySpec("obs", "float32", (2, 3)),),
     action=ArraySpec("action", "float32", (2,)),
     noise=NoiseSpec("normal", (2,)),
 )

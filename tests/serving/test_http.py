@@ -91,7 +91,7 @@ def test_answers_are_the_golden_ones(server, continuous_server, discrete, contin
     for running, bundle in ((server, discrete), (continuous_server, continuous)):
         manifest, cases = serving.load(bundle).manifest, golden(bundle)
         inputs = [
-            tensor(manifest.observation, cases["observation"]),
+            tensor(manifest.observation[0], cases["obs"]),
             tensor(manifest.noise, cases["noise"]),
         ]
         status, body = running.request("POST", f"/v2/models/{manifest.name}/infer", {"inputs": inputs})
@@ -104,7 +104,7 @@ def test_answers_are_the_golden_ones(server, continuous_server, discrete, contin
 def test_a_batch_without_noise_is_deterministic(continuous_server, continuous):
     observations = np.random.default_rng(0).normal(size=(5, 3))
     policy = serving.load(continuous)
-    body = {"inputs": [tensor(policy.manifest.observation, observations)]}
+    body = {"inputs": [tensor(policy.manifest.observation[0], observations)]}
     _, response = continuous_server.request("POST", "/v2/models/continuous/infer", body)
     (output,) = response["outputs"]
     one_by_one = np.array([policy.act(observation) for observation in observations])
@@ -298,7 +298,7 @@ def test_concurrent_clients_each_get_their_own_answer(server, discrete, golden):
         for case in range(client, len(cases["action"]), 4):
             chosen = {name: array[case : case + 1] for name, array in cases.items()}
             inputs = [
-                tensor(manifest.observation, chosen["observation"]),
+                tensor(manifest.observation[0], chosen["obs"]),
                 tensor(manifest.noise, chosen["noise"]),
             ]
             connection.request("POST", INFER, json.dumps({"inputs": inputs, "id": f"{client} {case}"}))

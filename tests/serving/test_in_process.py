@@ -6,7 +6,7 @@ import pytest
 
 import serving
 from serving import ArraySpec, BundleError, NoiseSpec
-from serving.policy import as_batch, draw_noise
+from serving.policy import as_observations, draw_noise
 from serving.verify import agree
 
 OBSERVATION = {"discrete": [0.1, -0.2, 0.05, 0.3], "continuous": [0.1, -0.2, 0.05]}
@@ -14,18 +14,18 @@ OBSERVATION = {"discrete": [0.1, -0.2, 0.05, 0.3], "continuous": [0.1, -0.2, 0.0
 
 def test_acts_as_the_golden_cases_say(bundle, golden):
     policy, cases = serving.load(bundle), golden(bundle)
-    assert agree(policy.run(cases["observation"], cases["noise"]), cases["action"])
+    assert agree(policy.run(cases["obs"], cases["noise"]), cases["action"])
     deterministic = np.flatnonzero(~cases["noise"].any(axis=1))
     assert len(deterministic)
     for case in deterministic:
-        assert agree(policy.act(cases["observation"][case]), cases["action"][case])
-    assert agree(policy.act_batch(cases["observation"][deterministic]), cases["action"][deterministic])
+        assert agree(policy.act(cases["obs"][case]), cases["action"][case])
+    assert agree(policy.act_batch(cases["obs"][deterministic]), cases["action"][deterministic])
 
 
 def test_noise_left_out_is_zero_at_any_batch(bundle, golden):
     policy, cases = serving.load(bundle), golden(bundle)
     for batch in (1, 2, len(cases["action"])):
-        observations = cases["observation"][:batch]
+        observations = cases["obs"][:batch]
         zeros = np.zeros_like(cases["noise"][:batch])
         np.testing.assert_array_equal(policy.run(observations), policy.run(observations, zeros))
 
@@ -65,7 +65,7 @@ def test_samples_of_a_batch_are_independent(continuous):
 
 def test_answers_from_several_threads_are_those_of_one(discrete, golden):
     policy, cases = serving.load(discrete), golden(discrete)
-    pairs = list(zip(cases["observation"], cases["noise"], cases["action"], strict=True)) * 10
+    pairs = list(zip(cases["obs"], cases["noise"], cases["action"], strict=True)) * 10
     with ThreadPoolExecutor(8) as pool:
         answers = pool.map(lambda case: policy.run(case[0][None], case[1][None])[0], pairs)
     assert list(answers) == [action for _, _, action in pairs]
@@ -103,13 +103,13 @@ def test_a_wrong_batch_is_refused(discrete, observations):
 
 
 def test_python_integers_fit_an_integer_observation_or_are_refused():
-    spec = ArraySpec("obs", "uint8", (2,))
-    assert as_batch([0, 255], spec, batched=False).dtype == np.uint8
+    specs = (ArraySpec("obs", "uint8", (2,)),)
+    assert as_observations([0, 255], specs, batched=False).dtype == np.uint8
     for value in ([0, 256], [-1, 0]):
         with pytest.raises(ValueError, match="out of range for uint8"):
-            as_batch(value, spec, batched=False)
+            as_observations(value, specs, batched=False)
     with pytest.raises(ValueError, match="float64 values"):
-        as_batch([0.5, 1], spec, batched=False)
+        as_observations([0.5, 1], specs, batched=False)
 
 
 def test_an_action_that_is_not_finite_is_never_returned(continuous):
@@ -142,7 +142,11 @@ def rewrite(bundle, change):
 
 @pytest.mark.parametrize("key", ["observation", "noise", "action"])
 def test_a_manifest_that_the_graph_contradicts_is_refused(damaged, key):
-    rewrite(damaged, lambda document: document[key].update(name="other"))
+    def rename(document):
+        spec = document[key]
+        (spec[0] if key == "observation" else spec).update(name="other")
+
+    rewrite(damaged, rename)
     with pytest.raises(BundleError, match=r"has no .*put 'other'"):
         serving.load(damaged)
 

@@ -13,9 +13,9 @@ SHA256 = "0" * 64
 def document(**changes):
     return {
         "format": "trpo-tf-bundle",
-        "format_version": 1,
+        "format_version": 2,
         "name": "policy",
-        "observation": {"name": "obs", "dtype": "float32", "shape": [2], "low": -1, "high": [1.5, None]},
+        "observation": [{"name": "obs", "dtype": "float32", "shape": [2], "low": -1, "high": [1.5, None]}],
         "action": {"name": "action", "dtype": "int64", "shape": [], "low": 0, "high": 1},
         "noise": {"name": "noise", "dtype": "float32", "shape": [2], "law": "gumbel"},
         "files": {"policy.onnx": {"size": 3, "sha256": SHA256}},
@@ -31,7 +31,7 @@ def parse(value):
 
 def test_reads_what_the_format_says():
     manifest = parse(document())
-    assert manifest.observation == ArraySpec("obs", "float32", (2,), -1, (1.5, math.inf))
+    assert manifest.observation == (ArraySpec("obs", "float32", (2,), -1, (1.5, math.inf)),)
     assert manifest.action == ArraySpec("action", "int64", (), 0, 1)
     assert manifest.noise == NoiseSpec("gumbel", (2,))
     assert manifest.files == {"policy.onnx": FileEntry(3, SHA256)}
@@ -44,7 +44,7 @@ def test_writing_and_reading_give_the_same_manifest():
 
 
 def test_an_infinite_bound_is_null():
-    written = json.loads(parse(document()).to_json())["observation"]
+    written = json.loads(parse(document()).to_json())["observation"][0]
     assert (written["low"], written["high"]) == (-1, [1.5, None])
 
 
@@ -82,37 +82,40 @@ def array(**changes):
     [
         ({"format": "another"}, "format must be 'trpo-tf-bundle'"),
         ({"format": None}, "format must be"),
-        ({"format_version": 2}, "format_version must be 1"),
-        ({"format_version": True}, "format_version must be 1"),
-        ({"format_version": "1"}, "format_version must be 1"),
+        ({"format_version": 1}, "format_version must be 2"),
+        ({"format_version": True}, "format_version must be 2"),
+        ({"format_version": "1"}, "format_version must be 2"),
         ({"name": ""}, "name must be"),
         ({"name": "a/b"}, "name must be"),
         ({"name": "a\nb"}, "name must be"),
         ({"name": 1}, "name must be"),
-        ({"observation": None}, "observation must be an object"),
-        ({"observation": array(name=None)}, r"observation\.name"),
-        ({"observation": array(name="")}, r"observation\.name"),
-        ({"observation": array(dtype=None)}, r"observation\.dtype"),
-        ({"observation": array(dtype="object")}, r"observation\.dtype"),
-        ({"observation": array(dtype="f4,f4")}, r"observation\.dtype"),
-        ({"observation": array(dtype=["float32"])}, r"observation\.dtype"),
-        ({"observation": array(dtype="complex64")}, r"observation\.dtype"),
-        ({"observation": array(shape=None)}, r"observation\.shape"),
-        ({"observation": array(shape=2)}, r"observation\.shape"),
-        ({"observation": array(shape=[0])}, r"observation\.shape"),
-        ({"observation": array(shape=[-1])}, r"observation\.shape"),
-        ({"observation": array(shape=[2.0])}, r"observation\.shape"),
-        ({"observation": array(shape=[True])}, r"observation\.shape"),
-        ({"observation": array(low="0")}, r"observation\.low"),
-        ({"observation": array(low=True)}, r"observation\.low"),
-        ({"observation": array(low=[0, 0, 0])}, r"observation\.low"),
-        ({"observation": array(high=[0])}, r"observation\.high"),
-        ({"observation": array(high=[0, "1"])}, r"observation\.high"),
-        ({"observation": array(high=10**400)}, r"observation\.high"),
+        ({"observation": None}, "observation must be a list of objects"),
+        ({"observation": []}, "observation must be a list of objects"),
+        ({"observation": [None]}, r"observation\[0\] must be an object"),
+        ({"observation": [array(name=None)]}, r"observation\[0\]\.name"),
+        ({"observation": [array(name="")]}, r"observation\[0\]\.name"),
+        ({"observation": [array(dtype=None)]}, r"observation\[0\]\.dtype"),
+        ({"observation": [array(dtype="object")]}, r"observation\[0\]\.dtype"),
+        ({"observation": [array(dtype="f4,f4")]}, r"observation\[0\]\.dtype"),
+        ({"observation": [array(dtype=["float32"])]}, r"observation\[0\]\.dtype"),
+        ({"observation": [array(dtype="complex64")]}, r"observation\[0\]\.dtype"),
+        ({"observation": [array(shape=None)]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=2)]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=[0])]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=[-1])]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=[2.0])]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=[True])]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(low="0")]}, r"observation\[0\]\.low"),
+        ({"observation": [array(low=True)]}, r"observation\[0\]\.low"),
+        ({"observation": [array(low=[0, 0, 0])]}, r"observation\[0\]\.low"),
+        ({"observation": [array(high=[0])]}, r"observation\[0\]\.high"),
+        ({"observation": [array(high=[0, "1"])]}, r"observation\[0\]\.high"),
+        ({"observation": [array(high=10**400)]}, r"observation\[0\]\.high"),
         ({"action": array(shape="2")}, r"action\.shape"),
         ({"noise": array(law="cauchy")}, r"noise\.law"),
         ({"noise": array(law=["normal"])}, r"noise\.law"),
-        ({"noise": array(name="obs", law="normal")}, r"noise\.name"),
+        ({"noise": array(name="obs", law="normal")}, "the names must be one for each"),
+        ({"observation": [array(), array()]}, "the names must be one for each"),
         ({"files": None}, "files must be"),
         ({"files": []}, "files must be"),
         ({"files": {}}, "files must be an object with 'policy.onnx'"),

@@ -77,7 +77,7 @@ def test_a_model_of_the_same_interface_that_acts_otherwise_is_found(damaged, gol
         b"",
         b"not an archive",
         packed(observation=np.zeros((1, 4), np.float32)),
-        packed(**dict.fromkeys(("observation", "noise", "action"), np.array([{}], object))),
+        packed(**dict.fromkeys(("obs", "noise", "action"), np.array([{}], object))),
     ],
 )
 def test_golden_cases_that_cannot_be_read_are_refused(damaged, content):
@@ -90,8 +90,8 @@ def test_golden_cases_that_cannot_be_read_are_refused(damaged, content):
 @pytest.mark.parametrize(
     "cases",
     [
-        {"observation": np.zeros((3, 5), np.float32)},
-        {"observation": np.zeros((3, 4), np.float64)},
+        {"obs": np.zeros((3, 5), np.float32)},
+        {"obs": np.zeros((3, 4), np.float64)},
         {"noise": np.zeros((2, 2), np.float32)},
         {"noise": np.zeros((3, 3), np.float32)},
         {"action": np.zeros(2, np.int64)},
@@ -100,7 +100,7 @@ def test_golden_cases_that_cannot_be_read_are_refused(damaged, content):
         {
             name: np.zeros((0, *shape), dtype)
             for name, shape, dtype in (
-                ("observation", (4,), np.float32),
+                ("obs", (4,), np.float32),
                 ("noise", (2,), np.float32),
                 ("action", (), np.int64),
             )
@@ -110,7 +110,7 @@ def test_golden_cases_that_cannot_be_read_are_refused(damaged, content):
 )
 def test_golden_cases_of_another_policy_are_refused(damaged, cases):
     right = {
-        "observation": np.zeros((3, 4), np.float32),
+        "obs": np.zeros((3, 4), np.float32),
         "noise": np.zeros((3, 2), np.float32),
         "action": np.zeros(3, np.int64),
     }

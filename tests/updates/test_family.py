@@ -179,3 +179,22 @@ def test_an_unknown_algorithm_is_named_with_the_known_ones():
     with pytest.raises(UserError, match=r"algo must be one of trpo, .*ppo, not 'a3c'"):
         Config("unused", algo="a3c")
     assert tuple(ALGORITHMS) == config.ALGORITHMS
+
+
+def test_an_update_that_is_refused_leaves_the_penalty_as_it_is():
+    policy = make_policy("gaussian")
+    rows = make_rows("gaussian")
+    broken = rows._replace(advantage=np.full_like(rows.advantage, np.nan))
+    problem = LocalProblem(policy, tf.constant(make_theta(policy)), broken)
+    update = inner_update(kl_penalty, problem, 2.0)
+    assert (float(update.mean_kl), float(update.control)) == (0.0, 2.0)
+
+
+def test_a_fraction_of_the_vine_s_rows_is_all_actions_of_some_states():
+    policy = make_policy("categorical")
+    rows = make_rows("categorical")._replace(weight=np.full(40, 0.25))
+    problem = LocalProblem(policy, tf.constant(make_theta(policy)), rows, branches=4)
+    chosen = np.arange(40).reshape(10, 4)[::3].ravel()
+    part = LocalProblem(policy, problem.theta, type(rows)(*(array[chosen] for array in rows)))
+    vector = tf.constant(np.random.default_rng(0).normal(size=problem.theta.shape[0]))
+    np.testing.assert_allclose(problem.every(3).fisher_vector_product(vector), part.fisher_vector_product(vector))

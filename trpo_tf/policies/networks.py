@@ -34,19 +34,73 @@ def mlp(
     return keras.Sequential([keras.Input((inputs,)), *layers, last])
 
 
+def cnn(
+    inputs: Sequence[Any],
+    hidden_sizes: Sequence[int],
+    outputs: int,
+    *,
+    activation: str = "tanh",
+    last_layer_scale: float = 1.0,
+    seed: int = 0,
+) -> keras.Model:
+    """Two convolutions for each image, of 16 channels and stride 2 (Schulman et al. 2015, appendix D), then `mlp`.
+
+    `inputs` are `tf.TensorSpec`s: images are bytes [batch, height, width, channels], scaled to 0 to 1 here; numbers
+    [batch, width] join the images' features.
+    """
+    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(inputs) + 1))
+
+    def convolution() -> keras.layers.Layer:
+        orthogonal = keras.initializers.Orthogonal(np.sqrt(2.0), seed=int(next(seeds)))
+        return keras.layers.Conv2D(16, 4, 2, activation=activation, kernel_initializer=orthogonal)
+
+    entries = [keras.Input(tuple(spec.shape[1:]), dtype=spec.dtype.name) for spec in inputs]
+    features = []
+    for entry in entries:
+        if len(entry.shape) == 2:
+            features.append(entry)
+            continue
+        pixels = keras.layers.Rescaling(1 / 255)(entry)
+        features.append(keras.layers.Flatten()(convolution()(convolution()(pixels))))
+    joined = features[0] if len(features) == 1 else keras.layers.Concatenate()(features)
+    last = mlp(
+        joined.shape[1],
+        hidden_sizes,
+        outputs,
+        activation=activation,
+        last_layer_scale=last_layer_scale,
+        seed=int(next(seeds)),
+    )
+    return keras.Model(entries if len(entries) > 1 else entries[0], last(joined))
+
+
+def default_network(inputs: Sequence[Any], hidden_sizes: Sequence[int], outputs: int, **options: Any) -> keras.Model:
+    """An `mlp` for numbers alone, a `cnn` where there are images; the options are theirs."""
+    if len(inputs) == 1 and len(inputs[0].shape) == 2:
+        return mlp(inputs[0].shape[1], hidden_sizes, outputs, **options)
+    return cnn(inputs, hidden_sizes, outputs, **options)
+
+
 class PureNetwork:
     """A Keras network as a function of one flat parameter vector.
 
     Extra parameters that no layer holds (a log standard deviation) stand at the vector's end.
     """
 
-    def __init__(self, network: keras.Model, inputs: int, outputs: int, extra: Sequence[tuple[int, ...]] = ()) -> None:
-        """Raises `UserError` unless `network` maps [batch, inputs] to [batch, outputs] and has no other state."""
+    def __init__(
+        self, network: keras.Model, inputs: Sequence[Any], outputs: int, extra: Sequence[tuple[int, ...]] = ()
+    ) -> None:
+        """`inputs` are `tf.TensorSpec`s with a free batch dimension.
+
+        Raises `UserError` unless `network` maps them to [batch, outputs] and has no other state.
+        """
+        zeros = [np.zeros((1, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in inputs]
         try:
-            shape = tuple(network(np.zeros((1, inputs), np.float32)).shape[1:])
+            shape = tuple(network(zeros if len(zeros) > 1 else zeros[0]).shape[1:])
         except (TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"the network doesn't take inputs of shape (None, {inputs}): {reason}") from error
+            wanted = " and ".join(f"{tuple(spec.shape)}" for spec in inputs)
+            raise UserError(f"the network doesn't take inputs of shape {wanted}: {reason}") from error
         if network.non_trainable_variables:
             names = ", ".join(v.path for v in network.non_trainable_variables[:3])
             raise UserError(
@@ -81,7 +135,8 @@ class PureNetwork:
     def apply(self, parts: Sequence[Any], inputs: Any) -> tuple[Any, list[Any]]:
         """The network's output [batch, outputs] for its weights in `parts`, and the extra parameters."""
         count = len(self.network.trainable_variables)
-        output, _ = self.network.stateless_call(list(parts[:count]), [], inputs)
+        values = list(inputs) if isinstance(inputs, tuple) else inputs
+        output, _ = self.network.stateless_call(list(parts[:count]), [], values)
         return output, list(parts[count:])
 
     def assign(self, theta: NDArray[np.float32]) -> None:

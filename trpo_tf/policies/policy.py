@@ -20,12 +20,17 @@ class Policy:
     """Encoder, network and head, as functions of a flat parameter vector `theta` [P] and frozen statistics."""
 
     def __init__(
-        self, encoder: Encoder, network: keras.Model, head: Head, observation: ArraySpec, action: ArraySpec
+        self,
+        encoder: Encoder,
+        network: keras.Model,
+        head: Head,
+        observation: tuple[ArraySpec, ...],
+        action: ArraySpec,
     ) -> None:
         """Raises `UserError` if the network does not fit encoder and head."""
         self.encoder, self.head = encoder, head
         self.spec = PolicySpec(observation, action, head.noise)
-        self.network = PureNetwork(network, encoder.width, head.inputs, head.extra_shapes)
+        self.network = PureNetwork(network, encoder.inputs, head.inputs, head.extra_shapes)
 
     @property
     def is_discrete(self) -> bool:
@@ -37,17 +42,17 @@ class Policy:
         return self.network.flat(*self.head.initial_extra())
 
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
-        """The distribution's parameters for encoded observations [batch, width]."""
+        """The distribution's parameters for encoded observations [batch, ...]."""
         return self._parameters(self.network.split(theta), inputs)
 
     def log_prob(self, theta: Any, inputs: Any, sample: Any) -> Any:
-        """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, width]."""
+        """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, ...]."""
         return self.head.distribution(self.parameters(theta, inputs)).log_prob(sample)
 
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
         """The inference function: action in the environment's units, and the sample behind it.
 
-        `parts` are the weights as `PureNetwork.split` gives them, observation is [batch, ...], noise [batch, k].
+        `parts` are the weights as `PureNetwork.split` gives them, observations are [batch, ...], noise is [batch, k].
         """
         parameters = self._parameters(parts, self.encoder(normalizer, observation))
         sample = self.head.sample(parameters, noise)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.observations import Observation, map_parts
+
 
 class Batch(NamedTuple):
     """T steps of N environments.
@@ -13,12 +15,18 @@ class Batch(NamedTuple):
     transition, and of weight 0.
     """
 
-    observation: NDArray[Any]  # [T + 1, N, ...]
+    observation: Observation  # [T + 1, N, ...]
     sample: NDArray[Any]  # [T, N, ...], of the policy's distribution
     reward: NDArray[np.float64]  # [T, N]
     terminated: NDArray[np.bool_]  # [T, N]
     truncated: NDArray[np.bool_]  # [T, N]
     weight: NDArray[np.float64]  # [T, N]
+
+    def rows(self) -> Observation:
+        """Observations that were acted on, [T x N, ...]."""
+        return map_parts(  # type: ignore[no-any-return]
+            lambda part: part[:-1].reshape(-1, *part.shape[2:]), self.observation
+        )
 
     @property
     def steps(self) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from serving.observations import is_finite, map_parts, observation_of, take, write
 from serving.policy import draw_noise
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.sampling.actor import Actor
@@ -20,9 +21,10 @@ class SinglePath:
         """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails."""
         self._envs, self._actor = envs, actor
         try:
-            self._observation, _ = envs.reset(seed=seed)
+            first, _ = envs.reset(seed=seed)
         except Exception as error:
             raise environment_failure("reset", error) from error
+        self._observation = observation_of(first)
         self._resetting = np.zeros(envs.num_envs, bool)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
@@ -35,26 +37,27 @@ class SinglePath:
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
         actor, n = self._actor, self._envs.num_envs
-        observations: NDArray[Any] = np.empty((length + 1, *actor.observation.shape), actor.observation.dtype)
+        observations = map_parts(lambda buffer: np.empty((length + 1, *buffer.shape), buffer.dtype), actor.observation)
         samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
         rewards = np.zeros((length, n))
         terminated, truncated, resetting = (np.zeros((length, n), bool) for _ in range(3))
         noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
         episodes = Episodes([], [])
 
-        observations[0] = self._observation
+        write(take(observations, 0), self._observation)
         for t in range(length):
-            actor.observation[...] = observations[t]
+            write(actor.observation, take(observations, t))
             actor.noise[...] = noise[t]
             actor.run()
             samples[t] = actor.sample
             resetting[t] = self._resetting
             if visit is not None:
                 visit(t)
-            observations[t + 1], rewards[t], terminated[t], truncated[t] = self._step()
+            following, rewards[t], terminated[t], truncated[t] = self._step()
+            write(take(observations, t + 1), observation_of(following))
             self._count(rewards[t], terminated[t] | truncated[t], episodes)
-        self._observation = observations[-1]
-        if not (np.isfinite(rewards).all() and np.isfinite(observations).all()):
+        self._observation = take(observations, -1)
+        if not (np.isfinite(rewards).all() and is_finite(observations)):
             raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
         return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
 

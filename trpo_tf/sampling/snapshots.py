@@ -5,6 +5,8 @@ draw from. An environment of one's own takes part by having `save_state() -> sta
 """
 
 import copy
+import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -18,61 +20,69 @@ from gymnasium.envs.classic_control import (
     PendulumEnv,
 )
 from gymnasium.envs.mujoco import MujocoEnv
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction, TimeLimit
 
 from trpo_tf.errors import UserError
 
 _CLASSIC_CONTROL = (AcrobotEnv, CartPoleEnv, Continuous_MountainCarEnv, MountainCarEnv, PendulumEnv)
+_WRAPPER_FIELDS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
+    TimeLimit: ("_elapsed_steps",),
+    StickyAction: ("last_action", "is_sticky_actions", "num_repeats", "repeats_taken"),
+    AtariPreprocessing: ("lives", "game_over", "obs_buffer"),
+    FrameStackObservation: ("obs_queue",),
+}
 _PLAIN = (np.ndarray, np.generic, int, float, str, tuple, list, dict, type(None))
 
 
 class Snapshot(NamedTuple):
-    """Plain fields of the environment, the simulator's own data if it has any, and steps taken in the episode."""
+    """Plain fields of the environment, the simulator's own data if it has any, and fields of each wrapper."""
 
     fields: dict[str, Any]
     data: Any
-    elapsed_steps: int | None
+    wrappers: list[dict[str, Any]]
 
 
 def check_restorable(env: gym.Env[Any, Any]) -> None:
     """Raise `UserError` unless the state of `env` can be saved and restored."""
     inner = env.unwrapped
-    if not isinstance(inner, (*_CLASSIC_CONTROL, MujocoEnv)) and not _has_own(inner):
+    if not (isinstance(inner, (*_CLASSIC_CONTROL, MujocoEnv)) or _is_exact_atari(inner) or _has_own(inner)):
         raise UserError(
             f"the state of {type(inner).__name__} can't be restored, which the vine needs: that is known for classic "
-            "control and MuJoCo, and for environments that have save_state() and restore_state(state); "
-            "use --sampler single-path"
+            "control, MuJoCo and Atari's ALE/ ids, and for environments that have save_state() and "
+            "restore_state(state); use --sampler single-path"
         )
 
 
 def save(env: gym.Env[Any, Any]) -> Snapshot:
     """The state of `env`, which later steps leave as it is."""
     inner: Any = env.unwrapped
-    limit: Any = _time_limit(env)
-    elapsed = None if limit is None else limit._elapsed_steps
+    wrappers = [{name: copy.deepcopy(getattr(w, name)) for name in names} for w, names in _stateful_wrappers(env)]
     if _has_own(inner):
-        return Snapshot({}, copy.deepcopy(inner.save_state()), elapsed)
+        return Snapshot({}, copy.deepcopy(inner.save_state()), wrappers)
+    if _is_atari(inner):
+        return Snapshot({}, inner.clone_state(), wrappers)
     fields = {name: copy.deepcopy(v) for name, v in vars(inner).items() if isinstance(v, _PLAIN)}
     data = None
     if isinstance(inner, MujocoEnv):
         # All of MjData: positions and velocities alone leave contact forces and body positions behind.
         data = mujoco.MjData(inner.model)
         mujoco.mj_copyData(data, inner.model, inner.data)
-    return Snapshot(fields, data, elapsed)
+    return Snapshot(fields, data, wrappers)
 
 
 def restore(env: gym.Env[Any, Any], snapshot: Snapshot, rng: np.random.Generator) -> None:
     """Put `env`, of the same kind as the one saved, into that state; it draws from `rng` from then on."""
     inner: Any = env.unwrapped
-    limit: Any = _time_limit(env)
     inner.np_random = rng
-    if limit is not None:
-        limit._elapsed_steps = snapshot.elapsed_steps
+    for (wrapper, _), fields in zip(_stateful_wrappers(env), snapshot.wrappers, strict=True):
+        _set_fields(wrapper, fields)
     if _has_own(inner):
         inner.restore_state(copy.deepcopy(snapshot.data))
         return
-    for name, value in snapshot.fields.items():
-        setattr(inner, name, copy.deepcopy(value))
+    if _is_atari(inner):
+        inner.restore_state(snapshot.data)
+        return
+    _set_fields(inner, snapshot.fields)
     if snapshot.data is not None:
         mujoco.mj_copyData(inner.data, inner.model, snapshot.data)
 
@@ -81,9 +91,26 @@ def _has_own(inner: Any) -> bool:
     return callable(getattr(inner, "save_state", None)) and callable(getattr(inner, "restore_state", None))
 
 
-def _time_limit(env: gym.Env[Any, Any]) -> TimeLimit[Any, Any] | None:
+def _is_atari(inner: Any) -> bool:
+    """An instance of ALE's environment, which is so only once somebody has imported it."""
+    ale_py = sys.modules.get("ale_py")
+    return ale_py is not None and isinstance(inner, ale_py.AtariEnv)
+
+
+def _is_exact_atari(inner: Any) -> bool:
+    """The emulator's state is all there is, which it is not if ALE itself repeats actions: it hides the last one."""
+    return _is_atari(inner) and inner.ale.getFloat("repeat_action_probability") == 0.0
+
+
+def _set_fields(target: Any, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        setattr(target, name, copy.deepcopy(value))
+
+
+def _stateful_wrappers(env: gym.Env[Any, Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """The wrappers that hold some of an episode's state, outermost first, with the names of those fields."""
     while isinstance(env, gym.Wrapper):
-        if isinstance(env, TimeLimit):
-            return env
+        for kind, names in _WRAPPER_FIELDS.items():
+            if isinstance(env, kind):
+                yield env, names
         env = env.env
-    return None

@@ -9,6 +9,7 @@ import tensorflow as tf
 from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 
+from serving.observations import Array, Observation, batch_size, list_parts, map_parts, observation_of, take, write
 from serving.policy import draw_noise
 from trpo_tf.config import VineConfig
 from trpo_tf.errors import environment_failure
@@ -18,16 +19,14 @@ from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.sampling.snapshots import Snapshot, check_restorable, restore, save
 
-Array = NDArray[Any]
-
 
 class Branches(NamedTuple):
     """K rollouts from each of N states; a state of weight 0 was none, the episode having just ended there."""
 
-    observation: NDArray[Any]  # [N, ...]
+    observation: Observation  # [N, ...]
     sample: NDArray[Any]  # [N, K, ...], first actions as the policy's distribution has them
     reward: NDArray[np.float64]  # [N, K, L], 0 after a rollout's end
-    final_observation: NDArray[Any]  # [N, K, ...]
+    final_observation: Observation  # [N, K, ...]
     length: NDArray[np.int64]  # [N, K], steps taken
     terminated: NDArray[np.bool_]  # [N, K]
     weight: NDArray[np.float64]  # [N]
@@ -45,15 +44,15 @@ def branch_count(head: Head, config: VineConfig) -> int:
     return config.branch_actions
 
 
-def first_samples(head: Head, observations: NDArray[Any], config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
+def first_samples(head: Head, observations: Observation, config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
     """First actions [N, K, ...]: each one of a small set once; drawn uniformly if discrete; else from the policy."""
-    n, k = len(observations), branch_count(head, config)
+    n, k = batch_size(observations), branch_count(head, config)
     if isinstance(head, CategoricalHead) and k == head.inputs:
         return np.tile(np.arange(k), (n, 1))
     if isinstance(head, DiscreteHead):
         return head.uniform_samples((n, k), rng)
-    rows = np.repeat(observations, k, axis=0)
-    return np.concatenate([actor.ask(part, rng) for part in _parts(rows, len(actor.observation))]).reshape(n, k, -1)
+    states = _parts(np.repeat(np.arange(n), k), len(actor.action))
+    return np.concatenate([actor.ask(take(observations, part), rng) for part in states]).reshape(n, k, -1)
 
 
 class Vine:
@@ -97,14 +96,14 @@ class Vine:
         rng: np.random.Generator,
     ) -> Branches:
         """Rollouts from the snapshots, of which those of one state share their random numbers."""
-        observations = batch.observation[:-1].reshape(-1, *batch.observation.shape[2:])[rows]
+        observations = take(batch.rows(), rows)
         samples = first_samples(head, observations, config, self._actor, rng)
         n, k = samples.shape[:2]
         actions = head.action(tf.constant(samples.reshape(n * k, *samples.shape[2:]))).numpy()
         noise = draw_noise(self._actor.noise_spec, n * config.branch_length, rng)
         noise = noise.reshape(n, config.branch_length, *self._actor.noise.shape[1:])
         seeds: NDArray[np.int64] = rng.integers(2**63, size=(n,))
-        finals = np.zeros((n * k, *observations.shape[1:]), observations.dtype)
+        finals = map_parts(lambda part: np.zeros((n * k, *part.shape[1:]), part.dtype), observations)
         reward = np.zeros((n * k, config.branch_length))
         length, terminated = np.zeros(n * k, np.int64), np.zeros(n * k, bool)
         weight = batch.weight.reshape(-1)[rows]
@@ -112,13 +111,15 @@ class Vine:
             states = part // k
             for twig, state in zip(self._twigs, states, strict=False):
                 restore(twig, snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
-            finals[part], reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states])
+            last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states])
+            for into, values in zip(list_parts(finals), list_parts(last), strict=True):
+                into[part] = values
         shape = (n, k)
         return Branches(
             observations,
             samples,
             reward.reshape(*shape, -1),
-            finals.reshape(*shape, *finals.shape[1:]),
+            map_parts(lambda part: part.reshape(*shape, *part.shape[1:]), finals),
             length.reshape(shape),
             terminated.reshape(shape),
             weight,
@@ -143,19 +144,19 @@ class Vine:
             for m in np.flatnonzero(running):
                 action = (first if step == 0 else actor.action)[m]
                 observation, reward[m, step], terminated[m], truncated = self._step(int(m), action)
-                actor.observation[m] = observation
+                write(take(actor.observation, slice(m, m + 1)), observation)
                 length[m] += 1
                 running[m] = not (terminated[m] or truncated)
             if not running.any():
                 break
-        return actor.observation[:count].copy(), reward, length, terminated
+        return map_parts(lambda part: part[:count].copy(), actor.observation), reward, length, terminated
 
-    def _step(self, index: int, action: Any) -> tuple[Any, float, bool, bool]:
+    def _step(self, index: int, action: Any) -> tuple[Observation, float, bool, bool]:
         try:
             observation, reward, terminated, truncated, _ = self._twigs[index].step(action.copy())
         except Exception as error:
             raise environment_failure("step", error) from error
-        return observation, float(reward), terminated, truncated
+        return observation_of(observation), float(reward), terminated, truncated
 
 
 def _parts(array: Array, size: int) -> list[Array]:

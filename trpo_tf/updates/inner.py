@@ -20,7 +20,7 @@ def kl_penalty(problem: LocalProblem, config: Config, control: Any, order: Any) 
     """Maximise surrogate - control x mean KL(old || new) (Schulman et al. 2015, section 4; 2017, eq 8).
 
     With `adapt_kl` the coefficient is doubled for the next update when the mean KL is above 1.5 `max_kl`, and halved
-    when below `max_kl` / 1.5 (Schulman et al. 2017, section 4).
+    when below `max_kl` / 1.5 (Schulman et al. 2017, section 4). After an update that was refused it stays.
     """
 
     def objective(part: LocalProblem, theta: Any) -> Any:
@@ -32,6 +32,7 @@ def kl_penalty(problem: LocalProblem, config: Config, control: Any, order: Any) 
     target = config.trust_region.max_kl
     factor = tf.where(update.mean_kl > 1.5 * target, tf.constant(2.0, control.dtype), tf.ones_like(control))
     factor = tf.where(update.mean_kl < target / 1.5, tf.constant(0.5, control.dtype), factor)
+    factor = tf.where(update.status == UpdateStatus.ACCEPTED, factor, 1.0)
     return update._replace(control=tf.clip_by_value(control * factor, _LEAST_COEFFICIENT, _MOST_COEFFICIENT))
 
 

@@ -16,7 +16,7 @@ tfd = tfp.distributions
 class Rows(NamedTuple):
     """A batch of B transitions; a row of weight 0 counts for nothing, whatever its advantage."""
 
-    inputs: Any  # [B, width], encoded observations
+    inputs: Any  # [B, ...], encoded observations; a tuple of them for a network of several inputs
     sample: Any  # [B, ...], samples of the policy's distribution
     advantage: Any  # [B]
     weight: Any  # [B]
@@ -52,17 +52,18 @@ class LocalProblem:
         """The same problem over some of the rows, given by their indices, int32 [M]."""
         part = copy.copy(self)
         part._branches = None
-        part.advantage, part._inputs, part._sample, part._old_log_prob, share = (
-            tf.gather(array, indices)
-            for array in (self.advantage, self._inputs, self._sample, self._old_log_prob, self._share)
+        every = (self.advantage, self._inputs, self._sample, self._old, self._old_log_prob, self._share)
+        part.advantage, part._inputs, part._sample, part._old, part._old_log_prob, share = tf.nest.map_structure(
+            lambda array: tf.gather(array, indices), every
         )
-        part._old = tuple(tf.gather(array, indices) for array in self._old)
         part._share = tf.math.divide_no_nan(share, tf.reduce_sum(share))
         return part
 
     def every(self, stride: int) -> "LocalProblem":
-        """The same problem over every `stride`-th row."""
-        return self.rows(tf.range(0, tf.shape(self.advantage)[0], stride))
+        """The same problem over every `stride`-th row; of the vine's, over all rows of every `stride`-th state."""
+        group = self._branches or 1
+        rows = tf.reshape(tf.range(tf.shape(self.advantage)[0]), (-1, group))
+        return self.rows(tf.reshape(rows[::stride], [-1]))
 
     def ratio(self, theta: Any) -> Any:
         """Probability of each row's sample under `theta` over that under the old policy, [B]."""

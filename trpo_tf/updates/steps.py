@@ -57,8 +57,8 @@ def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig,
 def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
     """As `backtracking`, with a radius that follows how well the model foretold the gain (document's eq 23).
 
-    Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (Nocedal & Wright 2006,
-    algorithm 4.1). It stays within 0.01 to 10 times `max_kl`.
+    Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (thresholds of Nocedal &
+    Wright 2006, algorithm 4.1; the radius is a divergence). It stays within 0.01 to 10 times `max_kl`.
     """
     step = _searched(problem, slope, config, control, control)
     rho = tf.where(step.tries > 0, step.gain / step.expected_gain, tf.zeros_like(step.gain))

@@ -1,0 +1,82 @@
+"""Observations: one array, or several by name, as the policy's inputs are."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+Observation = Array | dict[str, Array]
+"""An array where the policy has one input; otherwise an array for each, by its name."""
+
+ROOT = "obs"
+"""Name of an observation that is one array, and beginning of the names in one that is a tuple."""
+
+
+def leaves_of(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The arrays of an observation as an environment gives it, each with its input name.
+
+    Those of a dict have their keys as names, those of a tuple their places, behind the name of what holds them:
+    {"arm": (a, b)} holds `arm_0` and `arm_1`.
+    """
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from leaves_of(part, f"{name}_{key}" if name else str(key))
+    elif isinstance(value, tuple):
+        for place, part in enumerate(value):
+            yield from leaves_of(part, f"{name or ROOT}_{place}")
+    else:
+        yield name or ROOT, value
+
+
+def observation_of(value: Any) -> Observation:
+    """An observation as an environment gives it, as arrays."""
+    return structured({name: np.asarray(part) for name, part in leaves_of(value)})  # type: ignore[no-any-return]
+
+
+def by_name(observation: Observation, only: str) -> dict[str, Array]:
+    """The arrays by input name, which is `only` if there is but one."""
+    return dict(observation) if isinstance(observation, dict) else {only: observation}
+
+
+def structured(parts: Mapping[str, Any]) -> Any:
+    """Parts by name as an `Observation`: the only one by itself."""
+    return dict(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+
+def map_parts(function: Callable[..., Any], observation: Any, *others: Any) -> Any:
+    """`function` of each part, and of those of `others` that have the same names."""
+    if isinstance(observation, dict):
+        return {name: function(part, *(other[name] for other in others)) for name, part in observation.items()}
+    return function(observation, *others)
+
+
+def take(observations: Observation, rows: Any) -> Observation:
+    """The rows that an index, slice or mask chooses of each part."""
+    return map_parts(lambda part: part[rows], observations)  # type: ignore[no-any-return]
+
+
+def write(target: Observation, source: Observation) -> None:
+    """Copy each part of `source` into that of `target`."""
+
+    def copy(into: Array, values: Array) -> None:
+        into[...] = values
+
+    map_parts(copy, target, source)
+
+
+def is_finite(observation: Observation) -> bool:
+    """Whether no part holds an infinity or NaN."""
+    return all(bool(np.isfinite(part).all()) for part in list_parts(observation))
+
+
+def list_parts(observation: Observation) -> list[Array]:
+    """The arrays, without their names."""
+    return list(observation.values()) if isinstance(observation, dict) else [observation]
+
+
+def batch_size(observations: Observation) -> int:
+    """Rows of observations [batch, ...]."""
+    return len(list_parts(observations)[0])
