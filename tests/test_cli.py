@@ -176,7 +176,7 @@ def options_of(kind) -> set[str]:
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(field.type):
             names |= options_of(field.type)
-        elif field.name not in ("source", "bundle", "run", "env_id"):
+        elif field.name not in ("source", "bundle", "run", "env_id", "suite"):
             names.add(f"--{field.name.replace('_', '-')}")
     return names
 

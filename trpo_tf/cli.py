@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from serving import Policy
     from trpo_tf.runs import Run
 
+FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
 
@@ -242,6 +243,44 @@ class Lab:
             _say(f"drawn in {figure}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Train every environment of a suite from several seeds, play the exported policies, and report how well they did.
+
+    Each run is a process of its own on one core. A benchmark that was stopped or killed goes on with the same command:
+    finished runs stay, others go on from their checkpoints. Writes results.json, results.csv, report.html, report.png.
+    """
+
+    suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
+    """classic, mujoco, or environments, which train for as long as their presets say"""
+    seeds: int = 5
+    """runs of each environment"""
+    first_seed: int = 0
+    """the first one's seed; each next one's is one more"""
+    workers: int = 1
+    """runs at a time"""
+    steps: Annotated[int | None, arg(metavar="INT")] = None
+    """environment steps of every run, by default the suite's"""
+    peer: Annotated[str | None, arg(metavar="NAME")] = None
+    """compare with another trainer's scores: sb3-contrib"""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/benchmark")
+    """folder of runs, results and report"""
+
+    def __call__(self) -> None:
+        """Run, and print a table; a run that failed makes the exit status 1."""
+        _tensorflow()
+        from trpo_tf.benchmark.run import benchmark
+
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        outcome = benchmark(self.suite, seeds, workers=self.workers, out=self.out, steps=self.steps, peer=self.peer)
+        if outcome.table:
+            _say(f"{outcome.table}\n\nreport written to {self.out / 'report.html'}")
+        if outcome.failures:
+            for name, reason in outcome.failures.items():
+                print(f"{name} failed: {reason}", file=sys.stderr)  # noqa: T201
+            _fail(f"error: runs failed: {len(outcome.failures)}; the same command tries them again", FAILED)
+
+
 class _AnyConfig(Config):
     # Settings of which some are still to come from a preset, so that they can't be judged yet.
     __doc__ = Config.__doc__
@@ -265,6 +304,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "serve": Serve,
     "demo": Demo,
     "lab": Lab,
+    "benchmark": Benchmark,
 }
 
 

@@ -1,10 +1,8 @@
 """The whole way in one go: train, export, verify, serve, ask; each step checked."""
 
 import contextlib
-import ctypes
 import http.client
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation import FIRST_SEED, evaluate
 from trpo_tf.exporting import export_run
+from trpo_tf.processes import end_with_parent
 from trpo_tf.reporting.progress import Progress
 from trpo_tf.runs import Run
 from trpo_tf.training import train
@@ -83,7 +82,7 @@ def _seconds(call: Any) -> float:
 def _server(bundle: Path) -> Iterator[int]:
     """A server process of its own on a free port, which ends with this one however that ends."""
     command = [sys.executable, "-m", "serving", str(bundle), "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=_end_with_parent)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=end_with_parent)
     try:
         assert process.stderr is not None
         first_line = process.stderr.readline()
@@ -98,12 +97,6 @@ def _server(bundle: Path) -> Iterator[int]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _play_over_http(port: int, manifest: Manifest) -> tuple[float, list[float]]:

@@ -1,0 +1,172 @@
+"""Whole benchmarks by the command line, in real processes."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trpo_tf import cli
+
+ROOT = Path(__file__).parents[2]
+WALK, FAILING = "environments:Walk-v0", "environments:FailingWalk-v0"
+NAMES = ["environments-Walk-v0-seed5", "environments-Walk-v0-seed6"]
+SETTINGS = [WALK, "--seeds", "2", "--first-seed", "5", "--workers", "1", "--steps", "12000", "--out", "out"]
+PATIENCE = 300
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Commands, and the processes that they start, run in an empty folder."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trpo_tf.cli", "benchmark", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+def wait(process: subprocess.Popen, reached) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def iterations(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_a_benchmark_stopped_and_killed_goes_on_and_does_nothing_twice(here):
+    first, second = (here / "out" / "runs" / name for name in NAMES)
+    process = start(*SETTINGS)
+    wait(process, lambda: iterations(first / "run") >= 1)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+    assert (status, out) == (cli.INTERRUPTED, "")
+    assert err == "stopped with 0 of 2 runs finished; the same command goes on\n"
+    stopped_at = iterations(first / "run")
+    assert 1 <= stopped_at < 5
+
+    process = start(*SETTINGS)
+    wait(process, lambda: iterations(second / "run") >= 1)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    finished = first / "result.json"
+    kept = finished.read_bytes(), finished.stat().st_mtime_ns
+
+    status, out, err = finish(start(*SETTINGS))
+    assert status == 0, err
+    assert re.search(rf"1/2 +{NAMES[0]} +return .* done before\n2/2 +{NAMES[1]} +return .* steps/s\n$", err), err
+    assert (finished.read_bytes(), finished.stat().st_mtime_ns) == kept
+    check_report(here / "out", out)
+
+
+def check_report(folder: Path, printed: str) -> None:
+    lines = printed.splitlines()
+    assert lines[1].split()[:2] == [WALK, "2"]
+    assert lines[-1] == "report written to out/report.html"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "report.html",
+        "report.png",
+        "results.csv",
+        "results.json",
+        "runs",
+    ]
+    runs = json.loads((folder / "results.json").read_text())["runs"]
+    assert [run["seed"] for run in runs] == [5, 6]
+    for run in runs:
+        assert run["config"]["total_steps"] == 12_000
+        assert 8_000 < run["steps"] <= 12_000
+        assert [steps for steps, _ in run["curve"]][-1] == run["steps"]
+        assert run["evaluation"]["episodes"] == 20
+        assert 0 <= run["evaluation"]["mean_return"] <= 1
+        assert run["versions"]["tensorflow"]
+        assert run["machine"]["cores"] >= 1
+    assert len(list(csv.DictReader((folder / "results.csv").read_text().splitlines()))) == 2
+    assert (folder / "report.html").read_text().count("<details>") == 2
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_reported_and_others_finish(here):
+    status, out, err = finish(
+        start(
+            FAILING, WALK, "--seeds", "1", "--steps", "4096", "--workers", "2", "--out", "out", "--peer", "sb3-contrib"
+        )
+    )
+    assert status == cli.FAILED
+    name = "environments-FailingWalk-v0-seed0"
+    reason = f"{name} failed: EnvironmentFailure: the environment's step raised ArithmeticError: the motor is too hot"
+    assert reason in err
+    assert err.splitlines()[-1] == "error: runs failed: 1; the same command tries them again"
+    assert "Traceback" not in err
+    assert out.splitlines()[1].split()[0] == WALK
+    page = (here / "out" / "report.html").read_text()
+    assert reason.replace("'", "&#x27;") in page
+    assert not (here / "out" / "runs" / name / "result.json").exists()
+
+
+def wrong_use(capfd, *arguments: str) -> str:
+    """The one line that the command answers with."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["benchmark", *arguments])
+    assert exit_.value.code == cli.WRONG_USE
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", err), err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "which suite? Name one of classic, mujoco"),
+        (("clasic",), "'clasic' is neither a suite (classic, mujoco) nor an environment"),
+        ((WALK, "--seeds", "0"), "seeds must be at least 1"),
+        ((WALK, "--first-seed", "-1"), "first_seed must be at least 0"),
+        ((WALK, "--workers", "0"), "workers must be at least 1"),
+        ((WALK, "--steps", "5"), f"--steps 5 can't work for {WALK}: total_steps must be at least batch_size"),
+        ((WALK, "--peer", "nobody"), "peer 'nobody' is unknown; choose one of sb3-contrib"),
+    ],
+)
+def test_wrong_use_is_one_line_and_writes_nothing(arguments, message, here, capfd):
+    assert message in wrong_use(capfd, *arguments)
+    assert list(here.iterdir()) == []
+
+
+def test_other_settings_than_those_begun_with_are_one_line(here, capfd):
+    folder = here / "out" / "runs" / NAMES[1] / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("total_steps = 3000\n")
+    told = wrong_use(capfd, *SETTINGS)
+    assert f"{NAMES[1]} was begun with other settings" in told
+    assert "choose another --out, or remove that folder" in told
+    assert [path.name for path in (here / "out" / "runs").iterdir()] == [NAMES[1]]
+
+
+def test_a_benchmark_without_rliable_says_what_to_install(monkeypatch, capfd):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rliable" else find(name))
+    assert "install it with: pip install 'trpo-tf[benchmark]'" in wrong_use(capfd, "classic")

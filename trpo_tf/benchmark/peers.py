@@ -1,0 +1,51 @@
+"""Scores of other trainers, which come with the package: a CSV file for each, a row a run; peers/README.md."""
+
+import csv
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple
+
+from trpo_tf.errors import UserError
+
+PEERS = resources.files("trpo_tf") / "benchmark" / "peers"
+
+
+class PeerRun(NamedTuple):
+    """A run of a peer: mean and deviation of the return over 20 deterministic episodes at the end."""
+
+    environment: str
+    seed: int
+    steps: int
+    mean_return: float
+    std_return: float
+    seconds: float
+    version: str
+
+
+def peer_names() -> list[str]:
+    """Peers whose scores are known."""
+    return sorted(path.name.removesuffix(".csv") for path in PEERS.iterdir() if path.name.endswith(".csv"))
+
+
+def load_peer(name: str) -> list[PeerRun]:
+    """A peer's runs. Raises `UserError` for one that is unknown."""
+    if name not in peer_names():
+        raise UserError(f"peer {name!r} is unknown; choose one of {', '.join(peer_names())}")
+    return [_run(row) for row in csv.DictReader((PEERS / f"{name}.csv").read_text().splitlines())]
+
+
+def scores_of(runs: Sequence[PeerRun], environment: str, steps: int) -> list[float]:
+    """Scores in one environment, of the runs that trained for as many steps."""
+    return [run.mean_return for run in runs if (run.environment, run.steps) == (environment, steps)]
+
+
+def _run(row: dict[str, str]) -> PeerRun:
+    return PeerRun(
+        row["environment"],
+        int(row["seed"]),
+        int(row["steps"]),
+        float(row["mean_return"]),
+        float(row["std_return"]),
+        float(row["seconds"]),
+        row["version"],
+    )

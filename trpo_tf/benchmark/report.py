@@ -1,0 +1,145 @@
+"""The benchmark's report: one HTML file that needs nothing beside it."""
+
+import base64
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from trpo_tf.benchmark.results import Result
+from trpo_tf.benchmark.statistics import Estimate
+from trpo_tf.benchmark.summary import Summary, mean_improvement
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #2e3440; background: #fff; max-width: 1120px; margin: 2.5rem auto;
+  padding: 0 1.5rem; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
+p { max-width: 75ch; } .lead, small { color: #5b6475; } img { width: 100%; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } th[colspan] { text-align: center; border: 0; padding-bottom: 0; }
+th, td { padding: .4rem .55rem; text-align: right; border-bottom: 1px solid #e8ebf0; white-space: nowrap; }
+th { color: #5b6475; font-weight: 600; border-bottom-color: #b8bec9; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; } td small { display: block; }
+.ours { color: #1d5fbf; font-weight: 600; } .peer { color: #d9622b; font-weight: 600; }
+ul.notes { padding-left: 1.2rem; } details { border-bottom: 1px solid #e8ebf0; padding: .35rem 0; }
+summary { cursor: pointer; } pre { background: #f6f7f9; padding: .8rem 1rem; overflow: auto; font-size: 12.5px; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .4rem 0; }
+dt { color: #5b6475; } dd { margin: 0; }
+"""
+
+
+def html_report(
+    summaries: Sequence[Summary], results: Sequence[Result], notes: Sequence[str], peer: str | None, figure: bytes
+) -> str:
+    """The whole page.
+
+    Args:
+        summaries: a row each.
+        results: runs whose settings are listed.
+        notes: what is missing, and why.
+        peer: who is compared with.
+        figure: the learning curves, as SVG.
+    """
+    image = base64.b64encode(figure).decode()
+    parts = [
+        f"<h1>Benchmark of trpo-tf</h1>{_lead(summaries, results, peer)}",
+        _notes(notes),
+        f'<h2>Learning curves</h2><img alt="Learning curves" src="data:image/svg+xml;base64,{image}">',
+        f"<h2>Final scores</h2>{_table(summaries, peer)}{_legend(peer)}",
+        f"<h2>Machine and versions</h2>{_machines(results)}",
+        f"<h2>Runs and their settings</h2>{''.join(map(_run, results))}",
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width"><title>Benchmark of trpo-tf</title>'
+        f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _lead(summaries: Sequence[Summary], results: Sequence[Result], peer: str | None) -> str:
+    seeds = [result.seed for result in results]
+    told = f"{len(results)} runs, {len(summaries)} environments, seeds {min(seeds)} to {max(seeds)}."
+    improvement = mean_improvement(summaries)
+    if improvement is not None:
+        told += (
+            f" A run of trpo-tf scores above one of {peer} with probability {improvement:.2f}, mean of environments."
+        )
+    return f'<p class="lead">{escape(told)}</p>'
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else ""
+
+
+def _table(summaries: Sequence[Summary], peer: str | None) -> str:
+    groups = '<tr><th colspan="2"></th><th colspan="4" class="ours">trpo-tf</th>'
+    heads = ["environment", "steps", "seeds", "steps/s", "mean", "IQM"]
+    if peer:
+        groups += f'<th colspan="3" class="peer">{escape(peer)}</th><th colspan="1"></th>'
+        heads += ["seeds", "mean", "IQM", "probability of<br>improvement"]
+    head = f"{groups}</tr><tr>{''.join(f'<th>{name}</th>' for name in heads)}</tr>"
+    rows = "".join(f"<tr>{_cells(summary, peer)}</tr>" for summary in summaries)
+    return f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cells(summary: Summary, peer: str | None) -> str:
+    cells = (
+        f"<td>{escape(summary.environment)}</td><td>{summary.total_steps:,}</td><td>{len(summary.scores)}</td>"
+        f"<td>{summary.steps_per_second:,.0f}</td><td>{summary.mean:,.1f}</td>{_estimate(summary.iqm, 'ours')}"
+    )
+    if peer and summary.peer:
+        theirs = summary.peer
+        cells += f"<td>{len(theirs.scores)}</td><td>{theirs.mean:,.1f}</td>{_estimate(theirs.iqm, 'peer')}"
+        cells += _estimate(theirs.improvement, "", digits=2)
+    elif peer:
+        cells += "<td>-</td>" * 4
+    return cells
+
+
+def _estimate(estimate: Estimate, kind: str, digits: int = 1) -> str:
+    value, low, high = (f"{number:,.{digits}f}" for number in estimate)
+    return f'<td><span class="{kind}">{value}</span><small>{low} to {high}</small></td>'
+
+
+def _legend(peer: str | None) -> str:
+    told = (
+        "A run's score is the mean return of its exported policy over 20 deterministic episodes. IQM is the mean of "
+        "the middle half of the seeds' scores. Below a value stands its 95% interval, by bootstrap over the seeds. In "
+        "the figure, thin lines are the seeds' returns in training, where actions are sampled; the dot at the end is "
+        "the score."
+    )
+    if peer:
+        told += (
+            f" Probability of improvement: that a run of ours scores above one of {peer}, ties counting half. Only "
+            "runs of as many steps are compared."
+        )
+    return f"<p><small>{escape(told)}</small></p>"
+
+
+def _machines(results: Sequence[Result]) -> str:
+    """One list for each setup that runs were made on."""
+    setups = itertools.groupby(sorted(results, key=_setup), key=_setup)
+    parts = []
+    for setup, runs in setups:
+        count = f"<p>{len(list(runs))} runs</p>"
+        parts.append(count + _definitions(json.loads(setup)))
+    return "".join(parts)
+
+
+def _setup(result: Result) -> str:
+    return json.dumps({**result.machine, **result.versions})
+
+
+def _run(result: Result) -> str:
+    evaluation = result.evaluation
+    title = (
+        f"{escape(result.environment)}, seed {result.seed}: {evaluation['mean_return']:,.1f} &plusmn; "
+        f"{evaluation['std_return']:,.1f} <small>{result.steps:,} steps, {result.seconds:,.0f} s</small>"
+    )
+    config = escape(json.dumps(result.config, indent=2))
+    return f"<details><summary>{title}</summary><pre>{config}</pre></details>"
+
+
+def _definitions(values: Mapping[str, Any]) -> str:
+    return f"<dl>{''.join(f'<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>' for k, v in values.items())}</dl>"

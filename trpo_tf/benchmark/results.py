@@ -1,0 +1,114 @@
+"""What a benchmark leaves on disk of each run, and whether what is there already belongs to the same benchmark.
+
+runs/NAME/result.json   how the run did; there only once it is finished
+runs/NAME/run/          the run folder
+runs/NAME/bundle/       its exported policy
+runs/NAME/log.txt       what its process said
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trpo_tf.config import Config
+from trpo_tf.errors import UserError
+from trpo_tf.files import write_atomically
+
+RESULT_FILE = "result.json"
+RUN_FOLDER = "run"
+BUNDLE_FOLDER = "bundle"
+LOG_FILE = "log.txt"
+
+_CONFIG_FILE = "config.toml"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    environment: str
+    seed: int
+    steps: int
+    """environment steps that it took; no iteration begins that could go beyond what was asked for"""
+    evaluation: Mapping[str, Any]
+    """of the exported policy; fields of `trpo_tf.evaluation.Evaluation`"""
+    curve: tuple[tuple[int, float], ...]
+    """environment steps so far, and mean return of the last 20 episodes that ended in training"""
+    seconds: float
+    """time in iterations, compiling included"""
+    steps_per_second: float
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+
+    @property
+    def score(self) -> float:
+        """Mean return of the exported policy."""
+        return float(self.evaluation["mean_return"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def name_of(config: Config) -> str:
+    """What a run is called, in its folder and to people."""
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', config.env_id)}-seed{config.seed}"
+
+
+def folder_of(out: Path, config: Config) -> Path:
+    """Where everything of a run stands."""
+    return out / "runs" / name_of(config)
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write a run's result, which says that it is finished."""
+    write_atomically(folder / RESULT_FILE, f"{json.dumps(result.to_dict())}\n".encode())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run of this folder has its result."""
+    return (folder / RESULT_FILE).is_file()
+
+
+def read_result(folder: Path) -> Result:
+    """Read a finished run's result. Raises `UserError` if it can't be read."""
+    path = folder / RESULT_FILE
+    try:
+        values = json.loads(path.read_text())
+        return Result(**{**values, "curve": tuple((steps, mean) for steps, mean in values["curve"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a result ({error}); remove {folder} to do the run again") from error
+
+
+def require_same_settings(folder: Path, config: Config) -> None:
+    """Raise `UserError` if a run, finished or not, was begun in `folder` with other settings than `config`."""
+    begun = _begun_settings(folder)
+    if begun is None:
+        return
+    now, then = _flat(json.loads(json.dumps(config.to_dict()))), _flat(begun)
+    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{folder} was begun with other settings ({name} was {then.get(name)}, now {now.get(name)}); "
+            "choose another --out, or remove that folder"
+        )
+
+
+def _begun_settings(folder: Path) -> Mapping[str, Any] | None:
+    if is_finished(folder):
+        return read_result(folder).config
+    path = folder / RUN_FOLDER / _CONFIG_FILE
+    return tomllib.loads(path.read_text()) if path.is_file() else None
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return flat

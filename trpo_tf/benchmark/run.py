@@ -1,0 +1,126 @@
+"""A benchmark from beginning to end: plan, runs, results, report."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trpo_tf.benchmark.peers import PeerRun, load_peer
+from trpo_tf.benchmark.pool import Job, run_jobs
+from trpo_tf.benchmark.progress import BenchmarkProgress
+from trpo_tf.benchmark.results import (
+    LOG_FILE,
+    Result,
+    folder_of,
+    is_finished,
+    read_result,
+    require_same_settings,
+)
+from trpo_tf.benchmark.suites import Plan, plan
+from trpo_tf.config import Config
+from trpo_tf.errors import UserError
+from trpo_tf.files import write_atomically
+
+
+class Outcome(NamedTuple):
+    """What came of a benchmark."""
+
+    table: str
+    """of its scores; empty if no run has any"""
+    failures: dict[str, str]
+    """name of each run that failed -> why"""
+
+
+def benchmark(
+    names: Sequence[str], seeds: range, *, workers: int, out: Path, steps: int | None = None, peer: str | None = None
+) -> Outcome:
+    """Train, export and evaluate every run that has no result in `out` yet, and write what all of them show.
+
+    Args:
+        names: suites and environments.
+        seeds: seeds of every environment.
+        workers: runs at a time.
+        out: the folder of everything, new or from an earlier call with the same settings.
+        steps: environment steps of every run, by default the suite's.
+        peer: whom to compare with.
+
+    Raises:
+        UserError: something in the arguments can't work, or `out` has runs of other settings.
+        KeyboardInterrupt: asked to stop; the runs that were under way have saved a checkpoint.
+    """
+    if importlib.util.find_spec("rliable") is None:
+        raise UserError("a benchmark needs rliable; install it with: pip install 'trpo-tf[benchmark]'")
+    if workers < 1:
+        raise UserError("workers must be at least 1")
+    peer_runs = load_peer(peer) if peer else []
+    planned = plan(names, seeds, steps)
+    for config in planned.configs:
+        require_same_settings(folder_of(out, config), config)
+    failures = _run_all(planned.configs, workers, out)
+    finished = [folder_of(out, config) for config in planned.configs if is_finished(folder_of(out, config))]
+    results = sorted(map(read_result, finished), key=lambda result: _order(planned, result))
+    notes = [*planned.left_out, *(f"{name} failed: {reason}" for name, reason in failures.items())]
+    return Outcome(_write_report(out, results, notes, peer, peer_runs) if results else "", failures)
+
+
+def _order(planned: Plan, result: Result) -> tuple[int, int]:
+    environments = list(dict.fromkeys(config.env_id for config in planned.configs))
+    return environments.index(result.environment), result.seed
+
+
+def _run_all(configs: Sequence[Config], workers: int, out: Path) -> dict[str, str]:
+    """Do what is still to be done; names of runs that failed, and why."""
+    folders = {folder_of(out, config): config for config in configs}
+    failures: dict[str, str] = {}
+    with BenchmarkProgress({folder: config.total_steps for folder, config in folders.items()}) as progress:
+        jobs = []
+        for folder, config in folders.items():
+            if is_finished(folder):
+                progress.finished(folder, read_result(folder), before=True)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                jobs.append(Job(folder, _command(folder, config), folder / LOG_FILE))
+
+        def ended(job: Job, reason: str | None) -> None:
+            if reason is None:
+                progress.finished(job.folder, read_result(job.folder))
+            else:
+                failures[job.folder.name] = reason
+                progress.failed(job.folder, reason)
+
+        try:
+            run_jobs(
+                jobs, workers, ended=ended, watch=lambda running: progress.running([job.folder for job in running])
+            )
+        except KeyboardInterrupt:
+            done = sum(map(is_finished, folders))
+            raise KeyboardInterrupt(
+                f"stopped with {done} of {len(folders)} runs finished; the same command goes on"
+            ) from None
+    return failures
+
+
+def _command(folder: Path, config: Config) -> tuple[str, ...]:
+    return sys.executable, "-m", "trpo_tf.benchmark.worker", str(folder), json.dumps(config.to_dict())
+
+
+def _write_report(
+    out: Path, results: Sequence[Result], notes: Sequence[str], peer: str | None, peer_runs: Sequence[PeerRun]
+) -> str:
+    from trpo_tf.benchmark.figures import draw
+    from trpo_tf.benchmark.report import html_report
+    from trpo_tf.benchmark.summary import summarize
+    from trpo_tf.benchmark.tables import results_csv, results_json, terminal_table
+
+    summaries = summarize(results, peer_runs)
+    page = html_report(summaries, results, notes, peer, draw(summaries, results, peer, "svg"))
+    for name, content in (
+        ("results.json", results_json(results, summaries, peer).encode()),
+        ("results.csv", results_csv(results).encode()),
+        ("report.html", page.encode()),
+        ("report.png", draw(summaries, results, peer, "png")),
+    ):
+        write_atomically(out / name, content)
+    return terminal_table(summaries, peer)

@@ -1,0 +1,61 @@
+"""What a few seeds say: interquartile means and probabilities of improvement, with 95% bootstrap intervals.
+
+As in Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021), whose
+package rliable gives the measures. The bootstrap is ours since rliable's draws from NumPy's global generator, so that a
+report would not come out the same twice.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rliable import metrics
+
+Scores = NDArray[np.float64]
+
+RESAMPLES = 2000
+_PERCENTILES = (2.5, 97.5)
+
+
+class Estimate(NamedTuple):
+    """A value, or an array of them, and the ends of its 95% interval."""
+
+    value: Any
+    low: Any
+    high: Any
+
+
+def interquartile_mean(scores: Scores) -> Estimate:
+    """Mean of the middle half of scores [seeds]."""
+    return _bootstrap(lambda resampled: float(metrics.aggregate_iqm(resampled)), scores)
+
+
+def probability_of_improvement(ours: Scores, theirs: Scores) -> Estimate:
+    """Probability that a seed of ours scores above one of theirs, ties counting half; [seeds] and [seeds]."""
+    return _bootstrap(
+        lambda x, y: float(metrics.probability_of_improvement(x[:, np.newaxis], y[:, np.newaxis])), ours, theirs
+    )
+
+
+def interquartile_curve(curves: Scores) -> Estimate:
+    """Interquartile mean over the seeds at each point of curves [seeds, points], with pointwise intervals."""
+    return _bootstrap(_trimmed_mean, curves)
+
+
+def _trimmed_mean(curves: Scores) -> Scores:
+    # As scipy's trim_mean, which rliable takes over all axes.
+    cut = len(curves) // 4
+    mean: Scores = np.sort(curves, axis=0)[cut : len(curves) - cut].mean(axis=0)
+    return mean
+
+
+def _bootstrap(statistic: Callable[..., Any], *samples: Scores) -> Estimate:
+    """The percentile bootstrap: each sample's rows drawn again with replacement, independently of the others'."""
+    rng = np.random.default_rng(0)
+    resampled = [
+        statistic(*(sample[rng.integers(len(sample), size=len(sample))] for sample in samples))
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(resampled, _PERCENTILES, axis=0)
+    return Estimate(statistic(*samples), low, high)

@@ -1,0 +1,101 @@
+"""One run of a benchmark, in a process of its own: `python -m trpo_tf.benchmark.worker FOLDER CONFIG`.
+
+Trains or goes on, exports, plays the exported policy, and writes the result. CONFIG is JSON.
+"""
+
+import contextlib
+import fcntl
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from trpo_tf.quiet import import_tensorflow
+
+import_tensorflow()
+
+import tensorflow as tf  # noqa: E402
+
+import serving  # noqa: E402
+from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
+from trpo_tf.benchmark.results import BUNDLE_FOLDER, RUN_FOLDER, Result, is_finished, write_result  # noqa: E402
+from trpo_tf.config import Config  # noqa: E402
+from trpo_tf.evaluation import evaluate  # noqa: E402
+from trpo_tf.exporting import export_run, versions  # noqa: E402
+from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run  # noqa: E402
+from trpo_tf.training import resume, train  # noqa: E402
+
+EPISODES = 20
+FAILED = 1
+INTERRUPTED = 130
+
+_LOCK_FILE = ".lock"
+
+
+def main(folder: Path, config: Config) -> None:
+    """Do the run; a failure ends with status 1 and one line as the last on standard error."""
+    try:
+        with _locked(folder):
+            if not is_finished(folder):
+                write_result(folder, carry_out(config, folder))
+    except KeyboardInterrupt as interrupt:
+        print(interrupt, file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  whatever a run fails by is for the report
+        traceback.print_exc()
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(FAILED)
+
+
+def carry_out(config: Config, folder: Path) -> Result:
+    """Do whatever is still to be done of the run, and say how it went."""
+    run = _trained(config, folder / RUN_FOLDER)
+    bundle = folder / BUNDLE_FOLDER
+    if not bundle.exists():
+        export_run(run, bundle)
+    evaluation = evaluate(serving.load(bundle), config.env_id, episodes=EPISODES, deterministic=True)
+    return Result(
+        environment=config.env_id,
+        seed=config.seed,
+        steps=run.state.steps,
+        evaluation=evaluation.to_dict(),
+        curve=learning_curve(run.folder),
+        seconds=run.state.seconds,
+        steps_per_second=run.summary["steps_per_second"],
+        config=config.to_dict(),
+        versions=versions(),
+        machine=describe_machine(),
+    )
+
+
+def learning_curve(run: Path) -> tuple[tuple[int, float], ...]:
+    """Steps and mean return of each iteration once an episode has ended."""
+    lines = map(json.loads, (run / METRICS_FILE).read_text().splitlines())
+    return tuple((line["steps"], line["mean_return"]) for line in lines if line["mean_return"] is not None)
+
+
+def _trained(config: Config, folder: Path) -> Run:
+    if not is_run(folder):
+        return train(config, folder)
+    run = load_run(folder)
+    return run if "trained" in run.summary else resume(folder)
+
+
+def use_one_thread() -> None:
+    """Leave the other cores to the other runs; only before TensorFlow has computed anything."""
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process works in `folder`: a worker of a killed benchmark may still be saving."""
+    with (folder / _LOCK_FILE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    use_one_thread()
+    main(Path(sys.argv[1]), Config.from_dict(json.loads(sys.argv[2])))
