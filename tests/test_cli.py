@@ -71,7 +71,7 @@ BAD_TRAINING = {
     ("no_such_module:Task-v0",): "environment 'no_such_module:Task-v0' can't be made: .*no_such_module",
     (): r"which environment\? For example: trpo-tf train CartPole-v1",
     ("environments:IntegerBox-v0",): "action space Box.*int64.* isn't supported; a Box of actions must be of floats",
-    ("Blackjack-v1",): "observation space Tuple.* isn't supported; it must be Box, Discrete, ",
+    ("environments:Gossip-v0",): "observation space Text.* isn't supported; it must be Box, Discrete, ",
     (WALK, "--preset", "NoSuchPreset"): "preset 'NoSuchPreset' is unknown; choose one of .*CartPole-v1",
     (WALK, "--init-from", "nowhere"): "--init-from nowhere is neither a run nor a bundle",
     ("--resume", "nowhere"): "nowhere is not a run folder",

@@ -7,8 +7,9 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 
-from trpo_tf.envs import make_env, make_vector_env
+from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
+from trpo_tf.vector_envs import make_vector_env
 
 
 def layers(env):
@@ -48,10 +49,9 @@ def test_a_frame_repeats_the_last_one_s_action_as_often_as_in_ale_s_own_environm
     env.close()
 
 
-@pytest.mark.parametrize("mode", [None, "sync"])
-def test_atari_environments_side_by_side_do_what_they_do_alone(mode):
+def test_atari_environments_side_by_side_do_what_they_do_alone():
     """Rewards as they are, too, and the reset in the step after an episode's end, here after a few frames."""
-    vector, alone = make_vector_env("ALE/Pong-v5", 2, mode), [make_env("ALE/Pong-v5") for _ in range(2)]
+    vector, alone = make_vector_env("ALE/Pong-v5", 2), [make_env("ALE/Pong-v5") for _ in range(2)]
     assert vector.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
     assert vector.observation_space.shape == (2, 4, 84, 84)
     for env in (*vector.envs, *alone):

@@ -55,10 +55,11 @@ class Train:
         _tensorflow()
         from trpo_tf.reporting.progress import Progress
         from trpo_tf.runs import load_run
-        from trpo_tf.training import resume, train
+        from trpo_tf.training import resume, train, with_env_backend
 
-        config = load_run(self.resume).config if self.resume else self.config
-        with Progress(config.total_steps) as progress:
+        config = load_run(self.resume).config if self.resume else with_env_backend(self.config)
+        stepped = f"{config.sampling.num_envs} environments by {config.sampling.env_backend}"
+        with Progress(config.total_steps, stepped) as progress:
             if self.resume:
                 run = resume(self.resume, observer=progress.show)
             else:

@@ -18,6 +18,7 @@ FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
 OBJECTIVES = ("discounted", "average")
 SAMPLERS = ("single-path", "vine")
+ENV_BACKENDS = ("auto", "gymnasium", "envpool")
 
 PRESETS = resources.files("trpo_tf") / "presets"
 
@@ -28,6 +29,8 @@ class SamplingConfig:
 
     sampler: str = "single-path"
     """single-path or vine: whole trajectories, or rollouts of several actions from states along them"""
+    env_backend: str = "auto"
+    """gymnasium, envpool, or auto: the fastest one installed that has the environment"""
     num_envs: int = 8
     """environments stepped together"""
     batch_size: int = 2048
@@ -51,6 +54,8 @@ class SamplingConfig:
         _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
         _require_one_of(self.sampler, "sampler", SAMPLERS)
+        _require_one_of(self.env_backend, "env_backend", ENV_BACKENDS)
+        _require(self.sampler != "vine" or self.env_backend != "envpool", "env_backend", "gymnasium, for the vine")
         _require_one_of(self.advantage, "advantage", ADVANTAGES)
         _require_one_of(self.objective, "objective", OBJECTIVES)
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")

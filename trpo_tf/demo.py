@@ -44,7 +44,7 @@ def demo(out: Path | None) -> None:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trpo-tf-demo-")))
         _announce(f"training on {ENV_ID}")
         config = load_preset(ENV_ID, ENV_ID)
-        with Progress(config.total_steps) as progress:
+        with Progress(config.total_steps, "8 environments by gymnasium") as progress:
             run = train(config, folder / "run", observer=progress.show)
         _announce("exporting, and comparing every format with Keras")
         bundle = folder / "bundle"

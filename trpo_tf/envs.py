@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ _INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _TAKEN = ("action", "noise")
 # Gymnasium's sticky actions stand in for ALE's own: the same process, frame by frame, but it draws from the
 # environment's generator, and its last action can be saved and restored, which ALE leaves out of the emulator's state.
-_ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
+ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
 _STICKINESS = 0.25
 
 
@@ -29,36 +28,11 @@ def make_env(env_id: str) -> gym.Env[Any, Any]:
 
     Raises `UserError` for an id that Gymnasium can't make.
     """
-    with _readable_errors(env_id):
-        if _is_atari(env_id):
-            _register_atari(env_id)
-            return _preprocess_atari(gym.make(env_id, **_ATARI_ARGUMENTS))
+    with readable_errors(env_id):
+        if is_atari(env_id):
+            register_atari(env_id)
+            return preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS))
         return gym.make(env_id)
-
-
-def make_vector_env(env_id: str, num_envs: int, mode: str | None = None) -> VectorEnv[Any, Any, Any]:
-    """`num_envs` environments stepped together, each reset in the step after its episode's end.
-
-    `mode` is Gymnasium's vectorization mode, by default the fastest that the environment has. Atari's is "sync":
-    the vector form of its own that ALE registers clips rewards and starts episodes otherwise.
-
-    Raises `UserError` for an id that Gymnasium can't make.
-    """
-    with _readable_errors(env_id):
-        if _is_atari(env_id):
-            _register_atari(env_id)
-            envs = gym.make_vec(
-                env_id,
-                num_envs=num_envs,
-                vectorization_mode=mode or "sync",
-                wrappers=[_preprocess_atari],
-                **_ATARI_ARGUMENTS,
-            )
-        else:
-            envs = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode=mode)
-    if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-        raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
-    return envs
 
 
 def environment_seed(seed: int, number: int) -> int:
@@ -127,11 +101,13 @@ def _unpacked(space: gym.Space[Any]) -> Any:
     return space
 
 
-def _is_atari(env_id: str) -> bool:
+def is_atari(env_id: str) -> bool:
+    """Whether an id is of Atari's namespace."""
     return env_id.removeprefix("ale_py:").startswith("ALE/")
 
 
-def _register_atari(env_id: str) -> None:
+def register_atari(env_id: str) -> None:
+    """Make Atari's ids known to Gymnasium. Raises `UserError` if ALE is not installed."""
     try:
         import ale_py
         import cv2  # noqa: F401 (AtariPreprocessing imports it when it is made)
@@ -141,7 +117,7 @@ def _register_atari(env_id: str) -> None:
     gym.register_envs(ale_py)
 
 
-def _preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any, Any]:
+def preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any, Any]:
     """Observations uint8 [4, 84, 84], an action for four frames (Machado et al. 2018)."""
     inner: Any = env.unwrapped
     if inner.get_action_meanings()[0] != "NOOP":
@@ -152,7 +128,8 @@ def _preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any,
 
 
 @contextlib.contextmanager
-def _readable_errors(env_id: str) -> Iterator[None]:
+def readable_errors(env_id: str) -> Iterator[None]:
+    """What Gymnasium says of an id that it can't make, as a `UserError` of one line."""
     try:
         yield
     except (gym.error.Error, ModuleNotFoundError) as error:

@@ -23,6 +23,7 @@ from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, with_sum
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
+from trpo_tf.vector_envs import choose_backend
 
 Observer = Callable[[dict[str, Any]], None]
 """Called with the metrics of each iteration."""
@@ -56,6 +57,7 @@ def train(
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
     """
     folder = Path(out) if out is not None else default_folder(config)
+    config = with_env_backend(config)
     components = build_components(config, policy_network, value_network)
     state = components.initial_state(config.sampling.num_envs)
     if init_from is not None:
@@ -79,6 +81,12 @@ def resume(
     if "trained" in run.summary:
         raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
     return _train(run, callbacks, observer)
+
+
+def with_env_backend(config: Config) -> Config:
+    """The config with "auto" replaced by the backend that it stands for here. Raises `UserError`."""
+    backend = "gymnasium" if config.sampler_is_vine else choose_backend(config.sampling.env_backend, config.env_id)
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
 
 
 def default_folder(config: Config) -> Path:

@@ -3,11 +3,11 @@ import pytest
 
 from trpo_tf.components import build_components
 from trpo_tf.config import Config, PolicyConfig, SamplingConfig
-from trpo_tf.envs import make_vector_env
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.normalization import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.vector_envs import make_vector_env
 
 LIMIT, LENGTH = 5, 3  # of Walk's episodes: where they are truncated, and where the end lies
 

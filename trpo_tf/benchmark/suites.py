@@ -8,6 +8,7 @@ from typing import NamedTuple
 from trpo_tf.config import Config, load_preset, preset_for
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
+from trpo_tf.training import with_env_backend
 
 SUITES: Mapping[str, Mapping[str, int]] = {
     "classic": {
@@ -83,7 +84,7 @@ def _config(env_id: str, seed: int, steps: int | None) -> Config:
     # The benchmark plays the exported policy at the end; a run's own evaluation would be the same once more.
     changed = {"seed": seed, "eval_episodes": 0, **({} if steps is None else {"total_steps": steps})}
     try:
-        return dataclasses.replace(preset, **changed)  # type: ignore[arg-type]
+        return with_env_backend(dataclasses.replace(preset, **changed))  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(f"--steps {steps} can't work for {env_id}: {error}") from error
 

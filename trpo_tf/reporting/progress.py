@@ -16,9 +16,9 @@ _SECONDS_BETWEEN_LINES = 2.0
 class Progress:
     """Shows each iteration's metrics on standard error."""
 
-    def __init__(self, total_steps: int) -> None:
-        """`total_steps` is where the run ends."""
-        self._total = total_steps
+    def __init__(self, total_steps: int, begun: str) -> None:
+        """`total_steps` is where the run ends; `begun` is said once its first iteration is done."""
+        self._total, self._begun = total_steps, begun
         self._last_line = 0.0
         self._pending = ""
         self._started: tuple[float, int] | None = None
@@ -37,6 +37,9 @@ class Progress:
         """Show one iteration."""
         now, steps = time.monotonic(), metrics["steps"]
         text = _described(metrics)
+        if self._started is None:
+            self._started = now, steps
+            (self._bar.console if self._bar else Console(stderr=True)).print(self._begun, highlight=False)
         if self._bar is not None:
             self._bar.update(self._task, completed=steps, description=text)
             return
@@ -51,10 +54,9 @@ class Progress:
             self._pending = ""
 
     def _left(self, now: float, steps: int) -> str:
-        if self._started is None:
-            self._started = now, steps
+        then, steps_then = self._started or (now, steps)
+        if steps == steps_then:
             return ""
-        then, steps_then = self._started
         seconds = (now - then) / max(steps - steps_then, 1) * max(self._total - steps, 0)
         return f"  {seconds:.0f} s left"
 

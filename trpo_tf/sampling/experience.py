@@ -1,19 +1,19 @@
 """The environments of a run: built, sampled, and built anew at each checkpoint."""
 
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
 
 from trpo_tf.config import Config
-from trpo_tf.envs import environment_seed, make_env, make_vector_env
+from trpo_tf.envs import environment_seed, make_env
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.sampling.vine import Branches, Vine
 from trpo_tf.state import TrainingState
+from trpo_tf.vector_envs import make_sync_env, make_vector_env
 
 
 class Experience:
@@ -35,11 +35,12 @@ class Experience:
         config, n = self._config, self._config.sampling.num_envs
         seed = environment_seed(config.seed, state.checkpoint)
         if config.sampler_is_vine:
-            envs = cast(SyncVectorEnv[Any, Any], make_vector_env(config.env_id, n, "sync"))
+            trunk = make_sync_env(config.env_id, n)
             twigs = [make_env(config.env_id) for _ in range(n)]
-            self._sampler = Vine(envs, twigs, self.actor, seed)
+            self._sampler = Vine(trunk, twigs, self.actor, seed)
         else:
-            self._sampler = SinglePath(make_vector_env(config.env_id, n), self.actor, seed)
+            envs = make_vector_env(config.env_id, n, config.sampling.env_backend)
+            self._sampler = SinglePath(envs, self.actor, seed)
 
     def collect(self, rng: np.random.Generator) -> tuple[Batch, Episodes, Branches | None]:
         """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine."""

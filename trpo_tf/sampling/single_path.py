@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from serving.observations import is_finite, map_parts, observation_of, take, write
@@ -12,12 +11,13 @@ from serving.policy import draw_noise
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.vector_envs import VectorEnv
 
 
 class SinglePath:
     """Steps a vector environment, which it owns, and keeps between batches where its episodes stand."""
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], actor: Actor, seed: int) -> None:
+    def __init__(self, envs: VectorEnv, actor: Actor, seed: int) -> None:
         """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails."""
         self._envs, self._actor = envs, actor
         try:
@@ -75,9 +75,10 @@ class SinglePath:
     def _count(self, reward: NDArray[np.float64], ended: NDArray[np.bool_], episodes: Episodes) -> None:
         self._returns += reward
         self._lengths += ~self._resetting
-        self._resetting = ended
         if ended.any():
-            episodes.returns.extend(self._returns[ended].tolist())
-            episodes.lengths.extend(self._lengths[ended].tolist())
+            finished = ended & ~self._resetting
+            episodes.returns.extend(self._returns[finished].tolist())
+            episodes.lengths.extend(self._lengths[finished].tolist())
             self._returns[ended] = 0.0
             self._lengths[ended] = 0
+        self._resetting = ended
