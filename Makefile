@@ -2,6 +2,7 @@
 # make test    every test
 # make lint typecheck imports    what CI checks beside the tests
 # make image-test                build the serving container and run it locked down
+# make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make requirements              pin the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve all dev
 
-.PHONY: demo test lint typecheck imports image-test requirements clean
+.PHONY: demo test lint typecheck imports image-test bench-train requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -31,6 +32,11 @@ imports: $(VENV)/.installed-dev
 image-test: $(VENV)/.installed-dev
 	$(BIN)/python tests/container/check_image.py
 
+bench-train: $(VENV)/.installed-dev
+	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	@.venv-peer/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 sb3-contrib==2.9.* 'gymnasium[mujoco]'
+	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python
+
 requirements:
 	for extra in $(EXTRAS); do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
@@ -38,7 +44,7 @@ requirements:
 	done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-peer build dist *.egg-info
 
 $(VENV)/.installed-%: requirements/%.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

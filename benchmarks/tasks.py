@@ -13,6 +13,7 @@ from trpo_tf.quiet import import_tensorflow
 
 import_tensorflow()
 
+import gymnasium as gym  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     seeds = range(parser.parse_args().seeds)
     results = []
-    for env_id in preset_names():
+    for env_id in (name for name in preset_names() if name in gym.registry):
         for seed in seeds:
             results.append(result := measure(env_id, seed))
             print(

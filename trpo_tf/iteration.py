@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,15 +56,17 @@ def iterate(
         rows = vine_rows(config, components, state, branches, estimates.return_moments)
     clock.append(time.perf_counter())
 
-    # 3. Approximately solve the constrained problem to update the policy's parameters.
+    # 3. Approximately solve the constrained problem to update the policy's parameters; fit the critic beside it, since
+    # either keeps one core busy and needs nothing of the other.
     order = minibatches(
         _rng(config, state, _POLICY), len(estimates.targets), config.inner.policy_batch_size, config.inner.policy_epochs
     )
-    result = components.update(state.theta, rows, state.control, order)
-    update = Update(*(value.numpy() for value in result))
-    clock.append(time.perf_counter())
-
-    value_theta, adam, value_loss = fit_critic(config, components, state, estimates)
+    with ThreadPoolExecutor(1) as beside:
+        critic = beside.submit(fit_critic, config, components, state, estimates)
+        result = components.update(state.theta, rows, state.control, order)
+        update = Update(*(value.numpy() for value in result))
+        clock.append(time.perf_counter())
+        value_theta, adam, value_loss = critic.result()
     clock.append(time.perf_counter())
 
     steps = batch.steps + (0 if branches is None else branches.steps)

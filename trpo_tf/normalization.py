@@ -71,11 +71,12 @@ def discounted_returns(
     `carried` [N] comes from the steps before; `ended` [T, N] marks the last step of an episode, after which the
     sum starts anew.
     """
-    sums = np.empty_like(rewards)
-    for t, (reward, end) in enumerate(zip(rewards, ended, strict=True)):
-        sums[t] = carried * discount + reward
-        carried = np.where(end, 0.0, sums[t])
-    return sums, carried
+    sums, kept = rewards.copy(), discount * ~ended
+    following = carried * discount
+    for row, factor in zip(sums, kept, strict=True):
+        row += following
+        following = row * factor
+    return sums, np.where(ended[-1], 0.0, sums[-1])
 
 
 def scale_rewards(rewards: Float64, return_moments: Moments) -> Float64:

@@ -24,7 +24,8 @@ def test_a_suite_is_planned_seed_by_seed_with_presets_and_its_own_steps(monkeypa
     for config in planned.configs[:6]:
         assert config.total_steps == SUITES["classic"][config.env_id]
     pendulum = next(config for config in planned.configs if config.env_id == "Pendulum-v1")
-    assert pendulum.sampling == load_preset("Pendulum-v1", "Pendulum-v1").sampling
+    assert pendulum.sampling.discount == load_preset("Pendulum-v1", "Pendulum-v1").sampling.discount != 0.99
+    assert pendulum.sampling.env_backend == "envpool"  # what "auto" stands for here
 
 
 def test_every_environment_of_mujoco_trains_for_a_million_steps():

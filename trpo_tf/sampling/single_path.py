@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.observations import is_finite, map_parts, observation_of, take, write
+from serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
 from serving.policy import draw_noise
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.sampling.actor import Actor
@@ -40,25 +40,28 @@ class SinglePath:
         observations = map_parts(lambda buffer: np.empty((length + 1, *buffer.shape), buffer.dtype), actor.observation)
         samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
         rewards = np.zeros((length, n))
-        terminated, truncated, resetting = (np.zeros((length, n), bool) for _ in range(3))
+        terminated, truncated = (np.zeros((length, n), bool) for _ in range(2))
         noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
-        episodes = Episodes([], [])
 
         write(take(observations, 0), self._observation)
+        stored, bound = list_parts(observations), list_parts(actor.observation)
         for t in range(length):
-            write(actor.observation, take(observations, t))
+            for buffer, rows in zip(bound, stored, strict=True):
+                buffer[...] = rows[t]
             actor.noise[...] = noise[t]
             actor.run()
             samples[t] = actor.sample
-            resetting[t] = self._resetting
             if visit is not None:
                 visit(t)
             following, rewards[t], terminated[t], truncated[t] = self._step()
-            write(take(observations, t + 1), observation_of(following))
-            self._count(rewards[t], terminated[t] | truncated[t], episodes)
+            for rows, part in zip(stored, list_parts(observation_of(following)), strict=True):
+                rows[t + 1] = part
         self._observation = take(observations, -1)
         if not (np.isfinite(rewards).all() and is_finite(observations)):
             raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+        ended = terminated | truncated
+        resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
+        episodes = self._episodes(rewards, ended, resetting)
         return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
 
     def close(self) -> None:
@@ -72,13 +75,18 @@ class SinglePath:
         except Exception as error:
             raise environment_failure("step", error) from error
 
-    def _count(self, reward: NDArray[np.float64], ended: NDArray[np.bool_], episodes: Episodes) -> None:
-        self._returns += reward
-        self._lengths += ~self._resetting
-        if ended.any():
-            finished = ended & ~self._resetting
-            episodes.returns.extend(self._returns[finished].tolist())
-            episodes.lengths.extend(self._lengths[finished].tolist())
-            self._returns[ended] = 0.0
-            self._lengths[ended] = 0
-        self._resetting = ended
+    def _episodes(
+        self, reward: NDArray[np.float64], ended: NDArray[np.bool_], resetting: NDArray[np.bool_]
+    ) -> Episodes:
+        """Those that ended in these rows [T, N]; what the others have so far is kept."""
+        returns = self._returns + np.cumsum(np.where(resetting, 0.0, reward), axis=0)
+        lengths = self._lengths + np.cumsum(~resetting, axis=0)
+        episodes = Episodes([], [])
+        for t, i in np.argwhere(ended & ~resetting):
+            episodes.returns.append(float(returns[t, i]))
+            episodes.lengths.append(int(lengths[t, i]))
+            returns[t + 1 :, i] -= returns[t, i]
+            lengths[t + 1 :, i] -= lengths[t, i]
+        self._returns, self._lengths = (np.where(ended[-1], 0, sums[-1]) for sums in (returns, lengths))
+        self._resetting = ended[-1]
+        return episodes
