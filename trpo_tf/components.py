@@ -76,6 +76,8 @@ def build_components(
     settings, critic = config.policy, config.critic
     head = make_head(action, initial_log_std=settings.initial_log_std, squash=settings.squash)
     _check_activation(settings.activation)
+    if config.sampling.noise_correlation > 0 and head.noise.law != "normal":
+        raise UserError("noise_correlation is for continuous actions; leave it at 0 for discrete ones")
     if policy_network is None:
         policy_network = default_network(
             encoder.inputs,

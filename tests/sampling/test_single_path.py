@@ -3,7 +3,7 @@ import pytest
 
 from trpo_tf.components import build_components
 from trpo_tf.config import Config, PolicyConfig, SamplingConfig
-from trpo_tf.errors import EnvironmentFailure
+from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.normalization import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
@@ -102,3 +102,26 @@ def test_backends_follow_the_same_conventions(env_id):
     np.testing.assert_array_equal(batch.weight[1:], 1.0 - batch.ended[:-1])
     assert not (batch.reward * (1 - batch.weight)).any()
     assert batch.ended.sum() == len(episodes.returns) > 0
+
+
+def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch():
+    config = Config("environments:Reach-v0", sampling=SamplingConfig(num_envs=64, batch_size=128))
+    components = build_components(config)
+    state = components.initial_state(64)
+    actor = Actor(components.policy, 64)
+    actor.load(state.theta, Normalizer.of(state.observation_moments))
+    sampler = SinglePath(make_vector_env(config.env_id, 64), actor, 0, noise_correlation=0.8)
+    rng = np.random.default_rng(0)
+    first, second = (sampler.collect(300, rng)[0].sample for _ in range(2))
+    sampler.close()
+    # The untrained mean is about 0 and the deviation 1, so that samples are the noise itself.
+    samples = np.concatenate([first, second])
+    assert samples.var() == pytest.approx(1.0, abs=0.03)
+    for lag in (1, 3):
+        assert np.mean(samples[lag:] * samples[:-lag]) == pytest.approx(0.8**lag, abs=0.03)
+    assert np.mean(first[-1] * second[0]) == pytest.approx(0.8, abs=0.25)
+
+
+def test_correlated_noise_is_for_continuous_actions():
+    with pytest.raises(UserError, match="noise_correlation is for continuous actions"):
+        build_components(Config("CartPole-v1", sampling=SamplingConfig(noise_correlation=0.5)))

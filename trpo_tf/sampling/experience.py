@@ -40,7 +40,7 @@ class Experience:
             self._sampler = Vine(trunk, twigs, self.actor, seed)
         else:
             envs = make_vector_env(config.env_id, n, config.sampling.env_backend)
-            self._sampler = SinglePath(envs, self.actor, seed)
+            self._sampler = SinglePath(envs, self.actor, seed, config.sampling.noise_correlation)
 
     def collect(self, rng: np.random.Generator) -> tuple[Batch, Episodes, Branches | None]:
         """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine."""

@@ -17,9 +17,14 @@ from trpo_tf.vector_envs import VectorEnv
 class SinglePath:
     """Steps a vector environment, which it owns, and keeps between batches where its episodes stand."""
 
-    def __init__(self, envs: VectorEnv, actor: Actor, seed: int) -> None:
-        """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails."""
-        self._envs, self._actor = envs, actor
+    def __init__(self, envs: VectorEnv, actor: Actor, seed: int, noise_correlation: float = 0.0) -> None:
+        """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails.
+
+        Noise of a step and the next has this correlation; each by itself keeps the law of `actor`, which must be
+        normal where the correlation is not 0.
+        """
+        self._envs, self._actor, self._noise_correlation = envs, actor, noise_correlation
+        self._last_noise: NDArray[np.float32] | None = None
         try:
             first, _ = envs.reset(seed=seed)
         except Exception as error:
@@ -41,7 +46,7 @@ class SinglePath:
         samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
         rewards = np.zeros((length, n))
         terminated, truncated = (np.zeros((length, n), bool) for _ in range(2))
-        noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
+        noise = self._correlated(draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape))
 
         write(take(observations, 0), self._observation)
         stored, bound = list_parts(observations), list_parts(actor.observation)
@@ -67,6 +72,21 @@ class SinglePath:
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()
+
+    def _correlated(self, noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """First-order autoregressive noise of variance 1, from independent noise [T, N, k]."""
+        correlation = np.float32(self._noise_correlation)
+        if correlation == 0:
+            return noise
+        fresh = np.sqrt(1 - correlation**2)
+        last = self._last_noise
+        for row in noise:
+            if last is not None:
+                row *= fresh
+                row += correlation * last
+            last = row
+        self._last_noise = last
+        return noise
 
     def _step(self) -> tuple[Any, ...]:
         try:
