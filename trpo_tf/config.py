@@ -44,7 +44,7 @@ class SamplingConfig:
     objective: str = "discounted"
     """discounted (return) or average (reward, of a task that goes on for ever)"""
     noise_correlation: float = 0.0
-    """correlation of a continuous action's noise with that of the step before: explores further (single-path)"""
+    """correlation of a continuous action's noise with that of the step before: explores further (single path)"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     scale_rewards: bool = True
@@ -62,6 +62,7 @@ class SamplingConfig:
         _require_one_of(self.objective, "objective", OBJECTIVES)
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
         _require(0 <= self.noise_correlation < 1, "noise_correlation", "at least 0 and below 1")
+        _require(self.sampler != "vine" or self.noise_correlation == 0, "noise_correlation", "0, for the vine")
 
 
 @dataclass(frozen=True)
