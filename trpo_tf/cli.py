@@ -58,8 +58,7 @@ class Train:
         from trpo_tf.training import resume, train, with_env_backend
 
         config = load_run(self.resume).config if self.resume else with_env_backend(self.config)
-        stepped = f"{config.sampling.num_envs} environments by {config.sampling.env_backend}"
-        with Progress(config.total_steps, stepped) as progress:
+        with Progress(config) as progress:
             if self.resume:
                 run = resume(self.resume, observer=progress.show)
             else:

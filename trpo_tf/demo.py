@@ -26,7 +26,7 @@ from trpo_tf.exporting import export_run
 from trpo_tf.processes import end_with_parent
 from trpo_tf.reporting.progress import Progress
 from trpo_tf.runs import Run
-from trpo_tf.training import train
+from trpo_tf.training import train, with_env_backend
 
 ENV_ID = "CartPole-v1"
 GOAL = 475.0
@@ -43,8 +43,8 @@ def demo(out: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trpo-tf-demo-")))
         _announce(f"training on {ENV_ID}")
-        config = load_preset(ENV_ID, ENV_ID)
-        with Progress(config.total_steps, "8 environments by gymnasium") as progress:
+        config = with_env_backend(load_preset(ENV_ID, ENV_ID))
+        with Progress(config) as progress:
             run = train(config, folder / "run", observer=progress.show)
         _announce("exporting, and comparing every format with Keras")
         bundle = folder / "bundle"

@@ -10,15 +10,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from trpo_tf.config import Config
+
 _SECONDS_BETWEEN_LINES = 2.0
 
 
 class Progress:
     """Shows each iteration's metrics on standard error."""
 
-    def __init__(self, total_steps: int, begun: str) -> None:
-        """`total_steps` is where the run ends; `begun` is said once its first iteration is done."""
-        self._total, self._begun = total_steps, begun
+    def __init__(self, config: Config) -> None:
+        """Of a run with `config`; who steps its environments is said once its first iteration is done."""
+        self._total, sampling = config.total_steps, config.sampling
+        self._begun = f"{sampling.num_envs} environments by {sampling.env_backend}"
         self._last_line = 0.0
         self._pending = ""
         self._started: tuple[float, int] | None = None
@@ -31,7 +34,7 @@ class Progress:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("compiling", total=total_steps)
+            self._task = self._bar.add_task("compiling", total=config.total_steps)
 
     def show(self, metrics: Mapping[str, Any]) -> None:
         """Show one iteration."""
