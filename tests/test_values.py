@@ -21,14 +21,14 @@ def test_adam_takes_the_steps_of_keras():
 
 @pytest.fixture(scope="module")
 def critic():
-    return ValueFunction(mlp(2, (16,), 1), [tf.TensorSpec((None, 2), tf.float32)], 1e-2)
+    return ValueFunction(mlp(2, (16,), 1), [tf.TensorSpec((None, 2), tf.float32)])
 
 
 def fitted(critic, targets, weights, inputs, epochs=60):
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.permutation(256).reshape(-1, 64) for _ in range(epochs)]).astype(np.int32)
     theta = critic.initial_theta()
-    return critic.fit(theta, AdamState.zeros(len(theta)), inputs, targets, weights, rows)
+    return critic.fit(theta, AdamState.zeros(len(theta)), inputs, targets, weights, rows, np.float32(1e-2))
 
 
 def test_fit_learns_the_rows_that_count_and_is_traced_once(critic):

@@ -94,7 +94,7 @@ def build_components(
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
     return Components(
         policy=policy,
-        value_function=ValueFunction(value_network, encoder.inputs, critic.critic_learning_rate),
+        value_function=ValueFunction(value_network, encoder.inputs),
         update=compile_update(policy, config, branch_count(head, config.vine) if config.sampler_is_vine else None),
         encode=tf.function(encoder, autograph=False, jit_compile=policy.network.dense_only),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=policy.network.dense_only),

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from trpo_tf.errors import UserError
 
 ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
+ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
 MINIBATCH_ALGORITHMS = ("kl-penalty", "ppo")
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
@@ -203,6 +204,8 @@ class Config:
     """policy update: trpo, trpo-adaptive, npg, nac, vpg, kl-penalty or ppo"""
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
+    anneal: bool = False
+    """let max_kl and critic_learning_rate fall linearly, to 0 at total_steps (trpo, npg and nac)"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -219,6 +222,7 @@ class Config:
                 _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
+        _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs

@@ -63,7 +63,7 @@ def iterate(
     )
     with ThreadPoolExecutor(1) as beside:
         critic = beside.submit(fit_critic, config, components, state, estimates)
-        result = components.update(state.theta, rows, state.control, order)
+        result = components.update(state.theta, rows, control(config, state), order)
         update = Update(*(value.numpy() for value in result))
         clock.append(time.perf_counter())
         value_theta, adam, value_loss = critic.result()
@@ -185,11 +185,22 @@ def fit_critic(
         estimates.targets,
         estimates.rows.weight,
         rows,
+        np.float32(critic.critic_learning_rate * annealing(config, state)),
     )
     theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
     if not np.isfinite(theta).all():
         return state.value_theta, state.adam, float("nan")
     return theta, adam, float(loss)
+
+
+def annealing(config: Config, state: TrainingState) -> float:
+    """What is left of the run, from 1 to 0, if it is annealed; otherwise 1."""
+    return 1.0 - state.steps / config.total_steps if config.anneal else 1.0
+
+
+def control(config: Config, state: TrainingState) -> np.float32:
+    """What the update goes by: an annealed radius, or whatever the algorithm adapted it to."""
+    return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.control
 
 
 def minibatches(rng: np.random.Generator, count: int, size: int, epochs: int) -> NDArray[np.int32]:

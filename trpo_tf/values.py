@@ -15,10 +15,9 @@ from trpo_tf.solvers.adam import AdamState, adam
 class ValueFunction:
     """State values from encoded observations."""
 
-    def __init__(self, network: keras.Model, inputs: Sequence[Any], learning_rate: float) -> None:
+    def __init__(self, network: keras.Model, inputs: Sequence[Any]) -> None:
         """`network` maps `inputs`, `tf.TensorSpec`s, to [batch, 1]; raises `UserError` otherwise."""
         self.network = PureNetwork(network, inputs, 1)
-        self._learning_rate = learning_rate
         compiled = self.network.dense_only
         self.values = tf.function(self._values, autograph=False, jit_compile=compiled)
         self.fit = tf.function(self._fit, autograph=False, jit_compile=compiled)
@@ -32,7 +31,7 @@ class ValueFunction:
         return output[:, 0]
 
     def _fit(
-        self, theta: Any, state: AdamState, inputs: Any, targets: Any, weights: Any, rows: Any
+        self, theta: Any, state: AdamState, inputs: Any, targets: Any, weights: Any, rows: Any, learning_rate: Any
     ) -> tuple[Any, AdamState, Any]:
         """Minimise the weighted mean of (V - target)^2, a step of Adam for each minibatch.
 
@@ -43,6 +42,7 @@ class ValueFunction:
             targets: returns [B].
             weights: 1 for a row that counts, 0 for one that does not [B].
             rows: minibatches as indices into B, int32 [steps, minibatch].
+            learning_rate: step size of Adam, a scalar tensor.
 
         Returns:
             Parameters, Adam's state, and the mean loss over the steps.
@@ -54,7 +54,7 @@ class ValueFunction:
             with tf.GradientTape() as tape:
                 tape.watch(theta)
                 loss = tf.reduce_sum(w * (self._values(theta, x) - y) ** 2) / tf.maximum(tf.reduce_sum(w), 1.0)
-            theta, state = adam(theta, state, tape.gradient(loss, theta), self._learning_rate)
+            theta, state = adam(theta, state, tape.gradient(loss, theta), learning_rate)
             return i + 1, theta, state, total + loss
 
         _, theta, state, total = tf.while_loop(

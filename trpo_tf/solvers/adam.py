@@ -21,7 +21,7 @@ class AdamState(NamedTuple):
         return cls(np.zeros((), np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32))
 
 
-def adam(theta: Any, state: AdamState, gradient: Any, learning_rate: float) -> tuple[Any, AdamState]:
+def adam(theta: Any, state: AdamState, gradient: Any, learning_rate: Any) -> tuple[Any, AdamState]:
     """One descending step (Kingma & Ba 2015, algorithm 1).
 
     Keras's optimisers change variables in place, which a compiled loop over a flat vector can't use.

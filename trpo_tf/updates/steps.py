@@ -45,13 +45,13 @@ def l2_ball(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, cont
 
 
 def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
-    """To where the quadratic model of the mean KL reaches `max_kl`: normalised NPG (document's eq 51)."""
-    return _whole(problem, slope, _kl_length(problem, slope, config, config.max_kl), control)
+    """To where the quadratic model of the mean KL reaches the radius `control`: normalised NPG (document's eq 51)."""
+    return _whole(problem, slope, _kl_length(problem, slope, config, control), control)
 
 
 def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
-    """As `kl_sphere`, then shortened until the surrogate gains and the measured mean KL is at most `max_kl`."""
-    return _searched(problem, slope, config, config.max_kl, control)
+    """As `kl_sphere`, then shortened until the surrogate gains and the measured mean KL is at most the radius."""
+    return _searched(problem, slope, config, control)
 
 
 def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
@@ -60,7 +60,7 @@ def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConf
     Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (thresholds of Nocedal &
     Wright 2006, algorithm 4.1; the radius is a divergence). It stays within 0.01 to 10 times `max_kl`.
     """
-    step = _searched(problem, slope, config, control, control)
+    step = _searched(problem, slope, config, control)
     rho = tf.where(step.tries > 0, step.gain / step.expected_gain, tf.zeros_like(step.gain))
     factor = tf.where(rho > 0.75, tf.constant(2.0, control.dtype), tf.ones_like(control))
     factor = tf.where(rho < 0.25, tf.constant(0.5, control.dtype), factor)
@@ -83,7 +83,7 @@ def _whole(problem: LocalProblem, slope: Slope, length: Any, control: Any) -> St
     return Step(step, status, control, gain, tf.tensordot(slope.gradient, step, 1), mean_kl, tf.constant(1))
 
 
-def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any, control: Any) -> Step:
+def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
     length = _kl_length(problem, slope, config, radius)
     full = length * slope.direction
 
@@ -102,4 +102,4 @@ def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, ra
     status = tf.where(search.length > 0, int(UpdateStatus.ACCEPTED), int(UpdateStatus.LINE_SEARCH_FAILED))
     status = tf.where(sound, status, int(UpdateStatus.NON_POSITIVE_CURVATURE))
     expected = tf.tensordot(slope.gradient, full, 1) * tf.where(search.length > 0, search.length, 1.0)
-    return Step(search.length * full, status, control, search.gain, expected, search.constraint, search.tries)
+    return Step(search.length * full, status, radius, search.gain, expected, search.constraint, search.tries)
