@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, what can be put into them, and how they fail."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -73,6 +74,20 @@ def test_metrics_are_plausible(trained):
         assert 0 < line["entropy"] <= np.log(2) + 1e-6
         assert 0 <= line["mean_return"] <= 1
         assert 3 <= line["mean_length"] <= 5
+
+
+def test_an_annealed_run_takes_ever_smaller_steps(small_config, tmp_path):
+    config = small_config(total_steps=400, anneal=True)
+    run = train(config, tmp_path / "run")
+    for done, line in itertools.pairwise([{"steps": 0}, *lines(run)]):
+        radius = config.trust_region.max_kl * (1 - done["steps"] / config.total_steps)
+        assert line["control"] == pytest.approx(radius, rel=1e-5)
+        assert 0 < line["mean_kl"] <= radius
+
+
+def test_what_adapts_its_own_radius_is_not_annealed(small_config):
+    with pytest.raises(UserError, match="algo must be trpo, npg or nac, to anneal"):
+        small_config(algo="trpo-adaptive", anneal=True)
 
 
 def test_every_metric_is_defined_in_the_docs(trained):
