@@ -1,0 +1,112 @@
+"""How soon is a return reached, beside sb3-contrib's TRPO? Ours with our presets, the peer with RL Zoo's settings.
+
+`python benchmarks/time_to_return.py --peer PYTHON` runs both in turn, each time in a process of its own, prints a table
+and writes docs/time_to_return.json. Seconds are those of training, compilation included; the return is the mean of the
+last twenty episodes, as they were sampled.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from train_speed import HERE, run_json
+
+RESULTS = HERE.parent / "docs" / "time_to_return.json"
+
+
+class Task(NamedTuple):
+    """An environment and the return to reach."""
+
+    env_id: str
+    target: float
+
+
+TASKS = [Task("CartPole-v1", 475.0), Task("HalfCheetah-v5", 2500.0)]
+
+
+def measure_ours(task: Task, seed: int) -> dict[str, float]:
+    """Seconds and steps of training until the return was reached, or of the whole training if it never was."""
+    from trpo_tf.quiet import import_tensorflow
+
+    import_tensorflow()
+    import dataclasses
+
+    import keras
+
+    from trpo_tf.config import load_preset, preset_for
+    from trpo_tf.training import train
+
+    class StopAtReturn(keras.callbacks.Callback):
+        reached = False
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.seconds, self.steps = time.perf_counter() - self.started, logs["steps"]
+            self.reached = logs["mean_return"] is not None and logs["mean_return"] >= task.target
+            self.model.stop_training = self.reached
+
+    preset = load_preset(preset_for(task.env_id), task.env_id)
+    config = dataclasses.replace(preset, seed=seed, eval_episodes=0)
+    callback = StopAtReturn()
+    with tempfile.TemporaryDirectory() as scratch:
+        train(config, Path(scratch) / "run", callbacks=[callback])
+    return {"seconds": callback.seconds, "steps": callback.steps, "reached": callback.reached}
+
+
+def compare(task: Task, peer: str, rounds: int) -> dict[str, Any]:
+    """Ours and the peer's in turn, a seed each round."""
+    ours, theirs = [], []
+    for seed in range(rounds):
+        ours.append(run_json([sys.executable, __file__, "--ours", json.dumps([task, seed])]))
+        command = [peer, str(HERE / "peer_return.py"), task.env_id, str(task.target), str(seed)]
+        theirs.append(run_json(command))
+    ratios = [other["seconds"] / mine["seconds"] for mine, other in zip(ours, theirs, strict=True)]
+    return {**task._asdict(), "ours": ours, "peer": theirs, "ratio": statistics.median(ratios), "ratios": ratios}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """For people, as Markdown: medians, and whether a run never got there."""
+    lines = [
+        "| environment | return | seconds (steps), ours | sb3-contrib | ratio (range) |",
+        "|---|---|---|---|---|",
+    ]
+    for r in results:
+        cells = [_cell(r[who]) for who in ("ours", "peer")]
+        ratio = f"{r['ratio']:.1f} ({min(r['ratios']):.1f} to {max(r['ratios']):.1f})"
+        lines.append(f"| {r['env_id']} | {r['target']:g} | {' | '.join(cells)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _cell(runs: list[dict[str, float]]) -> str:
+    seconds, steps = (statistics.median(run[key] for run in runs) for key in ("seconds", "steps"))
+    never = sum(not run["reached"] for run in runs)
+    return f"{seconds:.1f} ({steps:,.0f})" + (f", {never} of {len(runs)} never" if never else "")
+
+
+def main() -> None:
+    """Measure all tasks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", help="Python interpreter that has sb3-contrib")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours:
+        task, seed = json.loads(arguments.ours)
+        print(json.dumps(measure_ours(Task(*task), seed)))
+        return
+    if not arguments.peer:
+        parser.error("--peer is needed: the Python interpreter of an environment with sb3-contrib")
+    results = [compare(task, arguments.peer, arguments.rounds) for task in TASKS]
+    RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
