@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export.c99 import operators as c
 from export.c99.expressions import Apply, Dot, Expression, Memory, Step, constant, take, transform
 from export.c99.moves import MOVES, origins
-from export.c99.rules import RULES
+from export.c99.rules import RULES, narrowed
 from export.c99.static_graph import Node, StaticGraph
 from export.c99.values import Value, joined, known, of_memory, stored
 from export.onnx_graph import ExportError
@@ -25,7 +25,7 @@ def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: M
     Raises `ExportError` where an operator is used in a way that has no C.
     """
     steps: list[Step] = []
-    values = {name: of_memory(memory, graph.arrays[name].shape) for name, memory in inputs.items()}
+    values = {given: of_memory(memory, graph.arrays[given].shape) for given, memory in inputs.items()}
     for node in graph.nodes:
         for output, value in zip(node.outputs, _outputs(node, graph, values, steps), strict=True):
             shaped = replace(value, shape=graph.arrays[output].shape)
@@ -36,7 +36,9 @@ def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: M
 def _outputs(node: Node, graph: StaticGraph, values: dict[str, Value], steps: list[Step]) -> list[Value]:
     arguments = [_value(name, graph, values) if name else None for name in node.inputs]
     if node.operator in RULES:
-        return [RULES[node.operator](node, arguments, steps)]
+        value = RULES[node.operator](node, arguments, steps)
+        may_overflow = value.is_integer and node.operator in ("Add", "Mul", "Sub")
+        return [narrowed(steps, value, graph.arrays[node.outputs[0]].dtype) if may_overflow else value]
     moved = [argument for place, argument in enumerate(arguments) if place in MOVES[node.operator] and argument]
     places = [argument for place, argument in enumerate(arguments) if place not in MOVES[node.operator] and argument]
     if any(argument.known is None for argument in places):

@@ -62,6 +62,11 @@ def cast(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
         return apply(steps, c.TRUTH, value)
     if not value.is_integer:
         raise ExportError("the C target has no Cast of floats to integers: out of range C leaves it undefined")
+    return narrowed(steps, value, to)
+
+
+def narrowed(steps: list[Step], value: Value, to: np.dtype[Any]) -> Value:
+    """An integer, which has 64 bits in C, wrapped around as one of another type is."""
     fits = isinstance(value.expression, Fold) and value.expression.length - 1 <= np.iinfo(to).max
     return value if fits or to.name not in _NARROW else apply(steps, c.narrowing(f"{to.name}_t"), value)
 

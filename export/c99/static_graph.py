@@ -73,11 +73,16 @@ def _node(proto: onnx.NodeProto) -> Node:
     return Node(proto.op_type, tuple(proto.input), tuple(proto.output), attributes)
 
 
+def _has_graphs(node: Node) -> bool:
+    """Whether it is a conditional or a loop, which may read any tensor unnamed."""
+    return any(isinstance(value, onnx.GraphProto) for value in node.attributes.values())
+
+
 def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
     """The nodes that make `output` of the inputs; the tensors that depend on these are added to `variables`."""
     dependent = []
     for node in nodes:
-        if node.operator not in _SHAPE_ONLY and variables.intersection(node.inputs):
+        if _has_graphs(node) or (node.operator not in _SHAPE_ONLY and variables.intersection(node.inputs)):
             variables.update(node.outputs)
             dependent.append(node)
     needed, live = {output}, []

@@ -172,11 +172,17 @@ def test_observations_of_every_type(dtype):
     assert_acts_as_onnx_runtime(exported_function(lambda x, noise: tf.cast(x, tf.float32) / 9.0 + noise, spec))
 
 
+def test_integers_wrap_around_as_in_the_graph():
+    spec = ArraySpec("obs", "int32", (3,), 0, 100)
+    assert_acts_as_onnx_runtime(exported_function(lambda x, noise: tf.cast(x * 2**30 - 7, tf.float32) / 2**29, spec))
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
         (lambda x, noise: tf.linalg.matmul(x[:, :, None], noise[:, None])[:, 0], "constant weights"),
         (lambda x, noise: tf.cast(tf.cast(x, tf.int32), tf.float32) + noise, "Cast of floats to integers"),
+        (lambda x, noise: tf.cond(tf.reduce_sum(x) > 0, lambda: noise, lambda: x), "the C target has no If"),
         (lambda x, noise: tf.math.cumsum(x, axis=1) + noise, "the C target has no CumSum"),
         (lambda x, noise: tf.gather([1.0, 2.0, 3.0], tf.argmax(x, 1))[:, None] + noise, "Gather by computed places"),
     ],
