@@ -1,0 +1,10 @@
+"""A policy as C99 for firmware: no allocation, weights in flash, `math.h` alone.
+
+`c_sources` writes `policy.h` and `policy.c` from an exported graph; `compiled_actor` runs them on this machine, to
+compare them with what they come from.
+"""
+
+from export.c99.host import compiled_actor, host_compiler
+from export.c99.sources import HEADER_FILE, SOURCE_FILE, c_sources
+
+__all__ = ["HEADER_FILE", "SOURCE_FILE", "c_sources", "compiled_actor", "host_compiler"]

@@ -1,0 +1,132 @@
+"""What C code computes, as formulas of one element each: element i of a result from elements of arrays."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.c99.operators import Operator
+
+Index = NDArray[np.int64]
+
+BYTES = {"float": 4, "int8_t": 1, "int32_t": 4, "int64_t": 8, "uint8_t": 1, "uint16_t": 2, "uint32_t": 4}
+"""Of a number of each C type that arrays have here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Numbers in a row in C: an argument of the function (named), a constant (with values), or scratch."""
+
+    c_type: str
+    size: int
+    name: str = ""
+    values: NDArray[Any] | None = None  # [size], or weights [rows, columns]
+
+
+@dataclass(frozen=True)
+class Element:
+    """memory[at[i]]."""
+
+    memory: Memory
+    at: Index
+
+
+@dataclass(frozen=True)
+class Apply:
+    """An operator of the elements i of its arguments."""
+
+    operator: Operator
+    arguments: tuple["Expression", ...]
+
+
+@dataclass(frozen=True)
+class Dot:
+    """The inner product of row rows[i] of the weights and as many numbers of memory from starts[i] on."""
+
+    weights: Memory
+    rows: Index
+    memory: Memory
+    starts: Index
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A C function (`argmax`, `total` ...) of `length` numbers of memory from starts[i] on."""
+
+    function: str
+    memory: Memory
+    starts: Index
+    length: int
+
+
+Expression = Element | Apply | Dot | Fold
+
+
+@dataclass(frozen=True)
+class Step:
+    """For each i: target[positions[i]] = element i of the value."""
+
+    target: Memory
+    positions: Index
+    value: Expression
+
+
+def take(expression: Expression, which: Index) -> Expression:
+    """The expression whose element i is element which[i] of this one."""
+    match expression:
+        case Element(memory, at):
+            return Element(memory, at[which])
+        case Apply(operator, arguments):
+            return Apply(operator, tuple(take(argument, which) for argument in arguments))
+        case Dot(weights, rows, memory, starts):
+            return Dot(weights, rows[which], memory, starts[which])
+        case Fold(function, memory, starts, length):
+            return Fold(function, memory, starts[which], length)
+
+
+def memories(expression: Expression) -> Iterator[Memory]:
+    """Every memory that is read."""
+    match expression:
+        case Apply(_, arguments):
+            for argument in arguments:
+                yield from memories(argument)
+        case Dot(weights, _, memory, _):
+            yield from (weights, memory)
+        case Element(memory) | Fold(_, memory):
+            yield memory
+
+
+def is_integer(expression: Expression) -> bool:
+    """Whether the value is an integer in C."""
+    match expression:
+        case Element(memory):
+            return memory.c_type != "float"
+        case Apply(operator):
+            return operator.integer
+        case Dot():
+            return False
+        case Fold(function):
+            return function == "argmax"
+
+
+def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Expression:
+    """The expression with each inner product changed."""
+    match expression:
+        case Apply(operator, arguments):
+            return Apply(operator, tuple(transform(argument, change) for argument in arguments))
+        case Dot():
+            return change(expression)
+    return expression
+
+
+def constant(values: NDArray[Any]) -> Element:
+    """Known numbers: floats of any width become float, integers int64_t."""
+    flat = values.ravel()
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            memory = Memory("float", flat.size, values=flat.astype(np.float32))
+    else:
+        memory = Memory("int64_t", flat.size, values=flat.astype(np.int64))
+    return Element(memory, np.arange(flat.size))

@@ -1,0 +1,85 @@
+"""Run a policy's C sources on this machine, to compare them with what they come from."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.c99.sources import SOURCE_FILE, arguments
+from export.c99.static_graph import input_arrays
+from export.function import PolicySpec
+from export.onnx_graph import ExportError
+from export.parity import Actor
+from serving.observations import Array, Observation, by_name
+
+_FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
+_SECONDS = 120
+
+
+def host_compiler() -> str | None:
+    """Path of this machine's C compiler, that of the environment variable CC first; None if there is none."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+
+
+def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
+    """A function observations [batch, ...], noise [batch, k] -> actions [batch, ...] that calls the compiled C.
+
+    Args:
+        sources: as `c_sources` makes them.
+        spec: of the policy that they were made of.
+
+    Raises:
+        ExportError: there is no C compiler, or it fails.
+    """
+    function = _compiled(sources)
+    *inputs, action = [_dtype(memory.c_type) for memory in arguments(spec)]
+    names = [array.name for array in input_arrays(spec)]
+
+    def act(observations: Observation, noise: Array) -> Array:
+        arrays = {**by_name(observations, names[0]), spec.noise.name: noise}
+        with np.errstate(over="ignore"):  # what float32 can't hold is infinite, here as in the graph
+            *parts, noise = [np.ascontiguousarray(arrays[n], dtype) for n, dtype in zip(names, inputs, strict=True)]
+        actions = np.empty((len(noise), *spec.action.shape), action)
+        for row, drawn in enumerate(noise):
+            function(
+                *(_pointer(part, row) for part in parts),
+                _pointer(noise, row) if drawn.any() else None,
+                _pointer(actions, row),
+            )
+        return actions.astype(spec.action.dtype)
+
+    return act
+
+
+def _compiled(sources: Mapping[str, bytes]) -> Any:
+    """`policy_act` of a shared library, which stays loaded when its file is gone."""
+    compiler = host_compiler()
+    if compiler is None:
+        raise ExportError("there is no C compiler to check the C sources with; install gcc or clang, or set CC")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in sources.items():
+            (Path(folder) / name).write_bytes(content)
+        library = Path(folder) / "policy.so"
+        command = [compiler, *_FLAGS, SOURCE_FILE, "-o", library.name, "-lm"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        if done.returncode != 0:
+            raise ExportError(f"{compiler} can't compile the C sources: {' '.join(done.stderr.split())[:300]}")
+        # PyDLL holds the interpreter's lock during a call: the policy's scratch memory serves one at a time.
+        function = ctypes.PyDLL(str(library)).policy_act
+    function.restype = None
+    return function
+
+
+def _dtype(c_type: str) -> np.dtype[Any]:
+    return np.dtype("float32" if c_type == "float" else c_type.removesuffix("_t"))
+
+
+def _pointer(rows: Array, row: int) -> ctypes.c_void_p:
+    """Where a row of a contiguous array begins."""
+    return ctypes.c_void_p(rows.ctypes.data + row * rows.strides[0])

@@ -1,0 +1,227 @@
+"""ONNX operators, element by element, in C."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How to write an operator in C.
+
+    Attributes:
+        text: the formula, with {} for each argument.
+        binding: how strongly the formula holds together, as C's precedence; what is below the `wants` of the place
+            that it is put in gets parentheses.
+        wants: of each argument's place; the last one holds for all that follow.
+        integer: whether the value is an integer.
+        helper: name of the function of `HELPERS` that the formula calls.
+        noun: what a constant argument of it is called.
+    """
+
+    text: str
+    binding: int
+    wants: tuple[int, ...] = (0,)
+    integer: bool = False
+    helper: str = ""
+    noun: str = "constant"
+
+
+CONDITIONAL, LOGICAL, COMPARISON, SUM, PRODUCT, UNARY, CALL = range(1, 8)
+
+
+def _call(name: str, arguments: int = 1, *, noun: str = "constant") -> Operator:
+    text = f"{name}({', '.join(['{}'] * arguments)})"
+    return Operator(text, CALL, helper=name if name in HELPERS else "", noun=noun)
+
+
+def _compare(symbol: str) -> Operator:
+    return Operator(f"{{}} {symbol} {{}}", COMPARISON, (SUM,), integer=True)
+
+
+HELPERS = {
+    "dot": """\
+/* Inner product of n weights and n numbers. */
+static float dot(const float *weights, const float *x, int n)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < n; ++i) {
+        sum += weights[i] * x[i];
+    }
+    return sum;
+}""",
+    "dot_int8": """\
+/* Inner product of n weights and n numbers. */
+static float dot_int8(const int8_t *weights, const float *x, int n)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < n; ++i) {
+        sum += (float)weights[i] * x[i];
+    }
+    return sum;
+}""",
+    "argmax": """\
+/* Place of the largest of n numbers, the first of equals. */
+static int32_t argmax(const float *x, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; ++i) {
+        if (x[i] > x[best]) {
+            best = i;
+        }
+    }
+    return (int32_t)best;
+}""",
+    "total": """\
+static float total(const float *x, int n)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < n; ++i) {
+        sum += x[i];
+    }
+    return sum;
+}""",
+    "largest": """\
+static float largest(const float *x, int n)
+{
+    float best = x[0];
+    for (int i = 1; i < n; ++i) {
+        best = x[i] > best ? x[i] : best;
+    }
+    return best;
+}""",
+    "smallest": """\
+static float smallest(const float *x, int n)
+{
+    float best = x[0];
+    for (int i = 1; i < n; ++i) {
+        best = x[i] < best ? x[i] : best;
+    }
+    return best;
+}""",
+    # A NaN goes through these, as it does in ONNX Runtime: a broken sensor must not look like a bound.
+    "minimum": """\
+static float minimum(float x, float y)
+{
+    return x < y || isnan(x) ? x : y;
+}""",
+    "maximum": """\
+static float maximum(float x, float y)
+{
+    return x > y || isnan(x) ? x : y;
+}""",
+    "relu": """\
+static float relu(float x)
+{
+    return x < 0.0f ? 0.0f : x;
+}""",
+    "leaky_relu": """\
+static float leaky_relu(float x, float slope)
+{
+    return x < 0.0f ? slope * x : x;
+}""",
+    "elu": """\
+static float elu(float x, float alpha)
+{
+    return x < 0.0f ? alpha * expm1f(x) : x;
+}""",
+    "sigmoid": """\
+static float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}""",
+    "softplus": """\
+static float softplus(float x)
+{
+    return x > 0.0f ? x + log1pf(expf(-x)) : log1pf(expf(x));
+}""",
+    "softsign": """\
+static float softsign(float x)
+{
+    return x / (1.0f + fabsf(x));
+}""",
+}
+"""C functions that are written out where they are used."""
+
+ADD = Operator("{} + {}", SUM, (SUM, PRODUCT), noun="offset")
+SUBTRACT = Operator("{} - {}", SUM, (SUM, PRODUCT), noun="offset")
+MULTIPLY = Operator("{} * {}", PRODUCT, (PRODUCT, UNARY), noun="scale")
+WEIGHT_SCALE = Operator(MULTIPLY.text, MULTIPLY.binding, MULTIPLY.wants, noun="weight_scale")
+DIVIDE = Operator("{} / {}", PRODUCT, (PRODUCT, UNARY), noun="divisor")
+MINIMUM = _call("minimum", 2, noun="upper")
+MAXIMUM = _call("maximum", 2, noun="lower")
+EXPONENTIAL = _call("expf")
+ELU = _call("elu", 2)
+TO_FLOAT = Operator("(float){}", UNARY, (UNARY,))
+EQUAL = _compare("==")
+SELECT = Operator("{} ? {} : {}", CONDITIONAL, (LOGICAL,))
+SELECT_INTEGER = Operator(SELECT.text, SELECT.binding, SELECT.wants, integer=True)
+TRUTH = Operator("{} != 0", COMPARISON, (SUM,), integer=True)
+
+FLOATS: Mapping[str, Operator] = {
+    "Abs": _call("fabsf"),
+    "Add": ADD,
+    "Ceil": _call("ceilf"),
+    "Cos": _call("cosf"),
+    "Div": DIVIDE,
+    "Elu": ELU,
+    "Equal": EQUAL,
+    "Erf": _call("erff"),
+    "Exp": EXPONENTIAL,
+    "Floor": _call("floorf"),
+    "Greater": _compare(">"),
+    "GreaterOrEqual": _compare(">="),
+    "LeakyRelu": _call("leaky_relu", 2, noun="slope"),
+    "Less": _compare("<"),
+    "LessOrEqual": _compare("<="),
+    "Log": _call("logf"),
+    "Max": MAXIMUM,
+    "Min": MINIMUM,
+    "Mul": MULTIPLY,
+    "Neg": Operator("-{}", UNARY, (CALL,)),
+    "Pow": _call("powf", 2),
+    "PRelu": _call("leaky_relu", 2, noun="slope"),
+    "Reciprocal": Operator("1.0f / {}", PRODUCT, (UNARY,)),
+    "Relu": _call("relu"),
+    "Sigmoid": _call("sigmoid"),
+    "Sin": _call("sinf"),
+    "Softplus": _call("softplus"),
+    "Softsign": _call("softsign"),
+    "Sqrt": _call("sqrtf"),
+    "Sub": SUBTRACT,
+    "Sum": ADD,
+    "Tanh": _call("tanhf"),
+}
+"""By ONNX's name, of floats."""
+
+# 64 bits, so that no observation of 32 bits can overflow a sum.
+INTEGERS: Mapping[str, Operator] = {
+    "Add": Operator("(int64_t){} + {}", SUM, (UNARY, PRODUCT), integer=True),
+    "Sub": Operator("(int64_t){} - {}", SUM, (UNARY, PRODUCT), integer=True),
+    "Mul": Operator("(int64_t){} * {}", PRODUCT, (UNARY,), integer=True),
+    "Equal": EQUAL,
+    "Greater": _compare(">"),
+    "GreaterOrEqual": _compare(">="),
+    "Less": _compare("<"),
+    "LessOrEqual": _compare("<="),
+    "And": Operator("{} && {}", LOGICAL, (COMPARISON,), integer=True),
+    "Or": Operator("{} || {}", LOGICAL, (COMPARISON,), integer=True),
+    "Not": Operator("!{}", UNARY, (CALL,), integer=True),
+}
+"""By ONNX's name, of integers and truth values."""
+
+ATTRIBUTES: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "Elu": (("alpha", 1.0),),
+    "LeakyRelu": (("alpha", 0.01),),
+}
+"""Attributes, with ONNX's default, that follow the arguments in C."""
+
+
+def narrowing(c_type: str) -> Operator:
+    """The conversion of an integer to a narrower type."""
+    return Operator(f"({c_type}){{}}", UNARY, (UNARY,), integer=True)
+
+
+def attribute_values(operator: str, attributes: Mapping[str, Any]) -> list[float]:
+    """The numbers that follow the operator's arguments in C."""
+    return [float(attributes.get(name, default)) for name, default in ATTRIBUTES.get(operator, ())]

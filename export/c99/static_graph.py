@@ -1,0 +1,112 @@
+"""An ONNX graph at a batch of one: what is computed of the inputs, everything else folded to constants."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from export.function import PolicySpec
+from export.onnx_graph import ExportError
+from serving import ArraySpec, NoiseSpec
+from serving.runtime import open_session
+
+_SHAPE_ONLY = {"Shape", "Size"}
+"""Operators whose answer does not depend on the numbers they are given."""
+
+_CONVOLUTIONAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator; an optional input that is left out has the name ''."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StaticGraph:
+    """Nodes in order of computation, all of them needed for the action and dependent on the inputs.
+
+    `arrays` has a value of every tensor at zero inputs: the value of a constant, the shape and dtype of any other.
+    `readers` counts the nodes that read a tensor.
+    """
+
+    nodes: list[Node]
+    arrays: dict[str, NDArray[Any]]
+    readers: Counter[str]
+
+
+def input_arrays(spec: PolicySpec) -> list[ArraySpec | NoiseSpec]:
+    """The graph's inputs: the parts of the observation, and noise."""
+    return [*spec.observation, spec.noise]
+
+
+def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph:
+    """The graph of a policy that has `spec`, where only operators of `known` depend on an input.
+
+    Raises `ExportError` for another operator.
+    """
+    proto = onnx.load_from_string(model)
+    zeros = {array.name: np.zeros((1, *array.shape), array.dtype) for array in input_arrays(spec)}
+    variables = set(zeros)
+    nodes = _live([_node(node) for node in proto.graph.node], variables, spec.action.name)
+    _refuse_unknown(nodes, known)
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    named = {spec.action.name, *(name for node in nodes for name in (*node.inputs, *node.outputs) if name)}
+    wanted = named - {*constants, *zeros}
+    arrays = {**constants, **_run(proto, zeros, sorted(wanted)), **zeros}
+    readers = Counter(name for node in nodes for name in node.inputs)
+    return StaticGraph(nodes, arrays, readers)
+
+
+def _node(proto: onnx.NodeProto) -> Node:
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
+    return Node(proto.op_type, tuple(proto.input), tuple(proto.output), attributes)
+
+
+def _has_graphs(node: Node) -> bool:
+    """Whether it is a conditional or a loop, which may read any tensor unnamed."""
+    return any(isinstance(value, onnx.GraphProto) for value in node.attributes.values())
+
+
+def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
+    """The nodes that make `output` of the inputs; the tensors that depend on these are added to `variables`."""
+    dependent = []
+    for node in nodes:
+        if _has_graphs(node) or (node.operator not in _SHAPE_ONLY and variables.intersection(node.inputs)):
+            variables.update(node.outputs)
+            dependent.append(node)
+    needed, live = {output}, []
+    for node in reversed(dependent):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            live.append(node)
+    return live[::-1]
+
+
+def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
+    """Values of the tensors `names`."""
+    revealing = onnx.ModelProto()
+    revealing.CopyFrom(model)
+    del revealing.graph.output[:]
+    revealing.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    return dict(zip(names, open_session(revealing.SerializeToString()).run(names, inputs), strict=True))
+
+
+def _refuse_unknown(nodes: list[Node], known: set[str]) -> None:
+    operators = {node.operator for node in nodes}
+    convolutional = sorted(operators & _CONVOLUTIONAL)
+    if convolutional:
+        raise ExportError(f"the C target has no convolutions ({', '.join(convolutional)}); use the ONNX file")
+    unknown = sorted(operators - known)
+    if unknown:
+        raise ExportError(f"the C target has no {', '.join(unknown)}; use other layers, or the ONNX file")

@@ -1,0 +1,40 @@
+"""Policies of any spaces, as training makes them, with weights and statistics drawn at random."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import keras
+import numpy as np
+
+from trpo_tf.envs import action_spec, observation_parts, observation_spec
+from trpo_tf.normalization import Moments, Normalizer
+from trpo_tf.policies.encoders import make_encoder
+from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.networks import default_network
+from trpo_tf.policies.policy import Policy, TrainedPolicy
+
+Network = Callable[[int, int], keras.Model]
+
+
+def untrained_policy(
+    observation: gym.Space[Any],
+    action: gym.Space[Any],
+    *,
+    hidden_sizes: Sequence[int] = (8, 8),
+    activation: str = "tanh",
+    squash: bool = False,
+    network: Network | None = None,
+) -> TrainedPolicy:
+    """The policy of an environment with these spaces; `network` makes one of a width and a number of outputs."""
+    specs, head = observation_spec(observation), make_head(action_spec(action), squash=squash)
+    encoder = make_encoder(list(observation_parts(observation).values()), specs, normalize=True)
+    if network is None:
+        body = default_network(encoder.inputs, hidden_sizes, head.inputs, activation=activation)
+    else:
+        body = network(encoder.width, head.inputs)
+    policy = Policy(encoder, body, head, specs, action_spec(action))
+    rng = np.random.default_rng(0)
+    theta = policy.initial_theta() + 0.1 * rng.normal(size=policy.network.size)
+    moments = Moments.empty((encoder.statistics,)).updated(rng.normal(1.0, 2.0, (50, encoder.statistics)))
+    return TrainedPolicy(policy, theta.astype(np.float32), Normalizer.of(moments))
