@@ -3,6 +3,8 @@
 # make lint typecheck imports    what CI checks beside the tests
 # make image-test                build the serving container and run it locked down
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
+# make bench-memory              memory of training beside sb3-contrib, and its growth
+# make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make requirements              pin the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve all dev
 
-.PHONY: demo test lint typecheck imports image-test bench-train requirements clean
+.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -32,10 +34,14 @@ imports: $(VENV)/.installed-dev
 image-test: $(VENV)/.installed-dev
 	$(BIN)/python tests/container/check_image.py
 
-bench-train: $(VENV)/.installed-dev
-	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
-	@.venv-peer/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 sb3-contrib==2.9.* 'gymnasium[mujoco]'
+bench-train: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python
+
+bench-memory: $(VENV)/.installed-dev .venv-peer/.installed
+	$(BIN)/python benchmarks/memory.py --peer .venv-peer/bin/python
+
+bench-growth: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/growth.py
 
 requirements:
 	for extra in $(EXTRAS); do \
@@ -45,6 +51,11 @@ requirements:
 
 clean:
 	rm -rf $(VENV) .venv-peer build dist *.egg-info
+
+.venv-peer/.installed:
+	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	@.venv-peer/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 sb3-contrib==2.9.* 'gymnasium[mujoco]'
+	@touch $@
 
 $(VENV)/.installed-%: requirements/%.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -85,6 +85,7 @@ BAD_TRAINING = {
     (WALK, "--batch-size", "5"): "batch_size must be at least twice num_envs",
     (WALK, "--total-steps", "5"): "total_steps must be at least batch_size",
     (WALK, "--hidden-sizes", "0"): "hidden_sizes must be positive",
+    (WALK, "--total-steps", "4096", "--profile"): "profile needs 3 iterations, .* only 2 to go",
     (WALK, "--activation", "wobble"): "activation 'wobble' is unknown",
     (WALK, "--backtrack-ratio", "nan"): "backtrack_ratio must be between 0 and 1",
 }
@@ -223,6 +224,7 @@ def test_a_policy_s_whole_way(run, here):
     assert status == 0, err
     folder = Path("runs/environments-walk-v0-seed0")
     assert out.startswith(f"{folder}: ")
+    assert "percent" not in out  # the table of a profile
     assert "error" not in err
     assert (folder / "summary.json").exists()
 

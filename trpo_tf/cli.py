@@ -45,25 +45,36 @@ class Train:
     """go on with this run instead, from its latest checkpoint"""
     init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
     """start from the weights of this run or bundle"""
+    profile: Flag = False
+    """trace iterations 3 to 5 for TensorBoard's profiler, and print where an iteration's time went"""
 
     def __call__(self) -> None:
         """Train, showing progress."""
         if self.resume is None and not self.config.env_id:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
-        if self.resume is not None and dataclasses.replace(self, resume=None) != type(self)():
-            raise UserError("--resume goes on with the run's own settings and folder; give nothing beside it")
+        if self.resume is not None and dataclasses.replace(self, resume=None, profile=False) != type(self)():
+            raise UserError("--resume goes on with the run's own settings and folder; give only --profile beside it")
         _tensorflow()
         from trpo_tf.reporting.progress import Progress
         from trpo_tf.runs import load_run
         from trpo_tf.training import resume, train, with_env_backend
 
         config = load_run(self.resume).config if self.resume else with_env_backend(self.config)
+        logged: list[dict[str, Any]] = []
         with Progress(config) as progress:
+
+            def observe(metrics: dict[str, Any]) -> None:
+                progress.show(metrics)
+                if self.profile:
+                    logged.append(metrics)
+
             if self.resume:
-                run = resume(self.resume, observer=progress.show)
+                run = resume(self.resume, observer=observe, profile=self.profile)
             else:
-                run = train(config, self.out, init_from=self.init_from, observer=progress.show)
+                run = train(config, self.out, init_from=self.init_from, observer=observe, profile=self.profile)
         _print_run(run)
+        if self.profile:
+            _print_profile(run, logged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,6 +392,13 @@ def _print_run(run: "Run") -> None:
             f"{after['std_return']:.1f} trained, over {after['episodes']} episodes"
         )
     _say(f"export it with: trpo-tf export {run.folder} --out bundle")
+
+
+def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
+    from trpo_tf.reporting.profiling import FIRST_TRACED, phase_table
+
+    _say(f"\n{phase_table(logged[FIRST_TRACED - 1 :])}\n")
+    _say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {run.folder}")
 
 
 def _print_fields(fields: dict[str, Any], *, as_json: bool) -> None:

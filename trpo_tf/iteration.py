@@ -1,7 +1,6 @@
 """One iteration of the practical algorithm (Schulman et al. 2015, section 6)."""
 
 import dataclasses
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from trpo_tf.advantages import Floats, generalized_advantages, standardized
 from trpo_tf.components import Components
 from trpo_tf.config import Config, SamplingConfig
 from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
+from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.sampling.vine import Branches
@@ -39,25 +39,29 @@ class Estimates(NamedTuple):
 
 
 def iterate(
-    config: Config, components: Components, experience: Experience, state: TrainingState
+    config: Config, components: Components, experience: Experience, state: TrainingState, *, traced: bool = False
 ) -> tuple[TrainingState, Metrics]:
-    """The state after one more iteration, and its metrics (docs/metrics.md)."""
-    clock = [time.perf_counter()]
+    """The state after one more iteration, and its metrics (docs/metrics.md).
+
+    `traced` marks the phases in the trace that TensorFlow's profiler records.
+    """
+    clock = PhaseClock(traced=traced)
 
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
     experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
-    batch, episodes, branches = experience.collect(_rng(config, state, _SAMPLING))
-    clock.append(time.perf_counter())
+    batch, episodes, branches = experience.collect(_rng(config, state, _SAMPLING), clock)
 
     # 2. By averaging over samples, construct the estimated objective and constraint.
+    clock.enter("advantages")
+    seconds_sampling = sum(clock.seconds.values())
     estimates = estimate(config, components, state, batch)
     rows = estimates.rows
     if branches is not None:
         rows = vine_rows(config, components, state, branches, estimates.return_moments)
-    clock.append(time.perf_counter())
 
     # 3. Approximately solve the constrained problem to update the policy's parameters; fit the critic beside it, since
     # either keeps one core busy and needs nothing of the other.
+    clock.enter("update")
     order = minibatches(
         _rng(config, state, _POLICY), len(estimates.targets), config.inner.policy_batch_size, config.inner.policy_epochs
     )
@@ -65,10 +69,10 @@ def iterate(
         critic = beside.submit(fit_critic, config, components, state, estimates)
         result = components.update(state.theta, rows, control(config, state), order)
         update = Update(*(value.numpy() for value in result))
-        clock.append(time.perf_counter())
+        clock.enter("critic")
         value_theta, adam, value_loss = critic.result()
-    clock.append(time.perf_counter())
 
+    clock.enter("rest")
     steps = batch.steps + (0 if branches is None else branches.steps)
     measured = components.policy.encoder.measured(take(batch.rows(), batch.weight.ravel() > 0))
     after = dataclasses.replace(
@@ -83,13 +87,16 @@ def iterate(
         iteration=state.iteration + 1,
         steps=state.steps + steps,
     )
+    seconds = clock.stop()
     metrics = {
         **_progress(after, episodes),
         **_update_metrics(update),
         "value_loss": value_loss,
         "explained_variance": estimates.explained_variance,
         "branch_steps": steps - batch.steps,
-        **_speed(steps, clock),
+        "steps_per_second": steps / sum(seconds.values()),
+        "seconds_sampling": seconds_sampling,
+        **{f"seconds_{phase}": spent for phase, spent in seconds.items()},
     }
     return after, metrics
 
@@ -178,16 +185,18 @@ def fit_critic(
     """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
     critic, count = config.critic, len(estimates.targets)
     rows = minibatches(_rng(config, state, _CRITIC), count, critic.critic_batch_size, critic.critic_epochs)
-    theta, adam, loss = components.value_function.fit(
-        state.value_theta,
-        state.adam,
-        estimates.rows.inputs,
-        estimates.targets,
-        estimates.rows.weight,
-        rows,
-        np.float32(critic.critic_learning_rate * annealing(config, state)),
-    )
-    theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
+    # The clock of the phases is another thread's.
+    with tf.profiler.experimental.Trace("critic"):
+        theta, adam, loss = components.value_function.fit(
+            state.value_theta,
+            state.adam,
+            estimates.rows.inputs,
+            estimates.targets,
+            estimates.rows.weight,
+            rows,
+            np.float32(critic.critic_learning_rate * annealing(config, state)),
+        )
+        theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
     if not np.isfinite(theta).all():
         return state.value_theta, state.adam, float("nan")
     return theta, adam, float(loss)
@@ -227,9 +236,3 @@ def _progress(state: TrainingState, episodes: Episodes) -> Metrics:
 def _update_metrics(update: Update) -> Metrics:
     scalars = {name: value.item() for name, value in update._asdict().items() if name not in ("theta", "status")}
     return {"update_status": UpdateStatus(int(update.status)).name.lower(), **scalars}
-
-
-def _speed(steps: int, clock: list[float]) -> Metrics:
-    parts = ("sampling", "advantages", "update", "critic")
-    seconds = {f"seconds_{part}": b - a for part, a, b in zip(parts, clock, clock[1:], strict=False)}
-    return {"steps_per_second": steps / (clock[-1] - clock[0]), **seconds}

@@ -1,5 +1,6 @@
 """Training: the loop, and what surrounds it."""
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -11,7 +12,7 @@ import keras
 
 from trpo_tf.callbacks import KerasListeners
 from trpo_tf.checkpoints import save_checkpoint
-from trpo_tf.components import build_components
+from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.evaluation import evaluate
@@ -19,6 +20,7 @@ from trpo_tf.exporting import in_process, versions
 from trpo_tf.initialization import read_weights
 from trpo_tf.iteration import iterate
 from trpo_tf.reporting.metrics import MetricsLog
+from trpo_tf.reporting.profiling import FIRST_TRACED, Profiler
 from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, with_summary
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
@@ -38,6 +40,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     init_from: str | Path | None = None,
     observer: Observer | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED.
 
@@ -50,6 +53,7 @@ def train(
         callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
         init_from: a run or bundle whose weights and normalisers to start from.
         observer: called with each iteration's metrics.
+        profile: trace a few iterations into the run's TensorBoard folder (docs/metrics.md).
 
     Raises:
         UserError: something in the arguments can't work.
@@ -62,8 +66,10 @@ def train(
     state = components.initial_state(config.sampling.num_envs)
     if init_from is not None:
         state = read_weights(Path(init_from), state)
+    if profile:
+        _check_long_enough_to_trace(config, components, state)
     run = create_run(folder, config, components, state)
-    return _train(run, callbacks, observer)
+    return _train(run, callbacks, observer, profile)
 
 
 def resume(
@@ -71,6 +77,7 @@ def resume(
     *,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     observer: Observer | None = None,
+    profile: bool = False,
 ) -> Run:
     """Go on with a run from its latest checkpoint; arguments and errors as in `train`.
 
@@ -80,7 +87,9 @@ def resume(
     run = load_run(Path(folder))
     if "trained" in run.summary:
         raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
-    return _train(run, callbacks, observer)
+    if profile:
+        _check_long_enough_to_trace(run.config, run.components, run.state)
+    return _train(run, callbacks, observer, profile)
 
 
 def with_env_backend(config: Config) -> Config:
@@ -95,25 +104,28 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{name}-seed{config.seed}"
 
 
-def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Observer | None) -> Run:
+def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Observer | None, profile: bool) -> Run:
     config, components, state = run.config, run.components, run.state
     with (
         MetricsLog(run.folder, state.iteration) as log,
         KerasListeners(components.policy, callbacks) as listeners,
         StopRequest() as stop,
         Experience(config, components.policy) as experience,
+        Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
     ):
         try:
             run = _evaluate_untrained(run)
             started = time.perf_counter() - state.seconds
             experience.restart(state)
             while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
-                state, metrics = iterate(config, components, experience, state)
+                state, metrics = iterate(config, components, experience, state, traced=profile)
                 state = dataclasses.replace(state, seconds=time.perf_counter() - started)
                 log.write(metrics)
                 listeners.iteration_ended(state, metrics)
                 if observer is not None:
                     observer(metrics)
+                if profiler is not None:
+                    profiler.iteration_ended()
                 if stop.requested:
                     raise KeyboardInterrupt
                 if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
@@ -128,6 +140,14 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
             _save(run, state)
             raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
     return run
+
+
+def _check_long_enough_to_trace(config: Config, components: Components, state: TrainingState) -> None:
+    left = (config.total_steps - state.steps) // components.iteration_steps
+    if left < FIRST_TRACED:
+        raise UserError(
+            f"profile needs {FIRST_TRACED} iterations, and the run has only {left} to go; profile a longer one"
+        )
 
 
 def _save(run: Run, state: TrainingState) -> TrainingState:

@@ -5,6 +5,7 @@ from trpo_tf.components import build_components
 from trpo_tf.config import Config, PolicyConfig, SamplingConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.normalization import Normalizer
+from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.vector_envs import make_vector_env
@@ -25,8 +26,8 @@ def sampler_for(env_id: str, num_envs: int = 2, seed: int = 0):
 def walked():
     sampler, _ = sampler_for("environments:Walk-v0")
     rng = np.random.default_rng(0)
-    first, episodes = sampler.collect(60, rng)
-    second, _ = sampler.collect(60, rng)
+    first, episodes = sampler.collect(60, rng, PhaseClock())
+    second, _ = sampler.collect(60, rng, PhaseClock())
     sampler.close()
     return first, second, episodes
 
@@ -77,7 +78,7 @@ def test_actions_are_those_of_the_distribution_and_repeat_with_the_seed():
     batches = []
     for seed in (7, 7, 8):
         sampler, _ = sampler_for("environments:Walk-v0", num_envs=4)
-        batches.append(sampler.collect(50, np.random.default_rng(seed))[0])
+        batches.append(sampler.collect(50, np.random.default_rng(seed), PhaseClock())[0])
         sampler.close()
     for a, b in zip(batches[0], batches[1], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -88,7 +89,7 @@ def test_actions_are_those_of_the_distribution_and_repeat_with_the_seed():
 def test_an_exception_in_an_environment_is_named_and_kept():
     sampler, _ = sampler_for("environments:FailingWalk-v0")
     with pytest.raises(EnvironmentFailure, match="step raised ArithmeticError: the motor is too hot") as caught:
-        sampler.collect(1000, np.random.default_rng(0))
+        sampler.collect(1000, np.random.default_rng(0), PhaseClock())
     assert isinstance(caught.value.__cause__, ArithmeticError)
     sampler.close()
 
@@ -97,7 +98,7 @@ def test_an_exception_in_an_environment_is_named_and_kept():
 def test_backends_follow_the_same_conventions(env_id):
     """CartPole has a vector form of its own, the others are stepped one by one."""
     sampler, _ = sampler_for(env_id, num_envs=3)
-    batch, episodes = sampler.collect(250, np.random.default_rng(0))
+    batch, episodes = sampler.collect(250, np.random.default_rng(0), PhaseClock())
     sampler.close()
     np.testing.assert_array_equal(batch.weight[1:], 1.0 - batch.ended[:-1])
     assert not (batch.reward * (1 - batch.weight)).any()
@@ -112,7 +113,7 @@ def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch()
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     sampler = SinglePath(make_vector_env(config.env_id, 64), actor, 0, noise_correlation=0.8)
     rng = np.random.default_rng(0)
-    first, second = (sampler.collect(300, rng)[0].sample for _ in range(2))
+    first, second = (sampler.collect(300, rng, PhaseClock())[0].sample for _ in range(2))
     sampler.close()
     # The untrained mean is about 0 and the deviation 1, so that samples are the noise itself.
     samples = np.concatenate([first, second])

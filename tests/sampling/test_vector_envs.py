@@ -9,6 +9,7 @@ from trpo_tf.config import Config, PolicyConfig, SamplingConfig
 from trpo_tf.envs import action_spec, make_env, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Normalizer
+from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.training import train
@@ -79,7 +80,7 @@ def sampled(env_id, backend, steps, num_envs=2):
     actor = Actor(components.policy, num_envs)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     sampler = SinglePath(make_vector_env(env_id, num_envs, backend), actor, 0)
-    batch, episodes = sampler.collect(steps, np.random.default_rng(0))
+    batch, episodes = sampler.collect(steps, np.random.default_rng(0), PhaseClock())
     sampler.close()
     return batch, episodes
 

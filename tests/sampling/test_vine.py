@@ -8,6 +8,7 @@ from trpo_tf.config import Config, PolicyConfig, SamplingConfig, VineConfig
 from trpo_tf.errors import UserError
 from trpo_tf.iteration import estimate, vine_rows
 from trpo_tf.normalization import Normalizer
+from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.updates.problem import LocalProblem, Rows
 
@@ -25,7 +26,7 @@ def sampled(env_id: str, *, batches: int = 1, seed: int = 0, **vine):
         experience.restart(state)
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(seed)
-        collected = [experience.collect(rng) for _ in range(batches)]
+        collected = [experience.collect(rng, PhaseClock()) for _ in range(batches)]
     return config, components, state, collected
 
 

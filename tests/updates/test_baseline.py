@@ -7,6 +7,7 @@ from trpo_tf.components import build_components
 from trpo_tf.config import Config, PolicyConfig, SamplingConfig
 from trpo_tf.iteration import estimate, iterate
 from trpo_tf.normalization import Normalizer
+from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.updates.problem import LocalProblem, Rows
 
@@ -30,7 +31,7 @@ def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batc
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(0)
         for _ in range(20):
-            batch, _, _ = experience.collect(rng)
+            batch, _, _ = experience.collect(rng, PhaseClock())
             for advantage, found in gradients.items():
                 asked = dataclasses.replace(config, sampling=dataclasses.replace(sampling, advantage=advantage))
                 rows = estimate(asked, components, state, batch).rows

@@ -7,6 +7,7 @@ import numpy as np
 
 from trpo_tf.config import Config
 from trpo_tf.envs import environment_seed, make_env
+from trpo_tf.phases import PhaseClock
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
@@ -42,15 +43,15 @@ class Experience:
             envs = make_vector_env(config.env_id, n, config.sampling.env_backend)
             self._sampler = SinglePath(envs, self.actor, seed, config.sampling.noise_correlation)
 
-    def collect(self, rng: np.random.Generator) -> tuple[Batch, Episodes, Branches | None]:
+    def collect(self, rng: np.random.Generator, clock: PhaseClock) -> tuple[Batch, Episodes, Branches | None]:
         """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine."""
         length, vine = self._config.rollout_length, self._config.vine
         match self._sampler:
             case Vine() as sampler:
-                batch, episodes, snapshots, rows = sampler.collect(length, vine.rollout_states, rng)
-                return batch, episodes, sampler.branch(self._head, vine, batch, snapshots, rows, rng)
+                batch, episodes, snapshots, rows = sampler.collect(length, vine.rollout_states, rng, clock)
+                return batch, episodes, sampler.branch(self._head, vine, batch, snapshots, rows, rng, clock)
             case SinglePath() as sampler:
-                return *sampler.collect(length, rng), None
+                return *sampler.collect(length, rng, clock), None
         raise RuntimeError("call restart before collect")
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
 from serving.policy import draw_noise
 from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.vector_envs import VectorEnv
@@ -35,9 +36,11 @@ class SinglePath:
         self._lengths = np.zeros(envs.num_envs, np.int64)
 
     def collect(
-        self, length: int, rng: np.random.Generator, visit: Callable[[int], None] | None = None
+        self, length: int, rng: np.random.Generator, clock: PhaseClock, visit: Callable[[int], None] | None = None
     ) -> tuple[Batch, Episodes]:
         """Take `length` vector steps, with noise from `rng`; before step t call `visit(t)`.
+
+        `clock` learns what physics and acting took.
 
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
@@ -51,14 +54,18 @@ class SinglePath:
         write(take(observations, 0), self._observation)
         stored, bound = list_parts(observations), list_parts(actor.observation)
         for t in range(length):
+            clock.enter("acting")
             for buffer, rows in zip(bound, stored, strict=True):
                 buffer[...] = rows[t]
             actor.noise[...] = noise[t]
             actor.run()
             samples[t] = actor.sample
             if visit is not None:
+                clock.enter("rest")
                 visit(t)
+            clock.enter("physics")
             following, rewards[t], terminated[t], truncated[t] = self._step()
+            clock.enter("rest")
             for rows, part in zip(stored, list_parts(observation_of(following)), strict=True):
                 rows[t + 1] = part
         self._observation = take(observations, -1)

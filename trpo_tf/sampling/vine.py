@@ -13,6 +13,7 @@ from serving.observations import Array, Observation, batch_size, list_parts, map
 from serving.policy import draw_noise
 from trpo_tf.config import VineConfig
 from trpo_tf.errors import environment_failure
+from trpo_tf.phases import PhaseClock
 from trpo_tf.policies.heads import CategoricalHead, DiscreteHead, Head
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
@@ -72,7 +73,7 @@ class Vine:
         self._envs, self._twigs, self._actor = envs, twigs, actor
 
     def collect(
-        self, length: int, states: int, rng: np.random.Generator
+        self, length: int, states: int, rng: np.random.Generator, clock: PhaseClock
     ) -> tuple[Batch, Episodes, list[Snapshot], Any]:
         """The trunk as a batch, and the snapshots of `states` of its rows, with the rows' indices into T x N."""
         n = self._envs.num_envs
@@ -83,7 +84,7 @@ class Vine:
         def visit(t: int) -> None:
             snapshots.extend(save(self._envs.envs[i]) for i in range(n) if t * n + i in wanted)
 
-        batch, episodes = self._trunk.collect(length, rng, visit)
+        batch, episodes = self._trunk.collect(length, rng, clock, visit)
         return batch, episodes, snapshots, rows
 
     def branch(
@@ -94,10 +95,13 @@ class Vine:
         snapshots: list[Snapshot],
         rows: Any,
         rng: np.random.Generator,
+        clock: PhaseClock,
     ) -> Branches:
         """Rollouts from the snapshots, of which those of one state share their random numbers."""
         observations = take(batch.rows(), rows)
+        clock.enter("acting")
         samples = first_samples(head, observations, config, self._actor, rng)
+        clock.enter("rest")
         n, k = samples.shape[:2]
         actions = head.action(tf.constant(samples.reshape(n * k, *samples.shape[2:]))).numpy()
         noise = draw_noise(self._actor.noise_spec, n * config.branch_length, rng)
@@ -111,7 +115,7 @@ class Vine:
             states = part // k
             for twig, state in zip(self._twigs, states, strict=False):
                 restore(twig, snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
-            last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states])
+            last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states], clock)
             for into, values in zip(list_parts(finals), list_parts(last), strict=True):
                 into[part] = values
         shape = (n, k)
@@ -131,7 +135,7 @@ class Vine:
         for twig in self._twigs:
             twig.close()
 
-    def _roll(self, first: NDArray[Any], noise: NDArray[np.float32]) -> tuple[Any, Any, Any, Any]:
+    def _roll(self, first: NDArray[Any], noise: NDArray[np.float32], clock: PhaseClock) -> tuple[Any, Any, Any, Any]:
         """Rollouts side by side: the first actions [M, ...], then the policy's with noise [M, L, ...]."""
         count, longest = len(first), noise.shape[1]
         actor = self._actor
@@ -139,8 +143,10 @@ class Vine:
         running = np.ones(count, bool)
         for step in range(longest):
             if step:
+                clock.enter("acting")
                 actor.noise[:count] = noise[:, step]
                 actor.run()
+            clock.enter("physics")
             for m in np.flatnonzero(running):
                 action = (first if step == 0 else actor.action)[m]
                 observation, reward[m, step], terminated[m], truncated = self._step(int(m), action)
@@ -149,6 +155,7 @@ class Vine:
                 running[m] = not (terminated[m] or truncated)
             if not running.any():
                 break
+        clock.enter("rest")
         return map_parts(lambda part: part[:count].copy(), actor.observation), reward, length, terminated
 
     def _step(self, index: int, action: Any) -> tuple[Observation, float, bool, bool]:

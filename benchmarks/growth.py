@@ -1,0 +1,132 @@
+"""Does the cost of an iteration grow as its work does? Over batch size, networks' width and number of environments.
+
+`python benchmarks/growth.py` prints a table and writes docs/growth.json. One dimension varies at a time, each point is
+measured in a process of its own, and update and critic one after the other, though training runs them side by side.
+"""
+
+import argparse
+import json
+import sys
+import timeit
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from processes import ask
+
+RESULTS = Path(__file__).parents[1] / "docs" / "growth.json"
+MEASURED = 5
+
+
+class Point(NamedTuple):
+    """What an iteration is made of; `width` is that of both hidden layers, policy and critic."""
+
+    env_id: str
+    batch_size: int
+    width: int
+    num_envs: int
+
+
+CHEETAH = Point("HalfCheetah-v5", batch_size=4096, width=64, num_envs=8)
+CARTPOLE = CHEETAH._replace(env_id="CartPole-v1")
+DIMENSIONS = {
+    "batch_size": (CHEETAH, (1024, 4096, 16_384, 65_536)),
+    "width": (CHEETAH, (32, 64, 256, 1024)),
+    "num_envs": (CARTPOLE, (1, 8, 64, 256)),
+}
+COSTS = ("sampling", "acting", "update", "critic")
+
+
+def measure(point: Point) -> dict[str, float]:
+    """Median milliseconds of each part once all is compiled, and the policy's parameters."""
+    from trpo_tf.quiet import import_tensorflow
+
+    import_tensorflow()
+    import numpy as np
+
+    from trpo_tf.components import build_components
+    from trpo_tf.config import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
+    from trpo_tf.iteration import control, estimate, fit_critic, minibatches
+    from trpo_tf.normalization import Normalizer
+    from trpo_tf.phases import PhaseClock
+    from trpo_tf.sampling.experience import Experience
+    from trpo_tf.training import with_env_backend
+
+    layers = (point.width, point.width)
+    config = with_env_backend(
+        Config(
+            point.env_id,
+            sampling=SamplingConfig(num_envs=point.num_envs, batch_size=point.batch_size),
+            policy=PolicyConfig(hidden_sizes=layers),
+            critic=CriticConfig(critic_hidden_sizes=layers),
+            # Always as many products.
+            trust_region=TrustRegionConfig(cg_tolerance=0.0),
+        )
+    )
+    components = build_components(config)
+    state = components.initial_state(point.num_envs)
+    rng, clocks = np.random.default_rng(0), []
+    with Experience(config, components.policy) as experience:
+        experience.restart(state)
+        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+
+        def sample() -> Any:
+            clocks.append(PhaseClock())
+            return experience.collect(rng, clocks[-1])
+
+        sampling = median_milliseconds(sample)
+        batch, _, _ = sample()
+    estimates = estimate(config, components, state, batch)
+    inner, rows = config.inner, len(estimates.targets)
+    order = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
+    return {
+        "sampling": sampling,
+        "acting": 1000 * median(clock.seconds["acting"] for clock in clocks[1:]),
+        "update": median_milliseconds(
+            lambda: components.update(state.theta, estimates.rows, control(config, state), order).theta.numpy()
+        ),
+        "critic": median_milliseconds(lambda: fit_critic(config, components, state, estimates)),
+        "parameters": len(state.theta),
+    }
+
+
+def median_milliseconds(call: Callable[[], Any]) -> float:
+    """Of several calls after a first."""
+    call()
+    return 1000 * median(timeit.repeat(call, number=1, repeat=MEASURED))
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """For people, as Markdown: milliseconds, and in brackets how many times those of the dimension's base."""
+    lines = ["| | work | sampling | of it acting | update | critic |", "|---|---|---|---|---|---|"]
+    for result in results:
+        base = next(r for r in results if r["dimension"] == result["dimension"] and r["is_base"])
+        work, base_work = (r["batch_size"] * r["parameters"] for r in (result, base))
+        costs = " | ".join(f"{result[cost]:,.0f} ({result[cost] / base[cost]:.2g})" for cost in COSTS)
+        name = f"{result['env_id']}, {result['dimension']} {result[result['dimension']]:,}"
+        lines.append(f"| {name} | {work / base_work:.2g} | {costs} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all points."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.point:
+        print(json.dumps(measure(Point(*json.loads(arguments.point)))))
+        return
+    results = []
+    for dimension, (base, values) in DIMENSIONS.items():
+        for value in values:
+            point = base._replace(**{dimension: value})
+            print(f"{dimension} {value:,}", file=sys.stderr, flush=True)
+            answer = ask([sys.executable, __file__, "--point", json.dumps(point)])
+            results.append({"dimension": dimension, "is_base": point == base, **point._asdict(), **answer})
+    RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
