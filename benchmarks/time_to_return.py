@@ -6,6 +6,8 @@ last twenty episodes, as they were sampled.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import statistics
 import sys
@@ -14,8 +16,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train_speed import HERE, run_json
+from processes import ask
 
+HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "time_to_return.json"
 
 
@@ -26,47 +29,43 @@ class Task(NamedTuple):
     target: float
 
 
+class Reached(Exception):
+    """Ends training."""
+
+
 TASKS = [Task("CartPole-v1", 475.0), Task("HalfCheetah-v5", 2500.0)]
 
 
-def measure_ours(task: Task, seed: int) -> dict[str, float]:
+def measure_ours(task: Task, seed: int) -> dict[str, Any]:
     """Seconds and steps of training until the return was reached, or of the whole training if it never was."""
     from trpo_tf.quiet import import_tensorflow
 
     import_tensorflow()
-    import dataclasses
-
-    import keras
-
     from trpo_tf.config import load_preset, preset_for
     from trpo_tf.training import train
 
-    class StopAtReturn(keras.callbacks.Callback):
-        reached = False
-
-        def on_train_begin(self, logs: Any = None) -> None:
-            self.started = time.perf_counter()
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.seconds, self.steps = time.perf_counter() - self.started, logs["steps"]
-            self.reached = logs["mean_return"] is not None and logs["mean_return"] >= task.target
-            self.model.stop_training = self.reached
+    def observe(metrics: dict[str, Any]) -> None:
+        reached = metrics["mean_return"] is not None and metrics["mean_return"] >= task.target
+        answer.update(seconds=time.perf_counter() - started, steps=metrics["steps"], reached=reached)
+        if reached:
+            raise Reached
 
     preset = load_preset(preset_for(task.env_id), task.env_id)
     config = dataclasses.replace(preset, seed=seed, eval_episodes=0)
-    callback = StopAtReturn()
-    with tempfile.TemporaryDirectory() as scratch:
-        train(config, Path(scratch) / "run", callbacks=[callback])
-    return {"seconds": callback.seconds, "steps": callback.steps, "reached": callback.reached}
+    answer: dict[str, Any] = {}
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(Reached):
+        train(config, Path(scratch) / "run", observer=observe)
+    return answer
 
 
 def compare(task: Task, peer: str, rounds: int) -> dict[str, Any]:
     """Ours and the peer's in turn, a seed each round."""
     ours, theirs = [], []
     for seed in range(rounds):
-        ours.append(run_json([sys.executable, __file__, "--ours", json.dumps([task, seed])]))
+        ours.append(ask([sys.executable, __file__, "--ours", json.dumps([task, seed])]))
         command = [peer, str(HERE / "peer_return.py"), task.env_id, str(task.target), str(seed)]
-        theirs.append(run_json(command))
+        theirs.append(ask(command))
     ratios = [other["seconds"] / mine["seconds"] for mine, other in zip(ours, theirs, strict=True)]
     return {**task._asdict(), "ours": ours, "peer": theirs, "ratio": statistics.median(ratios), "ratios": ratios}
 
