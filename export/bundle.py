@@ -12,7 +12,8 @@ import tensorflow as tf
 from export.cases import observation_cases
 from export.folders import new_folder
 from export.function import InferenceFunction, PolicySpec
-from export.onnx_graph import to_onnx, with_optional_input
+from export.inputs import with_optional_input
+from export.onnx_graph import to_onnx
 from export.parity import NOTHING, Actor, Environment, Reference, compare_cases, compare_episodes, play
 from export.saved_model import write_saved_model
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, read_manifest

@@ -1,23 +1,23 @@
 """From a TensorFlow function to a checked ONNX graph."""
 
+import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
 from onnx import checker, numpy_helper
 
+from serving.model_check import DOMAINS, OPERATORS
 from serving.runtime import open_session
 
 OPSET = 17
-IR_VERSION = 8
+OPSETS = range(13, 19)
 BATCH = "batch"
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
@@ -32,62 +32,29 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
         function: takes the signature's arguments and returns a dict of tensors, whose keys name the outputs.
         signature: nested `tf.TensorSpec`s; their names become the graph's inputs. A leading dimension of
             None is the batch.
-        opset: version of the standard operator set.
+        opset: version of the standard operator set, 13 to 18. The file format is the oldest that goes with it.
 
     Raises:
         ExportError: an operation has no ONNX counterpart, or the graph does not pass `check_graph`.
     """
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
     # tf2onnx logs what it can't convert and goes on; check_graph is what decides, so its log adds nothing.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     traced = tf.function(function, autograph=False)
     captures = traced.get_concrete_function(*signature).graph.captures
     model, _ = tf2onnx.convert.from_function(traced, input_signature=list(signature), opset=opset)
-    model.ir_version = IR_VERSION
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _bind_tensors(model, captures)
     _name_batch(model)
     check_graph(model)
     return cast(onnx.ModelProto, model)
 
 
-def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Make input `name` of shape [batch, ...] optional: zeros if not fed, as many rows as the first other input has.
-
-    The zeros are one row, which the graph itself repeats: ONNX Runtime plans its buffers by the declared shape, and
-    would fail at a larger batch.
-    """
-    optional = onnx.ModelProto()
-    optional.CopyFrom(model)
-    graph = optional.graph
-    graph_input = next(i for i in graph.input if i.name == name)
-    other = next(i.name for i in graph.input if i.name != name)
-    tensor = graph_input.type.tensor_type
-    inner = [dim.dim_value for dim in tensor.shape.dim[1:]]
-    zeros = np.zeros([1, *inner], onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-
-    rows, inner_name, shape = (f"{name}/{part}" for part in ("rows", "inner", "shape"))
-    for reader in (node for inside in _graphs(graph) for node in inside.node):
-        reader.input[:] = [rows if read == name else read for read in reader.input]
-    repeat = [
-        onnx.helper.make_node("Shape", [other], [f"{name}/batch"], f"{name}/batch", start=0, end=1),
-        onnx.helper.make_node("Concat", [f"{name}/batch", inner_name], [shape], shape, axis=0),
-        onnx.helper.make_node("Expand", [name, shape], [rows], rows),
-    ]
-    nodes = [*repeat, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.append(numpy_helper.from_array(zeros, name))
-    graph.initializer.append(numpy_helper.from_array(np.array(inner, np.int64), inner_name))
-    check_graph(optional)
-    return optional
-
-
 def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     """The graph with some of its inputs replaced by constants."""
-    constant = onnx.ModelProto()
-    constant.CopyFrom(model)
-    kept = [graph_input for graph_input in model.graph.input if graph_input.name not in values]
-    del constant.graph.input[:]
-    constant.graph.input.extend(kept)
+    constant = copy.deepcopy(model)
+    set_field(constant.graph.input, [i for i in model.graph.input if i.name not in values])
     constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
     return constant
 
@@ -95,16 +62,15 @@ def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -
 def check_graph(model: onnx.ModelProto) -> None:
     """Raise `ExportError` unless every runtime should take the graph, and give the same answer each time.
 
-    It must use standard, deterministic operators only, hold its weights, pass ONNX's full check, and load in ONNX
-    Runtime.
+    It must use operators only that serving admits, hold its weights, pass ONNX's full check, and load in ONNX Runtime.
     """
-    nodes = [node for graph in _graphs(model.graph) for node in graph.node]
-    foreign = sorted({_operator(node) for node in nodes if not _is_standard(node)})
-    if foreign:
-        raise ExportError(f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network")
+    nodes = [node for graph in graphs_of(model.graph) for node in graph.node]
     random = sorted({_operator(node) for node in nodes} & _RANDOM)
     if random:
         raise ExportError(f"{', '.join(random)} would draw in the graph; use the noise that the function is given")
+    foreign = sorted({_operator(node) for node in nodes if not _is_servable(node)})
+    if foreign:
+        raise ExportError(f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
         raise ExportError("the graph keeps weights in external files; export it with its weights inside")
     try:
@@ -115,25 +81,32 @@ def check_graph(model: onnx.ModelProto) -> None:
         raise ExportError(f"the converted graph is not valid ONNX: {reason}") from error
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph, and those that its conditionals and loops hold."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _graphs(inner)
+                yield from graphs_of(inner)
+
+
+def set_field(field: Any, values: Iterable[Any]) -> None:
+    """Replace what a repeated protobuf field holds."""
+    kept = list(values)
+    del field[:]
+    field.extend(kept)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for inner in _graphs(graph):
+    for inner in graphs_of(graph):
         yield from inner.initializer
         for node in inner.node:
             for attribute in node.attribute:
                 yield from (attribute.t, *attribute.tensors)
 
 
-def _is_standard(node: onnx.NodeProto) -> bool:
-    return node.domain in _STANDARD_DOMAINS and bool(onnx.defs.has(node.op_type))
+def _is_servable(node: onnx.NodeProto) -> bool:
+    return node.domain in DOMAINS and node.op_type in OPERATORS
 
 
 def _operator(node: onnx.NodeProto) -> str:

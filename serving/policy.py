@@ -15,6 +15,7 @@ from serving.manifest import (
     read_checked,
     read_manifest,
 )
+from serving.model_check import check_model
 from serving.observations import Array, Observation, batch_size, by_name, leaves_of, structured
 from serving.runtime import onnxruntime, open_session
 
@@ -28,8 +29,10 @@ class Policy:
     def __init__(self, model: bytes, manifest: Manifest) -> None:
         """Open `model`, an ONNX graph with the inputs and outputs that `manifest` declares.
 
-        Raises `BundleError` if ONNX Runtime refuses the graph, or it disagrees with the manifest.
+        Raises `BundleError` if the graph isn't one that `check_model` admits, ONNX Runtime refuses it, or it disagrees
+        with the manifest.
         """
+        check_model(model)
         self.manifest = manifest
         try:
             self._session = open_session(model)

@@ -9,6 +9,8 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from export import ExportError, convert_policy, to_onnx, write_bundle
 from export.onnx_graph import check_graph
+from serving import model_check
+from serving.model_check import OPERATORS
 from serving.runtime import open_session
 
 SIGNATURE = (tf.TensorSpec((None, 3), tf.float32, "obs"), tf.TensorSpec((None, 2), tf.float32, "noise"))
@@ -170,3 +172,34 @@ def test_a_discrete_policy_takes_the_largest_noisy_score():
     actions = run(convert_policy(policy.function, policy.spec), obs=np.repeat(obs, 3, axis=0), noise=noise)
     assert actions.dtype == np.int64
     np.testing.assert_array_equal(actions, [0, 1, 2])
+
+
+def test_serving_admits_standard_deterministic_operators_only():
+    assert all(onnx.defs.has(operator) for operator in OPERATORS)
+    assert not [name for name in OPERATORS if name.startswith(("Random", "Sequence", "Optional", "String"))]
+    assert not OPERATORS & {"Bernoulli", "Multinomial", "Dropout", "TfIdfVectorizer", "ImageDecoder"}
+
+
+def test_serving_reads_the_fields_that_onnx_defines():
+    for name, inner in model_check._MESSAGES_IN.items():
+        fields = getattr(onnx, name).DESCRIPTOR.fields_by_number
+        nested = {number: field.message_type.name for number, field in fields.items() if field.message_type}
+        held = {number: kind for number, kind in nested.items() if kind in model_check._MESSAGES_IN}
+        left_out = {"training_info", "functions"} if name == "ModelProto" else set()
+        assert {number: kind for number, kind in held.items() if fields[number].name not in left_out} == inner
+    numbers = {
+        onnx.ModelProto: {
+            "graph": model_check._MODEL_GRAPH,
+            "training_info": model_check._MODEL_TRAINING,
+            "functions": model_check._MODEL_FUNCTIONS,
+        },
+        onnx.NodeProto: {"op_type": model_check._NODE_OPERATOR, "domain": model_check._NODE_DOMAIN},
+        onnx.TensorProto: {
+            "name": model_check._TENSOR_NAME,
+            "external_data": model_check._TENSOR_EXTERNAL,
+            "data_location": model_check._TENSOR_LOCATION,
+        },
+    }
+    for message, expected in numbers.items():
+        defined = message.DESCRIPTOR.fields_by_name
+        assert {name: defined[name].number for name in expected} == expected

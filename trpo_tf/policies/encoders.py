@@ -116,8 +116,8 @@ def _counts(spec: ArraySpec) -> NDArray[np.int64]:
 def _one_hot(values: Any, spec: ArraySpec, dtype: Any) -> list[Any]:
     counts, first = _counts(spec), spec.bounds()[0].ravel().astype(np.int64)
     choices = tf.reshape(tf.cast(values, tf.int64), (-1, len(counts))) - first
-    columns = tf.unstack(choices, axis=1)
-    return [tf.one_hot(column, int(n), dtype=dtype) for column, n in zip(columns, counts, strict=True)]
+    # Sliced, since LiteRT has no `tf.unstack` of int64.
+    return [tf.one_hot(choices[:, place], int(count), dtype=dtype) for place, count in enumerate(counts)]
 
 
 def _side_by_side(columns: list[Any]) -> Any:

@@ -133,12 +133,16 @@ class MultiCategoricalHead(DiscreteHead):
         self.noise = NoiseSpec("gumbel", (self.inputs,))
         option = np.arange(counts.max())
         offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        # Where each option stands in the network's output; one column more is the padding's.
-        self._columns = np.where(option < counts[:, None], offsets[:, None] + option, self.inputs)
+        exists = option < counts[:, None]
+        # Where each option stands in the network's output. One that does not exist reads the choice's first, and its
+        # logit is lowered by addition: a constant so large among the values would spoil their quantisation.
+        self._columns = offsets[:, None] + np.where(exists, option, 0)
+        self._lowered = np.where(exists, 0.0, _IMPOSSIBLE)
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
         """The logits, padded."""
-        return (self._padded(output, _IMPOSSIBLE),)
+        logits = self._padded(output)
+        return (logits + tf.constant(self._lowered, logits.dtype),)
 
     def distribution(self, parameters: Parameters) -> Any:
         """Over k independent choices."""
@@ -146,7 +150,7 @@ class MultiCategoricalHead(DiscreteHead):
 
     def scores(self, parameters: Parameters, noise: Any) -> Any:
         """Noisy logits; an option that does not exist stays out of reach."""
-        return parameters[0] + self._padded(noise, 0.0)
+        return parameters[0] + self._padded(noise)
 
     def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
         """One of n_i each."""
@@ -156,8 +160,8 @@ class MultiCategoricalHead(DiscreteHead):
         """In the space's shape, each counted from its first option."""
         return tf.cast(tf.reshape(sample, (-1, *self._shape)) + self._first, self._dtype)
 
-    def _padded(self, values: Any, fill: float) -> Any:
-        return tf.gather(tf.pad(values, ((0, 0), (0, 1)), constant_values=fill), self._columns, axis=1)
+    def _padded(self, values: Any) -> Any:
+        return tf.gather(values, self._columns, axis=1)
 
 
 class BernoulliHead(DiscreteHead):

@@ -1,0 +1,107 @@
+"""LiteRT (TensorFlow Lite): for phones and small boards, with the noise as an ordinary input.
+
+What it can't carry: arrays of uint64, and continuous actions of other types than float32.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python.convert_phase import ConverterError
+from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+
+from export.function import InferenceFunction, PolicySpec
+from export.onnx_graph import ExportError
+from export.parity import Actor
+from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
+from serving.policy import draw_noise
+
+# As in export.quantize: what is left in floats is what 8 bits would spoil.
+_QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_LEFT_IN_FLOATS = [name for name in vars(BuiltinOperator) if name.isupper() and name not in _QUANTIZED]
+
+
+def to_litert(function: InferenceFunction, spec: PolicySpec, *, int8_observations: Observation | None = None) -> bytes:
+    """A model of one signature, whose inputs and output have the spec's names and types, and a free batch dimension.
+
+    With `int8_observations` [n, ...], which should be some that the policy visits, matrix products and convolutions
+    are of 8-bit integers, calibrated on them; inputs and output keep their types.
+
+    Raises `ExportError` for an operation that LiteRT lacks, or for no observations.
+    """
+    if int8_observations is not None and batch_size(int8_observations) == 0:
+        raise ExportError("int8_observations are empty; give some that the policy visits")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_archive(function, spec, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        try:
+            if int8_observations is None:
+                return bytes(converter.convert())
+            return _quantized(converter, spec, int8_observations)
+        except ConverterError as error:
+            raise ExportError(f"{_lacking(error)} can't be expressed in LiteRT; replace it in the network") from error
+
+
+def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
+    """The model in LiteRT's interpreter, which may not be called from several threads at once.
+
+    Raises `ExportError` if LiteRT isn't installed or refuses the model.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ExportError("LiteRT is not installed; pip install trpo-tf[litert]") from error
+    try:
+        run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"LiteRT can't load the model: {error}") from error
+
+    def act(observations: Observation, noise: Array) -> Array:
+        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        return run(**feeds)[spec.action.name]  # type: ignore[no-any-return]
+
+    return act
+
+
+def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str) -> None:
+    """Write a SavedModel by way of Keras: one that TensorFlow writes by itself converts to another function."""
+
+    def serve(**inputs: Any) -> dict[str, Any]:
+        noise = inputs.pop(spec.noise.name)
+        return {spec.action.name: function(structured(inputs), noise)}
+
+    observation, noise = spec.signature()
+    endpoint = tf.function(serve, autograph=False)
+    endpoint.get_concrete_function(**{tensor.name: tensor for tensor in (*list_parts(observation), noise)})
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint("serve", endpoint)
+    archive.write_out(folder, verbose=False)
+
+
+def _quantized(converter: Any, spec: PolicySpec, observations: Observation) -> bytes:
+    """Convert with the products alone in 8 bits, which only TensorFlow's debugger of quantisation can do."""
+    noise = draw_noise(spec.noise, batch_size(observations), np.random.default_rng(0))
+
+    def calibration() -> Iterator[dict[str, Array]]:
+        yield by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = calibration
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_LEFT_IN_FLOATS)
+    with warnings.catch_warnings():
+        # It opens the model that it would debug in tf.lite's interpreter, which is to go in a later release.
+        warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=calibration, debug_options=options
+        )
+    return bytes(debugger.get_nondebug_quantized_model())
+
+
+def _lacking(error: ConverterError) -> str:
+    """The operations that an error names, without the prefix of TensorFlow's dialect; its first line if none."""
+    names = sorted({data.operator.name.removeprefix("tf.") for data in error.errors} - {""})
+    return ", ".join(names) or str(error).partition("\n")[0]

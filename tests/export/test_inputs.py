@@ -1,0 +1,137 @@
+"""Which inputs a graph has, at every version of the operators."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import checker
+from zoo import KINDS, case, converted, onnx_actor
+
+from export import ExportError, to_onnx
+from export.inputs import with_fixed_batch, with_noise, with_optional_input
+from export.onnx_graph import OPSETS
+from export.parity import compare_cases
+from serving.observations import take
+from serving.runtime import open_session
+
+IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8}
+"""The first that has the operators, says ONNX's table of versions."""
+
+
+def graph(kind):
+    return onnx.load_from_string(converted(kind))
+
+
+def signature(model):
+    """Names and shapes of the required and of the optional inputs."""
+    session = open_session(model.SerializeToString())
+    shapes = [
+        {i.name: i.shape for i in inputs} for inputs in (session.get_inputs(), session.get_overridable_initializers())
+    ]
+    return shapes[0], shapes[1]
+
+
+def compare(model, kind, rows=slice(None)):
+    tested = case(kind)
+    actor = onnx_actor(model.SerializeToString(), tested.policy.spec)
+    return compare_cases("it", actor, tested.reference, take(tested.visited, rows), tested.noise[rows])
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_opset_acts_as_tensorflow(kind, opset):
+    policy = case(kind).policy
+    model = to_onnx(lambda o, n: {"action": policy.function(o, n)}, policy.spec.signature(), opset=opset)
+    optional = with_optional_input(model, "noise")
+    for made in (model, optional):
+        checker.check_model(made, full_check=True)
+        onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
+        assert {entry.version for entry in made.opset_import if entry.domain == ""} == {opset}
+        assert made.ir_version == IR_VERSIONS[opset]
+    assert compare(optional, kind).compared > 400
+
+
+@pytest.mark.parametrize("opset", [12, 19])
+def test_another_opset_is_refused(opset):
+    spec = case("gaussian").policy.spec
+    with pytest.raises(ExportError, match=rf"opset {opset} isn't supported; choose one from 13 to 18"):
+        to_onnx(case("gaussian").policy.function, spec.signature(), opset=opset)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_required_noise_must_be_fed_and_is_used_alike(kind):
+    model = with_noise(graph(kind), "noise", "required")
+    required, optional = signature(model)
+    assert "noise" in required
+    assert not optional
+    assert compare(model, kind).compared > 400
+    assert not any(node.op_type == "Expand" and "noise" in node.input[0] for node in model.graph.node)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_noise_the_action_is_the_deterministic_one_at_any_batch(kind):
+    model = with_noise(graph(kind), "noise", "none")
+    required, optional = signature(model)
+    assert "noise" not in required | optional
+    tested = case(kind)
+    actor = onnx_actor(model.SerializeToString(), tested.policy.spec)
+    assert compare_cases("it", actor, tested.reference, tested.visited, tested.still).compared > 400
+
+
+def test_optional_noise_is_as_it_was():
+    model = graph("gaussian")
+    assert with_noise(model, "noise", "optional") == model
+
+
+def test_required_and_optional_are_inverse():
+    model = graph("dict")
+    again = with_optional_input(with_noise(model, "noise", "required"), "noise")
+    assert sorted(node.SerializeToString() for node in again.graph.node) == sorted(
+        node.SerializeToString() for node in model.graph.node
+    )
+
+
+@pytest.mark.parametrize("choice", ["required", "none"])
+def test_noise_that_is_not_optional_can_not_be_changed(choice):
+    model = with_noise(graph("gaussian"), "noise", "required")
+    with pytest.raises(ExportError, match="the graph has no optional input 'noise'"):
+        with_noise(model, "noise", choice)
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ExportError, match="noise 'maybe' is unknown; choose one of optional, required, none"):
+        with_noise(graph("gaussian"), "noise", "maybe")
+
+
+@pytest.mark.parametrize("choice", ["optional", "required", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fixed_batch_takes_that_many_rows_only(kind, choice):
+    tested, size = case(kind), 5
+    model = with_fixed_batch(with_noise(graph(kind), "noise", choice), size)
+    required, optional = signature(model)
+    assert {shape[0] for shape in (required | optional).values()} == {size}
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    noise = tested.still[:size] if choice == "none" else tested.noise[:size]
+    actor, rows = onnx_actor(model.SerializeToString(), tested.policy.spec), take(tested.visited, slice(size))
+    np.testing.assert_allclose(actor(rows, noise), tested.reference.act(rows, noise), rtol=1e-5, atol=1e-5)
+    with pytest.raises(Exception, match="Got: 4 Expected: 5"):
+        actor(take(tested.visited, slice(4)), noise[:4])
+
+
+def test_a_fixed_batch_without_noise_fed_is_deterministic():
+    tested = case("gaussian")
+    session = open_session(with_fixed_batch(graph("gaussian"), 3).SerializeToString())
+    actions = session.run(None, {"obs": tested.visited[:3]})[0]
+    np.testing.assert_allclose(actions, tested.reference.act(tested.visited[:3], tested.still[:3]), rtol=1e-5)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ExportError, match="a batch of 0 rows"):
+        with_fixed_batch(graph("gaussian"), 0)
+
+
+def test_the_graph_given_is_left_as_it_was():
+    model = graph("gaussian")
+    before = model.SerializeToString()
+    for choice in ("required", "none"):
+        with_fixed_batch(with_noise(model, "noise", choice), 2)
+    assert model.SerializeToString() == before

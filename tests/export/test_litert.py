@@ -1,0 +1,137 @@
+"""Policies in LiteRT: the same actions in floats, nearly the same in 8 bits, and what it lacks named."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hand_made import Continuous, observations
+from tensorflow.lite.python.schema_py_generated import BuiltinOperator, ModelT, TensorType
+from zoo import KINDS, case, error
+
+from export import ExportError, PolicySpec
+from export.litert import litert_actor, to_litert
+from export.parity import compare_cases
+from serving import ArraySpec, NoiseSpec
+from serving.manifest import DTYPES
+
+TOLERANCE = 0.05
+"""Share of a continuous action's range, or of discrete actions that are others."""
+PRODUCTS = (BuiltinOperator.FULLY_CONNECTED, BuiltinOperator.CONV_2D)
+WEIGHTS = np.arange(6, dtype=np.float32).reshape(3, 2) / 7
+
+
+def spec_of(observation: str = "float32", action: str = "float32") -> PolicySpec:
+    return PolicySpec(
+        (ArraySpec("obs", observation, (3,)),), ArraySpec("action", action, (2,)), NoiseSpec("normal", (2,))
+    )
+
+
+def operators(content):
+    """Code, and types of the input tensors, of each operator."""
+    model = ModelT.InitFromPackedBuf(content)
+    (graph,) = model.subgraphs
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    return [
+        (codes[operator.opcodeIndex], [graph.tensors[place].type for place in operator.inputs])
+        for operator in graph.operators
+    ]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def quantized(kind):
+    tested = case(kind)
+    return to_litert(tested.policy.function, tested.policy.spec, int8_observations=tested.visited)
+
+
+def test_it_acts_as_tensorflow_with_noise_and_without_at_any_batch(kind):
+    tested = case(kind)
+    spec = tested.policy.spec
+    actor = litert_actor(to_litert(tested.policy.function, spec), spec)
+    assert compare_cases("it", actor, tested.reference, tested.visited, tested.noise).compared > 400
+
+
+def test_in_8_bits_actions_are_nearly_the_same(kind, quantized):
+    tested = case(kind)
+    actor = litert_actor(quantized, tested.policy.spec)
+    assert error(tested, actor, tested.still) <= TOLERANCE
+    assert error(tested, actor, tested.noise) <= TOLERANCE
+
+
+def test_every_product_is_quantised_and_nothing_else(kind, quantized):
+    tested = case(kind)
+    before = operators(to_litert(tested.policy.function, tested.policy.spec))
+    after = operators(quantized)
+    products = [types for code, types in after if code in PRODUCTS]
+    assert len(products) == len([code for code, _ in before if code in PRODUCTS]) >= 3
+    assert all(types[:2] == [TensorType.INT8, TensorType.INT8] for types in products)
+    others = [types for code, types in after if code not in (*PRODUCTS, BuiltinOperator.DEQUANTIZE)]
+    assert sum(TensorType.INT8 in types for types in others) == 0
+
+
+def test_8_bits_make_convolutions_smaller():
+    tested = case("pixels")
+    function, spec = tested.policy.function, tested.policy.spec
+    assert len(to_litert(function, spec, int8_observations=tested.visited)) < 0.6 * len(to_litert(function, spec))
+
+
+def test_the_same_policy_makes_the_same_file(kind, quantized):
+    tested = case(kind)
+    assert to_litert(tested.policy.function, tested.policy.spec, int8_observations=tested.visited) == quantized
+
+
+def test_variables_are_carried_as_they_are_when_converted():
+    policy = Continuous()
+    content = to_litert(policy.function, policy.spec)
+    obs, noise = observations(policy.spec.observation), np.ones((5, 2), np.float32)
+    expected = policy.function(obs, noise).numpy()
+    policy.model.set_weights([0 * weight for weight in policy.model.get_weights()])
+    np.testing.assert_allclose(litert_actor(content, policy.spec)(obs, noise), expected, atol=1e-6)
+
+
+def test_a_policy_that_ignores_its_noise_keeps_the_input():
+    actor = litert_actor(to_litert(lambda obs, noise: obs @ WEIGHTS, spec_of()), spec_of())
+    obs = np.eye(3, dtype=np.float32)
+    np.testing.assert_allclose(actor(obs, np.ones((3, 2), np.float32)), WEIGHTS)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "uint64"])
+def test_observations_and_actions_of_any_type(dtype):
+    spec = spec_of(dtype, dtype)
+    content = to_litert(lambda obs, noise: tf.cast(tf.cast(obs, tf.float32)[:, :2] + noise, dtype), spec)
+    obs = np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype)
+    actions = litert_actor(content, spec)(obs, np.zeros((2, 2), np.float32))
+    assert actions.dtype == dtype
+    np.testing.assert_array_equal(actions, obs[:, :2])
+
+
+LACKING = {
+    "BesselI0": (lambda obs, noise: tf.math.bessel_i0(obs @ WEIGHTS) + noise, spec_of()),
+    "PyFunc": (lambda obs, noise: tf.numpy_function(lambda x: x, [obs @ WEIGHTS], tf.float32) + noise, spec_of()),
+    "Cast": (lambda obs, noise: tf.cast(obs, tf.float32) @ WEIGHTS + noise, spec_of("uint64")),
+    "Maximum, Minimum": (
+        lambda obs, noise: tf.clip_by_value(tf.cast(obs @ WEIGHTS + noise, tf.float64), -1.0, 1.0),
+        spec_of(action="float64"),
+    ),
+}
+
+
+@pytest.mark.parametrize("operations", LACKING)
+def test_operations_that_litert_lacks_are_named_in_one_line(operations):
+    with pytest.raises(ExportError, match=rf"^{operations} can't be expressed in LiteRT; [^\n]+$"):
+        to_litert(*LACKING[operations])
+
+
+def test_no_observations_are_refused():
+    policy = Continuous()
+    none = observations(policy.spec.observation, 0)
+    with pytest.raises(ExportError, match="int8_observations are empty"):
+        to_litert(policy.function, policy.spec, int8_observations=none)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ExportError, match="LiteRT can't load the model"):
+        litert_actor(b"not a model", spec_of())

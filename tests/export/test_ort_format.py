@@ -1,0 +1,53 @@
+"""The format of ONNX Runtime's minimal builds: it acts the same, and what it needs is written down."""
+
+import pytest
+from onnxruntime.tools.reduced_build_config_parser import parse_config
+from zoo import KINDS, case, converted, onnx_actor
+
+from export import ExportError
+from export.ort_format import to_ort
+from export.parity import compare_cases
+from serving import BundleError
+from serving.model_check import check_model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_acts_as_tensorflow(kind):
+    tested = case(kind)
+    content, _ = to_ort(converted(kind))
+    actor = onnx_actor(content, tested.policy.spec)
+    assert compare_cases("it", actor, tested.reference, tested.visited, tested.noise).compared > 400
+
+
+OPERATORS = {
+    "ai.onnx": {
+        13: {"Cast", "Concat", "Exp", "Expand", "Gemm", "Max", "Min"},
+        14: {"Add", "Mul", "Sub"},
+        15: {"Shape"},
+    },
+    "com.microsoft": {1: {"FusedGemm"}},
+}
+"""What ONNX Runtime makes of a Gaussian policy: a layer and its activation become one."""
+
+
+def test_the_configuration_names_what_the_file_uses_as_the_build_reads_it(tmp_path):
+    _, operators = to_ort(converted("gaussian"))
+    (tmp_path / "operators.config").write_text(operators)
+    read, _ = parse_config(str(tmp_path / "operators.config"))
+    assert {domain: {opset: set(names) for opset, names in opsets.items()} for domain, opsets in read.items()} == (
+        OPERATORS
+    )
+
+
+def test_the_same_graph_makes_the_same_configuration():
+    assert to_ort(converted("dict"))[1] == to_ort(converted("dict"))[1]
+
+
+def test_the_server_does_not_take_it():
+    with pytest.raises(BundleError, match="ONNX Runtime's own format"):
+        check_model(to_ort(converted("gaussian"))[0])
+
+
+def test_what_is_no_graph_is_refused_in_one_line():
+    with pytest.raises(ExportError, match=r"^ONNX Runtime can't convert the graph to its own format: [^\n]+$"):
+        to_ort(b"not a graph")
