@@ -9,7 +9,7 @@ from onnx import helper
 
 from export.c99.expressions import Index
 from export.c99.static_graph import Node
-from export.onnx_graph import IR_VERSION, OPSET
+from export.onnx_graph import OPSET
 from serving.runtime import open_session
 
 _EVERY = range(1_000)
@@ -59,5 +59,5 @@ def origins(node: Node, inputs: Sequence[NDArray[Any]]) -> list[Index]:
         given,
         [helper.make_empty_tensor_value_info(name) for name in outputs],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model = helper.make_model_gen_version(graph, opset_imports=[helper.make_opsetid("", OPSET)])
     return [origin.ravel() for origin in open_session(model.SerializeToString()).run(outputs, feeds)]
