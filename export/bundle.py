@@ -13,7 +13,7 @@ from export.cases import observation_cases
 from export.folders import new_folder
 from export.function import InferenceFunction, PolicySpec
 from export.inputs import with_optional_input
-from export.onnx_graph import to_onnx
+from export.onnx_graph import OPSET, to_onnx
 from export.parity import NOTHING, Actor, Environment, Reference, compare_cases, compare_episodes, play
 from export.saved_model import write_saved_model
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, read_manifest
@@ -100,13 +100,13 @@ def _fill(folder: Path, function: InferenceFunction, manifest: Manifest, evidenc
     return replace(manifest, files=files, parity=parity)
 
 
-def convert_policy(function: InferenceFunction, spec: PolicySpec) -> bytes:
-    """The policy as a serialized ONNX graph whose noise input is optional. Raises `ExportError`."""
+def convert_policy(function: InferenceFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
+    """The policy as a serialized ONNX graph whose noise input is optional; arguments and errors as in `to_onnx`."""
 
     def outputs(observation: Any, noise: Any) -> dict[str, Any]:
         return {spec.action.name: function(observation, noise)}
 
-    model = with_optional_input(to_onnx(outputs, spec.signature()), spec.noise.name)
+    model = with_optional_input(to_onnx(outputs, spec.signature(), opset=opset), spec.noise.name)
     return bytes(model.SerializeToString())
 
 

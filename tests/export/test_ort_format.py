@@ -1,14 +1,17 @@
 """The format of ONNX Runtime's minimal builds: it acts the same, and what it needs is written down."""
 
+import onnx
 import pytest
 from onnxruntime.tools.reduced_build_config_parser import parse_config
 from zoo import KINDS, case, converted, onnx_actor
 
 from export import ExportError
+from export.metadata import with_metadata
 from export.ort_format import to_ort
 from export.parity import compare_cases
 from serving import BundleError
 from serving.model_check import check_model
+from serving.runtime import open_session
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,6 +44,12 @@ def test_the_configuration_names_what_the_file_uses_as_the_build_reads_it(tmp_pa
 
 def test_the_same_graph_makes_the_same_configuration():
     assert to_ort(converted("dict"))[1] == to_ort(converted("dict"))[1]
+
+
+def test_metadata_goes_along():
+    model = with_metadata(onnx.load_from_string(converted("gaussian")), {"environment": "Reach-v0"})
+    session = open_session(to_ort(model.SerializeToString())[0])
+    assert session.get_modelmeta().custom_metadata_map == {"trpo-tf.environment": '"Reach-v0"'}
 
 
 def test_the_server_does_not_take_it():
