@@ -5,6 +5,7 @@ measured in a process of its own, and update and critic one after the other, tho
 """
 
 import argparse
+import functools
 import json
 import sys
 import timeit
@@ -103,10 +104,20 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         base = next(r for r in results if r["dimension"] == result["dimension"] and r["is_base"])
         work, base_work = (r["batch_size"] * r["parameters"] for r in (result, base))
-        costs = " | ".join(f"{result[cost]:,.0f} ({result[cost] / base[cost]:.2g})" for cost in COSTS)
+        costs = " | ".join(f"{result[cost]:,.0f} ({_ratio(result[cost], base[cost])})" for cost in COSTS)
         name = f"{result['env_id']}, {result['dimension']} {result[result['dimension']]:,}"
-        lines.append(f"| {name} | {work / base_work:.2g} | {costs} |")
+        lines.append(f"| {name} | {_ratio(work, base_work)} | {costs} |")
     return "\n".join(lines)
+
+
+def _ratio(value: float, base: float) -> str:
+    return f"{float(f'{value / base:.2g}'):g}"
+
+
+@functools.cache
+def _answer(point: Point) -> dict[str, float]:
+    answer: dict[str, float] = ask([sys.executable, __file__, "--point", json.dumps(point)])
+    return answer
 
 
 def main() -> None:
@@ -122,8 +133,7 @@ def main() -> None:
         for value in values:
             point = base._replace(**{dimension: value})
             print(f"{dimension} {value:,}", file=sys.stderr, flush=True)
-            answer = ask([sys.executable, __file__, "--point", json.dumps(point)])
-            results.append({"dimension": dimension, "is_base": point == base, **point._asdict(), **answer})
+            results.append({"dimension": dimension, "is_base": point == base, **point._asdict(), **_answer(point)})
     RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
     print(table(results))
 

@@ -69,9 +69,10 @@ def main() -> None:
         return
     if not arguments.peer:
         parser.error("--peer is needed: the Python interpreter of an environment with sb3-contrib")
+    peer = ask([arguments.peer, str(HERE / "peer_cost.py"), ENV_ID, str(NUM_ENVS), "0", str(EARLY)])
     results = {
-        "peer": ask([arguments.peer, str(HERE / "peer_cost.py"), ENV_ID, str(NUM_ENVS), "0", str(EARLY)]),
         "ours": ask([sys.executable, __file__, "--ours"]),
+        "peer": {"peak_megabytes": peer["peak_megabytes"]},
     }
     RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
     print(table(results))
