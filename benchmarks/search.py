@@ -1,7 +1,8 @@
 """Which settings learn an environment best? Searches with Optuna, from the environment's preset on.
 
-`python benchmarks/search.py Hopper-v5 --trials 20`, which needs `pip install optuna`, goes on with what `--storage` holds already; several of them may
-run at once. Seeds begin at 100: a benchmark's own are never searched on. The first trial is the preset itself.
+`python benchmarks/search.py Hopper-v5 --trials 20` goes on with what `--storage` holds already; several of them may
+run at once. Seeds begin at 100: a benchmark's own are never searched on. The first trial is the preset itself. Needs
+Optuna: `pip install optuna`.
 """
 
 import argparse
