@@ -3,9 +3,9 @@
 Needs NumPy and ONNX Runtime; TensorFlow is neither used nor needed.
 """
 
-from serving.manifest import ArraySpec, BundleError, Manifest, NoiseSpec
+from serving.manifest import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
 from serving.policy import Policy, load
 
-__all__ = ["ArraySpec", "BundleError", "Manifest", "NoiseSpec", "Policy", "load"]
+__all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Policy", "load"]
 
 __version__ = "0.1.0"

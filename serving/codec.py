@@ -54,9 +54,12 @@ def decode_request(body: bytes | bytearray, manifest: Manifest) -> InferRequest:
         raise RequestError("id must be a string")
     # A policy has one output, so choosing it changes nothing; no choice means all of them.
     _named(document, "outputs", (manifest.action.name,))
-    inputs = _named(document, "inputs", (*(spec.name for spec in manifest.observation), manifest.noise.name))
+    inputs = _named(document, "inputs", tuple(spec.name for spec in _inputs(manifest)))
     observations = _observations(inputs, manifest)
-    return InferRequest(observations, _noise(document, inputs, batch_size(observations), manifest), request_id)
+    batch = batch_size(observations)
+    if manifest.graph.batch not in (None, batch):
+        raise RequestError(f"the policy takes batches of {manifest.graph.batch}, not {batch}")
+    return InferRequest(observations, _noise(document, inputs, batch, manifest), request_id)
 
 
 def encode_response(actions: Array, manifest: Manifest, version: str, request_id: str | None) -> bytes:
@@ -76,21 +79,28 @@ def encode_response(actions: Array, manifest: Manifest, version: str, request_id
 
 
 def model_metadata(manifest: Manifest, version: str) -> Document:
-    """The protocol's description of the model; -1 stands for the batch. `noise` is marked as optional."""
-    noise = tensor_metadata(manifest.noise)
-    noise["parameters"] = {"optional": True, "law": manifest.noise.law}
+    """The protocol's description of the model; -1 stands for a batch of any size. `noise` is marked as optional."""
+    batch = manifest.graph.batch or -1
     return {
         "name": manifest.name,
         "versions": [version],
         "platform": "onnx_onnxv1",
-        "inputs": [*map(tensor_metadata, manifest.observation), noise],
-        "outputs": [tensor_metadata(manifest.action)],
+        "inputs": [tensor_metadata(spec, batch) for spec in _inputs(manifest)],
+        "outputs": [tensor_metadata(manifest.action, batch)],
     }
 
 
-def tensor_metadata(spec: Spec) -> Document:
+def tensor_metadata(spec: Spec, batch: int) -> Document:
     """Name, datatype and shape of one tensor."""
-    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [-1, *spec.shape]}
+    document = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [batch, *spec.shape]}
+    if isinstance(spec, NoiseSpec):
+        document["parameters"] = {"optional": True, "law": spec.law}
+    return document
+
+
+def _inputs(manifest: Manifest) -> list[Spec]:
+    """What a request may give; without noise the policy acts deterministically, however the graph takes it."""
+    return [*manifest.observation, *([] if manifest.graph.noise == "none" else [manifest.noise])]
 
 
 def decode_tensor(tensor: Document, spec: Spec) -> Array:
@@ -165,6 +175,8 @@ def _noise(document: Document, inputs: Document, batch: int, manifest: Manifest)
         raise RequestError("parameters.deterministic must be true or false")
     if seed is not None and (type(seed) is not int or seed < 0 or deterministic):
         raise RequestError("parameters.seed must be an integer, 0 or more, beside deterministic: false")
+    if not deterministic and manifest.graph.noise == "none":
+        raise RequestError("the policy was exported without noise, so it can't sample; leave deterministic: false out")
     name = manifest.noise.name
     if name not in inputs:
         return None if deterministic else draw_noise(manifest.noise, batch, np.random.default_rng(seed))

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "trpo-tf-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
 
 NOISE_LAWS = ("normal", "gumbel", "logistic")
+NOISE_INPUTS = ("optional", "required", "none")
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
@@ -56,7 +57,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """The optional graph input that makes a policy sample: zeros give the deterministic action.
+    """The graph input that makes a policy sample: zeros give the deterministic action.
 
     `law` is the standard distribution to draw from: `normal`, `gumbel` or `logistic`.
     """
@@ -65,6 +66,21 @@ class NoiseSpec:
     shape: tuple[int, ...]
     name: str = "noise"
     dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """How the graph takes and gives its arrays.
+
+    Attributes:
+        noise: whether its noise input is `optional` or `required`, or it has `none` and acts deterministically.
+        batch: the one number of rows that it takes, if it takes no other.
+        outputs: what it answers beside the action.
+    """
+
+    noise: str = "optional"
+    batch: int | None = None
+    outputs: tuple[ArraySpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,7 @@ class Manifest:
     observation: tuple[ArraySpec, ...]
     action: ArraySpec
     noise: NoiseSpec
+    graph: GraphSpec = GraphSpec()
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +115,7 @@ class Manifest:
     def to_json(self) -> str:
         """Serialize; an infinite bound is written as null."""
         document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-        for spec in (*document["observation"], document["action"]):
+        for spec in (*document["observation"], document["action"], *document["graph"]["outputs"]):
             spec["low"], spec["high"] = _bound_to_json(spec["low"]), _bound_to_json(spec["high"])
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
         return f"{text}\n"
@@ -122,14 +139,17 @@ class Manifest:
         _check(isinstance(files, dict) and MODEL_FILE in files, "files", f"an object with {MODEL_FILE!r}")
         name = document.get("name")
         _check(_is_text(name) and "/" not in name, "name", "printable text without '/'")
-        observation, action, noise = _observation(document), _array_spec(document, "action"), _noise_spec(document)
-        names = [*(spec.name for spec in observation), action.name, noise.name]
-        _check(len(set(names)) == len(names), "the names", "one for each array of observation, action and noise")
+        observation, action = _array_specs(document, "observation"), _array_spec(document, "action")
+        _check(len(observation) > 0, "observation", "a list of objects, one for each array")
+        noise, graph = _noise_spec(document), _graph_spec(document)
+        names = [spec.name for spec in (*observation, action, noise, *graph.outputs)]
+        _check(len(set(names)) == len(names), "the names", "one for each array of observation, action, noise and outputs")
         return cls(
             name=name,
             observation=observation,
             action=action,
             noise=noise,
+            graph=graph,
             files={path: _file_entry(path, entry) for path, entry in files.items()},
             provenance=_object(document, "provenance"),
             parity=_object(document, "parity"),
@@ -195,11 +215,11 @@ def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
     return dict(value)  # type: ignore[arg-type]
 
 
-def _observation(document: dict[str, Any]) -> tuple[ArraySpec, ...]:
-    parts = document.get("observation")
-    _check(isinstance(parts, list) and len(parts) > 0, "observation", "a list of objects, one for each array")
-    named = {f"observation[{place}]": part for place, part in enumerate(parts)}  # type: ignore[arg-type]
-    return tuple(_array_spec(named, key) for key in named)
+def _array_specs(document: dict[str, Any], key: str) -> tuple[ArraySpec, ...]:
+    parts = document.get(key)
+    _check(isinstance(parts, list), key, "a list of objects, one for each array")
+    named = {f"{key}[{place}]": part for place, part in enumerate(parts)}  # type: ignore[arg-type]
+    return tuple(_array_spec(named, name) for name in named)
 
 
 def _array_spec(document: dict[str, Any], key: str) -> ArraySpec:
@@ -219,6 +239,14 @@ def _noise_spec(document: dict[str, Any]) -> NoiseSpec:
     _check(_is_text(value.get("name")), "noise.name", "printable text")
     _check(value.get("law") in NOISE_LAWS, "noise.law", f"one of {', '.join(NOISE_LAWS)}")
     return NoiseSpec(value["law"], _shape(value, "noise"), value["name"], _dtype(value, "noise"))
+
+
+def _graph_spec(document: dict[str, Any]) -> GraphSpec:
+    value = _object(document, "graph")
+    noise, batch = value.get("noise"), value.get("batch")
+    _check(noise in NOISE_INPUTS, "graph.noise", f"one of {', '.join(NOISE_INPUTS)}")
+    _check(batch is None or (type(batch) is int and batch > 0), "graph.batch", "a positive integer or null")
+    return GraphSpec(str(noise), batch, _array_specs(value, "outputs"))
 
 
 def _dtype(value: dict[str, Any], key: str) -> str:

@@ -56,7 +56,7 @@ class Policy:
             rng: source of randomness of a sample; a fresh one if absent.
 
         Raises:
-            ValueError: wrong shape or dtype, or a value that is not finite.
+            ValueError: wrong shape, dtype or batch, a value that is not finite, or a sample of a graph without noise.
             FloatingPointError: the action is not finite.
         """
         batch = as_observations(observation, self.manifest.observation, batched=False)
@@ -76,10 +76,18 @@ class Policy:
     def run(self, observations: Observation, noise: Array | None = None) -> Array:
         """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
 
-        Raises `FloatingPointError` if an action is not finite.
+        Raises `ValueError` for a batch or for noise that the graph doesn't take, `FloatingPointError` if an action is
+        not finite.
         """
+        graph, rows = self.manifest.graph, batch_size(observations)
+        if graph.batch not in (None, rows):
+            raise ValueError(f"the policy was exported for batches of {graph.batch}, not {rows}")
         feeds = by_name(observations, self.manifest.observation[0].name)
+        if noise is None and graph.noise == "required":
+            noise = np.zeros((rows, *self.manifest.noise.shape), self.manifest.noise.dtype)
         if noise is not None:
+            if graph.noise == "none":
+                raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
             feeds[self.manifest.noise.name] = noise
         actions: Array = self._session.run([self.manifest.action.name], feeds)[0]
         if actions.dtype.kind == "f" and not np.isfinite(actions).all():
@@ -169,10 +177,10 @@ def _shape(shape: Sequence[object]) -> str:
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
     inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
     outputs = {o.name for o in session.get_outputs()}
+    noise = [] if manifest.graph.noise == "none" else [manifest.noise]
     for name, names, kind in (
-        *((spec.name, inputs, "input") for spec in manifest.observation),
-        (manifest.noise.name, inputs, "input"),
-        (manifest.action.name, outputs, "output"),
+        *((spec.name, inputs, "input") for spec in (*manifest.observation, *noise)),
+        *((spec.name, outputs, "output") for spec in (manifest.action, *manifest.graph.outputs)),
     ):
         if name not in names:
             raise BundleError(f"{MODEL_FILE} has no {kind} {name!r}, as the manifest says; export it again")

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import serving
-from serving import ArraySpec, Manifest, NoiseSpec
+from serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
 from serving.codec import (
     DATATYPES,
     RequestError,
@@ -291,3 +292,22 @@ def test_metadata_describes_the_tensors(discrete):
         ],
         "outputs": [{"name": "action", "datatype": "INT64", "shape": [-1]}],
     }
+
+
+def test_a_graph_without_noise_takes_no_sample():
+    manifest = replace(MANIFEST, graph=GraphSpec(noise="none"))
+    assert decode(request(), manifest).noise is None
+    with pytest.raises(RequestError, match="exported without noise, so it can't sample"):
+        decode(request(parameters={"deterministic": False}), manifest)
+    with pytest.raises(RequestError, match="inputs may hold 'obs', not 'noise'"):
+        decode(request(inputs=[observation(), noise()]), manifest)
+    assert [tensor["name"] for tensor in model_metadata(manifest, "1")["inputs"]] == ["obs"]
+
+
+def test_a_graph_of_a_fixed_batch_takes_no_other():
+    manifest = replace(MANIFEST, graph=GraphSpec(batch=1))
+    assert len(decode(request(), manifest).observations) == 1
+    with pytest.raises(RequestError, match="takes batches of 1, not 2"):
+        decode(request(inputs=[observation(shape=[2, 2, 3], data=FLAT * 2)]), manifest)
+    described = model_metadata(manifest, "1")
+    assert [tensor["shape"] for tensor in (*described["inputs"], *described["outputs"])] == [[1, 2, 3], [1, 2], [1, 2]]

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from serving import ArraySpec, BundleError, Manifest, NoiseSpec
+from serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
 from serving.manifest import FileEntry, find_bundle, read_checked, read_manifest
 
 SHA256 = "0" * 64
@@ -13,11 +13,12 @@ SHA256 = "0" * 64
 def document(**changes):
     return {
         "format": "trpo-tf-bundle",
-        "format_version": 2,
+        "format_version": 3,
         "name": "policy",
         "observation": [{"name": "obs", "dtype": "float32", "shape": [2], "low": -1, "high": [1.5, None]}],
         "action": {"name": "action", "dtype": "int64", "shape": [], "low": 0, "high": 1},
         "noise": {"name": "noise", "dtype": "float32", "shape": [2], "law": "gumbel"},
+        "graph": {"noise": "optional", "batch": None, "outputs": [{"name": "value", "dtype": "float32", "shape": []}]},
         "files": {"policy.onnx": {"size": 3, "sha256": SHA256}},
         "provenance": {"seed": 1},
         "parity": {},
@@ -34,6 +35,7 @@ def test_reads_what_the_format_says():
     assert manifest.observation == (ArraySpec("obs", "float32", (2,), -1, (1.5, math.inf)),)
     assert manifest.action == ArraySpec("action", "int64", (), 0, 1)
     assert manifest.noise == NoiseSpec("gumbel", (2,))
+    assert manifest.graph == GraphSpec("optional", None, (ArraySpec("value", "float32", ()),))
     assert manifest.files == {"policy.onnx": FileEntry(3, SHA256)}
     assert manifest.provenance == {"seed": 1}
 
@@ -77,18 +79,28 @@ def array(**changes):
     return {"name": "obs", "dtype": "float32", "shape": [2], "low": None, "high": None, **changes}
 
 
+def graph(**changes):
+    return {"noise": "optional", "batch": None, "outputs": [], **changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"format": "another"}, "format must be 'trpo-tf-bundle'"),
         ({"format": None}, "format must be"),
-        ({"format_version": 1}, "format_version must be 2"),
-        ({"format_version": True}, "format_version must be 2"),
-        ({"format_version": "1"}, "format_version must be 2"),
+        ({"format_version": 2}, "format_version must be 3"),
+        ({"format_version": True}, "format_version must be 3"),
+        ({"format_version": "1"}, "format_version must be 3"),
         ({"name": ""}, "name must be"),
         ({"name": "a/b"}, "name must be"),
         ({"name": "a\nb"}, "name must be"),
         ({"name": 1}, "name must be"),
+        ({"graph": None}, "graph must be an object"),
+        ({"graph": graph(noise="some")}, r"graph\.noise must be one of optional, required, none"),
+        ({"graph": graph(batch=0)}, r"graph\.batch must be a positive integer or null"),
+        ({"graph": graph(batch=True)}, r"graph\.batch must be"),
+        ({"graph": graph(outputs=None)}, r"outputs must be a list of objects"),
+        ({"graph": graph(outputs=[array(name="action")])}, "the names must be one for each array"),
         ({"observation": None}, "observation must be a list of objects"),
         ({"observation": []}, "observation must be a list of objects"),
         ({"observation": [None]}, r"observation\[0\] must be an object"),
