@@ -1,27 +1,33 @@
-"""Write a bundle: every format of a policy, proven to act alike, with a manifest of it all."""
+"""Write a bundle: a policy in every format asked for, each proven to act like it, with a manifest of it all."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import tensorflow as tf
 
 from export.cases import observation_cases
 from export.folders import new_folder
-from export.function import InferenceFunction, PolicySpec
-from export.inputs import with_optional_input
-from export.onnx_graph import OPSET, to_onnx
-from export.parity import NOTHING, Actor, Environment, Reference, compare_cases, compare_episodes, play
-from export.saved_model import write_saved_model
-from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, Manifest, read_manifest
+from export.function import DEFAULT_FORM, GraphForm, InferenceFunction, Outputs, PolicySpec, all_outputs
+from export.inputs import with_fixed_batch, with_noise, with_optional_input
+from export.latency import latency_json, measure_latencies
+from export.metadata import manifest_metadata, with_metadata
+from export.model_card import CARD_FILE, model_card
+from export.onnx_graph import OPSET, ExportError, to_onnx
+from export.parity import Actor, Environment, Episode, Reference, play
+from export.proof import Standard, judged, prove
+from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
+from serving import ArraySpec, GraphSpec, Manifest
+from serving.manifest import GOLDEN_FILE, LATENCY_FILE, MANIFEST_FILE, FileEntry, read_manifest
 from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
-from serving.policy import Policy, draw_noise
+from serving.policy import draw_noise
 
-SAVED_MODEL_FOLDER = "saved_model"
-_EPISODES = 3
+_VISITED = 512
+"""Observations of the policy's own episodes that it is compared and calibrated on."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,21 @@ class Evidence:
     """What an export is compared on, beside random observations and the bounds.
 
     Attributes:
-        observations: recorded observations [n, ...].
+        observations: recorded observations [n, ...]; by default those of the episodes.
         environment: an environment to play whole episodes in.
         scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n].
+        episodes: how many, of seeds from 0 on.
+        untrained_return: mean return before training, against which a loss of return is weighed.
     """
 
     observations: Observation | None = None
     environment: Environment | None = None
     scores: InferenceFunction | None = None
+    episodes: int = 20
+    untrained_return: float | None = None
+
+
+_NO_EVIDENCE = Evidence()
 
 
 def write_bundle(
@@ -44,91 +57,142 @@ def write_bundle(
     spec: PolicySpec,
     path: str | Path,
     *,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    form: GraphForm = DEFAULT_FORM,
     name: str = "policy",
-    evidence: Evidence = Evidence(),
+    evidence: Evidence = _NO_EVIDENCE,
     provenance: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
+    accept_loss: bool = False,
+    observer: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Export an inference function to the bundle folder `path`, which must not exist yet.
 
-    The folder appears only when every format was compared with `function` and agrees.
+    The folder appears only when every target was compared with `function` and stands the comparison.
 
     Args:
         function: observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow.
         spec: the arrays' names, types, shapes and bounds, and the law of the noise.
         path: the folder to make.
+        targets: names of `export.targets.TARGETS`, or `all` for each that can carry the policy.
+        form: the ONNX graph's opset, noise input, batch, and further outputs.
         name: the model's name when served.
         evidence: more to compare on.
         provenance: where the policy comes from; any JSON.
         files: more files to put in the bundle, by name.
+        accept_loss: write a target that does not stand the comparison too; the manifest then says so.
+        observer: told what is being done.
 
     Raises:
         FileExistsError: `path` exists.
-        ExportError: the function can't be converted, or a format differs from it.
+        ExportError: a target is unknown, can't carry the policy, or can't be made of it.
+        ParityError: a target differs from the policy, or loses return.
         BundleError: a name or spec that a manifest can't hold.
     """
     with new_folder(Path(path)) as folder:
+        chosen = checked_targets(targets, function, spec)
         for file, content in (files or {}).items():
             (folder / file).write_bytes(content)
-        manifest = Manifest(name, spec.observation, spec.action, spec.noise, provenance=provenance or {})
-        manifest = _fill(folder, function, manifest, evidence)
-        (folder / MANIFEST_FILE).write_text(manifest.to_json())
+        outputs = all_outputs(function, spec, form)
+        graph = GraphSpec(form.noise, form.batch, _further_outputs(outputs, spec))
+        manifest = Manifest(name, spec.observation, spec.action, spec.noise, graph, provenance=provenance or {})
+        observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
+        standard = _standard(function, spec, evidence)
+        material = _material(function, outputs, manifest, form, standard)
+        actors, proofs = {}, {}
+        for target_name, target in chosen.items():
+            observer(f"writing and comparing {target_name}")
+            target.write(material, folder)
+            actors[target_name] = target.open(folder, manifest)
+            samples = form.noise != "none" or not target.formed
+            proofs[target_name] = prove(target_name, actors[target_name], standard, exact=target.exact, samples=samples)
+        manifest = replace(manifest, parity=judged(proofs, standard, accept_loss=accept_loss))
+        _finish(folder, manifest, chosen, standard)
+        observer("measuring latencies")
+        latencies = measure_latencies(actors, standard.observations, standard.noise)
+        (folder / LATENCY_FILE).write_text(latency_json(latencies))
         return read_manifest(folder)
-
-
-def _fill(folder: Path, function: InferenceFunction, manifest: Manifest, evidence: Evidence) -> Manifest:
-    spec = PolicySpec(manifest.observation, manifest.action, manifest.noise)
-    model = convert_policy(function, spec)
-    (folder / MODEL_FILE).write_bytes(model)
-    write_saved_model(function, spec, folder / SAVED_MODEL_FOLDER)
-
-    actors = {MODEL_FILE: Policy(model, manifest).run, SAVED_MODEL_FOLDER: _saved_model_actor(folder, spec)}
-    reference = Reference(
-        _tensorflow_actor(function, spec),
-        None if evidence.scores is None else _tensorflow_actor(evidence.scores, spec),
-    )
-    rng = np.random.default_rng(0)
-    observations = observation_cases(spec.observation, evidence.observations, rng)
-    noise = draw_noise(spec.noise, batch_size(observations), rng)
-    parity = _compare(actors, reference, evidence.environment, observations, noise)
-    (folder / GOLDEN_FILE).write_bytes(_golden(reference, observations, noise, spec))
-    files = {
-        file.relative_to(folder).as_posix(): FileEntry.of(file.read_bytes())
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-    return replace(manifest, files=files, parity=parity)
 
 
 def convert_policy(function: InferenceFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
     """The policy as a serialized ONNX graph whose noise input is optional; arguments and errors as in `to_onnx`."""
-
-    def outputs(observation: Any, noise: Any) -> dict[str, Any]:
-        return {spec.action.name: function(observation, noise)}
-
-    model = with_optional_input(to_onnx(outputs, spec.signature(), opset=opset), spec.noise.name)
-    return bytes(model.SerializeToString())
+    return _serialized(_converted(all_outputs(function, spec), spec, opset))
 
 
-def _compare(
-    actors: Mapping[str, Actor],
-    reference: Reference,
-    environment: Environment | None,
-    observations: Observation,
-    noise: Array,
-) -> dict[str, Any]:
-    still, seeds = np.zeros_like(noise[:1]), range(_EPISODES if environment else 0)
-    episodes = {seed: list(play(reference.act, environment, seed, still)) for seed in seeds if environment}
-    parity = {}
-    for name, actor in actors.items():
-        cases = compare_cases(name, actor, reference, observations, noise)
-        played = compare_episodes(name, actor, reference, environment, episodes, still) if environment else NOTHING
-        parity[name] = {
-            "max_difference": (cases + played).max_difference,
-            "cases": cases.compared,
-            "episode_steps": played.compared,
-        }
-    return parity
+def _converted(outputs: Outputs, spec: PolicySpec, opset: int) -> onnx.ModelProto:
+    return with_optional_input(to_onnx(outputs, spec.signature(), opset=opset), spec.noise.name)
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
+
+
+def _further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]:
+    """Their names, types and shapes. Raises `ExportError` for one whose rows have no fixed shape."""
+    traced = tf.function(outputs, spec.signature(), autograph=False).get_concrete_function().structured_outputs
+    further = {name: tensor for name, tensor in traced.items() if name != spec.action.name}
+    for name, tensor in further.items():
+        if tensor.shape.rank in (None, 0) or None in tensor.shape[1:]:
+            raise ExportError(f"output {name!r} has shape {tensor.shape}; rows must have a fixed one")
+    return tuple(ArraySpec(name, tensor.dtype.name, tuple(tensor.shape[1:])) for name, tensor in further.items())
+
+
+def _standard(function: InferenceFunction, spec: PolicySpec, evidence: Evidence) -> Standard:
+    """The reference, its episodes, and the golden cases."""
+    act = _tensorflow_actor(function, spec)
+    scores = None if evidence.scores is None else _tensorflow_actor(evidence.scores, spec)
+    reference = Reference(act, scores)
+    still = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
+    environment, episodes = evidence.environment, {}
+    if environment is not None:
+        episodes = {seed: list(play(act, environment, seed, still)) for seed in range(evidence.episodes)}
+    visited = evidence.observations if evidence.observations is not None else _visited(episodes)
+    rng = np.random.default_rng(0)
+    observations = observation_cases(spec.observation, visited, rng)
+    noise = draw_noise(spec.noise, batch_size(observations), rng)
+    return Standard(reference, observations, noise, visited, environment, episodes, evidence.untrained_return)
+
+
+def _visited(episodes: Mapping[int, Episode]) -> Observation | None:
+    """Observations [n, ...], evenly spaced over all episodes."""
+    seen = [observation for episode in episodes.values() for observation, _ in episode]
+    if not seen:
+        return None
+    first, *rest = seen[:: -(-len(seen) // _VISITED)]
+    return map_parts(lambda *parts: np.stack(parts), first, *rest)  # type: ignore[no-any-return]
+
+
+def _material(
+    function: InferenceFunction, outputs: Outputs, manifest: Manifest, form: GraphForm, standard: Standard
+) -> Material:
+    spec = PolicySpec(manifest.observation, manifest.action, manifest.noise)
+    plain = _converted(all_outputs(function, spec), spec, form.opset)
+    graph = with_noise(_converted(outputs, spec, form.opset) if form.outputs else plain, spec.noise.name, form.noise)
+    if form.batch is not None:
+        graph = with_fixed_batch(graph, form.batch)
+    graph = with_metadata(graph, manifest_metadata(manifest))
+    return Material(function, outputs, spec, _serialized(graph), _serialized(plain), standard.visited)
+
+
+def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], standard: Standard) -> None:
+    """Write what is about the targets: metadata inside them, golden cases, model card, manifest."""
+    for name, target in targets.items():
+        file = folder / target.path
+        if file.suffix == ".onnx":
+            described = replace(manifest, parity={name: manifest.parity[name]})
+            model = with_metadata(onnx.load_from_string(file.read_bytes()), manifest_metadata(described))
+            file.write_bytes(_serialized(model))
+    (folder / GOLDEN_FILE).write_bytes(_golden(standard, manifest))
+    (folder / CARD_FILE).write_text(model_card(replace(manifest, files=_entries(folder))))
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=_entries(folder)).to_json())
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    return {
+        file.relative_to(folder).as_posix(): FileEntry.of(file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
@@ -140,27 +204,14 @@ def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
     return act
 
 
-def _saved_model_actor(folder: Path, spec: PolicySpec) -> Actor:
-    loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
-    sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
-
-    def act(observations: Observation, noise: Array) -> Array:
-        feeds = {name: tf.constant(part) for name, part in by_name(observations, spec.observation[0].name).items()}
-        signature = deterministic
-        if noise.any():
-            feeds[spec.noise.name], signature = tf.constant(noise), sample
-        return signature(**feeds)[spec.action.name].numpy()  # type: ignore[no-any-return]
-
-    return act
-
-
-def _golden(reference: Reference, observations: Observation, noise: Array, spec: PolicySpec) -> bytes:
+def _golden(standard: Standard, manifest: Manifest) -> bytes:
     """Cases with zero noise, then the same with noise; ties, to which any answer is right, are left out."""
-    observations = map_parts(lambda part: np.concatenate([part, part]), observations)
-    noise = np.concatenate([np.zeros_like(noise), noise])
+    reference, still = standard.reference, np.zeros_like(standard.noise)
+    observations = map_parts(lambda part: np.concatenate([part, part]), standard.observations)
+    noise = np.concatenate([still, standard.noise])
     decisive = reference.decisive(observations, noise)
     observations, noise = take(observations, decisive), noise[decisive]
-    arrays = {spec.noise.name: noise, spec.action.name: reference.act(observations, noise)}
+    arrays = {manifest.noise.name: noise, manifest.action.name: reference.act(observations, noise)}
     buffer = io.BytesIO()
-    np.savez(buffer, **by_name(observations, spec.observation[0].name), **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **by_name(observations, manifest.observation[0].name), **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

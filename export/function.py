@@ -1,7 +1,7 @@
 """What can be exported: an inference function and the arrays it takes and gives."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +15,9 @@ InferenceFunction = Callable[[Any, Any], Any]
 Observations are a tensor, or a dict of them by name where the policy takes several.
 """
 
+Outputs = Callable[[Any, Any], dict[str, Any]]
+"""The same arguments -> tensors [batch, ...] by name."""
+
 
 @dataclass(frozen=True)
 class PolicySpec:
@@ -27,6 +30,36 @@ class PolicySpec:
     def signature(self) -> tuple[Any, Any]:
         """`tf.TensorSpec`s of observation and noise, with a free batch dimension."""
         return structured({spec.name: _tensor_spec(spec) for spec in self.observation}), _tensor_spec(self.noise)
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """What the ONNX graph should be like.
+
+    Attributes:
+        opset: version of the standard operators, 13 to 18.
+        noise: whether the noise input is `optional`, `required`, or left out (`none`).
+        batch: the one number of rows to take; any if absent.
+        outputs: more to answer beside the action, by name: a distribution's parameters, a value ...
+    """
+
+    opset: int = 17
+    noise: str = "optional"
+    batch: int | None = None
+    outputs: Mapping[str, InferenceFunction] = field(default_factory=dict)
+
+
+DEFAULT_FORM = GraphForm()
+
+
+def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm = DEFAULT_FORM) -> Outputs:
+    """The action, and the further outputs of `form`."""
+
+    def answer(observation: Any, noise: Any) -> dict[str, Any]:
+        more = {name: output(observation, noise) for name, output in form.outputs.items()}
+        return {spec.action.name: function(observation, noise), **more}
+
+    return answer
 
 
 def _tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:

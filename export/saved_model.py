@@ -5,25 +5,24 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.function import InferenceFunction, PolicySpec
+from export.function import Outputs, PolicySpec
 from export.onnx_graph import ExportError
 from serving.observations import list_parts
 
 
-def write_saved_model(function: InferenceFunction, spec: PolicySpec, path: Path) -> None:
+def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
     """Write a SavedModel with the signatures `serving_default` (observation) and `sample` (and noise).
 
-    Both answer a dict with the one key that `spec.action.name` gives.
+    Raises `ExportError` for what a SavedModel can't hold.
     """
-    action = spec.action.name
 
     def deterministic(observation: Any) -> dict[str, Any]:
         rows = tf.shape(list_parts(observation)[0])[0]
         noise = tf.zeros((rows, *spec.noise.shape), spec.noise.dtype)
-        return {action: function(observation, noise)}
+        return outputs(observation, noise)
 
     def sample(observation: Any, noise: Any) -> dict[str, Any]:
-        return {action: function(observation, noise)}
+        return outputs(observation, noise)
 
     observation, noise = spec.signature()
     module = tf.Module()

@@ -92,7 +92,7 @@ def model_metadata(manifest: Manifest, version: str) -> Document:
 
 def tensor_metadata(spec: Spec, batch: int) -> Document:
     """Name, datatype and shape of one tensor."""
-    document = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [batch, *spec.shape]}
+    document: Document = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [batch, *spec.shape]}
     if isinstance(spec, NoiseSpec):
         document["parameters"] = {"optional": True, "law": spec.law}
     return document

@@ -20,6 +20,7 @@ FORMAT_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
+LATENCY_FILE = "latency.json"
 
 NOISE_LAWS = ("normal", "gumbel", "logistic")
 NOISE_INPUTS = ("optional", "required", "none")
@@ -142,8 +143,8 @@ class Manifest:
         observation, action = _array_specs(document, "observation"), _array_spec(document, "action")
         _check(len(observation) > 0, "observation", "a list of objects, one for each array")
         noise, graph = _noise_spec(document), _graph_spec(document)
-        names = [spec.name for spec in (*observation, action, noise, *graph.outputs)]
-        _check(len(set(names)) == len(names), "the names", "one for each array of observation, action, noise and outputs")
+        names = [noise.name, *(spec.name for spec in (*observation, action, *graph.outputs))]
+        _check(len(set(names)) == len(names), "the names", "one for each array that goes in or out")
         return cls(
             name=name,
             observation=observation,

@@ -177,9 +177,9 @@ def _shape(shape: Sequence[object]) -> str:
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
     inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
     outputs = {o.name for o in session.get_outputs()}
-    noise = [] if manifest.graph.noise == "none" else [manifest.noise]
+    noise = [] if manifest.graph.noise == "none" else [manifest.noise.name]
     for name, names, kind in (
-        *((spec.name, inputs, "input") for spec in (*manifest.observation, *noise)),
+        *((name, inputs, "input") for name in (*(spec.name for spec in manifest.observation), *noise)),
         *((spec.name, outputs, "output") for spec in (manifest.action, *manifest.graph.outputs)),
     ):
         if name not in names:

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from serving.manifest import (
     GOLDEN_FILE,
+    LATENCY_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     ArraySpec,
@@ -20,7 +22,7 @@ from serving.manifest import (
     read_checked,
     read_manifest,
 )
-from serving.observations import structured
+from serving.observations import Array, Observation, structured, take
 from serving.policy import Policy
 
 ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
@@ -50,13 +52,31 @@ def verify(bundle: str | Path) -> Verification:
     cases = read_golden(contents[GOLDEN_FILE], manifest)
     _check_golden(cases, manifest)
     policy = Policy(contents[MODEL_FILE], manifest)
+    if manifest.graph.noise == "none":
+        cases = _still(cases, manifest)
     observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
     expected = cases[manifest.action.name]
-    actions = policy.run(observations, cases[manifest.noise.name])
+    actions = replay(policy.run, manifest, observations, cases[manifest.noise.name])
     if not agree(actions, expected):
         worst = difference(actions, expected)
         raise BundleError(f"{folder}: {MODEL_FILE} differs from its golden cases by {worst:.3g}; export it again")
     return Verification(len(contents), len(actions), difference(actions, expected))
+
+
+def replay(
+    run: Callable[[Observation, Array | None], Array], manifest: Manifest, observations: Observation, noise: Array
+) -> Array:
+    """Actions [n, ...] of `run` for observations [n, ...] and noise [n, k], in the batches that the graph takes.
+
+    A graph without noise input is not given any.
+    """
+    fed = None if manifest.graph.noise == "none" else noise
+    rows, size = len(noise), manifest.graph.batch
+    if size is None:
+        return run(observations, fed)
+    batches = np.arange(-(-rows // size) * size).reshape(-1, size) % rows
+    answers = [run(take(observations, batch), None if fed is None else fed[batch]) for batch in batches]
+    return np.concatenate(answers)[:rows]
 
 
 def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -96,8 +116,15 @@ def _check_golden(cases: dict[str, NDArray[Any]], manifest: Manifest) -> None:
             )
 
 
+def _still(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """The cases without noise."""
+    noise = cases[manifest.noise.name]
+    still = ~noise.reshape(len(noise), -1).any(axis=1)
+    return {name: array[still] for name, array in cases.items()}
+
+
 def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    extra = sorted(present - set(manifest.files) - {MANIFEST_FILE})
+    extra = sorted(present - set(manifest.files) - {MANIFEST_FILE, LATENCY_FILE})
     if extra:
         raise BundleError(f"{folder} holds {extra[0]}, which {MANIFEST_FILE} does not list; remove it")

@@ -1,6 +1,7 @@
 """The command line: `trpo-tf COMMAND`. Each command imports what it needs, so that `serve` runs without TensorFlow."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -108,33 +109,63 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Export a run's policy to a bundle: ONNX, SavedModel, manifest and golden cases, compared with each other."""
+    """Export a run's policy to a bundle: each target is compared with the Keras policy, on cases and whole episodes.
+
+    A target that acts otherwise, or that loses return, fails the export: no bundle is left, and the exit status is 1.
+    """
 
     run: Positional[Path]
     """the run folder"""
     out: Path
     """the bundle folder to make"""
+    target: Annotated[str, arg(metavar="NAME,...")] = "onnx,savedmodel"
+    """of onnx (which is always there), savedmodel, onnx-int8, onnx-int8-dynamic, ort, litert, litert-int8, c, c-int8;
+    `all` are those that can carry the policy"""
+    noise: Annotated[str, arg(metavar="CHOICE")] = "optional"
+    """input of the ONNX graph that makes it sample: optional, required, or none"""
+    opset: int = 17
+    """operator set of the ONNX graph, 13 to 18"""
+    batch: Annotated[int | None, arg(metavar="INT")] = None
+    """rows that the ONNX graph takes, by default any number"""
+    outputs: Annotated[str, arg(metavar="NAME,...")] = ""
+    """what the graph answers beside the action: distribution, value"""
+    episodes: int = 20
+    """episodes that every target plays, of seeds from 0 on"""
+    accept_loss: Flag = False
+    """write targets that act otherwise or lose return too; the manifest says which"""
 
     def __call__(self) -> None:
         """Export and print what was written."""
         _tensorflow()
-        from trpo_tf.exporting import export_run
+        from export import GraphForm, ParityError
+        from trpo_tf.exporting import export_run, further_outputs
         from trpo_tf.runs import load_run
 
-        manifest = export_run(load_run(self.run), self.out)
-        for name, entry in sorted(manifest.files.items()):
-            _say(f"{entry.size:>10,}  {name}")
-        for name, figures in manifest.parity.items():
-            _say(
-                f"{name} differs from Keras by at most {figures['max_difference']:.1e}, on {figures['cases']:,} cases "
-                f"and {figures['episode_steps']:,} steps of episodes"
+        run = load_run(self.run)
+        form = GraphForm(self.opset, self.noise, self.batch, further_outputs(run, _names(self.outputs)))
+        try:
+            export_run(
+                run,
+                self.out,
+                targets=_names(self.target),
+                form=form,
+                episodes=self.episodes,
+                accept_loss=self.accept_loss,
+                observer=lambda step: print(f"... {step}", file=sys.stderr, flush=True),  # noqa: T201
             )
-        _say(f"bundle written to {self.out}; serve it with: trpo-tf serve {self.out}")
+        except ParityError as error:
+            _say(error.table)
+            _fail(f"error: {error}; nothing was written (--accept-loss writes it)", FAILED)
+        _print_proof(self.out)
+        _say(f"\nbundle written to {self.out}; serve it with: trpo-tf serve {self.out}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Check a bundle: every file against its checksum, and the policy against its golden cases."""
+    """Check a bundle: every file against its checksum, and every target that runs here against the golden cases.
+
+    Where TensorFlow is not installed, policy.onnx alone is run. Returns are those of the export.
+    """
 
     bundle: Positional[Path]
     """the bundle folder"""
@@ -146,7 +177,22 @@ class Verify:
         from serving.verify import verify
 
         result = verify(self.bundle)
-        _print_fields({"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}, as_json=self.json)
+        fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
+        if importlib.util.find_spec("tensorflow") is None:
+            _print_fields(fields, as_json=self.json)
+            return
+        _tensorflow()
+        from export.proof import full_table
+        from export.verify import verify_targets
+
+        found = verify_targets(self.bundle)
+        if self.json:
+            _say(json.dumps({**fields, **dataclasses.asdict(found)}))
+            return
+        _print_fields(fields, as_json=False)
+        _say(f"\n{full_table(found.parity, found.sizes, found.latencies)}")
+        for name, reason in found.skipped.items():
+            _say(f"{name} was not run: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -399,6 +445,21 @@ def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
 
     _say(f"\n{phase_table(logged[FIRST_TRACED - 1 :])}\n")
     _say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {run.folder}")
+
+
+def _names(text: str) -> list[str]:
+    """Of a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print_proof(bundle: Path) -> None:
+    from export.latency import read_latencies
+    from export.model_card import target_sizes
+    from export.proof import full_table
+    from serving.manifest import read_manifest
+
+    manifest = read_manifest(bundle)
+    _say(full_table(manifest.parity, target_sizes(manifest), read_latencies(bundle)))
 
 
 def _print_fields(fields: dict[str, Any], *, as_json: bool) -> None:

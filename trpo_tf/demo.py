@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from export.bundle import SAVED_MODEL_FOLDER
+from export.targets import SAVED_MODEL_FOLDER
 from serving import Manifest, Policy, load
 from serving.manifest import MODEL_FILE
 from serving.verify import verify

@@ -1,27 +1,27 @@
 """From a run to a bundle, or to a policy in this process."""
 
 import importlib.metadata
-import itertools
 import platform
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 
-from export import Evidence, convert_policy, write_bundle
-from export.parity import play
+from export import Evidence, GraphForm, InferenceFunction, convert_policy, write_bundle
+from export.function import DEFAULT_FORM
+from export.targets import DEFAULT_TARGETS
 from serving import Manifest, Policy
-from serving.observations import Observation, map_parts
 from trpo_tf.checkpoints import pack
 from trpo_tf.envs import make_env
-from trpo_tf.evaluation import FIRST_SEED
+from trpo_tf.errors import UserError
+from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.runs import Run
 
 WEIGHTS_FILE = "weights.npz"
 
-_RECORDED_STEPS = 500
 _PACKAGES = (
     "trpo-tf",
     "tensorflow",
@@ -35,27 +35,66 @@ _PACKAGES = (
 )
 
 
-def export_run(run: Run, out: Path) -> Manifest:
-    """Write the bundle of a run's policy to `out`; errors as in `export.write_bundle`."""
+def export_run(
+    run: Run,
+    out: Path,
+    *,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    form: GraphForm = DEFAULT_FORM,
+    episodes: int = 20,
+    accept_loss: bool = False,
+    observer: Callable[[str], None] = lambda _: None,
+) -> Manifest:
+    """Write the bundle of a run's policy to `out`; arguments and errors as in `export.write_bundle`."""
     policy, env_id = run.policy, run.config.env_id
     env = make_env(env_id)
     evidence = Evidence(
-        observations=recorded_observations(in_process(policy, "policy"), env_id),
         environment=env,
         scores=policy.scores if policy.is_discrete else None,
+        episodes=episodes,
+        untrained_return=run.summary.get("untrained", {}).get("mean_return"),
     )
     try:
         return write_bundle(
             policy.function,
             policy.spec,
             out,
+            targets=targets,
+            form=form,
             name=model_name(env_id),
             evidence=evidence,
             provenance=provenance(run),
             files={WEIGHTS_FILE: pack(run.state.weights())},
+            accept_loss=accept_loss,
+            observer=observer,
         )
     finally:
         env.close()
+
+
+def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFunction]:
+    """What a graph can answer beside the action: the distribution's parameters, and the state's value.
+
+    The value is in units of the environment's rewards, as far as none was clipped. Raises `UserError` for other names.
+    """
+    known = {"distribution": run.policy.distribution(), "value": {"value": _value(run)}}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"output {unknown[0]!r} is unknown; choose from {', '.join(known)}")
+    return {name: output for group in names for name, output in known[group].items()}
+
+
+def _value(run: Run) -> InferenceFunction:
+    components, state = run.components, run.state
+    network = components.value_function.network
+    scale = float(state.return_moments.scale) if run.config.sampling.scale_rewards else 1.0
+
+    def value(observation: Any, _noise: Any) -> Any:
+        parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
+        inputs = components.policy.encoder(Normalizer.of(state.observation_moments), observation)
+        return network.apply(parts, inputs)[0][:, 0] / scale
+
+    return value
 
 
 def in_process(policy: TrainedPolicy, name: str) -> Policy:
@@ -68,16 +107,6 @@ def in_process(policy: TrainedPolicy, name: str) -> Policy:
 def model_name(env_id: str) -> str:
     """The name a policy is served by: the environment's, without module and namespace."""
     return env_id.rsplit(":", 1)[-1].replace("/", "-")
-
-
-def recorded_observations(policy: Policy, env_id: str) -> Observation:
-    """Observations [n, ...] that the policy itself visits."""
-    noise = np.zeros((1, *policy.manifest.noise.shape), np.float32)
-    env = make_env(env_id)
-    steps = itertools.chain.from_iterable(play(policy.run, env, FIRST_SEED + k, noise) for k in itertools.count())
-    first, *rest = [observation for observation, _ in itertools.islice(steps, _RECORDED_STEPS)]
-    env.close()
-    return map_parts(lambda *parts: np.stack(parts), first, *rest)  # type: ignore[no-any-return]
 
 
 def provenance(run: Run) -> dict[str, Any]:

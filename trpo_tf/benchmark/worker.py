@@ -27,6 +27,7 @@ from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run  # noqa: E402
 from trpo_tf.training import resume, train  # noqa: E402
 
 EPISODES = 20
+_EXPORT_EPISODES = 3
 FAILED = 1
 INTERRUPTED = 130
 
@@ -53,7 +54,7 @@ def carry_out(config: Config, folder: Path) -> Result:
     run = _trained(config, folder / RUN_FOLDER)
     bundle = folder / BUNDLE_FOLDER
     if not bundle.exists():
-        export_run(run, bundle)
+        export_run(run, bundle, episodes=_EXPORT_EPISODES)
     evaluation = evaluate(serving.load(bundle), config.env_id, episodes=EPISODES, deterministic=True)
     return Result(
         environment=config.env_id,

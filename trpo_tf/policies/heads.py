@@ -31,6 +31,7 @@ class Head(ABC):
     extra_shapes: tuple[tuple[int, ...], ...]
     """Shapes of parameters that do not depend on the observation."""
     noise: NoiseSpec
+    parameter_names: tuple[str, ...] = ("logits",)
 
     @abstractmethod
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
@@ -209,6 +210,8 @@ class GaussianHead(Head):
     `squash` the action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
     tanh cancels in the ratio and leaves the KL unchanged.
     """
+
+    parameter_names = ("mean", "log_std")
 
     def __init__(self, spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False) -> None:
         """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export import PolicySpec
+from export import InferenceFunction, PolicySpec
 from serving import ArraySpec
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.encoders import Encoder
@@ -92,6 +92,18 @@ class TrainedPolicy:
     def scores(self, observation: Any, noise: Any) -> Any:
         """See `Policy.scores`."""
         return self.policy.scores(self._parts, self.normalizer, observation, noise)
+
+    def distribution(self) -> dict[str, InferenceFunction]:
+        """The distribution's parameters by name, each a function as `function` is; noise plays no part in them."""
+
+        def parameter(place: int) -> InferenceFunction:
+            def answer(observation: Any, _noise: Any) -> Any:
+                inputs = self.policy.encoder(self.normalizer, observation)
+                return self.policy.parameters(tf.constant(self.theta), inputs)[place]
+
+            return answer
+
+        return {name: parameter(place) for place, name in enumerate(self.policy.head.parameter_names)}
 
     @property
     def _parts(self) -> list[Any]:

@@ -1,0 +1,51 @@
+"""How fast each target answers here, in this process: figures of one machine, in a file of their own."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.parity import Actor
+from serving.manifest import LATENCY_FILE
+from serving.observations import Array, Observation, take
+
+BATCHES = (1, 64)
+_SECONDS = 0.2
+_WARM_UP = 20
+
+
+def measure_latencies(actors: Mapping[str, Actor], observations: Observation, noise: Array) -> dict[str, Any]:
+    """Target -> batch -> p50 and p99 in microseconds, on the first of cases [n, ...], without noise."""
+    still = np.zeros_like(noise)
+    measured: dict[str, Any] = {}
+    for name, actor in actors.items():
+        measured[name] = {}
+        for batch in BATCHES:
+            rows = np.arange(batch) % len(still)
+            seen, drawn = take(observations, rows), still[rows]
+            measured[name][str(batch)] = _percentiles(lambda: actor(seen, drawn))  # noqa: B023 (called at once)
+    return measured
+
+
+def latency_json(latencies: Mapping[str, Any]) -> str:
+    """The text of a bundle's latency file."""
+    return json.dumps({"unit": "us", "targets": latencies}, indent=2) + "\n"
+
+
+def read_latencies(bundle: Path) -> dict[str, Any]:
+    """Those of a bundle, by target and batch."""
+    return dict(json.loads((bundle / LATENCY_FILE).read_text())["targets"])
+
+
+def _percentiles(call: Callable[[], Any]) -> dict[str, float]:
+    for _ in range(_WARM_UP):
+        call()
+    end, taken = time.perf_counter() + _SECONDS, []
+    while (started := time.perf_counter()) < end:
+        call()
+        taken.append(time.perf_counter() - started)
+    p50, p99 = np.percentile(np.array(taken) * 1e6, (50, 99))
+    return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}

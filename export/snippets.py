@@ -1,0 +1,77 @@
+"""A few lines for each target that ask a policy for the action of one observation."""
+
+from export.c99.sources import arguments
+from export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS, spec_of
+from serving import Manifest
+from serving.manifest import MODEL_FILE
+
+_ONNX_RUNTIME = """\
+import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime{numpy}
+session = onnxruntime.InferenceSession("{path}")
+feeds = {feeds}
+action = session.run(["{action}"], feeds)[0][0]
+"""
+_LITERT = """\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+act = Interpreter("{path}").get_signature_runner()
+feeds = {feeds}
+action = act(**feeds)["{action}"][0]
+"""
+_TENSORFLOW = """\
+import tensorflow as tf
+act = tf.saved_model.load("{path}").signatures["serving_default"]
+feeds = {feeds}
+feeds = {{name: tf.constant(array) for name, array in feeds.items()}}
+action = act(**feeds)["{action}"].numpy()[0]
+"""
+_SERVING = """\
+import serving  # pip install 'trpo-tf[serve]'
+policy = serving.load(".")
+action = policy.act(observation)
+"""
+_C = """\
+#include "policy.h"
+{arguments}
+{call}
+"""
+
+
+def snippet(target: str, manifest: Manifest) -> tuple[str, str]:
+    """Language, and lines that make `action` of `observation`, run in the bundle's folder."""
+    path = TARGETS[target].path
+    if path in (C_FOLDER, C_INT8_FOLDER):
+        return "c", _c(manifest)
+    if path == MODEL_FILE:
+        sample = "sample = policy.act(observation, deterministic=False)\n"
+        return "python", _SERVING + (sample if manifest.graph.noise != "none" else "")
+    values = {"path": path, "action": manifest.action.name}
+    if target == "savedmodel":
+        return "python", _TENSORFLOW.format(feeds=_feeds(manifest, noise=False), **values)
+    if target.startswith("litert"):
+        return "python", _LITERT.format(feeds=_feeds(manifest, noise=True), **values)
+    if target == "ort":
+        values["path"] = f"{path}/policy.ort"
+    noise = manifest.graph.noise == "required"
+    numpy = ", numpy as np" if noise else ""
+    return "python", _ONNX_RUNTIME.format(feeds=_feeds(manifest, noise=noise), numpy=numpy, **values)
+
+
+def _feeds(manifest: Manifest, *, noise: bool) -> str:
+    """A dict of batches of one, from `observation` as `serving.load(...).act` takes it."""
+    first, *others = manifest.observation
+    parts = [f'"{first.name}": observation[None]']
+    if others:
+        parts = [f'"{spec.name}": observation["{spec.name}"][None]' for spec in manifest.observation]
+    if noise:
+        shape = ", ".join(map(str, (1, *manifest.noise.shape)))
+        parts.append(f'"{manifest.noise.name}": np.zeros(({shape}), "{manifest.noise.dtype}")')
+    return "{" + ", ".join(parts) + "}"
+
+
+def _c(manifest: Manifest) -> str:
+    *parts, _, action = arguments(spec_of(manifest))
+    declared = [f"{array.c_type} {array.name}[POLICY_{array.name.upper()}];" for array in (*parts, action)]
+    call = f"policy_act({', '.join(part.name for part in parts)}, 0, action);"
+    return _C.format(arguments=" ".join(declared), call=call)

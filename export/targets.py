@@ -1,0 +1,266 @@
+"""The targets of an export, by name: how each is written, run here to be compared, and when it can't be had."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from export import c99, litert
+from export.function import InferenceFunction, Outputs, PolicySpec
+from export.onnx_graph import ExportError
+from export.ort_format import to_ort
+from export.parity import Actor
+from export.quantize import quantize_dynamic, quantize_static
+from export.saved_model import write_saved_model
+from serving import Manifest, Policy
+from serving.manifest import MODEL_FILE
+from serving.observations import Array, Observation, batch_size, by_name
+from serving.policy import draw_noise
+from serving.runtime import open_session
+from serving.verify import replay
+
+DEFAULT_TARGETS = ("onnx", "savedmodel")
+ALL = "all"
+
+SAVED_MODEL_FOLDER = "saved_model"
+STATIC_FILE, DYNAMIC_FILE = "policy.int8.onnx", "policy.int8-dynamic.onnx"
+ORT_FOLDER, ORT_FILE, OPERATORS_FILE = "ort", "policy.ort", "required_operators.config"
+LITERT_FILE, LITERT_INT8_FILE = "policy.tflite", "policy.int8.tflite"
+C_FOLDER, C_INT8_FOLDER = "c", "c-int8"
+
+_CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "MaxPool", "AvgPool"}
+
+Refusal = Callable[[Any, PolicySpec], str | None]
+"""Of the traced graph of a policy and its spec: why a target can't carry it, or None."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What targets are made of.
+
+    Attributes:
+        function: the policy.
+        outputs: the policy and whatever else is answered, by name.
+        spec: its arrays.
+        graph: ONNX as it is asked for: its noise input, its batch, all its outputs.
+        plain: ONNX of the action alone, with optional noise and a free batch.
+        visited: observations [n, ...] that the policy visits, to calibrate 8 bits on.
+    """
+
+    function: InferenceFunction
+    outputs: Outputs
+    spec: PolicySpec
+    graph: bytes
+    plain: bytes
+    visited: Observation | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way to ship a policy.
+
+    Attributes:
+        path: the file or folder in the bundle.
+        write: makes it there, given the bundle's folder.
+        open: runs it here: bundle's folder and manifest -> actor.
+        purpose: what it is for.
+        exact: whether it computes in floats.
+        formed: whether it has the graph's form, its noise input and its batch.
+        refusal: why it can't carry a policy, told before anything is converted.
+    """
+
+    path: str
+    write: Callable[[Material, Path], None]
+    open: Callable[[Path, Manifest], Actor]
+    purpose: str
+    exact: bool = True
+    formed: bool = False
+    refusal: Refusal = lambda *_: None
+
+    def files(self, manifest: Manifest) -> list[str]:
+        """Those of the manifest's files that belong to it."""
+        return [name for name in manifest.files if name == self.path or name.startswith(f"{self.path}/")]
+
+
+def checked_targets(names: Sequence[str], function: InferenceFunction, spec: PolicySpec) -> dict[str, Target]:
+    """Targets by name, ONNX first, which every bundle has; `all` are those that can carry the policy.
+
+    Raises `ExportError` for one unknown or impossible.
+    """
+    unknown = [name for name in names if name not in (*TARGETS, ALL)]
+    if unknown:
+        raise ExportError(f"target {unknown[0]!r} is unknown; choose from {', '.join((*TARGETS, ALL))}")
+    refusals = refusals_of(function, spec)
+    if ALL in names:
+        names = [name for name in TARGETS if name not in refusals]
+    for name in names:
+        if name in refusals:
+            raise ExportError(f"target {name} can't carry this policy: {refusals[name]}; leave it out")
+    return {name: target for name, target in TARGETS.items() if name in {"onnx", *names}}
+
+
+def refusals_of(function: InferenceFunction, spec: PolicySpec) -> dict[str, str]:
+    """Target -> why it can't carry the policy; no entry for one that can."""
+    graph = tf.function(function, autograph=False).get_concrete_function(*spec.signature()).graph
+    reasons = {name: target.refusal(graph, spec) for name, target in TARGETS.items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _calibration(material: Material) -> Observation:
+    if material.visited is None:
+        raise ExportError("8 bits are calibrated on what the policy visits; give observations, or an environment")
+    return material.visited
+
+
+def _write_onnx(material: Material, folder: Path) -> None:
+    (folder / MODEL_FILE).write_bytes(material.graph)
+
+
+def _write_saved_model(material: Material, folder: Path) -> None:
+    write_saved_model(material.outputs, material.spec, folder / SAVED_MODEL_FOLDER)
+
+
+def _write_dynamic(material: Material, folder: Path) -> None:
+    (folder / DYNAMIC_FILE).write_bytes(quantize_dynamic(material.graph))
+
+
+def _write_static(material: Material, folder: Path) -> None:
+    visited = _calibration(material)
+    noise = draw_noise(material.spec.noise, batch_size(visited), np.random.default_rng(0))
+    (folder / STATIC_FILE).write_bytes(quantize_static(material.graph, material.spec, visited, noise))
+
+
+def _write_ort(material: Material, folder: Path) -> None:
+    model, operators = to_ort(material.graph)
+    (folder / ORT_FOLDER).mkdir()
+    (folder / ORT_FOLDER / ORT_FILE).write_bytes(model)
+    (folder / ORT_FOLDER / OPERATORS_FILE).write_text(operators)
+
+
+def _write_litert(material: Material, folder: Path) -> None:
+    (folder / LITERT_FILE).write_bytes(litert.to_litert(material.function, material.spec))
+
+
+def _write_litert_int8(material: Material, folder: Path) -> None:
+    content = litert.to_litert(material.function, material.spec, int8_observations=_calibration(material))
+    (folder / LITERT_INT8_FILE).write_bytes(content)
+
+
+def _c_writer(path: str, *, int8: bool) -> Callable[[Material, Path], None]:
+    def write(material: Material, folder: Path) -> None:
+        (folder / path).mkdir()
+        for name, content in c99.c_sources(material.plain, material.spec, int8=int8).items():
+            (folder / path / name).write_bytes(content)
+
+    return write
+
+
+def _onnx_opener(file: str) -> Callable[[Path, Manifest], Actor]:
+    def open_onnx(folder: Path, manifest: Manifest) -> Actor:
+        policy = Policy((folder / file).read_bytes(), manifest)
+        return lambda observations, noise: replay(policy.run, manifest, observations, noise)
+
+    return open_onnx
+
+
+def _open_ort(folder: Path, manifest: Manifest) -> Actor:
+    session = open_session((folder / ORT_FOLDER / ORT_FILE).read_bytes())
+
+    def run(observations: Observation, noise: Array | None) -> Array:
+        feeds = by_name(observations, manifest.observation[0].name)
+        if noise is not None:
+            feeds[manifest.noise.name] = noise
+        return session.run([manifest.action.name], feeds)[0]  # type: ignore[no-any-return]
+
+    return lambda observations, noise: replay(run, manifest, observations, noise)
+
+
+def _open_saved_model(folder: Path, manifest: Manifest) -> Actor:
+    loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
+    sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
+
+    def act(observations: Observation, noise: Array) -> Array:
+        parts = by_name(observations, manifest.observation[0].name)
+        feeds, signature = {name: tf.constant(part) for name, part in parts.items()}, deterministic
+        if noise.any():
+            feeds[manifest.noise.name], signature = tf.constant(noise), sample
+        return signature(**feeds)[manifest.action.name].numpy()  # type: ignore[no-any-return]
+
+    return act
+
+
+def _litert_opener(file: str) -> Callable[[Path, Manifest], Actor]:
+    return lambda folder, manifest: litert.litert_actor((folder / file).read_bytes(), spec_of(manifest))
+
+
+def _c_opener(path: str) -> Callable[[Path, Manifest], Actor]:
+    def open_c(folder: Path, manifest: Manifest) -> Actor:
+        files = (c99.HEADER_FILE, c99.SOURCE_FILE)
+        sources = {file: (folder / path / file).read_bytes() for file in files}
+        return c99.compiled_actor(sources, spec_of(manifest))
+
+    return open_c
+
+
+def _no_litert(_graph: Any, spec: PolicySpec) -> str | None:
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        return "LiteRT, which it is compared in, is not installed (pip install 'trpo-tf[litert]')"
+    wide = [array.name for array in (*spec.observation, spec.action) if array.dtype == "uint64"]
+    if wide:
+        return f"LiteRT has no uint64 ({wide[0]})"
+    kind = np.dtype(spec.action.dtype)
+    return f"LiteRT gives no {kind} actions" if kind.kind == "f" and kind != np.float32 else None
+
+
+def _no_c(graph: Any, _spec: PolicySpec) -> str | None:
+    if c99.host_compiler() is None:
+        return "there is no C compiler to compare it with (install gcc or clang, or set CC)"
+    found = sorted({operation.type for operation in graph.get_operations()} & _CONVOLUTIONS)
+    return f"C has no convolutions ({', '.join(found)})" if found else None
+
+
+def spec_of(manifest: Manifest) -> PolicySpec:
+    """The arrays that a manifest declares."""
+    return PolicySpec(manifest.observation, manifest.action, manifest.noise)
+
+
+TARGETS: dict[str, Target] = {
+    "onnx": Target(MODEL_FILE, _write_onnx, _onnx_opener(MODEL_FILE), "ONNX Runtime and the server", formed=True),
+    "savedmodel": Target(SAVED_MODEL_FOLDER, _write_saved_model, _open_saved_model, "TensorFlow alone"),
+    "onnx-int8": Target(
+        STATIC_FILE, _write_static, _onnx_opener(STATIC_FILE), "8-bit accelerators (QDQ)", formed=True, exact=False
+    ),
+    "onnx-int8-dynamic": Target(
+        DYNAMIC_FILE,
+        _write_dynamic,
+        _onnx_opener(DYNAMIC_FILE),
+        "small files of large networks",
+        formed=True,
+        exact=False,
+    ),
+    "ort": Target(ORT_FOLDER, _write_ort, _open_ort, "a minimal build of ONNX Runtime", formed=True),
+    "litert": Target(
+        LITERT_FILE, _write_litert, _litert_opener(LITERT_FILE), "phones and small boards", refusal=_no_litert
+    ),
+    "litert-int8": Target(
+        LITERT_INT8_FILE,
+        _write_litert_int8,
+        _litert_opener(LITERT_INT8_FILE),
+        "small boards with 8-bit kernels",
+        refusal=_no_litert,
+        exact=False,
+    ),
+    "c": Target(C_FOLDER, _c_writer(C_FOLDER, int8=False), _c_opener(C_FOLDER), "microcontrollers", refusal=_no_c),
+    "c-int8": Target(
+        C_INT8_FOLDER,
+        _c_writer(C_INT8_FOLDER, int8=True),
+        _c_opener(C_INT8_FOLDER),
+        "microcontrollers with little flash",
+        refusal=_no_c,
+        exact=False,
+    ),
+}

@@ -1,0 +1,65 @@
+"""Check every target of a bundle on this machine: its golden cases, and how fast it answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.latency import measure_latencies
+from export.model_card import target_sizes
+from export.onnx_graph import ExportError
+from export.parity import Actor, Agreement, agreement
+from export.targets import TARGETS
+from serving import BundleError
+from serving.manifest import GOLDEN_FILE, read_checked, read_manifest
+from serving.observations import structured, take
+from serving.verify import read_golden
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of it: the manifest's parity with differences as found here, latencies, and targets that can't run."""
+
+    parity: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    latencies: Mapping[str, Any]
+    skipped: Mapping[str, str]
+
+
+def verify_targets(bundle: str | Path) -> Checked:
+    """Replay the golden cases in every target that can be run here; `serving.verify` is to come first.
+
+    Raises `BundleError` for a target in floats that doesn't reproduce them.
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    cases = read_golden(read_checked(folder, manifest, GOLDEN_FILE), manifest)
+    observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+    noise, expected = cases[manifest.noise.name], cases[manifest.action.name]
+    still = ~noise.reshape(len(noise), -1).any(axis=1)
+
+    parity: dict[str, Any] = {}
+    actors: dict[str, Actor] = {}
+    skipped: dict[str, str] = {}
+    for name in filter(manifest.parity.__contains__, TARGETS):
+        target = TARGETS[name]
+        try:
+            actors[name] = target.open(folder, manifest)
+        except ExportError as error:
+            skipped[name] = str(error)
+            continue
+        rows = still if target.formed and manifest.graph.noise == "none" else np.ones(len(noise), bool)
+        found = agreement(actors[name](take(observations, rows), noise[rows]), expected[rows])
+        if target.exact and not found.complete:
+            raise BundleError(
+                f"{folder}: {name} differs from its golden cases by {found.max_difference:.3g} on this machine"
+            )
+        parity[name] = {**manifest.parity[name], **_found(found)}
+    latencies = measure_latencies(actors, observations, noise)
+    return Checked(parity, target_sizes(manifest), latencies, skipped)
+
+
+def _found(found: Agreement) -> dict[str, Any]:
+    return {"max_difference": found.max_difference, "cases": found.compared, "cases_equal": found.equal}
