@@ -13,7 +13,7 @@ import tensorflow as tf
 from export.cases import observation_cases
 from export.folders import new_folder
 from export.function import DEFAULT_FORM, GraphForm, InferenceFunction, Outputs, PolicySpec, all_outputs
-from export.inputs import with_fixed_batch, with_noise, with_optional_input
+from export.inputs import with_noise, with_optional_input
 from export.latency import latency_json, measure_latencies
 from export.metadata import manifest_metadata, with_metadata
 from export.model_card import CARD_FILE, model_card
@@ -168,10 +168,8 @@ def _material(
     spec = PolicySpec(manifest.observation, manifest.action, manifest.noise)
     plain = _converted(all_outputs(function, spec), spec, form.opset)
     graph = with_noise(_converted(outputs, spec, form.opset) if form.outputs else plain, spec.noise.name, form.noise)
-    if form.batch is not None:
-        graph = with_fixed_batch(graph, form.batch)
     graph = with_metadata(graph, manifest_metadata(manifest))
-    return Material(function, outputs, spec, _serialized(graph), _serialized(plain), standard.visited)
+    return Material(function, outputs, spec, _serialized(graph), form.batch, _serialized(plain), standard.visited)
 
 
 def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], standard: Standard) -> None:

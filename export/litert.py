@@ -3,6 +3,8 @@
 What it can't carry: arrays of uint64, and continuous actions of other types than float32.
 """
 
+import contextlib
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -39,9 +41,10 @@ def to_litert(function: InferenceFunction, spec: PolicySpec, *, int8_observation
         _write_archive(function, spec, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         try:
-            if int8_observations is None:
-                return bytes(converter.convert())
-            return _quantized(converter, spec, int8_observations)
+            with _quiet_stderr():
+                if int8_observations is None:
+                    return bytes(converter.convert())
+                return _quantized(converter, spec, int8_observations)
         except ConverterError as error:
             raise ExportError(f"{_lacking(error)} can't be expressed in LiteRT; replace it in the network") from error
 
@@ -55,8 +58,12 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ExportError("LiteRT is not installed; pip install trpo-tf[litert]") from error
+    parts, noise = spec.signature()
+    zeros = {tensor.name: np.zeros((1, *tensor.shape[1:]), tensor.dtype.name) for tensor in (*list_parts(parts), noise)}
     try:
-        run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+        with _quiet_stderr():
+            run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+            run(**zeros)
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"LiteRT can't load the model: {error}") from error
 
@@ -65,6 +72,19 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
         return run(**feeds)[spec.action.name]  # type: ignore[no-any-return]
 
     return act
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what native code writes on stderr: TensorFlow's converter and LiteRT say each time what they did."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str) -> None:

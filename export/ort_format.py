@@ -14,8 +14,7 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
     """A serialized ONNX graph in ORT format, optimised, and the operators it needs.
 
     The latter is the text of a configuration for ONNX Runtime's `build.sh --minimal_build --include_ops_by_config`.
-    Optimisations that depend on the processor are left out. ONNX Runtime writes the same graph in another order
-    each time. Raises `ExportError` if ONNX Runtime refuses the graph.
+    Optimisations that depend on the processor are left out. Raises `ExportError` if ONNX Runtime refuses the graph.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "policy.ort"
@@ -29,7 +28,9 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"ONNX Runtime can't convert the graph to its own format: {reason}") from error
-        return target.read_bytes(), _required_operators(target)
+        from export.ort_order import in_order  # here, since telemetry must be off first
+
+        return in_order(target.read_bytes()), _required_operators(target)
 
 
 def _required_operators(model: Path) -> str:

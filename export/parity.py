@@ -172,7 +172,7 @@ def agreement(actual: Array, expected: Array) -> Agreement:
         close = np.isclose(actual, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE)
     else:
         close = actual == expected
-    equal = close.reshape(len(expected), -1).all(axis=1)
+    equal = close.all(axis=tuple(range(1, close.ndim)))
     return Agreement(difference(actual, expected), int(equal.sum()), len(expected))
 
 

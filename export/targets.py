@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import tensorflow as tf
 
 from export import c99, litert
 from export.function import InferenceFunction, Outputs, PolicySpec
+from export.inputs import with_fixed_batch
 from export.onnx_graph import ExportError
 from export.ort_format import to_ort
 from export.parity import Actor
@@ -46,7 +48,8 @@ class Material:
         function: the policy.
         outputs: the policy and whatever else is answered, by name.
         spec: its arrays.
-        graph: ONNX as it is asked for: its noise input, its batch, all its outputs.
+        graph: ONNX as it is asked for, its noise input and all its outputs, but of a free batch.
+        batch: the one number of rows that it is to take, if any.
         plain: ONNX of the action alone, with optional noise and a free batch.
         visited: observations [n, ...] that the policy visits, to calibrate 8 bits on.
     """
@@ -55,6 +58,7 @@ class Material:
     outputs: Outputs
     spec: PolicySpec
     graph: bytes
+    batch: int | None
     plain: bytes
     visited: Observation | None
 
@@ -110,6 +114,13 @@ def refusals_of(function: InferenceFunction, spec: PolicySpec) -> dict[str, str]
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
+def _sized(graph: bytes, batch: int | None) -> bytes:
+    """The graph for batches of that many rows; quantised before, since it is calibrated on others."""
+    if batch is None:
+        return graph
+    return with_fixed_batch(onnx.load_from_string(graph), batch).SerializeToString()
+
+
 def _calibration(material: Material) -> Observation:
     if material.visited is None:
         raise ExportError("8 bits are calibrated on what the policy visits; give observations, or an environment")
@@ -117,7 +128,7 @@ def _calibration(material: Material) -> Observation:
 
 
 def _write_onnx(material: Material, folder: Path) -> None:
-    (folder / MODEL_FILE).write_bytes(material.graph)
+    (folder / MODEL_FILE).write_bytes(_sized(material.graph, material.batch))
 
 
 def _write_saved_model(material: Material, folder: Path) -> None:
@@ -125,17 +136,18 @@ def _write_saved_model(material: Material, folder: Path) -> None:
 
 
 def _write_dynamic(material: Material, folder: Path) -> None:
-    (folder / DYNAMIC_FILE).write_bytes(quantize_dynamic(material.graph))
+    (folder / DYNAMIC_FILE).write_bytes(_sized(quantize_dynamic(material.graph), material.batch))
 
 
 def _write_static(material: Material, folder: Path) -> None:
     visited = _calibration(material)
     noise = draw_noise(material.spec.noise, batch_size(visited), np.random.default_rng(0))
-    (folder / STATIC_FILE).write_bytes(quantize_static(material.graph, material.spec, visited, noise))
+    quantized = quantize_static(material.graph, material.spec, visited, noise)
+    (folder / STATIC_FILE).write_bytes(_sized(quantized, material.batch))
 
 
 def _write_ort(material: Material, folder: Path) -> None:
-    model, operators = to_ort(material.graph)
+    model, operators = to_ort(_sized(material.graph, material.batch))
     (folder / ORT_FOLDER).mkdir()
     (folder / ORT_FOLDER / ORT_FILE).write_bytes(model)
     (folder / ORT_FOLDER / OPERATORS_FILE).write_text(operators)

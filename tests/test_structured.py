@@ -31,7 +31,7 @@ def exported(request, small_config, tmp_path_factory):
     """Form of the observation, its run, and its bundle."""
     folder = tmp_path_factory.mktemp(request.param)
     run = train(small_config(f"environments:Signals-{request.param}-v0", checkpoint_steps=64), folder / "run")
-    export_run(run, folder / "bundle")
+    export_run(run, folder / "bundle", episodes=3)
     return request.param, run, folder / "bundle"
 
 

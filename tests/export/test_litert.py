@@ -5,11 +5,10 @@ import pytest
 import tensorflow as tf
 from hand_made import Continuous, observations
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator, ModelT, TensorType
-from zoo import KINDS, case, error
+from zoo import KINDS, agrees, case, error
 
 from export import ExportError, PolicySpec
 from export.litert import litert_actor, to_litert
-from export.parity import compare_cases
 from serving import ArraySpec, NoiseSpec
 from serving.manifest import DTYPES
 
@@ -51,7 +50,7 @@ def test_it_acts_as_tensorflow_with_noise_and_without_at_any_batch(kind):
     tested = case(kind)
     spec = tested.policy.spec
     actor = litert_actor(to_litert(tested.policy.function, spec), spec)
-    assert compare_cases("it", actor, tested.reference, tested.visited, tested.noise).compared > 400
+    assert agrees(actor, tested, tested.visited, tested.noise)
 
 
 def test_in_8_bits_actions_are_nearly_the_same(kind, quantized):

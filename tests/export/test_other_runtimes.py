@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from zoo import KINDS, case, converted, error, onnx_actor
+from zoo import KINDS, agrees, case, converted, error, onnx_actor
 
 from export.inputs import with_fixed_batch, with_noise
-from export.parity import compare_cases
 from export.quantize import quantize_dynamic, quantize_static
 from serving.observations import batch_size, by_name
 from serving.verify import agree
@@ -52,14 +51,14 @@ def openvino_actor(content, spec):
 def test_openvino_samples_with_required_noise(kind):
     tested = case(kind)
     actor = openvino_actor(graph(kind, "required"), tested.policy.spec)
-    assert compare_cases("OpenVINO", actor, tested.reference, tested.visited, tested.noise).compared > 400
+    assert agrees(actor, tested, tested.visited, tested.noise)
 
 
 @pytest.mark.parametrize("choice", ["optional", "none"])
 def test_openvino_is_deterministic_otherwise(choice):
     tested = case("dict")
     actor = openvino_actor(graph("dict", choice), tested.policy.spec)
-    assert compare_cases("OpenVINO", actor, tested.reference, tested.visited, tested.still).compared > 400
+    assert agrees(actor, tested, tested.visited, tested.still)
 
 
 @pytest.mark.parametrize("kind", CONTINUOUS_AND_DISCRETE)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from export import InferenceFunction, PolicySpec, convert_policy
-from export.parity import Actor, Reference
+from export.parity import BATCH_SIZES, Actor, Reference, compare_cases
 from serving.observations import Array, Observation, batch_size, by_name, leaves_of, map_parts, structured
 from serving.policy import draw_noise
 from serving.runtime import open_session
@@ -86,6 +86,12 @@ def onnx_actor(content: bytes, spec: PolicySpec) -> Actor:
         return actions
 
     return act
+
+
+def agrees(actor: Actor, tested: Case, observations: Observation, noise: Array) -> bool:
+    """Whether an actor acts as the policy, with noise and without, at every batch size; few rows may be ties."""
+    found = compare_cases(actor, tested.reference, observations, [np.zeros_like(noise), noise])
+    return found.complete and found.compared > 0.75 * 2 * len(BATCH_SIZES) * len(noise)
 
 
 def error(case: Case, actor: Actor, noise: Array) -> float:
