@@ -4,6 +4,7 @@
 # make image-test                build the serving container and run it locked down
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-memory              memory of training beside sb3-contrib, and its growth
+# make bench-export             bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make requirements              pin the dependencies anew (needs uv)
 
@@ -13,7 +14,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve all dev
 
-.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth requirements clean
+.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth bench-export requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -42,6 +43,9 @@ bench-memory: $(VENV)/.installed-dev .venv-peer/.installed
 
 bench-growth: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/growth.py
+
+bench-export: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/targets.py
 
 requirements:
 	for extra in $(EXTRAS); do \

@@ -1,0 +1,77 @@
+"""What does a policy cost in each target? Bytes, and microseconds an action here, for three networks.
+
+`python benchmarks/targets.py` prints a table a network and writes docs/targets.json. Latencies are of a call in process
+with one thread, at a batch of 1 and of 64; the C code is called through ctypes, row by row. The policies are untrained.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "export"))
+
+from trpo_tf.quiet import import_tensorflow  # noqa: E402
+
+import_tensorflow()
+
+import gymnasium as gym  # noqa: E402
+import numpy as np  # noqa: E402
+from untrained import untrained_policy  # noqa: E402
+
+from export import Evidence, write_bundle  # noqa: E402
+from export.latency import BATCHES, read_latencies  # noqa: E402
+from export.model_card import target_sizes  # noqa: E402
+from export.targets import TARGETS  # noqa: E402
+from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
+
+OUT = ROOT / "docs" / "targets.json"
+NUMBERS = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
+FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+CONTINUOUS = gym.spaces.Box(-1, 1, (6,), np.float32)
+POLICIES: dict[str, Callable[[], Any]] = {
+    "64-64": lambda: untrained_policy(NUMBERS, CONTINUOUS, hidden_sizes=(64, 64)),
+    "256-256": lambda: untrained_policy(NUMBERS, CONTINUOUS, hidden_sizes=(256, 256)),
+    "CNN": lambda: untrained_policy(FRAMES, gym.spaces.Discrete(6), hidden_sizes=(256,)),
+}
+
+
+def measure(name: str) -> list[dict[str, Any]]:
+    """A row for each target that can carry the policy."""
+    policy = POLICIES[name]()
+    space = FRAMES if name == "CNN" else NUMBERS
+    space.seed(0)
+    observations = np.stack([space.sample() for _ in range(64)])
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        evidence = Evidence(observations, scores=policy.scores if policy.is_discrete else None)
+        manifest = write_bundle(policy.function, policy.spec, bundle, targets=["all"], evidence=evidence)
+        latencies, sizes = read_latencies(bundle), target_sizes(manifest)
+    return [
+        {"network": name, "target": target, "bytes": sizes[target], **_microseconds(latencies[target])}
+        for target in TARGETS
+        if target in sizes
+    ]
+
+
+def _microseconds(latencies: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{p}_at_{batch}": latencies[str(batch)][p] for batch in BATCHES for p in ("p50", "p99")}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    rows = []
+    for name in POLICIES:
+        print(f"measuring {name}", file=sys.stderr)
+        rows += measure(name)
+    OUT.write_text(json.dumps({"machine": describe_machine(), "unit": "us", "rows": rows}, indent=2) + "\n")
+    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
+    for row in rows:
+        print(f"| {' | '.join(f'{v:,}' if isinstance(v, int | float) else v for v in row.values())} |")
+
+
+if __name__ == "__main__":
+    main()
