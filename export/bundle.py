@@ -48,6 +48,10 @@ class Evidence:
     episodes: int = 20
     untrained_return: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ExportError("episodes must be at least 1")
+
 
 _NO_EVIDENCE = Evidence()
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from export.onnx_graph import OPSET, OPSETS, ExportError
 from serving import ArraySpec, NoiseSpec
+from serving.manifest import NOISE_INPUTS
 from serving.observations import structured
 
 InferenceFunction = Callable[[Any, Any], Any]
@@ -34,7 +36,7 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class GraphForm:
-    """What the ONNX graph should be like.
+    """What the ONNX graph should be like. Raises `ExportError` for what no graph can be.
 
     Attributes:
         opset: version of the standard operators, 13 to 18.
@@ -43,10 +45,18 @@ class GraphForm:
         outputs: more to answer beside the action, by name: a distribution's parameters, a value ...
     """
 
-    opset: int = 17
+    opset: int = OPSET
     noise: str = "optional"
     batch: int | None = None
     outputs: Mapping[str, InferenceFunction] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise ExportError(f"opset {self.opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+        if self.noise not in NOISE_INPUTS:
+            raise ExportError(f"noise {self.noise!r} is unknown; choose one of {', '.join(NOISE_INPUTS)}")
+        if self.batch is not None and self.batch < 1:
+            raise ExportError(f"a batch of {self.batch} rows isn't one; choose 1 or more")
 
 
 DEFAULT_FORM = GraphForm()

@@ -7,8 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.onnx_graph import BATCH, ExportError, check_graph, graphs_of, set_field
-
-NOISE_CHOICES = ("optional", "required", "none")
+from serving.manifest import NOISE_INPUTS
 
 _ADDED = ("rows", "batch", "shape", "inner", "sizes", "place")
 """Tensors that `with_optional_input` adds, behind the input's name."""
@@ -18,7 +17,7 @@ _SHAPE_TAKES_A_RANGE = 15
 def with_noise(model: onnx.ModelProto, name: str, choice: str) -> onnx.ModelProto:
     """Leave the optional noise input `name` as it is, make it required, or take it out, as `choice` says.
 
-    Raises `ExportError` if the input isn't optional, or for a choice that isn't one of `NOISE_CHOICES`.
+    Raises `ExportError` if the input isn't optional, or for a choice that isn't one of `NOISE_INPUTS`.
     """
     match choice:
         case "optional":
@@ -27,7 +26,7 @@ def with_noise(model: onnx.ModelProto, name: str, choice: str) -> onnx.ModelProt
             return with_required_input(model, name)
         case "none":
             return without_input(model, name)
-    raise ExportError(f"noise {choice!r} is unknown; choose one of {', '.join(NOISE_CHOICES)}")
+    raise ExportError(f"noise {choice!r} is unknown; choose one of {', '.join(NOISE_INPUTS)}")
 
 
 def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

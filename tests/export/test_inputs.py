@@ -6,7 +6,7 @@ import pytest
 from onnx import checker
 from zoo import KINDS, agrees, case, converted, onnx_actor
 
-from export import ExportError, convert_policy
+from export import ExportError, GraphForm, convert_policy
 from export.inputs import with_fixed_batch, with_noise, with_optional_input
 from export.onnx_graph import OPSETS
 from serving.observations import take
@@ -133,3 +133,16 @@ def test_the_graph_given_is_left_as_it_was():
     for choice in ("required", "none"):
         with_fixed_batch(with_noise(model, "noise", choice), 2)
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"opset": 12}, "opset 12 isn't supported; choose one from 13 to 18"),
+        ({"noise": "some"}, "noise 'some' is unknown; choose one of optional, required, none"),
+        ({"batch": 0}, "a batch of 0 rows isn't one"),
+    ],
+)
+def test_a_form_that_no_graph_can_have_is_refused_when_it_is_asked_for(settings, message):
+    with pytest.raises(ExportError, match=message):
+        GraphForm(**settings)
