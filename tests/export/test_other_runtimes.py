@@ -1,22 +1,23 @@
 """The same ONNX file in runtimes of other people: OpenVINO, and onnxruntime-web's WebAssembly in Node.js."""
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from openvino_process import one_process, openvino_actor
 from zoo import KINDS, agrees, case, converted, error, onnx_actor
 
 from export.inputs import with_fixed_batch, with_noise
 from export.quantize import quantize_dynamic, quantize_static
-from serving.observations import batch_size, by_name
+from serving.observations import batch_size
 from serving.verify import agree
 
 WEB = Path(__file__).parent / "web"
@@ -28,46 +29,34 @@ def graph(kind, choice):
     return with_noise(onnx.load_from_string(converted(kind)), "noise", choice).SerializeToString()
 
 
-def openvino_actor(content, spec):
-    # Otherwise OpenVINO reports each import to Google Analytics.
-    sys.modules["openvino_telemetry"] = None
-    import openvino
-
-    # By default OpenVINO computes in bfloat16 on processors that can.
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    assert openvino.tools.ovc.telemetry_utils.tm.__name__.endswith("telemetry_stub")
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(content), "CPU", options)
-    known = {name for port in compiled.inputs for name in port.names}
-
-    def act(observations, noise):
-        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        return compiled({name: feeds[name] for name in feeds.keys() & known})[spec.action.name].copy()
-
-    return act
+@pytest.fixture(scope="module")
+def openvino():
+    """Makes actors in OpenVINO of a graph and a spec."""
+    with one_process() as pool:
+        yield functools.partial(openvino_actor, pool)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_openvino_samples_with_required_noise(kind):
+def test_openvino_samples_with_required_noise(kind, openvino):
     tested = case(kind)
-    actor = openvino_actor(graph(kind, "required"), tested.policy.spec)
+    actor = openvino(graph(kind, "required"), tested.policy.spec)
     assert agrees(actor, tested, tested.visited, tested.noise)
 
 
 @pytest.mark.parametrize("choice", ["optional", "none"])
-def test_openvino_is_deterministic_otherwise(choice):
+def test_openvino_is_deterministic_otherwise(choice, openvino):
     tested = case("dict")
-    actor = openvino_actor(graph("dict", choice), tested.policy.spec)
+    actor = openvino(graph("dict", choice), tested.policy.spec)
     assert agrees(actor, tested, tested.visited, tested.still)
 
 
 @pytest.mark.parametrize("kind", CONTINUOUS_AND_DISCRETE)
-def test_openvino_runs_quantised_graphs(kind):
+def test_openvino_runs_quantised_graphs(kind, openvino):
     tested = case(kind)
     model = graph(kind, "required")
     static = quantize_static(model, tested.policy.spec, tested.visited, tested.noise)
     for content in (quantize_dynamic(model), static):
-        actor = openvino_actor(content, tested.policy.spec)
+        actor = openvino(content, tested.policy.spec)
         assert error(tested, actor, tested.noise) <= QUANTISED_TOLERANCE
 
 

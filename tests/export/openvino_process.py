@@ -1,0 +1,48 @@
+"""OpenVINO, in a process of its own: it leaves signal handlers a stack so small that the next signal ends it."""
+
+import functools
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from export import PolicySpec
+from export.parity import Actor
+from serving.observations import by_name
+
+
+def openvino_actor(pool: ProcessPoolExecutor, content: bytes, spec: PolicySpec) -> Actor:
+    """A graph in OpenVINO, in the one process of `pool`."""
+
+    def act(observations: Any, noise: np.ndarray) -> np.ndarray:
+        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        return pool.submit(answer, content, spec.action.name, feeds).result()
+
+    return act
+
+
+def one_process() -> ProcessPoolExecutor:
+    """A pool of one, which starts afresh."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+def answer(content: bytes, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """The output, of those feeds that the graph knows; in the other process."""
+    compiled = _compiled(content)
+    known = {name for port in compiled.inputs for name in port.names}
+    return compiled({name: feeds[name] for name in feeds.keys() & known})[output].copy()
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(content: bytes) -> Any:
+    # Otherwise OpenVINO reports each import to Google Analytics.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    assert openvino.tools.ovc.telemetry_utils.tm.__name__.endswith("telemetry_stub")
+    # By default OpenVINO computes in bfloat16 on processors that can.
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    core = openvino.Core()
+    return core.compile_model(core.read_model(content), "CPU", options)
