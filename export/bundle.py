@@ -25,6 +25,7 @@ from serving import ArraySpec, GraphSpec, Manifest
 from serving.manifest import GOLDEN_FILE, LATENCY_FILE, MANIFEST_FILE, FileEntry, read_manifest
 from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
 from serving.policy import draw_noise
+from serving.signature import sign, signer
 
 _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""
@@ -68,6 +69,7 @@ def write_bundle(
     provenance: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
     accept_loss: bool = False,
+    signing_key: Path | None = None,
     observer: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Export an inference function to the bundle folder `path`, which must not exist yet.
@@ -85,14 +87,17 @@ def write_bundle(
         provenance: where the policy comes from; any JSON.
         files: more files to put in the bundle, by name.
         accept_loss: write a target that does not stand the comparison too; the manifest then says so.
+        signing_key: a private key to sign the bundle with.
         observer: told what is being done.
 
     Raises:
         FileExistsError: `path` exists.
         ExportError: a target is unknown, can't carry the policy, or can't be made of it.
         ParityError: a target differs from the policy, or loses return.
-        BundleError: a name or spec that a manifest can't hold.
+        BundleError: a name or spec that a manifest can't hold, or a key that can't sign.
     """
+    if signing_key is not None:
+        signer(signing_key)  # before all the work
     with new_folder(Path(path)) as folder:
         chosen = checked_targets(targets, function, spec)
         for file, content in (files or {}).items():
@@ -115,6 +120,8 @@ def write_bundle(
         observer("measuring latencies")
         latencies = measure_latencies(actors, standard.observations, standard.noise)
         (folder / LATENCY_FILE).write_text(latency_json(latencies))
+        if signing_key is not None:
+            sign(folder, signing_key)
         return read_manifest(folder)
 
 

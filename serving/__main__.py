@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments and serve; the exit status is 0 after SIGTERM or SIGINT, 2 for a user's error."""
     options = _parser().parse_args(arguments)
     try:
-        serve(options.bundle, options.host, options.port)
+        serve(options.bundle, options.host, options.port, public_key=options.public_key)
     except (BundleError, ServeError) as error:
         if options.debug:
             raise
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=int, default=os.environ.get("PORT", "8080"), help="0 picks a free one ($PORT or 8080)"
     )
+    parser.add_argument("--public-key", help="refuse a bundle whose signature does not hold for this key")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     return parser
 

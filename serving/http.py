@@ -60,16 +60,19 @@ class Route(NamedTuple):
     answer: Callable[[bytearray], bytes]
 
 
-def serve(bundle: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None:
+def serve(
+    bundle: str | Path, host: str = "127.0.0.1", port: int = 8080, *, public_key: str | Path | None = None
+) -> None:
     """Serve the bundle, or the only one in a folder, until SIGTERM or SIGINT; call it in the main thread.
 
-    Port 0 picks a free one. Once requests are answered, one line on stderr says where.
+    With a public key the bundle's signature must hold. Port 0 picks a free one. Once requests are answered, one line
+    on stderr says where.
 
     Raises:
         BundleError: the bundle is missing, damaged or not understood.
         ServeError: the address is in use, or not this machine's.
     """
-    policy = load(find_bundle(Path(bundle)))
+    policy = load(find_bundle(Path(bundle)), public_key)
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

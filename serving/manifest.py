@@ -21,6 +21,10 @@ MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
 LATENCY_FILE = "latency.json"
+SIGNATURE_FILE = "model.sig"
+
+UNLISTED_FILES = {MANIFEST_FILE, LATENCY_FILE, SIGNATURE_FILE}
+"""Those that a manifest does not list: itself, and what differs from one export of a run to the next."""
 
 NOISE_LAWS = ("normal", "gumbel", "logistic")
 NOISE_INPUTS = ("optional", "required", "none")

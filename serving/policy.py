@@ -18,6 +18,7 @@ from serving.manifest import (
 from serving.model_check import check_model
 from serving.observations import Array, Observation, batch_size, by_name, leaves_of, structured
 from serving.runtime import onnxruntime, open_session
+from serving.signature import signed_copy
 
 # Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
@@ -100,9 +101,15 @@ class Policy:
         return self.run(batch, draw_noise(self.manifest.noise, batch_size(batch), rng or np.random.default_rng()))
 
 
-def load(bundle: str | Path) -> Policy:
-    """Load the policy of a bundle folder, after its checksum. Raises `BundleError`."""
+def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
+    """Load the policy of a bundle folder, after its checksum and, with a public key, its signature.
+
+    Raises `BundleError`.
+    """
     folder = Path(bundle)
+    if public_key is not None:
+        with signed_copy(folder, Path(public_key)) as copy:
+            return load(copy)
     manifest = read_manifest(folder)
     return Policy(read_checked(folder, manifest, MODEL_FILE), manifest)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from serving.manifest import (
     GOLDEN_FILE,
-    LATENCY_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
+    UNLISTED_FILES,
     ArraySpec,
     BundleError,
     Manifest,
@@ -24,6 +24,7 @@ from serving.manifest import (
 )
 from serving.observations import Array, Observation, structured, take
 from serving.policy import Policy
+from serving.signature import signed_copy
 
 ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
 
@@ -37,13 +38,16 @@ class Verification:
     max_difference: float
 
 
-def verify(bundle: str | Path) -> Verification:
-    """Check every listed file and replay the golden cases.
+def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verification:
+    """Check every listed file and replay the golden cases; with a public key, check the signature first.
 
-    Raises `BundleError` for a changed, missing or unlisted file, or an action further than
-    1e-5 + 1e-5 |golden action| from its golden one (integers: any difference).
+    Raises `BundleError` for a changed, missing or unlisted file, an action further than 1e-5 + 1e-5 |golden action|
+    from its golden one (integers: any difference), or a signature that doesn't hold.
     """
     folder = Path(bundle)
+    if public_key is not None:
+        with signed_copy(folder, Path(public_key)) as copy:
+            return verify(copy)
     manifest = read_manifest(folder)
     contents = {name: read_checked(folder, manifest, name) for name in manifest.files}
     _refuse_unlisted(folder, manifest)
@@ -125,6 +129,6 @@ def _still(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDAr
 
 def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    extra = sorted(present - set(manifest.files) - {MANIFEST_FILE, LATENCY_FILE})
+    extra = sorted(present - set(manifest.files) - UNLISTED_FILES)
     if extra:
         raise BundleError(f"{folder} holds {extra[0]}, which {MANIFEST_FILE} does not list; remove it")

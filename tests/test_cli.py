@@ -243,6 +243,54 @@ def test_a_policy_s_whole_way(run, here):
     assert verified["max_difference"] <= 1e-5
 
 
+def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):
+    key, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    for command in (
+        f"ecparam -name prime256v1 -genkey -noout -out {key}",
+        f"ec -in {key} -pubout -out {public}",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
+    small = ("export", trained.run.folder, "--target", "onnx", "--episodes", "1")
+    assert run(*small, "--out", "signed", "--sign", key)[0] == 0
+    assert run("verify", "signed", "--public-key", public, "--json")[0] == 0
+    complains(run("verify", "signed", "--public-key", key), "its signature does not hold")
+    complains(run(*small, "--out", "other", "--sign", public), "can't sign")
+    assert not Path("other").exists()
+
+
+LOSSY = """
+import numpy as np
+from export import targets
+from trpo_tf import cli
+exact = targets.TARGETS["onnx"]
+def open_wrong(folder, manifest):
+    act = exact.open(folder, manifest)
+    return lambda observations, noise: 1 - act(observations, noise)
+import dataclasses
+targets.TARGETS["onnx"] = dataclasses.replace(exact, open=open_wrong)
+import sys
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_target_that_acts_otherwise_ends_with_1_and_leaves_nothing(trained, here):
+    arguments = ["export", str(trained.run.folder), "--out", "bundle", "--target", "onnx", "--episodes", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    failed = subprocess.run(
+        [sys.executable, "-c", LOSSY, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert failed.returncode == 1
+    assert "error: onnx differs from the trained policy by 1; look for" in failed.stderr.splitlines()[-1]
+    assert failed.stdout.startswith("target")
+    assert list(here.iterdir()) == []
+    accepted = subprocess.run(
+        [sys.executable, "-c", LOSSY, *arguments, "--accept-loss"], capture_output=True, check=False, env=environment
+    )
+    assert accepted.returncode == 0
+    assert "differs" in json.loads((here / "bundle" / "manifest.json").read_text())["parity"]["onnx"]["accepted"]
+    assert "was accepted although it differs" in (here / "bundle" / "MODEL_CARD.md").read_text()
+
+
 def test_run_and_bundle_are_evaluated_alike(run, trained, bundle):
     told = []
     for source in (trained.run.folder, bundle):

@@ -133,6 +133,8 @@ class Export:
     """episodes that every target plays, of seeds from 0 on"""
     accept_loss: Flag = False
     """write targets that act otherwise or lose return too; the manifest says which"""
+    sign: Annotated[Path | None, arg(metavar="FILE")] = None
+    """sign the bundle with this private key"""
 
     def __call__(self) -> None:
         """Export and print what was written."""
@@ -151,6 +153,7 @@ class Export:
                 form=form,
                 episodes=self.episodes,
                 accept_loss=self.accept_loss,
+                signing_key=self.sign,
                 observer=lambda step: print(f"... {step}", file=sys.stderr, flush=True),  # noqa: T201
             )
         except ParityError as error:
@@ -169,6 +172,8 @@ class Verify:
 
     bundle: Positional[Path]
     """the bundle folder"""
+    public_key: Annotated[Path | None, arg(metavar="FILE")] = None
+    """check the signature, with this key"""
     json: Flag = False
     """print JSON"""
 
@@ -176,7 +181,7 @@ class Verify:
         """Verify and print."""
         from serving.verify import verify
 
-        result = verify(self.bundle)
+        result = verify(self.bundle, self.public_key)
         fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
         if importlib.util.find_spec("tensorflow") is None:
             _print_fields(fields, as_json=self.json)
@@ -235,12 +240,14 @@ class Serve:
     """address to listen on"""
     port: int = 8080
     """port to listen on; 0 takes a free one"""
+    public_key: Annotated[Path | None, arg(metavar="FILE")] = None
+    """refuse a bundle whose signature does not hold for this key"""
 
     def __call__(self) -> None:
         """Serve until asked to stop."""
         from serving.http import serve
 
-        serve(self.bundle, self.host, self.port)
+        serve(self.bundle, self.host, self.port, public_key=self.public_key)
 
 
 @dataclasses.dataclass(frozen=True)

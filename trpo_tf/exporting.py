@@ -43,6 +43,7 @@ def export_run(
     form: GraphForm = DEFAULT_FORM,
     episodes: int = 20,
     accept_loss: bool = False,
+    signing_key: Path | None = None,
     observer: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write the bundle of a run's policy to `out`; arguments and errors as in `export.write_bundle`."""
@@ -66,6 +67,7 @@ def export_run(
             provenance=provenance(run),
             files={WEIGHTS_FILE: pack(run.state.weights())},
             accept_loss=accept_loss,
+            signing_key=signing_key,
             observer=observer,
         )
     finally:

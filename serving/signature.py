@@ -1,0 +1,73 @@
+"""Signatures of bundles: who made them, beyond the checksums that anyone can write.
+
+OpenSSF's model-signing does it, with a pair of elliptic keys and without the network. A signature covers every file of
+the folder but itself. Needs `trpo-tf[signing]`.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from serving.manifest import SIGNATURE_FILE, BundleError
+
+
+def signer(private_key: Path) -> Any:
+    """What `sign` signs with: a PEM file of an elliptic key without password. Raises `BundleError` if it is none."""
+    signing = _model_signing("signing")
+    try:
+        return signing.Config().use_elliptic_key_signer(private_key=private_key)
+    except Exception as error:
+        raise BundleError(f"{private_key} can't sign ({_one_line(error)}); give an EC key as PEM") from error
+
+
+def sign(bundle: Path, private_key: Path) -> None:
+    """Write the bundle's signature, in place of one that is there. Raises `BundleError` if the key can't sign."""
+    hashing, signing = _model_signing("hashing"), signer(private_key)
+    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}-") as scratch:
+        signature = Path(scratch) / SIGNATURE_FILE
+        everything = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+        signing.set_hashing_config(everything).sign(bundle, signature)
+        with signature.open("rb") as file:
+            os.fsync(file.fileno())
+        signature.rename(bundle / SIGNATURE_FILE)
+
+
+@contextmanager
+def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
+    """A private copy of the bundle whose signature was checked: nobody can change it between check and use.
+
+    Raises `BundleError` for a bundle that is not signed, signed with another key, or changed since.
+    """
+    verifying, hashing = _model_signing("verifying"), _model_signing("hashing")
+    if not (bundle / SIGNATURE_FILE).is_file():
+        raise BundleError(f"{bundle} is not signed (no {SIGNATURE_FILE}); export it with --sign")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / bundle.resolve().name
+        everything = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+        try:
+            shutil.copytree(bundle, copy, symlinks=True)
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+            verifier.set_hashing_config(everything).verify(copy, copy / SIGNATURE_FILE)
+        except Exception as error:
+            raise BundleError(
+                f"{bundle}: its signature does not hold for {public_key} ({_one_line(error)}); get the bundle, or the "
+                "key, from where it was made"
+            ) from error
+        yield copy
+
+
+def _model_signing(module: str) -> Any:
+    # Imported here: it brings much with it, and is an extra of its own.
+    try:
+        import model_signing
+    except ImportError:
+        raise BundleError("signatures need model-signing; pip install 'trpo-tf[signing]'") from None
+    return getattr(model_signing, module)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
