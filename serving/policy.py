@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.bound import BoundGraph
 from serving.manifest import (
     MODEL_FILE,
     ArraySpec,
@@ -16,7 +17,7 @@ from serving.manifest import (
     read_manifest,
 )
 from serving.model_check import check_model
-from serving.observations import Array, Observation, batch_size, by_name, leaves_of, structured
+from serving.observations import Array, Observation, batch_size, by_name, is_finite, leaves_of, structured
 from serving.runtime import onnxruntime, open_session
 
 # Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
@@ -39,6 +40,8 @@ class Policy:
         except Exception as error:
             raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
         _check_graph(self._session, manifest)
+        self._bound = BoundGraph(self._session, manifest)
+        self._takes_one = manifest.graph.batch in (None, 1)
 
     def act(
         self,
@@ -59,8 +62,10 @@ class Policy:
             ValueError: wrong shape, dtype or batch, a value that is not finite, or a sample of a graph without noise.
             FloatingPointError: the action is not finite.
         """
-        batch = as_observations(observation, self.manifest.observation, batched=False)
-        return self._answer(batch, deterministic, rng)[0]
+        noise = None if deterministic else self._draw(1, rng)
+        if self._takes_one and (action := self._bound(observation, noise)) is not None:
+            return action
+        return self.run(as_observations(observation, self.manifest.observation, batched=False), noise)[0]
 
     def act_batch(
         self,
@@ -71,7 +76,7 @@ class Policy:
     ) -> Array:
         """The actions for observations [batch, ...]; arguments and errors as in `act`."""
         batch = as_observations(observations, self.manifest.observation, batched=True)
-        return self._answer(batch, deterministic, rng)
+        return self.run(batch, None if deterministic else self._draw(batch_size(batch), rng))
 
     def run(self, observations: Observation, noise: Array | None = None) -> Array:
         """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
@@ -90,14 +95,12 @@ class Policy:
                 raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
             feeds[self.manifest.noise.name] = noise
         actions: Array = self._session.run([self.manifest.action.name], feeds)[0]
-        if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        if actions.dtype.kind == "f" and not is_finite(actions):
             raise FloatingPointError("the action is not finite; check the observation against its bounds")
         return actions
 
-    def _answer(self, batch: Observation, deterministic: bool, rng: np.random.Generator | None) -> Array:
-        if deterministic:
-            return self.run(batch)
-        return self.run(batch, draw_noise(self.manifest.noise, batch_size(batch), rng or np.random.default_rng()))
+    def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
+        return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
 
 
 def load(bundle: str | Path) -> Policy:
@@ -150,7 +153,7 @@ def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array
     if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
         shown = ("batch", *expected) if batched else expected
         raise ValueError(f"{what} has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not is_finite(array):
         raise ValueError(f"{what} holds a value that is not finite (NaN or infinity)")
     return np.ascontiguousarray(array if batched else array[np.newaxis])
 
