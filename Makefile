@@ -5,6 +5,7 @@
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-memory              memory of training beside sb3-contrib, and its growth
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
+# make bench-act                 latency of one action in process, beside other runtimes
 # make requirements              pin the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -13,7 +14,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve all dev
 
-.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth requirements clean
+.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth bench-act \
+	requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -42,6 +44,9 @@ bench-memory: $(VENV)/.installed-dev .venv-peer/.installed
 
 bench-growth: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/growth.py
+
+bench-act: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/act.py
 
 requirements:
 	for extra in $(EXTRAS); do \

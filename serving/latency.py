@@ -52,8 +52,10 @@ def measure_in_turns(calls: Mapping[str, Call], seconds: float, *, turns: int = 
 
 def ratio(durations: Sequence[Durations], base: Sequence[Durations], percentile: float) -> float:
     """How many times as long as `base`, by this percentile: the median over turns."""
-    of_turns = ([np.percentile(turn, percentile) for turn in turns] for turns in (durations, base))
-    return float(np.median(np.divide(*of_turns)))
+    pairs = zip(durations, base, strict=True)
+    return float(
+        np.median([np.percentile(turn, percentile) / np.percentile(other, percentile) for turn, other in pairs])
+    )
 
 
 def _durations(call: Call, seconds: float) -> Durations:

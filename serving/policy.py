@@ -23,6 +23,9 @@ from serving.runtime import onnxruntime, open_session
 # Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
+"""Of types that ONNX Runtime calls otherwise than NumPy."""
+
 
 class Policy:
     """A loaded policy. Its methods may be called from several threads at once."""
@@ -178,12 +181,23 @@ def _shape(shape: Sequence[object]) -> str:
 
 
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-    inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
-    outputs = {o.name for o in session.get_outputs()}
-    noise = [] if manifest.graph.noise == "none" else [manifest.noise]
-    for name, names, kind in (
-        *((spec.name, inputs, "input") for spec in (*manifest.observation, *noise)),
-        *((spec.name, outputs, "output") for spec in (manifest.action, *manifest.graph.outputs)),
-    ):
-        if name not in names:
-            raise BundleError(f"{MODEL_FILE} has no {kind} {name!r}, as the manifest says; export it again")
+    inputs, noise = [*session.get_inputs(), *session.get_overridable_initializers()], manifest.noise
+    _check_tensors("input", inputs, [*manifest.observation, *([] if manifest.graph.noise == "none" else [noise])])
+    _check_tensors("output", session.get_outputs(), [manifest.action, *manifest.graph.outputs])
+
+
+def _check_tensors(kind: str, tensors: Sequence[Any], specs: Sequence[ArraySpec | NoiseSpec]) -> None:
+    named = {tensor.name: tensor for tensor in tensors}
+    for spec in specs:
+        if spec.name not in named:
+            raise BundleError(f"{MODEL_FILE} has no {kind} {spec.name!r}, as the manifest says; export it again")
+        tensor = named[spec.name]
+        sizes = tensor.shape[1:]  # names or None where they are not fixed
+        fits = len(sizes) == len(spec.shape) and all(
+            size == expected or not isinstance(size, int) for size, expected in zip(sizes, spec.shape, strict=True)
+        )
+        if tensor.type != f"tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" or not fits:
+            raise BundleError(
+                f"{MODEL_FILE} has {kind} {spec.name!r} as {tensor.type}{_shape(tensor.shape)}, not "
+                f"{spec.dtype}{_shape(('batch', *spec.shape))} as the manifest says; export it again"
+            )

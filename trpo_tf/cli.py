@@ -200,7 +200,7 @@ class BenchLatency:
         from trpo_tf.latency import callers, figures, table
 
         if not 0 < self.seconds < math.inf:
-            raise UserError("seconds must be above 0")
+            raise UserError("seconds must be above 0 and finite")
         latencies = figures(measure_in_turns(callers(self.bundle), self.seconds))
         _say(json.dumps({"bundle": str(self.bundle), "microseconds": latencies}) if self.json else table(latencies))
 

@@ -37,9 +37,7 @@ def test_one_observation_through_bound_buffers_is_a_row_of_a_batch(kind, noise, 
             continue
         drawn = draw_noise(policy.manifest.noise, 1, other)
         sample = plain.run(take(tested.visited, slice(row, row + 1)), drawn)[0]
-        np.testing.assert_allclose(
-            policy.act(observation, deterministic=False, rng=one), sample, rtol=1e-6, atol=1e-6
-        )
+        np.testing.assert_allclose(policy.act(observation, deterministic=False, rng=one), sample, rtol=1e-6, atol=1e-6)
 
 
 def test_parts_that_are_not_just_as_declared_go_the_general_way():
