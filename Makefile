@@ -6,6 +6,7 @@
 # make bench-memory              memory of training beside sb3-contrib, and its growth
 # make bench-export             bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
+# make bench-act                 latency of one action in process, beside other runtimes
 # make requirements              pin the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -14,7 +15,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve all dev
 
-.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth bench-export requirements clean
+.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth bench-export bench-act \
+	requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -46,6 +48,9 @@ bench-growth: $(VENV)/.installed-dev
 
 bench-export: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/targets.py
+
+bench-act: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/act.py
 
 requirements:
 	for extra in $(EXTRAS); do \

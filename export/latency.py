@@ -1,20 +1,20 @@
 """How fast each target answers here, in this process: figures of one machine, in a file of their own."""
 
+import functools
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from export.parity import Actor
+from serving.latency import measure
 from serving.manifest import LATENCY_FILE
 from serving.observations import Array, Observation, take
 
 BATCHES = (1, 64)
 _SECONDS = 0.2
-_WARM_UP = 20
 
 
 def measure_latencies(actors: Mapping[str, Actor], observations: Observation, noise: Array) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def measure_latencies(actors: Mapping[str, Actor], observations: Observation, no
         for batch in BATCHES:
             rows = np.arange(batch) % len(still)
             seen, drawn = take(observations, rows), still[rows]
-            measured[name][str(batch)] = _percentiles(lambda: actor(seen, drawn))  # noqa: B023 (called at once)
+            latency = measure(functools.partial(actor, seen, drawn), _SECONDS)
+            measured[name][str(batch)] = {"p50": round(latency.p50, 1), "p99": round(latency.p99, 1)}
     return measured
 
 
@@ -38,14 +39,3 @@ def latency_json(latencies: Mapping[str, Any]) -> str:
 def read_latencies(bundle: Path) -> dict[str, Any]:
     """Those of a bundle, by target and batch."""
     return dict(json.loads((bundle / LATENCY_FILE).read_text())["targets"])
-
-
-def _percentiles(call: Callable[[], Any]) -> dict[str, float]:
-    for _ in range(_WARM_UP):
-        call()
-    end, taken = time.perf_counter() + _SECONDS, []
-    while (started := time.perf_counter()) < end:
-        call()
-        taken.append(time.perf_counter() - started)
-    p50, p99 = np.percentile(np.array(taken) * 1e6, (50, 99))
-    return {"p50": round(float(p50), 1), "p99": round(float(p99), 1)}

@@ -69,7 +69,8 @@ def write(target: Observation, source: Observation) -> None:
 
 def is_finite(observation: Observation) -> bool:
     """Whether no part holds an infinity or NaN."""
-    return all(bool(np.isfinite(part).all()) for part in list_parts(observation))
+    # Looking for a zero byte is several times faster than NumPy's `all`.
+    return all(b"\0" not in np.isfinite(part).tobytes() for part in list_parts(observation))
 
 
 def list_parts(observation: Observation) -> list[Array]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from serving.bound import BoundGraph
 from serving.manifest import (
     MODEL_FILE,
     ArraySpec,
@@ -16,12 +17,15 @@ from serving.manifest import (
     read_manifest,
 )
 from serving.model_check import check_model
-from serving.observations import Array, Observation, batch_size, by_name, leaves_of, structured
+from serving.observations import Array, Observation, batch_size, by_name, is_finite, leaves_of, structured
 from serving.runtime import onnxruntime, open_session
 from serving.signature import signed_copy
 
 # Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
+"""Of types that ONNX Runtime calls otherwise than NumPy."""
 
 
 class Policy:
@@ -40,6 +44,8 @@ class Policy:
         except Exception as error:
             raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
         _check_graph(self._session, manifest)
+        self._bound = BoundGraph(self._session, manifest)
+        self._takes_one = manifest.graph.batch in (None, 1)
 
     def act(
         self,
@@ -60,8 +66,10 @@ class Policy:
             ValueError: wrong shape, dtype or batch, a value that is not finite, or a sample of a graph without noise.
             FloatingPointError: the action is not finite.
         """
-        batch = as_observations(observation, self.manifest.observation, batched=False)
-        return self._answer(batch, deterministic, rng)[0]
+        noise = None if deterministic else self._draw(1, rng)
+        if self._takes_one and (action := self._bound(observation, noise)) is not None:
+            return action
+        return self.run(as_observations(observation, self.manifest.observation, batched=False), noise)[0]
 
     def act_batch(
         self,
@@ -72,7 +80,7 @@ class Policy:
     ) -> Array:
         """The actions for observations [batch, ...]; arguments and errors as in `act`."""
         batch = as_observations(observations, self.manifest.observation, batched=True)
-        return self._answer(batch, deterministic, rng)
+        return self.run(batch, None if deterministic else self._draw(batch_size(batch), rng))
 
     def run(self, observations: Observation, noise: Array | None = None) -> Array:
         """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
@@ -91,14 +99,12 @@ class Policy:
                 raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
             feeds[self.manifest.noise.name] = noise
         actions: Array = self._session.run([self.manifest.action.name], feeds)[0]
-        if actions.dtype.kind == "f" and not np.isfinite(actions).all():
+        if actions.dtype.kind == "f" and not is_finite(actions):
             raise FloatingPointError("the action is not finite; check the observation against its bounds")
         return actions
 
-    def _answer(self, batch: Observation, deterministic: bool, rng: np.random.Generator | None) -> Array:
-        if deterministic:
-            return self.run(batch)
-        return self.run(batch, draw_noise(self.manifest.noise, batch_size(batch), rng or np.random.default_rng()))
+    def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
+        return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
 
 
 def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
@@ -157,7 +163,7 @@ def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array
     if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
         shown = ("batch", *expected) if batched else expected
         raise ValueError(f"{what} has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not is_finite(array):
         raise ValueError(f"{what} holds a value that is not finite (NaN or infinity)")
     return np.ascontiguousarray(array if batched else array[np.newaxis])
 
@@ -182,12 +188,23 @@ def _shape(shape: Sequence[object]) -> str:
 
 
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-    inputs = {i.name for i in session.get_inputs()} | {i.name for i in session.get_overridable_initializers()}
-    outputs = {o.name for o in session.get_outputs()}
-    noise = [] if manifest.graph.noise == "none" else [manifest.noise.name]
-    for name, names, kind in (
-        *((name, inputs, "input") for name in (*(spec.name for spec in manifest.observation), *noise)),
-        *((spec.name, outputs, "output") for spec in (manifest.action, *manifest.graph.outputs)),
-    ):
-        if name not in names:
-            raise BundleError(f"{MODEL_FILE} has no {kind} {name!r}, as the manifest says; export it again")
+    inputs, noise = [*session.get_inputs(), *session.get_overridable_initializers()], manifest.noise
+    _check_tensors("input", inputs, [*manifest.observation, *([] if manifest.graph.noise == "none" else [noise])])
+    _check_tensors("output", session.get_outputs(), [manifest.action, *manifest.graph.outputs])
+
+
+def _check_tensors(kind: str, tensors: Sequence[Any], specs: Sequence[ArraySpec | NoiseSpec]) -> None:
+    named = {tensor.name: tensor for tensor in tensors}
+    for spec in specs:
+        if spec.name not in named:
+            raise BundleError(f"{MODEL_FILE} has no {kind} {spec.name!r}, as the manifest says; export it again")
+        tensor = named[spec.name]
+        sizes = tensor.shape[1:]  # names or None where they are not fixed
+        fits = len(sizes) == len(spec.shape) and all(
+            size == expected or not isinstance(size, int) for size, expected in zip(sizes, spec.shape, strict=True)
+        )
+        if tensor.type != f"tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" or not fits:
+            raise BundleError(
+                f"{MODEL_FILE} has {kind} {spec.name!r} as {tensor.type}{_shape(tensor.shape)}, not "
+                f"{spec.dtype}{_shape(('batch', *spec.shape))} as the manifest says; export it again"
+            )

@@ -115,13 +115,13 @@ def test_bad_exports_are_one_line_and_write_nothing(run, here, trained):
     assert [path.name for path in here.rglob("*")] == ["mine"]
 
 
-@pytest.mark.parametrize("command", ["verify", "predict", "serve", "evaluate"])
+@pytest.mark.parametrize("command", ["verify", "predict", "serve", "evaluate", "bench-latency"])
 def test_a_changed_byte_is_one_line(command, run, damaged):
     more = {"predict": ["--observation", "[0, 0]"], "serve": ["--port", "0"]}.get(command, [])
     complains(run(command, damaged, *more), r"policy\.onnx is not what was exported \(its sha256 differs\)")
 
 
-@pytest.mark.parametrize("command", ["verify", "predict", "serve", "evaluate"])
+@pytest.mark.parametrize("command", ["verify", "predict", "serve", "evaluate", "bench-latency"])
 def test_a_bundle_that_is_not_there_is_one_line(command, run):
     more = {"predict": ["--observation", "[0, 0]"]}.get(command, [])
     complains(run(command, "nowhere", *more), "nowhere")

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import sys
 import traceback
@@ -231,6 +232,31 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True)
+class BenchLatency:
+    """Measure how long a bundle's policy takes for one action in process, beside bare ONNX Runtime.
+
+    LiteRT and the TensorFlow SavedModel are measured too, if the bundle holds them and they are installed.
+    """
+
+    bundle: Positional[Path]
+    """the bundle folder"""
+    seconds: float = 5.0
+    """time for each, divided into turns"""
+    json: Flag = False
+    """print JSON"""
+
+    def __call__(self) -> None:
+        """Measure and print."""
+        from serving.latency import measure_in_turns
+        from trpo_tf.latency import callers, figures, table
+
+        if not 0 < self.seconds < math.inf:
+            raise UserError("seconds must be above 0 and finite")
+        latencies = figures(measure_in_turns(callers(self.bundle), self.seconds))
+        _say(json.dumps({"bundle": str(self.bundle), "microseconds": latencies}) if self.json else table(latencies))
+
+
+@dataclasses.dataclass(frozen=True)
 class Serve:
     """Serve a bundle over HTTP, by the Open Inference Protocol."""
 
@@ -365,6 +391,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": Export,
     "verify": Verify,
     "predict": Predict,
+    "bench-latency": BenchLatency,
     "serve": Serve,
     "demo": Demo,
     "lab": Lab,

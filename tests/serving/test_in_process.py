@@ -151,6 +151,26 @@ def test_a_manifest_that_the_graph_contradicts_is_refused(damaged, key):
         serving.load(damaged)
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("observation", {"dtype": "float64"}, r"'obs' as tensor\(float\)\[batch, 4\], not float64\[batch, 4\]"),
+        ("observation", {"shape": [3], "low": None, "high": None}, r"'obs' as .*, not float32\[batch, 3\]"),
+        ("noise", {"shape": [2, 1]}, r"'noise' as .*, not float32\[batch, 2, 1\]"),
+        ("action", {"dtype": "int32"}, r"output 'action' as tensor\(int64\)\[batch\], not int32\[batch\]"),
+        ("action", {"shape": [2]}, r"output 'action' as .*, not int64\[batch, 2\]"),
+    ],
+)
+def test_a_manifest_of_other_types_or_shapes_than_the_graph_is_refused(damaged, key, change, message):
+    def alter(document):
+        spec = document[key]
+        (spec[0] if key == "observation" else spec).update(change)
+
+    rewrite(damaged, alter)
+    with pytest.raises(BundleError, match=message):
+        serving.load(damaged)
+
+
 def test_a_model_that_is_none_is_refused(damaged):
     content = b"not a model"
     (damaged / "policy.onnx").write_bytes(content)

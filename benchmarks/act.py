@@ -1,0 +1,95 @@
+"""How long does a policy take to act in process, beside the runtimes that could stand in its place? Does memory grow?
+
+`python benchmarks/act.py` prints a table and writes docs/act.json, for a policy of two layers of 64 and the bundles of
+the serving tests; `--calls 10_000_000` measures memory instead, on the policy of two layers, and prints what it was.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from processes import ask, resident_megabytes
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "act.json"
+ENV_ID = "HalfCheetah-v5"
+"""17 numbers in, 6 out."""
+SECONDS = 10.0
+PARTS = 10
+
+
+def write_cheetah(folder: Path) -> None:
+    """Write the bundle of an untrained policy of 17-64-64-6, with a LiteRT file."""
+    from trpo_tf.quiet import import_tensorflow
+
+    import_tensorflow()
+    from export import write_bundle
+    from trpo_tf.components import build_components
+    from trpo_tf.config import Config, PolicyConfig
+
+    components = build_components(Config(ENV_ID, policy=PolicyConfig(hidden_sizes=(64, 64))))
+    policy = components.trained(components.initial_state(1))
+    write_bundle(policy.function, policy.spec, folder, targets=["savedmodel", "litert"], name=ENV_ID)
+
+
+def measure(bundle: Path) -> dict[str, Any]:
+    """As `trpo-tf bench-latency`."""
+    command = [sys.executable, "-m", "trpo_tf.cli", "bench-latency", str(bundle), "--seconds", str(SECONDS), "--json"]
+    return dict(ask(command)["microseconds"])
+
+
+def measure_memory(bundle: Path, calls: int) -> list[float]:
+    """Resident megabytes before `calls` calls on observations that differ, and after each tenth of them."""
+    import numpy as np
+
+    import serving
+
+    policy = serving.load(bundle)
+    (spec,) = policy.manifest.observation
+    observations = list(np.random.default_rng(0).standard_normal((1000, *spec.shape)).astype(spec.dtype))
+    resident = []
+    for part in range(PARTS + 1):
+        for _ in range(calls // PARTS // len(observations) if part else 10):
+            for observation in observations:
+                policy.act(observation)
+        resident.append(resident_megabytes())
+    return resident
+
+
+def table(results: dict[str, Any]) -> str:
+    """For people, as Markdown."""
+    lines = ["| policy | one action by | p50 us | p99 us | p50, p99 / bare |", "|---|---|---|---|---|"]
+    for policy, runtimes in results.items():
+        for runtime, row in runtimes.items():
+            ratios = f"{row['p50_ratio']:.2f}, {row['p99_ratio']:.2f}"
+            lines.append(f"| {policy} | {runtime} | {row['p50']:.1f} | {row['p99']:.1f} | {ratios} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure latency, or memory."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, help="measure memory over so many calls")
+    parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(json.dumps(measure_memory(arguments.memory_of, arguments.calls)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        cheetah = Path(scratch) / ENV_ID
+        write_cheetah(cheetah)
+        if arguments.calls:
+            command = [sys.executable, __file__, "--calls", str(arguments.calls), "--memory-of", str(cheetah)]
+            print("resident MB:", *ask(command))
+            return
+        bundles = {"17-64-64-6": cheetah} | {path.name: path for path in (ROOT / "tests/serving/bundles").iterdir()}
+        results = {name: measure(bundle) for name, bundle in bundles.items()}
+    RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

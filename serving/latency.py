@@ -1,0 +1,70 @@
+"""How long calls take, one by one: percentiles, of one kind of call or of several in turns."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Call = Callable[[], object]
+Durations = NDArray[np.int64]
+"""Of calls, in nanoseconds. Reading the clock is part of each: about 0.1 us."""
+
+_WARM_UP = 100
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles and maximum over `calls` calls, in microseconds."""
+
+    calls: int
+    p50: float
+    p99: float
+    p99_9: float
+    max: float
+
+    @classmethod
+    def of(cls, durations: Durations) -> "Latency":
+        """The latency of calls that took this long, at least one."""
+        return cls(len(durations), *(float(p) for p in np.percentile(durations / 1e3, (50, 99, 99.9, 100))))
+
+
+def measure(call: Call, seconds: float = 0.5) -> Latency:
+    """The latency of `call`, called over and over for `seconds`, after a warm-up."""
+    return Latency.of(np.concatenate(measure_in_turns({"call": call}, seconds, turns=1)["call"]))
+
+
+def measure_in_turns(calls: Mapping[str, Call], seconds: float, *, turns: int = 20) -> dict[str, list[Durations]]:
+    """Time each call for `seconds` in all, each in turn, so that a machine that slows down does so for all.
+
+    Returns durations by name, an array for each turn.
+    """
+    for call in calls.values():
+        for _ in range(_WARM_UP):
+            call()
+    measured: dict[str, list[Durations]] = {name: [] for name in calls}
+    for _ in range(turns):
+        for name, call in calls.items():
+            measured[name].append(_durations(call, seconds / turns))
+    return measured
+
+
+def ratio(durations: Sequence[Durations], base: Sequence[Durations], percentile: float) -> float:
+    """How many times as long as `base`, by this percentile: the median over turns."""
+    pairs = zip(durations, base, strict=True)
+    return float(
+        np.median([np.percentile(turn, percentile) / np.percentile(other, percentile) for turn, other in pairs])
+    )
+
+
+def _durations(call: Call, seconds: float) -> Durations:
+    clock, taken = time.perf_counter_ns, []
+    end = clock() + round(seconds * 1e9)
+    now = 0
+    while now < end:
+        started = clock()
+        call()
+        now = clock()
+        taken.append(now - started)
+    return np.array(taken, np.int64)

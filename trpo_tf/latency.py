@@ -1,0 +1,86 @@
+"""How long one action of a bundle takes in this process, beside the runtimes that could stand in its place."""
+
+import functools
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from serving import Manifest, load
+from serving.bound import BoundRow
+from serving.latency import Call, Durations, Latency, ratio
+from serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from serving.observations import Observation, structured, take
+from serving.runtime import open_session
+from serving.verify import read_golden
+from trpo_tf.quiet import import_tensorflow
+
+ACT, BARE = "policy.act", "ONNX Runtime"
+_OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("savedmodel", "tensorflow")}
+"""Name -> target of the export, and the package that runs it."""
+
+
+def callers(bundle: Path) -> dict[str, Call]:
+    """Runtime -> a call that acts deterministically on the bundle's first golden observation, which is given anew.
+
+    `ONNX Runtime` is the bare graph: buffers bound beforehand, nothing copied and nothing checked. LiteRT and the
+    TensorFlow SavedModel are there if the bundle holds them and they are installed. Raises `BundleError`.
+    """
+    manifest, policy = read_manifest(bundle), load(bundle)
+    golden = read_golden(read_checked(bundle, manifest, GOLDEN_FILE), manifest)
+    rows: Observation = structured({spec.name: golden[spec.name][:1] for spec in manifest.observation})
+    one = take(rows, 0)
+    calls: dict[str, Call] = {ACT: functools.partial(policy.act, one), BARE: _bare(bundle, manifest, one)}
+    if importlib.util.find_spec("tensorflow") is not None:
+        calls |= _others(bundle, manifest, rows)
+    return calls
+
+
+def figures(measured: Mapping[str, Sequence[Durations]]) -> dict[str, dict[str, float]]:
+    """Runtime -> calls, percentiles in microseconds, and how many times as long as the bare runtime's."""
+    return {
+        name: {
+            **asdict(Latency.of(np.concatenate(turns))),
+            "p50_ratio": ratio(turns, measured[BARE], 50),
+            "p99_ratio": ratio(turns, measured[BARE], 99),
+        }
+        for name, turns in measured.items()
+    }
+
+
+def table(latencies: Mapping[str, Mapping[str, float]]) -> str:
+    """For people, a line for each runtime."""
+    width = max(map(len, latencies))
+    head = f"{'us for one action':<{width}} {'calls':>10} {'p50':>8} {'p99':>8} {'p99.9':>8} {'max':>9}"
+    lines = [f"{head}   p50, p99 / {BARE}'s"]
+    for name, row in latencies.items():
+        lines.append(
+            f"{name:<{width}} {row['calls']:>10,} {row['p50']:>8.1f} {row['p99']:>8.1f} {row['p99_9']:>8.1f} "
+            f"{row['max']:>9.1f}   {row['p50_ratio']:.2f}, {row['p99_ratio']:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:
+    session = open_session(read_checked(bundle, manifest, MODEL_FILE))
+    row = BoundRow(session, manifest)
+    row.take(observation)
+    return lambda: session.run_with_iobinding(row.binding)
+
+
+def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict[str, Call]:
+    import_tensorflow()
+    from export.targets import TARGETS
+
+    still = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)
+    calls: dict[str, Call] = {}
+    for name, (target, package) in _OTHERS.items():
+        files = TARGETS[target].files(manifest)
+        if files and importlib.util.find_spec(package) is not None:
+            for file in files:
+                read_checked(bundle, manifest, file)
+            actor = TARGETS[target].open(bundle, manifest)
+            calls[name] = functools.partial(actor, observations, still)
+    return calls
