@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WALK
 
 from serving import BundleError
 from serving.bound import BoundRow
@@ -20,6 +19,7 @@ from serving.verify import agree, read_golden
 from trpo_tf import cli, latency
 from trpo_tf.latency import ACT, BARE, callers, figures
 
+WALK = "environments:Walk-v0"
 ROOT = Path(__file__).parents[1]
 BUNDLES = ROOT / "tests/serving/bundles"
 

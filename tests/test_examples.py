@@ -7,11 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import WALK
-
 import serving
 from trpo_tf.evaluation import evaluate
 
+WALK = "environments:Walk-v0"
 ROOT = Path(__file__).parents[1]
 CONTINUOUS = ROOT / "tests/serving/bundles/continuous"
 
