@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import serving
+import serving.verify
 
 BUNDLES = Path(__file__).parent / "bundles"
 START_SECONDS = 30
