@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
@@ -34,7 +35,7 @@ class FuzzError(Exception):
 
 def json_body(rng: random.Random) -> bytes:
     """A request of which one to three parts, anywhere in it, are something else."""
-    document = {"id": "a", "inputs": [{**TENSOR}], "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
+    document = {"id": "a", "inputs": [deepcopy(TENSOR)], "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
     for _ in range(rng.randint(1, 3)):
         place = document
         while (keys := list(place) if isinstance(place, dict) else list(range(len(place)))) and rng.random() < 0.7:
@@ -48,7 +49,7 @@ def json_body(rng: random.Random) -> bytes:
         if rng.random() < 0.2:
             del place[key]
         else:
-            place[key] = rng.choice(VALUES)
+            place[key] = deepcopy(rng.choice(VALUES))
     return json.dumps(document).encode()
 
 
