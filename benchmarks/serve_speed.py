@@ -85,7 +85,7 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
 def served(contender: Contender) -> Iterator[tuple[int, float]]:
     """The process id of a running server, and the seconds until its first answer."""
     environment = {**os.environ, "BUNDLE": str(BUNDLE), "PYTHONPATH": f"{HERE.parent}:{PEERS}"}
-    environment |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ORT_DISABLE_TELEMETRY")}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ORT_DISABLE_TELEMETRY"), "1")
     started = time.monotonic()
     command = ["taskset", "--cpu-list", "0", *contender.command]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -182,20 +182,24 @@ def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, An
 
 
 def table(results: dict[str, Any]) -> str:
-    """For people, as Markdown; `of ours` says how many times as many requests we answer."""
+    """For people, as Markdown."""
     lines = [
-        "| | req/s at 1, 8, 64 | ours is x of it | CPU us a request at 8 | p99 us at 1 (raw: 8) | MB | first answer s |",
+        "| | req/s at 1, 8, 64 | ours is x of it | CPU us each at 8 | p99 us at 1 (raw: 8) | MB | first answer s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
         ours = results["ours, raw" if name.endswith("raw") else "ours"]
         rates = {key: value for key, value in row.items() if key.startswith("requests_per_second")}
-        lines.append(
-            f"| {name} | {' '.join(f'{value:,.0f}' for value in rates.values())} "
-            f"| {' '.join(f'{ours[key] / value:.2f}' for key, value in rates.items())} "
-            f"| {row['cpu_us_per_request at 8']:.0f} "
-            f"| {row.get('p99_us at 1', row.get('p99_us at 8')):.0f} | {row['resident_megabytes']:.0f} | {row['first_answer_seconds']:.2f} |"
+        cells = (
+            name,
+            " ".join(f"{value:,.0f}" for value in rates.values()),
+            " ".join(f"{ours[key] / value:.2f}" for key, value in rates.items()),
+            f"{row['cpu_us_per_request at 8']:.0f}",
+            f"{row.get('p99_us at 1', row['p99_us at 8']):.0f}",
+            f"{row['resident_megabytes']:.0f}",
+            f"{row['first_answer_seconds']:.2f}",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -26,6 +26,8 @@ DATATYPES = {
     **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
 }
 
+_DATATYPE_OF = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
+
 # The Python types that JSON data may hold, by kind of NumPy type: 1 is a float, true is no number.
 _ELEMENTS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 
@@ -125,7 +127,7 @@ def encode_response(actions: Array, manifest: Manifest, version: str, request_id
     document["outputs"] = [
         {
             "name": manifest.action.name,
-            "datatype": DATATYPES[actions.dtype.name],
+            "datatype": _DATATYPE_OF[actions.dtype],
             "shape": actions.shape,
             "data": actions.ravel(),
         }

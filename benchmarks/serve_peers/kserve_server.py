@@ -17,7 +17,7 @@ class Policy(Model):
         self.ready = True
         return True
 
-    async def predict(self, payload: InferRequest, headers: dict | None = None, **_: object) -> InferResponse:
+    async def predict(self, payload: InferRequest, *_: object, **__: object) -> InferResponse:
         """Actions."""
         (tensor,) = payload.inputs
         (actions,) = self.session.run(["action"], {tensor.name: tensor.as_numpy()})
