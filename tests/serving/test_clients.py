@@ -85,7 +85,7 @@ def test_requests_keeps_its_session(server):
             assert answer.json() == {"predictions": [0]}
 
 
-def test_schemathesis_finds_no_fault_with_the_document(server):
+def test_schemathesis_finds_no_fault_with_the_document(server, tmp_path):
     """Requests made from the schema, and against it. Data that fits its schema may still not fit its shape."""
     pytest.importorskip("schemathesis")
     command = [
@@ -93,7 +93,7 @@ def test_schemathesis_finds_no_fault_with_the_document(server):
         *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
         *("--max-examples", "15", "--seed", "1", "--generation-database", "none", "--no-color"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
