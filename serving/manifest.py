@@ -143,9 +143,7 @@ class Manifest:
         _check(len(observation) > 0, "observation", "a list of objects, one for each array")
         noise, graph = _noise_spec(document), _graph_spec(document)
         names = [spec.name for spec in (*observation, action, noise, *graph.outputs)]
-        _check(
-            len(set(names)) == len(names), "the names", "one for each array of observation, action, noise and outputs"
-        )
+        _check(len(set(names)) == len(names), "the names", "one for each array of observation, action, noise and outputs")
         return cls(
             name=name,
             observation=observation,
