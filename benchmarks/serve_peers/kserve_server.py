@@ -22,7 +22,7 @@ class Policy(Model):
         (tensor,) = payload.inputs
         (actions,) = self.session.run(["action"], {tensor.name: tensor.as_numpy()})
         output = InferOutput("action", list(actions.shape), "INT64", actions.ravel().tolist())
-        return InferResponse(payload.id, self.name, [output])
+        return InferResponse(payload.id or "none", self.name, [output])
 
 
 if __name__ == "__main__":
