@@ -1,4 +1,5 @@
 # Serves the policy bundle that is mounted at /models, on port $PORT. Nothing of TensorFlow is inside.
+# Whoever reaches the port is answered, as long as no --keys or --tls-client-ca is given: publish it with care.
 #
 #     docker build -t trpo-tf-serving .
 #     docker run --rm --read-only -p 8080:8080 -v ./bundle:/models:ro trpo-tf-serving
@@ -30,4 +31,4 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["python", "/app/serving/healthcheck.py"]
-ENTRYPOINT ["python", "-m", "serving", "/models", "--host", "0.0.0.0"]
+ENTRYPOINT ["python", "-m", "serving", "/models", "--host", "0.0.0.0", "--insecure"]

@@ -2,6 +2,8 @@
 # make test    every test
 # make lint typecheck imports    what CI checks beside the tests
 # make image-test                build the serving container and run it locked down
+# make fuzz                      100,000 malformed requests to a server
+# make bench-serve               speed of the server beside its floor, FastAPI and MLServer; needs wrk and two idle cores
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-memory              memory of training beside sb3-contrib, and its growth
 # make bench-export             bytes and latency of every target
@@ -15,8 +17,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve all dev
 
-.PHONY: demo test lint typecheck imports image-test bench-train bench-memory bench-growth bench-export bench-act \
-	requirements clean
+.PHONY: demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
+	bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -36,6 +38,13 @@ imports: $(VENV)/.installed-dev
 
 image-test: $(VENV)/.installed-dev
 	$(BIN)/python tests/container/check_image.py
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/fuzz_serve.py
+
+bench-serve: $(VENV)/.installed-dev .venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed
+	$(BIN)/python benchmarks/serve_speed.py --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
+	  --kserve .venv-kserve/bin/python
 
 bench-train: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python
@@ -59,11 +68,19 @@ requirements:
 	done
 
 clean:
-	rm -rf $(VENV) .venv-peer build dist *.egg-info
+	rm -rf $(VENV) .venv-peer .venv-fastapi .venv-mlserver .venv-kserve build dist *.egg-info
 
 .venv-peer/.installed:
 	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
 	@.venv-peer/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 sb3-contrib==2.9.* 'gymnasium[mujoco]'
+	@touch $@
+
+.venv-fastapi/.installed: PEER = fastapi uvicorn uvloop httptools onnxruntime
+.venv-mlserver/.installed: PEER = mlserver==1.7.* onnxruntime
+.venv-kserve/.installed: PEER = kserve onnxruntime
+.venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed:
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --quiet install $(PEER)
 	@touch $@
 
 $(VENV)/.installed-%: requirements/%.txt pyproject.toml

@@ -1,10 +1,11 @@
 """Open Inference Protocol v2: a JSON request to arrays, and arrays to a JSON response.
 
-Pure functions, which know nothing of HTTP. The protocol: https://github.com/kserve/open-inference-protocol.
+Pure functions, which know nothing of HTTP; `serving.binary` has the protocol's binary tensors. The protocol: https://github.com/kserve/open-inference-protocol.
 """
 
 import math
 import reprlib
+import sys
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -25,8 +26,28 @@ DATATYPES = {
     **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
 }
 
+_DATATYPE_OF = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
+
 # The Python types that JSON data may hold, by kind of NumPy type: 1 is a float, true is no number.
 _ELEMENTS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+
+
+def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The least and the greatest number that the type has; of a float those that are nearest to it when rounded."""
+    if dtype.kind == "b":
+        return False, True
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    info = np.finfo(dtype)
+    greatest = float(info.max)
+    if dtype.itemsize < 8:
+        half_a_step = 2.0 ** (info.maxexp - info.nmant - 2)
+        greatest = math.nextafter(greatest + half_a_step, 0.0)
+    return -greatest, greatest
+
+
+# What JSON data may hold, by name of NumPy type: Python types, least and greatest number.
+_ALLOWED = {name: (_ELEMENTS[np.dtype(name).kind], *_range(np.dtype(name))) for name in DATATYPES}
 
 
 class RequestError(ValueError):
@@ -34,32 +55,68 @@ class RequestError(ValueError):
 
 
 class InferRequest(NamedTuple):
-    """What to run: observations [batch, ...], noise [batch, ...] or None for the deterministic action."""
+    """What to run: observations [batch, ...], noise [batch, ...] or None for the deterministic action.
+
+    `binary` asks for the action as a binary tensor.
+    """
 
     observations: Observation
-    noise: Array | None
-    request_id: str | None
+    noise: Array | None = None
+    request_id: str | None = None
+    binary: bool = False
 
 
-def decode_request(body: bytes | bytearray, manifest: Manifest) -> InferRequest:
-    """Parse and check the body of an inference request. Raises `RequestError`."""
+def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
+    """Parse and check the JSON body of an inference request. Raises `RequestError`."""
+    return read_request(parse_object(body), manifest, max_batch=max_batch)
+
+
+def parse_object(body: bytes | bytearray | memoryview) -> Document:
+    """A JSON object. Raises `RequestError`."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise RequestError("the body must be a JSON object")
+    return document
+
+
+def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
+    """Check a parsed request, whose binary tensors have their bytes as `data`. Raises `RequestError`."""
     request_id = document.get("id")
     if not isinstance(request_id, str | None):
         raise RequestError("id must be a string")
-    # A policy has one output, so choosing it changes nothing; no choice means all of them.
-    _named(document, "outputs", (manifest.action.name,))
-    inputs = _named(document, "inputs", tuple(spec.name for spec in _inputs(manifest)))
-    observations = _observations(inputs, manifest)
+    parameters = document.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise RequestError("parameters must be an object")
+    inputs = _named(document, "inputs", [spec.name for spec in _inputs(manifest)])
+    for spec in manifest.observation:
+        if spec.name not in inputs:
+            raise RequestError(f"input {spec.name!r} is missing")
+    observations = join_parts(
+        {spec.name: decode_tensor(inputs[spec.name], spec, max_batch=max_batch) for spec in manifest.observation}
+    )
+    batch = check_batch(observations, manifest)
+    noise = None
+    if parameters or manifest.noise.name in inputs:
+        noise = _noise(parameters, inputs.get(manifest.noise.name), batch, manifest)
+    return InferRequest(observations, noise, request_id, _wants_binary(document, parameters, manifest))
+
+
+def join_parts(parts: dict[str, Array]) -> Observation:
+    """The observation that the inputs make. Raises `RequestError` if they differ in batch size."""
+    if len(parts) > 1 and len({len(part) for part in parts.values()}) > 1:
+        raise RequestError(f"inputs {' and '.join(map(repr, parts))} must have one batch size")
+    return structured(parts)  # type: ignore[no-any-return]
+
+
+def check_batch(observations: Observation, manifest: Manifest) -> int:
+    """The batch size. Raises `RequestError` for one that the graph doesn't take."""
     batch = batch_size(observations)
     if manifest.graph.batch not in (None, batch):
         raise RequestError(f"the policy takes batches of {manifest.graph.batch}, not {batch}")
-    return InferRequest(observations, _noise(document, inputs, batch, manifest), request_id)
+    return batch
 
 
 def encode_response(actions: Array, manifest: Manifest, version: str, request_id: str | None) -> bytes:
@@ -70,7 +127,7 @@ def encode_response(actions: Array, manifest: Manifest, version: str, request_id
     document["outputs"] = [
         {
             "name": manifest.action.name,
-            "datatype": DATATYPES[actions.dtype.name],
+            "datatype": _DATATYPE_OF[actions.dtype],
             "shape": actions.shape,
             "data": actions.ravel(),
         }
@@ -103,7 +160,7 @@ def _inputs(manifest: Manifest) -> list[Spec]:
     return [*manifest.observation, *([] if manifest.graph.noise == "none" else [manifest.noise])]
 
 
-def decode_tensor(tensor: Document, spec: Spec) -> Array:
+def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize) -> Array:
     """One input tensor as an array [batch, ...] of the declared type. Raises `RequestError`.
 
     No array is made before the declared shape is known to agree with the length of the data.
@@ -111,37 +168,57 @@ def decode_tensor(tensor: Document, spec: Spec) -> Array:
     where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
     if tensor.get("datatype") != expected:
         raise RequestError(f"{where} must have datatype {expected}, not {_shown(tensor.get('datatype'))}")
-    flat, shape = _flat_data(tensor, spec, where)
-    if not set(map(type, flat)) <= _ELEMENTS[np.dtype(spec.dtype).kind]:
+    shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
+    if isinstance(data, memoryview):
+        return array_from_bytes(data, shape, spec)
+    flat = _flat_data(data, shape, where)
+    types, least, greatest = _ALLOWED[spec.dtype]
+    if not types.issuperset(map(type, flat)):
         raise RequestError(f"{where} must hold nothing but {expected} data")
-    try:
-        with np.errstate(over="ignore"):  # an infinity is refused next
-            array = np.array(flat, spec.dtype).reshape(shape)
-    except OverflowError:
-        raise RequestError(f"{where} holds a number out of range for {expected}") from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if not least <= min(flat) <= max(flat) <= greatest:
         raise RequestError(f"{where} holds a number out of range for {expected}")
+    return np.array(flat, spec.dtype).reshape(shape)
+
+
+def array_from_bytes(data: memoryview, shape: list[int], spec: Spec) -> Array:
+    """An array of `shape` from little-endian, row-major bytes. Raises `RequestError`."""
+    where, dtype = f"input {spec.name!r}", np.dtype(spec.dtype)
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise RequestError(f"{where} must have {math.prod(shape) * dtype.itemsize} bytes of data, not {len(data)}")
+    if dtype.kind == "b" and max(data) > 1:
+        raise RequestError(f"{where} must hold nothing but bytes 0 and 1")
+    # A copy: where the tensor begins in the body, its numbers need not be aligned.
+    array: Array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise RequestError(f"{where} holds a value that is not finite (NaN or infinity)")
     return array
 
 
-def _flat_data(tensor: Document, spec: Spec, where: str) -> tuple[list[Any], list[int]]:
-    """Elements in row-major order, of data that is flat or nested just as `shape` says, and that shape."""
-    shape, data = tensor.get("shape"), tensor.get("data")
-    if (
-        not isinstance(shape, list)
-        or not all(type(size) is int and size > 0 for size in shape)
-        or len(shape) != 1 + len(spec.shape)
-        or shape[1:] != list(spec.shape)
+def _shape(tensor: Document, spec: Spec, max_batch: int, where: str) -> list[int]:
+    shape = tensor.get("shape")
+    if not (
+        isinstance(shape, list)
+        and {int}.issuperset(map(type, shape))
+        and shape[1:] == [*spec.shape]
+        and len(shape) > 0
+        and shape[0] > 0
     ):
         shown = ", ".join(map(str, ("batch", *spec.shape)))
         raise RequestError(f"{where} must have shape [{shown}], not {_shown(shape)}")
+    if shape[0] > max_batch:
+        raise RequestError(f"{where} has a batch of {shape[0]}; send {max_batch} at most at a time")
+    return shape
+
+
+def _flat_data(data: object, shape: list[int], where: str) -> list[Any]:
+    """Elements in row-major order, of data that is flat or nested just as `shape` says."""
     if not isinstance(data, list):
         raise RequestError(f"{where} must have its data as a list")
     if data and isinstance(data[0], list):
         data = _flatten(data, shape, where)
     if len(data) != math.prod(shape):
         raise RequestError(f"{where} must have {math.prod(shape)} elements of data, not {len(data)}")
-    return data, shape
+    return data
 
 
 def _flatten(data: list[Any], shape: list[int], where: str) -> list[Any]:
@@ -154,22 +231,8 @@ def _flatten(data: list[Any], shape: list[int], where: str) -> list[Any]:
     return data
 
 
-def _observations(inputs: Document, manifest: Manifest) -> Observation:
-    parts = {}
-    for spec in manifest.observation:
-        if spec.name not in inputs:
-            raise RequestError(f"input {spec.name!r} is missing")
-        parts[spec.name] = decode_tensor(inputs[spec.name], spec)
-    if len({len(part) for part in parts.values()}) > 1:
-        raise RequestError(f"inputs {' and '.join(map(repr, parts))} must have one batch size")
-    return structured(parts)  # type: ignore[no-any-return]
-
-
-def _noise(document: Document, inputs: Document, batch: int, manifest: Manifest) -> Array | None:
+def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: Manifest) -> Array | None:
     """The noise [batch, ...] as given, or drawn for `parameters: {"deterministic": false, "seed": ...}`."""
-    parameters = document.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise RequestError("parameters must be an object")
     deterministic, seed = parameters.get("deterministic", True), parameters.get("seed")
     if not isinstance(deterministic, bool):
         raise RequestError("parameters.deterministic must be true or false")
@@ -178,19 +241,35 @@ def _noise(document: Document, inputs: Document, batch: int, manifest: Manifest)
     if not deterministic and manifest.graph.noise == "none":
         raise RequestError("the policy was exported without noise, so it can't sample; leave deterministic: false out")
     name = manifest.noise.name
-    if name not in inputs:
+    if tensor is None:
         return None if deterministic else draw_noise(manifest.noise, batch, np.random.default_rng(seed))
     if not deterministic:
         raise RequestError(f"give input {name!r} or deterministic: false, not both")
-    noise = decode_tensor(inputs[name], manifest.noise)
+    noise = decode_tensor(tensor, manifest.noise)
     if len(noise) != batch:
         raise RequestError(f"input {name!r} must have the batch size of the observations, {batch}")
     return noise
 
 
-def _named(document: Document, key: str, known: tuple[str, ...]) -> Document:
+def _wants_binary(document: Document, parameters: Document, manifest: Manifest) -> bool:
+    """Whether the action is to be a binary tensor: as the chosen output says, or else the whole request."""
+    wanted = parameters.get("binary_data_output", False)
+    # A policy answers its action, chosen or not; no choice means all outputs.
+    for output in _named(document, "outputs", [manifest.action.name]).values():
+        own = output.get("parameters", {})
+        if not isinstance(own, dict):
+            raise RequestError("the parameters of an output must be an object")
+        wanted = own.get("binary_data", wanted)
+    if not isinstance(wanted, bool):
+        raise RequestError("binary_data and binary_data_output must be true or false")
+    return wanted
+
+
+def _named(document: Document, key: str, known: list[str]) -> Document:
     """The objects of list `document[key]`, by name: each known, none twice. Raises `RequestError`."""
-    entries = document.get(key, [])
+    entries = document.get(key)
+    if entries is None and key not in document:
+        return {}
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise RequestError(f"{key} must be a list of objects")
     named = {}

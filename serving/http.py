@@ -1,239 +1,322 @@
-"""Serve a policy over HTTP: the Open Inference Protocol v2, JSON, as a bare ASGI application on uvicorn.
+"""HTTP/1.1 on one connection: a uvloop protocol on httptools' parser, with every limit that a stranger must meet.
 
-docs/serving.md lists every route, option and error. The policy runs inline in the event loop: its few
-microseconds are cheaper than a hop to a thread.
+The policy runs inline in the event loop: its few microseconds are cheaper than a hop to a thread. What a request
+may cost is bounded before it is parsed: its head, its body, all bodies together, its time, and the answers that its
+sender leaves unread. docs/serving.md lists the limits.
 """
 
+import asyncio
 import logging
-import signal
-import socket
-import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
 
-import orjson
-import uvicorn
+import httptools
 
-from serving import __version__
-from serving.codec import RequestError, decode_request, encode_response, model_metadata
-from serving.manifest import Manifest, find_bundle
-from serving.policy import Policy, load
+from serving.keys import is_known
+from serving.options import ServeOptions
+from serving.routes import RETRY_SECONDS, HttpError, Response, Route, Routes, find_route, too_large
 
-MAX_BODY = 4 * 2**20
-"""Largest request body in bytes; a longer one is refused before it is parsed."""
+MAX_HEAD = 16 * 1024
+"""Most bytes of a request's target and headers."""
 
-DRAIN_SECONDS = 10
-"""How long requests in flight may take to finish after SIGTERM."""
+MAX_UNREAD = 2**20
+"""Bytes of answers that a client may leave unread and still be answered."""
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+LINGER_SECONDS = 2.0
+"""How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
+
+SWEEP_SECONDS = 0.5
+"""How often overdue connections are looked for."""
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 logger = logging.getLogger(__name__)
 
 
-class ServeError(OSError):
-    """The server can't listen where it was told to; the message says what to do."""
+class Site:
+    """What all connections share: routes, options, and how much is under way."""
 
+    def __init__(self, routes: Routes, options: ServeOptions, keys: tuple[bytes, ...] = ()) -> None:
+        self.routes, self.options, self.keys = routes, options, keys
+        self.connections: set[Connection] = set()
+        self.buffered = 0
+        self.stopping = False
+        self.date = _date()
 
-class HttpError(Exception):
-    """A request that is answered with `status` and {"error": message}."""
+    def sweep(self, now: float) -> None:
+        """End the connections that are overdue."""
+        self.date = _date()
+        for connection in [connection for connection in self.connections if now > connection.deadline]:
+            connection.expire()
 
-    def __init__(self, status: int, message: str, headers: Headers = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.headers = headers
+    def stop(self) -> None:
+        """Close what is idle; what is under way is answered, and closed then."""
+        self.stopping = True
+        for connection in list(self.connections):
+            connection.stop()
 
-
-class Disconnected(Exception):
-    """The client is gone, so there is nobody to answer."""
-
-
-class Route(NamedTuple):
-    """What one path answers: the JSON for a request body, which GET has none of. POST, if not `get`."""
-
-    get: bool
-    answer: Callable[[bytearray], bytes]
-
-
-def serve(
-    bundle: str | Path, host: str = "127.0.0.1", port: int = 8080, *, public_key: str | Path | None = None
-) -> None:
-    """Serve the bundle, or the only one in a folder, until SIGTERM or SIGINT; call it in the main thread.
-
-    With a public key the bundle's signature must hold. Port 0 picks a free one. Once requests are answered, one line
-    on stderr says where.
-
-    Raises:
-        BundleError: the bundle is missing, damaged or not understood.
-        ServeError: the address is in use, or not this machine's.
-    """
-    policy = load(find_bundle(Path(bundle)), public_key)
-    with listen(host, port) as listener:
-        port = listener.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        config = uvicorn.Config(
-            application(policy),
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
-        )
-        server = _Server(config, f"serving {policy.manifest.name} on http://{shown}:{port}\n")
-        with _stopped_by_signals(server):
-            server.run([listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the address. Raises `ServeError`."""
-    if not 0 <= port <= 65535:
-        raise ServeError(f"there is no port {port}; choose one from 1 to 65535, or 0 for a free one")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = (error.strerror or str(error)).split(" (")[0].lower()
-        raise ServeError(
-            f"can't listen on {host} port {port}: {reason}; choose another --port (0: a free one)"
-        ) from None
-
-
-def application(policy: Policy) -> Application:
-    """The ASGI application that serves one policy."""
-    routes = make_routes(policy)
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        status, headers = 200, Headers()
+    def judge(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
+        """The route of a request, by its head alone. Raises `HttpError`."""
         try:
-            body = await _answer(routes, scope, receive)
-        except Disconnected:
+            route = find_route(self.routes, target, method)
+        except HttpError:
+            self._authorize(headers)
+            raise
+        if not route.is_open:
+            self._authorize(headers)
+        length = headers.get(b"content-length", b"0")
+        if len(length) > 18 or int(length) > self.options.max_body:
+            raise too_large(self.options.max_body)
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise HttpError(501, "the only transfer coding is chunked")
+        return route
+
+    def _authorize(self, headers: dict[bytes, bytes]) -> None:
+        if self.keys and not is_known(headers.get(b"authorization", b""), self.keys):
+            raise HttpError(401, "give a key: Authorization: Bearer KEY", b"www-authenticate: Bearer\r\n")
+
+
+class Connection(asyncio.Protocol):
+    """One client. Requests are answered in the order in which they come, each as soon as it is whole."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._now = asyncio.get_running_loop().time
+        self._headers: dict[bytes, bytes] = {}
+        self.on_header = self._headers.__setitem__  # the parser's callback; a method in Python would cost more
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._closing = self._paused = self._is_timed = False
+        self._counted = 0
+        self.deadline = self._now() + site.options.timeout
+        self._await_request()
+
+    def _await_request(self) -> None:
+        self._target = b""
+        self._head: dict[bytes, bytes] = {}
+        self._route: Route | None = None
+        self._refusal: Response | None = None
+        self._body: bytes | bytearray = b""
+        self._size = 0  # of the body, kept or not
+        self._unproductive = 0  # bytes received since the request began, or since the last of its body
+        self._is_under_way = False
+
+    # The transport's side
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection; one too many is told so."""
+        self._transport = transport
+        self._site.connections.add(self)
+        most = self._site.options.max_connections
+        if len(self._site.connections) > 2 * most:
+            self.abort()
+        elif len(self._site.connections) > most:
+            self._refuse(_busy("connections"))
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and answer each request that is whole now."""
+        if self._closing:
             return
+        self._unproductive += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end()  # its request is answered, and what follows would be in another protocol
+        except httptools.HttpParserError as error:
+            if not self._closing:
+                self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
+        if self._closing:
+            return
+        if self._is_under_way:
+            self._bound()
+        elif not self._paused:
+            self.deadline = self._now() + self._site.options.keep_alive
+
+    def eof_received(self) -> bool:
+        """A client that sends no more has its answers: close when they are written."""
+        self._closing = True
+        return False
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Forget it."""
+        self._closing = True
+        self._site.connections.discard(self)
+        self._release()
+
+    def pause_writing(self) -> None:
+        """The client doesn't read its answers: take no more requests until it does."""
+        self._paused = True
+        self._transport.pause_reading()
+        self.deadline = self._now() + self._site.options.timeout
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._paused = False
+        if not self._closing:
+            self._transport.resume_reading()
+            self.deadline = self._now() + self._site.options.timeout
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._is_under_way = True
+
+    def on_url(self, part: bytes) -> None:
+        """The request's target, or the next part of it."""
+        self._target += part
+
+    def on_headers_complete(self) -> None:
+        """Judge the head. A request that is refused by it has its body thrown away, not kept."""
+        if self._closing:
+            return
+        if self._unproductive > MAX_HEAD and _head_size(self._target, self._headers) > MAX_HEAD:
+            self._refuse(_HEAD_TOO_LARGE)
+            return
+        self._head = {name.lower(): value for name, value in self._headers.items()}
+        self._headers.clear()
+        try:
+            if b"host" not in self._head and self._parser.get_http_version() != "1.0":
+                raise HttpError(400, "the Host header is missing")
+            self._route = self._site.judge(self._target, self._parser.get_method(), self._head)
         except HttpError as error:
-            status, headers, body = error.status, error.headers, _error(str(error))
+            self._refusal = error.response
+            if b"expect" in self._head or error.response.status == 413:
+                self._refuse(error)
+        else:
+            if b"expect" in self._head and self._head[b"expect"].lower() == b"100-continue":
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        """Keep a part of the body."""
+        if self._closing:
+            return
+        self._unproductive = 0
+        self._size += len(part)
+        if self._size > self._site.options.max_body:
+            self._refuse(too_large(self._site.options.max_body))
+        elif self._route is not None:
+            if not self._body:
+                self._body = part
+            elif isinstance(self._body, bytearray):
+                self._body += part
+            else:
+                self._body = bytearray(self._body + part)
+
+    def on_message_complete(self) -> None:
+        """Answer."""
+        if self._closing:
+            return
+        if self._transport.get_write_buffer_size() > MAX_UNREAD:
+            self.abort()
+            return
+        keep = self._parser.should_keep_alive() and not self._site.stopping
+        self._write(self._respond(), keep=keep)
+        self._headers.clear()  # of trailers
+        self._release()
+        self._await_request()
+        self._is_timed = False
+        if not keep:
+            self._end()
+
+    def _respond(self) -> Response:
+        if self._route is None:
+            return self._refusal or _INTERNAL_ERROR
+        try:
+            return self._route.answer(self._head, self._body)
+        except HttpError as error:
+            return error.response
         except Exception:
-            logger.exception("%s %r failed", scope["method"], scope["path"])
-            status, body = 500, _error("internal error")
-        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-        await send({"type": "http.response.start", "status": status, "headers": head})
-        await send({"type": "http.response.body", "body": body})
+            logger.exception("%r failed", self._target)
+            return _INTERNAL_ERROR
 
-    return app
+    def _write(self, response: Response, *, keep: bool) -> None:
+        status, body, headers, content_type = response
+        if not keep:
+            headers += b"connection: close\r\n"
+        elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
+            headers += b"connection: keep-alive\r\n"
+        self._transport.write(
+            b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (
+                _STATUS_LINES[status],
+                self._site.date,
+                headers,
+                content_type,
+                len(body),
+                b"" if self._route and self._parser.get_method() == b"HEAD" else body,
+            )
+        )
 
+    # What is under way, and how it ends
 
-def make_routes(policy: Policy) -> dict[str, Route]:
-    """Every path of the server, with the model's name and version spelled out in it."""
-    manifest, version = policy.manifest, model_version(policy.manifest)
-    server = {"name": "trpo-tf", "version": __version__, "extensions": []}
-    routes = {
-        "/v2": _constant(server),
-        "/v2/health/live": _constant({"live": True}),
-        "/v2/health/ready": _constant({"ready": True}),
-    }
-    model = f"/v2/models/{manifest.name}"
-    for path in (model, f"{model}/versions/{version}"):
-        routes[path] = _constant(model_metadata(manifest, version))
-        routes[f"{path}/ready"] = _constant({"name": manifest.name, "ready": True})
-        routes[f"{path}/infer"] = Route(get=False, answer=lambda body: infer(policy, version, body))
-    return routes
+    def _bound(self) -> None:
+        """Hold a request that isn't whole yet to its limits."""
+        if not self._is_timed:
+            self._is_timed = True
+            self.deadline = self._now() + self._site.options.timeout
+        if self._unproductive > MAX_HEAD:
+            self._refuse(_HEAD_TOO_LARGE)
+            return
+        grown = len(self._body) - self._counted
+        self._counted += grown
+        self._site.buffered += grown
+        if self._site.buffered > self._site.options.max_buffered:
+            self._refuse(_busy("requests"))
 
+    def _release(self) -> None:
+        self._site.buffered -= self._counted
+        self._counted = 0
 
-def infer(policy: Policy, version: str, body: bytearray) -> bytes:
-    """The response to an inference request. Raises `HttpError`: 400 for a bad one, 500 for a bad action."""
-    try:
-        request = decode_request(body, policy.manifest)
-        actions = policy.run(request.observations, request.noise)
-    except RequestError as error:
-        raise HttpError(400, str(error)) from None
-    except FloatingPointError as error:
-        raise HttpError(500, str(error)) from None
-    return encode_response(actions, policy.manifest, version, request.request_id)
+    def expire(self) -> None:
+        """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
+        if self._closing or self._paused:
+            self.abort()
+        elif self._is_under_way:
+            self._refuse(HttpError(408, f"the request did not arrive within {self._site.options.timeout:g} s"))
+        else:
+            self._end()
 
+    def stop(self) -> None:
+        """Close, unless a request is under way."""
+        if not (self._closing or self._is_under_way):
+            self._end()
 
-def model_version(manifest: Manifest) -> str:
-    """The version that the model is served as: its provenance's `model_version`, or "1"."""
-    return str(manifest.provenance.get("model_version", 1))
+    def abort(self) -> None:
+        """End it at once."""
+        self._closing = True
+        self._transport.abort()
 
+    def _refuse(self, error: HttpError) -> None:
+        """Answer, and take nothing more."""
+        self._write(error.response, keep=False)
+        self._closing = True
+        self._body = b""
+        self._release()
+        if self._transport.can_write_eof():
+            self.deadline = self._now() + LINGER_SECONDS
+            self._transport.write_eof()
+        else:
+            self._end()
 
-def _constant(document: dict[str, Any]) -> Route:
-    body = orjson.dumps(document)
-    return Route(get=True, answer=lambda _: body)
-
-
-async def _answer(routes: dict[str, Route], scope: Scope, receive: Receive) -> bytes:
-    route = routes.get(scope["path"].removesuffix("/"))
-    if route is None:
-        raise HttpError(404, _not_found(scope["path"], routes))
-    allowed = ("GET", "HEAD") if route.get else ("POST",)
-    if scope["method"] not in allowed:
-        names = ", ".join(allowed)
-        raise HttpError(405, f"{scope['path']} takes {names}", ((b"allow", names.encode()),))
-    return route.answer(bytearray() if route.get else await _read_body(scope, receive))
-
-
-async def _read_body(scope: Scope, receive: Receive) -> bytearray:
-    """The whole body, read no further than `MAX_BODY`. Raises `HttpError`, `Disconnected`."""
-    headers = dict(scope["headers"])
-    if b"inference-header-content-length" in headers:
-        raise HttpError(415, "binary tensors are not supported; send the data as JSON")
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise HttpError(415, "compressed bodies are not supported; send the JSON as it is")
-    body = bytearray()
-    size, more = int(headers.get(b"content-length", 0)), True
-    while more and size <= MAX_BODY:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        body += message.get("body", b"")
-        size, more = max(size, len(body)), message.get("more_body", False)
-    if size > MAX_BODY:
-        raise HttpError(413, f"the body is larger than {MAX_BODY} bytes; send fewer observations at a time")
-    return body
-
-
-def _not_found(path: str, routes: dict[str, Route]) -> str:
-    parts = path.split("/")
-    if parts[:3] == ["", "v2", "models"] and len(parts) > 3 and "/".join(parts[:4]) not in routes:
-        return f"there is no model {parts[3]!r}"
-    return f"there is nothing at {path}"
+    def _end(self) -> None:
+        """Close once everything is written."""
+        self._closing = True
+        self.deadline = self._now() + self._site.options.timeout
+        self._transport.close()
 
 
-def _error(message: str) -> bytes:
-    return orjson.dumps({"error": message})
+_HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
+_INTERNAL_ERROR = HttpError(500, "internal error").response
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server, which says `announcement` on stderr once it answers."""
-
-    def __init__(self, config: uvicorn.Config, announcement: str) -> None:
-        super().__init__(config)
-        self._announcement = announcement
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        sys.stderr.write(self._announcement)
-        sys.stderr.flush()
+def _busy(what: str) -> HttpError:
+    return HttpError(503, f"too many {what} at a time; come again", b"retry-after: %d\r\n" % RETRY_SECONDS)
 
 
-@contextmanager
-def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the server and nothing else.
+def _head_size(target: bytes, headers: dict[bytes, bytes]) -> int:
+    return len(target) + sum(len(name) + len(value) for name, value in headers.items())
 
-    uvicorn raises them again when it has stopped, to the handlers that it found: these, instead of the
-    default ones, which would end the process with another exit status than 0.
-    """
-    previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+def _date() -> bytes:
+    return f"date: {formatdate(usegmt=True)}\r\n".encode()

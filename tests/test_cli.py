@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.options import ServeOptions
 from trpo_tf import cli
 from trpo_tf.config import Config, load_preset
 
@@ -186,7 +187,8 @@ def options_of(kind) -> set[str]:
 def test_help_mentions_every_option(command, run):
     status, out, err = run(command, "--help")
     assert (status, err) == (0, "")
-    expected = options_of(Config) | options_of(cli.Train) if command == "train" else options_of(cli.COMMANDS[command])
+    kinds = {"train": (Config, cli.Train), "serve": (ServeOptions,)}.get(command, (cli.COMMANDS[command],))
+    expected = set().union(*map(options_of, kinds))
     for option in expected - {"--config"}:
         assert re.search(rf"{option}\b", out), option
 

@@ -258,22 +258,16 @@ class BenchLatency:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Serve a bundle over HTTP, by the Open Inference Protocol."""
+    """Serve a bundle over HTTP, by the Open Inference Protocol; `trpo-tf serve --help` shows the server's options."""
 
-    bundle: Positional[Path]
-    """the bundle folder"""
-    host: str = "127.0.0.1"
-    """address to listen on"""
-    port: int = 8080
-    """port to listen on; 0 takes a free one"""
-    public_key: Annotated[Path | None, arg(metavar="FILE")] = None
-    """refuse a bundle whose signature does not hold for this key"""
+    arguments: Positional[tuple[str, ...]] = ()
+    """the bundle folder, and options"""
 
     def __call__(self) -> None:
         """Serve until asked to stop."""
-        from serving.http import serve
+        from serving.__main__ import main as serve
 
-        serve(self.bundle, self.host, self.port, public_key=self.public_key)
+        sys.exit(serve(self.arguments, "trpo-tf serve"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,6 +396,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; wrong use ends with one line and exit status 2, or with a traceback after `--debug`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["serve"]:
+        Serve(tuple(arguments[1:]))()  # the server reads its options itself
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     # Environments that a user's own module registers are found beside where the command is run.

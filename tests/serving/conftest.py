@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import serving
+import serving.verify
 
 BUNDLES = Path(__file__).parent / "bundles"
 START_SECONDS = 30
@@ -42,12 +42,14 @@ class Server:
 
 
 @contextmanager
-def serve(bundle: Path, folder: Path, *arguments: str):
-    command = [sys.executable, "-m", "serving", str(bundle), "--port", "0", *arguments]
+def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
+    """A server of the bundle, on a free port; run by `code` rather than `python -m serving`, if given."""
+    program = ["-m", "serving"] if code is None else ["-c", code]
+    command = [sys.executable, *program, str(bundle), "--port", "0", *arguments]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stderr.readline()
-            port = re.search(r":(\d+)$", line.strip())
+            port = re.search(r"://.*:(\d+)", line)
             assert port, f"it did not start: {line}{process.stderr.read()}"
             yield Server(process, int(port[1]), line)
         finally:
@@ -78,7 +80,7 @@ def damaged(discrete, tmp_path) -> Path:
 @pytest.fixture
 def start(tmp_path):
     """Starts a server of its own for one test: `with start(bundle) as server`."""
-    return lambda bundle, *arguments: serve(bundle, tmp_path, *arguments)
+    return lambda bundle, *arguments, code=None: serve(bundle, tmp_path, *arguments, code=code)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,182 @@
+"""Does the server survive malformed requests?
+
+`python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server, sends it damaged HTTP, JSON, binary
+tensors and framing, and a good request now and then. It fails if the server ends, answers with a 5xx, doesn't answer
+the good ones, or grows. Status 500 is allowed for one thing alone: an action that is not finite.
+"""
+
+import argparse
+import json
+import random
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
+INFER = b"/v2/models/discrete/infer"
+TENSOR = {"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, 0.2, 0.3, 0.4]}
+GROWTH_MEGABYTES = 8.0
+WARM_UP = 0.2
+VALUES = [
+    *(None, True, -1, 0, 1, 2**31, 2**63, 2**64, 1e300, 0.5, "", "obs", "action", "FP32", "\ud800", "x" * 1000, [], {}),
+    *([[]], [1, 4], [2**62, 4], [[0.1, 0.2, 0.3, 0.4]], [1e39] * 4, {"binary_data_size": 16}, {"deterministic": False}),
+]
+
+
+class FuzzError(Exception):
+    """The server did what it must not; the message says for which request."""
+
+
+def json_body(rng: random.Random) -> bytes:
+    """A request of which one to three parts, anywhere in it, are something else."""
+    document = {"id": "a", "inputs": [deepcopy(TENSOR)], "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
+    for _ in range(rng.randint(1, 3)):
+        place = document
+        while (keys := list(place) if isinstance(place, dict) else list(range(len(place)))) and rng.random() < 0.7:
+            inner = place[rng.choice(keys)]
+            if not isinstance(inner, dict | list) or not inner:
+                break
+            place = inner
+        if not keys:
+            continue
+        key = rng.choice(keys)
+        if rng.random() < 0.2:
+            del place[key]
+        else:
+            place[key] = deepcopy(rng.choice(VALUES))
+    return json.dumps(document).encode()
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, repeated or put in."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(content) + 1)
+        end = min(len(content), start + rng.choice((1, 2, 8, 64)))
+        match rng.randrange(4):
+            case 0:
+                content[start:end] = rng.randbytes(end - start)
+            case 1:
+                del content[start:end]
+            case 2:
+                content[start:start] = content[start:end] * rng.choice((1, 2, 100))
+            case _:
+                content[start:start] = rng.choice((b"\r\n", b"\0", b"[" * 200, b'"', b"\\", b"{", b"\xff", b"9" * 40))
+    return bytes(content)
+
+
+def post(body: bytes, headers: bytes = b"", path: bytes = INFER) -> bytes:
+    """A request of good form."""
+    return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b" % (path, len(body), headers, body)
+
+
+def binary_request(rng: random.Random) -> bytes:
+    """A binary request with wrong lengths or bytes."""
+    tensor = {key: value for key, value in TENSOR.items() if key != "data"}
+    tensor["parameters"] = {"binary_data_size": rng.choice((16, 16, 0, 15, 17, -1, 2**63, "16", None))}
+    head = json.dumps({"inputs": [tensor] * rng.choice((1, 1, 2))}).encode()
+    length = rng.choice((len(head), len(head), 0, len(head) + 1, len(head) - 1, -1, 10**30))
+    content = head + rng.randbytes(rng.choice((16, 16, 0, 15, 32)))
+    if rng.random() < 0.3:
+        content = damaged(content, rng)
+    return post(content, b"Inference-Header-Content-Length: %d\r\n" % length)
+
+
+def malformed(rng: random.Random) -> bytes:
+    """One malformed request, mostly."""
+    match rng.randrange(8):
+        case 0 | 1:
+            return post(json_body(rng))
+        case 2:
+            return post(damaged(json_body(rng), rng))
+        case 3:
+            return binary_request(rng)
+        case 4:
+            return post(rng.randbytes(rng.choice((0, 1, 16, 200))), b"Inference-Header-Content-Length: 0\r\n")
+        case 5:
+            return damaged(post(json_body(rng)), rng)
+        case 6:
+            return post(
+                damaged(json_body(rng), rng), b"Content-Encoding: %b\r\n" % rng.choice((b"gzip", b"deflate", b"br"))
+            )
+        case _:
+            body = json_body(rng)
+            chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % INFER
+            return damaged(head + chunks, rng) if rng.random() < 0.7 else head + damaged(chunks, rng)
+
+
+@contextmanager
+def served() -> Iterator[tuple[int, int]]:
+    """Port and process id of a server of its own."""
+    command = [sys.executable, "-m", "serving", str(BUNDLE), "--port", "0", "--timeout", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            announced = re.search(r":(\d+)$", process.stderr.readline().strip())
+            if announced is None:
+                raise FuzzError("the server did not start")
+            yield int(announced[1]), process.pid
+            if process.poll() is not None:
+                raise FuzzError(f"the server ended with status {process.returncode}")
+        finally:
+            process.kill()
+
+
+def answers(port: int, request: bytes) -> bytes:
+    """What the server says to a client that then sends no more."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        try:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            while chunk := connection.recv(65536):
+                received += chunk
+        except ConnectionError:
+            pass
+    return received
+
+
+def resident_megabytes(pid: int) -> float:
+    """Memory of a process, in 10^6 bytes."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024 / 1e6
+
+
+def fuzz(requests: int, seed: int) -> dict[str, object]:
+    """Statuses of the answers, and the growth. Raises `FuzzError`."""
+    rng, statuses = random.Random(seed), Counter()
+    good = post(json.dumps({"inputs": [TENSOR]}).encode())
+    with served() as (port, pid):
+        before = 0.0
+        for number in range(requests):
+            if number == int(WARM_UP * requests):
+                before = resident_megabytes(pid)
+            request = malformed(rng)
+            answer = answers(port, request)
+            for status in re.findall(rb"HTTP/1\.1 (\d+) ", answer) or [b"none"]:
+                statuses[status.decode()] += 1
+                if status[:1] == b"5" and status != b"501" and b"not finite" not in answer:
+                    raise FuzzError(f"request {number} is answered with {answer[:300]!r}: {request!r}")
+            if number % 50 == 0 and b" 200 OK" not in answers(port, good):
+                raise FuzzError(f"after request {number} a good one is not answered: {request!r}")
+        growth = resident_megabytes(pid) - before
+    if growth > GROWTH_MEGABYTES:
+        raise FuzzError(f"the server grew by {growth:.1f} MB")
+    return {"requests": requests, "growth_megabytes": round(growth, 1), **dict(sorted(statuses.items()))}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    try:
+        print(json.dumps(fuzz(given.requests, given.seed)))
+    except FuzzError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,216 @@
+"""How fast is the server, beside its floor and beside FastAPI, MLServer and KServe?
+
+`python benchmarks/serve_speed.py [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON] [--seconds 5] [--rounds 3]`
+prints a table and writes docs/serve_speed.json. Each PYTHON is the interpreter of an environment that has the peer
+(`make bench-serve` makes them). One server at a time, on core 0; wrk on core 1; in turn, and each figure is the median
+of the rounds. Ours has all its checks and limits on. Figures are worth something on an idle machine alone.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PEERS = HERE / "serve_peers"
+BUNDLE = HERE.parent / "tests" / "serving" / "bundles" / "discrete"
+RESULTS = HERE.parent / "docs" / "serve_speed.json"
+TENSOR = {"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, -0.2, 0.05, 0.3]}
+CONNECTIONS = (1, 8, 64)
+START_SECONDS = 60.0
+PORT = 8765
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How to start a server, and what to ask it: JSON, or the bytes of one observation at a Unix socket."""
+
+    name: str
+    command: tuple[str, ...]
+    model: str = "policy"
+    folder: Path = PEERS
+    uds: str | None = None
+
+
+def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
+    """Ours, the floor, and the peers that there is an environment for."""
+    port, bundle, floor = str(PORT), str(BUNDLE), str(HERE / "serve_floor.py")
+    socket_path = str(scratch / "socket")
+    found = [
+        Contender("ours", (sys.executable, "-m", "serving", bundle, "--port", port), "discrete"),
+        Contender("floor", (sys.executable, floor, bundle, "--port", port)),
+        Contender(
+            "ours, raw", (sys.executable, "-m", "serving", bundle, "--uds", socket_path), "discrete", uds=socket_path
+        ),
+        Contender("floor, raw", (sys.executable, floor, bundle, "--uds", socket_path, "--raw"), uds=socket_path),
+    ]
+    if given.fastapi:
+        application = (
+            "-m",
+            "uvicorn",
+            "fastapi_server:app",
+            "--port",
+            port,
+            "--log-level",
+            "warning",
+            "--no-access-log",
+        )
+        found.append(Contender("FastAPI", (given.fastapi, *application)))
+    if given.mlserver:
+        settings = {"http_port": PORT, "grpc_port": PORT + 1, "metrics_port": PORT + 2, "parallel_workers": 0}
+        (scratch / "settings.json").write_text(json.dumps({**settings, "debug": False}))
+        (scratch / "model-settings.json").write_text(
+            json.dumps({"name": "policy", "implementation": "mlserver_runtime.Policy"})
+        )
+        program = str(Path(given.mlserver).parent / "mlserver")
+        found.append(Contender("MLServer", (program, "start", str(scratch))))
+    if given.kserve:
+        found.append(Contender("KServe", (given.kserve, "kserve_server.py", "--http_port", port)))
+    return found
+
+
+@contextmanager
+def served(contender: Contender) -> Iterator[tuple[int, float]]:
+    """The process id of a running server, and the seconds until its first answer."""
+    environment = {**os.environ, "BUNDLE": str(BUNDLE), "PYTHONPATH": f"{HERE.parent}:{PEERS}"}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ORT_DISABLE_TELEMETRY"), "1")
+    started = time.monotonic()
+    command = ["taskset", "--cpu-list", "0", *contender.command]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=contender.folder, env=environment, start_new_session=True, **quiet) as process:
+        try:
+            while not is_answering(contender):
+                if process.poll() is not None or time.monotonic() - started > START_SECONDS:
+                    raise SystemExit(f"error: {contender.name} does not start: {' '.join(contender.command)}")
+                time.sleep(0.005)
+            yield process.pid, time.monotonic() - started
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def request_of(contender: Contender) -> bytes:
+    """What the load is made of: JSON, or the raw request."""
+    if contender.uds:
+        body, more = bytes(16), "Inference-Header-Content-Length: 0\r\n"
+    else:
+        body, more = json.dumps({"inputs": [TENSOR]}).encode(), "Content-Type: application/json\r\n"
+    head = f"POST /v2/models/{contender.model}/infer HTTP/1.1\r\nHost: x\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def is_answering(contender: Contender) -> bool:
+    """Whether it acts."""
+    family = socket.AF_UNIX if contender.uds else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5)
+        try:
+            connection.connect(contender.uds or ("127.0.0.1", PORT))
+            connection.sendall(request_of(contender))
+            return b" 200 OK" in connection.recv(4096)
+        except OSError:
+            return False
+
+
+def load(contender: Contender, connections: int, seconds: float) -> dict[str, float]:
+    """Requests a second, and latency in microseconds, of wrk; of a Unix socket, which wrk can't, of unix_load.py."""
+    if contender.uds:
+        command = [sys.executable, str(HERE / "unix_load.py"), contender.uds, str(connections), str(seconds)]
+        done = subprocess.run(
+            ["taskset", "--cpu-list", "1", *command], input=request_of(contender), capture_output=True, check=True
+        )
+        return json.loads(done.stdout)
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(
+            f"wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\n"
+            f"wrk.body = '{json.dumps({'inputs': [TENSOR]})}'\n"
+            "done = function(summary, latency)\n  io.write(string.format('%d %d %d %d %d',\n"
+            "  summary.requests, summary.duration, summary.errors.status, latency:percentile(50),"
+            " latency:percentile(99)))\nend\n"
+        )
+        script.flush()
+        url = f"http://127.0.0.1:{PORT}/v2/models/{contender.model}/infer"
+        wrk = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s"]
+        command = ["taskset", "--cpu-list", "1", *wrk, "--script", script.name, url]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    counted, microseconds, errors, p50, p99 = map(int, done.stdout.splitlines()[-1].split())
+    if errors:
+        raise SystemExit(f"error: {contender.name} answered {errors} requests with an error")
+    return {"requests_per_second": counted / microseconds * 1e6, "p50_us": p50, "p99_us": p99}
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used: unlike requests a second, it hardly depends on its neighbours."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, Any]:
+    """Medians over the rounds, by contender and number of connections."""
+    seen: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in found}
+    for _ in range(rounds):
+        for contender in found:
+            with served(contender) as (pid, first_answer):
+                row: dict[str, Any] = {"first_answer_seconds": first_answer}
+                for connections in (8,) if contender.uds else CONNECTIONS:
+                    load(contender, connections, 1)
+                    before = cpu_seconds(pid)
+                    figures = load(contender, connections, seconds)
+                    requests = figures["requests_per_second"] * seconds
+                    figures["cpu_us_per_request"] = (cpu_seconds(pid) - before) / requests * 1e6
+                    row |= {f"{key} at {connections}": value for key, value in figures.items()}
+                status = Path(f"/proc/{pid}/status").read_text()
+                row["resident_megabytes"] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024 / 1e6  # type: ignore[index]
+            seen[contender.name].append(row)
+            print(f"{contender.name}: {row}", file=sys.stderr, flush=True)
+    return {
+        name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        for name, rows in seen.items()
+        if rows
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """For people, as Markdown."""
+    lines = [
+        "| | req/s at 1, 8, 64 | ours is x of it | CPU us each at 8 | p99 us at 1 (raw: 8) | MB | first answer s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        ours = results["ours, raw" if name.endswith("raw") else "ours"]
+        rates = {key: value for key, value in row.items() if key.startswith("requests_per_second")}
+        cells = (
+            name,
+            " ".join(f"{value:,.0f}" for value in rates.values()),
+            " ".join(f"{ours[key] / value:.2f}" for key, value in rates.items()),
+            f"{row['cpu_us_per_request at 8']:.0f}",
+            f"{row.get('p99_us at 1', row['p99_us at 8']):.0f}",
+            f"{row['resident_megabytes']:.0f}",
+            f"{row['first_answer_seconds']:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    for peer in ("fastapi", "mlserver", "kserve"):
+        parser.add_argument(f"--{peer}", metavar="PYTHON")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        results = measure(contenders(given, Path(scratch)), given.seconds, given.rounds)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(table(results))
