@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,12 @@ import tensorflow as tf
 from hand_made import Continuous, Discrete, observations
 
 import serving
-from export import Evidence, ExportError, write_bundle
+from export import Evidence, ExportError, GraphForm, write_bundle
 from export.cases import observation_cases
+from export.litert import to_litert
+from export.verify import verify_targets
 from serving import ArraySpec, BundleError
-from serving.manifest import read_manifest
+from serving.manifest import FileEntry, read_manifest
 from serving.verify import read_golden, verify
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +240,48 @@ def test_a_kill_in_the_middle_leaves_no_half_bundle(tmp_path):
     policy = Continuous()
     write_bundle(policy.function, policy.spec, target)
     verify(target)
+
+
+@pytest.fixture(scope="module")
+def with_targets(tmp_path_factory):
+    """A bundle with LiteRT and C."""
+    policy, folder = Continuous(), tmp_path_factory.mktemp("targets") / "bundle"
+    write_bundle(policy.function, policy.spec, folder, targets=["litert", "c"])
+    return folder
+
+
+def test_a_target_that_differs_on_this_machine_is_found(with_targets, tmp_path):
+    folder, other = Path(shutil.copytree(with_targets, tmp_path / "bundle")), Continuous()
+    content = to_litert(lambda obs, noise: 0.5 * other.function(obs, noise), other.spec)
+    (folder / "policy.tflite").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["policy.tflite"] = asdict(FileEntry.of(content))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(folder)  # every checksum holds, and policy.onnx is as it was
+    with pytest.raises(BundleError, match=r"litert differs from its golden cases by 0\.\d+ on this machine"):
+        verify_targets(folder)
+
+
+def test_a_target_that_can_not_run_here_is_left_out(with_targets, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    found = verify_targets(with_targets)
+    assert list(found.parity) == ["onnx", "litert"]
+    assert found.skipped == {"c": "there is no C compiler to check the C sources with; install gcc or clang, or set CC"}
+
+
+def test_eight_bits_ask_for_something_to_calibrate_on(tmp_path):
+    policy = Continuous()
+    with pytest.raises(ExportError, match="calibrated on what the policy visits; give observations, or an environment"):
+        write_bundle(policy.function, policy.spec, tmp_path / "bundle", targets=["onnx-int8"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_of_no_fixed_shape_is_refused(tmp_path):
+    policy = Continuous()
+    form = GraphForm(outputs={"total": lambda obs, noise: tf.reduce_sum(obs)})
+    with pytest.raises(ExportError, match=r"output 'total' has shape \(\); rows must have a fixed one"):
+        write_bundle(policy.function, policy.spec, tmp_path / "bundle", form=form)
 
 
 BOUNDS = {
