@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from trpo_tf import cli
+from trpo_tf.commands import terminal
 
 ROOT = Path(__file__).parents[2]
 WALK, FAILING = "environments:Walk-v0", "environments:FailingWalk-v0"
@@ -63,7 +64,7 @@ def test_a_benchmark_stopped_and_killed_goes_on_and_does_nothing_twice(here):
     wait(process, lambda: iterations(first / "run") >= 1)
     process.send_signal(signal.SIGTERM)
     status, out, err = finish(process)
-    assert (status, out) == (cli.INTERRUPTED, "")
+    assert (status, out) == (terminal.INTERRUPTED, "")
     assert err == "stopped with 0 of 2 runs finished; the same command goes on\n"
     stopped_at = iterations(first / "run")
     assert 1 <= stopped_at < 5
@@ -114,7 +115,7 @@ def test_a_run_that_fails_is_reported_and_others_finish(here):
             FAILING, WALK, "--seeds", "1", "--steps", "4096", "--workers", "2", "--out", "out", "--peer", "sb3-contrib"
         )
     )
-    assert status == cli.FAILED
+    assert status == terminal.FAILED
     name = "environments-FailingWalk-v0-seed0"
     reason = f"{name} failed: EnvironmentFailure: the environment's step raised ArithmeticError: the motor is too hot"
     assert reason in err
@@ -130,7 +131,7 @@ def wrong_use(capfd, *arguments: str) -> str:
     """The one line that the command answers with."""
     with pytest.raises(SystemExit) as exit_:
         cli.main(["benchmark", *arguments])
-    assert exit_.value.code == cli.WRONG_USE
+    assert exit_.value.code == terminal.WRONG_USE
     out, err = capfd.readouterr()
     assert out == ""
     assert re.fullmatch(r"error: [^\n]+\n", err), err

@@ -1,0 +1,41 @@
+"""What commands share: kinds of options, what they print, how they fail."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+FAILED = 1
+WRONG_USE = 2
+INTERRUPTED = 130
+
+Flag = FlagCreatePairsOff[bool]
+OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
+
+
+def say(line: str) -> None:
+    """Print at once."""
+    print(line, flush=True)  # noqa: T201
+
+
+def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
+    """Print names and values: a line each, or all as one of JSON."""
+    if as_json:
+        say(json.dumps(fields))
+        return
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        say(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+
+
+def one_line(error: BaseException) -> str:
+    """The message without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """End with a line on standard error."""
+    print(message, file=sys.stderr)  # noqa: T201
+    sys.exit(status)

@@ -1,0 +1,132 @@
+"""Train and evaluate."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from trpo_tf.commands.terminal import Flag, OptionalFolder, print_fields, say
+from trpo_tf.config import Config
+from trpo_tf.errors import UserError
+from trpo_tf.quiet import import_tensorflow
+
+if TYPE_CHECKING:
+    from serving import Policy
+    from trpo_tf.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a policy with TRPO, in a new run folder or on from a checkpoint.
+
+    Settings that are not given come from the preset. A run ends with an evaluation through the exported policy; Ctrl-C
+    finishes the iteration and saves.
+    """
+
+    config: Config = dataclasses.field(default_factory=lambda: Config(""))
+    preset: Annotated[str | None, arg(metavar="NAME")] = None
+    """settings to start from: an environment's name, or `default`; if absent, the environment's own where it has one"""
+    out: OptionalFolder = None
+    """the run folder to make, by default runs/ENVIRONMENT-seedSEED"""
+    resume: Annotated[Path | None, arg(metavar="RUN")] = None
+    """go on with this run instead, from its latest checkpoint"""
+    init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
+    """start from the weights of this run or bundle"""
+    profile: Flag = False
+    """trace iterations 3 to 5 for TensorBoard's profiler, and print where an iteration's time went"""
+
+    def __call__(self) -> None:
+        """Train, showing progress."""
+        if self.resume is None and not self.config.env_id:
+            raise UserError("which environment? For example: trpo-tf train CartPole-v1")
+        if self.resume is not None and dataclasses.replace(self, resume=None, profile=False) != type(self)():
+            raise UserError("--resume goes on with the run's own settings and folder; give only --profile beside it")
+        import_tensorflow()
+        from trpo_tf.reporting.progress import Progress
+        from trpo_tf.runs import load_run
+        from trpo_tf.training import resume, train, with_env_backend
+
+        config = load_run(self.resume).config if self.resume else with_env_backend(self.config)
+        logged: list[dict[str, Any]] = []
+        with Progress(config) as progress:
+
+            def observe(metrics: dict[str, Any]) -> None:
+                progress.show(metrics)
+                if self.profile:
+                    logged.append(metrics)
+
+            if self.resume:
+                run = resume(self.resume, observer=observe, profile=self.profile)
+            else:
+                run = train(config, self.out, init_from=self.init_from, observer=observe, profile=self.profile)
+        _print_run(run)
+        if self.profile:
+            _print_profile(run, logged)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play whole episodes with a run's or a bundle's policy, through its exported graph."""
+
+    source: Positional[Path]
+    """a run folder or a bundle folder"""
+    episodes: int = 20
+    """episodes to play"""
+    seed: int = 1_000_000
+    """the first episode's seed; each next one's is one more"""
+    stochastic: Flag = False
+    """sample actions rather than take the most likely"""
+    env_id: Annotated[str | None, arg(metavar="NAME")] = None
+    """environment, if not the one that the policy was trained on"""
+    json: Flag = False
+    """print JSON"""
+
+    def __call__(self) -> None:
+        """Evaluate and print."""
+        policy, env_id = _policy_of(self.source)
+        from trpo_tf.evaluation import evaluate
+
+        env_id = self.env_id or env_id
+        if env_id is None:
+            raise UserError(f"{self.source} names no environment; give one with --env-id")
+        result = evaluate(policy, env_id, episodes=self.episodes, seed=self.seed, deterministic=not self.stochastic)
+        print_fields({"environment": env_id, **result.to_dict()}, as_json=self.json)
+
+
+def _policy_of(source: Path) -> tuple["Policy", str | None]:
+    """The policy of a bundle or a run, and the environment it was trained on."""
+    from serving import load
+    from serving.manifest import MANIFEST_FILE
+
+    if (source / MANIFEST_FILE).is_file():
+        policy = load(source)
+        return policy, policy.manifest.provenance.get("environment")
+    import_tensorflow()
+    from trpo_tf.exporting import in_process
+    from trpo_tf.runs import is_run, load_run
+
+    if not is_run(source):
+        raise UserError(f"{source} is neither a run folder nor a bundle")
+    run = load_run(source)
+    return in_process(run.policy, run.config.env_id), run.config.env_id
+
+
+def _print_run(run: "Run") -> None:
+    summary = run.summary
+    before, after = summary["untrained"], summary["trained"]
+    say(f"{run.folder}: {summary['steps']:,} steps, {summary['steps_per_second']:,.0f} a second")
+    if after["episodes"]:
+        say(
+            f"mean return {before['mean_return']:.1f} untrained, {after['mean_return']:.1f} +- "
+            f"{after['std_return']:.1f} trained, over {after['episodes']} episodes"
+        )
+    say(f"export it with: trpo-tf export {run.folder} --out bundle")
+
+
+def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
+    from trpo_tf.reporting.profiling import FIRST_TRACED, phase_table
+
+    say(f"\n{phase_table(logged[FIRST_TRACED - 1 :])}\n")
+    say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {run.folder}")
