@@ -17,6 +17,7 @@ import_tensorflow()
 
 import optuna  # noqa: E402
 from optuna.storages.journal import JournalFileBackend, JournalStorage  # noqa: E402
+from settings import with_settings  # noqa: E402
 
 from trpo_tf.benchmark.worker import use_one_thread  # noqa: E402
 from trpo_tf.config import Config, load_preset, preset_for  # noqa: E402
@@ -37,16 +38,6 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "critic.critic_learning_rate": (3e-4, 1e-3),
 }
 """Setting -> values to choose from."""
-
-
-def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """`config` with dotted settings changed."""
-    for name, value in settings.items():
-        component, _, field = name.rpartition(".")
-        if component:
-            value = dataclasses.replace(getattr(config, component), **{field: value})
-        config = dataclasses.replace(config, **{component or field: value})
-    return config
 
 
 def settings_of(config: Config) -> dict[str, Any]:

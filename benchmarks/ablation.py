@@ -1,0 +1,81 @@
+"""What does each setting earn? Trains a preset with one setting changed at a time, on seeds that no benchmark uses.
+
+`python benchmarks/ablation.py HalfCheetah-v5 --steps 300000 --seeds 2` prints a table and writes docs/ablation.json:
+mean return of 20 deterministic episodes for each seed, of the preset itself and of each change. Two runs at a time.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from trpo_tf.quiet import import_tensorflow
+
+import_tensorflow()
+
+from settings import with_settings  # noqa: E402
+
+from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
+from trpo_tf.benchmark.worker import use_one_thread  # noqa: E402
+from trpo_tf.config import load_preset, preset_for  # noqa: E402
+from trpo_tf.training import train  # noqa: E402
+
+OUT = Path(__file__).parents[1] / "docs" / "ablation.json"
+FIRST_SEED = 100
+CHANGES: dict[str, dict[str, Any]] = {
+    "the preset": {},
+    "observations as they are": {"sampling.normalize_observations": False},
+    "rewards as they are": {"sampling.scale_rewards": False},
+    "radius 0.01": {"trust_region.max_kl": 0.01},
+    "radius 0.1": {"trust_region.max_kl": 0.1},
+    "trace 0.97": {"sampling.gae_lambda": 0.97},
+    "discount 0.99": {"sampling.discount": 0.99},
+    "5 critic epochs": {"critic.critic_epochs": 5},
+    "batch of 4,096": {"sampling.batch_size": 4096},
+    "batch of 1,024": {"sampling.batch_size": 1024},
+    "last layer at full scale": {"policy.last_layer_scale": 1.0},
+    "initial deviation 1": {"policy.initial_log_std": 0.0},
+    "Fisher products on a quarter": {"trust_region.fisher_fraction": 0.25},
+    "radius falling to 0": {"anneal": True},
+    "correlated noise, 0.6": {"sampling.noise_correlation": 0.6},
+}
+
+
+def mean_return(env_id: str, steps: int, seed: int, change: str) -> float:
+    """Of one run."""
+    preset = load_preset(preset_for(env_id), env_id)
+    config = dataclasses.replace(with_settings(preset, CHANGES[change]), total_steps=steps, seed=seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        return float(train(config, Path(scratch) / "run").summary["trained"]["mean_return"])
+
+
+def main() -> None:
+    """Train, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("env_id")
+    parser.add_argument("--steps", type=int, default=300_000)
+    parser.add_argument("--seeds", type=int, default=2, help="from 100 on")
+    arguments = parser.parse_args()
+    env_id, steps, seeds = arguments.env_id, arguments.steps, range(FIRST_SEED, FIRST_SEED + arguments.seeds)
+    with ProcessPoolExecutor(2, get_context("spawn"), use_one_thread) as pool:
+        runs = {change: [pool.submit(mean_return, env_id, steps, seed, change) for seed in seeds] for change in CHANGES}
+        rows = []
+        for change, futures in runs.items():
+            rows.append({"change": change, "settings": CHANGES[change], "returns": [f.result() for f in futures]})
+            print(f"{change}: {rows[-1]['returns']}", file=sys.stderr, flush=True)
+    about = {"environment": env_id, "steps": steps, "seeds": list(seeds), "machine": describe_machine()}
+    OUT.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+    print("| change | per seed | mean |\n|---|---|---|")
+    for row in rows:
+        shown = ", ".join(f"{value:,.0f}" for value in row["returns"])
+        print(f"| {row['change']} | {shown} | {fmean(row['returns']):,.0f} |")
+
+
+if __name__ == "__main__":
+    main()
