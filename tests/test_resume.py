@@ -20,7 +20,7 @@ SETTINGS = [
     *("--checkpoint-steps", "300", "--eval-episodes", "0", "--hidden-sizes", "8", "--critic-hidden-sizes", "8"),
     *("--critic-batch-size", "32", "--critic-epochs", "2", "--policy-batch-size", "32"),
 ]
-PATIENCE = 60
+PATIENCE = 300
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
