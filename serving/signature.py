@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,17 @@ def signer(private_key: Path) -> Any:
 
 
 def sign(bundle: Path, private_key: Path) -> None:
-    """Write the bundle's signature, in place of one that is there. Raises `BundleError` if the key can't sign."""
+    """Write the bundle's signature, in place of one that is there.
+
+    Raises `BundleError` if the key can't sign, or the folder holds what is no plain file or folder.
+    """
     hashing, signing = _model_signing("hashing"), signer(private_key)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}-") as scratch:
         signature = Path(scratch) / SIGNATURE_FILE
-        everything = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
-        signing.set_hashing_config(everything).sign(bundle, signature)
+        try:
+            signing.set_hashing_config(_everything(hashing)).sign(bundle, signature)
+        except ValueError as error:
+            raise BundleError(f"{bundle} can't be signed ({_one_line(error)}); put plain files in it") from error
         with signature.open("rb") as file:
             os.fsync(file.fileno())
         signature.rename(bundle / SIGNATURE_FILE)
@@ -40,24 +45,36 @@ def sign(bundle: Path, private_key: Path) -> None:
 def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
     """A private copy of the bundle whose signature was checked: nobody can change it between check and use.
 
-    Raises `BundleError` for a bundle that is not signed, signed with another key, or changed since.
+    Raises `BundleError` for a bundle that is not signed, signed with another key, or changed since; or if it can't be
+    copied to the system's temporary folder.
     """
     verifying, hashing = _model_signing("verifying"), _model_signing("hashing")
     if not (bundle / SIGNATURE_FILE).is_file():
         raise BundleError(f"{bundle} is not signed (no {SIGNATURE_FILE}); export it with --sign")
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / bundle.resolve().name
-        everything = hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+    if not public_key.is_file():
+        raise BundleError(f"there is no key {public_key}; give the public key as PEM")
+    with ExitStack() as stack:
         try:
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / bundle.resolve().name
             shutil.copytree(bundle, copy, symlinks=True)
+        except OSError as error:  # shutil.Error is one
+            raise BundleError(
+                f"{bundle} can't be copied to check it ({_one_line(error)}); let TMPDIR name a writable folder"
+            ) from error
+        try:
             verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-            verifier.set_hashing_config(everything).verify(copy, copy / SIGNATURE_FILE)
+            verifier.set_hashing_config(_everything(hashing)).verify(copy, copy / SIGNATURE_FILE)
         except Exception as error:
             raise BundleError(
                 f"{bundle}: its signature does not hold for {public_key} ({_one_line(error)}); get the bundle, or the "
                 "key, from where it was made"
             ) from error
         yield copy
+
+
+def _everything(hashing: Any) -> Any:
+    """Of the folder, but for the signature."""
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
 
 
 def _model_signing(module: str) -> Any:

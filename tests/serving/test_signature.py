@@ -109,7 +109,28 @@ def test_what_is_no_signature_and_what_is_no_key_is_refused(signed, content, tmp
 
 def test_a_bundle_without_signature_and_a_key_that_is_not_there(signed, discrete):
     refused((discrete, signed[1]), r"is not signed \(no model\.sig\); export it with --sign")
-    refused((signed[0], signed[0] / "no.pub"), r"does not hold for .*no\.pub")
+    refused((signed[0], signed[0] / "no.pub"), r"there is no key .*no\.pub; give the public key as PEM")
+
+
+def test_a_folder_with_a_link_is_not_signed(discrete, keys, tmp_path):
+    bundle = tmp_path / "linked"
+    shutil.copytree(discrete, bundle)
+    (bundle / "more").symlink_to(tmp_path)
+    with pytest.raises(BundleError, match=r"linked can't be signed .*; put plain files in it"):
+        sign(bundle, keys[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["linked"]
+
+
+def test_without_a_temporary_folder_it_says_what_to_do(signed, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nowhere")
+    refused(signed, "can't be copied to check it .*; let TMPDIR name a writable folder")
+
+
+def test_without_the_package_it_says_what_to_install(signed, keys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    refused(signed, r"signatures need model-signing; pip install 'trpo-tf\[signing\]'")
+    with pytest.raises(BundleError, match="signatures need model-signing"):
+        sign(signed[0], keys[0])
 
 
 WITHOUT_NETWORK = """
