@@ -166,6 +166,11 @@ def test_a_free_run_catches_what_single_steps_do_not():
     assert returns(lambda o, n: 1 - choose(o, n), discrete).parted == (0, 1, 2)
 
 
+def test_an_episode_that_goes_on_longer_parts_too():
+    shorter = {seed: episode[:5] for seed, episode in played(discrete).items()}
+    assert compare_returns(choose, discrete, Line(), shorter, STILL).parted == (0, 1, 2)
+
+
 def test_returns_are_those_of_each_seed():
     found = returns(lambda o, n: scores(o, n) + np.float32(0.01), continuous)
     sums = [sum(reward for _, reward in episode) for episode in played(continuous).values()]
