@@ -19,7 +19,7 @@ from export.metadata import manifest_metadata, with_metadata
 from export.model_card import CARD_FILE, model_card
 from export.onnx_graph import OPSET, ExportError, to_onnx
 from export.parity import Actor, Environment, Episode, Reference, play
-from export.proof import Standard, judged, prove
+from export.proof import Proof, Standard, judged, prove
 from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
 from serving import ArraySpec, GraphSpec, Manifest
 from serving.manifest import GOLDEN_FILE, LATENCY_FILE, MANIFEST_FILE, FileEntry, read_manifest
@@ -108,13 +108,7 @@ def write_bundle(
         observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
         standard = _standard(function, spec, evidence)
         material = _material(function, outputs, manifest, form, standard)
-        actors, proofs = {}, {}
-        for target_name, target in chosen.items():
-            observer(f"writing and comparing {target_name}")
-            target.write(material, folder)
-            actors[target_name] = target.open(folder, manifest)
-            samples = form.noise != "none" or not target.formed
-            proofs[target_name] = prove(target_name, actors[target_name], standard, exact=target.exact, samples=samples)
+        actors, proofs = _written(folder, manifest, chosen, material, standard, observer)
         manifest = replace(manifest, parity=judged(proofs, standard, accept_loss=accept_loss))
         _finish(folder, manifest, chosen, standard)
         observer("measuring latencies")
@@ -181,6 +175,25 @@ def _material(
     graph = with_noise(_converted(outputs, spec, form.opset) if form.outputs else plain, spec.noise.name, form.noise)
     graph = with_metadata(graph, manifest_metadata(manifest))
     return Material(function, outputs, spec, _serialized(graph), form.batch, _serialized(plain), standard.visited)
+
+
+def _written(
+    folder: Path,
+    manifest: Manifest,
+    targets: Mapping[str, Target],
+    material: Material,
+    standard: Standard,
+    observer: Callable[[str], None],
+) -> tuple[dict[str, Actor], dict[str, Proof]]:
+    """Write every target and compare it: what runs it, and its proof."""
+    actors, proofs = {}, {}
+    for name, target in targets.items():
+        observer(f"writing and comparing {name}")
+        target.write(material, folder)
+        actors[name] = target.open(folder, manifest)
+        samples = manifest.graph.noise != "none" or not target.formed
+        proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples)
+    return actors, proofs
 
 
 def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], standard: Standard) -> None:

@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,6 +25,27 @@ class Trained(NamedTuple):
     run: Any
     observed: list[dict[str, Any]]
     logs: list[tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def serving_only():
+    """Runs commands in a process where a serving-only install's packages alone can be imported: its stdout."""
+
+    def run(*commands: list[str]) -> str:
+        absent = ("tensorflow", "keras", "tf2onnx", "onnx", "gymnasium", "ai_edge_litert", "rich", "tomli_w")
+        code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from trpo_tf.cli import main\n"
+        done = subprocess.run(
+            [sys.executable, "-c", code + "".join(f"main({command!r})\n" for command in commands)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

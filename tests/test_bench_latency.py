@@ -2,10 +2,7 @@
 
 import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,23 +84,9 @@ def test_the_command_prints_a_line_for_each(capsys):
     assert head.split()[4:9] == ["calls", "p50", "p99", "p99.9", "max"]
 
 
-def test_a_serving_only_install_measures_what_it_has():
-    code = f"""
-import sys
-sys.modules.update(dict.fromkeys(("tensorflow", "keras", "tf2onnx", "onnx", "gymnasium", "ai_edge_litert")))
-from trpo_tf.cli import main
-main(["bench-latency", {str(BUNDLES / "discrete")!r}, "--seconds", "0.1", "--json"])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    latencies = json.loads(done.stdout)["microseconds"]
+def test_a_serving_only_install_measures_what_it_has(serving_only):
+    told = serving_only(["bench-latency", str(BUNDLES / "discrete"), "--seconds", "0.1", "--json"])
+    latencies = json.loads(told)["microseconds"]
     assert list(latencies) == [ACT, BARE]
     for row in latencies.values():
         assert 0 < row["p50"] <= row["p99"] <= row["p99_9"] <= row["max"]
