@@ -1,0 +1,49 @@
+"""What is served: loaded policies by name and version. A catalog never changes; a reload makes another one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from serving.policy import Policy
+
+
+@dataclass(frozen=True)
+class Model:
+    """One loaded version of a policy.
+
+    Attributes:
+        name: what it is served as.
+        version: what tells it from the others of its name.
+        policy: what acts.
+    """
+
+    name: str
+    version: str
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Release:
+    """The versions of one name that are loaded, oldest first, and how requests that name none are shared among them.
+
+    Attributes:
+        versions: at least one; keys are version names.
+        choose: the version that answers the next request which names none; called once a request.
+    """
+
+    versions: Mapping[str, Model]
+    choose: Callable[[], Model]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Releases by model name. A request is answered from the one catalog that was current when it came."""
+
+    releases: Mapping[str, Release] = field(default_factory=lambda: MappingProxyType({}))
+
+    def find(self, name: str, version: str | None = None) -> Model | None:
+        """The model that answers a request for `name`, at `version` or at any; None if there is none."""
+        release = self.releases.get(name)
+        if release is None:
+            return None
+        return release.choose() if version is None else release.versions.get(version)
