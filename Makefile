@@ -86,6 +86,6 @@ clean:
 $(VENV)/.installed-%: requirements/%.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing requirements/$*.txt into $(VENV), a few minutes the first time"
-	@$(PIP) install --require-hashes --requirement requirements/$*.txt
+	@$(PIP) install --require-hashes --no-deps --requirement requirements/$*.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
