@@ -4,7 +4,6 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 
 from trpo_tf.envs import make_env
@@ -52,11 +51,10 @@ def test_a_frame_repeats_the_last_one_s_action_as_often_as_in_ale_s_own_environm
 def test_atari_environments_side_by_side_do_what_they_do_alone():
     """Rewards as they are, too, and the reset in the step after an episode's end, here after a few frames."""
     vector, alone = make_vector_env("ALE/Pong-v5", 2), [make_env("ALE/Pong-v5") for _ in range(2)]
-    assert vector.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-    assert vector.observation_space.shape == (2, 4, 84, 84)
     for env in (*vector.envs, *alone):
         env.unwrapped.ale.setInt("max_num_frames_per_episode", 400)
     observations, _ = vector.reset(seed=5)
+    assert observations.shape == (2, 4, 84, 84)
     for i, env in enumerate(alone):
         np.testing.assert_array_equal(observations[i], env.reset(seed=5 + i)[0])
     over, ends, rewards = [False, False], 0, 0.0

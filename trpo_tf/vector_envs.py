@@ -7,15 +7,26 @@ step. An episode that EnvPool cuts at its time limit is followed by two.
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from trpo_tf.envs import ATARI_ARGUMENTS, is_atari, preprocess_atari, readable_errors, register_atari
+from serving.observations import Observation, leaves_of, structured
+from trpo_tf.envs import (
+    ATARI_ARGUMENTS,
+    is_atari,
+    observation_spec,
+    preprocess_atari,
+    readable_errors,
+    register_atari,
+)
 from trpo_tf.errors import UserError
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
@@ -66,17 +77,72 @@ def make_vector_env(env_id: str, num_envs: int, backend: str = "gymnasium") -> V
     return envs
 
 
-def make_sync_env(env_id: str, num_envs: int) -> gym.vector.SyncVectorEnv[Any, Any]:
+class InTurn:
+    """Gymnasium's environments one after the other, those of MuJoCo in two halves at once.
+
+    As `gym.vector.SyncVectorEnv`, without gathering what environments tell beside the transition, which takes as long
+    as a small environment's step. MuJoCo's physics lets other threads run meanwhile.
+    """
+
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+        """It owns the environments, which must be alike."""
+        self.envs, self.num_envs = envs, len(envs)
+        parts = observation_spec(envs[0].observation_space)
+        self._observation = {part.name: np.zeros((self.num_envs, *part.shape), part.dtype) for part in parts}
+        self._reward = np.zeros(self.num_envs)
+        self._terminated, self._truncated = (np.zeros(self.num_envs, bool) for _ in range(2))
+        middle = self.num_envs // 2 if isinstance(envs[0].unwrapped, MujocoEnv) else 0
+        self._first, self._others = range(middle), range(middle, self.num_envs)
+        self._beside = ThreadPoolExecutor(1)
+
+    def reset(self, *, seed: int | None = None) -> tuple[Observation, Any]:
+        """The environments' seeds are `seed` and those that follow it."""
+        for i, env in enumerate(self.envs):
+            self._observe(i, env.reset(seed=None if seed is None else seed + i)[0])
+        self._terminated[:] = self._truncated[:] = False
+        return self._copied(), {}
+
+    def step(self, actions: NDArray[Any]) -> Step:
+        """Act in all of them; one whose episode has ended is reset instead."""
+        first = self._beside.submit(self._advance, self._first, actions) if self._first else None
+        self._advance(self._others, actions)
+        if first is not None:
+            first.result()
+        return self._copied(), self._reward.copy(), self._terminated.copy(), self._truncated.copy(), {}
+
+    def close(self) -> None:
+        """Close them."""
+        self._beside.shutdown()
+        for env in self.envs:
+            env.close()
+
+    def _advance(self, places: range, actions: NDArray[Any]) -> None:
+        for i in places:
+            if self._terminated[i] or self._truncated[i]:
+                observation, _ = self.envs[i].reset()
+                self._reward[i], self._terminated[i], self._truncated[i] = 0.0, False, False
+            else:
+                observation, self._reward[i], self._terminated[i], self._truncated[i], _ = self.envs[i].step(actions[i])
+            self._observe(i, observation)
+
+    def _observe(self, place: int, observation: Any) -> None:
+        for name, part in leaves_of(observation):
+            self._observation[name][place] = part
+
+    def _copied(self) -> Observation:
+        return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
+
+
+def make_sync_env(env_id: str, num_envs: int) -> InTurn:
     """Gymnasium's environments, stepped in turn; Atari's as `make_env` makes them.
 
     Without Gymnasium's checks of each step, which `make_env` has: every run begins with one of those.
     """
     with readable_errors(env_id):
-        options: dict[str, Any] = {"num_envs": num_envs, "vectorization_mode": "sync", "disable_env_checker": True}
         if is_atari(env_id):
             register_atari(env_id)
-            options |= {"wrappers": [preprocess_atari], **ATARI_ARGUMENTS}
-        return gym.make_vec(env_id, **options)  # type: ignore[return-value]
+            return InTurn([preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS)) for _ in range(num_envs)])
+        return InTurn([gym.make(env_id, disable_env_checker=True) for _ in range(num_envs)])
 
 
 class EnvPool:

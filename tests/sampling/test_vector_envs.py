@@ -73,6 +73,26 @@ def test_observations_fit_the_environment_s_spec_and_follow_the_seed(backend, en
     env.close()
 
 
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Reacher-v5"])
+def test_environments_in_two_halves_do_what_each_does_alone(env_id):
+    envs, alone = make_vector_env(env_id, 5), [make_env(env_id) for _ in range(5)]
+    observations, _ = envs.reset(seed=3)
+    np.testing.assert_array_equal(observations, [env.reset(seed=3 + i)[0] for i, env in enumerate(alone)])
+    rng, over, ends = np.random.default_rng(0), [False] * 5, 0
+    for _ in range(120):
+        actions = rng.uniform(-1, 1, (5, *alone[0].action_space.shape)).astype(np.float32)
+        observations, *numbers, _ = envs.step(actions)
+        for i, env in enumerate(alone):
+            expected = (env.reset()[0], 0.0, False, False) if over[i] else env.step(actions[i])[:4]
+            np.testing.assert_array_equal(observations[i], expected[0])
+            assert tuple(column[i] for column in numbers) == expected[1:]
+            over[i] = expected[2] or expected[3]
+            ends += over[i]
+    assert ends >= 5
+    for env in (envs, *alone):
+        env.close()
+
+
 def sampled(env_id, backend, steps, num_envs=2):
     config = Config(env_id, sampling=SamplingConfig(num_envs=num_envs), policy=PolicyConfig(hidden_sizes=(8,)))
     components = build_components(config)

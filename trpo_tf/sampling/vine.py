@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import tensorflow as tf
-from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 
 from serving.observations import Array, Observation, batch_size, list_parts, map_parts, observation_of, take, write
@@ -19,6 +18,7 @@ from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.sampling.snapshots import Snapshot, check_restorable, restore, save
+from trpo_tf.vector_envs import InTurn
 
 
 class Branches(NamedTuple):
@@ -59,9 +59,7 @@ def first_samples(head: Head, observations: Observation, config: VineConfig, act
 class Vine:
     """A trunk of single paths, from whose states it branches; it owns the environments of both."""
 
-    def __init__(
-        self, envs: SyncVectorEnv[Any, Any], twigs: Sequence[gym.Env[Any, Any]], actor: Actor, seed: int
-    ) -> None:
+    def __init__(self, envs: InTurn, twigs: Sequence[gym.Env[Any, Any]], actor: Actor, seed: int) -> None:
         """`twigs` are as many environments as `envs` has, for the rollouts.
 
         Raises `UserError` if their state can't be restored.
