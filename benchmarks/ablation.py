@@ -38,6 +38,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "batch of 4,096": {"sampling.batch_size": 4096},
     "last layer at full scale": {"policy.last_layer_scale": 1.0},
     "Fisher products on a quarter": {"trust_region.fisher_fraction": 0.25},
+    "the same, 10 of them": {"trust_region.fisher_fraction": 0.25, "trust_region.cg_iterations": 10},
+    "64 environments": {"sampling.num_envs": 64},
+    "small critic": {"critic.critic_hidden_sizes": (64, 64)},
     "radius falling to 0": {"anneal": True},
     "correlated noise, 0.6": {"sampling.noise_correlation": 0.6},
 }

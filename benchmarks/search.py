@@ -2,7 +2,7 @@
 
 `python benchmarks/search.py Hopper-v5 --trials 20` goes on with what `--storage` holds already; several of them may
 run at once. Seeds begin at 100: a benchmark's own are never searched on. The first trial is the preset itself. Needs
-Optuna: `pip install optuna`.
+Optuna: `pip install '.[search]'`.
 """
 
 import argparse

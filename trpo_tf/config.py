@@ -205,7 +205,7 @@ class Config:
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
     anneal: bool = False
-    """let max_kl and critic_learning_rate fall linearly, to 0 at total_steps (trpo, npg and nac)"""
+    """let max_kl, critic_learning_rate and noise_correlation fall linearly, to 0 at total_steps (trpo, npg and nac)"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

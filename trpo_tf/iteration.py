@@ -49,7 +49,8 @@ def iterate(
 
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
     experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
-    batch, episodes, branches = experience.collect(_rng(config, state, _SAMPLING), clock)
+    correlation = config.sampling.noise_correlation * annealing(config, state)
+    batch, episodes, branches = experience.collect(_rng(config, state, _SAMPLING), clock, correlation)
 
     # 2. By averaging over samples, construct the estimated objective and constraint.
     clock.enter("advantages")

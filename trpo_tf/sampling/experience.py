@@ -41,17 +41,22 @@ class Experience:
             self._sampler = Vine(trunk, twigs, self.actor, seed)
         else:
             envs = make_vector_env(config.env_id, n, config.sampling.env_backend)
-            self._sampler = SinglePath(envs, self.actor, seed, config.sampling.noise_correlation)
+            self._sampler = SinglePath(envs, self.actor, seed)
 
-    def collect(self, rng: np.random.Generator, clock: PhaseClock) -> tuple[Batch, Episodes, Branches | None]:
-        """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine."""
+    def collect(
+        self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0
+    ) -> tuple[Batch, Episodes, Branches | None]:
+        """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine.
+
+        `noise_correlation` is of single paths alone.
+        """
         length, vine = self._config.rollout_length, self._config.vine
         match self._sampler:
             case Vine() as sampler:
                 batch, episodes, snapshots, rows = sampler.collect(length, vine.rollout_states, rng, clock)
                 return batch, episodes, sampler.branch(self._head, vine, batch, snapshots, rows, rng, clock)
             case SinglePath() as sampler:
-                return *sampler.collect(length, rng, clock), None
+                return *sampler.collect(length, rng, clock, noise_correlation=noise_correlation), None
         raise RuntimeError("call restart before collect")
 
     def __enter__(self) -> Self:

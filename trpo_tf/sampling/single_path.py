@@ -18,13 +18,9 @@ from trpo_tf.vector_envs import VectorEnv
 class SinglePath:
     """Steps a vector environment, which it owns, and keeps between batches where its episodes stand."""
 
-    def __init__(self, envs: VectorEnv, actor: Actor, seed: int, noise_correlation: float = 0.0) -> None:
-        """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails.
-
-        Noise of a step and the next has this correlation; each by itself keeps the law of `actor`, which must be
-        normal where the correlation is not 0.
-        """
-        self._envs, self._actor, self._noise_correlation = envs, actor, noise_correlation
+    def __init__(self, envs: VectorEnv, actor: Actor, seed: int) -> None:
+        """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails."""
+        self._envs, self._actor = envs, actor
         self._last_noise: NDArray[np.float32] | None = None
         try:
             first, _ = envs.reset(seed=seed)
@@ -36,11 +32,18 @@ class SinglePath:
         self._lengths = np.zeros(envs.num_envs, np.int64)
 
     def collect(
-        self, length: int, rng: np.random.Generator, clock: PhaseClock, visit: Callable[[int], None] | None = None
+        self,
+        length: int,
+        rng: np.random.Generator,
+        clock: PhaseClock,
+        *,
+        noise_correlation: float = 0.0,
+        visit: Callable[[int], None] | None = None,
     ) -> tuple[Batch, Episodes]:
         """Take `length` vector steps, with noise from `rng`; before step t call `visit(t)`.
 
-        `clock` learns what physics and acting took.
+        Noise of a step and the next has this correlation; each by itself keeps the law of `actor`, which must be
+        normal where the correlation is not 0. `clock` learns what physics and acting took.
 
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
@@ -49,7 +52,9 @@ class SinglePath:
         samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
         rewards = np.zeros((length, n))
         terminated, truncated = (np.zeros((length, n), bool) for _ in range(2))
-        noise = self._correlated(draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape))
+        noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
+        if noise_correlation:
+            self._correlate(noise, np.float32(noise_correlation))
 
         write(take(observations, 0), self._observation)
         stored, bound = list_parts(observations), list_parts(actor.observation)
@@ -80,20 +85,15 @@ class SinglePath:
         """Close the environments."""
         self._envs.close()
 
-    def _correlated(self, noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """First-order autoregressive noise of variance 1, from independent noise [T, N, k]."""
-        correlation = np.float32(self._noise_correlation)
-        if correlation == 0:
-            return noise
-        fresh = np.sqrt(1 - correlation**2)
-        last = self._last_noise
+    def _correlate(self, noise: NDArray[np.float32], correlation: np.float32) -> None:
+        """Make first-order autoregressive noise of variance 1 of independent noise [T, N, k], in place."""
+        last, fresh = self._last_noise, np.sqrt(1 - correlation**2)
         for row in noise:
             if last is not None:
                 row *= fresh
                 row += correlation * last
             last = row
         self._last_noise = last
-        return noise
 
     def _step(self) -> tuple[Any, ...]:
         try:

@@ -82,7 +82,7 @@ class Vine:
         def visit(t: int) -> None:
             snapshots.extend(save(self._envs.envs[i]) for i in range(n) if t * n + i in wanted)
 
-        batch, episodes = self._trunk.collect(length, rng, clock, visit)
+        batch, episodes = self._trunk.collect(length, rng, clock, visit=visit)
         return batch, episodes, snapshots, rows
 
     def branch(
