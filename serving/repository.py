@@ -60,7 +60,7 @@ class Slot:
 
 
 def log_event(model: str, version: str, result: str, reason: str) -> None:
-    """A line of the log for each version that is loaded, refused or unloaded."""
+    """A line of the log; a warning for what is refused."""
     level = logging.WARNING if result == "refused" else logging.INFO
     logger.log(level, "%s %s%s", result, f"{model} {version}".rstrip(), f": {reason}" if reason else "")
 
@@ -68,9 +68,10 @@ def log_event(model: str, version: str, result: str, reason: str) -> None:
 class Repository:
     """The bundles below a folder, and the catalog of those that are loaded. For one thread at a time."""
 
-    def __init__(self, source: Source, options: ServeOptions, on_event: OnEvent = log_event) -> None:
-        """Load nothing yet: `start` does."""
-        self.source, self._options, self._on_event = source, options, on_event
+    def __init__(self, source: Source, options: ServeOptions, on_event: OnEvent | None = None) -> None:
+        """Load nothing yet: `start` does. `on_event` is told of each version that is loaded, refused or unloaded."""
+        self.source, self._options = source, options
+        self._on_event = on_event or (lambda *_: None)
         self._slots: dict[Place, Slot] = {}
         self._unloaded: set[str] = set()
         self._missed: set[str] = set()
@@ -103,9 +104,11 @@ class Repository:
             entries += tried
             if models:
                 releases[name] = self._release(models, before.releases.get(name))
-        kept = {place for places in found.values() for place in places if place.name not in self._unloaded}
-        self._slots = {place: slot for place, slot in self._slots.items() if place in kept}
-        absent = frozenset(place.name for place in kept) - releases.keys()
+        wanted = {place for places in found.values() for place in places if place.name not in self._unloaded}
+        self._slots = {
+            place: slot for place, slot in self._slots.items() if place in wanted or place.name in self._missed
+        }
+        absent = frozenset(place.name for place in wanted) - releases.keys()
         self.catalog = Catalog(dict(sorted(releases.items())), tuple(entries), absent)
         for name, version in sorted(_loaded(before) - _loaded(self.catalog)):
             self._on_event(name, version, "unloaded", "")

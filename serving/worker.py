@@ -20,7 +20,7 @@ from serving.errors import BundleError
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
 from serving.options import ServeError, ServeOptions
-from serving.repository import Place, Repository, Source, settle
+from serving.repository import Place, Repository, Source, log_event, settle
 from serving.routes import Route, make_routes, without_readiness
 from serving.sockets import BACKLOG, reason, refuse_new
 from serving.supervisor import MAX_PACKET, Seat, announce
@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 def work(path: Path, options: ServeOptions, listeners: list[socket.socket], places: str, seat: Seat) -> None:
     """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
     source = settle(path) if seat.settled is None else _from_json(seat.settled)
-    repository = Repository(source, options)
+    # Every worker sees the same folder, so one of them tells what comes of it.
+    repository = Repository(source, options, log_event if seat.worker_index == 0 else None)
     try:
         repository.start(seat.unloaded)
     except BundleError:
