@@ -28,8 +28,11 @@ from serving.supervisor import MAX_PACKET, Seat, announce
 LEAVE_SECONDS = 0.5
 """How long after SIGTERM connections are still taken: who asks must have time to learn that it isn't ready any more."""
 
-TAKE_SECONDS = 0.05
-"""How long to accept those who have connected before nobody could any more."""
+ACCEPT_SECONDS = 0.05
+"""How long to accept those who had connected when the door was shut."""
+
+ASK_SECONDS = 0.5
+"""How long they, and who is connected already, may take to ask. All are answered, and closed then."""
 
 CONTROL_SECONDS = 30.0
 """How long to wait until all workers have loaded or unloaded a model."""
@@ -99,9 +102,11 @@ class Worker:
             await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
         for listener in listeners:
             refuse_new(listener)
-        await asyncio.sleep(TAKE_SECONDS)
+        await asyncio.sleep(ACCEPT_SECONDS)
         for server in servers:
             server.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied(), ASK_SECONDS)
         self.site.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), self._options.drain)
