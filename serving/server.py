@@ -32,7 +32,10 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
         def answer(seat: Seat) -> None:
             from serving.worker import work
 
-            work(Path(path), options, sockets[seat.worker_index], places, seat)
+            own = sockets[seat.worker_index]
+            for listener in {listener for others in sockets for listener in others}.difference(own):
+                listener.close()  # so that it closes with the worker whose it is
+            work(Path(path), options, own, places, seat)
 
         if options.workers == 1:
             answer(Seat(0))

@@ -99,6 +99,19 @@ def continuous_server(continuous, tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="session")
+def controlled(discrete, tmp_path_factory) -> Path:
+    """The Unix socket of a server of all the bundles, which clients may tell to load and unload them."""
+    path = tmp_path_factory.mktemp("controlled") / "socket"
+    command = [sys.executable, "-m", "serving", str(discrete.parent), "--uds", str(path), "--repository-api"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr.readline() == f"serving continuous, discrete on unix:{path}\n"
+            yield path
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Runs code in a fresh interpreter, with an empty home folder, and returns its stdout."""

@@ -177,6 +177,18 @@ def test_a_single_bundle_is_replaced_by_rename_under_load(start, discrete, tmp_p
     assert failures(asking) == []
 
 
+@pytest.mark.slow
+def test_the_benchmark_sees_no_failure():
+    script = Path(__file__).parents[2] / "benchmarks" / "reload.py"
+    command = [sys.executable, str(script), "--seconds", "4", "--every", "0.5", "--clients", "2", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    reloads, asked, failed, seen, *_ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert int(reloads) > 3
+    assert int(asked) > 100
+    assert (failed, int(seen) > 2) == ("0", True)
+
+
 def test_older_versions_answer_where_they_are_kept(start, discrete, models):
     for version in ("2", "3"):
         put(discrete, models / "walk" / version)
