@@ -3,6 +3,7 @@
 # make lint typecheck imports    what CI checks beside the tests
 # make image-test                build the serving container and run it locked down
 # make fuzz                      100,000 malformed requests to a server
+# make reload                    a new version every second for a minute, at full load: no request may fail
 # make bench-serve               speed of the server beside its floor, FastAPI and MLServer; needs wrk and two idle cores
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-memory              memory of training beside sb3-contrib, and its growth
@@ -17,7 +18,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc all dev
 
-.PHONY: demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
+.PHONY: demo test lint typecheck imports image-test fuzz reload bench-serve bench-train bench-memory bench-growth \
 	bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
@@ -41,6 +42,9 @@ image-test: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fuzz_serve.py
+
+reload: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/reload.py
 
 bench-serve: $(VENV)/.installed-dev .venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed
 	$(BIN)/python benchmarks/serve_speed.py --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
