@@ -1,7 +1,9 @@
-"""How fast is training, beside sb3-contrib's? Both at the same work, in turn, each time in a process of its own.
+"""How fast is training, beside sb3-contrib's? In turn, each time in a process of its own.
 
-`python benchmarks/train_speed.py --peer PYTHON` prints a table and writes docs/speed.json; PYTHON is the interpreter
-of an environment that has sb3-contrib (`make bench-train` makes one).
+`python benchmarks/train_speed.py --peer PYTHON` prints two tables and writes docs/speed.json; PYTHON is the interpreter
+of an environment that has sb3-contrib (`make bench-train` makes one). In the first both do the same work; in the second
+each has its own settings, ours its presets, and beside ours stands what the environments reach alone with random
+actions.
 """
 
 import argparse
@@ -14,9 +16,25 @@ from typing import Any, NamedTuple
 
 from processes import ask
 
+from trpo_tf.quiet import import_tensorflow
+
+import_tensorflow()
+
+import numpy as np  # noqa: E402
+
+from trpo_tf.components import build_components  # noqa: E402
+from trpo_tf.config import Config, SamplingConfig, TrustRegionConfig, load_preset, preset_for  # noqa: E402
+from trpo_tf.envs import make_env  # noqa: E402
+from trpo_tf.iteration import iterate  # noqa: E402
+from trpo_tf.reporting.profiling import phase_milliseconds  # noqa: E402
+from trpo_tf.sampling.experience import Experience  # noqa: E402
+from trpo_tf.training import with_env_backend  # noqa: E402
+from trpo_tf.vector_envs import make_vector_env  # noqa: E402
+
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "speed.json"
 WARM_UP, MEASURED = 2, 12
+PEER_ENVS = 8
 
 
 class Task(NamedTuple):
@@ -36,24 +54,24 @@ TASKS = [
     Task("HalfCheetah-v5", "envpool", 8),
     Task("HalfCheetah-v5", "envpool", 64),
 ]
+PRESETS = ["CartPole-v1", "HalfCheetah-v5"]
 
 
-def measure_ours(task: Task) -> dict[str, Any]:
-    """Steps a second when all is compiled, and milliseconds an iteration by phase."""
-    from trpo_tf.quiet import import_tensorflow
-
-    import_tensorflow()
-    from trpo_tf.components import build_components
-    from trpo_tf.config import Config, SamplingConfig, TrustRegionConfig
-    from trpo_tf.iteration import iterate
-    from trpo_tf.reporting.profiling import phase_milliseconds
-    from trpo_tf.sampling.experience import Experience
-
+def equal_work(task: Task) -> Config:
+    """The peer's defaults; conjugate gradient goes its fifteen steps, as the peer's does."""
     sampling = SamplingConfig(num_envs=task.num_envs, env_backend=task.backend)
-    # As the peer: conjugate gradient goes its fifteen steps.
-    config = Config(task.env_id, sampling=sampling, trust_region=TrustRegionConfig(cg_tolerance=0.0))
+    return Config(task.env_id, sampling=sampling, trust_region=TrustRegionConfig(cg_tolerance=0.0))
+
+
+def preset(env_id: str) -> Config:
+    """Our own settings, with the backend that they mean here."""
+    return with_env_backend(load_preset(preset_for(env_id), env_id))
+
+
+def measure_ours(config: Config) -> dict[str, Any]:
+    """Steps a second when all is compiled, and milliseconds an iteration by phase."""
     components = build_components(config)
-    state = components.initial_state(task.num_envs)
+    state = components.initial_state(config.sampling.num_envs)
     with Experience(config, components.policy) as experience:
         experience.restart(state)
         for _ in range(WARM_UP):
@@ -66,39 +84,61 @@ def measure_ours(task: Task) -> dict[str, Any]:
     return {"steps_per_second": (state.steps - steps) / seconds, "milliseconds": phase_milliseconds(logged)}
 
 
-def compare(task: Task, peer: str, rounds: int) -> dict[str, Any]:
-    """Ours and the peer's in turn."""
-    ours, theirs = [], []
+def measure_alone(config: Config) -> dict[str, Any]:
+    """Steps a second of the environments with random actions, and nothing else."""
+    length, n, env = config.rollout_length, config.sampling.num_envs, make_env(config.env_id)
+    env.action_space.seed(0)
+    actions = [np.stack([env.action_space.sample() for _ in range(n)]) for _ in range(length)]
+    envs = make_vector_env(config.env_id, n, config.sampling.env_backend)
+    envs.reset(seed=0)
+    started = time.perf_counter()
+    for _ in range(MEASURED):
+        for action in actions:
+            envs.step(action)
+    seconds = time.perf_counter() - started
+    envs.close()
+    return {"steps_per_second": MEASURED * length * n / seconds}
+
+
+def compare(config: Config, peer: str, peer_envs: int, rounds: int, *, alone: bool) -> dict[str, Any]:
+    """Ours and the peer's in turn, and if asked for the environments alone."""
+    seen: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": [], "alone": []}
+    settings = json.dumps(config.to_dict())
     for _ in range(rounds):
-        ours.append(ask([sys.executable, __file__, "--ours", json.dumps(task)]))
-        command = [peer, str(HERE / "peer_cost.py"), task.env_id, str(task.num_envs), str(WARM_UP), str(MEASURED)]
-        theirs.append(ask(command)["steps_per_second"])
-    ratios = [mine["steps_per_second"] / other for mine, other in zip(ours, theirs, strict=True)]
+        seen["ours"].append(ask([sys.executable, __file__, "--ours", settings]))
+        command = [peer, str(HERE / "peer_cost.py"), config.env_id, str(peer_envs), str(WARM_UP), str(MEASURED)]
+        seen["peer"].append(ask(command))
+        if alone:
+            seen["alone"].append(ask([sys.executable, __file__, "--alone", settings]))
+    speeds = {who: [row["steps_per_second"] for row in rows] for who, rows in seen.items()}
+    ratios = [mine / other for mine, other in zip(speeds["ours"], speeds["peer"], strict=True)]
+    spent = [row["milliseconds"] for row in seen["ours"]]
+    sampling = config.sampling
     return {
-        **task._asdict(),
-        "ours": statistics.median(mine["steps_per_second"] for mine in ours),
-        "peer": statistics.median(theirs),
+        "environment": config.env_id,
+        "backend": sampling.env_backend,
+        "num_envs": sampling.num_envs,
+        **{who: statistics.median(values) for who, values in speeds.items() if values},
         "ratio": statistics.median(ratios),
         "ratios": ratios,
-        "milliseconds": {
-            phase: statistics.median(mine["milliseconds"][phase] for mine in ours) for phase in ours[0]["milliseconds"]
-        },
+        "milliseconds": {phase: statistics.median(row[phase] for row in spent) for phase in spent[0]},
     }
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """For people, as Markdown."""
     phases = results[0]["milliseconds"]
-    lines = [
-        f"| environment | backend | envs | steps/s | sb3-contrib | ratio (range) | {', '.join(phases)}, ms |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    has_alone = "alone" in results[0]
+    heads = ["environment", "backend", "envs", "steps/s", "sb3-contrib", "ratio (range)", f"{', '.join(phases)}, ms"]
+    lines = [heads + ["environments alone", "share"] * has_alone]
+    lines.append(["---"] * len(lines[0]))
     for r in results:
         spent = ", ".join(f"{r['milliseconds'][phase]:.0f}" for phase in phases)
         ratio = f"{r['ratio']:.1f} ({min(r['ratios']):.1f} to {max(r['ratios']):.1f})"
-        speeds = f"{r['ours']:,.0f} | {r['peer']:,.0f}"
-        lines.append(f"| {r['env_id']} | {r['backend']} | {r['num_envs']} | {speeds} | {ratio} | {spent} |")
-    return "\n".join(lines)
+        cells = [r["environment"], r["backend"], str(r["num_envs"]), f"{r['ours']:,.0f}", f"{r['peer']:,.0f}"]
+        cells += [ratio, spent]
+        lines.append(cells + ([f"{r['alone']:,.0f}", f"{r['ours'] / r['alone']:.0%}"] if has_alone else []))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main() -> None:
@@ -106,19 +146,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="Python interpreter that has sb3-contrib")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    for name in ("--ours", "--alone"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.ours:
-        print(json.dumps(measure_ours(Task(*json.loads(arguments.ours)))))
-        return
+    for settings, measure in ((arguments.ours, measure_ours), (arguments.alone, measure_alone)):
+        if settings:
+            print(json.dumps(measure(Config.from_dict(json.loads(settings)))))
+            return
     if not arguments.peer:
         parser.error("--peer is needed: the Python interpreter of an environment with sb3-contrib")
-    results = []
-    for task in TASKS:
-        results.append(compare(task, arguments.peer, arguments.rounds))
-        print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    results: dict[str, list[dict[str, Any]]] = {"equal work": [], "own settings": []}
+    jobs = [("equal work", equal_work(task), task.num_envs) for task in TASKS]
+    jobs += [("own settings", preset(env_id), PEER_ENVS) for env_id in PRESETS]
+    for name, config, peer_envs in jobs:
+        row = compare(config, arguments.peer, peer_envs, arguments.rounds, alone=name == "own settings")
+        results[name].append(row)
+        print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
     RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
-    print(table(results))
+    print("\n\n".join(table(rows) for rows in results.values()))
 
 
 if __name__ == "__main__":
