@@ -1,4 +1,4 @@
-# Serves the policy bundle that is mounted at /models, on port $PORT. Nothing of TensorFlow is inside.
+# Serves the policy bundle, or the folder of bundles, that is mounted at /models, on port $PORT. Nothing of TensorFlow is inside.
 # Whoever reaches the port is answered, as long as no --keys or --tls-client-ca is given: publish it with care.
 #
 #     docker build -t trpo-tf-serving .

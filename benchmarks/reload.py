@@ -39,10 +39,11 @@ class Told(NamedTuple):
     versions: list[int]
 
 
-def ask(port: int, is_over: Any, told: Any) -> None:
+def ask(port: int, begin: Any, is_over: Any, told: Any) -> None:
     """Ask on one connection until it is over; a connection that is lost is a failure, and made anew."""
     seconds, failures, versions = array("d"), [], []
     connection = socket.create_connection(("127.0.0.1", port), 10)
+    begin.wait()
     while not is_over.is_set():
         begun = time.perf_counter()
         try:
@@ -94,12 +95,12 @@ def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[Told], int
             if announced is None:
                 sys.exit(f"error: the server did not start: {server.stderr.read()}")
             processes = multiprocessing.get_context("spawn")
-            is_over, told = processes.Event(), processes.Queue()
-            clients = [
-                processes.Process(target=ask, args=(int(announced[1]), is_over, told)) for _ in range(given.clients)
-            ]
+            begin, is_over, told = processes.Barrier(given.clients + 1), processes.Event(), processes.Queue()
+            asking = (int(announced[1]), begin, is_over, told)
+            clients = [processes.Process(target=ask, args=asking) for _ in range(given.clients)]
             for client in clients:
                 client.start()
+            begin.wait()
             begun, version = time.monotonic(), 1
             while (passed := time.monotonic() - begun) < given.seconds:
                 if reload and passed >= version * given.every:

@@ -185,8 +185,8 @@ def test_the_benchmark_sees_no_failure():
     assert (done.returncode, done.stderr) == (0, "")
     reloads, asked, failed, seen, *_ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert int(reloads) > 3
-    assert int(asked) > 100
-    assert (failed, int(seen) > 2) == ("0", True)
+    assert int(asked) > 10
+    assert (failed, int(seen) > 1) == ("0", True)
 
 
 def test_older_versions_answer_where_they_are_kept(start, discrete, models):
