@@ -36,6 +36,8 @@ def describe(manifest: Manifest, version: str, has_keys: bool) -> Document:
     if has_keys:
         for path in ("/v2/health/live", "/v2/health/ready"):
             paths[path]["get"]["security"] = []
+    paths["/metrics"] = _get("Metrics, as Prometheus reads them")
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     for suffix in ("", f"/versions/{quote(version, safe='')}"):
         model = f"/v2/models/{name}{suffix}"
         paths[model] = _get("Model metadata")

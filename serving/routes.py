@@ -12,9 +12,12 @@ import orjson
 
 from serving import __version__, binary
 from serving.bounds import bounds_check
+from serving.catalog import Model
 from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata
+from serving.exposition import CONTENT_TYPE, render
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
 from serving.manifest import Manifest
+from serving.metrics import KINDS, Metrics, Series
 from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
@@ -29,20 +32,32 @@ RETRY_SECONDS = 1
 
 
 class Response(NamedTuple):
-    """What is answered. `headers` are whole lines, each with its line end."""
+    """What is answered.
+
+    Attributes:
+        headers: whole lines, each with its line end.
+        series: where the request is counted, if it reached a model.
+        error: what kind of error it is, if it is one.
+    """
 
     status: int
     body: bytes
     headers: bytes = b""
     content_type: bytes = b"application/json"
+    series: Series | None = None
+    error: str = ""
 
 
 class HttpError(Exception):
-    """A request that is answered with {"error": message}."""
+    """A request that is answered with {"error": message}. If it has a cause, that is the server's own fault."""
 
-    def __init__(self, status: int, message: str, headers: bytes = b"") -> None:
+    def __init__(
+        self, status: int, message: str, headers: bytes = b"", series: Series | None = None, kind: str = ""
+    ) -> None:
         super().__init__(message)
-        self.response = Response(status, orjson.dumps({"error": message}), headers)
+        kind = kind or KINDS.get(status, "internal" if status >= 500 else "bad_request")
+        body = orjson.dumps({"error": message})
+        self.response = Response(status, body, headers, series=series, error=kind)
 
 
 class Route(NamedTuple):
@@ -56,7 +71,7 @@ class Route(NamedTuple):
 Routes = Mapping[str, Route]
 
 
-def make_routes(policy: Policy, options: ServeOptions) -> dict[str, Route]:
+def make_routes(policy: Policy, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
     """Every path of the server, with the model's name and version spelled out in it."""
     manifest, version = policy.manifest, model_version(policy.manifest)
     server = {"name": "trpo-tf", "version": __version__, "extensions": ["binary_tensor_data"]}
@@ -65,15 +80,17 @@ def make_routes(policy: Policy, options: ServeOptions) -> dict[str, Route]:
         "/v2/health/live": _constant({"live": True})._replace(is_open=True),
         "/v2/health/ready": _constant({"ready": True})._replace(is_open=True),
     }
-    infer, predict = _inference(policy, version, options), _prediction(policy, options)
+    model = Model(manifest.name, version, policy)
+    infer, predict = _inference(model, options, metrics), _prediction(model, options, metrics)
     for suffix in ("", f"/versions/{version}"):
-        model = f"/v2/models/{manifest.name}{suffix}"
-        routes[model] = _constant(model_metadata(manifest, version))
-        routes[f"{model}/ready"] = _constant({"name": manifest.name, "ready": True})
-        routes[f"{model}/infer"] = infer
-        model = f"/v1/models/{manifest.name}{suffix}"
-        routes[model] = _constant(model_status(version))
-        routes[f"{model}:predict"] = predict
+        path = f"/v2/models/{manifest.name}{suffix}"
+        routes[path] = _constant(model_metadata(manifest, version))
+        routes[f"{path}/ready"] = _constant({"name": manifest.name, "ready": True})
+        routes[f"{path}/infer"] = infer
+        path = f"/v1/models/{manifest.name}{suffix}"
+        routes[path] = _constant(model_status(version))
+        routes[f"{path}:predict"] = predict
+    routes["/metrics"] = Route((b"GET", b"HEAD"), lambda _headers, _body: _scrape(metrics))
     routes["/openapi.json"] = _constant(describe(manifest, version, bool(options.keys)))
     return routes
 
@@ -95,9 +112,10 @@ def model_version(manifest: Manifest) -> str:
     return str(manifest.provenance.get("model_version", 1))
 
 
-def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
+def _inference(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
     """The protocol's `infer`."""
-    manifest, act = policy.manifest, _acting(policy, options)
+    manifest, version = model.policy.manifest, model.version
+    series, act = metrics.series(model), _acting(model, options, metrics)
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
@@ -110,27 +128,30 @@ def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
             request = binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
         actions = act(request)
         if not request.binary:
-            return Response(200, encode_response(actions, manifest, version, request.request_id))
+            return Response(200, encode_response(actions, manifest, version, request.request_id), series=series)
         content, length = binary.encode_binary(actions, manifest, version, request.request_id)
-        return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream")
+        return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream", series)
 
-    return Route((b"POST",), _with_errors(answer, options))
+    return Route((b"POST",), _with_errors(answer, options, series))
 
 
-def _prediction(policy: Policy, options: ServeOptions) -> Route:
+def _prediction(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
     """TensorFlow Serving's `predict`."""
-    manifest, act = policy.manifest, _acting(policy, options)
+    manifest = model.policy.manifest
+    series, act = metrics.series(model), _acting(model, options, metrics)
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
         check_depth(body)
-        return Response(200, encode_predictions(act(decode_instances(body, manifest, max_batch=options.max_batch))))
+        actions = act(decode_instances(body, manifest, max_batch=options.max_batch))
+        return Response(200, encode_predictions(actions), series=series)
 
-    return Route((b"POST",), _with_errors(answer, options))
+    return Route((b"POST",), _with_errors(answer, options, series))
 
 
-def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], Array]:
+def _acting(model: Model, options: ServeOptions, metrics: Metrics) -> Callable[[InferRequest], Array]:
     """From a request to its actions. It raises `RequestError` and `FloatingPointError`."""
+    policy, watch = model.policy, metrics.watch(model)
     check = bounds_check(policy.manifest.observation, options.out_of_bounds)
 
     def act(request: InferRequest) -> Array:
@@ -140,28 +161,40 @@ def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], A
                 observations = check(observations)
             except ValueError as error:
                 raise RequestError(str(error)) from None
+        watch.asked(request.observations)
         return policy.run(observations, request.noise)
 
     return act
 
 
-def _with_errors(answer: Callable[[Headers, Body], Response], options: ServeOptions) -> Callable[..., Response]:
+def _scrape(metrics: Metrics) -> Response:
+    return Response(200, render(metrics), content_type=CONTENT_TYPE)
+
+
+def _with_errors(
+    answer: Callable[[Headers, Body], Response], options: ServeOptions, series: Series
+) -> Callable[[Headers, Body], Response]:
     def guarded(headers: Headers, body: Body) -> Response:
         try:
             return answer(headers, body)
         except RequestError as error:
-            raise HttpError(400, str(error)) from None
+            raise HttpError(400, str(error), series=series) from None
         except FloatingPointError as error:
-            raise HttpError(500, str(error)) from None
+            raise HttpError(500, str(error), series=series, kind="not_finite") from None
         except TooLargeError:
-            raise too_large(options.max_body) from None
+            raise too_large(options.max_body, series) from None
+        except HttpError as error:
+            error.response = error.response._replace(series=series)
+            raise
+        except Exception as error:
+            raise HttpError(500, "internal error", series=series) from error
 
     return guarded
 
 
-def too_large(limit: int) -> HttpError:
+def too_large(limit: int, series: Series | None = None) -> HttpError:
     """The answer to a body that is too large, as it came or decompressed."""
-    return HttpError(413, f"the body is larger than {limit} bytes; send fewer observations at a time")
+    return HttpError(413, f"the body is larger than {limit} bytes; send fewer observations at a time", series=series)
 
 
 def _decoded(headers: Headers, body: Body, options: ServeOptions) -> Body:

@@ -5,20 +5,23 @@ import signal
 import socket
 import ssl
 import stat
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from serving.catalog import Catalog, Model, Release
+from serving.events import configure, emit
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
 from serving.manifest import find_bundle
+from serving.metrics import Metrics
+from serving.observers import observers_of
 from serving.options import ServeError, ServeOptions
 from serving.policy import load
-from serving.routes import make_routes
+from serving.routes import make_routes, model_version
 
 _BACKLOG = 2048
 
@@ -33,13 +36,15 @@ def serve(bundle: str | Path, options: ServeOptions | None = None) -> None:
         ServeError: an address, a key file or a certificate can't be used.
     """
     options = options or ServeOptions()
+    configure(options.log_format)
     policy = load(find_bundle(Path(bundle)), options.public_key)
     tls = _tls(options)
     try:
         keys = read_keys(options.keys) if options.keys else ()
     except KeyFileError as error:
         raise ServeError(str(error)) from None
-    site = Site(make_routes(policy, options), options, keys)
+    metrics, model = Metrics(), Model(policy.manifest.name, model_version(policy.manifest), policy)
+    metrics.show(Catalog({model.name: Release({model.version: model}, lambda: model)}))
     with ExitStack() as stack:
         listeners, places = [], []
         if options.tcp_port is not None:
@@ -49,11 +54,12 @@ def serve(bundle: str | Path, options: ServeOptions | None = None) -> None:
         if options.uds is not None:
             listeners.append(stack.enter_context(listen_on_path(options.uds)))
             places.append(f"unix:{options.uds}")
+        observers = stack.enter_context(observers_of(options))
+        site = Site(make_routes(policy, options, metrics), options, metrics, keys, observers)
         loop = uvloop.new_event_loop()
         stack.callback(loop.close)
-        loop.run_until_complete(
-            _run(site, listeners, tls, f"serving {policy.manifest.name} on {' and '.join(places)}\n")
-        )
+        loop.run_until_complete(_run(site, listeners, tls, lambda: _announce(model.name, places)))
+    emit("stop", "stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -96,7 +102,13 @@ def _remove_abandoned(path: str) -> None:
                     Path(path).unlink()
 
 
-async def _run(site: Site, listeners: list[socket.socket], tls: ssl.SSLContext | None, announcement: str) -> None:
+def _announce(name: str, places: list[str]) -> None:
+    emit("start", f"serving {name} on {' and '.join(places)}", model=name, listening=places)
+
+
+async def _run(
+    site: Site, listeners: list[socket.socket], tls: ssl.SSLContext | None, announce: Callable[[], None]
+) -> None:
     loop = asyncio.get_running_loop()
     asked, asked_again = asyncio.Event(), asyncio.Event()
 
@@ -113,8 +125,7 @@ async def _run(site: Site, listeners: list[socket.socket], tls: ssl.SSLContext |
         for listener in listeners
     ]
     sweeping = asyncio.ensure_future(_sweep(site))
-    sys.stderr.write(announcement)
-    sys.stderr.flush()
+    announce()
     await asked.wait()
     for server in servers:
         server.close()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import serving.verify
 
@@ -36,9 +37,9 @@ class Server:
             connection.close()
 
     def stop(self, number: int) -> tuple[int, str]:
-        """Exit status, and what it wrote on stderr since it started."""
+        """Exit status, and what it wrote on stderr since it started, but for its farewell."""
         self.process.send_signal(number)
-        return self.process.wait(10), self.process.stderr.read()
+        return self.process.wait(10), self.process.stderr.read().removesuffix("stopped\n")
 
 
 @contextmanager
@@ -130,5 +131,32 @@ def golden():
     def read(bundle: Path):
         manifest = serving.manifest.read_manifest(bundle)
         return serving.verify.read_golden((bundle / "golden.npz").read_bytes(), manifest)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def scrape():
+    """Scrapes a server: the value of a sample by name and labels, or None if there is no such sample."""
+
+    def read(server: Server, headers=None):
+        connection = server.connect()
+        connection.request("GET", "/metrics", headers=headers or {})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        assert response.status == 200, text
+        assert response.getheader("content-type").startswith("text/plain; version=0.0.4")
+        samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+        def value(name: str, **labels: str) -> float | None:
+            return samples.get((name, frozenset(labels.items())))
+
+        value.samples, value.text = samples, text
+        return value
 
     return read

@@ -11,6 +11,7 @@ import pytest
 import serving
 from serving.http import MAX_HEAD
 from serving.limits import MAX_DEPTH
+from serving.metrics import Metrics
 from serving.options import ServeOptions
 from serving.routes import make_routes
 
@@ -36,7 +37,7 @@ def test_every_curl_line_works(server, command):
         assert list(json.loads(body.partition(b"\r\n\r\n")[2])) == ["error"]
     else:
         assert status == b"200", body
-        assert body.startswith(b"{")
+        assert body.startswith(b"# HELP" if "/metrics" in command else b"{")
 
 
 def test_every_option_has_its_default_in_the_table():
@@ -56,7 +57,7 @@ def test_every_option_has_its_default_in_the_table():
 
 
 def test_every_route_is_in_the_table(discrete):
-    routes = make_routes(serving.load(discrete), ServeOptions())
+    routes = make_routes(serving.load(discrete), ServeOptions(), Metrics())
     documented = {
         path.replace("NAME", "discrete") for path in re.findall(r"^\| `(?:GET|POST) (\S+)`", PAGE, re.MULTILINE)
     }

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import serving
+from serving.metrics import Metrics
 from serving.options import ServeError, ServeOptions
 from serving.routes import HttpError, make_routes
 from serving.server import listen
@@ -481,7 +482,7 @@ serving.__main__.main(sys.argv[1:])
 
 
 def test_actions_that_are_not_finite_never_leave_a_route(continuous):
-    routes = make_routes(serving.load(continuous), ServeOptions())
+    routes = make_routes(serving.load(continuous), ServeOptions(), Metrics())
     body = json.dumps({"instances": [[1e308] * 3]}).encode()
     with pytest.raises(HttpError, match="not finite"):
         routes["/v1/models/continuous:predict"].answer({}, body)
