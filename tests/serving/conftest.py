@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 import serving.verify
 
@@ -138,6 +137,7 @@ def golden():
 @pytest.fixture(scope="session")
 def scrape():
     """Scrapes a server: the value of a sample by name and labels, or None if there is no such sample."""
+    parse = pytest.importorskip("prometheus_client.parser").text_string_to_metric_families
 
     def read(server: Server, headers=None):
         connection = server.connect()
@@ -149,7 +149,7 @@ def scrape():
         assert response.getheader("content-type").startswith("text/plain; version=0.0.4")
         samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(text)
+            for family in parse(text)
             for sample in family.samples
         }
 

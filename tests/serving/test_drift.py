@@ -32,7 +32,8 @@ def ask(server, observations: np.ndarray) -> None:
     connection = server.connect()
     connection.request("POST", "/v2/models/discrete/infer", observations.tobytes(), headers)
     response = connection.getresponse()
-    assert (response.status, len(response.read())) != (200, 0)
+    response.read()
+    assert response.status == 200
     connection.close()
 
 
