@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ Float64 = NDArray[np.float64]
 WINDOW = 100_000
 """Rows that the statistics reach back: older ones fade out exponentially."""
 
-_ROWS_AT_ONCE = 256
+_KEPT = 256
 """Requests whose observations are kept until they are added up; together they cost little more than one alone."""
 
 _LARGE = 16 * 1024
@@ -90,29 +91,27 @@ class Input:
     def __init__(self, spec: ArraySpec) -> None:
         self.name = spec.name
         self._dtype, self._size = np.dtype(spec.dtype), math.prod(spec.shape)
-        self._rows: list[bytes] = []
+        self._kept: list[bytes] = []
         self._moments = empty(self._size)
         self._lock = threading.Lock()
 
     def add(self, rows: Array) -> None:
         """Rows [batch, ...]; from any thread."""
-        copy = rows.tobytes()
-        with self._lock:
-            self._rows.append(copy)
-            if len(self._rows) >= _ROWS_AT_ONCE or len(copy) > _LARGE:
-                self._add_up()
+        copy, kept = rows.tobytes(), self._kept
+        kept.append(copy)
+        if len(kept) >= _KEPT or len(copy) > _LARGE:
+            self.moments()
 
     def moments(self) -> Moments:
         """Of all that was added."""
         with self._lock:
-            if self._rows:
-                self._add_up()
+            # Other threads may append meanwhile, which needs no lock as long as only this takes away.
+            taken = self._kept[:]
+            del self._kept[: len(taken)]
+            if taken:
+                rows = np.frombuffer(b"".join(taken), self._dtype).reshape(-1, self._size)
+                self._moments = joined(self._moments, moments_of(rows), WINDOW)
             return self._moments
-
-    def _add_up(self) -> None:
-        rows = np.frombuffer(b"".join(self._rows), self._dtype).reshape(-1, self._size)
-        self._rows.clear()
-        self._moments = joined(self._moments, moments_of(rows), WINDOW)
 
 
 class Watch:
@@ -120,13 +119,10 @@ class Watch:
 
     def __init__(self, manifest: Manifest) -> None:
         self.inputs = [Input(spec) for spec in manifest.observation if math.prod(spec.shape) <= MOST_STATISTICS]
-        self._only = self.inputs[0] if self.inputs and len(manifest.observation) == 1 else None
+        only = self.inputs[0] if self.inputs and len(manifest.observation) == 1 else None
+        self.asked: Callable[[Any], None] = only.add if only else self._add_parts
+        """Add a request's observations [batch, ...], an array or one for each input; from any thread."""
 
-    def asked(self, observations: Observation) -> None:
-        """Add a request's observations [batch, ...]; from any thread."""
-        if self._only is not None:
-            self._only.add(observations)  # type: ignore[arg-type]
-        else:
-            parts: Any = observations
-            for watched in self.inputs:
-                watched.add(parts[watched.name])
+    def _add_parts(self, observations: Observation) -> None:
+        for watched in self.inputs:
+            watched.add(observations[watched.name])

@@ -69,18 +69,18 @@ def render(metrics: Metrics) -> bytes:
 def _requests(snapshots: list[Snapshot]) -> Iterator[Sample]:
     requests: dict[tuple[object, ...], int] = defaultdict(int)
     errors: dict[tuple[object, ...], int] = defaultdict(int)
-    for model, version, protocol, counts, *_ in _all("series", snapshots):
-        for code, kind, count in counts:
+    for model, version, protocol, codes, kinds, *_ in _all("series", snapshots):
+        for code, count in codes:
             requests[model, version, protocol, code] += count
-            if kind:
-                errors[model, kind] += count
+        for kind, count in kinds.items():
+            errors[model, kind] += count
     yield from (("trpo_tf_requests_total", labels, count) for labels, count in requests.items())
     yield from (("trpo_tf_errors_total", labels, count) for labels, count in errors.items())
 
 
 def _histogram(snapshots: list[Snapshot]) -> Iterator[str]:
     found: dict[tuple[str, ...], tuple[list[int], float]] = {}
-    for model, _, protocol, _, buckets, seconds in _all("series", snapshots):
+    for model, _, protocol, _, _, buckets, seconds in _all("series", snapshots):
         if model:
             before, total = found.get((model, protocol), ([0] * len(buckets), 0.0))
             found[model, protocol] = [a + b for a, b in zip(before, buckets, strict=True)], total + seconds

@@ -50,7 +50,7 @@ class Series:
     def __init__(self, model: str, version: str, protocol: str) -> None:
         self.model, self.version, self.protocol = model, version, protocol
         self._lock = threading.Lock()
-        self.restore([], [0] * (len(BUCKETS) + 1), 0.0)
+        self.restore({}, {}, [0] * (len(BUCKETS) + 1), 0.0)
 
     def answered(self, code: int | str, seconds: float | None = None, kind: str = "") -> None:
         """Count a request, from any thread.
@@ -61,7 +61,9 @@ class Series:
             kind: what went wrong, if something did.
         """
         with self._lock:
-            self._counts[code, kind] += 1
+            self._codes[code] += 1
+            if kind:
+                self._kinds[kind] += 1
             if seconds is not None:
                 self._buckets[bisect_left(BUCKETS, seconds)] += 1
                 self._seconds += seconds
@@ -69,13 +71,14 @@ class Series:
     def snapshot(self) -> list[Any]:
         """All counts as JSON, which `restore` takes behind the names."""
         with self._lock:
-            counts = [[code, kind, count] for (code, kind), count in self._counts.items()]
-            return [self.model, self.version, self.protocol, counts, list(self._buckets), self._seconds]
+            names = [self.model, self.version, self.protocol]
+            return [*names, list(self._codes.items()), dict(self._kinds), list(self._buckets), self._seconds]
 
-    def restore(self, counts: list[Any], buckets: list[int], seconds: float) -> None:
+    def restore(self, codes: Any, kinds: Any, buckets: list[int], seconds: float) -> None:
         """Count on from a snapshot."""
         with self._lock:
-            self._counts = defaultdict(int, {(code, kind): count for code, kind, count in counts})
+            self._codes: dict[int | str, int] = defaultdict(int, codes)
+            self._kinds: dict[str, int] = defaultdict(int, kinds)
             self._buckets, self._seconds = buckets, seconds
 
 
@@ -102,7 +105,7 @@ class Metrics:
         """Count in another slot, on from what it holds; after a fork, before anything is counted."""
         self._slot, held = slot, orjson.loads(self.board.read(slot) or b"{}")
         for series in self._series.values():
-            series.restore([], [0] * (len(BUCKETS) + 1), 0.0)
+            series.restore({}, {}, [0] * (len(BUCKETS) + 1), 0.0)
         for model, version, protocol, *counts in held.get("series", []):
             self._find(model, version, protocol).restore(*counts)
         self._reloads = defaultdict(int, {(model, result): count for model, result, count in held.get("reloads", [])})
@@ -162,7 +165,7 @@ class Metrics:
                 for watched in watch.inputs
                 if (moments := watched.moments()).total
             ],
-            "reloads": [[model, result, count] for (model, result), count in self._reloads.items()],
+            "reloads": [[model, result, count] for (model, result), count in list(self._reloads.items())],
             "connections": sum(connections for connections, _ in loads),
             "in_flight": sum(requests for _, requests in loads),
             "cpu": self._cpu_before + time.process_time(),

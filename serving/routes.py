@@ -151,7 +151,7 @@ def _prediction(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
 
 def _acting(model: Model, options: ServeOptions, metrics: Metrics) -> Callable[[InferRequest], Array]:
     """From a request to its actions. It raises `RequestError` and `FloatingPointError`."""
-    policy, watch = model.policy, metrics.watch(model)
+    policy, watch = model.policy, metrics.watch(model).asked
     check = bounds_check(policy.manifest.observation, options.out_of_bounds)
 
     def act(request: InferRequest) -> Array:
@@ -161,7 +161,7 @@ def _acting(model: Model, options: ServeOptions, metrics: Metrics) -> Callable[[
                 observations = check(observations)
             except ValueError as error:
                 raise RequestError(str(error)) from None
-        watch.asked(request.observations)
+        watch(request.observations)
         return policy.run(observations, request.noise)
 
     return act

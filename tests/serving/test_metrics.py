@@ -348,7 +348,7 @@ def test_threads_count_every_request(discrete):
 
 
 def test_docs_tell_every_metric_with_its_type_and_labels():
-    rows = re.findall(r"^\| `((?:trpo_tf|process)_\w+)` \| (\w+) \| ([^|]*) \|", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `((?:trpo_tf|process)_\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.MULTILINE)
     assert {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows} == {
         name: (family.kind, family.labels) for name, family in FAMILIES.items()
     }
