@@ -11,8 +11,6 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-from serving.metrics import Metrics
-
 _MOST_BYTES = 256
 """Of a stranger's text that is shown."""
 
@@ -37,14 +35,6 @@ def emit(
 ) -> None:
     """Log an event: in text its message, or its fields if it has none; in JSON all of it."""
     logger.log(level, "%s", message, exc_info=fault, extra={"event": event, "fields": fields})
-
-
-def reloaded(metrics: Metrics, model: str, version: str, result: str, reason: str = "") -> None:
-    """Count and log a change of what is served; `result` is `loaded`, `refused` or `unloaded`."""
-    metrics.reloaded(model, result)
-    level = logging.WARNING if result == "refused" else logging.INFO
-    message = f"{result} {model} version {version}" + (f": {reason}" if reason else "")
-    emit("model", message, level=level, model=model, version=version, result=result, reason=reason)
 
 
 def shown(text: bytes) -> str:

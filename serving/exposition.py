@@ -55,7 +55,7 @@ def render(metrics: Metrics) -> bytes:
     """Everything, as it is now."""
     snapshots = metrics.snapshots()
     samples: dict[str, list[str]] = defaultdict(list)
-    for source in (_requests(snapshots), _process(metrics, snapshots), _models(metrics, snapshots)):
+    for source in (_requests(snapshots), _process(snapshots), _models(metrics, snapshots)):
         for name, labels, value in source:
             samples[name].append(_line(name, FAMILIES[name].labels, labels, value))
     samples["trpo_tf_request_seconds"] = list(_histogram(snapshots))
@@ -93,7 +93,7 @@ def _histogram(snapshots: list[Snapshot]) -> Iterator[str]:
         yield _line(f"{name}_count", names, labels, sum(buckets))
 
 
-def _process(metrics: Metrics, snapshots: list[Snapshot]) -> Iterator[Sample]:
+def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
     for name, key in (
         ("trpo_tf_requests_in_flight", "in_flight"),
         ("trpo_tf_connections", "connections"),
@@ -101,7 +101,7 @@ def _process(metrics: Metrics, snapshots: list[Snapshot]) -> Iterator[Sample]:
         ("process_cpu_seconds_total", "cpu"),
     ):
         yield name, (), sum(snapshot[key] for snapshot in snapshots)
-    yield "process_start_time_seconds", (), metrics.started
+    yield "process_start_time_seconds", (), min(snapshot["started"] for snapshot in snapshots)
 
 
 def _models(metrics: Metrics, snapshots: list[Snapshot]) -> Iterator[Sample]:

@@ -4,6 +4,7 @@ Each worker process counts in memory of its own, and puts a snapshot on a shared
 is scraped. Whoever is scraped adds up all snapshots. A worker that takes a dead one's slot goes on from its counts.
 """
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ import orjson
 from serving.board import Board
 from serving.catalog import Catalog, Model
 from serving.drift import Watch, moments_to_json
+from serving.events import emit
 from serving.manifest import MODEL_FILE
 
 BUCKETS = (
@@ -85,13 +87,12 @@ class Series:
 class Metrics:
     """All that one process counts, and the board of all processes.
 
-    Make it before workers are forked, with a slot for each process; a worker calls `attach` with its own, the parent
-    has slot 0.
+    `board` is made before the fork, with a slot for each worker, and this after it. It goes on from what its slot
+    holds.
     """
 
-    def __init__(self, slots: int = 1) -> None:
-        self.board = Board(slots)
-        self.started = _start_time()
+    def __init__(self, board: Board | None = None, slot: int = 0) -> None:
+        self.board, self._slot = board or Board(1), slot
         self.catalog = Catalog()
         self.names: set[str] = set()  # of models, served now or once
         self.loads: list[Callable[[], tuple[int, int]]] = []
@@ -99,17 +100,9 @@ class Metrics:
         self._series: dict[tuple[str, str, str], Series] = {}
         self._watches: dict[tuple[str, str, str], tuple[str, Watch]] = {}
         self._reloads: dict[tuple[str, str], int] = defaultdict(int)
-        self._slot, self._cpu_before = 0, 0.0
-
-    def attach(self, slot: int) -> None:
-        """Count in another slot, on from what it holds; after a fork, before anything is counted."""
-        self._slot, held = slot, orjson.loads(self.board.read(slot) or b"{}")
-        for series in self._series.values():
-            series.restore({}, {}, [0] * (len(BUCKETS) + 1), 0.0)
-        for model, version, protocol, *counts in held.get("series", []):
-            self._find(model, version, protocol).restore(*counts)
-        self._reloads = defaultdict(int, {(model, result): count for model, result, count in held.get("reloads", [])})
-        self._cpu_before = held.get("cpu", 0.0)
+        self._cpu_before, self._started = 0.0, _start_time()
+        if before := self.board.read(slot):
+            self._restore(orjson.loads(before))
         self.publish()
 
     def series(self, model: Model | None, protocol: str = "http") -> Series:
@@ -135,10 +128,13 @@ class Metrics:
         for release in self.catalog.releases.values():
             yield from release.versions.values()
 
-    def reloaded(self, model: str, result: str) -> None:
-        """Count a change of what is served: `loaded`, `refused` or `unloaded`."""
+    def reloaded(self, model: str, version: str, result: str, reason: str = "") -> None:
+        """Count and log a change of what is served; `result` is `loaded`, `refused` or `unloaded`."""
         self.names.add(model)
         self._reloads[model, result] += 1
+        level = logging.WARNING if result == "refused" else logging.INFO
+        message = f"{result} {model} version {version}" + (f": {reason}" if reason else "")
+        emit("model", message, level=level, model=model, version=version, result=result, reason=reason)
 
     def publish(self) -> None:
         """Put a snapshot in this process's slot. If it has no room, then without observations; or else not at all."""
@@ -151,6 +147,12 @@ class Metrics:
         self.publish()
         contents = [self.board.read(slot) for slot in range(self.board.slots)]
         return [orjson.loads(content) for content in contents if content]
+
+    def _restore(self, before: Snapshot) -> None:
+        for model, version, protocol, *counts in before["series"]:
+            self._find(model, version, protocol).restore(*counts)
+        self._reloads |= {(model, result): count for model, result, count in before["reloads"]}
+        self._cpu_before, self._started = before["cpu"], before["started"]
 
     def _find(self, model: str, version: str, protocol: str) -> Series:
         return self._series.setdefault((model, version, protocol), Series(model, version, protocol))
@@ -170,6 +172,7 @@ class Metrics:
             "in_flight": sum(requests for _, requests in loads),
             "cpu": self._cpu_before + time.process_time(),
             "memory": _resident_bytes(),
+            "started": self._started,
         }
 
 

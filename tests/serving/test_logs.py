@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from serving.events import emit, reloaded, shown
+from serving.events import emit, shown
 from serving.metrics import Metrics
 
 INFER = "/v2/models/discrete/infer"
@@ -128,7 +128,7 @@ def test_text_is_cut_and_escaped():
 @pytest.mark.parametrize("result", ["loaded", "refused", "unloaded"])
 def test_a_change_of_what_is_served_is_an_event(caplog, result):
     with caplog.at_level("INFO", "serving"):
-        reloaded(Metrics(), "walker", "3", result, "because")
+        Metrics().reloaded("walker", "3", result, "because")
     (record,) = caplog.records
     assert record.getMessage() == f"{result} walker version 3: because"
     assert record.event == "model"

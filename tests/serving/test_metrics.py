@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import serving
+from serving.board import Board
 from serving.catalog import Catalog, Model, Release
-from serving.events import reloaded
 from serving.exposition import FAMILIES, render
 from serving.http import MAX_HEAD
 from serving.metrics import BUCKETS, KINDS, Metrics
@@ -256,11 +256,11 @@ def test_another_policy_of_the_same_version_is_observed_anew(discrete, continuou
     assert 'trpo_tf_requests_total{model="policy",version="1",protocol="http",code="200"} 2\n' in text
 
 
-def test_reloads_are_counted(discrete, caplog):
+def test_reloads_are_counted(discrete):
     metrics = Metrics()
     metrics.show(catalog(model(discrete)))
     for result in ("loaded", "loaded", "refused", "unloaded"):
-        reloaded(metrics, "discrete", "2", result)
+        metrics.reloaded("discrete", "2", result)
     text = render(metrics).decode()
     for result, count in (("loaded", 2), ("refused", 1), ("unloaded", 1)):
         assert f'trpo_tf_model_reloads_total{{model="discrete",result="{result}"}} {count}\n' in text
@@ -274,9 +274,9 @@ def test_a_name_with_quotes_is_escaped(discrete):
     assert {"model": name} in [sample.labels for sample in samples]
 
 
-def count(metrics: Metrics, slot: int, requests: int, ready, ended) -> None:
-    metrics.attach(slot)
-    served = next(iter(metrics.models()))
+def count(board: Board, slot: int, served: Model, requests: int, ready, ended) -> None:
+    metrics = Metrics(board, slot)
+    metrics.show(catalog(served))
     for _ in range(requests):
         metrics.series(served).answered(200, 1e-4)
         metrics.watch(served).asked(np.full((1, 4), slot, np.float32))
@@ -287,14 +287,13 @@ def count(metrics: Metrics, slot: int, requests: int, ready, ended) -> None:
 
 
 def test_whoever_is_scraped_answers_for_all_workers_also_for_killed_ones(discrete):
-    metrics = Metrics(slots=3)
-    served = model(discrete)
+    board, served = Board(3), model(discrete)
+    metrics = Metrics(board, 0)
     metrics.show(catalog(served))
-    metrics.series(served), metrics.watch(served)
 
     def work(slot: int, requests: int):
         ready, ended = fork.Event(), fork.Event()
-        process = fork.Process(target=count, args=(metrics, slot, requests, ready, ended))
+        process = fork.Process(target=count, args=(board, slot, served, requests, ready, ended))
         process.start()
         assert ready.wait(60)
         return process
