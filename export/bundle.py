@@ -22,7 +22,15 @@ from export.parity import Actor, Environment, Episode, Reference, play
 from export.proof import Proof, Standard, judged, prove
 from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
 from serving import ArraySpec, GraphSpec, Manifest
-from serving.manifest import GOLDEN_FILE, LATENCY_FILE, MANIFEST_FILE, FileEntry, read_manifest
+from serving.manifest import (
+    GOLDEN_FILE,
+    LATENCY_FILE,
+    MANIFEST_FILE,
+    MOST_STATISTICS,
+    FileEntry,
+    Statistics,
+    read_manifest,
+)
 from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
 from serving.policy import draw_noise
 from serving.signature import sign, signer
@@ -67,6 +75,7 @@ def write_bundle(
     name: str = "policy",
     evidence: Evidence = _NO_EVIDENCE,
     provenance: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Statistics] | None = None,
     files: Mapping[str, bytes] | None = None,
     accept_loss: bool = False,
     signing_key: Path | None = None,
@@ -85,6 +94,7 @@ def write_bundle(
         name: the model's name when served.
         evidence: more to compare on.
         provenance: where the policy comes from; any JSON.
+        statistics: what was observed in training, by input; those of inputs too large for a manifest are left out.
         files: more files to put in the bundle, by name.
         accept_loss: write a target that does not stand the comparison too; the manifest then says so.
         signing_key: a private key to sign the bundle with.
@@ -104,7 +114,10 @@ def write_bundle(
             (folder / file).write_bytes(content)
         outputs = all_outputs(function, spec, form)
         graph = GraphSpec(form.noise, form.batch, _further_outputs(outputs, spec))
-        manifest = Manifest(name, spec.observation, spec.action, spec.noise, graph, provenance=provenance or {})
+        kept = {key: value for key, value in (statistics or {}).items() if len(value.mean) <= MOST_STATISTICS}
+        manifest = Manifest(
+            name, spec.observation, spec.action, spec.noise, graph, provenance=provenance or {}, statistics=kept
+        )
         observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
         standard = _standard(function, spec, evidence)
         material = _material(function, outputs, manifest, form, standard)

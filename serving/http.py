@@ -10,13 +10,18 @@ import logging
 import math
 from email.utils import formatdate
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any
 
 import httptools
 
+from serving.events import emit, shown
+from serving.exchange import Exchange, Observer, sane_id
 from serving.keys import is_known
+from serving.metrics import Metrics
 from serving.options import ServeOptions
 from serving.routes import RETRY_SECONDS, HttpError, Response, Route, Routes, find_route, too_large
+from serving.traceparent import parse_traceparent
 
 MAX_HEAD = 16 * 1024
 """Most bytes of a request's target and headers."""
@@ -32,22 +37,31 @@ SWEEP_SECONDS = 0.5
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
-logger = logging.getLogger(__name__)
-
 
 class Site:
     """What all connections share: routes, options, and how much is under way."""
 
-    def __init__(self, routes: Routes, options: ServeOptions, keys: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        options: ServeOptions,
+        metrics: Metrics,
+        keys: tuple[bytes, ...] = (),
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
         self.routes, self.options, self.keys = routes, options, keys
+        self.metrics, self.observers = metrics, observers
+        self.unrouted = metrics.series(None)
+        metrics.loads.append(self._load)
         self.connections: set[Connection] = set()
         self.buffered = 0
         self.stopping = False
         self.date = _date()
 
     def sweep(self, now: float) -> None:
-        """End the connections that are overdue."""
+        """End the connections that are overdue, and publish what was counted."""
         self.date = _date()
+        self.metrics.publish()
         for connection in [connection for connection in self.connections if now > connection.deadline]:
             connection.expire()
 
@@ -72,6 +86,10 @@ class Site:
         if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise HttpError(501, "the only transfer coding is chunked")
         return route
+
+    def _load(self) -> tuple[int, int]:
+        """How many connections there are, and how many of them have a request under way."""
+        return len(self.connections), sum(connection.is_under_way for connection in self.connections)
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         if self.keys and not is_known(headers.get(b"authorization", b""), self.keys):
@@ -100,7 +118,9 @@ class Connection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._size = 0  # of the body, kept or not
         self._unproductive = 0  # bytes received since the request began, or since the last of its body
-        self._is_under_way = False
+        self._method = b""
+        self._began = self._was_whole = 0.0  # when its first and its last byte were there
+        self.is_under_way = False
 
     # The transport's side
 
@@ -128,7 +148,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
         if self._closing:
             return
-        if self._is_under_way:
+        if self.is_under_way:
             self._bound()
         elif not self._paused:
             self.deadline = self._now() + self._site.options.keep_alive
@@ -161,7 +181,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._is_under_way = True
+        self._began = perf_counter()
+        self.is_under_way = True
 
     def on_url(self, part: bytes) -> None:
         """The request's target, or the next part of it."""
@@ -171,6 +192,7 @@ class Connection(asyncio.Protocol):
         """Judge the head. A request that is refused by it has its body thrown away, not kept."""
         if self._closing:
             return
+        self._method = self._parser.get_method()
         if self._unproductive > MAX_HEAD and _head_size(self._target, self._headers) > MAX_HEAD:
             self._refuse(_HEAD_TOO_LARGE)
             return
@@ -179,7 +201,7 @@ class Connection(asyncio.Protocol):
         try:
             if b"host" not in self._head and self._parser.get_http_version() != "1.0":
                 raise HttpError(400, "the Host header is missing")
-            self._route = self._site.judge(self._target, self._parser.get_method(), self._head)
+            self._route = self._site.judge(self._target, self._method, self._head)
         except HttpError as error:
             self._refusal = error.response
             if b"expect" in self._head or error.response.status == 413:
@@ -211,6 +233,7 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size() > MAX_UNREAD:
             self.abort()
             return
+        self._was_whole = perf_counter()
         response = self._respond()
         if isinstance(response, asyncio.Future):
             self._answer_later(response)
@@ -230,10 +253,16 @@ class Connection(asyncio.Protocol):
         try:
             return self._route.answer(self._head, self._body)
         except HttpError as error:
-            return error.response
-        except Exception:
-            logger.exception("%r failed", self._target)
-            return _INTERNAL_ERROR
+            fault, response = error.__cause__, error.response
+        except Exception as error:  # noqa: BLE001 (it is logged)
+            fault, response = error, _INTERNAL_ERROR
+        if fault is not None:
+            self._report(fault)
+        return response
+
+    def _report(self, fault: BaseException) -> None:
+        path = shown(self._target)
+        emit("fault", f"{path} failed", level=logging.ERROR, fault=fault, path=path)
 
     def _answer_later(self, response: "asyncio.Future[Response]") -> None:
         """Write what comes, and take nothing more: what followed would be answered too soon."""
@@ -243,7 +272,7 @@ class Connection(asyncio.Protocol):
 
         def answer(done: "asyncio.Future[Response]") -> None:
             if error := done.exception():
-                logger.error("%r failed", self._target, exc_info=error)
+                self._report(error)
             if not self._transport.is_closing():
                 self._write(_INTERNAL_ERROR if error else done.result(), keep=False)
                 self._end()
@@ -251,7 +280,10 @@ class Connection(asyncio.Protocol):
         response.add_done_callback(answer)
 
     def _write(self, response: Response, *, keep: bool) -> None:
-        status, body, headers, content_type = response
+        status, body, headers, content_type, series, error = response
+        request_id = b""
+        if b"x-request-id" in self._head and (request_id := sane_id(self._head[b"x-request-id"])):
+            headers += b"x-request-id: %b\r\n" % request_id
         if not keep:
             headers += b"connection: close\r\n"
         elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
@@ -264,9 +296,29 @@ class Connection(asyncio.Protocol):
                 headers,
                 content_type,
                 len(body),
-                b"" if self._route and self._parser.get_method() == b"HEAD" else body,
+                b"" if self._route and self._method == b"HEAD" else body,
             )
         )
+        if series is None:
+            self._site.unrouted.answered(status, None, error)
+        else:
+            series.answered(status, perf_counter() - self._was_whole, error)
+        if self._site.observers:
+            self._observe(response, request_id)
+
+    def _observe(self, response: Response, request_id: bytes) -> None:
+        exchange = Exchange(
+            self._method,
+            self._target,
+            self._head,
+            self._route is not None,
+            response,
+            perf_counter() - self._began if self._began else 0.0,
+            request_id,
+            parse_traceparent(self._head.get(b"traceparent", b"")),
+        )
+        for observer in self._site.observers:
+            observer(exchange)
 
     # What is under way, and how it ends
 
@@ -292,14 +344,14 @@ class Connection(asyncio.Protocol):
         """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
         if self._closing or self._paused:
             self.abort()
-        elif self._is_under_way:
+        elif self.is_under_way:
             self._refuse(HttpError(408, f"the request did not arrive within {self._site.options.timeout:g} s"))
         else:
             self._end()
 
     def stop(self) -> None:
         """Close, unless a request is under way."""
-        if not (self._closing or self._is_under_way):
+        if not (self._closing or self.is_under_way):
             self._end()
 
     def abort(self) -> None:
@@ -311,6 +363,7 @@ class Connection(asyncio.Protocol):
         """Answer, and take nothing more."""
         self._write(error.response, keep=False)
         self._closing = True
+        self.is_under_way = False
         self._body = b""
         self._release()
         if self._transport.can_write_eof():

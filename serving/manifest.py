@@ -35,6 +35,9 @@ DTYPES = (
     *("float16", "float32", "float64"),
 )
 
+MOST_STATISTICS = 1000
+"""Elements of an input beyond which no statistics are kept of it: it is an image, or as large as one."""
+
 Bound = float | tuple[float, ...]
 """One bound for every element, or one for each in row-major order; infinite where there is none."""
 
@@ -87,6 +90,14 @@ class GraphSpec:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of one input in training, of each element in row-major order."""
+
+    mean: tuple[float, ...]
+    stddev: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and SHA-256 of one file of the bundle."""
 
@@ -103,7 +114,8 @@ class FileEntry:
 class Manifest:
     """Everything a bundle says about itself.
 
-    `observation` has an entry for each array that the policy takes; `files` maps a relative POSIX path to its entry.
+    `observation` has an entry for each array that the policy takes; `files` maps a relative POSIX path to its entry;
+    `statistics` has what was observed in training, of those inputs that it is known of.
     """
 
     name: str
@@ -114,12 +126,15 @@ class Manifest:
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Serialize; an infinite bound is written as null."""
         document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         for spec in (*document["observation"], document["action"], *document["graph"]["outputs"]):
             spec["low"], spec["high"] = _bound_to_json(spec["low"]), _bound_to_json(spec["high"])
+        if not self.statistics:
+            del document["statistics"]
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
         return f"{text}\n"
 
@@ -156,6 +171,7 @@ class Manifest:
             files={path: _file_entry(path, entry) for path, entry in files.items()},
             provenance=_object(document, "provenance"),
             parity=_object(document, "parity"),
+            statistics=_statistics(document, observation),
         )
 
 
@@ -240,6 +256,30 @@ def _graph_spec(document: dict[str, Any]) -> GraphSpec:
     _check(noise in NOISE_INPUTS, "graph.noise", f"one of {', '.join(NOISE_INPUTS)}")
     _check(batch is None or (type(batch) is int and batch > 0), "graph.batch", "a positive integer or null")
     return GraphSpec(str(noise), batch, _array_specs(value, "outputs"))
+
+
+def _statistics(document: dict[str, Any], observation: tuple[ArraySpec, ...]) -> dict[str, Statistics]:
+    if "statistics" not in document:
+        return {}
+    values, sizes = _object(document, "statistics"), {spec.name: math.prod(spec.shape) for spec in observation}
+    for name in values:
+        known = sizes.get(name, math.inf) <= MOST_STATISTICS
+        _check(known, f"statistics[{name!r}]", f"of an input, of {MOST_STATISTICS} elements at most")
+    return {name: _input_statistics(values, name, sizes[name]) for name in values}
+
+
+def _input_statistics(values: dict[str, Any], name: str, size: int) -> Statistics:
+    value = _object(values, name)
+    for key in ("mean", "stddev"):
+        numbers = value.get(key)
+        _check(
+            isinstance(numbers, list)
+            and len(numbers) == size
+            and all(_is_number(number) and (key == "mean" or number > 0) for number in numbers),
+            f"statistics[{name!r}].{key}",
+            f"a list of {size} finite numbers{'' if key == 'mean' else ' above 0'}",
+        )
+    return Statistics(tuple(value["mean"]), tuple(value["stddev"]))
 
 
 def _dtype(value: dict[str, Any], key: str) -> str:

@@ -37,6 +37,8 @@ def describe(catalog: Catalog, options: ServeOptions) -> Document:
     if options.keys:
         for path in ("/v2/health/live", "/v2/health/ready"):
             paths[path]["get"]["security"] = []
+    paths["/metrics"] = _get("Metrics, as Prometheus reads them")
+    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
     for release in catalog.releases.values():
         *_, newest = release.versions.values()
         paths.update(_model_paths(newest, ""))

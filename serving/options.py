@@ -4,12 +4,15 @@ import argparse
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 OUT_OF_BOUNDS = ("reject", "clip", "allow")
+
+LOG_FORMATS = ("text", "json")
 
 
 class ServeError(OSError):
@@ -47,6 +50,9 @@ class ServeOptions:
     max_connections: int = _option(512, "connections at a time; beyond it 503", metavar="COUNT")
     timeout: float = _option(20.0, "to send a request, and to take its answer", metavar="SECONDS")
     keep_alive: float = _option(75.0, "until an idle connection is closed", metavar="SECONDS")
+    log_format: str = _option("text", "how events are logged on stderr", choices=LOG_FORMATS)
+    access_log: bool = _option(False, "log a line for each request")
+    otlp_endpoint: str | None = _option(None, "send traces to this OpenTelemetry collector (HTTP)", metavar="URL")
     drain: float = _option(10.0, "for requests under way after SIGTERM", metavar="SECONDS")
 
     def __post_init__(self) -> None:
@@ -80,6 +86,8 @@ class ServeOptions:
             raise ServeError("--tls-cert and --tls-key belong together; give both")
         if self.tls_client_ca and not self.tls_cert:
             raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
+        if self.otlp_endpoint is not None and not re.match("https?://[^/]", self.otlp_endpoint):
+            raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {self.otlp_endpoint}")
         if self.tcp_port is not None and not (self.insecure or self.keys or self.tls_client_ca or self._is_local()):
             raise ServeError(
                 f"anybody who reaches {self.host} could ask this server: give --keys or --tls-client-ca, or --insecure "

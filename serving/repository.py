@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from serving.catalog import Catalog, Entry, Model, Release
 from serving.errors import BundleError
+from serving.events import emit
 from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, model_version, read_checked, read_manifest
 from serving.options import ServeOptions
 from serving.policy import Policy
@@ -30,8 +31,6 @@ Mark = tuple[tuple[int, ...] | None, ...]
 
 OnEvent = Callable[[str, str, str, str], None]
 """Called with model, version, result (`loaded`, `refused` or `unloaded`) and reason, in the thread that loads."""
-
-logger = logging.getLogger(__name__)
 
 
 class Place(NamedTuple):
@@ -59,23 +58,20 @@ class Slot:
     is_reported: bool = False
 
 
-def log_event(model: str, version: str, result: str, reason: str) -> None:
-    """A line of the log; a warning for what is refused."""
-    level = logging.WARNING if result == "refused" else logging.INFO
-    logger.log(level, "%s %s%s", result, f"{model} {version}".rstrip(), f": {reason}" if reason else "")
-
-
 class Repository:
     """The bundles below a folder, and the catalog of those that are loaded. For one thread at a time."""
 
     def __init__(self, source: Source, options: ServeOptions, on_event: OnEvent | None = None) -> None:
-        """Load nothing yet: `start` does. `on_event` is told of each version that is loaded, refused or unloaded."""
+        """Load nothing yet: `start` does.
+
+        `on_event` is told of each version that is refused, and of each that is loaded or unloaded after the start.
+        """
         self.source, self._options = source, options
         self._on_event = on_event or (lambda *_: None)
         self._slots: dict[Place, Slot] = {}
         self._unloaded: set[str] = set()
         self._missed: set[str] = set()
-        self._is_readable = True
+        self._is_readable, self._is_started = True, False
         self.catalog = Catalog()
 
     def start(self, unloaded: Iterable[str] = ()) -> None:
@@ -85,6 +81,7 @@ class Repository:
         if self.catalog.absent and not self.catalog.releases:
             raise BundleError(next(entry.reason for entry in self.catalog.entries if entry.name in self.catalog.absent))
         self.refresh(patient=False)
+        self._is_started = True
 
     def refresh(self, *, patient: bool = True) -> None:
         """Look for what changed, and make the catalog anew.
@@ -144,7 +141,8 @@ class Repository:
             found = find_places(root) if only is None else {only.name: [only] if _holds_bundle(only.folder) else []}
         except OSError as error:
             if self._is_readable:
-                logger.warning("%s can't be read (%s): everything stays as it is", root, error.strerror)
+                message = f"{root} can't be read ({error.strerror}): everything stays as it is"
+                emit("model", message, level=logging.WARNING)
             self._is_readable = False
             return None
         self._is_readable = True
@@ -182,7 +180,8 @@ class Repository:
             except BundleError as error:
                 slot = Slot(tried, slot.model if slot else None, str(error))
             else:
-                self._on_event(place.name, model.version, "loaded", "")
+                if self._is_started:
+                    self._on_event(place.name, model.version, "loaded", "")
                 return Slot(tried[:1], model)
             if patient:
                 return slot

@@ -14,13 +14,14 @@ import orjson
 
 from serving import __version__, binary
 from serving.bounds import bounds_check
-from serving.catalog import Catalog, Release
+from serving.catalog import Catalog, Model, Release
 from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata
+from serving.exposition import CONTENT_TYPE, render
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
+from serving.metrics import KINDS, Metrics, Series
 from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
-from serving.policy import Policy
 from serving.predict import decode_instances, encode_predictions, model_status
 
 Body = bytes | bytearray
@@ -33,20 +34,32 @@ RETRY_SECONDS = 1
 
 
 class Response(NamedTuple):
-    """What is answered. `headers` are whole lines, each with its line end."""
+    """What is answered.
+
+    Attributes:
+        headers: whole lines, each with its line end.
+        series: where the request is counted, if it reached a model.
+        error: what kind of error it is, if it is one.
+    """
 
     status: int
     body: bytes
     headers: bytes = b""
     content_type: bytes = b"application/json"
+    series: Series | None = None
+    error: str = ""
 
 
 class HttpError(Exception):
-    """A request that is answered with {"error": message}."""
+    """A request that is answered with {"error": message}. If it has a cause, that is the server's own fault."""
 
-    def __init__(self, status: int, message: str, headers: bytes = b"") -> None:
+    def __init__(
+        self, status: int, message: str, headers: bytes = b"", series: Series | None = None, kind: str = ""
+    ) -> None:
         super().__init__(message)
-        self.response = Response(status, orjson.dumps({"error": message}), headers)
+        kind = kind or KINDS.get(status, "internal" if status >= 500 else "bad_request")
+        body = orjson.dumps({"error": message})
+        self.response = Response(status, body, headers, series=series, error=kind)
 
 
 Answer = Callable[..., "Response | asyncio.Future[Response]"]
@@ -64,7 +77,7 @@ class Route(NamedTuple):
 Routes = Mapping[str, Route]
 
 
-def make_routes(catalog: Catalog, options: ServeOptions) -> dict[str, Route]:
+def make_routes(catalog: Catalog, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
     """Every path of the server but those that control it, with models' names and versions spelled out in it."""
     extensions = ["binary_tensor_data", *(["model_repository"] if options.repository_api else [])]
     routes = {
@@ -77,7 +90,8 @@ def make_routes(catalog: Catalog, options: ServeOptions) -> dict[str, Route]:
         routes[f"/v2/models/{entry.name}/ready"] = not_ready
         routes[f"/v2/models/{entry.name}/versions/{entry.version}/ready"] = not_ready
     for name, release in catalog.releases.items():
-        routes.update(_release_routes(name, release, options))
+        routes.update(_release_routes(name, release, options, metrics))
+    routes["/metrics"] = Route((b"GET", b"HEAD"), lambda _headers, _body: _scrape(metrics))
     routes["/openapi.json"] = _constant(describe(catalog, options))
     return routes
 
@@ -117,20 +131,20 @@ def _route_of_any_model(path: str, routes: Routes) -> Route | None:
     return route and route._replace(answer=partial(route.answer, head.removeprefix(_REPOSITORY)))
 
 
-def _release_routes(name: str, release: Release, options: ServeOptions) -> dict[str, Route]:
+def _release_routes(name: str, release: Release, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
     """The paths of one model: of each version, and of whichever is to answer."""
     routes: dict[str, Route] = {}
-    infer = {version: _inference(model.policy, version, options) for version, model in release.versions.items()}
-    predict = {version: _prediction(model.policy, version, options) for version, model in release.versions.items()}
+    infer = {version: _inference(model, options, metrics) for version, model in release.versions.items()}
+    predict = {version: _prediction(model, options, metrics) for version, model in release.versions.items()}
     names = list(release.versions)[::-1]  # newest first
     for suffix, version in [("", names[0]), *((f"/versions/{version}", version) for version in names)]:
-        model = f"/v2/models/{name}{suffix}"
-        routes[model] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
-        routes[f"{model}/ready"] = _constant({"name": name, "ready": True})
-        routes[f"{model}/infer"] = infer[version] if suffix else _chosen(release, infer)
-        model = f"/v1/models/{name}{suffix}"
-        routes[model] = _constant(model_status(*([version] if suffix else names)))
-        routes[f"{model}:predict"] = predict[version] if suffix else _chosen(release, predict)
+        path = f"/v2/models/{name}{suffix}"
+        routes[path] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
+        routes[f"{path}/ready"] = _constant({"name": name, "ready": True})
+        routes[f"{path}/infer"] = infer[version] if suffix else _chosen(release, infer)
+        path = f"/v1/models/{name}{suffix}"
+        routes[path] = _constant(model_status(*([version] if suffix else names)))
+        routes[f"{path}:predict"] = predict[version] if suffix else _chosen(release, predict)
     return routes
 
 
@@ -141,9 +155,10 @@ def _chosen(release: Release, routes: Mapping[str, Route]) -> Route:
     return Route((b"POST",), lambda headers, body: routes[release.choose().version].answer(headers, body))
 
 
-def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
+def _inference(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
     """The protocol's `infer`."""
-    manifest, act = policy.manifest, _acting(policy, options)
+    manifest, version = model.policy.manifest, model.version
+    series, act = metrics.series(model), _acting(model, options, metrics)
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
@@ -156,29 +171,31 @@ def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
             request = binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
         actions = act(request)
         if not request.binary:
-            return Response(200, encode_response(actions, manifest, version, request.request_id))
+            return Response(200, encode_response(actions, manifest, version, request.request_id), series=series)
         content, length = binary.encode_binary(actions, manifest, version, request.request_id)
-        return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream")
+        return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream", series)
 
-    return Route((b"POST",), _with_errors(answer, options))
+    return Route((b"POST",), _with_errors(answer, options, series))
 
 
-def _prediction(policy: Policy, version: str, options: ServeOptions) -> Route:
+def _prediction(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
     """TensorFlow Serving's `predict`, whose answer has no place for the version: a header says it."""
-    manifest, act = policy.manifest, _acting(policy, options)
-    acted = b"model-version: %b\r\n" % quote(version).encode()
+    manifest = model.policy.manifest
+    series, act = metrics.series(model), _acting(model, options, metrics)
+    acted = b"model-version: %b\r\n" % quote(model.version).encode()
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
         check_depth(body)
-        request = decode_instances(body, manifest, max_batch=options.max_batch)
-        return Response(200, encode_predictions(act(request)), acted)
+        actions = act(decode_instances(body, manifest, max_batch=options.max_batch))
+        return Response(200, encode_predictions(actions), acted, series=series)
 
-    return Route((b"POST",), _with_errors(answer, options))
+    return Route((b"POST",), _with_errors(answer, options, series))
 
 
-def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], Array]:
+def _acting(model: Model, options: ServeOptions, metrics: Metrics) -> Callable[[InferRequest], Array]:
     """From a request to its actions. It raises `RequestError` and `FloatingPointError`."""
+    policy, watch = model.policy, metrics.watch(model).asked
     check = bounds_check(policy.manifest.observation, options.out_of_bounds)
 
     def act(request: InferRequest) -> Array:
@@ -188,28 +205,40 @@ def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], A
                 observations = check(observations)
             except ValueError as error:
                 raise RequestError(str(error)) from None
+        watch(request.observations)
         return policy.run(observations, request.noise)
 
     return act
 
 
-def _with_errors(answer: Callable[[Headers, Body], Response], options: ServeOptions) -> Callable[..., Response]:
+def _scrape(metrics: Metrics) -> Response:
+    return Response(200, render(metrics), content_type=CONTENT_TYPE)
+
+
+def _with_errors(
+    answer: Callable[[Headers, Body], Response], options: ServeOptions, series: Series
+) -> Callable[[Headers, Body], Response]:
     def guarded(headers: Headers, body: Body) -> Response:
         try:
             return answer(headers, body)
         except RequestError as error:
-            raise HttpError(400, str(error)) from None
+            raise HttpError(400, str(error), series=series) from None
         except FloatingPointError as error:
-            raise HttpError(500, str(error)) from None
+            raise HttpError(500, str(error), series=series, kind="not_finite") from None
         except TooLargeError:
-            raise too_large(options.max_body) from None
+            raise too_large(options.max_body, series) from None
+        except HttpError as error:
+            error.response = error.response._replace(series=series)
+            raise
+        except Exception as error:
+            raise HttpError(500, "internal error", series=series) from error
 
     return guarded
 
 
-def too_large(limit: int) -> HttpError:
+def too_large(limit: int, series: Series | None = None) -> HttpError:
     """The answer to a body that is too large, as it came or decompressed."""
-    return HttpError(413, f"the body is larger than {limit} bytes; send fewer observations at a time")
+    return HttpError(413, f"the body is larger than {limit} bytes; send fewer observations at a time", series=series)
 
 
 def _decoded(headers: Headers, body: Body, options: ServeOptions) -> Body:

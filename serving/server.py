@@ -8,6 +8,8 @@ that they hold, nor sessions, whose memory each worker would share and then copy
 import sys
 from pathlib import Path
 
+from serving.board import Board
+from serving.events import configure, emit
 from serving.options import ServeError, ServeOptions
 from serving.sockets import listen, listeners
 from serving.supervisor import Seat, supervise
@@ -27,6 +29,8 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
     options = options or ServeOptions()
     if options.workers > 1 and "onnxruntime" in sys.modules:
         raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `python -m serving`")
+    configure(options.log_format)
+    board = Board(options.workers)
     with listeners(options) as (sockets, places):
 
         def answer(seat: Seat) -> None:
@@ -35,9 +39,10 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
             own = sockets[seat.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
                 listener.close()  # so that it closes with the worker whose it is
-            work(Path(path), options, own, places, seat)
+            work(Path(path), options, own, places, seat, board)
 
         if options.workers == 1:
             answer(Seat(0))
         else:
             supervise(options, answer, [listener for own in sockets for listener in own], places)
+    emit("stop", "stopped")

@@ -18,7 +18,7 @@ _SO_ATTACH_FILTER = 26
 
 
 @contextmanager
-def listeners(options: ServeOptions) -> Iterator[tuple[list[list[socket.socket]], str]]:
+def listeners(options: ServeOptions) -> Iterator[tuple[list[list[socket.socket]], list[str]]]:
     """Each worker's listening sockets, and where clients find them. Raises `ServeError`.
 
     On TCP each worker has a socket of its own, all on one port, and the kernel spreads connections by their addresses:
@@ -39,7 +39,7 @@ def listeners(options: ServeOptions) -> Iterator[tuple[list[list[socket.socket]]
             for own in workers:
                 own.append(listener)
             places.append(f"unix:{options.uds}")
-        yield workers, " and ".join(places)
+        yield workers, places
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

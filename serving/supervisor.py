@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from serving.errors import BundleError
+from serving.events import emit
 from serving.options import ServeError, ServeOptions
 
 RESTART_SECONDS = 1.0
@@ -29,8 +30,6 @@ KILL_SECONDS = 5.0
 """How much longer than `drain` a worker may take to end."""
 
 MAX_PACKET = 2**20
-
-logger = logging.getLogger(__name__)
 
 
 class Seat(NamedTuple):
@@ -76,7 +75,7 @@ class Supervisor:
     options: ServeOptions
     work: Callable[[Seat], None]
     listeners: Sequence[socket.socket]
-    places: str
+    places: Sequence[str]
     workers: dict[int, _Worker] = field(default_factory=dict)
     due: dict[int, float] = field(default_factory=dict)  # when to start a worker again
     asked: dict[int, _Asked] = field(default_factory=dict)
@@ -173,7 +172,8 @@ class Supervisor:
             self.failure = self.failure or f"worker {index} {how} before it was ready"
             self.stop()
             return
-        logger.warning("worker %d (process %d) %s; another takes its place", index, worker.pid, how)
+        message = f"worker {index} (process {worker.pid}) {how}; another takes its place"
+        emit("worker", message, level=logging.WARNING, worker=index, process=worker.pid)
         self.due[index] = worker.started + RESTART_SECONDS
 
     def spread(self, asked: _Asked) -> None:
@@ -229,10 +229,10 @@ class Supervisor:
                 self.start(index)
 
 
-def announce(names: Sequence[str], places: str) -> None:
+def announce(names: Sequence[str], places: Sequence[str]) -> None:
     """Say on stderr what is served, and where."""
-    sys.stderr.write(f"serving {', '.join(names) or 'nothing yet'} on {places}\n")
-    sys.stderr.flush()
+    message = f"serving {', '.join(names) or 'nothing yet'} on {' and '.join(places)}"
+    emit("start", message, models=list(names), listening=list(places))
 
 
 @contextmanager
@@ -268,15 +268,18 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
         if seat.channel is not None:
             seat.channel.send(json.dumps({"failed": str(error)}).encode())
         status = 2
-    except Exception:
-        logger.exception("worker %d failed", seat.worker_index)
+    except Exception as error:  # noqa: BLE001 (it is logged)
+        emit("fault", f"worker {seat.worker_index} failed", level=logging.ERROR, fault=error)
     finally:
         sys.stderr.flush()
         os._exit(status)
 
 
 def supervise(
-    options: ServeOptions, work: Callable[[Seat], None], listeners: Sequence[socket.socket], places: str
+    options: ServeOptions,
+    work: Callable[[Seat], None],
+    listeners: Sequence[socket.socket],
+    places: Sequence[str],
 ) -> None:
     """Run `options.workers` processes of `work` until SIGTERM or SIGINT. Raises `ServeError`."""
     Supervisor(options, work, listeners, places).run()

@@ -16,12 +16,17 @@ from typing import Any
 
 import uvloop
 
+from serving.board import Board
 from serving.control import control_routes
 from serving.errors import BundleError
+from serving.events import emit
+from serving.exchange import Observer
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
+from serving.metrics import Metrics
+from serving.observers import observers_of
 from serving.options import ServeError, ServeOptions
-from serving.repository import Place, Repository, Source, log_event, settle
+from serving.repository import Place, Repository, Source, settle
 from serving.routes import Route, make_routes, without_readiness
 from serving.sockets import BACKLOG, reason, refuse_new
 from serving.supervisor import MAX_PACKET, Seat, announce
@@ -43,14 +48,15 @@ CONTROL_SECONDS = 30.0
 
 _ERRORS: dict[str, type[Exception]] = {"unknown": LookupError, "refused": BundleError}
 
-logger = logging.getLogger(__name__)
 
-
-def work(path: Path, options: ServeOptions, listeners: list[socket.socket], places: str, seat: Seat) -> None:
+def work(
+    path: Path, options: ServeOptions, listeners: list[socket.socket], places: list[str], seat: Seat, board: Board
+) -> None:
     """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
     source = settle(path) if seat.settled is None else _from_json(seat.settled)
+    metrics = Metrics(board, seat.worker_index)
     # Every worker sees the same folder, so one of them tells what comes of it.
-    repository = Repository(source, options, log_event if seat.worker_index == 0 else None)
+    repository = Repository(source, options, metrics.reloaded if seat.worker_index == 0 else None)
     try:
         repository.start(seat.unloaded)
     except BundleError:
@@ -63,11 +69,14 @@ def work(path: Path, options: ServeOptions, listeners: list[socket.socket], plac
         raise ServeError(str(error)) from None
     tls = _tls(options)
     sys.setswitchinterval(SWITCH_SECONDS)
-    loop = uvloop.new_event_loop()
-    try:
-        loop.run_until_complete(Worker(repository, options, keys, seat).run(listeners, tls, places))
-    finally:
-        loop.close()
+    with observers_of(options) as observers:
+        loop = uvloop.new_event_loop()
+        try:
+            loop.run_until_complete(
+                Worker(repository, options, keys, seat, metrics, observers).run(listeners, tls, places)
+            )
+        finally:
+            loop.close()
 
 
 class Worker:
@@ -77,17 +86,26 @@ class Worker:
         catalog: what answers now. It changes together with the site's routes, in the event loop.
     """
 
-    def __init__(self, repository: Repository, options: ServeOptions, keys: tuple[bytes, ...], seat: Seat) -> None:
-        self._repository, self._options, self._seat = repository, options, seat
+    def __init__(
+        self,
+        repository: Repository,
+        options: ServeOptions,
+        keys: tuple[bytes, ...],
+        seat: Seat,
+        metrics: Metrics,
+        observers: tuple[Observer, ...],
+    ) -> None:
+        self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
         self._changing = asyncio.Lock()
         self._stopping, self._at_once = asyncio.Event(), asyncio.Event()
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.catalog = repository.catalog
-        self.site = Site(self._routes(), options, keys)
+        self.site = Site(self._routes(), options, metrics, keys, observers)
+        metrics.show(self.catalog)
 
-    async def run(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, places: str) -> None:
+    async def run(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, places: list[str]) -> None:
         """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
         loop = asyncio.get_running_loop()
         self._listen_to_signals()
@@ -128,7 +146,7 @@ class Worker:
 
     def _routes(self) -> dict[str, Route]:
         catalog = self._repository.catalog
-        routes = make_routes(catalog, self._options)
+        routes = make_routes(catalog, self._options, self._metrics)
         if self._options.repository_api:
             routes |= control_routes(catalog, self._change if self._seat.channel is None else self._ask)
         return routes
@@ -139,8 +157,9 @@ class Worker:
             await asyncio.sleep(self._options.poll)
             try:
                 await self._swap(self._repository.refresh)
-            except Exception:
-                logger.exception("the repository can't be followed; it is looked at again")
+            except Exception as error:  # noqa: BLE001 (it is logged)
+                message = "the repository can't be followed; it is looked at again"
+                emit("fault", message, level=logging.ERROR, fault=error)
 
     async def _change(self, action: str, name: str) -> None:
         """Load or unload a model here. Raises `LookupError` and `BundleError`."""
@@ -160,6 +179,7 @@ class Worker:
                 if self._repository.catalog != self.catalog:
                     routes = await loop.run_in_executor(None, self._routes)
                     self.catalog = self._repository.catalog
+                    self._metrics.show(self.catalog)
                     if not self.site.stopping:
                         self.site.routes = routes
 
@@ -206,7 +226,7 @@ class Worker:
             with suppress(BrokenPipeError):  # the parent has died, and the reader stops this worker
                 self._seat.channel.send(json.dumps(message).encode())
 
-    def _say_ready(self, places: str) -> None:
+    def _say_ready(self, places: list[str]) -> None:
         names, (root, only) = list(self.catalog.releases), self._repository.source
         if self._seat.channel is None:
             announce(names, places)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import serving
 from serving.codec import decode_request, model_metadata
+from serving.manifest import read_manifest
 from serving.observations import leaves_of
 from serving.verify import read_golden, verify
 from trpo_tf.config import VineConfig
@@ -188,3 +189,12 @@ def test_parts_that_can_not_be_inputs_are_refused(space, message):
 def test_a_dict_of_one_part_is_that_part():
     space = gym.spaces.Dict({"position": gym.spaces.Box(0, 1, (2,), np.float32)})
     assert list(observation_parts(space)) == ["position"]
+
+
+def test_a_bundle_tells_what_was_observed_of_the_parts_that_are_standardised(exported):
+    form, run, bundle = exported
+    statistics, moments = read_manifest(bundle).statistics, run.state.observation_moments
+    assert set(statistics) == {"dict": {"arm_place"}, "tuple": {"obs_1_0"}, "picture": set()}[form]
+    for known in statistics.values():
+        np.testing.assert_array_equal(known.mean, moments.mean)
+        np.testing.assert_allclose(known.stddev, np.sqrt(moments.variance), rtol=1e-3, atol=1e-4)

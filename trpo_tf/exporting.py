@@ -13,6 +13,7 @@ from export import Evidence, GraphForm, InferenceFunction, convert_policy, write
 from export.function import DEFAULT_FORM
 from export.targets import DEFAULT_TARGETS
 from serving import Manifest, Policy
+from serving.manifest import Statistics
 from trpo_tf.checkpoints import pack
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
@@ -65,6 +66,7 @@ def export_run(
             name=model_name(env_id),
             evidence=evidence,
             provenance=provenance(run),
+            statistics=statistics(run),
             files={WEIGHTS_FILE: pack(run.state.weights())},
             accept_loss=accept_loss,
             signing_key=signing_key,
@@ -123,6 +125,15 @@ def provenance(run: Run) -> dict[str, Any]:
         "git_commit": git_commit(),
         "versions": versions(),
     }
+
+
+def statistics(run: Run) -> dict[str, Statistics]:
+    """Mean and standard deviation by which the policy standardises each input; none of a run that observed nothing."""
+    moments, by_part = run.state.observation_moments, run.components.policy.encoder.by_part
+    if moments.total < 2:
+        return {}
+    means, stddevs = by_part(moments.mean), by_part(1.0 / moments.scale)
+    return {name: Statistics(tuple(means[name].tolist()), tuple(stddevs[name].tolist())) for name in means}
 
 
 def versions() -> dict[str, str]:

@@ -38,9 +38,9 @@ class Server:
             connection.close()
 
     def stop(self, number: int) -> tuple[int, str]:
-        """Exit status, and what it wrote on stderr since it started."""
+        """Exit status, and what it wrote on stderr since it started, but for its farewell."""
         self.process.send_signal(number)
-        return self.process.wait(10), self.process.stderr.read()
+        return self.process.wait(10), self.process.stderr.read().removesuffix("stopped\n")
 
 
 @contextmanager
@@ -158,5 +158,33 @@ def golden():
     def read(bundle: Path):
         manifest = serving.manifest.read_manifest(bundle)
         return serving.verify.read_golden((bundle / "golden.npz").read_bytes(), manifest)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def scrape():
+    """Scrapes a server: the value of a sample by name and labels, or None if there is no such sample."""
+    parse = pytest.importorskip("prometheus_client.parser").text_string_to_metric_families
+
+    def read(server: Server, headers=None):
+        connection = server.connect()
+        connection.request("GET", "/metrics", headers=headers or {})
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        assert response.status == 200, text
+        assert response.getheader("content-type").startswith("text/plain; version=0.0.4")
+        samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in parse(text)
+            for sample in family.samples
+        }
+
+        def value(name: str, **labels: str) -> float | None:
+            return samples.get((name, frozenset(labels.items())))
+
+        value.samples, value.text = samples, text
+        return value
 
     return read

@@ -12,6 +12,7 @@ import serving
 from serving.control import control_routes
 from serving.http import MAX_HEAD
 from serving.limits import MAX_DEPTH
+from serving.metrics import Metrics
 from serving.options import ServeOptions
 from serving.routes import make_routes
 
@@ -37,7 +38,7 @@ def test_every_curl_line_works(server, controlled, command):
         assert list(json.loads(body.partition(b"\r\n\r\n")[2])) == ["error"]
     else:
         assert status == b"200", body
-        assert body.startswith((b"{", b"["))
+        assert body.startswith(b"# HELP" if "/metrics" in command else (b"{", b"["))
 
 
 def test_every_option_has_its_default_in_the_table():
@@ -58,7 +59,7 @@ def test_every_option_has_its_default_in_the_table():
 
 def test_every_route_is_in_the_table(discrete, catalog_of):
     catalog = catalog_of(discrete)
-    routes = make_routes(catalog, ServeOptions())
+    routes = make_routes(catalog, ServeOptions(), Metrics())
     controlled = {
         path.replace("*/", "/v2/repository/models/discrete/") for path in control_routes(catalog, lambda *_: None)
     }

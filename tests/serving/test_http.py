@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import serving
+from serving.metrics import Metrics
 from serving.options import ServeError, ServeOptions
 from serving.routes import HttpError, make_routes
 from serving.sockets import listen
@@ -486,7 +487,7 @@ serving.__main__.main(sys.argv[1:])
 
 
 def test_actions_that_are_not_finite_never_leave_a_route(continuous, catalog_of):
-    routes = make_routes(catalog_of(continuous), ServeOptions())
+    routes = make_routes(catalog_of(continuous), ServeOptions(), Metrics())
     body = json.dumps({"instances": [[1e308] * 3]}).encode()
     with pytest.raises(HttpError, match="not finite"):
         routes["/v1/models/continuous:predict"].answer({}, body)

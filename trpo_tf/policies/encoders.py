@@ -58,6 +58,12 @@ class Encoder:
         inputs += [_channels_last(parts[spec.name], spec) for spec in self._images]
         return inputs[0] if len(inputs) == 1 else tuple(inputs)
 
+    def by_part(self, statistics: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Statistics [statistics] as those of each normalised part, flat, by its name."""
+        ends = np.cumsum([math.prod(spec.shape) for spec in self._normalized], dtype=int)
+        parts = np.split(statistics, ends[:-1])
+        return {spec.name: part for spec, part in zip(self._normalized, parts, strict=False)}
+
     def measured(self, observations: Observation) -> NDArray[np.float64]:
         """What the statistics are taken of: the normalised numbers of observations [n, ...], as [n, statistics]."""
         parts = by_name(observations, self._only)

@@ -1,0 +1,150 @@
+"""Metrics in Prometheus' text format, added up over all processes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from serving.drift import Moments, drift, joined, moments_from_json
+from serving.manifest import Statistics
+from serving.metrics import BUCKETS, Metrics, Snapshot, sha256_of
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+MOST_ELEMENTS = 128
+"""Elements of an input whose mean and deviation are shown; the drift is that of all."""
+
+
+class Family(NamedTuple):
+    """One metric: its type, the names of its labels, and what it tells."""
+
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+_ELEMENT = ("model", "version", "input", "element")
+
+FAMILIES = {
+    "trpo_tf_requests_total": Family("counter", ("model", "version", "protocol", "code"), "Requests answered"),
+    "trpo_tf_errors_total": Family("counter", ("model", "kind"), "Requests answered with an error"),
+    "trpo_tf_request_seconds": Family(
+        "histogram", ("model", "protocol"), "From when a request for actions is there until it is answered"
+    ),
+    "trpo_tf_requests_in_flight": Family("gauge", (), "Requests that have begun to arrive and are not answered yet"),
+    "trpo_tf_connections": Family("gauge", (), "Open connections"),
+    "trpo_tf_model_info": Family("gauge", ("model", "version", "sha256"), "1 for each version that is served"),
+    "trpo_tf_model_ready": Family("gauge", ("model",), "Whether the model can act"),
+    "trpo_tf_model_reloads_total": Family("counter", ("model", "result"), "Changes of what is served"),
+    "trpo_tf_observation_mean": Family("gauge", _ELEMENT, "Mean of what was observed lately"),
+    "trpo_tf_observation_stddev": Family("gauge", _ELEMENT, "Standard deviation of what was observed lately"),
+    "trpo_tf_observation_drift": Family(
+        "gauge", ("model", "version"), "Largest distance of a mean from the training's, in deviations of the training"
+    ),
+    "trpo_tf_drift_observations": Family("gauge", ("model", "version"), "Observations behind these statistics"),
+    "process_resident_memory_bytes": Family("gauge", (), "Resident memory"),
+    "process_cpu_seconds_total": Family("counter", (), "Time on a processor"),
+    "process_start_time_seconds": Family("gauge", (), "When the server started, in seconds since 1970"),
+}
+
+Sample = tuple[str, tuple[object, ...], float]
+"""Name, values of the labels, value."""
+
+
+def render(metrics: Metrics) -> bytes:
+    """Everything, as it is now."""
+    snapshots = metrics.snapshots()
+    samples: dict[str, list[str]] = defaultdict(list)
+    for source in (_requests(snapshots), _process(snapshots), _models(metrics, snapshots)):
+        for name, labels, value in source:
+            samples[name].append(_line(name, FAMILIES[name].labels, labels, value))
+    samples["trpo_tf_request_seconds"] = list(_histogram(snapshots))
+    lines = []
+    for name, family in FAMILIES.items():
+        if samples[name]:
+            lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}", *samples[name]]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _requests(snapshots: list[Snapshot]) -> Iterator[Sample]:
+    requests: dict[tuple[object, ...], int] = defaultdict(int)
+    errors: dict[tuple[object, ...], int] = defaultdict(int)
+    for model, version, protocol, codes, kinds, *_ in _all("series", snapshots):
+        for code, count in codes:
+            requests[model, version, protocol, code] += count
+        for kind, count in kinds.items():
+            errors[model, kind] += count
+    yield from (("trpo_tf_requests_total", labels, count) for labels, count in requests.items())
+    yield from (("trpo_tf_errors_total", labels, count) for labels, count in errors.items())
+
+
+def _histogram(snapshots: list[Snapshot]) -> Iterator[str]:
+    found: dict[tuple[str, ...], tuple[list[int], float]] = {}
+    for model, _, protocol, _, _, buckets, seconds in _all("series", snapshots):
+        if model:
+            before, total = found.get((model, protocol), ([0] * len(buckets), 0.0))
+            found[model, protocol] = [a + b for a, b in zip(before, buckets, strict=True)], total + seconds
+    name, names = "trpo_tf_request_seconds", FAMILIES["trpo_tf_request_seconds"].labels
+    for labels, (buckets, total) in found.items():
+        for bound, count in zip((*BUCKETS, "+Inf"), accumulate(buckets), strict=True):
+            shown = bound if isinstance(bound, str) else f"{bound:g}"
+            yield _line(f"{name}_bucket", (*names, "le"), (*labels, shown), count)
+        yield _line(f"{name}_sum", names, labels, total)
+        yield _line(f"{name}_count", names, labels, sum(buckets))
+
+
+def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
+    for name, key in (
+        ("trpo_tf_requests_in_flight", "in_flight"),
+        ("trpo_tf_connections", "connections"),
+        ("process_resident_memory_bytes", "memory"),
+        ("process_cpu_seconds_total", "cpu"),
+    ):
+        yield name, (), sum(snapshot[key] for snapshot in snapshots)
+    yield "process_start_time_seconds", (), min(snapshot["started"] for snapshot in snapshots)
+
+
+def _models(metrics: Metrics, snapshots: list[Snapshot]) -> Iterator[Sample]:
+    for name in sorted(metrics.names):
+        yield "trpo_tf_model_ready", (name,), name in metrics.catalog.releases
+    # Every process sees every change, so that the one that has seen most has seen all.
+    reloads: dict[tuple[object, ...], int] = defaultdict(int)
+    for model, result, count in _all("reloads", snapshots):
+        reloads[model, result] = max(reloads[model, result], count)
+    yield from (("trpo_tf_model_reloads_total", labels, count) for labels, count in reloads.items())
+    observed: dict[tuple[str, str, str], dict[str, Moments]] = defaultdict(dict)
+    for model, version, sha256, name, *moments in _all("observed", snapshots):
+        inputs, more = observed[model, version, sha256], moments_from_json(moments)
+        inputs[name] = joined(inputs[name], more) if name in inputs else more
+    for served in metrics.models():
+        key = served.name, served.version, sha256_of(served)
+        yield "trpo_tf_model_info", key, 1
+        if key in observed:
+            yield from _observed(key[:2], observed[key], served.policy.manifest.statistics)
+
+
+def _observed(
+    labels: tuple[str, str], inputs: dict[str, Moments], training: Mapping[str, Statistics]
+) -> Iterator[Sample]:
+    for name, moments in inputs.items():
+        shown = zip(moments.mean[:MOST_ELEMENTS], moments.stddev[:MOST_ELEMENTS], strict=True)
+        for element, (mean, stddev) in enumerate(shown):
+            yield "trpo_tf_observation_mean", (*labels, name, element), mean
+            yield "trpo_tf_observation_stddev", (*labels, name, element), stddev
+    yield "trpo_tf_drift_observations", labels, max(moments.total for moments in inputs.values())
+    drifts = [drift(inputs[name], known) for name, known in training.items() if name in inputs]
+    if drifts:
+        yield "trpo_tf_observation_drift", labels, max(drifts)
+
+
+def _all(key: str, snapshots: list[Snapshot]) -> Iterable[list[Any]]:
+    return (entry for snapshot in snapshots for entry in snapshot[key])
+
+
+def _line(name: str, names: tuple[str, ...], labels: tuple[object, ...], value: float) -> str:
+    pairs = ",".join(f'{key}="{_escaped(str(label))}"' for key, label in zip(names, labels, strict=True))
+    return f"{name}{{{pairs}}} {value:.17g}" if pairs else f"{name} {value:.17g}"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,44 @@
+"""Who is told of every request: the access log, and OpenTelemetry."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serving.events import emit, shown
+from serving.exchange import Exchange, Observer
+from serving.options import ServeError, ServeOptions
+
+
+@contextmanager
+def observers_of(options: ServeOptions) -> Iterator[tuple[Observer, ...]]:
+    """Those that the options ask for; in the end the last spans are delivered. Enter it after a fork.
+
+    Raises `ServeError` if OpenTelemetry is asked for and not installed.
+    """
+    observers: list[Observer] = [log_access] if options.access_log else []
+    if options.otlp_endpoint is None:
+        yield tuple(observers)
+        return
+    try:
+        from serving.tracing import Tracer
+    except ImportError as error:
+        raise ServeError(f"--otlp-endpoint: {error}; pip install 'trpo-tf[tracing]'") from None
+    tracer = Tracer(options.otlp_endpoint, "https" if options.tls_cert else "http")
+    try:
+        yield (*observers, tracer)
+    finally:
+        tracer.close()
+
+
+def log_access(exchange: Exchange) -> None:
+    """Log a request and its answer."""
+    response = exchange.response
+    emit(
+        "request",
+        method=shown(exchange.method),
+        path=shown(exchange.target),
+        status=response.status,
+        seconds=round(exchange.seconds, 6),
+        bytes=len(response.body),
+        request_id=exchange.request_id.decode(),
+        trace_id=exchange.parent.trace_id if exchange.parent else "",
+    )
