@@ -15,7 +15,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
-EXTRAS = serve grpc all dev
+EXTRAS = serve grpc sbom all dev
 
 .PHONY: demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
 	bench-export bench-act requirements clean
