@@ -26,6 +26,9 @@ MAX_UNREAD = 2**20
 LINGER_SECONDS = 2.0
 """How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
 
+LAST_CALL_SECONDS = 1.0
+"""How long a server that stops leaves idle connections open: a request may be on its way, and would be lost."""
+
 SWEEP_SECONDS = 0.5
 """How often overdue connections are looked for."""
 
@@ -51,7 +54,7 @@ class Site:
             connection.expire()
 
     def stop(self) -> None:
-        """Close what is idle; what is under way is answered, and closed then."""
+        """Close every connection after its next answer, or soon if it asks nothing more."""
         self.stopping = True
         for connection in list(self.connections):
             connection.stop()
@@ -278,9 +281,9 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def stop(self) -> None:
-        """Close, unless a request is under way."""
+        """Close soon, unless a request is under way or comes."""
         if not (self._closing or self._is_under_way):
-            self._end()
+            self.deadline = min(self.deadline, self._now() + LAST_CALL_SECONDS)
 
     def abort(self) -> None:
         """End it at once."""
