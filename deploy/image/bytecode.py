@@ -1,4 +1,4 @@
-"""Compile what the server loads into $PYTHONPYCACHEPREFIX, so that a read-only container compiles nothing when it starts.
+"""Compile what the server loads into $PYTHONPYCACHEPREFIX, so that a container compiles nothing when it starts.
 
 Also of Python's own library, which the official image comes without. The bytecode is never compared with its source:
 neither changes in an image.

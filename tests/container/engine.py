@@ -1,4 +1,4 @@
-"""The container engine: Docker, or a program that stands in for it, called the same way; and what checks are made with."""
+"""The container engine: Docker, or a program that stands in for it, called the same way; and what the checks share."""
 
 import json
 import os

@@ -109,7 +109,9 @@ def leaves(line: str) -> bool:
         return 'inet_addr("127.0.0.1")' not in arguments
     if name in ("open", "openat"):
         path = re.search(r'"([^"]*)"', arguments)
-        return bool(path) and (path[1].startswith(ASKS_WHO) or (bool(WRITES.search(arguments)) and path[1] != "/dev/null"))
+        return bool(path) and (
+            path[1].startswith(ASKS_WHO) or (bool(WRITES.search(arguments)) and path[1] != "/dev/null")
+        )
     return name.startswith(CHANGES)
 
 
