@@ -79,12 +79,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(engine: Engine, tag: str, models: Path, port: int, *options: str) -> Iterator[str]:
-    """A container that serves `models` with nothing allowed that it doesn't need; its name. Removed in the end."""
+def running(
+    engine: Engine, tag: str, models: Path, port: int, *options: str, on: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """A container that serves `models` with nothing allowed that it doesn't need; its name. Removed in the end.
+
+    `options` are the server's, `on` more of the engine's.
+    """
     name = f"trpo-tf-serving-check-{os.getpid()}-{port}"
     mount = f"--volume={models}:/models:ro"
     try:
-        execute(*engine.run, "--detach", f"--name={name}", *LOCKED_DOWN, f"--env=PORT={port}", mount, tag, *options)
+        execute(
+            *engine.run, "--detach", f"--name={name}", *LOCKED_DOWN, *on, f"--env=PORT={port}", mount, tag, *options
+        )
         yield name
     finally:
         engine("rm", "--force", "--volumes", name, check=False)

@@ -22,7 +22,7 @@ SEEDS = tuple(range(FIRST_SEED, FIRST_SEED + 20))
 def trained(folder: Path) -> float:
     """Train, and export the bundle to `folder`; the mean return of the episodes that training ended with."""
     run = train(Config(ENVIRONMENT, total_steps=STEPS), folder.with_name("run"))
-    export_run(run, folder)
+    export_run(run, folder, targets=("onnx",))
     return float(run.summary["trained"]["mean_return"])
 
 
@@ -30,7 +30,7 @@ def of_every_type(folder: Path) -> None:
     """A bundle for each datatype of observations, in a subfolder of its name."""
     folder.mkdir()
     for dtype in DTYPES:
-        write_bundle(*_policy(dtype), folder / dtype, name=dtype)
+        write_bundle(*_policy(dtype), folder / dtype, name=dtype, targets=("onnx",))
 
 
 def _policy(dtype: str) -> tuple[tf.types.experimental.PolymorphicFunction, PolicySpec]:

@@ -1,8 +1,8 @@
 """Load on a server: keep-alive connections that each ask again as soon as they are answered.
 
-`python tests/container/traffic.py PORT MODEL [--connections 16] [--seconds 5] [--cpu 1]` asks until the time is over or,
-without one, until the server refuses every connection. It prints what happened as JSON. A request fails if it is not
-answered, or with another status than 200; one that could not be sent, since no connection was to be had, has not failed.
+`python tests/container/traffic.py PORT MODEL [--connections 16] [--seconds 5] [--cpu 1]` asks until the time is over,
+or without one until the server refuses every connection. It prints what happened as JSON. A request fails if it is not
+answered, or with another status than 200; one that could not be sent, as no connection was to be had, has not failed.
 """
 
 import argparse

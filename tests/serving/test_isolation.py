@@ -65,7 +65,7 @@ ASKS_WHO = ("/etc/resolv.conf", "/etc/hosts", "/etc/machine-id", "/var/lib/dbus/
 
 @pytest.fixture
 def traced(tmp_path):
-    """Runs a program with an empty home folder, and returns what of its system calls leaves it, as strace shows them."""
+    """Runs a program with an empty home folder, and returns those of its system calls that leave it, by strace."""
     home, log = tmp_path / "home", tmp_path / "calls"
     home.mkdir()
 
