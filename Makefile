@@ -20,8 +20,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz bench-serve bench-train bench-memory bench-growth \
-	bench-export bench-act requirements clean
+.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz bench-serve \
+	bench-train bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo

@@ -173,10 +173,11 @@ def check_refusal(engine: Engine, tag: str, folder: Path) -> str:
 
 def check_image(engine: Engine, extra: str, folder: Path, say: Callable[[str], None] = print) -> None:
     """Build, run, question and stop the image. Raises `CheckError`."""
-    import policies
-
     tag = build(engine, extra, say)
     say(f"parts in the SBOM     {check_sbom(engine, tag)}")
+
+    import policies  # TensorFlow takes a while
+
     policies.of_every_type(folder / "types")
     done = run_once(engine, tag, folder / "types", "--entrypoint=python", tag, "-c", VERIFY_ALL)
     say(f"golden cases          {int(done.stdout)}, of every type, right")
