@@ -8,17 +8,19 @@ import importlib
 import pkgutil
 import py_compile
 import sys
+from contextlib import suppress
 
 import serving
 
 
 def main() -> None:
-    """Import the server with all that it needs, and compile every module that was loaded."""
-    for name in ("serving.server", "serving.__main__", "runpy", "ssl", "traceback", "numpy.random"):
-        importlib.import_module(name)
-    own = [module.module_finder.path + f"/{module.name}.py" for module in pkgutil.iter_modules(serving.__path__)]
-    loaded = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
-    for path in sorted({path for path in own + loaded if path.endswith(".py") and path != __file__}):
+    """Import every module of the server that its packages suffice for, and compile all that was loaded with them."""
+    own = [module.name for module in pkgutil.walk_packages(serving.__path__, "serving.")]
+    for name in (*own, "runpy", "ssl", "traceback", "numpy.random"):
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    loaded = {getattr(module, "__file__", None) or "" for module in sys.modules.values()}
+    for path in sorted(path for path in loaded if path.endswith(".py") and path != __file__):
         py_compile.compile(path, doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 
 

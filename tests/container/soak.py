@@ -100,7 +100,7 @@ def soak(repository: Path, port: int, resident: Callable[[], int], seconds: floa
             memory.append(resident())
             time.sleep(1)
         reader.join()
-    seen = json.loads(output[0])
+    seen = json.loads(output[0].splitlines()[-1])
     versions = sorted(int(name) for name in seen.pop("versions"))
     quarter = max(len(memory) // 4, 1)
     early, late = (

@@ -1,8 +1,9 @@
 """Load on a server: keep-alive connections that each ask again as soon as they are answered.
 
 `python tests/container/traffic.py PORT MODEL [--connections 16] [--seconds 5] [--cpu 1]` asks until the time is over,
-or without one until the server refuses every connection. It prints what happened as JSON. A request fails if it is not
-answered, or with another status than 200; one that could not be sent, as no connection was to be had, has not failed.
+or without one until the server refuses every connection. It prints a line once every connection has had an answer,
+and in the end what happened as JSON. A request fails if it is not answered, or with another status than 200; one that
+could not be sent, as no connection was to be had, has not failed.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import uvloop
 BODY = b'{"inputs": [{"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, -0.2, 0.05, 0.3]}]}'
 VERSION = re.compile(rb'"model_version":"([^"]*)"')
 LONGEST_MICROSECONDS = 1_000_000
+ALL_ANSWERED = "every connection is answered"
 
 
 class Tally:
@@ -33,6 +35,13 @@ class Tally:
         self.failures: Counter[str] = Counter()
         self.microseconds: Counter[int] = Counter()
         self.versions: set[str] = set()
+        self._waiting = connections
+
+    def first_answer(self) -> None:
+        """A connection has had its first answer."""
+        self._waiting -= 1
+        if self._waiting == 0:
+            print(ALL_ANSWERED, flush=True)
 
     def report(self) -> dict[str, Any]:
         """Counts, and percentiles in microseconds."""
@@ -61,7 +70,7 @@ class Client(asyncio.Protocol):
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
         self._received = b""
-        self._is_asking = False
+        self._is_asking = self._is_known = False
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
@@ -85,6 +94,9 @@ class Client(asyncio.Protocol):
             self._ask()
 
     def _count(self, head: bytes, body: bytes) -> None:
+        if not self._is_known:
+            self._is_known = True
+            self._tally.first_answer()
         taken = int((time.perf_counter() - self._sent) * 1e6)
         version = VERSION.search(body)
         if head.startswith(b"HTTP/1.1 200 ") and version:
