@@ -1,25 +1,47 @@
-# Serves the policy bundle, or the folder of bundles, that is mounted at /models, on port $PORT. Nothing of TensorFlow is inside.
+# Serves the policy bundle, or the folder of bundles, that is mounted at /models, on port $PORT. Nothing of TensorFlow
+# is inside. docs/deploy.md says more.
 # Whoever reaches the port is answered, as long as no --keys or --tls-client-ca is given: publish it with care.
 #
-#     docker build -t trpo-tf-serving .
+#     docker build -t trpo-tf-serving .                       HTTP; with --build-arg EXTRA=grpc also gRPC
 #     docker run --rm --read-only -p 8080:8080 -v ./bundle:/models:ro trpo-tf-serving
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder
-COPY requirements/serve.txt /build/serve.txt
-RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /build/serve.txt \
- && /opt/venv/bin/pip uninstall --yes --quiet pip setuptools
+ARG EXTRA=serve
+ARG VERSION=0.1.0
+COPY requirements/${EXTRA}.txt /build/packages.txt
+COPY requirements/sbom.txt /build/
+RUN python3 -m venv /opt/venv && python3 -m venv /build/sbom \
+ && install="-m pip install --quiet --no-cache-dir --require-hashes --only-binary :all: --requirement" \
+ && /opt/venv/bin/python $install /build/packages.txt --no-compile \
+ && /build/sbom/bin/python $install /build/sbom.txt
+COPY deploy/image /build/
+RUN sh /build/slim.sh ${EXTRA} \
+ && /build/sbom/bin/cyclonedx-py environment --output-reproducible /opt/venv/bin/python > /build/packages.json \
+ && /build/sbom/bin/python /build/sbom.py ${VERSION} < /build/packages.json > /opt/sbom.cdx.json
 COPY serving /app/serving
-RUN /opt/venv/bin/python -m compileall -q /app
+ENV PYTHONPATH=/app PYTHONPYCACHEPREFIX=/opt/bytecode
+RUN /opt/venv/bin/python /build/bytecode.py
 
 # The same base, so that the environment finds its Python where it was made.
 FROM ${BASE_IMAGE}
+ARG BASE_IMAGE
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="trpo-tf-serving" \
+      org.opencontainers.image.description="Serves a policy over the Open Inference Protocol with ONNX Runtime on the CPU" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
+# Nothing that installs: the base's own pip.
+RUN rm -rf /usr/local/lib/python3.*/site-packages/* /usr/local/lib/python3.*/ensurepip /usr/local/bin/pip* \
+    /usr/local/bin/wheel /usr/lib/python3/dist-packages/* /usr/lib/python3.*/ensurepip /usr/share/python-wheels /usr/bin/pip*
 COPY --from=builder /opt/venv /opt/venv
+COPY --from=builder /opt/sbom.cdx.json /opt/sbom.cdx.json
 COPY --from=builder /app /app
+COPY --from=builder /opt/bytecode /opt/bytecode
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
+    PYTHONPYCACHEPREFIX=/opt/bytecode \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     OPENBLAS_NUM_THREADS=1 \

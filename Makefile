@@ -1,7 +1,10 @@
 # make demo    train, export, verify, serve and ask, in a virtual environment of its own
 # make test    every test
 # make lint typecheck imports    what CI checks beside the tests
-# make image-test                build the serving container and run it locked down
+# make image image-grpc          build the serving container, without gRPC or with it
+# make image-test                build it, run it locked down, play episodes, stop it under load; image-test-grpc also by gRPC
+# make image-arm64               build it for linux/arm64, emulated where this machine is another
+# make soak                      ten minutes at full load while new versions of the model arrive, in the container
 # make fuzz                      100,000 malformed requests to a server
 # make reload                    a new version every second for a minute, at full load: no request may fail
 # make bench-serve               speed of the server beside its floor, FastAPI and MLServer; needs wrk and two idle cores
@@ -16,10 +19,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
-EXTRAS = serve grpc all dev
+EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo test lint typecheck imports image-test fuzz reload bench-serve bench-train bench-memory bench-growth \
-	bench-export bench-act requirements clean
+.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz reload \
+	bench-serve bench-train bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -37,8 +40,17 @@ typecheck: $(VENV)/.installed-dev
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
-image-test: $(VENV)/.installed-dev
-	$(BIN)/python tests/container/check_image.py
+image image-grpc: $(VENV)/.installed-dev
+	$(BIN)/python tests/container/check_image.py --build-only --extra $(if $(findstring grpc,$@),grpc,serve)
+
+image-test image-test-grpc: $(VENV)/.installed-dev
+	$(BIN)/python tests/container/check_image.py --extra $(if $(findstring grpc,$@),grpc,serve)
+
+image-arm64:
+	tests/container/arm64.sh
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/container/soak.py --minutes 10 --json docs/soak.json
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fuzz_serve.py

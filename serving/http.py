@@ -66,7 +66,7 @@ class Site:
             connection.expire()
 
     def stop(self) -> None:
-        """Close what is idle; what is under way is answered, and closed then."""
+        """Close every connection after its next answer, or soon if it asks nothing more."""
         self.stopping = True
         for connection in list(self.connections):
             connection.stop()

@@ -1,188 +1,226 @@
-"""Build the serving image and run it for real, locked down; exit status 0 if it serves right and stops cleanly.
+"""Build the serving image and run it for real, locked down; exit status 0 if it is what docs/deploy.md says.
 
-`python tests/container/check_image.py` uses Docker where its engine answers. Elsewhere it uses the program that
-CONTAINER_TOOL names, or ../shared/tools/container: `build TAG FOLDER`, `run ARGUMENTS` on the host's network, and
-`podman ARGUMENTS` for the rest. Needs NumPy, for the golden cases.
+`python tests/container/check_image.py [--extra grpc] [--build-only]` uses Docker where its engine answers. Elsewhere it
+uses the program that CONTAINER_TOOL names, or ../shared/tools/container: `build TAG FOLDER ARGUMENTS`, `run ARGUMENTS`
+on the host's network, and `podman ARGUMENTS` for the rest. Needs what trains and exports, for policies to serve.
 """
 
+import argparse
+import http.client
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import gymnasium as gym
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = ROOT / "tests" / "serving" / "bundles" / "discrete"
-TAG = "trpo-tf-serving"
-NAME = f"trpo-tf-serving-check-{os.getpid()}"
-MEMORY = "256m"
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
-LOCKED_DOWN = (
-    *("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-    *(f"--memory={MEMORY}", f"--memory-swap={MEMORY}"),
+from engine import (
+    LOCKED_DOWN,
+    ROOT,
+    CheckError,
+    Engine,
+    execute,
+    expect,
+    find_engine,
+    free_port,
+    process_status,
+    running,
+    wait_until_ready,
 )
 
+import serving
 
-class CheckError(Exception):
-    """The image is not what it should be."""
+BUNDLES = ROOT / "tests" / "serving" / "bundles"
+MOST_MEGABYTES = {"serve": 130, "grpc": 140}
+MOST_RESIDENT_MIB = {"serve": 90, "grpc": 130}
+STOP_SECONDS = 15.0
+CONNECTIONS = 64
+Act = Callable[[np.ndarray], int]
 
-
-@dataclass(frozen=True)
-class Engine:
-    """How to call the container engine: command prefixes, and whether containers share the host's network."""
-
-    build: tuple[str, ...]
-    run: tuple[str, ...]
-    other: tuple[str, ...]
-    host_network: bool
-
-    def __call__(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        return execute(*self.other, *arguments, check=check, timeout=timeout)
+VERIFY_ALL = """
+import pathlib, serving.verify
+print(sum(serving.verify.verify(bundle).golden_cases for bundle in pathlib.Path("/models").iterdir()))
+"""
 
 
-def find_engine() -> Engine:
-    """Docker, or the tool that stands in for it. Raises `CheckError` where there is neither."""
-    if shutil.which("docker") and execute("docker", "info", check=False).returncode == 0:
-        return Engine(("docker", "build", "--tag"), ("docker", "run"), ("docker",), host_network=False)
-    tool = os.environ.get("CONTAINER_TOOL", str(ROOT.parent / "shared" / "tools" / "container"))
-    if not os.access(tool, os.X_OK):
-        raise CheckError("there is no container engine: start Docker, or name another in CONTAINER_TOOL")
-    return Engine((tool, "build"), (tool, "run"), (tool, "podman"), host_network=True)
+def build(engine: Engine, extra: str, say: Callable[[str], None]) -> str:
+    """Build the image and hold it to its size; its tag. Raises `CheckError`."""
+    tag = f"trpo-tf-{'serving' if extra == 'serve' else f'serving-{extra}'}"
+    execute(*engine.build, tag, str(ROOT), "--build-arg", f"EXTRA={extra}")
+    image = engine.inspect_image(tag)
+    labels = image["Config"]["Labels"]
+    expect("Healthcheck" in str(image), "the image has no HEALTHCHECK")
+    expect(image["Config"]["User"] == "10001:10001", "the image has no user of its own")
+    version = labels["org.opencontainers.image.version"]
+    expect(version == serving.__version__, f"the image says that it is version {version}")
+    size = int(image["Size"]) / 1e6
+    base = int(engine.inspect_image(labels["org.opencontainers.image.base.name"])["Size"]) / 1e6
+    say(f"image, base, ours     {size:.1f} = {base:.1f} + {size - base:.1f} MB")
+    expect(size - base <= MOST_MEGABYTES[extra], f"our layers are larger than {MOST_MEGABYTES[extra]} MB")
+    return tag
 
 
-def execute(*command: str, check: bool = True, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command. Raises `CheckError` if it takes too long, or must succeed and doesn't."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise CheckError(f"`{' '.join(command)}` was not done after {timeout:.0f} s") from None
-    if check and done.returncode != 0:
-        raise CheckError(f"`{' '.join(command)}` failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return done
+def run_once(
+    engine: Engine, tag: str, models: Path, *arguments: str, check: bool = True
+) -> subprocess.CompletedProcess:
+    """Run the image to its end, locked down, with `models` mounted."""
+    return execute(
+        *engine.run, "--rm", *LOCKED_DOWN, f"--volume={models}:/models:ro", *arguments, check=check, timeout=60
+    )
 
 
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def check_sbom(engine: Engine, tag: str) -> int:
+    """The list of parts names every package that is there, and no other. The number of parts. Raises `CheckError`."""
+    parts = json.loads(
+        run_once(engine, tag, BUNDLES / "discrete", "--entrypoint=cat", tag, "/opt/sbom.cdx.json").stdout
+    )
+    code = "import importlib.metadata as m; print(*{f'{d.name}=={d.version}' for d in m.distributions()})"
+    present = run_once(engine, tag, BUNDLES / "discrete", "--entrypoint=python", tag, "-c", code).stdout.split()
+    listed = {f"{part['name']}=={part['version']}" for part in parts["components"] if part["type"] == "library"}
+    expect(parts["bomFormat"] == "CycloneDX", "the SBOM is not CycloneDX")
+    expect(listed == set(present), f"the SBOM lists {sorted(listed)}, but there is {sorted(present)}")
+    expect("://" not in json.dumps(parts).replace(parts["$schema"], ""), "the SBOM names a host")
+    return len(listed)
 
 
-def start(engine: Engine, port: int) -> None:
-    """Start the container in the background, with nothing allowed that it doesn't need."""
-    network = () if engine.host_network else (f"--publish=127.0.0.1:{port}:{port}",)
-    mount = f"--volume={BUNDLE}:/models:ro"
-    execute(*engine.run, "--detach", f"--name={NAME}", *LOCKED_DOWN, *network, f"--env=PORT={port}", mount, TAG)
-
-
-def request(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The JSON answer of a GET, or of a POST with a body."""
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(url, data, timeout=5) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer
-
-
-def wait_until_ready(engine: Engine, url: str) -> None:
-    """Poll the readiness route. Raises `CheckError` with the container's log if it takes too long."""
-    started = time.monotonic()
-    look = 1.0
-    while (waited := time.monotonic() - started) < START_SECONDS:
-        try:
-            request(f"{url}/v2/health/ready")
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-        if waited > look:
-            look += 1
-            if engine("inspect", "--format={{.State.Running}}", NAME).stdout.strip() == "false":
-                break
-    log = engine("logs", NAME, check=False)
-    raise CheckError(f"not ready after {waited:.0f} s; its log:\n{log.stdout}{log.stderr}")
-
-
-def check_actions(url: str) -> int:
-    """Ask for the action of every golden case, and return their number. Raises `CheckError` if one differs."""
-    cases = np.load(BUNDLE / "golden.npz", allow_pickle=False)
-    inputs = [
-        {"name": name, "datatype": "FP32", "shape": array.shape, "data": array.ravel().tolist()}
-        for name, array in (("obs", cases["obs"]), ("noise", cases["noise"]))
-    ]
-    answer = request(f"{url}/v2/models/discrete/infer", {"id": "golden", "inputs": inputs})
-    if answer["id"] != "golden" or answer["outputs"][0]["data"] != cases["action"].tolist():
-        raise CheckError(f"the actions differ from the golden ones: {answer}")
-    return len(cases["action"])
-
-
-def check_inside(engine: Engine) -> dict[str, str]:
-    """Look around inside the container; the facts about its first process. Raises `CheckError`."""
-    for module in ("tensorflow", "keras", "onnx", "gymnasium", "trpo_tf", "export"):
-        done = engine("exec", NAME, "python", "-c", f"import {module}", check=False)
-        expect(f"No module named '{module}'" in done.stderr, f"{module} is in the image")
-    healthy = engine("exec", NAME, "python", "/app/serving/healthcheck.py", check=False)
+def check_inside(engine: Engine, name: str) -> dict[str, str]:
+    """Look around in a container that serves; the facts about its first process. Raises `CheckError`."""
+    look = Path(__file__).with_name("inside.py").read_text()
+    found = json.loads(engine("exec", name, "python", "-c", look).stdout)
+    libraries = found.pop("libraries")
+    expect(not any(found.values()), f"there is what should not be there: {found}")
+    expect(len(libraries) > 0, "no library of ONNX Runtime is loaded")
+    healthy = engine("exec", name, "python", "/app/serving/healthcheck.py", check=False)
     expect(healthy.returncode == 0, f"the health check fails: {healthy.stderr}")
-    for folder in ("/app", "/opt/venv", "/models", "/var"):
-        done = engine("exec", NAME, "python", "-c", f"open('{folder}/written', 'w')", check=False)
-        expect("Error" in done.stderr, f"{folder} can be written to")
-    lines = engine("exec", NAME, "cat", "/proc/1/status").stdout.splitlines()
-    status = {key: value.strip() for key, value in (line.split(":", 1) for line in lines)}
+    status = process_status(engine, name)
     expect("0" not in status["Uid"].split(), "the server runs as root")
     expect(int(status["CapEff"], 16) == 0, f"it has capabilities: {status['CapEff']}")
     expect(status["NoNewPrivs"] == "1", "it may gain privileges")
     return status
 
 
-def stop(engine: Engine) -> float:
-    """Send SIGTERM and return the seconds that it took to end with status 0. Raises `CheckError`."""
-    started = time.monotonic()
-    engine("kill", "--signal=TERM", NAME)
-    status = engine("wait", NAME, timeout=STOP_SECONDS).stdout.strip()
+def play(act: Act, environment: str, seeds: Sequence[int]) -> float:
+    """The mean undiscounted return of an episode for each seed."""
+    total = 0.0
+    with gym.make(environment) as env:
+        for seed in seeds:
+            observation, _ = env.reset(seed=seed)
+            over = False
+            while not over:
+                observation, reward, terminated, truncated, _ = env.step(act(observation))
+                total, over = total + float(reward), terminated or truncated
+    return total / len(seeds)
+
+
+def over_http(port: int, model: str) -> Act:
+    """Acts through the server, on one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+
+    def act(observation: np.ndarray) -> int:
+        tensor = {"name": "obs", "datatype": "FP32", "shape": [1, *observation.shape], "data": observation.tolist()}
+        connection.request("POST", f"/v2/models/{model}/infer", json.dumps({"inputs": [tensor]}))
+        with connection.getresponse() as response:
+            return int(json.load(response)["outputs"][0]["data"][0])
+
+    return act
+
+
+def over_grpc(port: int, model: str) -> Act:
+    """Acts through the server's gRPC port, with Triton's client."""
+    import tritonclient.grpc as triton
+
+    client = triton.InferenceServerClient(f"127.0.0.1:{port}")
+
+    def act(observation: np.ndarray) -> int:
+        tensor = triton.InferInput("obs", [1, *observation.shape], "FP32")
+        tensor.set_data_from_numpy(observation[None])
+        return int(client.infer(model, [tensor]).as_numpy("action")[0])
+
+    return act
+
+
+def stop_under_load(engine: Engine, name: str, port: int, model: str) -> int:
+    """SIGTERM while many clients ask; how many answers they had. Raises `CheckError` if a request failed."""
+    program = [sys.executable, str(Path(__file__).with_name("traffic.py")), str(port), model]
+    with subprocess.Popen([*program, f"--connections={CONNECTIONS}"], stdout=subprocess.PIPE, text=True) as clients:
+        expect(bool(clients.stdout and clients.stdout.readline()), "the clients were refused")
+        engine("kill", "--signal=TERM", name)
+        status = engine("wait", name, timeout=STOP_SECONDS).stdout.strip()
+        seen = json.loads(clients.communicate(timeout=STOP_SECONDS)[0])
     expect(status == "0", f"after SIGTERM it ended with status {status}")
-    return time.monotonic() - started
+    expect(seen["failed"] == 0 and seen["answered"] > CONNECTIONS, f"requests failed: {seen}")
+    return int(seen["answered"])
 
 
-def expect(condition: bool, otherwise: str) -> None:
-    """Raise `CheckError` unless the condition holds."""
-    if not condition:
-        raise CheckError(otherwise)
+def check_refusal(engine: Engine, tag: str, folder: Path) -> str:
+    """A bundle that was tampered with ends the container with status 2 and one line. Raises `CheckError`."""
+    shutil.copytree(BUNDLES / "discrete", folder)
+    model = folder / "policy.onnx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    done = run_once(engine, tag, folder, tag, check=False)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("time=")]  # podman's own
+    expect(done.returncode == 2, f"a bundle that was tampered with ended it with status {done.returncode}")
+    expect(len(said) == 1 and said[0].startswith("error: "), f"it said {said}")
+    return said[0]
 
 
-def check_image(engine: Engine, say: Callable[[str], None] = print) -> None:
+def check_image(engine: Engine, extra: str, folder: Path, say: Callable[[str], None] = print) -> None:
     """Build, run, question and stop the image. Raises `CheckError`."""
-    execute(*engine.build, TAG, str(ROOT))
-    image = json.loads(engine("image", "inspect", TAG).stdout)[0]
-    expect("Healthcheck" in str(image), "the image has no HEALTHCHECK")
-    say(f"image size            {int(image['Size']) / 1e6:.0f} MB")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    try:
-        started = time.monotonic()
-        start(engine, port)
-        wait_until_ready(engine, url)
-        cases = check_actions(url)
+    tag = build(engine, extra, say)
+    say(f"parts in the SBOM     {check_sbom(engine, tag)}")
+
+    import policies  # TensorFlow takes a while
+
+    policies.of_every_type(folder / "types")
+    done = run_once(engine, tag, folder / "types", "--entrypoint=python", tag, "-c", VERIFY_ALL)
+    say(f"golden cases          {int(done.stdout)}, of every type, right")
+    bundle = folder / "trained"
+    expected = policies.trained(bundle)
+    policy = serving.load(bundle)
+    model = policy.manifest.name
+    port, grpc_port = free_port(), free_port()
+    options = ("--grpc-port", str(grpc_port)) if extra == "grpc" else ()
+    started = time.monotonic()
+    with running(engine, tag, bundle, port, *options) as name:
+        wait_until_ready(engine, name, f"http://127.0.0.1:{port}")
         say(f"first answer after    {time.monotonic() - started:.2f} s")
-        say(f"golden actions        {cases} right")
-        status = check_inside(engine)
-        say(f"user, memory          uid {status['Uid'].split()[0]}, {int(status['VmRSS'].split()[0]) / 1024:.0f} MiB")
-        say(f"stopped by SIGTERM in {stop(engine):.1f} s, exit status 0")
-    finally:
-        engine("rm", "--force", "--volumes", NAME, check=False)
+        status = check_inside(engine, name)
+        resident = int(status["VmRSS"].split()[0]) / 1024
+        say(f"user, memory          uid {status['Uid'].split()[0]}, {resident:.1f} MiB resident")
+        expect(resident <= MOST_RESIDENT_MIB[extra], f"it takes more than {MOST_RESIDENT_MIB[extra]} MiB")
+        ways: dict[str, Act] = {"in process": policy.act, "HTTP": over_http(port, model)}
+        if extra == "grpc":
+            ways["gRPC"] = over_grpc(grpc_port, model)
+        returns = {way: play(act, policies.ENVIRONMENT, policies.SEEDS) for way, act in ways.items()}
+        say(f"return of training    {expected:.2f}; {returns}")
+        expect(set(returns.values()) == {expected}, "the returns differ")
+        answered = stop_under_load(engine, name, port, model)
+        say(f"SIGTERM under load    {answered} answers on {CONNECTIONS} connections, none failed, exit status 0")
+    say(f"tampered bundle       status 2, {check_refusal(engine, tag, folder / 'tampered')}")
+
+
+def main() -> None:
+    """Check, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--extra", default="serve", choices=tuple(MOST_MEGABYTES), help="what the image is built with")
+    parser.add_argument("--build-only", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        if arguments.build_only:
+            build(find_engine(), arguments.extra, print)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)  # for the image's user
+            check_image(find_engine(), arguments.extra, Path(folder))
+    except CheckError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    try:
-        check_image(find_engine())
-    except CheckError as error:
-        sys.exit(f"error: {error}")
+    main()
