@@ -3,9 +3,24 @@
 Needs NumPy and ONNX Runtime; TensorFlow is neither used nor needed.
 """
 
-from serving.manifest import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
-from serving.policy import Policy, load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from serving.errors import BundleError
+
+if TYPE_CHECKING:
+    from serving.manifest import ArraySpec, GraphSpec, Manifest, NoiseSpec
+    from serving.policy import Policy, load
 
 __all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Policy", "load"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: the parent of `--workers` forks, so it must not have the threads that NumPy and ONNX Runtime start.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("serving.policy" if name in ("Policy", "load") else "serving.manifest"), name)
+    globals()[name] = value
+    return value

@@ -1,9 +1,9 @@
-"""`python -m serving BUNDLE`: serve a policy over HTTP."""
+"""`python -m serving PATH`: serve policies over HTTP."""
 
 import sys
 from collections.abc import Sequence
 
-from serving.manifest import BundleError
+from serving.errors import BundleError
 from serving.options import ServeError, parse_arguments
 from serving.server import serve
 

@@ -7,8 +7,6 @@ import numpy as np
 from serving.manifest import ArraySpec
 from serving.observations import Array, Observation, by_name, structured
 
-OUT_OF_BOUNDS = ("reject", "clip", "allow")
-
 Bounded = Callable[[Observation], Observation]
 
 

@@ -36,10 +36,38 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One version that there is to serve, loaded or not.
+
+    Attributes:
+        version: empty if only the bundle knows, and it can't be read.
+        is_loaded: whether requests for it are answered.
+        reason: why what its folder holds isn't what answers; empty if it is.
+    """
+
+    name: str
+    version: str
+    is_loaded: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """Releases by model name. A request is answered from the one catalog that was current when it came."""
+    """Releases by model name. A request is answered from the one catalog that was current when it came.
+
+    Attributes:
+        entries: every version that the repository holds, newest first.
+        absent: models that ought to be served and have no version loaded.
+    """
 
     releases: Mapping[str, Release] = field(default_factory=lambda: MappingProxyType({}))
+    entries: tuple[Entry, ...] = ()
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there are models, and each has a version loaded."""
+        return bool(self.releases) and not self.absent
 
     def find(self, name: str, version: str | None = None) -> Model | None:
         """The model that answers a request for `name`, at `version` or at any; None if there is none."""

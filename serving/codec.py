@@ -135,12 +135,12 @@ def encode_response(actions: Array, manifest: Manifest, version: str, request_id
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def model_metadata(manifest: Manifest, version: str) -> Document:
+def model_metadata(manifest: Manifest, *versions: str) -> Document:
     """The protocol's description of the model; -1 stands for a batch of any size. `noise` is marked as optional."""
     batch = manifest.graph.batch or -1
     return {
         "name": manifest.name,
-        "versions": [version],
+        "versions": list(versions),
         "platform": "onnx_onnxv1",
         "inputs": [tensor_metadata(spec, batch) for spec in _inputs(manifest)],
         "outputs": [tensor_metadata(manifest.action, batch)],

@@ -7,6 +7,7 @@ sender leaves unread. docs/serving.md lists the limits.
 
 import asyncio
 import logging
+import math
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -210,8 +211,12 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size() > MAX_UNREAD:
             self.abort()
             return
+        response = self._respond()
+        if isinstance(response, asyncio.Future):
+            self._answer_later(response)
+            return
         keep = self._parser.should_keep_alive() and not self._site.stopping
-        self._write(self._respond(), keep=keep)
+        self._write(response, keep=keep)
         self._headers.clear()  # of trailers
         self._release()
         self._await_request()
@@ -219,7 +224,7 @@ class Connection(asyncio.Protocol):
         if not keep:
             self._end()
 
-    def _respond(self) -> Response:
+    def _respond(self) -> "Response | asyncio.Future[Response]":
         if self._route is None:
             return self._refusal or _INTERNAL_ERROR
         try:
@@ -229,6 +234,21 @@ class Connection(asyncio.Protocol):
         except Exception:
             logger.exception("%r failed", self._target)
             return _INTERNAL_ERROR
+
+    def _answer_later(self, response: "asyncio.Future[Response]") -> None:
+        """Write what comes, and take nothing more: what followed would be answered too soon."""
+        self._closing = True
+        self.deadline = math.inf
+        self._release()
+
+        def answer(done: "asyncio.Future[Response]") -> None:
+            if error := done.exception():
+                logger.error("%r failed", self._target, exc_info=error)
+            if not self._transport.is_closing():
+                self._write(_INTERNAL_ERROR if error else done.result(), keep=False)
+                self._end()
+
+        response.add_done_callback(answer)
 
     def _write(self, response: Response, *, keep: bool) -> None:
         status, body, headers, content_type = response

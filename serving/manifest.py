@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.errors import BundleError as BundleError
+
 FORMAT = "trpo-tf-bundle"
 FORMAT_VERSION = 3
 MANIFEST_FILE = "manifest.json"
@@ -35,10 +37,6 @@ DTYPES = (
 
 Bound = float | tuple[float, ...]
 """One bound for every element, or one for each in row-major order; infinite where there is none."""
-
-
-class BundleError(ValueError):
-    """A bundle that is missing, damaged or not understood; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -172,19 +170,9 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(f"{path} can't be read ({error.strerror}); check its permissions") from None
 
 
-def find_bundle(path: Path) -> Path:
-    """The bundle that folder `path` is, or the only one it holds (hidden folders aside). Raises `BundleError`."""
-    if (path / MANIFEST_FILE).exists():
-        return path
-    if not path.is_dir():
-        raise BundleError(f"{path} is no folder; give the path of a bundle")
-    found = sorted(child.parent for child in path.glob(f"[!.]*/{MANIFEST_FILE}"))
-    if not found:
-        raise BundleError(f"{path} neither is nor holds a bundle; make one with `trpo-tf export`")
-    if len(found) > 1:
-        names = ", ".join(bundle.name for bundle in found)
-        raise BundleError(f"{path} holds {len(found)} bundles ({names}); give the path of one of them")
-    return found[0]
+def model_version(manifest: Manifest) -> str:
+    """The version that the bundle has of itself: its provenance's `model_version`, or "1"."""
+    return str(manifest.provenance.get("model_version", 1))
 
 
 def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:

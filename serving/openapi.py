@@ -4,9 +4,11 @@ from typing import Any
 from urllib.parse import quote
 
 from serving import __version__
+from serving.catalog import Catalog, Model
 from serving.codec import Document, tensor_metadata
 from serving.limits import MAX_DEPTH
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
+from serving.options import ServeOptions
 
 _KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
 
@@ -25,37 +27,59 @@ _ERRORS = {
 }
 
 
-def describe(manifest: Manifest, version: str, has_keys: bool) -> Document:
-    """Every route of the server with its request and answers; `has_keys` if it asks for one."""
-    name = quote(manifest.name, safe="")
+def describe(catalog: Catalog, options: ServeOptions) -> Document:
+    """Every route of the server with its request and answers, for every version that is loaded."""
     paths: dict[str, Any] = {
         "/v2": _get("Server metadata"),
         "/v2/health/live": _get("Whether the server runs"),
         "/v2/health/ready": _get("Whether the server can act"),
     }
-    if has_keys:
+    if options.keys:
         for path in ("/v2/health/live", "/v2/health/ready"):
             paths[path]["get"]["security"] = []
-    for suffix in ("", f"/versions/{quote(version, safe='')}"):
-        model = f"/v2/models/{name}{suffix}"
-        paths[model] = _get("Model metadata")
-        paths[f"{model}/ready"] = _get("Whether the model can act")
-        paths[f"{model}/infer"] = _post("Actions for observations", infer_request(manifest), infer_response(manifest))
-        model = f"/v1/models/{name}{suffix}"
-        paths[model] = _get("Model status, as TensorFlow Serving has it")
-        paths[f"{model}:predict"] = _post(
-            "Predictions, as TensorFlow Serving has them", _instances(manifest), _predictions(manifest)
-        )
+    for release in catalog.releases.values():
+        *_, newest = release.versions.values()
+        paths.update(_model_paths(newest, ""))
+        for model in release.versions.values():
+            paths.update(_model_paths(model, f"/versions/{quote(model.version, safe='')}"))
+    if options.repository_api:
+        paths.update(_repository_paths())
     document: Document = {
         "openapi": "3.1.0",
-        "info": {"title": manifest.name, "version": version, "description": f"trpo-tf {__version__}"},
+        "info": {"title": ", ".join(catalog.releases) or "no model", "version": __version__},
         "paths": paths,
         "components": {"schemas": {"Error": _object({"error": {"type": "string"}}, ["error"])}},
     }
-    if has_keys:
+    if options.keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
+
+
+def _model_paths(model: Model, suffix: str) -> dict[str, Any]:
+    name, manifest = quote(model.name, safe=""), model.policy.manifest
+    v2, v1 = f"/v2/models/{name}{suffix}", f"/v1/models/{name}{suffix}"
+    return {
+        v2: _get("Model metadata"),
+        f"{v2}/ready": _get("Whether the model can act"),
+        f"{v2}/infer": _post("Actions for observations", infer_request(manifest), infer_response(manifest)),
+        v1: _get("Model status, as TensorFlow Serving has it"),
+        f"{v1}:predict": _post(
+            "Predictions, as TensorFlow Serving has them", _instances(manifest), _predictions(manifest)
+        ),
+    }
+
+
+def _repository_paths() -> dict[str, Any]:
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    entry = _object({key: {"type": "string"} for key in ("name", "version", "state", "reason")}, ["name", "state"])
+    only_ready = _object({"ready": {"type": "boolean"}})
+    done, told = _object({}), _object({"parameters": {"type": "object", "maxProperties": 0}})
+    return {
+        "/v2/repository/index": _post("Versions in the repository", only_ready, {"type": "array", "items": entry}),
+        "/v2/repository/models/{name}/load": _post("Load a model", told, done) | {"parameters": [name]},
+        "/v2/repository/models/{name}/unload": _post("Unload a model", told, done) | {"parameters": [name]},
+    }
 
 
 def infer_request(manifest: Manifest) -> Document:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from serving.bounds import OUT_OF_BOUNDS
+OUT_OF_BOUNDS = ("reject", "clip", "allow")
 
 
 class ServeError(OSError):
@@ -36,6 +36,11 @@ class ServeOptions:
     tls_client_ca: str | None = _option(None, "ask for client certificates that these have signed", metavar="FILE")
     public_key: str | None = _option(None, "refuse a bundle whose signature does not hold for this key", metavar="FILE")
     out_of_bounds: str = _option("allow", "observations outside the space", choices=OUT_OF_BOUNDS)
+    poll: float = _option(1.0, "between looks for new, changed and removed versions; 0 never looks", metavar="SECONDS")
+    versions: int = _option(1, "latest versions of a model to keep loaded", metavar="COUNT")
+    canary: float = _option(0.0, "share of requests without a version that the newest one gets", metavar="SHARE")
+    repository_api: bool = _option(False, "let clients load and unload models")
+    workers: int = _option(1, "processes that share the work", metavar="COUNT")
     max_body: int = _option(4 * 2**20, "largest body, also once decompressed", metavar="BYTES")
     max_buffered: int = _option(64 * 2**20, "bodies under way, together; beyond it 503", metavar="BYTES")
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
@@ -45,10 +50,30 @@ class ServeOptions:
     drain: float = _option(10.0, "for requests under way after SIGTERM", metavar="SECONDS")
 
     def __post_init__(self) -> None:
-        for name in ("max_body", "max_buffered", "max_batch", "max_connections", "timeout", "keep_alive", "drain"):
+        for name in (
+            "versions",
+            "workers",
+            "max_body",
+            "max_buffered",
+            "max_batch",
+            "max_connections",
+            "timeout",
+            "keep_alive",
+            "drain",
+        ):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ServeError(f"{_flag(name)} must be more than 0, not {value}")
+        if not 0 <= self.poll < math.inf:
+            raise ServeError(f"--poll must be 0 or more seconds, not {self.poll}")
+        if not 0 <= self.canary < 1:
+            raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
+        if self.canary and self.versions < 2:
+            raise ServeError("--canary shares requests between two versions; keep both loaded with --versions 2")
+        if self.repository_api and self.tcp_port is not None and not (self.keys or self.tls_client_ca):
+            raise ServeError(
+                "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds"
+            )
         if not -1 <= self.port <= 65535:
             raise ServeError(f"there is no port {self.port}; choose one from 1 to 65535, or 0 for a free one")
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -78,9 +103,9 @@ class ServeOptions:
 
 
 def parse_arguments(arguments: Sequence[str] | None, prog: str) -> tuple[Path, ServeOptions]:
-    """The bundle and the options. Raises `ServeError`, or `SystemExit` for wrong use."""
+    """The path to serve and the options. Raises `ServeError`, or `SystemExit` for wrong use."""
     parser = argparse.ArgumentParser(prog=prog, description="Serve a policy over HTTP, by the Open Inference Protocol.")
-    parser.add_argument("bundle", type=Path, help="a bundle's folder, or a folder that holds one bundle")
+    parser.add_argument("bundle", type=Path, help="a bundle, or a folder of bundles: NAME/ or NAME/VERSION/")
     for option in fields(ServeOptions):
         shown = "" if option.default in (None, False, -1) else " (%(default)s)"
         parser.add_argument(

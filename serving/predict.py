@@ -44,10 +44,12 @@ def encode_predictions(actions: Array) -> bytes:
     return orjson.dumps({"predictions": np.ascontiguousarray(actions)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def model_status(version: str) -> Document:
-    """TensorFlow Serving's description of a model that is ready."""
+def model_status(*versions: str) -> Document:
+    """TensorFlow Serving's description of versions that are ready."""
     status = {"error_code": "OK", "error_message": ""}
-    return {"model_version_status": [{"version": version, "state": "AVAILABLE", "status": status}]}
+    return {
+        "model_version_status": [{"version": version, "state": "AVAILABLE", "status": status} for version in versions]
+    }
 
 
 def _part(instance: Any, name: str, manifest: Manifest) -> Any:

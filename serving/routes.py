@@ -3,18 +3,20 @@
 It knows nothing of connections: `serving.http` reads requests and writes what is answered here.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httptools
 import orjson
 
 from serving import __version__, binary
 from serving.bounds import bounds_check
+from serving.catalog import Catalog, Release
 from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
-from serving.manifest import Manifest
 from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
@@ -23,6 +25,8 @@ from serving.predict import decode_instances, encode_predictions, model_status
 
 Body = bytes | bytearray
 Headers = Mapping[bytes, bytes]
+
+_REPOSITORY = "/v2/repository/models/"
 
 RETRY_SECONDS = 1
 """When to come back, in a 503's Retry-After."""
@@ -45,43 +49,52 @@ class HttpError(Exception):
         self.response = Response(status, orjson.dumps({"error": message}), headers)
 
 
+Answer = Callable[..., "Response | asyncio.Future[Response]"]
+"""A function of a request's headers and body; of what takes longer, a future, which is its connection's last answer."""
+
+
 class Route(NamedTuple):
     """What one path answers. `is_open`: also without a key."""
 
     methods: tuple[bytes, ...]
-    answer: Callable[[Headers, Body], Response]
+    answer: Answer
     is_open: bool = False
 
 
 Routes = Mapping[str, Route]
 
 
-def make_routes(policy: Policy, options: ServeOptions) -> dict[str, Route]:
-    """Every path of the server, with the model's name and version spelled out in it."""
-    manifest, version = policy.manifest, model_version(policy.manifest)
-    server = {"name": "trpo-tf", "version": __version__, "extensions": ["binary_tensor_data"]}
+def make_routes(catalog: Catalog, options: ServeOptions) -> dict[str, Route]:
+    """Every path of the server but those that control it, with models' names and versions spelled out in it."""
+    extensions = ["binary_tensor_data", *(["model_repository"] if options.repository_api else [])]
     routes = {
-        "/v2": _constant(server),
+        "/v2": _constant({"name": "trpo-tf", "version": __version__, "extensions": extensions}),
         "/v2/health/live": _constant({"live": True})._replace(is_open=True),
-        "/v2/health/ready": _constant({"ready": True})._replace(is_open=True),
+        "/v2/health/ready": _readiness({"ready": catalog.is_ready})._replace(is_open=True),
     }
-    infer, predict = _inference(policy, version, options), _prediction(policy, options)
-    for suffix in ("", f"/versions/{version}"):
-        model = f"/v2/models/{manifest.name}{suffix}"
-        routes[model] = _constant(model_metadata(manifest, version))
-        routes[f"{model}/ready"] = _constant({"name": manifest.name, "ready": True})
-        routes[f"{model}/infer"] = infer
-        model = f"/v1/models/{manifest.name}{suffix}"
-        routes[model] = _constant(model_status(version))
-        routes[f"{model}:predict"] = predict
-    routes["/openapi.json"] = _constant(describe(manifest, version, bool(options.keys)))
+    for entry in catalog.entries:
+        not_ready = _readiness({"name": entry.name, "ready": False})
+        routes[f"/v2/models/{entry.name}/ready"] = not_ready
+        routes[f"/v2/models/{entry.name}/versions/{entry.version}/ready"] = not_ready
+    for name, release in catalog.releases.items():
+        routes.update(_release_routes(name, release, options))
+    routes["/openapi.json"] = _constant(describe(catalog, options))
     return routes
+
+
+def without_readiness(routes: Routes) -> dict[str, Route]:
+    """The same routes of a server that is about to end: nothing is ready any more."""
+    over = _readiness({"ready": False})
+    return {
+        path: over._replace(is_open=route.is_open) if path.endswith("/ready") else route
+        for path, route in routes.items()
+    }
 
 
 def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
     """The route of a request's target. Raises `HttpError`: 404, or 405 with the methods that there are."""
     path = _path(target)
-    route = routes.get(path) or routes.get(path.removesuffix("/"))
+    route = routes.get(path) or routes.get(path.removesuffix("/")) or _route_of_any_model(path, routes)
     if route is None:
         raise HttpError(404, _not_found(path, routes))
     if method not in route.methods:
@@ -90,9 +103,42 @@ def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
     return route
 
 
-def model_version(manifest: Manifest) -> str:
-    """The version that the model is served as: its provenance's `model_version`, or "1"."""
-    return str(manifest.provenance.get("model_version", 1))
+def any_model(action: str) -> str:
+    """Where the routes hold what `/v2/repository/models/NAME/ACTION` answers, for a NAME that need not be known yet.
+
+    Its function is called with the name first. No request's path looks like this.
+    """
+    return f"*/{action}"
+
+
+def _route_of_any_model(path: str, routes: Routes) -> Route | None:
+    head, _, action = path.removesuffix("/").rpartition("/")
+    route = routes.get(any_model(action)) if head.startswith(_REPOSITORY) else None
+    return route and route._replace(answer=partial(route.answer, head.removeprefix(_REPOSITORY)))
+
+
+def _release_routes(name: str, release: Release, options: ServeOptions) -> dict[str, Route]:
+    """The paths of one model: of each version, and of whichever is to answer."""
+    routes: dict[str, Route] = {}
+    infer = {version: _inference(model.policy, version, options) for version, model in release.versions.items()}
+    predict = {version: _prediction(model.policy, version, options) for version, model in release.versions.items()}
+    names = list(release.versions)[::-1]  # newest first
+    for suffix, version in [("", names[0]), *((f"/versions/{version}", version) for version in names)]:
+        model = f"/v2/models/{name}{suffix}"
+        routes[model] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
+        routes[f"{model}/ready"] = _constant({"name": name, "ready": True})
+        routes[f"{model}/infer"] = infer[version] if suffix else _chosen(release, infer)
+        model = f"/v1/models/{name}{suffix}"
+        routes[model] = _constant(model_status(*([version] if suffix else names)))
+        routes[f"{model}:predict"] = predict[version] if suffix else _chosen(release, predict)
+    return routes
+
+
+def _chosen(release: Release, routes: Mapping[str, Route]) -> Route:
+    """Of versions' routes the one that is to answer next."""
+    if len(routes) == 1:
+        return next(iter(routes.values()))
+    return Route((b"POST",), lambda headers, body: routes[release.choose().version].answer(headers, body))
 
 
 def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
@@ -117,14 +163,16 @@ def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
     return Route((b"POST",), _with_errors(answer, options))
 
 
-def _prediction(policy: Policy, options: ServeOptions) -> Route:
-    """TensorFlow Serving's `predict`."""
+def _prediction(policy: Policy, version: str, options: ServeOptions) -> Route:
+    """TensorFlow Serving's `predict`, whose answer has no place for the version: a header says it."""
     manifest, act = policy.manifest, _acting(policy, options)
+    acted = b"model-version: %b\r\n" % quote(version).encode()
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
         check_depth(body)
-        return Response(200, encode_predictions(act(decode_instances(body, manifest, max_batch=options.max_batch))))
+        request = decode_instances(body, manifest, max_batch=options.max_batch)
+        return Response(200, encode_predictions(act(request)), acted)
 
     return Route((b"POST",), _with_errors(answer, options))
 
@@ -178,9 +226,13 @@ def _size(text: bytes) -> int:
     return int(text) if text.isdigit() and len(text) < 20 else 0
 
 
-def _constant(document: dict[str, Any]) -> Route:
-    response = Response(200, orjson.dumps(document))
+def _constant(document: dict[str, Any], status: int = 200) -> Route:
+    response = Response(status, orjson.dumps(document))
     return Route((b"GET", b"HEAD"), lambda _headers, _body: response)
+
+
+def _readiness(document: dict[str, Any]) -> Route:
+    return _constant(document, 200 if document["ready"] else 503)
 
 
 def _path(target: bytes) -> str:

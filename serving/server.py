@@ -1,159 +1,40 @@
-"""The server's life: what it listens on, how it starts, and how it ends."""
+"""Starting the server: what it listens on, and the one process or the several that answer.
 
-import asyncio
-import signal
-import socket
-import ssl
-import stat
+Nothing heavy is imported here. With several workers this process forks them, and starts those anew that die, at any
+time: it must have neither the threads of NumPy's and ONNX Runtime's pools, which don't survive a fork with the locks
+that they hold, nor sessions, whose memory each worker would share and then copy. A worker imports what it needs.
+"""
+
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
-import uvloop
-
-from serving.http import SWEEP_SECONDS, Connection, Site
-from serving.keys import KeyFileError, read_keys
-from serving.manifest import find_bundle
 from serving.options import ServeError, ServeOptions
-from serving.policy import load
-from serving.routes import make_routes
+from serving.sockets import listen, listeners
+from serving.supervisor import Seat, supervise
 
-_BACKLOG = 2048
+__all__ = ["listen", "serve"]
 
 
-def serve(bundle: str | Path, options: ServeOptions | None = None) -> None:
-    """Serve the bundle, or the only one in a folder, until SIGTERM or SIGINT; call it in the main thread.
+def serve(path: str | Path, options: ServeOptions | None = None) -> None:
+    """Serve a bundle, or those of a folder, until SIGTERM or SIGINT; call it in the main thread.
 
     Once requests are answered, a line on stderr says where.
 
     Raises:
-        BundleError: the bundle is missing, damaged or not understood.
-        ServeError: an address, a key file or a certificate can't be used.
+        BundleError: nothing there can be loaded: it is missing, damaged or not understood.
+        ServeError: an address, a key file or a certificate can't be used, or a worker could not start.
     """
     options = options or ServeOptions()
-    policy = load(find_bundle(Path(bundle)), options.public_key)
-    tls = _tls(options)
-    try:
-        keys = read_keys(options.keys) if options.keys else ()
-    except KeyFileError as error:
-        raise ServeError(str(error)) from None
-    site = Site(make_routes(policy, options), options, keys)
-    with ExitStack() as stack:
-        listeners, places = [], []
-        if options.tcp_port is not None:
-            listeners.append(stack.enter_context(listen(options.host, options.tcp_port)))
-            shown = f"[{options.host}]" if ":" in options.host else options.host
-            places.append(f"{'https' if tls else 'http'}://{shown}:{listeners[-1].getsockname()[1]}")
-        if options.uds is not None:
-            listeners.append(stack.enter_context(listen_on_path(options.uds)))
-            places.append(f"unix:{options.uds}")
-        loop = uvloop.new_event_loop()
-        stack.callback(loop.close)
-        loop.run_until_complete(
-            _run(site, listeners, tls, f"serving {policy.manifest.name} on {' and '.join(places)}\n")
-        )
+    if options.workers > 1 and "onnxruntime" in sys.modules:
+        raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `python -m serving`")
+    with listeners(options) as (sockets, places):
 
+        def answer(seat: Seat) -> None:
+            from serving.worker import work
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the address. Raises `ServeError`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ServeError(
-            f"can't listen on {host} port {port}: {_reason(error)}; choose another --port (0: a free one)"
-        ) from None
+            work(Path(path), options, sockets[seat.worker_index], places, seat)
 
-
-@contextmanager
-def listen_on_path(path: str) -> Iterator[socket.socket]:
-    """A Unix socket that only this user can connect to, removed in the end. Raises `ServeError`.
-
-    One that a killed server has left is replaced; one that is listened on is not.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        try:
-            _remove_abandoned(path)
-            listener.bind(path)
-            Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)  # before it listens, so that nobody has connected
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            raise ServeError(f"can't listen on {path}: {_reason(error)}; choose another --uds") from None
-        try:
-            yield listener
-        finally:
-            with suppress(OSError):
-                Path(path).unlink()
-
-
-def _remove_abandoned(path: str) -> None:
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(Path(path).stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(path) != 0:
-                    Path(path).unlink()
-
-
-async def _run(site: Site, listeners: list[socket.socket], tls: ssl.SSLContext | None, announcement: str) -> None:
-    loop = asyncio.get_running_loop()
-    asked, asked_again = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (asked_again if asked.is_set() else asked).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    handshake = site.options.timeout if tls else None
-    servers = [
-        await loop.create_server(
-            partial(Connection, site), sock=listener, backlog=_BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
-        )
-        for listener in listeners
-    ]
-    sweeping = asyncio.ensure_future(_sweep(site))
-    sys.stderr.write(announcement)
-    sys.stderr.flush()
-    await asked.wait()
-    for server in servers:
-        server.close()
-    site.stop()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(_emptied(site, asked_again), site.options.drain)
-    sweeping.cancel()
-    for connection in list(site.connections):
-        connection.abort()
-    await asyncio.sleep(0)
-
-
-async def _sweep(site: Site) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_SECONDS)
-        site.sweep(asyncio.get_running_loop().time())
-
-
-async def _emptied(site: Site, at_once: asyncio.Event) -> None:
-    """Wait until no connection is left, or it is to end at once."""
-    while site.connections and not at_once.is_set():
-        await asyncio.sleep(0.01)
-
-
-def _tls(options: ServeOptions) -> ssl.SSLContext | None:
-    """TLS 1.2 at least, with client certificates if they are asked for. Raises `ServeError`."""
-    if not options.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-        if options.tls_client_ca:
-            context.load_verify_locations(options.tls_client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise ServeError(f"the TLS certificate or key can't be used: {_reason(error)}; give PEM files") from None
-    return context
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).split(" (")[0].lower()
+        if options.workers == 1:
+            answer(Seat(0))
+        else:
+            supervise(options, answer, [listener for own in sockets for listener in own], places)

@@ -236,7 +236,7 @@ def test_a_kill_in_the_middle_leaves_no_half_bundle(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not target.exists()
-    assert all(path.name.startswith(".") for path in tmp_path.iterdir())  # what find_bundle does not look at
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir())  # what a server does not look at
     policy = Continuous()
     write_bundle(policy.function, policy.spec, target)
     verify(target)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import serving.verify
+from serving.catalog import Catalog
+from serving.repository import load_model, make_release, settle
 
 BUNDLES = Path(__file__).parent / "bundles"
 START_SECONDS = 30
@@ -19,8 +21,8 @@ START_SECONDS = 30
 class Server:
     """A real server process: `stop()` it with a signal, `request()` from it."""
 
-    def __init__(self, process: subprocess.Popen, port: int, announcement: str):
-        self.process, self.port, self.announcement = process, port, announcement
+    def __init__(self, process: subprocess.Popen, port: int, announcement: str, warnings: str):
+        self.process, self.port, self.announcement, self.warnings = process, port, announcement, warnings
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -48,10 +50,12 @@ def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
     command = [sys.executable, *program, str(bundle), "--port", "0", *arguments]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
-            line = process.stderr.readline()
+            before = []  # what it says of models that it refuses
+            while (line := process.stderr.readline()) and not line.startswith("serving "):
+                before.append(line)
             port = re.search(r"://.*:(\d+)", line)
-            assert port, f"it did not start: {line}{process.stderr.read()}"
-            yield Server(process, int(port[1]), line)
+            assert port, f"it did not start: {''.join(before)}{line}"
+            yield Server(process, int(port[1]), line, "".join(before))
         finally:
             process.kill()
 
@@ -121,6 +125,17 @@ def run_python(tmp_path):
 
     run.home = home
     return run
+
+
+@pytest.fixture
+def catalog_of():
+    """The catalog of one bundle."""
+
+    def make(bundle: Path) -> Catalog:
+        model = load_model(settle(bundle).only)
+        return Catalog({model.name: make_release([model])})
+
+    return make
 
 
 @pytest.fixture

@@ -55,8 +55,8 @@ def test_every_option_has_its_default_in_the_table():
     assert f"{MAX_DEPTH} levels" in PAGE
 
 
-def test_every_route_is_in_the_table(discrete):
-    routes = make_routes(serving.load(discrete), ServeOptions())
+def test_every_route_is_in_the_table(discrete, catalog_of):
+    routes = make_routes(catalog_of(discrete), ServeOptions())
     documented = {
         path.replace("NAME", "discrete") for path in re.findall(r"^\| `(?:GET|POST) (\S+)`", PAGE, re.MULTILINE)
     }

@@ -15,7 +15,7 @@ import pytest
 import serving
 from serving.options import ServeError, ServeOptions
 from serving.routes import HttpError, make_routes
-from serving.server import listen
+from serving.sockets import listen
 from serving.verify import agree
 
 INFER = "/v2/models/discrete/infer"
@@ -410,12 +410,13 @@ def test_a_changed_byte_is_one_line(damaged):
 
 
 def test_a_folder_that_is_no_bundle_is_one_line(tmp_path):
+    (tmp_path / "notes.txt").touch()
     error = fail_to_start(tmp_path, "--port", 0, cwd=tmp_path)
     assert error == f"error: {tmp_path} neither is nor holds a bundle; make one with `trpo-tf export`\n"
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path):
-    command = [sys.executable, "-m", "serving", str(tmp_path), "--debug"]
+    command = [sys.executable, "-m", "serving", str(tmp_path / "absent"), "--debug"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0
     assert "Traceback" in done.stderr
@@ -454,7 +455,7 @@ def test_healthcheck_takes_no_other_answer_for_readiness():
 
 
 def test_the_server_imports_nothing_of_training_or_export(run_python):
-    modules = run_python("import sys, serving.__main__; print(*sys.modules)").split()
+    modules = run_python("import sys, serving.worker; print(*sys.modules)").split()
     absent = {"tensorflow", "keras", "tensorflow_probability", "onnx", "tf2onnx", "gymnasium", "export", "trpo_tf"}
     assert not absent & {module.split(".")[0] for module in modules}
     assert "onnxruntime" in modules
@@ -467,8 +468,12 @@ def test_a_failure_of_the_runtime_is_500_and_logged_without_its_words(discrete, 
     code = """
 import serving.policy, serving.__main__, sys
 
+run = serving.policy.Policy.run
+
 def broken(self, observations, noise=None):
-    raise RuntimeError("the runtime's own words")
+    if len(observations) == 1:
+        raise RuntimeError("the runtime's own words")
+    return run(self, observations, noise)  # the golden cases
 
 serving.policy.Policy.run = broken
 serving.__main__.main(sys.argv[1:])
@@ -480,8 +485,8 @@ serving.__main__.main(sys.argv[1:])
         assert "RuntimeError: the runtime's own words" in said
 
 
-def test_actions_that_are_not_finite_never_leave_a_route(continuous):
-    routes = make_routes(serving.load(continuous), ServeOptions())
+def test_actions_that_are_not_finite_never_leave_a_route(continuous, catalog_of):
+    routes = make_routes(catalog_of(continuous), ServeOptions())
     body = json.dumps({"instances": [[1e308] * 3]}).encode()
     with pytest.raises(HttpError, match="not finite"):
         routes["/v1/models/continuous:predict"].answer({}, body)

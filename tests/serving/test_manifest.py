@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
-from serving.manifest import FileEntry, find_bundle, read_checked, read_manifest
+from serving.manifest import FileEntry, read_checked, read_manifest
 
 SHA256 = "0" * 64
 
@@ -224,23 +224,3 @@ def test_a_missing_and_an_unlisted_file_are_refused(damaged):
         read_checked(damaged, manifest, "policy.onnx")
     with pytest.raises(BundleError, match="lists no other"):
         read_checked(damaged, manifest, "other")
-
-
-def test_finds_a_bundle_or_the_only_one_in_a_folder(damaged):
-    assert find_bundle(damaged) == damaged
-    (damaged.parent / "empty").mkdir()
-    (damaged.parent / "a file").touch()
-    assert find_bundle(damaged.parent) == damaged
-
-
-def test_refuses_to_choose_between_bundles(discrete):
-    with pytest.raises(BundleError, match=r"holds 2 bundles \(continuous, discrete\)"):
-        find_bundle(discrete.parent)
-
-
-def test_finds_no_bundle_where_none_is(damaged, tmp_path):
-    damaged.rename(tmp_path / ".hidden")
-    with pytest.raises(BundleError, match="neither is nor holds a bundle"):
-        find_bundle(tmp_path)
-    with pytest.raises(BundleError, match="is no folder"):
-        find_bundle(tmp_path / "absent")

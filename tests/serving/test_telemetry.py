@@ -20,6 +20,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 importlib.import_module({module!r})
+import serving.runtime  # in case that it needs none
 print(seen)
 """
 

@@ -1,0 +1,282 @@
+"""The parent of several workers: forks them, starts those anew that die, and passes on what one of them is told.
+
+Parent and worker talk over a socket pair, a JSON object a packet. A worker says `ready` or `failed` when it starts,
+`ask` when a client wants a model loaded or unloaded, and `done` when it has done so itself. The parent says `do` to
+all of them, `answer` to the one that asked, and `stop`. A worker whose socket closes has lost its parent, and stops.
+"""
+
+import itertools
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from serving.errors import BundleError
+from serving.options import ServeError, ServeOptions
+
+RESTART_SECONDS = 1.0
+"""A worker is started at most this often."""
+
+KILL_SECONDS = 5.0
+"""How much longer than `drain` a worker may take to end."""
+
+MAX_PACKET = 2**20
+
+logger = logging.getLogger(__name__)
+
+
+class Seat(NamedTuple):
+    """A worker's place.
+
+    Attributes:
+        worker_index: from 0; a worker that is started for one that died has the same.
+        channel: to the parent, if there is one.
+        settled: what the first worker has found out about what is served, for those that come later.
+        unloaded: models that clients have unloaded.
+    """
+
+    worker_index: int
+    channel: socket.socket | None = None
+    settled: Any = None
+    unloaded: tuple[str, ...] = ()
+
+
+@dataclass
+class _Worker:
+    pid: int
+    channel: socket.socket
+    started: float
+    is_ready: bool = False
+
+
+@dataclass
+class _Asked:
+    """A load or unload under way: who asked, under which number, and who hasn't done it yet."""
+
+    index: int
+    number: int
+    action: str
+    name: str
+    waiting: set[int]
+    error: list[str] | None = None
+
+
+@dataclass
+class Supervisor:
+    """Workers by their index, and what is going on among them."""
+
+    options: ServeOptions
+    work: Callable[[Seat], None]
+    listeners: Sequence[socket.socket]
+    places: str
+    workers: dict[int, _Worker] = field(default_factory=dict)
+    due: dict[int, float] = field(default_factory=dict)  # when to start a worker again
+    asked: dict[int, _Asked] = field(default_factory=dict)
+    unloaded: set[str] = field(default_factory=set)
+    settled: Any = None
+    failure: str = ""
+    is_announced: bool = False
+    stop_signals: int = 0
+    deadline: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.numbers = itertools.count()
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT, and all workers have ended. Raises `ServeError` if one can't start at first."""
+        with _signals() as woken, self.selector:
+            self.selector.register(woken, selectors.EVENT_READ)
+            self.start(0)  # alone, so that what is wrong with all of them is said once
+            while self.workers or (self.due and not self.stop_signals):
+                for key, _ in self.selector.select(self.patience()):
+                    if key.fileobj is woken:
+                        for _ in woken.recv(64):
+                            self.stop()
+                    else:
+                        self.hear(key.data)
+                self.keep_time()
+        if self.failure and not self.is_announced:
+            raise ServeError(self.failure)
+
+    def start(self, index: int) -> None:
+        """Fork a worker."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        seat = Seat(index, theirs, self.settled, tuple(self.unloaded))
+        pid = os.fork()
+        if pid == 0:
+            # Another worker must see its channel close when the parent dies, so this one keeps none of them open.
+            for channel in (ours, *(worker.channel for worker in self.workers.values())):
+                channel.close()
+            _be_worker(self.work, seat)
+        theirs.close()
+        self.due.pop(index, None)
+        self.workers[index] = _Worker(pid, ours, time.monotonic())
+        self.selector.register(ours, selectors.EVENT_READ, index)
+
+    def hear(self, index: int) -> None:
+        """Take a worker's packet, or notice its end."""
+        worker = self.workers[index]
+        try:
+            packet = worker.channel.recv(MAX_PACKET)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self.bury(index)
+            return
+        match json.loads(packet):
+            case {"ready": names, "settled": settled}:
+                worker.is_ready = True
+                self.settled = settled
+                self.welcome(names)
+            case {"failed": text}:
+                self.failure = text
+            case {"ask": number, "action": action, "name": name}:
+                self.spread(_Asked(index, number, action, name, set(self.workers)))
+            case {"done": number, "error": error}:
+                self.settle(number, index, error)
+
+    def welcome(self, names: list[str]) -> None:
+        """After the first worker start the others; with the last, say that all are there."""
+        if self.is_announced or self.stop_signals:
+            return
+        for index in range(self.options.workers):
+            if index not in self.workers:
+                self.start(index)
+        if all(worker.is_ready for worker in self.workers.values()):
+            self.is_announced = True
+            announce(names, self.places)
+
+    def bury(self, index: int) -> None:
+        """A worker has ended: start another, unless that was to be expected."""
+        worker = self.workers.pop(index)
+        self.selector.unregister(worker.channel)
+        worker.channel.close()
+        status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
+        for number in list(self.asked):
+            self.settle(number, index, None)
+        if self.stop_signals:
+            return
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if not self.is_announced:
+            self.failure = self.failure or f"worker {index} {how} before it was ready"
+            self.stop()
+            return
+        logger.warning("worker %d (process %d) %s; another takes its place", index, worker.pid, how)
+        self.due[index] = worker.started + RESTART_SECONDS
+
+    def spread(self, asked: _Asked) -> None:
+        """Have all workers load or unload a model; those that come later as well."""
+        number = next(self.numbers)
+        self.asked[number] = asked
+        (self.unloaded.add if asked.action == "unload" else self.unloaded.discard)(asked.name)
+        for index in self.workers:
+            self.tell(index, {"do": number, "action": asked.action, "name": asked.name})
+
+    def settle(self, number: int, index: int, error: list[str] | None) -> None:
+        """A worker has loaded or unloaded a model, or won't any more; after the last, answer the one that asked."""
+        asked = self.asked[number]
+        asked.waiting.discard(index)
+        asked.error = asked.error or error
+        if not asked.waiting:
+            del self.asked[number]
+            if asked.error and asked.action == "unload":
+                self.unloaded.discard(asked.name)
+            self.tell(asked.index, {"answer": asked.number, "error": asked.error})
+
+    def tell(self, index: int, message: dict[str, Any]) -> None:
+        """Send a packet. One that has died, or hangs, doesn't get it."""
+        if index in self.workers:
+            with suppress(OSError):
+                self.workers[index].channel.send(json.dumps(message).encode())
+
+    def stop(self) -> None:
+        """Let the workers finish what is under way; told again, let them end at once."""
+        if not self.stop_signals:
+            self.deadline = time.monotonic() + self.options.drain + KILL_SECONDS
+            for listener in self.listeners:
+                listener.close()  # each worker has its own, and closes it when it has taken what waits there
+        self.stop_signals += 1
+        for index in self.workers:
+            self.tell(index, {"stop": True})
+
+    def patience(self) -> float | None:
+        """Seconds until something is due; None if nothing is."""
+        times = [self.deadline] if self.stop_signals else list(self.due.values())
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def keep_time(self) -> None:
+        """Start the workers that are due, and kill those that don't end."""
+        now = time.monotonic()
+        if self.stop_signals:
+            if now > self.deadline:
+                for worker in self.workers.values():
+                    os.kill(worker.pid, signal.SIGKILL)
+            return
+        for index, when in list(self.due.items()):
+            if now >= when:
+                self.start(index)
+
+
+def announce(names: Sequence[str], places: str) -> None:
+    """Say on stderr what is served, and where."""
+    sys.stderr.write(f"serving {', '.join(names) or 'nothing yet'} on {places}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """A socket that a byte comes from for each SIGTERM and SIGINT."""
+    woken, waker = socket.socketpair()
+    waker.setblocking(False)
+    with woken, waker:
+        handlers = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = signal.set_wakeup_fd(waker.fileno())
+        try:
+            yield woken
+        finally:
+            signal.set_wakeup_fd(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Have the signal written to the socket, rather than end the process."""
+
+
+def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
+    """Work, in a process just forked; it ends here, so that nothing of the parent's is cleaned up twice."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
+        work(seat)
+        status = 0
+    except (BundleError, ServeError) as error:
+        if seat.channel is not None:
+            seat.channel.send(json.dumps({"failed": str(error)}).encode())
+        status = 2
+    except Exception:
+        logger.exception("worker %d failed", seat.worker_index)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def supervise(
+    options: ServeOptions, work: Callable[[Seat], None], listeners: Sequence[socket.socket], places: str
+) -> None:
+    """Run `options.workers` processes of `work` until SIGTERM or SIGINT. Raises `ServeError`."""
+    Supervisor(options, work, listeners, places).run()

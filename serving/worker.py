@@ -1,0 +1,247 @@
+"""One process that answers: its models, which follow the repository, its connections, and its end."""
+
+import asyncio
+import itertools
+import json
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from serving.control import control_routes
+from serving.errors import BundleError
+from serving.http import SWEEP_SECONDS, Connection, Site
+from serving.keys import KeyFileError, read_keys
+from serving.options import ServeError, ServeOptions
+from serving.repository import Place, Repository, Source, log_event, settle
+from serving.routes import Route, make_routes, without_readiness
+from serving.sockets import BACKLOG, reason, refuse_new
+from serving.supervisor import MAX_PACKET, Seat, announce
+
+LEAVE_SECONDS = 0.5
+"""How long after SIGTERM connections are still taken: who asks must have time to learn that it isn't ready any more."""
+
+TAKE_SECONDS = 0.05
+"""How long to accept those who have connected before nobody could any more."""
+
+CONTROL_SECONDS = 30.0
+"""How long to wait until all workers have loaded or unloaded a model."""
+
+_ERRORS: dict[str, type[Exception]] = {"unknown": LookupError, "refused": BundleError}
+
+logger = logging.getLogger(__name__)
+
+
+def work(path: Path, options: ServeOptions, listeners: list[socket.socket], places: str, seat: Seat) -> None:
+    """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
+    source = settle(path) if seat.settled is None else _from_json(seat.settled)
+    # Every worker sees the same folder, so one of them tells what comes of it.
+    repository = Repository(source, options, log_event if seat.worker_index == 0 else None)
+    try:
+        repository.start(seat.unloaded)
+    except BundleError:
+        if seat.settled is None:
+            raise
+        # Started for one that died, or beside others: not ready is better than not there.
+    try:
+        keys = read_keys(options.keys) if options.keys else ()
+    except KeyFileError as error:
+        raise ServeError(str(error)) from None
+    tls = _tls(options)
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(Worker(repository, options, keys, seat).run(listeners, tls, places))
+    finally:
+        loop.close()
+
+
+class Worker:
+    """The site, kept in step with the repository; `seat.worker_index` tells this process from the other workers."""
+
+    def __init__(self, repository: Repository, options: ServeOptions, keys: tuple[bytes, ...], seat: Seat) -> None:
+        self._repository, self._options, self._seat = repository, options, seat
+        self._changing = asyncio.Lock()
+        self._stopping, self._at_once = asyncio.Event(), asyncio.Event()
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._catalog = repository.catalog
+        self.site = Site(self._routes(), options, keys)
+
+    async def run(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, places: str) -> None:
+        """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
+        loop = asyncio.get_running_loop()
+        self._listen_to_signals()
+        servers = [
+            await loop.create_server(
+                partial(Connection, self.site),
+                sock=listener,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=self._options.timeout if tls else None,
+            )
+            for listener in listeners
+        ]
+        sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
+        self._say_ready(places)
+        await self._stopping.wait()
+        following.cancel()
+        self.site.stopping = True
+        self.site.routes = without_readiness(self.site.routes)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
+        for listener in listeners:
+            refuse_new(listener)
+        await asyncio.sleep(TAKE_SECONDS)
+        for server in servers:
+            server.close()
+        self.site.stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied(), self._options.drain)
+        sweeping.cancel()
+        for connection in list(self.site.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    # The models
+
+    def _routes(self) -> dict[str, Route]:
+        catalog = self._repository.catalog
+        routes = make_routes(catalog, self._options)
+        if self._options.repository_api:
+            routes |= control_routes(catalog, self._change if self._seat.channel is None else self._ask)
+        return routes
+
+    async def _follow(self) -> None:
+        """Look at the repository again and again."""
+        while self._options.poll:
+            await asyncio.sleep(self._options.poll)
+            try:
+                await self._swap(self._repository.refresh)
+            except Exception:
+                logger.exception("the repository can't be followed; it is looked at again")
+
+    async def _change(self, action: str, name: str) -> None:
+        """Load or unload a model here. Raises `LookupError` and `BundleError`."""
+        await self._swap(partial({"load": self._repository.load, "unload": self._repository.unload}[action], name))
+
+    async def _swap(self, change: Callable[[], None]) -> None:
+        """Change the catalog, and put the routes that come of it in the place of those that were.
+
+        All in a thread but the last step, which the event loop takes between two requests: each is answered from
+        the routes that it found.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._changing:
+            try:
+                await loop.run_in_executor(None, change)
+            finally:
+                if self._repository.catalog != self._catalog:
+                    routes = await loop.run_in_executor(None, self._routes)
+                    self._catalog = self._repository.catalog
+                    if not self.site.stopping:
+                        self.site.routes = routes
+
+    # The other workers
+
+    async def _ask(self, action: str, name: str) -> None:
+        """Load or unload a model in every worker. Raises `LookupError`, `BundleError` and `TimeoutError`."""
+        number = next(self._numbers)
+        self._asked[number] = asyncio.get_running_loop().create_future()
+        self._tell({"ask": number, "action": action, "name": name})
+        try:
+            error = await asyncio.wait_for(self._asked[number], CONTROL_SECONDS)
+        finally:
+            del self._asked[number]
+        if error:
+            raise _ERRORS[error[0]](error[1])
+
+    async def _do(self, number: int, action: str, name: str) -> None:
+        error = None
+        try:
+            await self._change(action, name)
+        except LookupError as unknown:
+            error = ["unknown", str(unknown.args[0])]
+        except BundleError as refused:
+            error = ["refused", str(refused)]
+        self._tell({"done": number, "error": error})
+
+    def _hear(self, channel: socket.socket) -> None:
+        packet = channel.recv(MAX_PACKET)
+        match json.loads(packet or b'{"stop": true}'):
+            case {"do": number, "action": action, "name": name}:
+                task = asyncio.ensure_future(self._do(number, action, name))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case {"answer": number, "error": error} if number in self._asked:
+                self._asked[number].set_result(error)
+            case {"stop": True}:
+                self._stop()
+        if not packet:
+            asyncio.get_running_loop().remove_reader(channel)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._seat.channel is not None:
+            with suppress(BrokenPipeError):  # the parent has died, and the reader stops this worker
+                self._seat.channel.send(json.dumps(message).encode())
+
+    def _say_ready(self, places: str) -> None:
+        names, (root, only) = list(self._catalog.releases), self._repository.source
+        if self._seat.channel is None:
+            announce(names, places)
+        settled = [str(root), only and [only.name, str(only.folder)]]
+        self._tell({"ready": names, "settled": settled})
+
+    # The end
+
+    def _listen_to_signals(self) -> None:
+        loop, channel = asyncio.get_running_loop(), self._seat.channel
+        if channel is None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop)
+            return
+        # The parent says when to stop, and when at once. Service managers signal every process beside it: that
+        # counts once.
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_reader(channel, self._hear, channel)
+
+    def _stop(self) -> None:
+        (self._at_once if self._stopping.is_set() else self._stopping).set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.site.sweep(asyncio.get_running_loop().time())
+
+    async def _emptied(self) -> None:
+        """Wait until no connection is left, or it is to end at once."""
+        while self.site.connections and not self._at_once.is_set():
+            await asyncio.sleep(0.01)
+
+
+def _from_json(settled: Any) -> Source:
+    root, only = settled
+    return Source(Path(root), only and Place(only[0], "", Path(only[1])))
+
+
+def _tls(options: ServeOptions) -> ssl.SSLContext | None:
+    """TLS 1.2 at least, with client certificates if they are asked for. Raises `ServeError`."""
+    if not options.tls_cert:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+        if options.tls_client_ca:
+            context.load_verify_locations(options.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise ServeError(f"the TLS certificate or key can't be used: {reason(error)}; give PEM files") from None
+    return context
