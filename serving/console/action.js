@@ -60,7 +60,7 @@ function bar(spec, value, index) {
 function line(label, from, to, told, isStrong, value, ends = null) {
   const filled = make("span", { class: "filled" });
   filled.style.marginLeft = `${100 * from}%`;
-  filled.style.width = `${100 * Math.max(to - from, 0.004)}%`;
+  filled.style.width = `${100 * (to - from)}%`;
   const track = make("span", { class: "bar", "aria-hidden": "true" }, filled);
   const under = ends && make("span", { class: "ends", "aria-hidden": "true" }, ...ends.map((end) => make("span", {}, short(end))));
   const cell = make("span", { class: "track" }, track, under);

@@ -71,13 +71,12 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, condition: str) -> Any:
-        """The value of an expression, once it is true."""
+    def wait(self, condition: str) -> None:
+        """Until an expression is true."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.evaluate(condition)):
+        while not self.evaluate(f"!!({condition})"):
             assert time.monotonic() < end, f"{condition} never came true: {self.evaluate('document.body.innerText')}"
             time.sleep(0.02)
-        return value
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -112,8 +111,8 @@ def browse(profile: Path):
     command_read, command_write = os.pipe()
     answer_read, answer_write = os.pipe()
     flags = (
-        f"--headless --no-sandbox --disable-gpu --disable-background-networking --no-first-run --user-data-dir={profile} "
-        "--disable-dev-shm-usage --autoplay-policy=no-user-gesture-required --remote-debugging-pipe"
+        f"--headless --no-sandbox --disable-gpu --disable-background-networking --user-data-dir={profile} "
+        "--no-first-run --disable-dev-shm-usage --autoplay-policy=no-user-gesture-required --remote-debugging-pipe"
     )
     with subprocess.Popen(
         ["bash", "-c", f'exec chromium "$@" 3<&{command_read} 4>&{answer_write}', "chromium", *flags.split()],
