@@ -1,4 +1,4 @@
-"""Show what was trained: record."""
+"""Show what was trained: record, report."""
 
 import dataclasses
 import json
@@ -80,3 +80,26 @@ class Record:
         if env_id is None:
             raise UserError(f"{self.source} names no environment; give one with --env-id")
         return env_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write a run's report, one HTML file: curves, time, settings, versions, scores, and its export. Also as it trains."""
+
+    run: Positional[Path]
+    """the run folder"""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """the file to write, by default report.html in the run's folder"""
+    bundle: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """a bundle of this run, if it is neither in the run's folder nor beside it"""
+
+    def __call__(self) -> None:
+        """Write it."""
+        import_tensorflow()
+        from trpo_tf.files import write_atomically
+        from trpo_tf.reporting.run_report import html_report, read_story
+
+        text = html_report(read_story(self.run, self.bundle))
+        out = self.out or self.run / "report.html"
+        write_atomically(out, text.encode())
+        say(f"report written to {out}")
