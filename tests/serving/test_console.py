@@ -198,9 +198,9 @@ def test_a_server_that_is_busy_is_told(page, start, discrete):
 def test_pages_are_open_and_hardened(server):
     connection = server.connect()
     for path, kind in (
-        ("/", "text/html"),
-        ("/console/console.js", "text/javascript"),
-        ("/console/console.css", "text/css"),
+        ("/", "html"),
+        ("/console/console.js", "javascript"),
+        ("/console/console.css", "css"),
     ):
         connection.request("GET", path)
         response = connection.getresponse()

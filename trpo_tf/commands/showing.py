@@ -84,7 +84,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write a run's report, one HTML file: curves, time, settings, versions, scores, and its export. Also as it trains."""
+    """Write a run's report, one HTML file: curves, time, settings, versions, scores, its export; also as it trains."""
 
     run: Positional[Path]
     """the run folder"""

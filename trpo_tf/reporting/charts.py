@@ -23,7 +23,7 @@ def line_chart(title: str, steps: Sequence[float], values: Values, *, limit: Val
     told = "" if last is None else f" <small>{_number(last)} at last</small>"
     if not finite:
         return f"<figure><figcaption>{escape(title)}</figcaption><small>nothing yet</small></figure>"
-    ticks = _ticks(min(finite), max(finite))
+    ticks = _ticks(min(finite), max(finite), least_step=1.0 if log else 0.0)
     low, high = min(ticks[0], min(finite)), max(ticks[-1], max(finite))
     most = max(steps[-1], 1)
 
@@ -99,13 +99,14 @@ def _runs(steps: Sequence[float], values: Values) -> list[list[tuple[float, floa
     return [run for run in runs if run]
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
     """Some three to six round numbers, the outer ones at or beyond the limits."""
     if high - low < 1e-12 * max(1.0, abs(high)):
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    step = max(step, least_step)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [place * step for place in range(first, last + 1)]
 
