@@ -1,4 +1,4 @@
-"""Draws the console of a bundle for the documentation: `PYTHONPATH=. python tests/serving/draw_console.py BUNDLE FILE`."""
+"""Draws the console of a bundle: `PYTHONPATH=. python tests/serving/draw_console.py BUNDLE FILE.png`."""
 
 import sys
 import tempfile
