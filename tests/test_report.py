@@ -28,8 +28,11 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
-        if tag not in ("meta", "br", "img", "line", "polyline"):
+        if tag not in ("meta", "br", "img"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
