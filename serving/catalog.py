@@ -8,6 +8,14 @@ from serving.policy import Policy
 
 
 @dataclass(frozen=True)
+class Episode:
+    """A video of the policy at work: its file's name in the bundle, and its bytes."""
+
+    file: str
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Model:
     """One loaded version of a policy.
 
@@ -15,11 +23,13 @@ class Model:
         name: what it is served as.
         version: what tells it from the others of its name.
         policy: what acts.
+        episode: what it looks like, if its bundle shows that.
     """
 
     name: str
     version: str
     policy: Policy
+    episode: Episode | None = None
 
 
 @dataclass(frozen=True)

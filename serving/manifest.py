@@ -22,6 +22,7 @@ FORMAT_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "policy.onnx"
 GOLDEN_FILE = "golden.npz"
+EPISODE_FILES = ("episode.mp4", "episode.gif")
 LATENCY_FILE = "latency.json"
 SIGNATURE_FILE = "model.sig"
 

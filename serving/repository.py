@@ -15,10 +15,18 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.catalog import Catalog, Entry, Model, Release
+from serving.catalog import Catalog, Entry, Episode, Model, Release
 from serving.errors import BundleError
 from serving.events import emit
-from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, model_version, read_checked, read_manifest
+from serving.manifest import (
+    EPISODE_FILES,
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    model_version,
+    read_checked,
+    read_manifest,
+)
 from serving.options import ServeOptions
 from serving.policy import Policy
 from serving.signature import signed_copy
@@ -226,9 +234,11 @@ def load_model(place: Place, public_key: str | None = None) -> Model:
                 folder = stack.enter_context(signed_copy(folder, Path(public_key)))
             manifest = replace(read_manifest(folder), name=place.name)
             content, golden = (read_checked(folder, manifest, file) for file in (MODEL_FILE, GOLDEN_FILE))
+            videos = (file for file in EPISODE_FILES if file in manifest.files)
+            episode = next((Episode(file, read_checked(folder, manifest, file)) for file in videos), None)
         policy = Policy(content, manifest)
         check_golden(policy, golden)
-        return Model(place.name, place.version or model_version(manifest), policy)
+        return Model(place.name, place.version or model_version(manifest), policy, episode)
     except BundleError:
         raise
     except Exception as error:

@@ -16,6 +16,7 @@ from serving import __version__, binary
 from serving.bounds import bounds_check
 from serving.catalog import Catalog, Model, Release
 from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata
+from serving.console.pages import Page, console_pages
 from serving.exposition import CONTENT_TYPE, render
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
 from serving.metrics import KINDS, Metrics, Series
@@ -93,6 +94,8 @@ def make_routes(catalog: Catalog, options: ServeOptions, metrics: Metrics) -> di
         routes.update(_release_routes(name, release, options, metrics))
     routes["/metrics"] = Route((b"GET", b"HEAD"), lambda _headers, _body: _scrape(metrics))
     routes["/openapi.json"] = _constant(describe(catalog, options))
+    for path, page in console_pages(catalog).items():
+        routes[path] = _page(page)
     return routes
 
 
@@ -258,6 +261,11 @@ def _size(text: bytes) -> int:
 def _constant(document: dict[str, Any], status: int = 200) -> Route:
     response = Response(status, orjson.dumps(document))
     return Route((b"GET", b"HEAD"), lambda _headers, _body: response)
+
+
+def _page(page: Page) -> Route:
+    response = Response(200, page.body, page.headers, page.content_type)
+    return Route((b"GET", b"HEAD"), lambda _headers, _body: response, page.is_open)
 
 
 def _readiness(document: dict[str, Any]) -> Route:

@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes
 
 from trpo_tf.commands.acting import BenchLatency, Predict, Serve
 from trpo_tf.commands.exporting import Export, Verify
+from trpo_tf.commands.showing import Record, Report
 from trpo_tf.commands.studies import Benchmark, Demo, Lab
 from trpo_tf.commands.terminal import INTERRUPTED, WRONG_USE, fail, one_line
 from trpo_tf.commands.training import Evaluate, Train
@@ -40,6 +41,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": Export,
     "verify": Verify,
     "predict": Predict,
+    "record": Record,
+    "report": Report,
     "bench-latency": BenchLatency,
     "serve": Serve,
     "demo": Demo,

@@ -23,16 +23,16 @@ ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 
 _STICKINESS = 0.25
 
 
-def make_env(env_id: str) -> gym.Env[Any, Any]:
-    """One environment; of Atari's namespace `ALE/`, with the standard preprocessing.
+def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
+    """One environment, of these arguments; of Atari's namespace `ALE/`, with the standard preprocessing.
 
     Raises `UserError` for an id that Gymnasium can't make.
     """
     with readable_errors(env_id):
         if is_atari(env_id):
             register_atari(env_id)
-            return preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS))
-        return gym.make(env_id)
+            return preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS, **arguments))
+        return gym.make(env_id, **arguments)
 
 
 def environment_seed(seed: int, number: int) -> int:

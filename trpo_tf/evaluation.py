@@ -1,6 +1,7 @@
 """How well a policy does: whole episodes, through its exported graph."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ LONGEST_EPISODE = 100_000
 
 FIRST_SEED = 1_000_000
 """Evaluation episodes start from seeds counted from here, which training never uses in practice."""
+
+_NOT_FINITE = "the environment gave an observation or reward that is not finite"
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ def evaluate(
         raise UserError("episodes must be at least 1")
     env = make_env(env_id)
     try:
-        _check_spaces(policy, env, env_id)
+        check_spaces(policy, env, env_id)
         rng = np.random.default_rng(seed)
-        played = [_play(policy, env, seed + k, deterministic, rng) for k in range(episodes)]
+        played = [list(play(policy, env, seed + k, deterministic=deterministic, rng=rng)) for k in range(episodes)]
     finally:
         env.close()
-    returns, lengths = map(np.array, zip(*played, strict=True))
+    returns, lengths = np.array([sum(rewards) for rewards in played]), np.array([len(rewards) for rewards in played])
     return Evaluation(
         float(returns.mean()),
         float(returns.std()),
@@ -64,30 +67,35 @@ def evaluate(
     )
 
 
-def _play(
-    policy: Policy, env: gym.Env[Any, Any], seed: int, deterministic: bool, rng: np.random.Generator
-) -> tuple[float, int]:
-    """One episode's return and length."""
-    total, length, over = 0.0, 0, False
+def play(
+    policy: Policy, env: gym.Env[Any, Any], seed: int, *, deterministic: bool, rng: np.random.Generator
+) -> Iterator[float]:
+    """One episode from `seed`: the reward of each step, once it is taken.
+
+    Raises `EnvironmentFailure` if the environment raises an exception, or gives a value that is not finite.
+    """
     try:
         observation, _ = env.reset(seed=seed)
     except Exception as error:
         raise environment_failure("reset", error) from error
-    while not over:
+    for _ in range(LONGEST_EPISODE):
         seen = observation_of(observation)
-        if not (is_finite(seen) and math.isfinite(total)):
-            raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+        if not is_finite(seen):
+            raise EnvironmentFailure(_NOT_FINITE)
         action = policy.act(seen, deterministic=deterministic, rng=rng)
         try:
             observation, reward, terminated, truncated, _ = env.step(action)
         except Exception as error:
             raise environment_failure("step", error) from error
-        total, length = total + float(reward), length + 1
-        over = terminated or truncated or length >= LONGEST_EPISODE
-    return total, length
+        if not math.isfinite(reward):
+            raise EnvironmentFailure(_NOT_FINITE)
+        yield float(reward)
+        if terminated or truncated:
+            return
 
 
-def _check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
+def check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
+    """Raise `UserError` unless the policy's observations and actions are the environment's."""
     for verb, specs, own in (
         ("observes", policy.manifest.observation, observation_spec(env.observation_space)),
         ("gives", (policy.manifest.action,), (action_spec(env.action_space),)),

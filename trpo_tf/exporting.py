@@ -13,12 +13,13 @@ from export import Evidence, GraphForm, InferenceFunction, convert_policy, write
 from export.function import DEFAULT_FORM
 from export.targets import DEFAULT_TARGETS
 from serving import Manifest, Policy
-from serving.manifest import Statistics
+from serving.manifest import MODEL_FILE, FileEntry, Statistics
 from trpo_tf.checkpoints import pack
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import TrainedPolicy
+from trpo_tf.recording import best_kind, record_apart
 from trpo_tf.runs import Run
 
 WEIGHTS_FILE = "weights.npz"
@@ -45,10 +46,19 @@ def export_run(
     episodes: int = 20,
     accept_loss: bool = False,
     signing_key: Path | None = None,
+    with_episode: bool = False,
     observer: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Write the bundle of a run's policy to `out`; arguments and errors as in `export.write_bundle`."""
+    """Write the bundle of a run's policy to `out`; arguments and errors as in `export.write_bundle`.
+
+    `with_episode` records one, episode.mp4, or episode.gif without what encodes the other.
+    """
     policy, env_id = run.policy, run.config.env_id
+    files = {WEIGHTS_FILE: pack(run.state.weights())}
+    if with_episode:
+        observer("recording an episode")
+        kind = best_kind()
+        files[f"episode.{kind}"] = record_apart(*converted(policy, env_id), env_id, kind).video
     env = make_env(env_id)
     evidence = Evidence(
         environment=env,
@@ -67,7 +77,7 @@ def export_run(
             evidence=evidence,
             provenance=provenance(run),
             statistics=statistics(run),
-            files={WEIGHTS_FILE: pack(run.state.weights())},
+            files=files,
             accept_loss=accept_loss,
             signing_key=signing_key,
             observer=observer,
@@ -101,11 +111,17 @@ def _value(run: Run) -> InferenceFunction:
     return value
 
 
+def converted(policy: TrainedPolicy, name: str) -> tuple[bytes, Manifest]:
+    """The policy's ONNX graph, and a manifest that lists nothing else."""
+    spec = policy.spec
+    model = convert_policy(policy.function, spec)
+    files = {MODEL_FILE: FileEntry.of(model)}
+    return model, Manifest(name, spec.observation, spec.action, spec.noise, files=files)
+
+
 def in_process(policy: TrainedPolicy, name: str) -> Policy:
     """The policy through its exported graph, without a bundle."""
-    spec = policy.spec
-    manifest = Manifest(name, spec.observation, spec.action, spec.noise)
-    return Policy(convert_policy(policy.function, spec), manifest)
+    return Policy(*converted(policy, name))
 
 
 def model_name(env_id: str) -> str:

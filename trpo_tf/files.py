@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-from export.folders import sync
-
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, flush it to disk, and move it into place."""
@@ -19,4 +17,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    # By hand, since `export.folders` comes with TensorFlow.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

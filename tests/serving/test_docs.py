@@ -66,4 +66,5 @@ def test_every_route_is_in_the_table(discrete, catalog_of):
     documented = {
         path.replace("NAME", "discrete") for path in re.findall(r"^\| `(?:GET|POST) (\S+)`", PAGE, re.MULTILINE)
     }
-    assert documented == controlled | {path for path in routes if "/versions/" not in path}
+    paths = {re.sub(r"^/console/\w+\.\w+$", "/console/FILE", path) for path in routes if "/versions/" not in path}
+    assert documented == controlled | paths

@@ -3,30 +3,13 @@
 import base64
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from trpo_tf.benchmark.results import Result
 from trpo_tf.benchmark.statistics import Estimate
 from trpo_tf.benchmark.summary import Summary, mean_improvement
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #2e3440; background: #fff; max-width: 1120px; margin: 2.5rem auto;
-  padding: 0 1.5rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
-p { max-width: 75ch; } .lead, small { color: #5b6475; } img { width: 100%; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-.wide { overflow-x: auto; } th[colspan] { text-align: center; border: 0; padding-bottom: 0; }
-th, td { padding: .4rem .55rem; text-align: right; border-bottom: 1px solid #e8ebf0; white-space: nowrap; }
-th { color: #5b6475; font-weight: 600; border-bottom-color: #b8bec9; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; } td small { display: block; }
-.ours { color: #1d5fbf; font-weight: 600; } .peer { color: #d9622b; font-weight: 600; }
-ul.notes { padding-left: 1.2rem; } details { border-bottom: 1px solid #e8ebf0; padding: .35rem 0; }
-summary { cursor: pointer; } pre { background: #f6f7f9; padding: .8rem 1rem; overflow: auto; font-size: 12.5px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .4rem 0; }
-dt { color: #5b6475; } dd { margin: 0; }
-"""
+from trpo_tf.reporting.html import definitions, page
 
 
 def html_report(
@@ -50,11 +33,7 @@ def html_report(
         f"<h2>Machine and versions</h2>{_machines(results)}",
         f"<h2>Runs and their settings</h2>{''.join(map(_run, results))}",
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Benchmark of trpo-tf</title>'
-        f"<style>{_STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return page("Benchmark of trpo-tf", parts)
 
 
 def _lead(summaries: Sequence[Summary], results: Sequence[Result], peer: str | None) -> str:
@@ -123,7 +102,7 @@ def _machines(results: Sequence[Result]) -> str:
     parts = []
     for setup, runs in setups:
         count = f"<p>{len(list(runs))} runs</p>"
-        parts.append(count + _definitions(json.loads(setup)))
+        parts.append(count + definitions(json.loads(setup)))
     return "".join(parts)
 
 
@@ -139,7 +118,3 @@ def _run(result: Result) -> str:
     )
     config = escape(json.dumps(result.config, indent=2))
     return f"<details><summary>{title}</summary><pre>{config}</pre></details>"
-
-
-def _definitions(values: Mapping[str, Any]) -> str:
-    return f"<dl>{''.join(f'<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>' for k, v in values.items())}</dl>"

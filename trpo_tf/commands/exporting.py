@@ -39,6 +39,8 @@ class Export:
     """episodes that every target plays, of seeds from 0 on"""
     accept_loss: Flag = False
     """write targets that act otherwise or lose return too; the manifest says which"""
+    record: Flag = False
+    """put a video of an episode into the bundle, which the server's console shows"""
     sign: Annotated[Path | None, arg(metavar="FILE")] = None
     """sign the bundle with this private key"""
 
@@ -60,6 +62,7 @@ class Export:
                 episodes=self.episodes,
                 accept_loss=self.accept_loss,
                 signing_key=self.sign,
+                with_episode=self.record,
                 observer=lambda step: print(f"... {step}", file=sys.stderr, flush=True),  # noqa: T201
             )
         except ParityError as error:

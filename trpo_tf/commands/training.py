@@ -98,9 +98,8 @@ class Evaluate:
 def _policy_of(source: Path) -> tuple["Policy", str | None]:
     """The policy of a bundle or a run, and the environment it was trained on."""
     from serving import load
-    from serving.manifest import MANIFEST_FILE
 
-    if (source / MANIFEST_FILE).is_file():
+    if is_bundle(source):
         policy = load(source)
         return policy, policy.manifest.provenance.get("environment")
     import_tensorflow()
@@ -111,6 +110,13 @@ def _policy_of(source: Path) -> tuple["Policy", str | None]:
         raise UserError(f"{source} is neither a run folder nor a bundle")
     run = load_run(source)
     return in_process(run.policy, run.config.env_id), run.config.env_id
+
+
+def is_bundle(source: Path) -> bool:
+    """Whether the folder is a bundle."""
+    from serving.manifest import MANIFEST_FILE
+
+    return (source / MANIFEST_FILE).is_file()
 
 
 def _print_run(run: "Run") -> None:

@@ -1,0 +1,209 @@
+"""A run's report: how it went and what came of it, in one HTML file; also of a run that is still going on."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from export.latency import read_latencies
+from export.model_card import target_sizes
+from export.proof import COLUMNS, proof_rows
+from serving.manifest import MANIFEST_FILE, MODEL_FILE, BundleError, Manifest, read_manifest
+from trpo_tf.config import Config, read_config
+from trpo_tf.envs import make_env
+from trpo_tf.errors import UserError
+from trpo_tf.phases import PHASES
+from trpo_tf.reporting.charts import line_chart, share_bar
+from trpo_tf.reporting.html import definitions, page, table
+from trpo_tf.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, is_run
+
+Logged = Sequence[Mapping[str, Any]]
+
+_COMPILED = 2
+"""Iterations that compile, and say nothing of where time goes."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a run's folder tells: settings, an entry for each iteration, the summary, and a bundle of it, if any."""
+
+    folder: Path
+    config: Config
+    logged: Logged
+    summary: Mapping[str, Any]
+    bundle: Path | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been trained to its end."""
+        return "trained" in self.summary
+
+
+def read_story(folder: Path, bundle: Path | None = None) -> Story:
+    """Read a run's folder; without `bundle` one of this run is looked for in it and beside it.
+
+    Raises `UserError` if it is no run, `BundleError` if `bundle` is none.
+    """
+    if not is_run(folder):
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
+    config, summary = read_config(folder / CONFIG_FILE), folder / SUMMARY_FILE
+    if bundle is not None:
+        read_manifest(bundle)
+    told = json.loads(summary.read_text()) if summary.exists() else {}
+    return Story(folder, config, _logged(folder / METRICS_FILE), told, bundle or _found_bundle(folder, config))
+
+
+def html_report(story: Story) -> str:
+    """The whole page."""
+    config = story.config
+    parts = [
+        f"<h1>{escape(config.env_id)}</h1>{_lead(story)}",
+        f'<div class="cards">{_cards(story)}</div>',
+        f"<h2>Training</h2>{_charts(story)}",
+        f"<h2>Where an iteration's time goes</h2>{_time(story.logged)}",
+        f"<h2>Updates</h2>{_updates(story.logged)}",
+        f"<h2>Export</h2>{_export(story.bundle)}",
+        f"<h2>Environment</h2>{_environment(config)}",
+        f"<h2>Where it comes from</h2>{_provenance(story)}",
+        f"<h2>Settings</h2><pre>{escape((story.folder / CONFIG_FILE).read_text())}</pre>",
+    ]
+    return page(f"Run of {config.env_id}", parts)
+
+
+def _logged(path: Path) -> Logged:
+    """Every iteration; the last line of a run that goes on, or was killed, may be cut off."""
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+def _found_bundle(folder: Path, config: Config) -> Path | None:
+    """The newest bundle of a run with these settings, in the run's folder or beside it."""
+    found = [*folder.glob(f"*/{MANIFEST_FILE}"), *folder.absolute().parent.glob(f"*/{MANIFEST_FILE}")]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            manifest = read_manifest(path.parent)
+        except BundleError:
+            continue
+        if manifest.provenance.get("config") == json.loads(json.dumps(config.to_dict())):
+            return path.parent
+    return None
+
+
+def _lead(story: Story) -> str:
+    done = story.logged[-1] if story.logged else {"steps": 0, "iteration": 0}
+    state = "It is trained." if story.is_over else f"It goes on, or was stopped, at {done['steps']:,} steps."
+    told = f"{story.config.algo}, seed {story.config.seed}, {story.config.total_steps:,} steps wanted. {state}"
+    return f'<p class="lead">{escape(told)}</p>'
+
+
+def _cards(story: Story) -> str:
+    summary, last = story.summary, story.logged[-1] if story.logged else {}
+    cards = []
+    for name, title in (("untrained", "return untrained, sampled"), ("trained", "return trained, exported policy")):
+        if summary.get(name, {}).get("episodes"):
+            score = summary[name]
+            deviation = f"&plusmn; {score['std_return']:,.1f} over {score['episodes']} episodes"
+            cards.append((f"{score['mean_return']:,.1f}", title, deviation))
+    if last.get("mean_return") is not None:
+        cards.append((f"{last['mean_return']:,.1f}", "return in training, at last", "sampled, mean of 20 episodes"))
+    if last:
+        seconds = sum(_seconds(entry) for entry in story.logged)
+        cards.append((f"{last['steps']:,}", "environment steps", f"{last['iteration']:,} iterations"))
+        cards.append((f"{last['steps'] / seconds:,.0f}", "steps a second", f"{seconds:,.0f} s, compiling included"))
+    return "".join(
+        f"<div><small>{title}</small><b>{value}</b><small>{more}</small></div>" for value, title, more in cards
+    )
+
+
+def _charts(story: Story) -> str:
+    logged, config = story.logged, story.config
+    if not logged:
+        return "<p>No iteration is done yet.</p>"
+    steps = [entry["steps"] for entry in logged]
+
+    def values(name: str) -> list[float | None]:
+        return [entry.get(name) for entry in logged]
+
+    trained = story.summary.get("trained", {})
+    score = [trained["mean_return"]] * len(steps) if trained.get("episodes") else ()
+    radius = () if config.algo == "kl-penalty" else values("control")
+    charts = [
+        line_chart("Return", steps, values("mean_return"), limit=score),
+        line_chart("Mean KL in nats", steps, values("mean_kl"), limit=radius),
+        line_chart("Entropy in nats", steps, values("entropy")),
+        line_chart("Explained variance", steps, values("explained_variance")),
+        line_chart("Line-search steps", steps, values("line_search_tries")),
+        line_chart("Conjugate gradient iterations", steps, values("cg_iterations")),
+        line_chart("Conjugate gradient residual", steps, values("cg_residual"), log=True),
+        line_chart("Steps a second", steps, values("steps_per_second")),
+    ]
+    told = "Over environment steps. Dashed: at the return, the exported policy's score; at the KL, the trust region."
+    return f'<p><small>{told}</small></p><div class="charts">{"".join(charts)}</div>'
+
+
+def _time(logged: Logged) -> str:
+    entries = logged[_COMPILED:]
+    if not entries:
+        return "<p><small>Not known before the third iteration: the first ones compile.</small></p>"
+    return share_bar({name: sum(entry[f"seconds_{name}"] for entry in entries) / len(entries) for name in PHASES})
+
+
+def _seconds(entry: Mapping[str, Any]) -> float:
+    return float(sum(entry[f"seconds_{name}"] for name in PHASES))
+
+
+def _updates(logged: Logged) -> str:
+    counts = Counter(entry["update_status"] for entry in logged)
+    return table(("update", "iterations"), [(status, f"{count:,}") for status, count in counts.most_common()])
+
+
+def _export(bundle: Path | None) -> str:
+    if bundle is None:
+        return "<p><small>No bundle of this run was found in its folder or beside it; --bundle names one.</small></p>"
+    manifest, latencies = read_manifest(bundle), read_latencies(bundle)
+    rows = list(proof_rows(manifest.parity, target_sizes(manifest)))
+    measured = [f"{at['p50']:,.0f} / {at['p99']:,.0f}" for at in (latencies[row[0]]["1"] for row in rows)]
+    shown = table(
+        (*COLUMNS, "us at 1, p50 / p99"), [[*row, latency] for row, latency in zip(rows, measured, strict=True)]
+    )
+    return f"{shown}{definitions(_described(bundle, manifest))}"
+
+
+def _described(bundle: Path, manifest: Manifest) -> dict[str, Any]:
+    origin = manifest.provenance
+    told = {"bundle": bundle, "steps at export": f"{origin.get('steps', 0):,}", "commit": origin.get("git_commit")}
+    sha256 = manifest.files[MODEL_FILE].sha256
+    return {name: value for name, value in told.items() if value is not None} | {"sha256 of the graph": sha256}
+
+
+def _environment(config: Config) -> str:
+    told = {"id": config.env_id, "environments": f"{config.sampling.num_envs} by {config.sampling.env_backend}"}
+    try:
+        env = make_env(config.env_id)
+    except UserError as error:
+        return definitions({**told, "spaces": error})
+    limit = env.spec.max_episode_steps if env.spec else None
+    told |= {"observation": str(env.observation_space), "action": str(env.action_space)}
+    env.close()
+    return definitions({**told, "steps an episode, at most": limit or "no limit"})
+
+
+def _provenance(story: Story) -> str:
+    changed = (story.folder / METRICS_FILE if story.logged else story.folder / CONFIG_FILE).stat().st_mtime
+    told = {
+        "run": story.folder,
+        "algorithm": story.config.algo,
+        "seed": story.config.seed,
+        "began": f"{datetime.fromtimestamp((story.folder / CONFIG_FILE).stat().st_mtime):%Y-%m-%d %H:%M:%S}",
+        "last iteration": f"{datetime.fromtimestamp(changed):%Y-%m-%d %H:%M:%S}",
+    }
+    return definitions({**told, **story.summary.get("versions", {})})
