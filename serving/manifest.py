@@ -117,6 +117,11 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def outputs(self) -> tuple[ArraySpec, ...]:
+        """What the graph answers: the action first."""
+        return self.action, *self.graph.outputs
+
     def to_json(self) -> str:
         """Serialize; an infinite bound is written as null."""
         document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}

@@ -108,10 +108,10 @@ def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
             request = decode_request(body, manifest, max_batch=options.max_batch)
         else:
             request = binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
-        actions = act(request)
-        if not request.binary:
-            return Response(200, encode_response(actions, manifest, version, request.request_id))
-        content, length = binary.encode_binary(actions, manifest, version, request.request_id)
+        answers = act(request)
+        if not any(request.outputs.values()):
+            return Response(200, encode_response(answers, manifest, version, request.request_id))
+        content, length = binary.encode_binary(answers, request.outputs, manifest, version, request.request_id)
         return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream")
 
     return Route((b"POST",), _with_errors(answer, options))
@@ -124,23 +124,24 @@ def _prediction(policy: Policy, options: ServeOptions) -> Route:
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
         check_depth(body)
-        return Response(200, encode_predictions(act(decode_instances(body, manifest, max_batch=options.max_batch))))
+        answers = act(decode_instances(body, manifest, max_batch=options.max_batch))
+        return Response(200, encode_predictions(answers[manifest.action.name]))
 
     return Route((b"POST",), _with_errors(answer, options))
 
 
-def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], Array]:
-    """From a request to its actions. It raises `RequestError` and `FloatingPointError`."""
+def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], dict[str, Array]]:
+    """From a request to the outputs that it asks for. It raises `RequestError` and `FloatingPointError`."""
     check = bounds_check(policy.manifest.observation, options.out_of_bounds)
 
-    def act(request: InferRequest) -> Array:
+    def act(request: InferRequest) -> dict[str, Array]:
         observations = request.observations
         if check is not None:
             try:
                 observations = check(observations)
             except ValueError as error:
                 raise RequestError(str(error)) from None
-        return policy.run(observations, request.noise)
+        return policy.infer(observations, request.noise, [*request.outputs])
 
     return act
 

@@ -71,6 +71,12 @@ def continuous() -> Path:
     return BUNDLES / "continuous"
 
 
+@pytest.fixture(scope="session")
+def judged() -> Path:
+    """A bundle whose graph answers more than the action."""
+    return BUNDLES / "judged"
+
+
 @pytest.fixture
 def damaged(discrete, tmp_path) -> Path:
     """A copy of a bundle, to be damaged."""
@@ -92,6 +98,12 @@ def server(discrete, tmp_path_factory):
 @pytest.fixture(scope="session")
 def continuous_server(continuous, tmp_path_factory):
     with serve(continuous, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def judged_server(judged, tmp_path_factory):
+    with serve(judged, tmp_path_factory.mktemp("server")) as running:
         yield running
 
 

@@ -467,10 +467,10 @@ def test_a_failure_of_the_runtime_is_500_and_logged_without_its_words(discrete, 
     code = """
 import serving.policy, serving.__main__, sys
 
-def broken(self, observations, noise=None):
+def broken(*_):
     raise RuntimeError("the runtime's own words")
 
-serving.policy.Policy.run = broken
+serving.policy.Policy.infer = broken
 serving.__main__.main(sys.argv[1:])
 """
     with start(discrete, code=code) as server:
