@@ -9,6 +9,7 @@
 # make bench-export             bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make bench-act                 latency of one action in process, beside other runtimes
+# make protocol                  compile the messages of gRPC
 # make requirements              pin the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc all dev
 
-.PHONY: demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
+.PHONY: protocol demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
 	bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
@@ -60,6 +61,10 @@ bench-export: $(VENV)/.installed-dev
 
 bench-act: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/act.py
+
+protocol: $(VENV)/.installed-dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path=serving/protocol \
+	  --descriptor_set_out=serving/protocol/compiled.binpb open_inference.proto health.proto
 
 requirements:
 	for extra in $(EXTRAS); do \

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from serving import __version__
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.observations import Array, Observation, batch_size, structured
 from serving.policy import draw_noise
@@ -136,6 +137,11 @@ def response_document(outputs: list[Document], manifest: Manifest, version: str,
 def output_document(name: str, values: Array) -> Document:
     """Name, datatype and shape of one output."""
     return {"name": name, "datatype": _DATATYPE_OF[values.dtype], "shape": values.shape}
+
+
+def server_metadata() -> Document:
+    """The protocol's description of the server."""
+    return {"name": "trpo-tf", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 def model_metadata(manifest: Manifest, version: str) -> Document:

@@ -28,6 +28,7 @@ class ServeOptions:
 
     host: str = _option("127.0.0.1", "address to listen on", metavar="ADDRESS")
     port: int = _option(-1, "TCP port; 0 picks a free one ($PORT or 8080; none beside --uds)", metavar="PORT")
+    grpc_port: int = _option(-1, "also serve gRPC on this port; 0 picks a free one", metavar="PORT")
     uds: str | None = _option(None, "listen on a Unix socket, readable by this user only", metavar="PATH")
     insecure: bool = _option(False, "allow an address other than this machine's without keys or client certificates")
     keys: str | None = _option(None, "ask for a bearer key of this file (python -m serving.keys)", metavar="FILE")
@@ -49,13 +50,15 @@ class ServeOptions:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ServeError(f"{_flag(name)} must be more than 0, not {value}")
-        if not -1 <= self.port <= 65535:
-            raise ServeError(f"there is no port {self.port}; choose one from 1 to 65535, or 0 for a free one")
+        for port in (self.port, self.grpc_port):
+            if not -1 <= port <= 65535:
+                raise ServeError(f"there is no port {port}; choose one from 1 to 65535, or 0 for a free one")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ServeError("--tls-cert and --tls-key belong together; give both")
         if self.tls_client_ca and not self.tls_cert:
             raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
-        if self.tcp_port is not None and not (self.insecure or self.keys or self.tls_client_ca or self._is_local()):
+        is_reachable = self.tcp_port is not None or self.grpc_port >= 0
+        if is_reachable and not (self.insecure or self.keys or self.tls_client_ca or self._is_local()):
             raise ServeError(
                 f"anybody who reaches {self.host} could ask this server: give --keys or --tls-client-ca, or --insecure "
                 "if the network is trusted"

@@ -10,12 +10,11 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-from serving import __version__, binary
-from serving.bounds import bounds_check
-from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata
+from serving import binary
+from serving.acting import acting
+from serving.codec import RequestError, decode_request, encode_response, model_metadata, server_metadata
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
 from serving.manifest import Manifest
-from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
 from serving.policy import Policy
@@ -59,9 +58,8 @@ Routes = Mapping[str, Route]
 def make_routes(policy: Policy, options: ServeOptions) -> dict[str, Route]:
     """Every path of the server, with the model's name and version spelled out in it."""
     manifest, version = policy.manifest, model_version(policy.manifest)
-    server = {"name": "trpo-tf", "version": __version__, "extensions": ["binary_tensor_data"]}
     routes = {
-        "/v2": _constant(server),
+        "/v2": _constant(server_metadata()),
         "/v2/health/live": _constant({"live": True})._replace(is_open=True),
         "/v2/health/ready": _constant({"ready": True})._replace(is_open=True),
     }
@@ -97,7 +95,7 @@ def model_version(manifest: Manifest) -> str:
 
 def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
     """The protocol's `infer`."""
-    manifest, act = policy.manifest, _acting(policy, options)
+    manifest, act = policy.manifest, acting(policy, options)
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
@@ -119,7 +117,7 @@ def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
 
 def _prediction(policy: Policy, options: ServeOptions) -> Route:
     """TensorFlow Serving's `predict`."""
-    manifest, act = policy.manifest, _acting(policy, options)
+    manifest, act = policy.manifest, acting(policy, options)
 
     def answer(headers: Headers, body: Body) -> Response:
         body = _decoded(headers, body, options)
@@ -128,22 +126,6 @@ def _prediction(policy: Policy, options: ServeOptions) -> Route:
         return Response(200, encode_predictions(answers[manifest.action.name]))
 
     return Route((b"POST",), _with_errors(answer, options))
-
-
-def _acting(policy: Policy, options: ServeOptions) -> Callable[[InferRequest], dict[str, Array]]:
-    """From a request to the outputs that it asks for. It raises `RequestError` and `FloatingPointError`."""
-    check = bounds_check(policy.manifest.observation, options.out_of_bounds)
-
-    def act(request: InferRequest) -> dict[str, Array]:
-        observations = request.observations
-        if check is not None:
-            try:
-                observations = check(observations)
-            except ValueError as error:
-                raise RequestError(str(error)) from None
-        return policy.infer(observations, request.noise, [*request.outputs])
-
-    return act
 
 
 def _with_errors(answer: Callable[[Headers, Body], Response], options: ServeOptions) -> Callable[..., Response]:

@@ -6,19 +6,20 @@ import socket
 import ssl
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from serving.catalog import Catalog, Model, Release
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
 from serving.manifest import find_bundle
 from serving.options import ServeError, ServeOptions
 from serving.policy import load
-from serving.routes import make_routes
+from serving.routes import make_routes, model_version
 
 _BACKLOG = 2048
 
@@ -40,6 +41,8 @@ def serve(bundle: str | Path, options: ServeOptions | None = None) -> None:
     except KeyFileError as error:
         raise ServeError(str(error)) from None
     site = Site(make_routes(policy, options), options, keys)
+    model = Model(policy.manifest.name, model_version(policy.manifest), policy)
+    catalog = Catalog({model.name: Release({model.version: model}, lambda: model)})
     with ExitStack() as stack:
         listeners, places = [], []
         if options.tcp_port is not None:
@@ -51,9 +54,7 @@ def serve(bundle: str | Path, options: ServeOptions | None = None) -> None:
             places.append(f"unix:{options.uds}")
         loop = uvloop.new_event_loop()
         stack.callback(loop.close)
-        loop.run_until_complete(
-            _run(site, listeners, tls, f"serving {policy.manifest.name} on {' and '.join(places)}\n")
-        )
+        loop.run_until_complete(_run(site, listeners, tls, places, lambda: catalog))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -96,7 +97,13 @@ def _remove_abandoned(path: str) -> None:
                     Path(path).unlink()
 
 
-async def _run(site: Site, listeners: list[socket.socket], tls: ssl.SSLContext | None, announcement: str) -> None:
+async def _run(
+    site: Site,
+    listeners: list[socket.socket],
+    tls: ssl.SSLContext | None,
+    places: list[str],
+    current: Callable[[], Catalog],
+) -> None:
     loop = asyncio.get_running_loop()
     asked, asked_again = asyncio.Event(), asyncio.Event()
 
@@ -113,17 +120,15 @@ async def _run(site: Site, listeners: list[socket.socket], tls: ssl.SSLContext |
         for listener in listeners
     ]
     sweeping = asyncio.ensure_future(_sweep(site))
-    sys.stderr.write(announcement)
+    stop_grpc = await _start_grpc(site, places, current) if site.options.grpc_port >= 0 else None
+    sys.stderr.write(f"serving {' and '.join(current().releases)} on {' and '.join(places)}\n")
     sys.stderr.flush()
     await asked.wait()
     for server in servers:
         server.close()
     site.stop()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(_emptied(site, asked_again), site.options.drain)
+    await asyncio.gather(_drain(site, asked_again), *([stop_grpc(asked_again)] if stop_grpc else []))
     sweeping.cancel()
-    for connection in list(site.connections):
-        connection.abort()
     await asyncio.sleep(0)
 
 
@@ -133,10 +138,30 @@ async def _sweep(site: Site) -> None:
         site.sweep(asyncio.get_running_loop().time())
 
 
+async def _drain(site: Site, at_once: asyncio.Event) -> None:
+    """Wait until no connection is left, or the time is over, or it is to end at once."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(_emptied(site, at_once), site.options.drain)
+    for connection in list(site.connections):
+        connection.abort()
+
+
 async def _emptied(site: Site, at_once: asyncio.Event) -> None:
-    """Wait until no connection is left, or it is to end at once."""
     while site.connections and not at_once.is_set():
         await asyncio.sleep(0.01)
+
+
+async def _start_grpc(
+    site: Site, places: list[str], current: Callable[[], Catalog]
+) -> Callable[[asyncio.Event], Awaitable[None]]:
+    """Serve gRPC too, and add where to `places`; how to stop it. Raises `ServeError`."""
+    try:
+        from serving.grpc_server import GrpcServer
+    except ImportError as error:
+        raise ServeError(f"--grpc-port needs {error.name}; pip install 'trpo-tf[grpc]'") from None
+    server = GrpcServer(current, site.options, site.keys)
+    places.append(await server.start())
+    return server.stop
 
 
 def _tls(options: ServeOptions) -> ssl.SSLContext | None:

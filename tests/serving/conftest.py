@@ -49,7 +49,7 @@ def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stderr.readline()
-            port = re.search(r"://.*:(\d+)", line)
+            port = re.search(r"https?://[^ ]*:(\d+)", line)
             assert port, f"it did not start: {line}{process.stderr.read()}"
             yield Server(process, int(port[1]), line)
         finally:

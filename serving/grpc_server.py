@@ -1,0 +1,263 @@
+"""The Open Inference Protocol over gRPC, with gRPC's own health service, in the event loop that HTTP is served in.
+
+Methods take their message as bytes, and as the first of a stream: so a key is asked for before a message is read, the
+wait for it has an end, and bytes that are no message are the sender's error. On the wire it is the same.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from serving.acting import Acting, acting
+from serving.catalog import Catalog, Model
+from serving.codec import RequestError, model_metadata, server_metadata
+from serving.grpc_codec import Message, decode_infer, encode_infer, from_document
+from serving.grpc_messages import (
+    HEALTH,
+    HEALTH_CHECK,
+    HEALTH_WATCH,
+    INFERENCE,
+    MODEL_INFER,
+    MODEL_METADATA,
+    MODEL_READY,
+    SERVER_LIVE,
+    SERVER_METADATA,
+    SERVER_READY,
+    Call,
+)
+from serving.keys import is_known
+from serving.options import ServeError, ServeOptions
+from serving.policy import Policy
+
+WATCH_SECONDS = 0.5
+"""How often a health service's watchers are told, if it has changed."""
+
+HOLD_SECONDS = 0.05
+"""How long the last answers are held back. gRPC cancels the calls that come between the moment in which it says that the
+server stops and the one in which its client hears it; a client that waits for an answer meanwhile makes no such call.
+"""
+
+_OPEN = {call.path for call in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK, HEALTH_WATCH)}
+"""What may be called without a key."""
+
+logger = logging.getLogger(__name__)
+
+
+class CallError(Exception):
+    """A call that ends with this status."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class GrpcServer:
+    """The services, which answer from the catalog that is `current` when a call comes."""
+
+    def __init__(self, current: Callable[[], Catalog], options: ServeOptions, keys: tuple[bytes, ...] = ()) -> None:
+        """Nothing is listened on until `start`; to be made and used in the event loop."""
+        self._current, self._options = current, options
+        self._stopping, self._told = asyncio.Event(), asyncio.Event()
+        self._acting: WeakKeyDictionary[Policy, Acting] = WeakKeyDictionary()
+        self._server = grpc.aio.server(
+            handlers=[_Methods(self._methods(), keys)],
+            options=_channel_options(options),
+            maximum_concurrent_rpcs=options.max_connections,
+        )
+
+    async def start(self) -> str:
+        """Listen, and answer; its URL. Raises `ServeError`."""
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        address = f"{host}:{self._options.grpc_port}"
+        credentials = _credentials(self._options)
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise ServeError(f"can't listen on {address}; choose another --grpc-port (0: a free one)") from None
+        await self._server.start()
+        return f"{'grpcs' if credentials else 'grpc'}://{host}:{port}"
+
+    async def stop(self, at_once: asyncio.Event) -> None:
+        """Take no more calls; those under way are answered, unless that takes too long or they are to end at once."""
+        self._stopping.set()
+        await asyncio.sleep(HOLD_SECONDS)
+        draining = asyncio.ensure_future(self._server.stop(self._options.drain))
+        await asyncio.sleep(HOLD_SECONDS)
+        self._told.set()
+        ending = asyncio.ensure_future(at_once.wait())
+        await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not draining.done():
+            await self._server.stop(None)
+        await draining
+
+    def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
+        unary: dict[Call, Callable[[Message], Awaitable[Message]]] = {
+            SERVER_LIVE: self._server_live,
+            SERVER_READY: self._server_ready,
+            MODEL_READY: self._model_ready,
+            SERVER_METADATA: self._server_metadata,
+            MODEL_METADATA: self._model_metadata,
+            MODEL_INFER: self._model_infer,
+            HEALTH_CHECK: self._health_check,
+        }
+        methods = {
+            call.path: grpc.stream_unary_rpc_method_handler(self._unary(call, answer)) for call, answer in unary.items()
+        }
+        watch = grpc.stream_stream_rpc_method_handler(self._watch)
+        return methods | {HEALTH_WATCH.path: watch}
+
+    def _unary(self, call: Call, answer: Callable[[Message], Awaitable[Message]]) -> Callable[..., Awaitable[bytes]]:
+        """A method with one message and one answer, whose exceptions are statuses."""
+
+        async def handle(_messages: object, context: Any) -> bytes:
+            answered, failed = b"", None
+            try:
+                answered = (await answer(await self._read(call, context))).SerializeToString()
+            except Exception as error:  # noqa: BLE001 (each has its status)
+                failed = status_of(error)
+            if self._stopping.is_set():
+                await self._told.wait()
+            if failed is not None:
+                await context.abort(*failed)
+            return answered
+
+        return handle
+
+    async def _read(self, call: Call, context: Any) -> Message:
+        async with asyncio.timeout(self._options.timeout):
+            content = await context.read()
+        try:
+            return call.request.FromString(content)
+        except (DecodeError, TypeError):  # of a call without a message there is a mark that it ended
+            raise RequestError(f"the message is not a {call.request.DESCRIPTOR.full_name}") from None
+
+    def _find(self, name: str, version: str) -> Model:
+        model = self._current().find(name, version or None)
+        if model is None:
+            shown = f"{name!r}, version {version!r}" if version else repr(name)
+            raise CallError(grpc.StatusCode.NOT_FOUND, f"there is no model {shown}")
+        return model
+
+    def _is_ready(self) -> bool:
+        return not self._stopping.is_set() and bool(self._current().releases)
+
+    # The methods
+
+    async def _model_infer(self, request: Message) -> Message:
+        """Where a request's model, observations and answers are known, and by `status_of` its code if it fails."""
+        model = self._find(request.model_name, request.model_version)
+        asked = decode_infer(request, model.policy.manifest, max_batch=self._options.max_batch)
+        act = self._acting.get(model.policy)
+        if act is None:
+            act = self._acting[model.policy] = acting(model.policy, self._options)
+        return encode_infer(act(asked), asked, request.id, model)
+
+    async def _server_live(self, _request: Message) -> Message:
+        return SERVER_LIVE.response(live=True)
+
+    async def _server_ready(self, _request: Message) -> Message:
+        return SERVER_READY.response(ready=self._is_ready())
+
+    async def _model_ready(self, request: Message) -> Message:
+        model = self._current().find(request.name, request.version or None)
+        return MODEL_READY.response(ready=model is not None)
+
+    async def _server_metadata(self, _request: Message) -> Message:
+        return from_document(SERVER_METADATA.response, server_metadata())
+
+    async def _model_metadata(self, request: Message) -> Message:
+        model = self._find(request.name, request.version)
+        document = model_metadata(model.policy.manifest, model.version)
+        document["versions"] = [*self._current().releases[model.name].versions]
+        return from_document(MODEL_METADATA.response, document)
+
+    async def _health_check(self, request: Message) -> Message:
+        if (status := self._health(request.service)) == "SERVICE_UNKNOWN":
+            raise CallError(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}")
+        return HEALTH_CHECK.response(status=status)
+
+    async def _watch(self, _messages: object, context: Any) -> None:
+        """The health service's stream: how it is, and again whenever that has changed, until the server stops."""
+        try:
+            request = await self._read(HEALTH_WATCH, context)
+        except Exception as error:  # noqa: BLE001 (each has its status)
+            await context.abort(*status_of(error))
+        told = ""
+        while True:
+            if (status := self._health(request.service)) != told:
+                await context.write(HEALTH_WATCH.response(status=status).SerializeToString())
+                told = status
+            if self._stopping.is_set():
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)
+
+    def _health(self, service: str) -> str:
+        if service not in ("", INFERENCE, HEALTH):
+            return "SERVICE_UNKNOWN"
+        return "SERVING" if self._is_ready() else "NOT_SERVING"
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The methods by path. One that needs a key is another without it."""
+
+    def __init__(self, methods: dict[str, grpc.RpcMethodHandler], keys: tuple[bytes, ...]) -> None:
+        self._methods, self._keys = methods, keys
+        self._refusing = grpc.stream_unary_rpc_method_handler(_refuse)
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """What handles a call, or None if there is no such method."""
+        if self._keys and call.method not in _OPEN:
+            given = dict(call.invocation_metadata).get("authorization", "")
+            if not is_known(given.encode(), self._keys):
+                return self._refusing
+        return self._methods.get(call.method)
+
+
+async def _refuse(_messages: object, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "give a key: authorization: Bearer KEY")
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The status and the message that a call ends with, which has raised `error`."""
+    match error:
+        case CallError():
+            return error.code, str(error)
+        case RequestError():
+            return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        case FloatingPointError():
+            return grpc.StatusCode.INTERNAL, str(error)
+        case TimeoutError():
+            return grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time"
+        case _:
+            logger.error("a call failed", exc_info=error)
+            return grpc.StatusCode.INTERNAL, "internal error"
+
+
+def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # else a second server would take the same port, and half of the calls
+        ("grpc.max_receive_message_length", options.max_body),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_connection_idle_ms", int(1000 * options.keep_alive)),
+        ("grpc.server_handshake_timeout_ms", int(1000 * options.timeout)),
+    ]
+
+
+def _credentials(options: ServeOptions) -> grpc.ServerCredentials | None:
+    if not (options.tls_cert and options.tls_key):
+        return None
+    pair = Path(options.tls_key).read_bytes(), Path(options.tls_cert).read_bytes()
+    authority = Path(options.tls_client_ca).read_bytes() if options.tls_client_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
