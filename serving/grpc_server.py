@@ -6,11 +6,14 @@ wait for it has an end, and bytes that are no message are the sender's error. On
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is for its own developers
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -39,9 +42,9 @@ from serving.policy import Policy
 WATCH_SECONDS = 0.5
 """How often a health service's watchers are told, if it has changed."""
 
-HOLD_SECONDS = 0.05
-"""How long the last answers are held back. gRPC cancels the calls that come between the moment in which it says that the
-server stops and the one in which its client hears it; a client that waits for an answer meanwhile makes no such call.
+HOLD_SECONDS, MOST_HOLDS = 0.2, 5
+"""How long the last answers are held back, and how often again while calls still come. A call is cancelled if it comes
+after its client has been told of the end, and before it has heard; a client that waits for an answer makes none.
 """
 
 _OPEN = {call.path for call in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK, HEALTH_WATCH)}
@@ -65,6 +68,7 @@ class GrpcServer:
         """Nothing is listened on until `start`; to be made and used in the event loop."""
         self._current, self._options = current, options
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
+        self._come = 0  # calls, ever
         self._acting: WeakKeyDictionary[Policy, Acting] = WeakKeyDictionary()
         self._server = grpc.aio.server(
             handlers=[_Methods(self._methods(), keys)],
@@ -90,7 +94,11 @@ class GrpcServer:
     async def stop(self, at_once: asyncio.Event) -> None:
         """Take no more calls; those under way are answered, unless that takes too long or they are to end at once."""
         self._stopping.set()
-        await asyncio.sleep(HOLD_SECONDS)
+        for _ in range(MOST_HOLDS):
+            come = self._come
+            await asyncio.sleep(HOLD_SECONDS)
+            if come == self._come:
+                break
         draining = asyncio.ensure_future(self._server.stop(self._options.drain))
         await asyncio.sleep(HOLD_SECONDS)
         self._told.set()
@@ -121,6 +129,7 @@ class GrpcServer:
         """A method with one message and one answer, whose exceptions are statuses."""
 
         async def handle(_messages: object, context: Any) -> bytes:
+            self._come += 1
             answered, failed = b"", None
             try:
                 answered = (await answer(await self._read(call, context))).SerializeToString()

@@ -105,6 +105,7 @@ async def _run(
     current: Callable[[], Catalog],
 ) -> None:
     loop = asyncio.get_running_loop()
+    stop_grpc = await _start_grpc(site, places, current) if site.options.grpc_port >= 0 else None
     asked, asked_again = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -120,7 +121,6 @@ async def _run(
         for listener in listeners
     ]
     sweeping = asyncio.ensure_future(_sweep(site))
-    stop_grpc = await _start_grpc(site, places, current) if site.options.grpc_port >= 0 else None
     sys.stderr.write(f"serving {' and '.join(current().releases)} on {' and '.join(places)}\n")
     sys.stderr.flush()
     await asked.wait()

@@ -21,6 +21,8 @@ class Server:
 
     def __init__(self, process: subprocess.Popen, port: int, announcement: str):
         self.process, self.port, self.announcement = process, port, announcement
+        over_grpc = re.search(r"grpcs?://[^ ]*:(\d+)", announcement)
+        self.grpc_port = int(over_grpc[1]) if over_grpc else None
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -105,6 +107,30 @@ def continuous_server(continuous, tmp_path_factory):
 def judged_server(judged, tmp_path_factory):
     with serve(judged, tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def grpc_server(discrete, tmp_path_factory):
+    pytest.importorskip("grpc")
+    with serve(discrete, tmp_path_factory.mktemp("server"), "--grpc-port", "0") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A certificate authority, a server's and a client's certificate that it signed, and a stranger's."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    for name in ("ca", "stranger"):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    for name in ("server", "client"):
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
+        openssl(*new, *signed, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    return folder
 
 
 @pytest.fixture
