@@ -18,9 +18,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is fo
 import grpc
 from google.protobuf.message import DecodeError
 
-from serving.acting import Acting, acting
+from serving.admission import Admission, admission
+from serving.batching import Gatherer
 from serving.catalog import Catalog, Model
-from serving.codec import RequestError, model_metadata, server_metadata
+from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
 from serving.grpc_codec import Message, decode_infer, encode_infer, from_document
 from serving.grpc_messages import (
     HEALTH,
@@ -36,6 +37,7 @@ from serving.grpc_messages import (
     Call,
 )
 from serving.keys import is_known
+from serving.observations import Array
 from serving.options import ServeError, ServeOptions
 from serving.policy import Policy
 
@@ -64,12 +66,19 @@ class CallError(Exception):
 class GrpcServer:
     """The services, which answer from the catalog that is `current` when a call comes."""
 
-    def __init__(self, current: Callable[[], Catalog], options: ServeOptions, keys: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        current: Callable[[], Catalog],
+        options: ServeOptions,
+        keys: tuple[bytes, ...] = (),
+        gatherer: Gatherer | None = None,
+    ) -> None:
         """Nothing is listened on until `start`; to be made and used in the event loop."""
         self._current, self._options = current, options
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._come = 0  # calls, ever
-        self._acting: WeakKeyDictionary[Policy, Acting] = WeakKeyDictionary()
+        self._gatherer = gatherer
+        self._admissions: WeakKeyDictionary[Policy, Admission | None] = WeakKeyDictionary()
         self._server = grpc.aio.server(
             handlers=[_Methods(self._methods(), keys)],
             options=_channel_options(options),
@@ -167,10 +176,20 @@ class GrpcServer:
         """Where a request's model, observations and answers are known, and by `status_of` its code if it fails."""
         model = self._find(request.model_name, request.model_version)
         asked = decode_infer(request, model.policy.manifest, max_batch=self._options.max_batch)
-        act = self._acting.get(model.policy)
-        if act is None:
-            act = self._acting[model.policy] = acting(model.policy, self._options)
-        return encode_infer(act(asked), asked, request.id, model)
+        if model.policy not in self._admissions:
+            self._admissions[model.policy] = admission(model.policy, self._options)
+        if (admit := self._admissions[model.policy]) is not None:
+            asked = admit(asked)
+        return encode_infer(await self._act(model.policy, asked), asked, request.id, model)
+
+    async def _act(self, policy: Policy, asked: InferRequest) -> dict[str, Array]:
+        if self._gatherer is None:
+            return policy.infer(asked.observations, asked.noise, [*asked.outputs])
+        answered: asyncio.Future[dict[str, Array] | Exception] = asyncio.get_running_loop().create_future()
+        self._gatherer.add(policy, asked, lambda answers: None if answered.done() else answered.set_result(answers))
+        if isinstance(answers := await answered, Exception):
+            raise answers
+        return answers
 
     async def _server_live(self, _request: Message) -> Message:
         return SERVER_LIVE.response(live=True)

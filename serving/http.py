@@ -210,8 +210,11 @@ class Connection(asyncio.Protocol):
         if self._transport.get_write_buffer_size() > MAX_UNREAD:
             self.abort()
             return
-        keep = self._parser.should_keep_alive() and not self._site.stopping
-        self._write(self._respond(), keep=keep)
+        self._finish(self._respond(), keep=self._parser.should_keep_alive())
+
+    def _finish(self, response: Response, *, keep: bool) -> None:
+        keep = keep and not self._site.stopping
+        self._write(response, keep=keep)
         self._headers.clear()  # of trailers
         self._release()
         self._await_request()
@@ -224,11 +227,8 @@ class Connection(asyncio.Protocol):
             return self._refusal or _INTERNAL_ERROR
         try:
             return self._route.answer(self._head, self._body)
-        except HttpError as error:
-            return error.response
-        except Exception:
-            logger.exception("%r failed", self._target)
-            return _INTERNAL_ERROR
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            return failure_of(error, self._target)
 
     def _write(self, response: Response, *, keep: bool) -> None:
         status, body, headers, content_type = response
@@ -308,6 +308,16 @@ class Connection(asyncio.Protocol):
 
 _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
 _INTERNAL_ERROR = HttpError(500, "internal error").response
+
+
+def failure_of(error: Exception, target: bytes) -> Response:
+    """The answer to a request of this target that has raised `error`."""
+    if isinstance(error, HttpError):
+        return error.response
+    if isinstance(error, FloatingPointError):
+        return HttpError(500, str(error)).response
+    logger.error("%r failed", target, exc_info=error)
+    return _INTERNAL_ERROR
 
 
 def _busy(what: str) -> HttpError:

@@ -40,6 +40,7 @@ class ServeOptions:
     max_body: int = _option(4 * 2**20, "largest body, also once decompressed", metavar="BYTES")
     max_buffered: int = _option(64 * 2**20, "bodies under way, together; beyond it 503", metavar="BYTES")
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
+    batching: bool = _option(False, "run requests that wait at the same time as one batch")
     max_connections: int = _option(512, "connections at a time; beyond it 503", metavar="COUNT")
     timeout: float = _option(20.0, "to send a request, and to take its answer", metavar="SECONDS")
     keep_alive: float = _option(75.0, "until an idle connection is closed", metavar="SECONDS")

@@ -11,10 +11,11 @@ import httptools
 import orjson
 
 from serving import binary
-from serving.acting import acting
-from serving.codec import RequestError, decode_request, encode_response, model_metadata, server_metadata
+from serving.admission import admission
+from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata, server_metadata
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
 from serving.manifest import Manifest
+from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
 from serving.policy import Policy
@@ -22,6 +23,7 @@ from serving.predict import decode_instances, encode_predictions, model_status
 
 Body = bytes | bytearray
 Headers = Mapping[bytes, bytes]
+Answers = dict[str, Array]
 
 RETRY_SECONDS = 1
 """When to come back, in a 503's Retry-After."""
@@ -44,12 +46,24 @@ class HttpError(Exception):
         self.response = Response(status, orjson.dumps({"error": message}), headers)
 
 
+class Exchange(NamedTuple):
+    """The parts of an answer by a policy: a request from headers and body, and a response from what was answered.
+
+    `decode` raises `RequestError` and `TooLargeError`.
+    """
+
+    policy: Policy
+    decode: Callable[[Headers, Body], InferRequest]
+    encode: Callable[[InferRequest, Answers], Response]
+
+
 class Route(NamedTuple):
-    """What one path answers. `is_open`: also without a key."""
+    """What one path answers. `is_open`: also without a key. `exchange`: the parts of `answer`, of a policy."""
 
     methods: tuple[bytes, ...]
     answer: Callable[[Headers, Body], Response]
     is_open: bool = False
+    exchange: Exchange | None = None
 
 
 Routes = Mapping[str, Route]
@@ -95,9 +109,9 @@ def model_version(manifest: Manifest) -> str:
 
 def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
     """The protocol's `infer`."""
-    manifest, act = policy.manifest, acting(policy, options)
+    manifest, admit = policy.manifest, admission(policy, options)
 
-    def answer(headers: Headers, body: Body) -> Response:
+    def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
         json_length = headers.get(binary.HEADER)
         with_json = body if json_length is None else body[: _size(json_length)]
@@ -106,32 +120,40 @@ def _inference(policy: Policy, version: str, options: ServeOptions) -> Route:
             request = decode_request(body, manifest, max_batch=options.max_batch)
         else:
             request = binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
-        answers = act(request)
+        return request if admit is None else admit(request)
+
+    def encode(request: InferRequest, answers: Answers) -> Response:
         if not any(request.outputs.values()):
             return Response(200, encode_response(answers, manifest, version, request.request_id))
         content, length = binary.encode_binary(answers, request.outputs, manifest, version, request.request_id)
         return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream")
 
-    return Route((b"POST",), _with_errors(answer, options))
+    return _acting(Exchange(policy, decode, encode), options)
 
 
 def _prediction(policy: Policy, options: ServeOptions) -> Route:
     """TensorFlow Serving's `predict`."""
-    manifest, act = policy.manifest, acting(policy, options)
+    manifest, admit = policy.manifest, admission(policy, options)
 
-    def answer(headers: Headers, body: Body) -> Response:
+    def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
         check_depth(body)
-        answers = act(decode_instances(body, manifest, max_batch=options.max_batch))
+        request = decode_instances(body, manifest, max_batch=options.max_batch)
+        return request if admit is None else admit(request)
+
+    def encode(_request: InferRequest, answers: Answers) -> Response:
         return Response(200, encode_predictions(answers[manifest.action.name]))
 
-    return Route((b"POST",), _with_errors(answer, options))
+    return _acting(Exchange(policy, decode, encode), options)
 
 
-def _with_errors(answer: Callable[[Headers, Body], Response], options: ServeOptions) -> Callable[..., Response]:
-    def guarded(headers: Headers, body: Body) -> Response:
+def _acting(exchange: Exchange, options: ServeOptions) -> Route:
+    policy, decode, encode = exchange
+
+    def answer(headers: Headers, body: Body) -> Response:
         try:
-            return answer(headers, body)
+            request = decode(headers, body)
+            return encode(request, policy.infer(request.observations, request.noise, [*request.outputs]))
         except RequestError as error:
             raise HttpError(400, str(error)) from None
         except FloatingPointError as error:
@@ -139,7 +161,7 @@ def _with_errors(answer: Callable[[Headers, Body], Response], options: ServeOpti
         except TooLargeError:
             raise too_large(options.max_body) from None
 
-    return guarded
+    return Route((b"POST",), answer, exchange=exchange)
 
 
 def too_large(limit: int) -> HttpError:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import uvloop
 
+from serving.batching import Gatherer
 from serving.catalog import Catalog, Model, Release
+from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
 from serving.manifest import find_bundle
@@ -105,7 +107,7 @@ async def _run(
     current: Callable[[], Catalog],
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop_grpc = await _start_grpc(site, places, current) if site.options.grpc_port >= 0 else None
+    stop_grpc = None
     asked, asked_again = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -113,11 +115,13 @@ async def _run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    gatherer = Gatherer(site.options.max_batch) if site.options.batching else None
+    connect = partial(GatheringConnection, site, gatherer) if gatherer else partial(Connection, site)
+    if site.options.grpc_port >= 0:
+        stop_grpc = await _start_grpc(site, places, current, gatherer)
     handshake = site.options.timeout if tls else None
     servers = [
-        await loop.create_server(
-            partial(Connection, site), sock=listener, backlog=_BACKLOG, ssl=tls, ssl_handshake_timeout=handshake
-        )
+        await loop.create_server(connect, sock=listener, backlog=_BACKLOG, ssl=tls, ssl_handshake_timeout=handshake)
         for listener in listeners
     ]
     sweeping = asyncio.ensure_future(_sweep(site))
@@ -152,14 +156,14 @@ async def _emptied(site: Site, at_once: asyncio.Event) -> None:
 
 
 async def _start_grpc(
-    site: Site, places: list[str], current: Callable[[], Catalog]
+    site: Site, places: list[str], current: Callable[[], Catalog], gatherer: Gatherer | None
 ) -> Callable[[asyncio.Event], Awaitable[None]]:
     """Serve gRPC too, and add where to `places`; how to stop it. Raises `ServeError`."""
     try:
         from serving.grpc_server import GrpcServer
     except ImportError as error:
         raise ServeError(f"--grpc-port needs {error.name}; pip install 'trpo-tf[grpc]'") from None
-    server = GrpcServer(current, site.options, site.keys)
+    server = GrpcServer(current, site.options, site.keys, gatherer)
     places.append(await server.start())
     return server.stop
 
