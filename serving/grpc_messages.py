@@ -31,8 +31,10 @@ class Call:
         self.response: Any = GetMessageClass(method.output_type)
 
 
+SERVICES = {name: [*_pool.FindServiceByName(name).methods_by_name] for name in (INFERENCE, HEALTH)}
+"""The methods' names, by service."""
+
 SERVER_LIVE, SERVER_READY, MODEL_READY, SERVER_METADATA, MODEL_METADATA, MODEL_INFER = (
-    Call(INFERENCE, name)
-    for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+    Call(INFERENCE, name) for name in SERVICES[INFERENCE]
 )
-HEALTH_CHECK, HEALTH_WATCH = Call(HEALTH, "Check"), Call(HEALTH, "Watch")
+HEALTH_CHECK, HEALTH_WATCH = (Call(HEALTH, name) for name in SERVICES[HEALTH])

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -136,22 +137,18 @@ def test_it_ends_under_load_without_losing_an_answer(start, judged):
     with start(judged, "--batching") as server:
 
         def ask():
-            connection = server.connect()
-            while not is_over.is_set():
-                try:
-                    connection.request("POST", INFER, body_for(ROWS, "value"))
-                except OSError:
-                    return  # it has closed the connection
-                try:
-                    status = connection.getresponse().read() and 200
-                except (ConnectionResetError, BrokenPipeError):
-                    return  # it had, before the request came
-                except Exception as error:  # noqa: BLE001
-                    if "closed connection without response" not in str(error):
+            with closing(server.connect()) as connection:
+                while not is_over.is_set():
+                    try:
+                        connection.request("POST", INFER, body_for(ROWS, "value"))
+                        answer = connection.getresponse()
+                    except OSError:
+                        return  # it had closed the connection before the request came
+                    try:
+                        assert (answer.status, len(json.loads(answer.read())["outputs"])) == (200, 1)
+                    except Exception as error:  # noqa: BLE001
                         lost.append(error)
-                    return
-                if status != 200:
-                    lost.append(status)
+                        return
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
