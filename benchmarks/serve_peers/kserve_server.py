@@ -1,4 +1,4 @@
-"""The same policy as a model of the KServe SDK: `BUNDLE=... python kserve_server.py --http_port PORT`."""
+"""The same policy as a model of the KServe SDK: `BUNDLE=... python kserve_server.py --http_port PORT --enable_grpc false`."""
 
 import os
 
@@ -28,4 +28,4 @@ class Policy(Model):
 if __name__ == "__main__":
     model = Policy("policy")
     model.load()
-    ModelServer(workers=1, enable_grpc=False).start([model])
+    ModelServer(workers=1).start([model])
