@@ -3,7 +3,8 @@
 # make lint typecheck imports    what CI checks beside the tests
 # make image-test                build the serving container and run it locked down
 # make fuzz                      100,000 malformed requests to a server
-# make bench-serve               speed of the server beside its floor, FastAPI and MLServer; needs wrk and two idle cores
+# make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe; needs wrk and two idle cores
+# make bench-batching            where --batching pays; needs wrk and two idle cores
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-memory              memory of training beside sb3-contrib, and its growth
 # make bench-export             bytes and latency of every target
@@ -18,7 +19,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc all dev
 
-.PHONY: protocol demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
+.PHONY: bench-batching protocol demo test lint typecheck imports image-test fuzz bench-serve bench-train bench-memory bench-growth \
 	bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
@@ -46,6 +47,9 @@ fuzz: $(VENV)/.installed-dev
 bench-serve: $(VENV)/.installed-dev .venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed
 	$(BIN)/python benchmarks/serve_speed.py --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
 	  --kserve .venv-kserve/bin/python
+
+bench-batching: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/batching.py
 
 bench-train: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python

@@ -2,8 +2,8 @@
 
 `python benchmarks/serve_speed.py [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON] [--seconds 5] [--rounds 3]`
 prints a table and writes docs/serve_speed.json. Each PYTHON is the interpreter of an environment that has the peer
-(`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, and each figure is the median
-of the rounds. Ours has all its checks and limits on. Figures are worth something on an idle machine alone.
+(`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, and each figure is the
+median of the rounds. Ours has all its checks and limits on. Figures are worth something on an idle machine alone.
 """
 
 import argparse
@@ -40,7 +40,7 @@ GRPC_PORT = PORT + 1
 
 @dataclass(frozen=True)
 class Contender:
-    """How to start a server, and what to ask it: JSON, the bytes of one observation at a Unix socket, or gRPC at a port."""
+    """How to start a server, and what to ask it: JSON, one observation's bytes at a Unix socket, or gRPC at a port."""
 
     name: str
     command: tuple[str, ...]
@@ -216,7 +216,8 @@ def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, An
 def table(results: dict[str, Any]) -> str:
     """For people, as Markdown."""
     lines = [
-        "| | req/s at 1, 8, 64 (gRPC: 1, 8; raw: 8) | ours is x of it | CPU us each at 8 | p99 us at 1 (raw: 8) | MB | first answer s |",
+        "| | req/s at 1, 8, 64; raw at 8, gRPC at 1, 8 | ours is x of it | CPU us each at 8 | p99 us at 1; raw at 8 "
+        "| MB | first answer s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():

@@ -1,4 +1,4 @@
-"""The same policy as a model of the KServe SDK: `BUNDLE=... python kserve_server.py --http_port PORT --enable_grpc false`."""
+"""The same policy as a model of the KServe SDK: `BUNDLE=... python kserve_server.py --http_port PORT`."""
 
 import os
 
