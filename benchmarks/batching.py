@@ -1,8 +1,8 @@
 """Where does `--batching` pay?
 
-`python benchmarks/batching.py [--seconds 5] [--rounds 3] [--hidden 64 256 1024]` serves policies of three hidden layers of
-each width with and without it, in turn, on core 0, and prints a table of medians; wrk asks for one action at a time, on
-core 1, over 1, 8 and 64 connections. Needs TensorFlow to make the policies. Figures are worth something on an idle
+`python benchmarks/batching.py [--seconds 5] [--rounds 3] [--hidden 64 256 1024]` serves policies of three hidden layers
+of each width with and without it, in turn, on core 0, and prints a table of medians; wrk asks for one action at a time,
+on core 1, over 1, 8 and 64 connections. Needs TensorFlow to make the policies. Figures are worth something on an idle
 machine alone.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,7 @@ MODES = {"off": (), "on": ("--batching",)}
 def make_bundle(hidden: int, folder: Path) -> Path:
     """A policy 4-hidden-hidden-hidden-2 with random weights, for the observation that `serve_speed` sends."""
     rng, sizes = np.random.default_rng(1), (4, hidden, hidden, hidden, 2)
-    weights = [
-        tf.constant(rng.normal(size=pair) / np.sqrt(pair[0]), tf.float32)
-        for pair in zip(sizes[:-1], sizes[1:], strict=True)
-    ]
+    weights = [tf.constant(rng.normal(size=pair) / np.sqrt(pair[0]), tf.float32) for pair in pairwise(sizes)]
 
     def act(observation: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         x = observation
