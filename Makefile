@@ -7,12 +7,14 @@
 # make soak                      ten minutes at full load while new versions of the model arrive, in the container
 # make fuzz                      100,000 malformed requests to a server
 # make reload                    a new version every second for a minute, at full load: no request may fail
-# make bench-serve               speed of the server beside its floor, FastAPI and MLServer; needs wrk and two idle cores
+# make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe; needs wrk and two idle cores
+# make bench-batching            where --batching pays; needs wrk and two idle cores
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-memory              memory of training beside sb3-contrib, and its growth
 # make bench-export             bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make bench-act                 latency of one action in process, beside other runtimes
+# make protocol                  compile the messages of gRPC
 # make requirements              pin the dependencies anew (needs uv)
 
 PYTHON ?= python3
@@ -21,8 +23,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz reload \
-	bench-serve bench-train bench-memory bench-growth bench-export bench-act requirements clean
+.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz reload protocol \
+	bench-serve bench-batching bench-train bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -62,6 +64,9 @@ bench-serve: $(VENV)/.installed-dev .venv-fastapi/.installed .venv-mlserver/.ins
 	$(BIN)/python benchmarks/serve_speed.py --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
 	  --kserve .venv-kserve/bin/python
 
+bench-batching: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/batching.py
+
 bench-train: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python
 
@@ -76,6 +81,10 @@ bench-export: $(VENV)/.installed-dev
 
 bench-act: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/act.py
+
+protocol: $(VENV)/.installed-dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path=serving/protocol \
+	  --descriptor_set_out=serving/protocol/compiled.binpb open_inference.proto health.proto
 
 requirements:
 	for extra in $(EXTRAS); do \

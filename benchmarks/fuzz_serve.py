@@ -1,8 +1,9 @@
 """Does the server survive malformed requests?
 
 `python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server, sends it damaged HTTP, JSON, binary
-tensors and framing, and a good request now and then. It fails if the server ends, answers with a 5xx, doesn't answer
-the good ones, or grows. Status 500 is allowed for one thing alone: an action that is not finite.
+tensors, framing and gRPC messages, and a good request now and then. It fails if the server ends, answers with a 5xx or
+INTERNAL, doesn't answer the good ones, or grows. Status 500 and INTERNAL are allowed for one thing alone: an action
+that is not finite. Without grpcio there is HTTP alone.
 """
 
 import argparse
@@ -14,9 +15,16 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
+
+try:
+    import grpc
+
+    from serving.grpc_messages import MODEL_INFER
+except ImportError:
+    grpc = None
 
 BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
 INFER = b"/v2/models/discrete/infer"
@@ -27,6 +35,13 @@ VALUES = [
     *(None, True, -1, 0, 1, 2**31, 2**63, 2**64, 1e300, 0.5, "", "obs", "action", "FP32", "\ud800", "x" * 1000, [], {}),
     *([[]], [1, 4], [2**62, 4], [[0.1, 0.2, 0.3, 0.4]], [1e39] * 4, {"binary_data_size": 16}, {"deterministic": False}),
 ]
+
+
+FIELD_VALUES = [
+    *(True, -1, 0, 1, 7, 2**31, 2**62, 2**63, 1e39, float("nan"), float("-inf")),
+    *("", "obs", "action", "noise", "FP32", "FP16", "INT64", "BYTES", "x" * 1000, b"", b"\xff" * 16),
+]
+ANSWERS = grpc and {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 
 
 class FuzzError(Exception):
@@ -112,17 +127,81 @@ def malformed(rng: random.Random) -> bytes:
             return damaged(head + chunks, rng) if rng.random() < 0.7 else head + damaged(chunks, rng)
 
 
+def message(rng: random.Random) -> bytes:
+    """A gRPC request of which some fields, anywhere in it, are something else, or bytes of it, or all."""
+    if rng.random() < 0.1:
+        return rng.randbytes(rng.choice((0, 1, 16, 200)))
+    request = MODEL_INFER.request(model_name="discrete", id="a", model_version="1")
+    tensor = request.inputs.add(name="obs", datatype="FP32", shape=[1, 4])
+    if rng.random() < 0.5:
+        request.raw_input_contents.append(rng.randbytes(rng.choice((16, 16, 0, 15, 32))))
+    else:
+        tensor.contents.fp32_contents.extend(TENSOR["data"])
+    request.outputs.add(name="action")
+    request.parameters["seed"].int64_param = 1
+    for _ in range(rng.randint(0, 2)):
+        mutate(request, rng)
+    content = request.SerializeToString()
+    return damaged(content, rng) if rng.random() < 0.2 else content
+
+
+def mutate(part, rng: random.Random) -> None:
+    """Change, clear or repeat one field of a message, or of one inside it."""
+    field = rng.choice(part.DESCRIPTOR.fields)
+    value = getattr(part, field.name)
+    if rng.random() < 0.3:
+        part.ClearField(field.name)
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+        mutate(value[rng.choice(("seed", "deterministic", "binary_data_output", ""))], rng)
+    elif field.message_type is not None:
+        mutate(
+            (rng.choice(value) if value and rng.random() < 0.7 else value.add()) if field.is_repeated else value, rng
+        )
+    else:
+        new = rng.choice([value for value in FIELD_VALUES if fits(part, field, value)])
+        if not field.is_repeated:
+            setattr(part, field.name, new)
+        elif value and rng.random() < 0.5:
+            value[rng.randrange(len(value))] = new
+        else:
+            value.extend([new] * rng.choice((1, 4)))
+
+
+def fits(part, field, value) -> bool:
+    """Whether a message's field may hold a value."""
+    if isinstance(value, bool) and field.type != field.TYPE_BOOL:
+        return False
+    try:
+        type(part)(**{field.name: [value] if field.is_repeated else value})
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def status_of(channel, content: bytes) -> str:
+    """How a call with this message ends."""
+    try:
+        channel.unary_unary(MODEL_INFER.path)(content, timeout=10)
+    except grpc.RpcError as error:
+        said = error.details()
+        if error.code() not in ANSWERS and "not finite" not in said:
+            raise FuzzError(f"a message is answered with {error.code()}, {said!r}: {content!r}") from None
+        return error.code().name
+    return "OK"
+
+
 @contextmanager
-def served() -> Iterator[tuple[int, int]]:
-    """Port and process id of a server of its own."""
+def served() -> Iterator[tuple[int, int, str]]:
+    """Port, process id and gRPC's address of a server of its own."""
     command = [sys.executable, "-m", "serving", str(BUNDLE), "--port", "0", "--timeout", "2"]
+    command += ["--grpc-port", "0"] if grpc else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            announced = re.search(r":(\d+)$", process.stderr.readline().strip())
+            announced = re.search(r"http://[^ ]*:(\d+)(?: and grpc://(\S+))?", process.stderr.readline())
             if announced is None:
                 raise FuzzError("the server did not start")
-            yield int(announced[1]), process.pid
+            yield int(announced[1]), process.pid, announced[2] or ""
             if process.poll() is not None:
                 raise FuzzError(f"the server ended with status {process.returncode}")
         finally:
@@ -152,11 +231,15 @@ def fuzz(requests: int, seed: int) -> dict[str, object]:
     """Statuses of the answers, and the growth. Raises `FuzzError`."""
     rng, statuses = random.Random(seed), Counter()
     good = post(json.dumps({"inputs": [TENSOR]}).encode())
-    with served() as (port, pid):
+    with served() as (port, pid, address), ExitStack() as stack:
+        channel = stack.enter_context(grpc.insecure_channel(address)) if grpc else None
         before = 0.0
         for number in range(requests):
             if number == int(WARM_UP * requests):
                 before = resident_megabytes(pid)
+            if channel is not None and rng.random() < 0.2:
+                statuses[status_of(channel, message(rng))] += 1
+                continue
             request = malformed(rng)
             answer = answers(port, request)
             for status in re.findall(rb"HTTP/1\.1 (\d+) ", answer) or [b"none"]:

@@ -1,9 +1,9 @@
-"""How fast is the server, beside its floor and beside FastAPI, MLServer and KServe?
+"""How fast is the server over HTTP and gRPC, beside its floor and beside FastAPI, MLServer and KServe?
 
 `python benchmarks/serve_speed.py [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON] [--seconds 5] [--rounds 3]`
 prints a table and writes docs/serve_speed.json. Each PYTHON is the interpreter of an environment that has the peer
-(`make bench-serve` makes them). One server at a time, on core 0; wrk on core 1; in turn, and each figure is the median
-of the rounds. Ours has all its checks and limits on. Figures are worth something on an idle machine alone.
+(`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, and each figure is the
+median of the rounds. Ours has all its checks and limits on. Figures are worth something on an idle machine alone.
 """
 
 import argparse
@@ -23,25 +23,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+from grpc_load import request_of as grpc_request_of
+
+from serving.grpc_messages import MODEL_INFER
+
 HERE = Path(__file__).parent
 PEERS = HERE / "serve_peers"
 BUNDLE = HERE.parent / "tests" / "serving" / "bundles" / "discrete"
 RESULTS = HERE.parent / "docs" / "serve_speed.json"
 TENSOR = {"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, -0.2, 0.05, 0.3]}
-CONNECTIONS = (1, 8, 64)
 START_SECONDS = 60.0
 PORT = 8765
+GRPC_PORT = PORT + 1
 
 
 @dataclass(frozen=True)
 class Contender:
-    """How to start a server, and what to ask it: JSON, or the bytes of one observation at a Unix socket."""
+    """How to start a server, and what to ask it: JSON, one observation's bytes at a Unix socket, or gRPC at a port."""
 
     name: str
     command: tuple[str, ...]
     model: str = "policy"
     folder: Path = PEERS
     uds: str | None = None
+    grpc: int | None = None
+
+    @property
+    def connections(self) -> tuple[int, ...]:
+        """How many clients there are, in turn."""
+        return (8,) if self.uds else (1, 8) if self.grpc else (1, 8, 64)
 
 
 def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
@@ -55,6 +66,12 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
             "ours, raw", (sys.executable, "-m", "serving", bundle, "--uds", socket_path), "discrete", uds=socket_path
         ),
         Contender("floor, raw", (sys.executable, floor, bundle, "--uds", socket_path, "--raw"), uds=socket_path),
+        Contender(
+            "ours, gRPC",
+            (sys.executable, "-m", "serving", bundle, "--port", port, "--grpc-port", str(GRPC_PORT)),
+            "discrete",
+            grpc=GRPC_PORT,
+        ),
     ]
     if given.fastapi:
         application = (
@@ -69,15 +86,18 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
         )
         found.append(Contender("FastAPI", (given.fastapi, *application)))
     if given.mlserver:
-        settings = {"http_port": PORT, "grpc_port": PORT + 1, "metrics_port": PORT + 2, "parallel_workers": 0}
+        settings = {"http_port": PORT, "grpc_port": GRPC_PORT, "metrics_port": PORT + 2, "parallel_workers": 0}
         (scratch / "settings.json").write_text(json.dumps({**settings, "debug": False}))
         (scratch / "model-settings.json").write_text(
             json.dumps({"name": "policy", "implementation": "mlserver_runtime.Policy"})
         )
         program = str(Path(given.mlserver).parent / "mlserver")
         found.append(Contender("MLServer", (program, "start", str(scratch))))
+        found.append(Contender("MLServer, gRPC", (program, "start", str(scratch)), grpc=GRPC_PORT))
     if given.kserve:
-        found.append(Contender("KServe", (given.kserve, "kserve_server.py", "--http_port", port)))
+        command = (given.kserve, "kserve_server.py", "--http_port", port, "--grpc_port", str(GRPC_PORT))
+        found.append(Contender("KServe", (*command, "--enable_grpc", "false")))
+        found.append(Contender("KServe, gRPC", (*command, "--enable_grpc", "true"), grpc=GRPC_PORT))
     return found
 
 
@@ -112,6 +132,13 @@ def request_of(contender: Contender) -> bytes:
 
 def is_answering(contender: Contender) -> bool:
     """Whether it acts."""
+    if contender.grpc:
+        with grpc.insecure_channel(f"127.0.0.1:{contender.grpc}") as channel:
+            try:
+                channel.unary_unary(MODEL_INFER.path)(grpc_request_of(contender.model), timeout=5)
+                return True
+            except grpc.RpcError:
+                return False
     family = socket.AF_UNIX if contender.uds else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as connection:
         connection.settimeout(5)
@@ -124,7 +151,12 @@ def is_answering(contender: Contender) -> bool:
 
 
 def load(contender: Contender, connections: int, seconds: float) -> dict[str, float]:
-    """Requests a second, and latency in microseconds, of wrk; of a Unix socket, which wrk can't, of unix_load.py."""
+    """Requests a second, and latency in microseconds, of wrk; of what wrk can't, of unix_load.py or grpc_load.py."""
+    if contender.grpc:
+        asked = (str(contender.grpc), contender.model, str(connections), str(seconds))
+        command = ["taskset", "--cpu-list", "1", sys.executable, str(HERE / "grpc_load.py"), *asked]
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
     if contender.uds:
         command = [sys.executable, str(HERE / "unix_load.py"), contender.uds, str(connections), str(seconds)]
         done = subprocess.run(
@@ -163,7 +195,7 @@ def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, An
         for contender in found:
             with served(contender) as (pid, first_answer):
                 row: dict[str, Any] = {"first_answer_seconds": first_answer}
-                for connections in (8,) if contender.uds else CONNECTIONS:
+                for connections in contender.connections:
                     load(contender, connections, 1)
                     before = cpu_seconds(pid)
                     figures = load(contender, connections, seconds)
@@ -184,11 +216,13 @@ def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, An
 def table(results: dict[str, Any]) -> str:
     """For people, as Markdown."""
     lines = [
-        "| | req/s at 1, 8, 64 | ours is x of it | CPU us each at 8 | p99 us at 1 (raw: 8) | MB | first answer s |",
+        "| | req/s at 1, 8, 64; raw at 8, gRPC at 1, 8 | ours is x of it | CPU us each at 8 | p99 us at 1; raw at 8 "
+        "| MB | first answer s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
-        ours = results["ours, raw" if name.endswith("raw") else "ours"]
+        kind = name.partition(", ")[2]
+        ours = results[f"ours, {kind}" if kind else "ours"]
         rates = {key: value for key, value in row.items() if key.startswith("requests_per_second")}
         cells = (
             name,

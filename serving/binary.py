@@ -5,19 +5,21 @@ Numbers are little-endian. Pure functions, as in `serving.codec`.
 
 import math
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 import orjson
 
 from serving.codec import (
-    DATATYPES,
     Document,
     InferRequest,
     RequestError,
     array_from_bytes,
     check_batch,
+    output_document,
     parse_object,
     read_request,
+    response_document,
 )
 from serving.manifest import Manifest
 from serving.observations import Array
@@ -59,18 +61,27 @@ def attach_tensors(document: Document, tail: memoryview) -> None:
         raise RequestError(f"the body has {len(tail)} bytes more than its binary tensors")
 
 
-def encode_binary(actions: Array, manifest: Manifest, version: str, request_id: str | None) -> tuple[bytes, int]:
-    """The response with `actions` [batch, ...] as a binary tensor, and the length of its JSON part."""
-    data = actions.astype(actions.dtype.newbyteorder("<"), copy=False).tobytes()
-    output = {
-        "name": manifest.action.name,
-        "datatype": DATATYPES[actions.dtype.name],
-        "shape": actions.shape,
-        "parameters": {"binary_data_size": len(data)},
-    }
-    named = {} if request_id is None else {"id": request_id}
-    head = orjson.dumps({"model_name": manifest.name, "model_version": version, **named, "outputs": [output]})
-    return head + data, len(head)
+def encode_binary(
+    answers: Mapping[str, Array], wanted: Mapping[str, bool], manifest: Manifest, version: str, request_id: str | None
+) -> tuple[bytes, int]:
+    """The response with `answers` [batch, ...] by name, binary where `wanted`, and the length of its JSON part."""
+    outputs, tail = [], []
+    for name, values in answers.items():
+        output = output_document(name, values)
+        if wanted[name]:
+            tail.append(bytes_of(values))
+            output["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            output["data"] = values.ravel()
+        outputs.append(output)
+    document = response_document(outputs, manifest, version, request_id)
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((head, *tail)), len(head)
+
+
+def bytes_of(values: Array) -> bytes:
+    """Little-endian and row by row."""
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferRequest:
@@ -86,4 +97,4 @@ def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferR
         raise RequestError(f"input {spec.name!r} has a batch of {batch}; send {max_batch} at most at a time")
     observations = array_from_bytes(data, [batch, *spec.shape], spec)
     check_batch(observations, manifest)
-    return InferRequest(observations, binary=True)
+    return InferRequest(observations, {output.name: True for output in manifest.outputs})

@@ -6,12 +6,14 @@ Pure functions, which know nothing of HTTP; `serving.binary` has the protocol's 
 import math
 import reprlib
 import sys
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from serving import __version__
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.observations import Array, Observation, batch_size, structured
 from serving.policy import draw_noise
@@ -57,13 +59,13 @@ class RequestError(ValueError):
 class InferRequest(NamedTuple):
     """What to run: observations [batch, ...], noise [batch, ...] or None for the deterministic action.
 
-    `binary` asks for the action as a binary tensor.
+    `outputs` are those to answer, in this order; true for one that is asked for as a binary tensor.
     """
 
     observations: Observation
+    outputs: Mapping[str, bool]
     noise: Array | None = None
     request_id: str | None = None
-    binary: bool = False
 
 
 def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
@@ -101,7 +103,7 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
     noise = None
     if parameters or manifest.noise.name in inputs:
         noise = _noise(parameters, inputs.get(manifest.noise.name), batch, manifest)
-    return InferRequest(observations, noise, request_id, _wants_binary(document, parameters, manifest))
+    return InferRequest(observations, _wanted(document, parameters, manifest), noise, request_id)
 
 
 def join_parts(parts: dict[str, Array]) -> Observation:
@@ -119,20 +121,28 @@ def check_batch(observations: Observation, manifest: Manifest) -> int:
     return batch
 
 
-def encode_response(actions: Array, manifest: Manifest, version: str, request_id: str | None) -> bytes:
-    """The JSON response with `actions` [batch, ...], which must be finite, in flat row-major data."""
-    document: Document = {"model_name": manifest.name, "model_version": version}
-    if request_id is not None:
-        document["id"] = request_id
-    document["outputs"] = [
-        {
-            "name": manifest.action.name,
-            "datatype": _DATATYPE_OF[actions.dtype],
-            "shape": actions.shape,
-            "data": actions.ravel(),
-        }
-    ]
+def encode_response(answers: Mapping[str, Array], manifest: Manifest, version: str, request_id: str | None) -> bytes:
+    """The JSON response with `answers` [batch, ...] by name, which must be finite, in flat row-major data."""
+    outputs = [{**output_document(name, values), "data": values.ravel()} for name, values in answers.items()]
+    document = response_document(outputs, manifest, version, request_id)
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def response_document(outputs: list[Document], manifest: Manifest, version: str, request_id: str | None) -> Document:
+    """A response with these outputs."""
+    named = {} if request_id is None else {"id": request_id}
+    return {"model_name": manifest.name, "model_version": version, **named, "outputs": outputs}
+
+
+def output_document(name: str, values: Array) -> Document:
+    """Name, datatype and shape of one output."""
+    return {"name": name, "datatype": _DATATYPE_OF[values.dtype], "shape": values.shape}
+
+
+def server_metadata(*, has_repository: bool) -> Document:
+    """The protocol's description of the server; `has_repository` if clients may load and unload models."""
+    extensions = ["binary_tensor_data", *(["model_repository"] if has_repository else [])]
+    return {"name": "trpo-tf", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(manifest: Manifest, *versions: str) -> Document:
@@ -143,7 +153,7 @@ def model_metadata(manifest: Manifest, *versions: str) -> Document:
         "versions": list(versions),
         "platform": "onnx_onnxv1",
         "inputs": [tensor_metadata(spec, batch) for spec in _inputs(manifest)],
-        "outputs": [tensor_metadata(manifest.action, batch)],
+        "outputs": [tensor_metadata(spec, batch) for spec in manifest.outputs],
     }
 
 
@@ -251,18 +261,24 @@ def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: 
     return noise
 
 
-def _wants_binary(document: Document, parameters: Document, manifest: Manifest) -> bool:
-    """Whether the action is to be a binary tensor: as the chosen output says, or else the whole request."""
-    wanted = parameters.get("binary_data_output", False)
-    # A policy answers its action, chosen or not; no choice means all outputs.
-    for output in _named(document, "outputs", [manifest.action.name]).values():
-        own = output.get("parameters", {})
-        if not isinstance(own, dict):
-            raise RequestError("the parameters of an output must be an object")
-        wanted = own.get("binary_data", wanted)
-    if not isinstance(wanted, bool):
+def _wanted(document: Document, parameters: Document, manifest: Manifest) -> dict[str, bool]:
+    """The outputs that are chosen, or else all, and whether each is to be a binary tensor: as it says itself, or else
+    the whole request.
+    """
+    known, binary = [spec.name for spec in manifest.outputs], parameters.get("binary_data_output", False)
+    wanted: dict[str, Any] = dict.fromkeys(known, binary)
+    if chosen := _named(document, "outputs", known):
+        wanted = {name: _parameters(output).get("binary_data", binary) for name, output in chosen.items()}
+    if not {bool}.issuperset(map(type, wanted.values())):
         raise RequestError("binary_data and binary_data_output must be true or false")
     return wanted
+
+
+def _parameters(output: Document) -> Document:
+    own = output.get("parameters", {})
+    if not isinstance(own, dict):
+        raise RequestError("the parameters of an output must be an object")
+    return own
 
 
 def _named(document: Document, key: str, known: list[str]) -> Document:

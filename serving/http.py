@@ -237,8 +237,11 @@ class Connection(asyncio.Protocol):
         response = self._respond()
         if isinstance(response, asyncio.Future):
             self._answer_later(response)
-            return
-        keep = self._parser.should_keep_alive() and not self._site.stopping
+        else:
+            self._finish(response, keep=self._parser.should_keep_alive())
+
+    def _finish(self, response: Response, *, keep: bool) -> None:
+        keep = keep and not self._site.stopping
         self._write(response, keep=keep)
         self._headers.clear()  # of trailers
         self._release()
@@ -252,10 +255,15 @@ class Connection(asyncio.Protocol):
             return self._refusal or _INTERNAL_ERROR
         try:
             return self._route.answer(self._head, self._body)
-        except HttpError as error:
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Response:
+        """The answer to a request that has raised `error`; the server's own fault is logged."""
+        fault: BaseException | None = error
+        response = _INTERNAL_ERROR
+        if isinstance(error, HttpError):
             fault, response = error.__cause__, error.response
-        except Exception as error:  # noqa: BLE001 (it is logged)
-            fault, response = error, _INTERNAL_ERROR
         if fault is not None:
             self._report(fault)
         return response

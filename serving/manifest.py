@@ -129,6 +129,11 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
 
+    @property
+    def outputs(self) -> tuple[ArraySpec, ...]:
+        """What the graph answers: the action first."""
+        return self.action, *self.graph.outputs
+
     def to_json(self) -> str:
         """Serialize; an infinite bound is written as null."""
         document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}

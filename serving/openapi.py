@@ -22,7 +22,7 @@ _ERRORS = {
     413: "The body is too large",
     415: "The content coding is not supported",
     431: "The headers are too large",
-    500: "The action is not finite",
+    500: "The action, or a further output, is not finite",
     503: "The server is busy; Retry-After says when to come back",
 }
 
@@ -89,13 +89,14 @@ def infer_request(manifest: Manifest) -> Document:
     inputs = [_tensor(spec, manifest) for spec in manifest.observation]
     if manifest.graph.noise != "none":
         inputs.append(_tensor(manifest.noise, manifest))
+    names = [spec.name for spec in manifest.outputs]
     parameters = {"deterministic": {"type": "boolean"}, "seed": {"type": "integer", "minimum": 0}, **_BINARY_OUTPUT}
     return _object(
         {
             "id": {"type": "string"},
             "parameters": _object(parameters),
             "inputs": {"type": "array", "minItems": len(manifest.observation), "items": {"anyOf": inputs}},
-            "outputs": {"type": "array", "items": _object({"name": {"const": manifest.action.name}}, ["name"])},
+            "outputs": {"type": "array", "items": _object({"name": {"enum": names}}, ["name"])},
         },
         ["inputs"],
     )
@@ -103,7 +104,7 @@ def infer_request(manifest: Manifest) -> Document:
 
 def infer_response(manifest: Manifest) -> Document:
     """The schema of its answer."""
-    output = _tensor(manifest.action, manifest)
+    output = {"anyOf": [_tensor(spec, manifest) for spec in manifest.outputs]}
     return _object(
         {
             "model_name": {"const": manifest.name},

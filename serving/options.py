@@ -31,6 +31,7 @@ class ServeOptions:
 
     host: str = _option("127.0.0.1", "address to listen on", metavar="ADDRESS")
     port: int = _option(-1, "TCP port; 0 picks a free one ($PORT or 8080; none beside --uds)", metavar="PORT")
+    grpc_port: int = _option(-1, "also serve gRPC on this port; 0 picks a free one", metavar="PORT")
     uds: str | None = _option(None, "listen on a Unix socket, readable by this user only", metavar="PATH")
     insecure: bool = _option(False, "allow an address other than this machine's without keys or client certificates")
     keys: str | None = _option(None, "ask for a bearer key of this file (python -m serving.keys)", metavar="FILE")
@@ -47,6 +48,7 @@ class ServeOptions:
     max_body: int = _option(4 * 2**20, "largest body, also once decompressed", metavar="BYTES")
     max_buffered: int = _option(64 * 2**20, "bodies under way, together; beyond it 503", metavar="BYTES")
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
+    batching: bool = _option(False, "run requests that wait at the same time as one batch")
     max_connections: int = _option(512, "connections at a time; beyond it 503", metavar="COUNT")
     timeout: float = _option(20.0, "to send a request, and to take its answer", metavar="SECONDS")
     keep_alive: float = _option(75.0, "until an idle connection is closed", metavar="SECONDS")
@@ -76,19 +78,22 @@ class ServeOptions:
             raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
         if self.canary and self.versions < 2:
             raise ServeError("--canary shares requests between two versions; keep both loaded with --versions 2")
-        if self.repository_api and self.tcp_port is not None and not (self.keys or self.tls_client_ca):
+        if self.repository_api and self.is_reachable and not (self.keys or self.tls_client_ca):
             raise ServeError(
                 "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds"
             )
-        if not -1 <= self.port <= 65535:
-            raise ServeError(f"there is no port {self.port}; choose one from 1 to 65535, or 0 for a free one")
+        for port in (self.port, self.grpc_port):
+            if not -1 <= port <= 65535:
+                raise ServeError(f"there is no port {port}; choose one from 1 to 65535, or 0 for a free one")
+        if self.grpc_port == 0 and self.workers > 1:
+            raise ServeError("--workers share one --grpc-port: choose one from 1 to 65535")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ServeError("--tls-cert and --tls-key belong together; give both")
         if self.tls_client_ca and not self.tls_cert:
             raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
         if self.otlp_endpoint is not None and not re.match("https?://[^/]", self.otlp_endpoint):
             raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {self.otlp_endpoint}")
-        if self.tcp_port is not None and not (self.insecure or self.keys or self.tls_client_ca or self._is_local()):
+        if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca or self._is_local()):
             raise ServeError(
                 f"anybody who reaches {self.host} could ask this server: give --keys or --tls-client-ca, or --insecure "
                 "if the network is trusted"
@@ -100,6 +105,11 @@ class ServeOptions:
         if self.port >= 0:
             return self.port
         return None if self.uds else 8080
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether anything but a Unix socket is listened on."""
+        return self.tcp_port is not None or self.grpc_port >= 0
 
     def _is_local(self) -> bool:
         if self.host == "localhost":

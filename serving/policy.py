@@ -46,6 +46,7 @@ class Policy:
         _check_graph(self._session, manifest)
         self._bound = BoundGraph(self._session, manifest)
         self._takes_one = manifest.graph.batch in (None, 1)
+        self._outputs = tuple(spec.name for spec in manifest.outputs)
 
     def act(
         self,
@@ -85,7 +86,19 @@ class Policy:
     def run(self, observations: Observation, noise: Array | None = None) -> Array:
         """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
 
-        Raises `ValueError` for a batch or for noise that the graph doesn't take, `FloatingPointError` if an action is
+        Raises as `infer` does.
+        """
+        action = self.manifest.action.name
+        return self.infer(observations, noise, (action,))[action]
+
+    def infer(
+        self, observations: Observation, noise: Array | None = None, outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """The outputs [batch, ...] that are named, by default all of `manifest.outputs`; arguments as of `run`.
+
+        What is not named is not computed.
+
+        Raises `ValueError` for a batch or for noise that the graph doesn't take, `FloatingPointError` if an output is
         not finite.
         """
         graph, rows = self.manifest.graph, batch_size(observations)
@@ -98,10 +111,12 @@ class Policy:
             if graph.noise == "none":
                 raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
             feeds[self.manifest.noise.name] = noise
-        actions: Array = self._session.run([self.manifest.action.name], feeds)[0]
-        if actions.dtype.kind == "f" and not is_finite(actions):
-            raise FloatingPointError("the action is not finite; check the observation against its bounds")
-        return actions
+        names = self._outputs if outputs is None else outputs
+        answers: dict[str, Array] = dict(zip(names, self._session.run(names, feeds), strict=True))
+        for name, values in answers.items():
+            if values.dtype.kind == "f" and not is_finite(values):
+                raise FloatingPointError(f"output {name!r} is not finite; check the observation against its bounds")
+        return answers
 
     def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
         return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
@@ -190,7 +205,7 @@ def _shape(shape: Sequence[object]) -> str:
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
     inputs, noise = [*session.get_inputs(), *session.get_overridable_initializers()], manifest.noise
     _check_tensors("input", inputs, [*manifest.observation, *([] if manifest.graph.noise == "none" else [noise])])
-    _check_tensors("output", session.get_outputs(), [manifest.action, *manifest.graph.outputs])
+    _check_tensors("output", session.get_outputs(), manifest.outputs)
 
 
 def _check_tensors(kind: str, tensors: Sequence[Any], specs: Sequence[ArraySpec | NoiseSpec]) -> None:

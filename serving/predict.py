@@ -36,7 +36,12 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
         }
         for spec in manifest.observation
     ]
-    return read_request({"inputs": inputs, "parameters": document.get("parameters", {})}, manifest, max_batch=max_batch)
+    asked = {
+        "inputs": inputs,
+        "parameters": document.get("parameters", {}),
+        "outputs": [{"name": manifest.action.name}],
+    }
+    return read_request(asked, manifest, max_batch=max_batch)
 
 
 def encode_predictions(actions: Array) -> bytes:

@@ -12,10 +12,10 @@ from urllib.parse import quote, unquote
 import httptools
 import orjson
 
-from serving import __version__, binary
-from serving.bounds import bounds_check
+from serving import binary
+from serving.admission import Admission, admission
 from serving.catalog import Catalog, Model, Release
-from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata
+from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata, server_metadata
 from serving.console.pages import Page, console_pages
 from serving.exposition import CONTENT_TYPE, render
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
@@ -23,10 +23,12 @@ from serving.metrics import KINDS, Metrics, Series
 from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
+from serving.policy import Policy
 from serving.predict import decode_instances, encode_predictions, model_status
 
 Body = bytes | bytearray
 Headers = Mapping[bytes, bytes]
+Answers = dict[str, Array]
 
 _REPOSITORY = "/v2/repository/models/"
 
@@ -67,12 +69,46 @@ Answer = Callable[..., "Response | asyncio.Future[Response]"]
 """A function of a request's headers and body; of what takes longer, a future, which is its connection's last answer."""
 
 
+class Steps(NamedTuple):
+    """How a request for actions is answered: from headers and body to a request, and from what acted to a response.
+
+    `decode` raises `RequestError`, `TooLargeError` and `HttpError`; `failure` makes of an error what is answered.
+    """
+
+    policy: Policy
+    decode: Callable[[Headers, Body], InferRequest]
+    encode: Callable[[InferRequest, Answers], Response]
+    series: Series
+    max_body: int
+
+    def failure(self, error: Exception) -> HttpError:
+        """The answer to a request that raised `error`, which is its cause if that is the server's own fault."""
+        match error:
+            case HttpError():
+                error.response = error.response._replace(series=self.series)
+                return error
+            case RequestError():
+                return HttpError(400, str(error), series=self.series)
+            case FloatingPointError():
+                return HttpError(500, str(error), series=self.series, kind="not_finite")
+            case TooLargeError():
+                return too_large(self.max_body, self.series)
+        failure = HttpError(500, "internal error", series=self.series)
+        failure.__cause__ = error
+        return failure
+
+
+Choose = Callable[[], Steps]
+"""The steps of the model version that is to answer next; called once a request."""
+
+
 class Route(NamedTuple):
-    """What one path answers. `is_open`: also without a key."""
+    """What one path answers. `is_open`: also without a key. `choose`: the steps of `answer`, where a policy acts."""
 
     methods: tuple[bytes, ...]
     answer: Answer
     is_open: bool = False
+    choose: Choose | None = None
 
 
 Routes = Mapping[str, Route]
@@ -80,9 +116,8 @@ Routes = Mapping[str, Route]
 
 def make_routes(catalog: Catalog, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
     """Every path of the server but those that control it, with models' names and versions spelled out in it."""
-    extensions = ["binary_tensor_data", *(["model_repository"] if options.repository_api else [])]
     routes = {
-        "/v2": _constant({"name": "trpo-tf", "version": __version__, "extensions": extensions}),
+        "/v2": _constant(server_metadata(has_repository=options.repository_api)),
         "/v2/health/live": _constant({"live": True})._replace(is_open=True),
         "/v2/health/ready": _readiness({"ready": catalog.is_ready})._replace(is_open=True),
     }
@@ -137,106 +172,84 @@ def _route_of_any_model(path: str, routes: Routes) -> Route | None:
 def _release_routes(name: str, release: Release, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
     """The paths of one model: of each version, and of whichever is to answer."""
     routes: dict[str, Route] = {}
-    infer = {version: _inference(model, options, metrics) for version, model in release.versions.items()}
-    predict = {version: _prediction(model, options, metrics) for version, model in release.versions.items()}
+    admissions = {version: admission(model, options, metrics, "http") for version, model in release.versions.items()}
+    infer, predict = (
+        {version: kind(model, options, admissions[version], metrics) for version, model in release.versions.items()}
+        for kind in (_inference, _prediction)
+    )
     names = list(release.versions)[::-1]  # newest first
     for suffix, version in [("", names[0]), *((f"/versions/{version}", version) for version in names)]:
         path = f"/v2/models/{name}{suffix}"
         routes[path] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
         routes[f"{path}/ready"] = _constant({"name": name, "ready": True})
-        routes[f"{path}/infer"] = infer[version] if suffix else _chosen(release, infer)
+        routes[f"{path}/infer"] = _acting(_chosen(release, infer, version if suffix else None))
         path = f"/v1/models/{name}{suffix}"
         routes[path] = _constant(model_status(*([version] if suffix else names)))
-        routes[f"{path}:predict"] = predict[version] if suffix else _chosen(release, predict)
+        routes[f"{path}:predict"] = _acting(_chosen(release, predict, version if suffix else None))
     return routes
 
 
-def _chosen(release: Release, routes: Mapping[str, Route]) -> Route:
-    """Of versions' routes the one that is to answer next."""
-    if len(routes) == 1:
-        return next(iter(routes.values()))
-    return Route((b"POST",), lambda headers, body: routes[release.choose().version].answer(headers, body))
+def _chosen(release: Release, steps: Mapping[str, Steps], version: str | None) -> Choose:
+    """The steps of a version; without one, those of the version that is to answer next."""
+    if version is None and len(steps) > 1:
+        return lambda: steps[release.choose().version]
+    only = steps[version or next(iter(steps))]
+    return lambda: only
 
 
-def _inference(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
-    """The protocol's `infer`."""
-    manifest, version = model.policy.manifest, model.version
-    series, act = metrics.series(model), _acting(model, options, metrics)
-
+def _acting(choose: Choose) -> Route:
     def answer(headers: Headers, body: Body) -> Response:
+        steps = choose()
+        try:
+            request = steps.decode(headers, body)
+            return steps.encode(request, steps.policy.infer(request.observations, request.noise, [*request.outputs]))
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            failure = steps.failure(error)
+            raise failure from failure.__cause__
+
+    return Route((b"POST",), answer, choose=choose)
+
+
+def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> Steps:
+    """The protocol's `infer`."""
+    manifest, version, series = model.policy.manifest, model.version, metrics.series(model)
+
+    def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
         json_length = headers.get(binary.HEADER)
         with_json = body if json_length is None else body[: _size(json_length)]
         check_depth(with_json)
         if json_length is None:
-            request = decode_request(body, manifest, max_batch=options.max_batch)
-        else:
-            request = binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
-        actions = act(request)
-        if not request.binary:
-            return Response(200, encode_response(actions, manifest, version, request.request_id), series=series)
-        content, length = binary.encode_binary(actions, manifest, version, request.request_id)
+            return admit(decode_request(body, manifest, max_batch=options.max_batch))
+        return admit(binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch))
+
+    def encode(request: InferRequest, answers: Answers) -> Response:
+        if not any(request.outputs.values()):
+            return Response(200, encode_response(answers, manifest, version, request.request_id), series=series)
+        content, length = binary.encode_binary(answers, request.outputs, manifest, version, request.request_id)
         return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream", series)
 
-    return Route((b"POST",), _with_errors(answer, options, series))
+    return Steps(model.policy, decode, encode, series, options.max_body)
 
 
-def _prediction(model: Model, options: ServeOptions, metrics: Metrics) -> Route:
+def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> Steps:
     """TensorFlow Serving's `predict`, whose answer has no place for the version: a header says it."""
-    manifest = model.policy.manifest
-    series, act = metrics.series(model), _acting(model, options, metrics)
+    manifest, series = model.policy.manifest, metrics.series(model)
     acted = b"model-version: %b\r\n" % quote(model.version).encode()
 
-    def answer(headers: Headers, body: Body) -> Response:
+    def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
         check_depth(body)
-        actions = act(decode_instances(body, manifest, max_batch=options.max_batch))
-        return Response(200, encode_predictions(actions), acted, series=series)
+        return admit(decode_instances(body, manifest, max_batch=options.max_batch))
 
-    return Route((b"POST",), _with_errors(answer, options, series))
+    def encode(_request: InferRequest, answers: Answers) -> Response:
+        return Response(200, encode_predictions(answers[manifest.action.name]), acted, series=series)
 
-
-def _acting(model: Model, options: ServeOptions, metrics: Metrics) -> Callable[[InferRequest], Array]:
-    """From a request to its actions. It raises `RequestError` and `FloatingPointError`."""
-    policy, watch = model.policy, metrics.watch(model).asked
-    check = bounds_check(policy.manifest.observation, options.out_of_bounds)
-
-    def act(request: InferRequest) -> Array:
-        observations = request.observations
-        if check is not None:
-            try:
-                observations = check(observations)
-            except ValueError as error:
-                raise RequestError(str(error)) from None
-        watch(request.observations)
-        return policy.run(observations, request.noise)
-
-    return act
+    return Steps(model.policy, decode, encode, series, options.max_body)
 
 
 def _scrape(metrics: Metrics) -> Response:
     return Response(200, render(metrics), content_type=CONTENT_TYPE)
-
-
-def _with_errors(
-    answer: Callable[[Headers, Body], Response], options: ServeOptions, series: Series
-) -> Callable[[Headers, Body], Response]:
-    def guarded(headers: Headers, body: Body) -> Response:
-        try:
-            return answer(headers, body)
-        except RequestError as error:
-            raise HttpError(400, str(error), series=series) from None
-        except FloatingPointError as error:
-            raise HttpError(500, str(error), series=series, kind="not_finite") from None
-        except TooLargeError:
-            raise too_large(options.max_body, series) from None
-        except HttpError as error:
-            error.response = error.response._replace(series=series)
-            raise
-        except Exception as error:
-            raise HttpError(500, "internal error", series=series) from error
-
-    return guarded
 
 
 def too_large(limit: int, series: Series | None = None) -> HttpError:

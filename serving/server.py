@@ -11,7 +11,7 @@ from pathlib import Path
 from serving.board import Board
 from serving.events import configure, emit
 from serving.options import ServeError, ServeOptions
-from serving.sockets import listen, listeners
+from serving.sockets import grpc_url, listen, listeners
 from serving.supervisor import Seat, supervise
 
 __all__ = ["listen", "serve"]
@@ -44,5 +44,7 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
         if options.workers == 1:
             answer(Seat(0))
         else:
+            if options.grpc_port > 0:
+                places.append(grpc_url(options, options.grpc_port))
             supervise(options, answer, [listener for own in sockets for listener in own], places)
     emit("stop", "stopped")

@@ -32,14 +32,22 @@ def listeners(options: ServeOptions) -> Iterator[tuple[list[list[socket.socket]]
             for own in workers:
                 own.append(stack.enter_context(listen(options.host, port, shared=options.workers > 1)))
                 port = own[0].getsockname()[1]
-            shown = f"[{options.host}]" if ":" in options.host else options.host
-            places.append(f"{'https' if options.tls_cert else 'http'}://{shown}:{port}")
+            places.append(f"{'https' if options.tls_cert else 'http'}://{_shown(options.host)}:{port}")
         if options.uds is not None:
             listener = stack.enter_context(listen_on_path(options.uds))
             for own in workers:
                 own.append(listener)
             places.append(f"unix:{options.uds}")
         yield workers, places
+
+
+def grpc_url(options: ServeOptions, port: int) -> str:
+    """Where gRPC clients find the server."""
+    return f"{'grpcs' if options.tls_cert else 'grpc'}://{_shown(options.host)}:{port}"
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from serving.batching import Gatherer
 from serving.board import Board
 from serving.control import control_routes
 from serving.errors import BundleError
 from serving.events import emit
 from serving.exchange import Observer
+from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
 from serving.metrics import Metrics
@@ -30,6 +32,9 @@ from serving.repository import Place, Repository, Source, settle
 from serving.routes import Route, make_routes, without_readiness
 from serving.sockets import BACKLOG, reason, refuse_new
 from serving.supervisor import MAX_PACKET, Seat, announce
+
+if TYPE_CHECKING:
+    from serving.grpc_server import GrpcServer
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that loads a model may keep Python from the event loop: a tenth of what it could by default."""
@@ -103,15 +108,22 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self.catalog = repository.catalog
         self.site = Site(self._routes(), options, metrics, keys, observers)
+        self._gatherer = Gatherer(options.max_batch) if options.batching else None
         metrics.show(self.catalog)
 
     async def run(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, places: list[str]) -> None:
         """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
         loop = asyncio.get_running_loop()
         self._listen_to_signals()
+        grpc_server = self._grpc_server() if self._options.grpc_port >= 0 else None
+        if grpc_server:
+            url = await grpc_server.start()
+            places = places if url in places else [*places, url]
+        gatherer = self._gatherer
+        connect = partial(GatheringConnection, self.site, gatherer) if gatherer else partial(Connection, self.site)
         servers = [
             await loop.create_server(
-                partial(Connection, self.site),
+                connect,
                 sock=listener,
                 backlog=BACKLOG,
                 ssl=tls,
@@ -125,6 +137,7 @@ class Worker:
         following.cancel()
         self.site.stopping = True
         self.site.routes = without_readiness(self.site.routes)
+        ending = asyncio.ensure_future(grpc_server.stop(self._at_once)) if grpc_server else None
         with suppress(TimeoutError):
             await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
         for listener in listeners:
@@ -137,10 +150,20 @@ class Worker:
         self.site.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), self._options.drain)
+        if ending:
+            await ending
         sweeping.cancel()
         for connection in list(self.site.connections):
             connection.abort()
         await asyncio.sleep(0)
+
+    def _grpc_server(self) -> "GrpcServer":
+        """Raises `ServeError` if gRPC is not installed."""
+        try:
+            from serving.grpc_server import GrpcServer
+        except ImportError as error:
+            raise ServeError(f"--grpc-port needs {error.name}; pip install 'trpo-tf[grpc]'") from None
+        return GrpcServer(lambda: self.catalog, self._options, self._metrics, self.site.keys, self._gatherer)
 
     # The models
 

@@ -28,4 +28,4 @@ class Policy(Model):
 if __name__ == "__main__":
     model = Policy("policy")
     model.load()
-    ModelServer(workers=1, enable_grpc=False).start([model])
+    ModelServer(workers=1).start([model])

@@ -23,6 +23,8 @@ class Server:
 
     def __init__(self, process: subprocess.Popen, port: int, announcement: str, warnings: str):
         self.process, self.port, self.announcement, self.warnings = process, port, announcement, warnings
+        over_grpc = re.search(r"grpcs?://[^ ]*:(\d+)", announcement)
+        self.grpc_port = int(over_grpc[1]) if over_grpc else None
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -53,7 +55,7 @@ def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
             before = []  # what it says of models that it refuses
             while (line := process.stderr.readline()) and not line.startswith("serving "):
                 before.append(line)
-            port = re.search(r"://.*:(\d+)", line)
+            port = re.search(r"https?://[^ ]*:(\d+)", line)
             assert port, f"it did not start: {''.join(before)}{line}"
             yield Server(process, int(port[1]), line, "".join(before))
         finally:
@@ -73,6 +75,12 @@ def discrete() -> Path:
 @pytest.fixture(scope="session")
 def continuous() -> Path:
     return BUNDLES / "continuous"
+
+
+@pytest.fixture(scope="session")
+def judged() -> Path:
+    """A bundle whose graph answers more than the action."""
+    return BUNDLES / "judged"
 
 
 @pytest.fixture
@@ -101,15 +109,48 @@ def continuous_server(continuous, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def controlled(discrete, tmp_path_factory) -> Path:
-    """The Unix socket of a server of all the bundles, which clients may tell to load and unload them."""
-    path = tmp_path_factory.mktemp("controlled") / "socket"
-    command = [sys.executable, "-m", "serving", str(discrete.parent), "--uds", str(path), "--repository-api"]
+    """The Unix socket of a server of two bundles, which clients may tell to load and unload them."""
+    folder = tmp_path_factory.mktemp("controlled")
+    for bundle in ("continuous", "discrete"):
+        shutil.copytree(discrete.parent / bundle, folder / "models" / bundle)
+    path = folder / "socket"
+    command = [sys.executable, "-m", "serving", str(folder / "models"), "--uds", str(path), "--repository-api"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr.readline() == f"serving continuous, discrete on unix:{path}\n"
             yield path
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def judged_server(judged, tmp_path_factory):
+    with serve(judged, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def grpc_server(discrete, tmp_path_factory):
+    pytest.importorskip("grpc")
+    with serve(discrete, tmp_path_factory.mktemp("server"), "--grpc-port", "0") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A certificate authority, a server's and a client's certificate that it signed, and a stranger's."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    for name in ("ca", "stranger"):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    for name in ("server", "client"):
+        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
+        openssl(*new, *signed, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    return folder
 
 
 @pytest.fixture

@@ -1,16 +1,17 @@
 """Makes the small bundles that the serving tests load where TensorFlow is absent: run it after a format change.
 
-`python tests/serving/make_bundles.py` writes tests/serving/bundles/.
+`python tests/serving/make_bundles.py [NAME ...]` writes tests/serving/bundles/, or these of it.
 """
 
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from export import Evidence, PolicySpec, write_bundle
+from export import Evidence, GraphForm, PolicySpec, write_bundle
 from serving import ArraySpec, NoiseSpec
 
 FOLDER = Path(__file__).parent / "bundles"
@@ -53,7 +54,28 @@ def continuous(folder: Path) -> None:
     write_bundle(act, spec, folder, name="continuous")
 
 
+def judged(folder: Path) -> None:
+    """It answers its logits and a value beside the action; the value of a negative first number is NaN."""
+    weight = layer(np.random.default_rng(3), 2, 3)
+
+    def act(observation, noise):
+        return tf.argmax(weight(observation) + noise, axis=-1)
+
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (2,)),), ArraySpec("action", "int64", (), 0, 2), NoiseSpec("gumbel", (3,))
+    )
+    outputs = {
+        "logits": lambda observation, _: weight(observation),
+        "value": lambda observation, _: tf.sqrt(observation[:, 0]),
+    }
+    seen = np.random.default_rng(4).uniform(0, 1, (16, 2)).astype(np.float32)
+    write_bundle(
+        act, spec, folder, name="judged", form=GraphForm(outputs=outputs), evidence=Evidence(observations=seen)
+    )
+
+
 if __name__ == "__main__":
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    discrete(FOLDER / "discrete")
-    continuous(FOLDER / "continuous")
+    chosen = sys.argv[1:] or ["discrete", "continuous", "judged"]
+    for name in chosen:
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        {"discrete": discrete, "continuous": continuous, "judged": judged}[name](FOLDER / name)

@@ -62,7 +62,7 @@ def test_noise_may_be_binary():
 def test_a_raw_request_is_the_input_alone():
     decoded = decode_binary(ROWS.tobytes(), b"0", MANIFEST)
     np.testing.assert_array_equal(decoded.observations, ROWS)
-    assert decoded.binary
+    assert decoded.outputs == {"action": True}
     for manifest, body, message in (
         (MANIFEST, b"", "12 bytes for each"),
         (MANIFEST, bytes(13), "12 bytes for each"),
@@ -135,7 +135,7 @@ def test_inputs_of_another_kind_are_refused(inputs):
     ],
 )
 def test_the_output_is_binary_if_asked_for(document, binary):
-    assert decode([part("obs", ROWS)], ROWS.tobytes(), **document).binary is binary
+    assert decode([part("obs", ROWS)], ROWS.tobytes(), **document).outputs == {"action": binary}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_wrong_wish_is_refused(document):
 
 def test_the_answer_is_json_and_then_the_bytes():
     actions = np.array([[1.5, -2], [0, 4]], np.float32)
-    body, length = encode_binary(actions, MANIFEST, "3", "a")
+    body, length = encode_binary({"action": actions}, {"action": True}, MANIFEST, "3", "a")
     assert json.loads(body[:length]) == {
         "model_name": "policy",
         "model_version": "3",

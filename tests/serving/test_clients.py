@@ -135,23 +135,6 @@ def test_a_socket_left_by_a_killed_server_is_taken_over_and_a_file_is_not(start,
     assert path.read_text() == "mine"
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate authority, a server's and a client's certificate that it signed, and a stranger's."""
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    for name in ("ca", "stranger"):
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    for name in ("server", "client"):
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
-        openssl(*new, *signed, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    return folder
-
-
 def test_tls_and_client_certificates(start, discrete, certificates):
     own = ("--tls-cert", str(certificates / "server.pem"), "--tls-key", str(certificates / "server.key"))
     trust = ("--cacert", certificates / "ca.pem")

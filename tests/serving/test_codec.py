@@ -72,7 +72,7 @@ def test_every_dtype_has_a_datatype_both_ways(dtype):
     np.testing.assert_array_equal(array, np.array([1, 0], dtype))
     assert array.dtype == dtype
     manifest = Manifest("policy", MANIFEST.observation, ArraySpec("action", dtype, ()), MANIFEST.noise)
-    (output,) = json.loads(encode_response(array, manifest, "1", None))["outputs"]
+    (output,) = json.loads(encode_response({"action": array}, manifest, "1", None))["outputs"]
     assert output == {"name": "action", "datatype": DATATYPES[dtype], "shape": [2], "data": data}
 
 
@@ -254,25 +254,25 @@ def test_a_sample_draws_the_noise_that_its_seed_says():
 
 
 def test_the_response_is_the_protocols():
-    actions = np.array([[0.1, -1.5], [2.0, 3.25]], np.float32)
-    assert json.loads(encode_response(actions, MANIFEST, "3", "abc")) == {
+    answers = {"action": np.array([[0.1, -1.5], [2.0, 3.25]], np.float32)}
+    assert json.loads(encode_response(answers, MANIFEST, "3", "abc")) == {
         "model_name": "policy",
         "model_version": "3",
         "id": "abc",
         "outputs": [{"name": "action", "datatype": "FP32", "shape": [2, 2], "data": [0.1, -1.5, 2.0, 3.25]}],
     }
-    assert "id" not in json.loads(encode_response(actions, MANIFEST, "3", None))
+    assert "id" not in json.loads(encode_response(answers, MANIFEST, "3", None))
 
 
 def test_floats_survive_the_response_exactly():
     actions = np.random.default_rng(0).standard_normal((100, 2), np.float32)
-    (output,) = json.loads(encode_response(actions, MANIFEST, "1", None))["outputs"]
+    (output,) = json.loads(encode_response({"action": actions}, MANIFEST, "1", None))["outputs"]
     np.testing.assert_array_equal(np.array(output["data"], np.float32).reshape(actions.shape), actions)
 
 
 def test_a_response_need_not_be_contiguous():
     actions = np.arange(4, dtype=np.float32).reshape(2, 2).T
-    (output,) = json.loads(encode_response(actions, MANIFEST, "1", None))["outputs"]
+    (output,) = json.loads(encode_response({"action": actions}, MANIFEST, "1", None))["outputs"]
     assert output["data"] == [0, 2, 1, 3]
 
 

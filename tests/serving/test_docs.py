@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,30 @@ def test_every_curl_line_works(server, controlled, command):
         assert body.startswith(b"# HELP" if "/metrics" in command else (b"{", b"["))
 
 
+def test_the_python_snippet_of_grpc_works(grpc_server):
+    pytest.importorskip("tritonclient.grpc")
+    (snippet,) = re.findall(r"```python\n(import numpy, tritonclient.*?)```", PAGE, re.DOTALL)
+    code = snippet.replace("127.0.0.1:8081", f"127.0.0.1:{grpc_server.grpc_port}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "[0 0]\n"), done.stderr
+
+
+def test_every_method_and_status_of_grpc_is_in_a_table():
+    """The statuses are those in the code; two come from gRPC itself."""
+    grpc = pytest.importorskip("grpc")
+    from serving import grpc_server
+    from serving.grpc_messages import HEALTH, INFERENCE, SERVICES
+
+    tables = re.findall(
+        r"^\| (`[^|]*`) \|", PAGE.partition("## Over gRPC")[2].partition("## Batching")[0], re.MULTILINE
+    )
+    shown = {name for cell in tables for name in re.findall(r"`([^`]*)`", cell)}
+    methods = {*SERVICES[INFERENCE], *(f"Health/{name}" for name in SERVICES[HEALTH])}
+    raised = set(re.findall(r"StatusCode\.(\w+)", Path(grpc_server.__file__).read_text()))
+    assert shown == methods | raised | {"RESOURCE_EXHAUSTED", "UNIMPLEMENTED"}
+    assert all(hasattr(grpc.StatusCode, name) for name in raised)
+
+
 def test_every_option_has_its_default_in_the_table():
     for option in dataclasses.fields(ServeOptions):
         flag = f"--{option.name.replace('_', '-')}"
@@ -49,7 +74,7 @@ def test_every_option_has_its_default_in_the_table():
             for line in PAGE.splitlines()
             if line.startswith("| ") and re.search(rf"`{flag}[ `]", line.split("|")[1])
         )
-        if option.name != "port" and option.default not in (None, False):
+        if option.default not in (None, False, -1):
             default = option.default
             shown = f"{default:g}" if isinstance(default, float) else str(default)
             assert row.split("|")[2].strip().strip("`") == shown

@@ -469,14 +469,14 @@ def test_a_failure_of_the_runtime_is_500_and_logged_without_its_words(discrete, 
     code = """
 import serving.policy, serving.__main__, sys
 
-run = serving.policy.Policy.run
+infer = serving.policy.Policy.infer
 
-def broken(self, observations, noise=None):
+def broken(self, observations, *arguments):
     if len(observations) == 1:
         raise RuntimeError("the runtime's own words")
-    return run(self, observations, noise)  # the golden cases
+    return infer(self, observations, *arguments)  # the golden cases
 
-serving.policy.Policy.run = broken
+serving.policy.Policy.infer = broken
 serving.__main__.main(sys.argv[1:])
 """
     with start(discrete, code=code) as server:
