@@ -64,6 +64,17 @@ class GatheringConnection(Connection):
         self._flush()
         return super().eof_received()
 
+    def expire(self) -> None:
+        """Answer what waits, which is whole and on time; end anything else."""
+        if self._is_waiting:
+            self._flush()
+        else:
+            super().expire()
+
+    def _bound(self) -> None:
+        if not self._is_waiting:
+            super()._bound()
+
     def _refuse(self, error: HttpError) -> None:
         self._flush()
         if not self._closing:

@@ -132,6 +132,15 @@ def test_connection_close_is_kept(batching_server):
         assert received(connection).count(b"HTTP/1.1 200 OK") == 1
 
 
+def test_a_whole_request_that_waits_is_not_under_way(start, judged):
+    """It counts for no limit on what is not whole yet, and has one answer."""
+    with start(judged, "--batching", "--max-buffered", "10", "--keep-alive", "1") as server:
+        with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
+            connection.sendall(post(body_for(ROWS[:1], "value")))
+            content = received(connection)
+        assert content.count(b"HTTP/1.1 ") == content.count(b"HTTP/1.1 200 OK") == 1
+
+
 def test_it_ends_under_load_without_losing_an_answer(start, judged):
     lost, is_over = [], threading.Event()
     with start(judged, "--batching") as server:
