@@ -53,7 +53,7 @@ def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
             before = []  # what it says of models that it refuses
-            while (line := process.stderr.readline()) and not line.startswith("serving "):
+            while (line := process.stderr.readline()) and "serving " not in line:
                 before.append(line)
             port = re.search(r"https?://[^ ]*:(\d+)", line)
             assert port, f"it did not start: {''.join(before)}{line}"

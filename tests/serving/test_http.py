@@ -129,7 +129,7 @@ def test_a_seeded_sample_repeats(continuous_server):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/", "nothing at /"),
+        ("/nothing", "nothing at /nothing"),
         ("/v1", "nothing at /v1"),
         ("/v2/health", "nothing at"),
         ("/v2/models", "nothing at"),
