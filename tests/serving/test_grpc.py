@@ -216,8 +216,12 @@ def test_a_failure_of_the_runtime_is_internal_and_logged_without_its_words(start
     code = """
 import serving.policy, serving.__main__, sys
 
-def broken(*_):
-    raise RuntimeError("the runtime's own words")
+infer = serving.policy.Policy.infer
+
+def broken(self, observations, *rest):
+    if len(observations) == 1:
+        raise RuntimeError("the runtime's own words")
+    return infer(self, observations, *rest)  # the golden cases
 
 serving.policy.Policy.infer = broken
 serving.__main__.main(sys.argv[1:])

@@ -16,9 +16,12 @@ REQUEST = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BROKEN = (
     "import sys, serving.policy as p, serving.__main__ as m\n"
-    "def fail(self, observations, noise=None):\n"
+    "infer = p.Policy.infer\n"
+    "def fail(self, observations, *rest):\n"
+    "    if len(observations) > 1:\n"  # the golden cases
+    "        return infer(self, observations, *rest)\n"
     "    raise OSError('first\\nstart \\x1b[31m second')\n"
-    "p.Policy.run = fail\n"
+    "p.Policy.infer = fail\n"
     "sys.exit(m.main())"
 )
 
@@ -33,7 +36,7 @@ def events(server) -> list[dict]:
 def test_in_json_each_line_is_an_event(start, discrete):
     with start(discrete, "--log-format", "json") as server:
         began, ended = events(server)
-    assert (began["event"], began["level"], began["model"]) == ("start", "info", "discrete")
+    assert (began["event"], began["level"], began["models"]) == ("start", "info", ["discrete"])
     assert began["listening"] == [f"http://127.0.0.1:{server.port}"]
     assert (ended["event"], ended["message"]) == ("stop", "stopped")
     times = [datetime.fromisoformat(event["time"]) for event in (began, ended)]

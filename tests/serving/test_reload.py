@@ -148,7 +148,7 @@ def test_a_bad_version_is_said_once_and_the_old_one_goes_on(start, discrete, mod
         (bad / "policy.onnx").write_bytes((bad / "policy.onnx").read_bytes()[:-1])
         os.utime(bad / "manifest.json")
         line = server.process.stderr.readline()
-        assert re.fullmatch(r"refused walk 2: .*policy\.onnx is not what was exported .*\n", line)
+        assert re.fullmatch(r"refused walk version 2: .*policy\.onnx is not what was exported .*\n", line)
         time.sleep(0.5)
         asked = sum(len(client.versions) for client in asking)
         wait_for(lambda: sum(len(client.versions) for client in asking) > asked + 100)
@@ -159,7 +159,8 @@ def test_a_bad_version_is_said_once_and_the_old_one_goes_on(start, discrete, mod
         wait_for(lambda: all_at(asking, "2"))
         for client in asking:
             client.is_enough.set()
-        assert server.stop(signal.SIGTERM) == (0, "")
+        status, said = server.stop(signal.SIGTERM)
+        assert (status, said) == (0, "loaded walk version 2\nunloaded walk version 1\n")
     assert failures(asking) == []
 
 
@@ -374,7 +375,7 @@ def test_a_signal_under_load_fails_no_request(start, models, workers, number):
             for client in asking:
                 client.join(20)
         assert server.process.wait(20) == 0
-        assert server.process.stderr.read() == ""
+        assert server.process.stderr.read() == "stopped\n"
     assert failures(asking) == []
 
 
@@ -387,7 +388,7 @@ def test_a_signal_under_load_fails_no_request_on_a_unix_socket(models, tmp_path,
             process.send_signal(signal.SIGTERM)
             for client in asking:
                 client.join(20)
-        assert (process.wait(20), process.stderr.read()) == (0, "")
+        assert (process.wait(20), process.stderr.read()) == (0, "stopped\n")
     assert failures(asking) == []
     assert not (tmp_path / "socket").exists()
 
@@ -417,7 +418,7 @@ def test_a_signal_to_every_process_is_the_same_as_one_to_the_parent(models, tmp_
             os.killpg(process.pid, number)
             for client in asking:
                 client.join(20)
-        assert (process.wait(20), process.stderr.read()) == (0, "")
+        assert (process.wait(20), process.stderr.read()) == (0, "stopped\n")
     assert failures(asking) == []
 
 
@@ -441,8 +442,7 @@ def test_a_killed_worker_costs_its_own_connections_and_no_more(start, models):
         assert all(isinstance(failure, OSError | http.client.HTTPException) for failure in failures(asking))
         assert f"process {first}) was killed by signal 9; another takes its place" in parent.stderr.readline()
         assert len(replaced) == 1
-        status, said = server.stop(signal.SIGTERM)
-        assert (status, said) == (0, "")
+        assert server.stop(signal.SIGTERM) == (0, "")
 
 
 @pytest.mark.parametrize("on_unix", [False, True], ids=["tcp", "unix"])

@@ -306,7 +306,7 @@ def test_at_the_start_one_good_model_is_enough_but_not_ready(discrete, tmp_path)
         Followed(tmp_path)
     put(discrete, tmp_path / "run" / "1")
     followed = Followed(tmp_path)
-    assert [event[:3] for event in followed.events] == [("run", "1", "loaded"), ("walk", "1", "refused")]
+    assert [event[:3] for event in followed.events] == [("walk", "1", "refused")]
     assert followed.loaded == {"run": ["1"]}
     assert followed.repository.catalog.absent == {"walk"}
     assert not followed.repository.catalog.is_ready
