@@ -234,7 +234,7 @@ def test_finds_a_bundle_or_the_only_one_in_a_folder(damaged):
 
 
 def test_refuses_to_choose_between_bundles(discrete):
-    with pytest.raises(BundleError, match=r"holds 2 bundles \(continuous, discrete\)"):
+    with pytest.raises(BundleError, match=r"holds 3 bundles \(continuous, discrete, judged\)"):
         find_bundle(discrete.parent)
 
 
