@@ -61,8 +61,7 @@ def render(metrics: Metrics) -> bytes:
     samples["trpo_tf_request_seconds"] = list(_histogram(snapshots))
     lines = []
     for name, family in FAMILIES.items():
-        if samples[name]:
-            lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}", *samples[name]]
+        lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}", *samples[name]]
     return "\n".join([*lines, ""]).encode()
 
 

@@ -42,8 +42,10 @@ SWITCH_SECONDS = 0.0005
 LEAVE_SECONDS = 0.5
 """How long after SIGTERM connections are still taken: who asks must have time to learn that it isn't ready any more."""
 
-ACCEPT_SECONDS = 0.05
-"""How long to accept those who had connected when the door was shut."""
+ACCEPT_SECONDS, ACCEPT_TURNS = 0.1, 10
+"""How long to accept those who had connected when the door was shut, in turns of the event loop: of a process that did
+not run for a while, the first thing that it sees is that the time is over.
+"""
 
 ASK_SECONDS = 0.5
 """How long they, and who is connected already, may take to ask. All are answered, and closed then."""
@@ -142,7 +144,8 @@ class Worker:
             await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
         for listener in listeners:
             refuse_new(listener)
-        await asyncio.sleep(ACCEPT_SECONDS)
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(ACCEPT_SECONDS / ACCEPT_TURNS)
         for server in servers:
             server.close()
         with suppress(TimeoutError):
