@@ -47,7 +47,7 @@ ACCEPT_SECONDS, ACCEPT_TURNS = 0.1, 10
 not run for a while, the first thing that it sees is that the time is over.
 """
 
-ASK_SECONDS = 0.5
+ASK_SECONDS = 1.0
 """How long they, and who is connected already, may take to ask. All are answered, and closed then."""
 
 CONTROL_SECONDS = 30.0
@@ -137,7 +137,6 @@ class Worker:
         self._say_ready(places)
         await self._stopping.wait()
         following.cancel()
-        self.site.stopping = True
         self.site.routes = without_readiness(self.site.routes)
         ending = asyncio.ensure_future(grpc_server.stop(self._at_once)) if grpc_server else None
         with suppress(TimeoutError):
@@ -148,6 +147,9 @@ class Worker:
             await asyncio.sleep(ACCEPT_SECONDS / ACCEPT_TURNS)
         for server in servers:
             server.close()
+        # Not before: who is told to close its connection makes another, and where `refuse_new` may not do what it
+        # does, in a container for example, those on their way when the door is shut are lost.
+        self.site.stopping = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), ASK_SECONDS)
         self.site.stop()
@@ -206,7 +208,7 @@ class Worker:
                     routes = await loop.run_in_executor(None, self._routes)
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
-                    if not self.site.stopping:
+                    if not self._stopping.is_set():
                         self.site.routes = routes
 
     # The other workers

@@ -72,9 +72,9 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until an expression is true."""
+        """Until an expression is true; it may fail before, on a page that isn't there yet."""
         end = time.monotonic() + PATIENCE
-        while not self.evaluate(f"!!({condition})"):
+        while not self.evaluate(f"(() => {{ try {{ return !!({condition}); }} catch {{ return false; }} }})()"):
             assert time.monotonic() < end, f"{condition} never came true: {self.evaluate('document.body.innerText')}"
             time.sleep(0.02)
 

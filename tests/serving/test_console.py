@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -181,14 +182,24 @@ def test_a_key_is_asked_for_and_a_wrong_one_is_told(page, start, filmed, tmp_pat
     page.wait("document.querySelector('[role=status]').textContent.startsWith('The server does not answer.')")
 
 
+def hold(port: int) -> socket.socket:
+    """The server's only connection, with a request that never comes whole; the page may have it before."""
+    while True:
+        holder = socket.create_connection(("127.0.0.1", port), 0.3)
+        holder.sendall(b"POST /v2/models/discrete/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        try:
+            holder.recv(1)
+        except TimeoutError:
+            return holder
+        holder.close()
+
+
 def test_a_server_that_is_busy_is_told(page, start, discrete):
     with start(discrete) as server:
         visit(page, server)
     # Gone, and back with the one connection that it takes held by another client.
-    with start(discrete, "--max-connections", "1", "--port", str(server.port)) as again:
-        holder = again.connect()
-        holder.request("GET", "/v2")
-        holder.getresponse().read()
+    with start(discrete, "--max-connections", "1", "--keep-alive", "0.2", "--port", str(server.port)) as again:
+        holder = hold(again.port)
         page.evaluate("document.querySelector('#random').click()")
         page.wait("document.querySelector('[role=status]').textContent.includes('busy (503)')")
         holder.close()

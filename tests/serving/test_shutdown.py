@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from serving.worker import LEAVE_SECONDS
+
 TRAFFIC = Path(__file__).parents[1] / "container" / "traffic.py"
 ASK = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -28,7 +30,7 @@ def test_an_idle_connection_is_answered_once_more_and_closed(start, discrete):
         connection.sendall(ASK)
         assert b"connection: close" not in connection.recv(65536)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        time.sleep(LEAVE_SECONDS + 0.4)
         connection.sendall(ASK)
         assert b"connection: close" in connection.recv(65536)
         assert connection.recv(1) == b""
