@@ -403,6 +403,7 @@ def test_readiness_ends_first(start, models):
         assert server.request("POST", "/v2/models/walk/infer", BODY)[0] == 200
         connection.request("GET", "/v2/models/walk/ready")
         assert connection.getresponse().status == 503
+        connection.close()
         assert server.process.wait(20) == 0
 
 
