@@ -39,7 +39,7 @@ function returns(summary) {
   if (!summary?.untrained) return {};
   const told = ({ mean_return: mean, std_return: deviation }) => `${short(mean)} ± ${short(deviation)}`;
   return {
-    "return untrained": told(summary.untrained),
+    ...(summary.untrained?.episodes ? { "return untrained": told(summary.untrained) } : {}),
     ...(summary.trained?.episodes ? { "return trained": told(summary.trained) } : {}),
   };
 }
