@@ -104,7 +104,7 @@ class Worker:
     ) -> None:
         self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
         self._changing = asyncio.Lock()
-        self._stopping, self._at_once = asyncio.Event(), asyncio.Event()
+        self._stopping, self._at_once, self._is_told = asyncio.Event(), asyncio.Event(), False
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -275,7 +275,10 @@ class Worker:
         loop.add_reader(channel, self._hear, channel)
 
     def _stop(self) -> None:
-        (self._at_once if self._stopping.is_set() else self._stopping).set()
+        if self._is_told:
+            self._at_once.set()
+        self._is_told = True
+        self._stopping.set()
 
     async def _sweep(self) -> None:
         while True:
