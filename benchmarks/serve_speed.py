@@ -240,7 +240,8 @@ def table(results: dict[str, Any]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     for peer in ("fastapi", "mlserver", "kserve"):
-        parser.add_argument(f"--{peer}", metavar="PYTHON")
+        # Not resolved: the link's own folder is what makes it an environment's interpreter.
+        parser.add_argument(f"--{peer}", metavar="PYTHON", type=lambda path: str(Path(path).absolute()))
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
