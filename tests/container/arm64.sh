@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Builds the image for linux/arm64 on a machine of another kind, and acts with it once. docs/deploy.md says what that takes.
+# Builds the image for linux/arm64 on a machine of another kind, plays a bundle's golden cases in it, and serves it.
+# docs/deploy.md says what that takes.
 # With Docker's engine: by buildx, on the official base. Without: by the program that CONTAINER_TOOL names, on a base of
 # Debian's packages, unpacked. Either way through QEMU 10 or later: 7.2, Debian 12's own, hangs in ONNX Runtime.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 tool=${CONTAINER_TOOL:-$root/../shared/tools/container}
 tag=trpo-tf-serving-arm64 base=localhost/trpo-tf-base-arm64
-act="import serving; print('acts:', serving.load('/models').act([0.0, 0.0, 0.0, 0.0]))"
+verify="import platform, serving.verify as v; print('on', platform.machine(), v.verify('/models'))"
+ask='{"inputs": [{"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, -0.2, 0.05, 0.3]}]}'
+port=8099
 bundle=$root/tests/serving/bundles/discrete
 
 # The interpreter of programs for arm64, kept open by the kernel (F), so that it works in any root.
@@ -15,7 +18,8 @@ emulate() {
   local folder suite mirror; folder=$(mktemp -d)
   # shellcheck disable=SC1091
   suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-  mirror=$(sed -n 's/^URIs: *//p; s/^deb \([^ ]*\).*/\1/p' /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -1)
+  mirror=$(cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null \
+    | sed -n 's/^URIs: *//p; s/^deb \([^ ]*\).*/\1/p' | sed -n 1p) || true # one of the two files is missing
   echo "deb $mirror $suite-backports main" >"$folder/list"
   mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
   local apt=(apt-get -qq -o "Dir::Etc::sourcelist=$folder/list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$folder/lists" -o "Dir::Cache=$folder/cache")
@@ -43,11 +47,17 @@ make_base() {
 emulate
 if docker info >/dev/null 2>&1; then
   docker buildx build --platform linux/arm64 --load --tag "$tag" "$root"
-  run=(docker run)
+  run=(docker run --publish "127.0.0.1:$port:$port") stop=(docker stop)
 else
   "$tool" base >/dev/null
   make_base
   "$tool" build "$tag" "$root" --platform linux/arm64 --build-arg "BASE_IMAGE=$base"
-  run=("$tool" run)
+  run=("$tool" run) stop=("$tool" podman stop)
 fi
-"${run[@]}" --rm --platform linux/arm64 --read-only --cap-drop=ALL --volume="$bundle:/models:ro" --entrypoint=python "$tag" -c "$act"
+run+=(--rm --platform linux/arm64 --read-only --cap-drop=ALL "--volume=$bundle:/models:ro")
+"${run[@]}" --entrypoint=python "$tag" -c "$verify"
+"${run[@]}" --name "$tag" --env "PORT=$port" "$tag" &
+trap '"${stop[@]}" "$tag" >/dev/null; wait' EXIT
+curl --silent --show-error --fail --retry 60 --retry-delay 1 --retry-all-errors --data "$ask" \
+  "http://127.0.0.1:$port/v2/models/discrete/infer"
+echo

@@ -9,9 +9,10 @@ from serving import ArraySpec, NoiseSpec
 
 
 def network(inputs: int, outputs: int) -> keras.Model:
-    initializer = keras.initializers.Orthogonal(seed=1)
-    dense = keras.layers.Dense(outputs, kernel_initializer=initializer, bias_initializer="ones")
-    return keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(8, "tanh"), dense])
+    first, second = keras.initializers.GlorotUniform(seed=1), keras.initializers.Orthogonal(seed=1)
+    hidden = keras.layers.Dense(8, "tanh", kernel_initializer=first)
+    dense = keras.layers.Dense(outputs, kernel_initializer=second, bias_initializer="ones")
+    return keras.Sequential([keras.Input((inputs,)), hidden, dense])
 
 
 class Continuous:

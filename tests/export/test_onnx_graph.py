@@ -58,7 +58,7 @@ def test_absent_noise_is_zero_noise_at_any_batch(policy, converted, batch):
 
 def test_each_row_has_its_own_noise(policy, converted):
     obs = np.repeat(observations(policy.spec.observation, 1), 3, axis=0)
-    noise = np.array([[0, 0], [1, -1], [-0.5, 0.5]], np.float32)
+    noise = np.array([[-1, -1], [-2, -3], [-3, -2]], np.float32)
     actions = run(converted, obs=obs, noise=noise)
     np.testing.assert_allclose(actions, policy.function(obs, noise).numpy(), atol=1e-6)
     assert len(np.unique(actions, axis=0)) == 3
