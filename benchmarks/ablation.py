@@ -37,6 +37,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "5 critic epochs": {"critic.critic_epochs": 5},
     "batch of 4,096": {"sampling.batch_size": 4096},
     "last layer at full scale": {"policy.last_layer_scale": 1.0},
+    "damping 1": {"trust_region.damping": 1.0},
     "Fisher products on a quarter": {"trust_region.fisher_fraction": 0.25},
     "the same, 10 of them": {"trust_region.fisher_fraction": 0.25, "trust_region.cg_iterations": 10},
     "64 environments": {"sampling.num_envs": 64},

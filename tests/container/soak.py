@@ -93,12 +93,12 @@ def soak(repository: Path, port: int, resident: Callable[[], int], seconds: floa
         output: list[str] = []
         reader = threading.Thread(target=lambda: output.append(asking.stdout.read() if asking.stdout else ""))
         reader.start()
-        memory, version = [], 1
+        memory, version, started = [], 1, time.monotonic()
         while asking.poll() is None:
             version += 1
             add_version(repository, version)
             memory.append(resident())
-            time.sleep(1)
+            time.sleep(max(0.0, started + version - 1 - time.monotonic()))
         reader.join()
     seen = json.loads(output[0].splitlines()[-1])
     versions = sorted(int(name) for name in seen.pop("versions"))
