@@ -1,9 +1,10 @@
-"""A request with its answer, as access log and traces see it."""
+"""A request with its answer, over HTTP or gRPC, as access log and traces see it."""
 
 import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from serving.metrics import Series
 from serving.routes import Response
 from serving.traceparent import TraceParent
 
@@ -34,7 +35,37 @@ class Exchange(NamedTuple):
     parent: TraceParent | None
 
 
-Observer = Callable[[Exchange], None]
+class GrpcExchange(NamedTuple):
+    """A gRPC call, and how it ended.
+
+    Attributes:
+        method: its path, as in "/grpc.health.v1.Health/Check"; empty if there is no such method.
+        code: name of its status, "OK" if all went well.
+        number: that status's.
+        kind: what went wrong, if something did.
+        series: of the model that was found.
+        seconds: from when it came until it was answered.
+        request_id: as in `Exchange`.
+        parent: the client's place in a trace.
+        state: its tracestate.
+    """
+
+    method: str
+    code: str
+    number: int
+    kind: str
+    series: Series | None
+    seconds: float
+    request_id: bytes
+    parent: TraceParent | None
+    state: bytes
+
+
+class Observers(NamedTuple):
+    """Who is told of each request, and of each call."""
+
+    http: tuple[Callable[[Exchange], None], ...] = ()
+    grpc: tuple[Callable[[GrpcExchange], None], ...] = ()
 
 
 def sane_id(given: bytes) -> bytes:

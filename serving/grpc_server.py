@@ -24,6 +24,7 @@ from serving.batching import Gatherer
 from serving.catalog import Catalog, Model
 from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
 from serving.events import emit
+from serving.exchange import GrpcExchange, Observers, sane_id
 from serving.grpc_codec import Message, decode_infer, encode_infer, from_document
 from serving.grpc_messages import (
     HEALTH,
@@ -44,6 +45,7 @@ from serving.observations import Array
 from serving.options import ServeError, ServeOptions
 from serving.policy import Policy
 from serving.sockets import grpc_url
+from serving.traceparent import parse_traceparent
 
 WATCH_SECONDS = 0.5
 """How often a health service's watchers are told, if it has changed."""
@@ -93,17 +95,18 @@ class GrpcServer:
         metrics: Metrics,
         keys: tuple[bytes, ...] = (),
         gatherer: Gatherer | None = None,
+        observers: Observers = Observers(),  # noqa: B008 (it is never changed)
     ) -> None:
         """Nothing is listened on until `start`; to be made and used in the event loop."""
         self._current, self._options, self._metrics = current, options, metrics
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._come, self._under_way = 0, 0  # calls, ever and now
-        self._gatherer = gatherer
+        self._gatherer, self._observers = gatherer, observers.grpc
         self._desks: WeakKeyDictionary[Policy, _Desk] = WeakKeyDictionary()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
         self._server = grpc.aio.server(
-            handlers=[_Methods(self._methods(), keys, self._unrouted)],
+            handlers=[_Methods(self._methods(), keys, self._refusing)],
             options=_channel_options(options),
             maximum_concurrent_rpcs=options.max_connections,
         )
@@ -163,6 +166,7 @@ class GrpcServer:
             self._come += 1
             self._under_way += 1
             answered, failed, desk, whole, kind = b"", None, None, 0.0, ""
+            came = perf_counter()
             try:
                 message = await self._read(call, context)
                 whole = perf_counter()
@@ -176,11 +180,13 @@ class GrpcServer:
                 failed = status_of(error)
                 kind = "not_finite" if isinstance(error, FloatingPointError) else _KINDS[failed[0]]
             self._under_way -= 1
-            code = failed[0].name if failed else "OK"
+            code = failed[0] if failed else grpc.StatusCode.OK
             if desk is None:
-                self._unrouted.answered(code, None, kind)
+                self._unrouted.answered(code.name, None, kind)
             else:
-                desk.series.answered(code, perf_counter() - whole, kind)
+                desk.series.answered(code.name, perf_counter() - whole, kind)
+            if self._observers:
+                self._tell(context, call.path, code, kind, desk and desk.series, perf_counter() - came)
             if self._stopping.is_set():
                 await self._told.wait()
             if failed is not None:
@@ -188,6 +194,37 @@ class GrpcServer:
             return answered
 
         return handle
+
+    def _refusing(self, method: str) -> grpc.RpcMethodHandler:
+        """What a method is without its key; `method` is empty if there is none of that path."""
+
+        async def refuse(_messages: object, context: Any) -> None:
+            code = grpc.StatusCode.UNAUTHENTICATED
+            self._unrouted.answered(code.name, None, "unauthorized")
+            if self._observers:
+                self._tell(context, method, code, "unauthorized", None, 0.0)
+            await context.abort(code, "give a key: authorization: Bearer KEY")
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+    def _tell(
+        self, context: Any, method: str, code: grpc.StatusCode, kind: str, series: Series | None, seconds: float
+    ) -> None:
+        """Tell who observes. Binary metadata is not for them."""
+        given = {key: value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
+        exchange = GrpcExchange(
+            method,
+            code.name,
+            code.value[0],
+            kind,
+            series,
+            seconds,
+            sane_id(given.get("x-request-id", b"")),
+            parse_traceparent(given.get("traceparent", b"")),
+            given.get("tracestate", b""),
+        )
+        for observe in self._observers:
+            observe(exchange)
 
     async def _read(self, call: Call, context: Any) -> Message:
         async with asyncio.timeout(self._options.timeout):
@@ -278,21 +315,21 @@ class GrpcServer:
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The methods by path. One that needs a key is another without it."""
 
-    def __init__(self, methods: dict[str, grpc.RpcMethodHandler], keys: tuple[bytes, ...], unrouted: Series) -> None:
-        self._methods, self._keys, self._unrouted = methods, keys, unrouted
-        self._refusing = grpc.stream_unary_rpc_method_handler(self._refuse)
+    def __init__(
+        self,
+        methods: dict[str, grpc.RpcMethodHandler],
+        keys: tuple[bytes, ...],
+        refusing: Callable[[str], grpc.RpcMethodHandler],
+    ) -> None:
+        self._methods, self._keys, self._refusing = methods, keys, refusing
 
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """What handles a call, or None if there is no such method."""
         if self._keys and call.method not in _OPEN:
             given = dict(call.invocation_metadata).get("authorization", "")
             if not is_known(given.encode(), self._keys):
-                return self._refusing
+                return self._refusing(call.method if call.method in self._methods else "")
         return self._methods.get(call.method)
-
-    async def _refuse(self, _messages: object, context: Any) -> None:
-        self._unrouted.answered("UNAUTHENTICATED", None, "unauthorized")
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "give a key: authorization: Bearer KEY")
 
 
 def _unknown(name: str, version: str) -> CallError:

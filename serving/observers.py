@@ -4,19 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serving.events import emit, shown
-from serving.exchange import Exchange, Observer
+from serving.exchange import Exchange, GrpcExchange, Observers
 from serving.options import ServeError, ServeOptions
 
 
 @contextmanager
-def observers_of(options: ServeOptions) -> Iterator[tuple[Observer, ...]]:
+def observers_of(options: ServeOptions) -> Iterator[Observers]:
     """Those that the options ask for; in the end the last spans are delivered. Enter it after a fork.
 
     Raises `ServeError` if OpenTelemetry is asked for and not installed.
     """
-    observers: list[Observer] = [log_access] if options.access_log else []
+    log = Observers((log_access,), (log_call,)) if options.access_log else Observers()
     if options.otlp_endpoint is None:
-        yield tuple(observers)
+        yield log
         return
     try:
         from serving.tracing import Tracer
@@ -24,7 +24,7 @@ def observers_of(options: ServeOptions) -> Iterator[tuple[Observer, ...]]:
         raise ServeError(f"--otlp-endpoint: {error}; pip install 'trpo-tf[tracing]'") from None
     tracer = Tracer(options.otlp_endpoint, "https" if options.tls_cert else "http")
     try:
-        yield (*observers, tracer)
+        yield Observers((*log.http, tracer.request), (*log.grpc, tracer.call))
     finally:
         tracer.close()
 
@@ -39,6 +39,18 @@ def log_access(exchange: Exchange) -> None:
         status=response.status,
         seconds=round(exchange.seconds, 6),
         bytes=len(response.body),
+        request_id=exchange.request_id.decode(),
+        trace_id=exchange.parent.trace_id if exchange.parent else "",
+    )
+
+
+def log_call(exchange: GrpcExchange) -> None:
+    """Log a gRPC call and its status."""
+    emit(
+        "call",
+        method=exchange.method,
+        code=exchange.code,
+        seconds=round(exchange.seconds, 6),
         request_id=exchange.request_id.decode(),
         trace_id=exchange.parent.trace_id if exchange.parent else "",
     )

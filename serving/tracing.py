@@ -21,13 +21,17 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from serving import __version__
 from serving.events import shown
-from serving.exchange import Exchange
+from serving.exchange import Exchange, GrpcExchange
+from serving.metrics import Series
 from serving.traceparent import TraceParent
 
 FLUSH_SECONDS = 3.0
 """How long the last spans may take to be delivered when the server ends."""
 
 _METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"}
+
+_GRPC_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+"""Statuses that are the server's fault, after OpenTelemetry's conventions for gRPC."""
 
 
 class Tracer:
@@ -47,9 +51,9 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("trpo-tf", __version__)
 
-    def __call__(self, exchange: Exchange) -> None:
+    def request(self, exchange: Exchange) -> None:
         """Record a request and its answer."""
-        ended, response = time.time_ns(), exchange.response
+        response = exchange.response
         method = exchange.method.decode() if exchange.method in _METHODS else "_OTHER"
         path = shown(exchange.target.partition(b"?")[0])
         attributes: dict[str, str | int] = {
@@ -62,20 +66,43 @@ class Tracer:
             attributes[HTTP_ROUTE] = path
         if response.status >= 500:
             attributes[ERROR_TYPE] = response.error
-        if response.series is not None:
-            attributes["trpo_tf.model.name"] = response.series.model
-            attributes["trpo_tf.model.version"] = response.series.version
-        if exchange.request_id:
-            attributes["trpo_tf.request_id"] = exchange.request_id.decode()
         shown_method = "HTTP" if method == "_OTHER" else method
-        span = self._tracer.start_span(
+        self._record(
             f"{shown_method} {path}" if exchange.is_known else shown_method,
-            context=_context(exchange.parent, exchange.headers.get(b"tracestate", b"")),
+            _context(exchange.parent, exchange.headers.get(b"tracestate", b"")),
+            attributes | _whose(response.series, exchange.request_id),
+            exchange.seconds,
+            is_fault=response.status >= 500,
+        )
+
+    def call(self, exchange: GrpcExchange) -> None:
+        """Record a gRPC call and its status."""
+        service, _, method = exchange.method.strip("/").rpartition("/")
+        attributes: dict[str, str | int] = {"rpc.system": "grpc", "rpc.grpc.status_code": exchange.number}
+        if method:
+            attributes |= {"rpc.service": service, "rpc.method": method}
+        if is_fault := exchange.code in _GRPC_FAULTS:
+            attributes[ERROR_TYPE] = exchange.kind
+        self._record(
+            exchange.method.strip("/") or "gRPC",
+            _context(exchange.parent, exchange.state),
+            attributes | _whose(exchange.series, exchange.request_id),
+            exchange.seconds,
+            is_fault=is_fault,
+        )
+
+    def _record(
+        self, name: str, context: Context, attributes: dict[str, str | int], seconds: float, *, is_fault: bool
+    ) -> None:
+        ended = time.time_ns()
+        span = self._tracer.start_span(
+            name,
+            context=context,
             kind=SpanKind.SERVER,
             attributes=attributes,
-            start_time=ended - round(exchange.seconds * 1e9),
+            start_time=ended - round(seconds * 1e9),
         )
-        if response.status >= 500:
+        if is_fault:
             span.set_status(Status(StatusCode.ERROR))
         span.end(ended)
 
@@ -84,6 +111,16 @@ class Tracer:
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
+
+
+def _whose(series: Series | None, request_id: bytes) -> dict[str, str | int]:
+    """Attributes of the model that was asked, and the client's own name for the request."""
+    whose: dict[str, str | int] = {}
+    if series is not None and series.model:
+        whose |= {"trpo_tf.model.name": series.model, "trpo_tf.model.version": series.version}
+    if request_id:
+        whose["trpo_tf.request_id"] = request_id.decode()
+    return whose
 
 
 def _context(parent: TraceParent | None, state: bytes) -> Context:

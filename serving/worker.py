@@ -21,7 +21,7 @@ from serving.board import Board
 from serving.control import control_routes
 from serving.errors import BundleError
 from serving.events import emit
-from serving.exchange import Observer
+from serving.exchange import Observers
 from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
@@ -100,7 +100,7 @@ class Worker:
         keys: tuple[bytes, ...],
         seat: Seat,
         metrics: Metrics,
-        observers: tuple[Observer, ...],
+        observers: Observers,
     ) -> None:
         self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
         self._changing = asyncio.Lock()
@@ -108,6 +108,7 @@ class Worker:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._observers = observers
         self.catalog = repository.catalog
         self.site = Site(self._routes(), options, metrics, keys, observers)
         self._gatherer = Gatherer(options.max_batch) if options.batching else None
@@ -168,7 +169,9 @@ class Worker:
             from serving.grpc_server import GrpcServer
         except ImportError as error:
             raise ServeError(f"--grpc-port needs {error.name}; pip install 'trpo-tf[grpc]'") from None
-        return GrpcServer(lambda: self.catalog, self._options, self._metrics, self.site.keys, self._gatherer)
+        return GrpcServer(
+            lambda: self.catalog, self._options, self._metrics, self.site.keys, self._gatherer, self._observers
+        )
 
     # The models
 

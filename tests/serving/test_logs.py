@@ -1,5 +1,6 @@
 """What the server writes on stderr, and what it says of a request."""
 
+import hashlib
 import json
 import re
 import signal
@@ -83,6 +84,32 @@ def test_access_log_has_a_line_for_each_request(start, discrete):
     }
     assert (missing["path"], missing["status"]) == ("/v2/models/other?a=b", 404)
     assert not {"request_id", "trace_id"} & set(missing)
+
+
+def test_access_log_has_a_line_for_each_call_over_grpc(start, discrete, tmp_path):
+    grpc = pytest.importorskip("grpc")
+    from serving.grpc_messages import SERVER_LIVE, SERVER_METADATA
+
+    (tmp_path / "keys").write_text("robot:" + hashlib.sha256(b"secret").hexdigest() + "\n")
+    options = ("--access-log", "--log-format", "json", "--grpc-port", "0", "--keys", str(tmp_path / "keys"))
+    with start(discrete, *options) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            metadata = [("x-request-id", "order-66"), ("traceparent", TRACE), ("more-bin", b"\xff")]
+            channel.unary_unary(SERVER_LIVE.path)(b"", metadata=metadata, timeout=10)
+            with pytest.raises(grpc.RpcError):
+                channel.unary_unary(SERVER_METADATA.path)(b"", timeout=10)
+        _, good, refused, _ = events(server)
+    assert good.pop("seconds") < 10
+    assert good.pop("time")
+    assert good == {
+        "level": "info",
+        "event": "call",
+        "method": SERVER_LIVE.path,
+        "code": "OK",
+        "request_id": "order-66",
+        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    }
+    assert (refused["method"], refused["code"]) == (SERVER_METADATA.path, "UNAUTHENTICATED")
 
 
 def test_access_log_in_text(start, discrete):

@@ -182,6 +182,38 @@ def test_a_collector_that_is_not_there_stops_nothing(start, discrete):
             assert server.stop(signal.SIGTERM)[0] == 0
 
 
+def test_each_call_over_grpc_is_a_span(start, discrete, collector):
+    grpc = pytest.importorskip("grpc")
+    from serving.grpc_messages import MODEL_INFER
+
+    request = MODEL_INFER.request(model_name="discrete")
+    request.inputs.add(name="obs", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([0.1, -0.2, 0.05, 0.3])
+    metadata = [("traceparent", f"00-{TRACE_ID}-{SPAN_ID}-01"), ("tracestate", "vendor=value"), ("x-request-id", "66")]
+    with start(discrete, "--grpc-port", "0", "--otlp-endpoint", collector.url) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            infer = channel.unary_unary(MODEL_INFER.path)
+            infer(request.SerializeToString(), metadata=metadata, timeout=10)
+            with pytest.raises(grpc.RpcError):
+                infer(MODEL_INFER.request(model_name="other").SerializeToString(), timeout=10)
+        server.stop(signal.SIGTERM)
+    good, missing = collector.spans
+    assert (good.name, good.kind) == ("inference.GRPCInferenceService/ModelInfer", good.SPAN_KIND_SERVER)
+    assert (good.trace_id.hex(), good.parent_span_id.hex(), good.trace_state) == (TRACE_ID, SPAN_ID, "vendor=value")
+    assert attributes(good) == {
+        "rpc.system": "grpc",
+        "rpc.service": "inference.GRPCInferenceService",
+        "rpc.method": "ModelInfer",
+        "rpc.grpc.status_code": 0,
+        "trpo_tf.model.name": "discrete",
+        "trpo_tf.model.version": "1",
+        "trpo_tf.request_id": "66",
+    }
+    assert 0 < good.end_time_unix_nano - good.start_time_unix_nano < 10e9
+    assert attributes(missing)["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+    assert missing.trace_id != good.trace_id
+    assert missing.status.code == missing.status.STATUS_CODE_UNSET  # the client's mistake
+
+
 def test_nothing_is_imported_without_the_option(start, discrete):
     code = (
         "import sys, serving.__main__ as m\n"
