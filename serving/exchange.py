@@ -68,6 +68,9 @@ class Observers(NamedTuple):
     grpc: tuple[Callable[[GrpcExchange], None], ...] = ()
 
 
+NOBODY = Observers()
+
+
 def sane_id(given: bytes) -> bytes:
     """An `x-request-id` that the answer may repeat: up to 128 letters, digits and `._:/+=@-`. Empty for another one."""
     return given if _SANE_ID.fullmatch(given) else b""

@@ -24,7 +24,7 @@ from serving.batching import Gatherer
 from serving.catalog import Catalog, Model
 from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
 from serving.events import emit
-from serving.exchange import GrpcExchange, Observers, sane_id
+from serving.exchange import NOBODY, GrpcExchange, Observers, sane_id
 from serving.grpc_codec import Message, decode_infer, encode_infer, from_document
 from serving.grpc_messages import (
     HEALTH,
@@ -95,7 +95,7 @@ class GrpcServer:
         metrics: Metrics,
         keys: tuple[bytes, ...] = (),
         gatherer: Gatherer | None = None,
-        observers: Observers = Observers(),  # noqa: B008 (it is never changed)
+        observers: Observers = NOBODY,
     ) -> None:
         """Nothing is listened on until `start`; to be made and used in the event loop."""
         self._current, self._options, self._metrics = current, options, metrics

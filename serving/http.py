@@ -16,7 +16,7 @@ from typing import Any
 import httptools
 
 from serving.events import emit, shown
-from serving.exchange import Exchange, Observers, sane_id
+from serving.exchange import NOBODY, Exchange, Observers, sane_id
 from serving.keys import is_known
 from serving.metrics import Metrics
 from serving.options import ServeOptions
@@ -47,7 +47,7 @@ class Site:
         options: ServeOptions,
         metrics: Metrics,
         keys: tuple[bytes, ...] = (),
-        observers: Observers = Observers(),  # noqa: B008 (it is never changed)
+        observers: Observers = NOBODY,
     ) -> None:
         self.routes, self.options, self.keys = routes, options, keys
         self.metrics, self.observers = metrics, observers.http

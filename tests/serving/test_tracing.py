@@ -14,7 +14,18 @@ from serving.traceparent import TraceParent, parse_traceparent
 
 INFER = "/v2/models/discrete/infer"
 REQUEST = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
+MODEL_INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+NOT_FINITE = (
+    "import sys, serving.policy as p, serving.__main__ as m\n"
+    "infer = p.Policy.infer\n"
+    "def fail(self, observations, *rest):\n"
+    "    if len(observations) > 1:\n"  # the golden cases
+    "        return infer(self, observations, *rest)\n"
+    "    raise FloatingPointError('not finite')\n"
+    "p.Policy.infer = fail\n"
+    "sys.exit(m.main())"
+)
 
 
 # As in the standard, section 3.2, and its table of versions.
@@ -155,17 +166,7 @@ def test_a_span_belongs_to_its_callers_trace_if_that_is_recorded(start, discrete
 
 
 def test_a_fault_is_an_error(start, discrete, collector):
-    code = (
-        "import sys, serving.policy as p, serving.__main__ as m\n"
-        "infer = p.Policy.infer\n"
-        "def fail(self, observations, *rest):\n"
-        "    if len(observations) > 1:\n"  # the golden cases
-        "        return infer(self, observations, *rest)\n"
-        "    raise FloatingPointError('not finite')\n"
-        "p.Policy.infer = fail\n"
-        "sys.exit(m.main())"
-    )
-    with start(discrete, "--otlp-endpoint", collector.url, code=code) as server:
+    with start(discrete, "--otlp-endpoint", collector.url, code=NOT_FINITE) as server:
         assert server.request("POST", INFER, REQUEST)[0] == 500
         server.stop(signal.SIGTERM)
     (span,) = collector.spans
@@ -182,19 +183,23 @@ def test_a_collector_that_is_not_there_stops_nothing(start, discrete):
             assert server.stop(signal.SIGTERM)[0] == 0
 
 
-def test_each_call_over_grpc_is_a_span(start, discrete, collector):
-    grpc = pytest.importorskip("grpc")
+def infer_message(model="discrete") -> bytes:
     from serving.grpc_messages import MODEL_INFER
 
-    request = MODEL_INFER.request(model_name="discrete")
+    request = MODEL_INFER.request(model_name=model)
     request.inputs.add(name="obs", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([0.1, -0.2, 0.05, 0.3])
+    return request.SerializeToString()
+
+
+def test_each_call_over_grpc_is_a_span(start, discrete, collector):
+    grpc = pytest.importorskip("grpc")
     metadata = [("traceparent", f"00-{TRACE_ID}-{SPAN_ID}-01"), ("tracestate", "vendor=value"), ("x-request-id", "66")]
     with start(discrete, "--grpc-port", "0", "--otlp-endpoint", collector.url) as server:
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-            infer = channel.unary_unary(MODEL_INFER.path)
-            infer(request.SerializeToString(), metadata=metadata, timeout=10)
+            infer = channel.unary_unary(MODEL_INFER_PATH)
+            infer(infer_message(), metadata=metadata, timeout=10)
             with pytest.raises(grpc.RpcError):
-                infer(MODEL_INFER.request(model_name="other").SerializeToString(), timeout=10)
+                infer(infer_message("other"), timeout=10)
         server.stop(signal.SIGTERM)
     good, missing = collector.spans
     assert (good.name, good.kind) == ("inference.GRPCInferenceService/ModelInfer", good.SPAN_KIND_SERVER)
@@ -212,6 +217,18 @@ def test_each_call_over_grpc_is_a_span(start, discrete, collector):
     assert attributes(missing)["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
     assert missing.trace_id != good.trace_id
     assert missing.status.code == missing.status.STATUS_CODE_UNSET  # the client's mistake
+
+
+def test_a_fault_over_grpc_is_an_error(start, discrete, collector):
+    grpc = pytest.importorskip("grpc")
+    with start(discrete, "--grpc-port", "0", "--otlp-endpoint", collector.url, code=NOT_FINITE) as server:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary(MODEL_INFER_PATH)(infer_message(), timeout=10)
+        server.stop(signal.SIGTERM)
+    (fault,) = collector.spans
+    assert fault.status.code == fault.status.STATUS_CODE_ERROR
+    assert attributes(fault)["error.type"] == "not_finite"
+    assert attributes(fault)["rpc.grpc.status_code"] == grpc.StatusCode.INTERNAL.value[0]
 
 
 def test_nothing_is_imported_without_the_option(start, discrete):
