@@ -298,10 +298,11 @@ class GrpcServer:
             await context.abort(*status_of(error))
         told = ""
         while True:
+            is_last = self._stopping.is_set()  # asked before the write, during which the end may come
             if (status := self._health(request.service)) != told:
                 await context.write(HEALTH_WATCH.response(status=status).SerializeToString())
                 told = status
-            if self._stopping.is_set():
+            if is_last:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)

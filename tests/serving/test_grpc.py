@@ -352,6 +352,29 @@ def test_a_watcher_is_told_of_the_end_and_does_not_delay_it(start, discrete):
         assert server.process.wait(8) == 0
 
 
+def test_a_watcher_is_told_of_an_end_that_comes_while_it_is_told_of_the_beginning(start, discrete):
+    code = """
+import os, signal, sys, serving.__main__
+from serving.grpc_server import GrpcServer
+watch = GrpcServer._watch
+async def watch_to_the_end(self, messages, context):
+    class Context:
+        read = context.read
+        async def write(self, message, stopping=self._stopping):
+            await context.write(message)
+            if not stopping.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+                await stopping.wait()
+    await watch(self, messages, Context())
+GrpcServer._watch = watch_to_the_end
+sys.exit(serving.__main__.main(sys.argv[1:]))
+"""
+    with start(discrete, "--grpc-port", "0", code=code) as server, channel_to(server) as channel:
+        watch = channel.unary_stream(HEALTH_WATCH.path, response_deserializer=HEALTH_WATCH.response.FromString)(b"")
+        assert [answer.status for answer in watch] == [1, 2]
+        assert server.process.wait(8) == 0
+
+
 def test_a_second_signal_ends_what_is_under_way(start, discrete):
     with start(discrete, "--grpc-port", "0", "--drain", "60") as server, channel_to(server) as channel:
         silence = threading.Event()
