@@ -10,8 +10,9 @@
 # make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe; needs wrk and two idle cores
 # make bench-batching            where --batching pays; needs wrk and two idle cores
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
+# make bench-return              seconds of training to a return, beside sb3-contrib
 # make bench-memory              memory of training beside sb3-contrib, and its growth
-# make bench-export             bytes and latency of every target
+# make bench-export              bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make bench-act                 latency of one action in process, beside other runtimes
 # make protocol                  compile the messages of gRPC
@@ -24,7 +25,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
 .PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz reload protocol \
-	bench-serve bench-batching bench-train bench-memory bench-growth bench-export bench-act requirements clean
+	bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -69,6 +70,9 @@ bench-batching: $(VENV)/.installed-dev
 
 bench-train: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python
+
+bench-return: $(VENV)/.installed-dev .venv-peer/.installed
+	$(BIN)/python benchmarks/time_to_return.py --peer .venv-peer/bin/python
 
 bench-memory: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/memory.py --peer .venv-peer/bin/python
