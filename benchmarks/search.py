@@ -7,6 +7,7 @@ Optuna: `pip install '.[search]'`.
 
 import argparse
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,24 +31,34 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "sampling.discount": (0.98, 0.99, 0.995, 0.999),
     "sampling.gae_lambda": (0.9, 0.95, 0.97, 0.99),
     "trust_region.max_kl": (0.01, 0.02, 0.03, 0.05),
-    "trust_region.damping": (0.01, 0.03, 0.1),
+    "trust_region.damping": (0.01, 0.1, 1.0),
     "policy.hidden_sizes": ((64, 64), (128, 128), (256, 256)),
     "policy.initial_log_std": (-1.0, -0.7, -0.5, 0.0),
     "critic.critic_hidden_sizes": ((64, 64), (128, 128), (256, 256)),
     "critic.critic_epochs": (5, 10, 20),
     "critic.critic_learning_rate": (3e-4, 1e-3),
 }
-"""Setting -> values to choose from."""
+"""Setting -> values to choose from, beside the preset's own."""
 
 
-def settings_of(config: Config) -> dict[str, Any]:
-    """What a config has for each setting that is searched."""
+def settings_of(config: Config) -> dict[str, str]:
+    """What a config has for each setting that is searched, as JSON: Optuna's storage would make lists of tuples."""
     values = config.to_dict()
     found = {}
     for name in SPACE:
         component, _, field = name.rpartition(".")
-        found[name] = (values[component] if component else values)[field]
+        found[name] = json.dumps((values[component] if component else values)[field])
     return found
+
+
+def suggest(trial: optuna.Trial, preset: dict[str, str]) -> dict[str, Any]:
+    """A value for each setting."""
+    chosen = {}
+    for name, values in SPACE.items():
+        choices = dict.fromkeys([*map(json.dumps, values), preset[name]])
+        value = json.loads(trial.suggest_categorical(name, [*choices]))
+        chosen[name] = tuple(value) if isinstance(value, list) else value
+    return chosen
 
 
 def score(config: Config, trial: optuna.Trial, seeds: int) -> float:
@@ -82,11 +93,11 @@ def main() -> None:
         pruner=optuna.pruners.PercentilePruner(50.0, n_startup_trials=4),
         load_if_exists=True,
     )
-    study.enqueue_trial(settings_of(start), skip_if_exists=True)
+    preset = settings_of(start)
+    study.enqueue_trial(preset, skip_if_exists=True)
 
     def objective(trial: optuna.Trial) -> float:
-        chosen = {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
-        return score(with_settings(start, chosen), trial, arguments.seeds)
+        return score(with_settings(start, suggest(trial, preset)), trial, arguments.seeds)
 
     study.optimize(objective, n_trials=arguments.trials)
     finished = [trial for trial in study.trials if trial.value is not None]
