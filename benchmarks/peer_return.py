@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import sb3_contrib
+import torch
 from peer import ENVIRONMENTS_TOGETHER, SETTINGS
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -50,4 +51,5 @@ def measure(env_id: str, target: float, seed: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as where its scores were measured
     print(json.dumps(measure(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))))
