@@ -71,6 +71,8 @@ def compare(task: Task, peer: str, rounds: int) -> dict[str, Any]:
         ours.append(ask([sys.executable, __file__, "--ours", json.dumps([task, seed])]))
         command = [peer, str(HERE / "peer_return.py"), task.env_id, str(task.target), str(seed)]
         theirs.append(ask(command))
+        for who, run in (("ours", ours[-1]), ("sb3-contrib", theirs[-1])):
+            print(f"{task.env_id} seed {seed}, {who}: {run['seconds']:.1f} s", file=sys.stderr, flush=True)
     pairs = list(zip(ours, theirs, strict=True))
     ratios = [other["seconds"] / mine["seconds"] for mine, other in pairs]
     compiled = [other["seconds"] / (mine["seconds"] - mine["compiling"]) for mine, other in pairs]
