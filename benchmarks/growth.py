@@ -58,6 +58,7 @@ def measure(point: Point) -> dict[str, float]:
     config = with_env_backend(
         Config(
             point.env_id,
+            total_steps=1_000_000,
             sampling=SamplingConfig(num_envs=point.num_envs, batch_size=point.batch_size),
             policy=PolicyConfig(hidden_sizes=layers),
             critic=CriticConfig(critic_hidden_sizes=layers),

@@ -58,9 +58,10 @@ PRESETS = ["CartPole-v1", "HalfCheetah-v5"]
 
 
 def equal_work(task: Task) -> Config:
-    """The peer's defaults; conjugate gradient goes its fifteen steps, as the peer's does."""
+    """The peer's defaults in a run of a million steps; conjugate gradient goes its fifteen, as the peer's does."""
     sampling = SamplingConfig(num_envs=task.num_envs, env_backend=task.backend)
-    return Config(task.env_id, sampling=sampling, trust_region=TrustRegionConfig(cg_tolerance=0.0))
+    trust_region = TrustRegionConfig(cg_tolerance=0.0)
+    return Config(task.env_id, total_steps=1_000_000, sampling=sampling, trust_region=trust_region)
 
 
 def preset(env_id: str) -> Config:

@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, what can be put into them, and how they fail."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import serving
+from trpo_tf.components import build_components
 from trpo_tf.config import read_config
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.evaluation import evaluate
@@ -120,10 +122,21 @@ def test_nothing_is_traced_again_after_the_first_iteration(trained):
     assert components.encode.experimental_get_tracing_count() == 1
 
 
-def test_update_and_fit_are_compiled_by_xla(trained):
-    components = trained.run.components
-    assert components.update._jit_compile  # TensorFlow offers no public way to ask
-    assert components.value_function.fit._jit_compile
+@pytest.mark.parametrize(("total_steps", "xla"), [(100_000, False), (1_000_000, True)])
+def test_xla_compiles_update_and_fit_of_runs_that_are_long_enough(small_config, total_steps, xla):
+    components = build_components(small_config(total_steps=total_steps))
+    assert components.update._jit_compile == xla  # TensorFlow offers no public way to ask
+    assert components.value_function.fit._jit_compile == xla
+
+
+def test_xla_trains_to_the_same_weights(small_config, tmp_path, monkeypatch):
+    config = small_config(total_steps=128, eval_episodes=0)
+    plain = train(config, tmp_path / "plain")
+    monkeypatch.setattr("trpo_tf.components._XLA_PAYS_FROM", 0)
+    compiled = train(config, tmp_path / "compiled")
+    assert compiled.components.update._jit_compile
+    np.testing.assert_allclose(compiled.state.theta, plain.state.theta, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(compiled.state.value_theta, plain.state.value_theta, rtol=1e-4, atol=1e-5)
 
 
 def test_observer_and_callbacks_hear_of_each_iteration(trained):

@@ -15,12 +15,11 @@ from trpo_tf.solvers.adam import AdamState, adam
 class ValueFunction:
     """State values from encoded observations."""
 
-    def __init__(self, network: keras.Model, inputs: Sequence[Any]) -> None:
+    def __init__(self, network: keras.Model, inputs: Sequence[Any], *, xla: bool) -> None:
         """`network` maps `inputs`, `tf.TensorSpec`s, to [batch, 1]; raises `UserError` otherwise."""
         self.network = PureNetwork(network, inputs, 1)
-        compiled = self.network.dense_only
-        self.values = tf.function(self._values, autograph=False, jit_compile=compiled)
-        self.fit = tf.function(self._fit, autograph=False, jit_compile=compiled)
+        self.values = tf.function(self._values, autograph=False, jit_compile=xla)
+        self.fit = tf.function(self._fit, autograph=False, jit_compile=xla)
 
     def initial_theta(self) -> NDArray[np.float32]:
         """The network's present weights."""

@@ -56,9 +56,11 @@ def choose_backend(backend: str, env_id: str) -> str:
     """
     if backend == "gymnasium":
         return backend
+    if backend == "auto" and _spec(env_id).vector_entry_point:
+        return "gymnasium"
     reason = _why_not_envpool(env_id)
     if backend == "auto":
-        return "gymnasium" if reason or _spec(env_id).vector_entry_point else "envpool"
+        return "gymnasium" if reason else "envpool"
     if reason:
         raise UserError(f"env_backend can't be envpool: {reason}; use gymnasium")
     return backend

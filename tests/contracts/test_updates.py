@@ -45,7 +45,8 @@ def case(request):
     algo, kind, dtype = request.param
     config = Config("unused", algo=algo, inner=InnerConfig(policy_batch_size=32, policy_epochs=5))
     policy = make_policy(kind, dtype)
-    return Case(algo, kind, dtype, config, policy, make_theta(policy, dtype), compile_update(policy, config))
+    compiled = compile_update(policy, config, xla=True)
+    return Case(algo, kind, dtype, config, policy, make_theta(policy, dtype), compiled)
 
 
 def test_improves_the_surrogate_and_keeps_its_constraint(case):
@@ -69,6 +70,14 @@ def test_improves_the_surrogate_and_keeps_its_constraint(case):
         np.testing.assert_allclose(step, case.config.trust_region.l2_radius, rtol=1e-4)
     elif case.algo in ("npg", "nac"):
         assert mean_kl < 2 * limit  # the quadratic model's limit, not a hard one
+
+
+def test_is_the_same_with_and_without_xla(case):
+    plain = case._replace(compiled=compile_update(case.policy, case.config, xla=False))
+    update, other = case.update(case.rows()), plain.update(case.rows())
+    tolerance = 1e-4 if case.dtype == "float32" else 1e-5  # conjugate gradient's own
+    for name, value in update._asdict().items():
+        np.testing.assert_allclose(getattr(other, name), value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

@@ -7,7 +7,7 @@ from trpo_tf.solvers.line_search import backtracking_line_search
 
 def search(gain, constraint, **options):
     settings = {"limit": 1.0, "ratio": 0.5, "max_tries": 6, "dtype": tf.float64} | options
-    return backtracking_line_search(lambda length: (gain(length), constraint(length)), **settings)
+    return backtracking_line_search(lambda length: (gain(length), constraint(length), -length), **settings)
 
 
 def test_takes_the_longest_length_that_gains_and_keeps_the_constraint():
@@ -15,6 +15,7 @@ def test_takes_the_longest_length_that_gains_and_keeps_the_constraint():
     assert found.length == 0.25
     assert found.gain == 0.25
     assert found.constraint == 0.75
+    assert found.aside == -0.25
     assert found.tries == 3
 
 
@@ -38,7 +39,7 @@ def test_values_that_are_not_finite_are_never_accepted(poison):
 
 def test_gives_up_with_zeros_after_the_last_try():
     found = search(lambda s: -s, lambda s: s)
-    assert (found.length, found.gain, found.constraint, found.tries) == (0.0, 0.0, 0.0, 6)
+    assert tuple(found) == (0.0, 0.0, 0.0, 0.0, 6)
 
 
 def test_no_tries_give_no_step():

@@ -198,3 +198,11 @@ def test_a_fraction_of_the_vine_s_rows_is_all_actions_of_some_states():
     part = LocalProblem(policy, problem.theta, type(rows)(*(array[chosen] for array in rows)))
     vector = tf.constant(np.random.default_rng(0).normal(size=problem.theta.shape[0]))
     np.testing.assert_allclose(problem.every(3).fisher_vector_product(vector), part.fisher_vector_product(vector))
+
+
+@pytest.mark.parametrize("iterations", [1, 4, 60])
+def test_the_curvature_that_the_solver_tells_is_that_of_its_direction(iterations):
+    problem, settings = problem_of("gaussian"), TrustRegionConfig(cg_iterations=iterations)
+    direction = natural_gradient(problem, problem.gradient()[1], settings)
+    product = problem.fisher_vector_product(direction.vector) + settings.damping * direction.vector
+    np.testing.assert_allclose(direction.curvature, tf.tensordot(direction.vector, product, 1))

@@ -17,7 +17,7 @@ class SolverStatus(IntEnum):
 
 
 class Solution(NamedTuple):
-    """x, the norm of b - A x as the recurrence has it, iterations done (int32), and a `SolverStatus` (int32)."""
+    """x, the residual b - A x as the recurrence has it, iterations done (int32), and a `SolverStatus` (int32)."""
 
     x: Any
     residual: Any
@@ -46,7 +46,7 @@ def conjugate_gradient(
         The last x that was sound: a direction d with d'Ad <= 0 or a value that is not finite ends the iteration
         before x changes, and the status says so. It is for the caller to refuse such an x.
     """
-    limit = (tolerance * tf.norm(b)) ** 2
+    limit = tolerance**2 * _square(b)
     running = tf.constant(SolverStatus.ITERATION_LIMIT, tf.int32)
 
     def preconditioned(r: Any) -> Any:
@@ -82,7 +82,7 @@ def conjugate_gradient(
     z = preconditioned(b)
     state = (tf.constant(0), tf.zeros_like(b), b, z, tf.tensordot(b, z, 1), status_of(_square(b)))
     i, x, r, _, _, status = tf.while_loop(unfinished, body, state)
-    return Solution(x, tf.norm(r), i, status)
+    return Solution(x, r, i, status)
 
 
 def _square(vector: Any) -> Any:

@@ -7,21 +7,22 @@ import tensorflow as tf
 
 
 class Accepted(NamedTuple):
-    """The step length found, 0 if none was; its gain and constraint value; the lengths tried (int32)."""
+    """The step length found, 0 if none was; what was evaluated there; the lengths tried (int32)."""
 
     length: Any
     gain: Any
     constraint: Any
+    aside: Any
     tries: Any
 
 
 def backtracking_line_search(
-    evaluate: Callable[[Any], tuple[Any, Any]], *, limit: float, ratio: float, max_tries: int, dtype: Any
+    evaluate: Callable[[Any], tuple[Any, Any, Any]], *, limit: float, ratio: float, max_tries: int, dtype: Any
 ) -> Accepted:
     """The first of the lengths 1, ratio, ratio^2 ... that gains something and keeps the constraint.
 
     Args:
-        evaluate: length -> (gain, constraint), both scalars.
+        evaluate: length -> (gain, constraint, a value that plays no part in the search), scalars.
         limit: the most that the constraint may be.
         ratio: between one length and the next.
         max_tries: lengths to try.
@@ -33,16 +34,16 @@ def backtracking_line_search(
     """
     zero = tf.zeros((), dtype)
 
-    def unfinished(tries: Any, length: Any, gain: Any, constraint: Any, accepted: Any) -> Any:  # noqa: ARG001
+    def unfinished(tries: Any, length: Any, values: Any, accepted: Any) -> Any:  # noqa: ARG001
         return (tries < max_tries) & ~accepted
 
-    def body(tries: Any, length: Any, gain: Any, constraint: Any, accepted: Any) -> tuple[Any, ...]:  # noqa: ARG001
+    def body(tries: Any, length: Any, values: Any, accepted: Any) -> tuple[Any, ...]:  # noqa: ARG001
         length = tf.cast(ratio, dtype) ** tf.cast(tries, dtype)
-        gain, constraint = evaluate(length)
+        gain, constraint, aside = evaluate(length)
         finite = tf.math.is_finite(gain) & tf.math.is_finite(constraint)
-        return tries + 1, length, gain, constraint, finite & (gain > 0) & (constraint <= limit)
+        return tries + 1, length, (gain, constraint, aside), finite & (gain > 0) & (constraint <= limit)
 
-    state = (tf.constant(0), zero, zero, zero, tf.constant(False))
-    tries, length, gain, constraint, accepted = tf.while_loop(unfinished, body, state)
-    found = [tf.where(accepted, value, zero) for value in (length, gain, constraint)]
-    return Accepted(found[0], found[1], found[2], tries)
+    state = (tf.constant(0), zero, (zero, zero, zero), tf.constant(False))
+    tries, length, values, accepted = tf.while_loop(unfinished, body, state)
+    length, gain, constraint, aside = (tf.where(accepted, value, zero) for value in (length, *values))
+    return Accepted(length, gain, constraint, aside, tries)

@@ -16,9 +16,9 @@ def directed_update(
 ) -> Update:
     """One update from `problem`; the parameters stand unless direction and step are both sound."""
     surrogate, gradient = problem.gradient()
-    norm = tf.norm(gradient)
+    norm = tf.sqrt(tf.tensordot(gradient, gradient, 1))
     direction = find(problem, gradient, config)
-    step = take(problem, Slope(surrogate, gradient, direction.vector), config, control)
+    step = take(problem, Slope(surrogate, gradient, direction.vector, direction.curvature), config, control)
 
     status = tf.where(direction.status == UpdateStatus.ACCEPTED, step.status, direction.status)
     status = tf.where(norm == 0, int(UpdateStatus.ZERO_GRADIENT), status)
@@ -34,7 +34,7 @@ def directed_update(
         surrogate_gain=tf.where(accepted, step.gain, zero),
         expected_gain=step.expected_gain,
         mean_kl=tf.where(accepted, step.mean_kl, zero),
-        max_kl=problem.kl(theta)[1],
+        max_kl=tf.where(accepted, step.max_kl, zero),
         entropy=problem.entropy(),
         gradient_norm=norm,
         cg_iterations=direction.iterations,

@@ -13,12 +13,14 @@ from trpo_tf.updates.result import UpdateStatus
 
 
 class Direction(NamedTuple):
-    """A direction [P], an `UpdateStatus` that is ACCEPTED if it is sound, and how the solver fared."""
+    """A direction d [P], an `UpdateStatus` that is ACCEPTED if it is sound, and how the solver fared."""
 
     vector: Any
     status: Any
     iterations: Any
     residual: Any
+    curvature: Any = None
+    """d'(F + damping I)d, where finding d has told it."""
 
 
 FindDirection = Callable[[LocalProblem, Any, TrustRegionConfig], Direction]
@@ -33,7 +35,8 @@ def gradient_direction(problem: LocalProblem, gradient: Any, config: TrustRegion
 
 def natural_gradient(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:
     """(F + damping I)^-1 g: steepest ascent in the Fisher metric (Kakade 2001, eq 3), by conjugate gradient."""
-    return _solved(damped_product(problem, config), gradient, config)
+    direction, product = _solved(damped_product(problem, config), gradient, config)
+    return direction._replace(curvature=tf.tensordot(direction.vector, product, 1))
 
 
 def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
@@ -46,10 +49,11 @@ def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegion
     def product(vector: Any) -> Any:
         return problem.score_transposed(problem.score_product(vector)) + config.damping * vector
 
-    return _solved(product, problem.score_transposed(problem.advantage), config)
+    return _solved(product, problem.score_transposed(problem.advantage), config)[0]
 
 
-def _solved(product: Product, right_side: Any, config: TrustRegionConfig) -> Direction:
+def _solved(product: Product, right_side: Any, config: TrustRegionConfig) -> tuple[Direction, Any]:
+    """The direction, and its product as the solver's residual tells it."""
     solution = conjugate_gradient(
         product,
         right_side,
@@ -63,4 +67,5 @@ def _solved(product: Product, right_side: Any, config: TrustRegionConfig) -> Dir
         (SolverStatus.NON_POSITIVE_CURVATURE, UpdateStatus.NON_POSITIVE_CURVATURE),
     ):
         status = tf.where(solution.status == int(reason), int(update_status), status)
-    return Direction(solution.x, status, solution.iterations, solution.residual)
+    residual = tf.sqrt(tf.tensordot(solution.residual, solution.residual, 1))
+    return Direction(solution.x, status, solution.iterations, residual), right_side - solution.residual

@@ -51,17 +51,15 @@ ALGORITHMS = {
 
 
 def compile_update(
-    policy: Policy, config: Config, branches: int | None = None
+    policy: Policy, config: Config, branches: int | None = None, *, xla: bool
 ) -> Callable[[Any, Rows, Any, Any], Update]:
     """The whole update as one compiled function of parameters [P], rows, control and minibatches.
 
     `branches` is that of `LocalProblem`.
-
-    XLA compiles it for dense networks; on convolutions XLA is slower on a CPU than TensorFlow's own kernels.
     """
     algorithm = ALGORITHMS[config.algo]
 
     def update(theta: Any, rows: Rows, control: Any, order: Any) -> Update:
         return algorithm.rule(LocalProblem(policy, theta, Rows(*rows), branches), config, control, order)
 
-    return tf.function(update, autograph=False, jit_compile=policy.network.dense_only)  # type: ignore[no-any-return]
+    return tf.function(update, autograph=False, jit_compile=xla)  # type: ignore[no-any-return]

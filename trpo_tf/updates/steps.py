@@ -21,15 +21,17 @@ class Step(NamedTuple):
     gain: Any
     expected_gain: Any
     mean_kl: Any
+    max_kl: Any
     tries: Any
 
 
 class Slope(NamedTuple):
-    """Where a step starts: surrogate and gradient [P] there, and the direction [P] it takes."""
+    """Where a step starts: surrogate and gradient [P] there, the direction [P] it takes, and its `curvature`."""
 
     surrogate: Any
     gradient: Any
     direction: Any
+    curvature: Any
 
 
 TakeStep = Callable[[LocalProblem, Slope, TrustRegionConfig, Any], Step]
@@ -70,26 +72,29 @@ def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConf
 
 def _kl_length(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Any:
     """The length at which length^2 d'(F + damping I)d / 2 = radius."""
-    product = damped_product(problem, config)(slope.direction)
-    return tf.sqrt(2.0 * radius / tf.tensordot(slope.direction, product, 1))
+    curvature = slope.curvature
+    if curvature is None:
+        curvature = tf.tensordot(slope.direction, damped_product(problem, config)(slope.direction), 1)
+    return tf.sqrt(2.0 * radius / curvature)
 
 
 def _whole(problem: LocalProblem, slope: Slope, length: Any, control: Any) -> Step:
     step = length * slope.direction
     gain = problem.surrogate(problem.theta + step) - slope.surrogate
-    mean_kl, _ = problem.kl(problem.theta + step)
+    mean_kl, max_kl = problem.kl(problem.theta + step)
     sound = tf.math.is_finite(gain) & tf.math.is_finite(mean_kl)
     status = tf.where(sound, int(UpdateStatus.ACCEPTED), int(UpdateStatus.NON_FINITE_STEP))
-    return Step(step, status, control, gain, tf.tensordot(slope.gradient, step, 1), mean_kl, tf.constant(1))
+    expected = tf.tensordot(slope.gradient, step, 1)
+    return Step(step, status, control, gain, expected, mean_kl, max_kl, tf.constant(1))
 
 
 def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
     length = _kl_length(problem, slope, config, radius)
     full = length * slope.direction
 
-    def evaluate(fraction: Any) -> tuple[Any, Any]:
+    def evaluate(fraction: Any) -> tuple[Any, Any, Any]:
         candidate = problem.theta + fraction * full
-        return problem.surrogate(candidate) - slope.surrogate, problem.kl(candidate)[0]
+        return problem.surrogate(candidate) - slope.surrogate, *problem.kl(candidate)
 
     sound = tf.math.is_finite(length)
     search = backtracking_line_search(
@@ -102,4 +107,6 @@ def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, ra
     status = tf.where(search.length > 0, int(UpdateStatus.ACCEPTED), int(UpdateStatus.LINE_SEARCH_FAILED))
     status = tf.where(sound, status, int(UpdateStatus.NON_POSITIVE_CURVATURE))
     expected = tf.tensordot(slope.gradient, full, 1) * tf.where(search.length > 0, search.length, 1.0)
-    return Step(search.length * full, status, radius, search.gain, expected, search.constraint, search.tries)
+    return Step(
+        search.length * full, status, radius, search.gain, expected, search.constraint, search.aside, search.tries
+    )
