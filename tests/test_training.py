@@ -1,7 +1,6 @@
 """Whole runs: what they leave behind, what can be put into them, and how they fail."""
 
 import csv
-import dataclasses
 import itertools
 import json
 import os
