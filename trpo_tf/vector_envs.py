@@ -56,7 +56,7 @@ def choose_backend(backend: str, env_id: str) -> str:
     """
     if backend == "gymnasium":
         return backend
-    if backend == "auto" and _spec(env_id).vector_entry_point:
+    if backend == "auto" and _is_vectorized(env_id):
         return "gymnasium"
     reason = _why_not_envpool(env_id)
     if backend == "auto":
@@ -189,6 +189,14 @@ def _spec(env_id: str) -> EnvSpec:
     if module:
         importlib.import_module(module)
     return gym.spec(name)
+
+
+def _is_vectorized(env_id: str) -> bool:
+    """Whether Gymnasium steps many at once; False of an environment that it doesn't know, which is not told here."""
+    try:
+        return _spec(env_id).vector_entry_point is not None
+    except (gym.error.Error, ImportError):
+        return False
 
 
 def _why_not_envpool(env_id: str) -> str | None:
