@@ -31,12 +31,15 @@ SAMPLES = {
 
 @contextlib.contextmanager
 def keras_float(dtype: str):
-    before = keras.config.dtype_policy()
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
     keras.config.set_dtype_policy(dtype)
+    # Of inputs, which a model casts.
+    keras.config.set_floatx(dtype)
     try:
         yield
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_floatx(floatx)
 
 
 def make_policy(kind: str, dtype: str = "float64", *, seed: int = 0, hidden: tuple[int, ...] = (5,)) -> Policy:

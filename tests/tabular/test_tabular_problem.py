@@ -7,6 +7,7 @@ import tensorflow as tf
 from serving import ArraySpec
 from trpo_tf.config import TrustRegionConfig
 from trpo_tf.policies.heads import make_head
+from trpo_tf.solvers.fisher import linearize
 from trpo_tf.tabular.bounds import kl_divergence
 from trpo_tf.tabular.exact import evaluate, evaluate_average, local_approximation, optimal_policy, policy_gradient
 from trpo_tf.tabular.mdps import ergodic, garnet
@@ -105,6 +106,9 @@ def test_it_is_the_trainers_problem_with_every_pair_as_a_row(problem, solved, sh
 
         def parameters(self, theta, inputs):
             return (tf.gather(tf.reshape(theta, (STATES, ACTIONS)), inputs),)
+
+        def linearize(self, theta, inputs):
+            return linearize(lambda point: self.parameters(point, inputs), theta)
 
     state, action = (index.ravel() for index in np.indices((STATES, ACTIONS)))
     rows = Rows(state, action, solved.advantage.ravel(), (share[:, None] * PI).ravel())

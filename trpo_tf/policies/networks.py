@@ -9,6 +9,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
+from trpo_tf.policies.dense import is_chain, linearize_chain
+from trpo_tf.solvers.fisher import Linearization, linearize
 
 
 def mlp(
@@ -138,6 +140,12 @@ class PureNetwork:
         values = list(inputs) if isinstance(inputs, tuple) else inputs
         output, _ = self.network.stateless_call(list(parts[:count]), [], values)
         return output, list(parts[count:])
+
+    def linearize(self, weights: Sequence[Any], inputs: Any) -> Linearization:
+        """The network's output [batch, outputs] as a function of its weights, a list of tensors, at `weights`."""
+        if is_chain(self.network):
+            return linearize_chain(self.network, weights, inputs)
+        return linearize(lambda parts: self.apply(parts, inputs)[0], list(weights))
 
     def assign(self, theta: NDArray[np.float32]) -> None:
         """Put the weights of `theta` into the Keras network."""

@@ -14,6 +14,7 @@ from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads import DiscreteHead, Head, Parameters
 from trpo_tf.policies.networks import PureNetwork
+from trpo_tf.solvers.fisher import Linearization, linearize
 
 
 class Policy:
@@ -44,6 +45,23 @@ class Policy:
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
         """The distribution's parameters for encoded observations [batch, ...]."""
         return self._parameters(self.network.split(theta), inputs)
+
+    def linearize(self, theta: Any, inputs: Any) -> Linearization:
+        """`parameters` of the encoded observations as a function of theta."""
+        parts = self.network.split(theta)
+        count = len(parts) - len(self.head.extra_shapes)
+        network = self.network.linearize(parts[:count], inputs)
+        head = linearize(lambda point: self.head.parameters(point[0], point[1:]), [network.value, *parts[count:]])
+
+        def forward(vector: Any) -> Any:
+            tangents = self.network.split(vector)
+            return head.forward([network.forward(tangents[:count]), *tangents[count:]])
+
+        def backward(cotangent: Parameters) -> Any:
+            output, *extra = head.backward(cotangent)
+            return tf.concat([tf.reshape(part, [-1]) for part in (*network.backward(output), *extra)], axis=0)
+
+        return Linearization(head.value, forward, backward)
 
     def log_prob(self, theta: Any, inputs: Any, sample: Any) -> Any:
         """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, ...]."""

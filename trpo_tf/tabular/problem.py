@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config import TrustRegionConfig
-from trpo_tf.solvers.fisher import gauss_newton_product
+from trpo_tf.solvers.fisher import gauss_newton_product, linearize
 from trpo_tf.tabular.exact import Evaluation
 from trpo_tf.tabular.mdps import Array
 from trpo_tf.tabular.policies import indicator_features, softmax
@@ -62,7 +62,7 @@ class TabularProblem:
             mean = tf.reduce_sum(tf.nn.softmax(parameters[0]) * tangent[0], -1, keepdims=True)
             return (weighted * (tangent[0] - mean),)
 
-        return gauss_newton_product(lambda theta: (self._logits(theta),), metric, self.theta, vector)
+        return gauss_newton_product(linearize(lambda theta: (self._logits(theta),), self.theta), metric, vector)
 
     def score_product(self, vector: Any) -> Any:
         """psi v of every pair of state and action, [S x A]."""

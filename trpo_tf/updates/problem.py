@@ -1,6 +1,7 @@
 """The local problem: surrogate, divergence and curvature of a policy over one frozen batch."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -67,26 +68,19 @@ class LocalProblem:
 
     def ratio(self, theta: Any) -> Any:
         """Probability of each row's sample under `theta` over that under the old policy, [B]."""
-        return tf.exp(self._log_prob(theta) - self._old_log_prob)
+        return self._ratio(self._policy.parameters(theta, self._inputs))
 
     def surrogate(self, theta: Any) -> Any:
         """Mean of ratio x advantage (Schulman et al. 2015, eq 14): the gain over the old policy, to first order."""
-        ratio = self.ratio(theta)
-        if self._branches is None:
-            return self.mean(ratio * self.advantage)
-        # Self-normalised importance sampling within each state (eq 50); with all actions there, the exact sum (eq 49).
-        weighted = tf.reshape(self._share * ratio, (-1, self._branches))
-        advantage = tf.reshape(self.advantage, (-1, self._branches))
-        state_share = tf.reduce_sum(tf.reshape(self._share, (-1, self._branches)), axis=1)
-        gain = tf.math.divide_no_nan(tf.reduce_sum(weighted * advantage, axis=1), tf.reduce_sum(weighted, axis=1))
-        return tf.reduce_sum(state_share * gain)
+        return self._surrogate(self._policy.parameters(theta, self._inputs))
 
     def gradient(self) -> tuple[Any, Any]:
         """Surrogate and its gradient [P] at the old policy."""
+        linear = self._policy.linearize(self.theta, self._inputs)
         with tf.GradientTape() as tape:
-            tape.watch(self.theta)
-            surrogate = self.surrogate(self.theta)
-        return surrogate, tape.gradient(surrogate, self.theta)
+            tape.watch(linear.value)
+            surrogate = self._surrogate(linear.value)
+        return surrogate, linear.backward(tape.gradient(surrogate, linear.value))
 
     def kl(self, theta: Any) -> tuple[Any, Any]:
         """Mean and largest KL(old || new) over the rows that count."""
@@ -95,8 +89,13 @@ class LocalProblem:
         counted = tf.where(self._share > 0, divergence, tf.zeros_like(divergence))
         return self.mean(divergence), tf.reduce_max(counted)
 
-    def fisher_vector_product(self, vector: Any) -> Any:
-        """F v with F the mean Fisher information over the rows: the Hessian of the mean KL at the old policy."""
+    @property
+    def fisher_vector_product(self) -> Callable[[Any], Any]:
+        """v -> F v with F the mean Fisher information over the rows: the Hessian of the mean KL at the old policy.
+
+        To be had before a loop of products, which then share what does not change.
+        """
+        linear = self._policy.linearize(self.theta, self._inputs)
 
         def metric(parameters: Parameters, tangent: Parameters) -> Parameters:
             return tuple(
@@ -104,9 +103,7 @@ class LocalProblem:
                 for product in self._policy.head.metric(parameters, tangent)
             )
 
-        return gauss_newton_product(
-            lambda theta: self._policy.parameters(theta, self._inputs), metric, self.theta, vector
-        )
+        return lambda vector: gauss_newton_product(linear, metric, vector)
 
     def kl_hessian_product(self, vector: Any) -> Any:
         """The same, as the Hessian of the mean KL by double backpropagation (Schulman et al. 2015, appendix C.1)."""
@@ -139,6 +136,20 @@ class LocalProblem:
         """Weighted mean over the rows of values [B]."""
         # XLA makes one kernel of a dot product, and three of a sum.
         return tf.tensordot(self._share, values, 1)
+
+    def _surrogate(self, parameters: Parameters) -> Any:
+        ratio = self._ratio(parameters)
+        if self._branches is None:
+            return self.mean(ratio * self.advantage)
+        # Self-normalised importance sampling within each state (eq 50); with all actions there, the exact sum (eq 49).
+        weighted = tf.reshape(self._share * ratio, (-1, self._branches))
+        advantage = tf.reshape(self.advantage, (-1, self._branches))
+        state_share = tf.reduce_sum(tf.reshape(self._share, (-1, self._branches)), axis=1)
+        gain = tf.math.divide_no_nan(tf.reduce_sum(weighted * advantage, axis=1), tf.reduce_sum(weighted, axis=1))
+        return tf.reduce_sum(state_share * gain)
+
+    def _ratio(self, parameters: Parameters) -> Any:
+        return tf.exp(self._policy.head.distribution(parameters).log_prob(self._sample) - self._old_log_prob)
 
     def _log_prob(self, theta: Any) -> Any:
         return self._policy.head.distribution(self._policy.parameters(theta, self._inputs)).log_prob(self._sample)
