@@ -88,6 +88,8 @@ def iterate(
         iteration=state.iteration + 1,
         steps=state.steps + steps,
     )
+    if after.steps > (1.0 - config.average) * config.total_steps:
+        after = after.with_average()
     seconds = clock.stop()
     metrics = {
         **_progress(after, episodes),
