@@ -82,7 +82,7 @@ BAD_TRAINING = {
     (WALK, "--max-kl", "-1"): "max_kl must be above 0",
     (WALK, "--algo", "ppo", "--entropy-coefficient", "0.1"): "entropy_coefficient must be 0, for ppo",
     (WALK, "--max-kl", "inf"): "max_kl must be a finite number",
-    (WALK, "--average", "1"): "average must be at least 0 and below 1",
+    (WALK, "--average-last", "1"): "average_last must be at least 0 and below 1",
     (WALK, "--discount", "1.5"): "discount must be above 0 and at most 1",
     (WALK, "--seed", "-1"): "seed must be at least 0",
     (WALK, "--batch-size", "5"): "batch_size must be at least twice num_envs",

@@ -89,7 +89,7 @@ def test_an_annealed_run_takes_ever_smaller_steps(small_config, tmp_path):
 def test_the_trained_policy_is_the_average_of_the_last_iterations(small_config, tmp_path):
     seen = []
     spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(spy.model.get_weights()))
-    run = train(small_config(total_steps=640, average=0.5), tmp_path / "run", callbacks=[spy])
+    run = train(small_config(total_steps=640, average_last=0.5), tmp_path / "run", callbacks=[spy])
     last = [weights for weights, line in zip(seen, lines(run), strict=True) if line["steps"] > 320]
     assert 1 < len(last) < len(seen)
     trained = run.components.policy.network.split_array(load_run(tmp_path / "run").state.theta)

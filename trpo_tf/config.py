@@ -211,7 +211,7 @@ class Config:
     anneal: bool = False
     """let max_kl, critic_learning_rate, noise_correlation and entropy_coefficient fall linearly, to 0 at total_steps
     (trpo, npg and nac)"""
-    average: float = 0.0
+    average_last: float = 0.0
     """share of the run, at its end, over whose iterations the policy's parameters are averaged in the trained policy"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
@@ -232,7 +232,7 @@ class Config:
         _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
         if self.trust_region.entropy_coefficient > 0:
             _require(self.algo in SURROGATE_ALGORITHMS, "entropy_coefficient", f"0, for {self.algo}")
-        _require(0 <= self.average < 1, "average", "at least 0 and below 1")
+        _require(0 <= self.average_last < 1, "average_last", "at least 0 and below 1")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs
