@@ -158,7 +158,7 @@ def test_wrong_use_is_one_line_and_writes_nothing(arguments, message, here, capf
 def test_other_settings_than_those_begun_with_are_one_line(here, capfd):
     folder = here / "out" / "runs" / NAMES[1] / "run"
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text("total_steps = 3000\n")
+    (folder / "config.toml").write_text(f'env_id = "{WALK}"\ntotal_steps = 3000\n')
     told = wrong_use(capfd, *SETTINGS)
     assert f"{NAMES[1]} was begun with other settings" in told
     assert "choose another --out, or remove that folder" in told

@@ -8,13 +8,12 @@ runs/NAME/log.txt       what its process said
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.config import Config
+from trpo_tf.config import Config, read_config
 from trpo_tf.errors import UserError
 from trpo_tf.files import write_atomically
 
@@ -90,21 +89,22 @@ def require_same_settings(folder: Path, config: Config) -> None:
     begun = _begun_settings(folder)
     if begun is None:
         return
-    now, then = _flat(json.loads(json.dumps(config.to_dict()))), _flat(begun)
-    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    now, then = (_flat(settings.to_dict()) for settings in (config, begun))
+    changed = [name for name in now if now[name] != then[name]]
     if changed:
         name = changed[0]
         raise UserError(
-            f"{folder} was begun with other settings ({name} was {then.get(name)}, now {now.get(name)}); "
+            f"{folder} was begun with other settings ({name} was {then[name]}, now {now[name]}); "
             "choose another --out, or remove that folder"
         )
 
 
-def _begun_settings(folder: Path) -> Mapping[str, Any] | None:
+def _begun_settings(folder: Path) -> Config | None:
+    """Settings that a run of an earlier version did not have take their defaults."""
     if is_finished(folder):
-        return read_result(folder).config
+        return Config.from_dict(dict(read_result(folder).config))
     path = folder / RUN_FOLDER / _CONFIG_FILE
-    return tomllib.loads(path.read_text()) if path.is_file() else None
+    return read_config(path) if path.is_file() else None
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
