@@ -80,7 +80,6 @@ BAD_TRAINING = {
     ("--resume", "nowhere", "--max-kl", "0.1"): "--resume goes on with the run's own settings",
     ("environments:UnboundedReach-v0", "--squash"): "squash needs an action space with bounds",
     (WALK, "--max-kl", "-1"): "max_kl must be above 0",
-    (WALK, "--algo", "ppo", "--entropy-coefficient", "0.1"): "entropy_coefficient must be 0, for ppo",
     (WALK, "--max-kl", "inf"): "max_kl must be a finite number",
     (WALK, "--average-last", "1"): "average_last must be at least 0 and below 1",
     (WALK, "--discount", "1.5"): "discount must be above 0 and at most 1",

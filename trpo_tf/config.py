@@ -14,7 +14,6 @@ from trpo_tf.errors import UserError
 
 ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
 ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
-SURROGATE_ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "vpg", "kl-penalty")
 MINIBATCH_ALGORITHMS = ("kl-penalty", "ppo")
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
@@ -112,8 +111,6 @@ class TrustRegionConfig:
 
     max_kl: float = 0.01
     """largest mean KL divergence of an update, in nats"""
-    entropy_coefficient: float = 0.0
-    """weight of the policy's mean entropy, in nats, beside the surrogate (not nac, ppo)"""
     damping: float = 0.1
     """multiple of the identity added to the Fisher matrix"""
     fisher: str = "gauss-newton"
@@ -136,7 +133,6 @@ class TrustRegionConfig:
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
         _require(self.max_kl > 0, "max_kl", "above 0")
-        _require(self.entropy_coefficient >= 0, "entropy_coefficient", "at least 0")
         _require(self.damping >= 0, "damping", "at least 0")
         _require_one_of(self.fisher, "fisher", FISHER_PRODUCTS)
         _require(0 < self.fisher_fraction <= 1, "fisher_fraction", "above 0 and at most 1")
@@ -209,8 +205,7 @@ class Config:
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
     anneal: bool = False
-    """let max_kl, critic_learning_rate, noise_correlation and entropy_coefficient fall linearly, to 0 at total_steps
-    (trpo, npg and nac)"""
+    """let max_kl, critic_learning_rate and noise_correlation fall linearly, to 0 at total_steps (trpo, npg and nac)"""
     average_last: float = 0.0
     """share of the run, at its end, over whose iterations the policy's parameters are averaged in the trained policy"""
     checkpoint_steps: int = 0
@@ -230,8 +225,6 @@ class Config:
         _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
         _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
-        if self.trust_region.entropy_coefficient > 0:
-            _require(self.algo in SURROGATE_ALGORITHMS, "entropy_coefficient", f"0, for {self.algo}")
         _require(0 <= self.average_last < 1, "average_last", "at least 0 and below 1")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
