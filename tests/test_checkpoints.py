@@ -26,8 +26,6 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         return_moments=moments(),
         carried_returns=rng.normal(size=4),
         control=np.float32(0.1),
-        mean_theta=rng.normal(size=7),
-        averaged=3,
         recent_returns=(0.1, -1e-300),
         recent_lengths=(5, 7),
         iteration=11,

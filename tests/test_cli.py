@@ -81,7 +81,6 @@ BAD_TRAINING = {
     ("environments:UnboundedReach-v0", "--squash"): "squash needs an action space with bounds",
     (WALK, "--max-kl", "-1"): "max_kl must be above 0",
     (WALK, "--max-kl", "inf"): "max_kl must be a finite number",
-    (WALK, "--average-last", "1"): "average_last must be at least 0 and below 1",
     (WALK, "--discount", "1.5"): "discount must be above 0 and at most 1",
     (WALK, "--seed", "-1"): "seed must be at least 0",
     (WALK, "--batch-size", "5"): "batch_size must be at least twice num_envs",

@@ -86,19 +86,6 @@ def test_an_annealed_run_takes_ever_smaller_steps(small_config, tmp_path):
         assert 0 < line["mean_kl"] <= radius
 
 
-def test_the_trained_policy_is_the_average_of_the_last_iterations(small_config, tmp_path):
-    seen = []
-    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(spy.model.get_weights()))
-    run = train(small_config(total_steps=640, average_last=0.5), tmp_path / "run", callbacks=[spy])
-    last = [weights for weights, line in zip(seen, lines(run), strict=True) if line["steps"] > 320]
-    assert 1 < len(last) < len(seen)
-    trained = run.components.policy.network.split_array(load_run(tmp_path / "run").state.theta)
-    for place, weights in enumerate(trained):
-        np.testing.assert_allclose(weights, np.mean([one[place] for one in last], axis=0), atol=1e-6)
-    assert not np.allclose(trained[0], seen[-1][0], atol=1e-6)
-    np.testing.assert_array_equal(run.components.policy.network.network.get_weights()[0], trained[0])
-
-
 def test_what_adapts_its_own_radius_is_not_annealed(small_config):
     with pytest.raises(UserError, match="algo must be trpo, npg or nac, to anneal"):
         small_config(algo="trpo-adaptive", anneal=True)

@@ -54,7 +54,6 @@ class Components:
             return_moments=Moments.empty(()),
             carried_returns=np.zeros(num_envs),
             control=np.float32(self.initial_control),
-            mean_theta=np.zeros(self.policy.network.size),
         )
 
     def trained(self, state: TrainingState) -> TrainedPolicy:

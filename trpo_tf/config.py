@@ -206,8 +206,6 @@ class Config:
     """episodes of the evaluation before and after training; 0 for none"""
     anneal: bool = False
     """let max_kl, critic_learning_rate and noise_correlation fall linearly, to 0 at total_steps (trpo, npg and nac)"""
-    average_last: float = 0.0
-    """share of the run, at its end, over whose iterations the policy's parameters are averaged in the trained policy"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -225,7 +223,6 @@ class Config:
         _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
         _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
-        _require(0 <= self.average_last < 1, "average_last", "at least 0 and below 1")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs

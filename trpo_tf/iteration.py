@@ -88,8 +88,6 @@ def iterate(
         iteration=state.iteration + 1,
         steps=state.steps + steps,
     )
-    if after.steps > (1.0 - config.average_last) * config.total_steps:
-        after = after.with_average()
     seconds = clock.stop()
     metrics = {
         **_progress(after, episodes),

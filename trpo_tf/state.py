@@ -32,8 +32,6 @@ class TrainingState:
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
     control: np.float32  # what the algorithm adapts: a radius, or a KL coefficient
-    mean_theta: NDArray[np.float64]  # [P], of the iterations that are averaged
-    averaged: int = 0
     recent_returns: tuple[float, ...] = ()
     recent_lengths: tuple[int, ...] = ()
     iteration: int = 0
@@ -52,17 +50,6 @@ class TrainingState:
             carried_returns=np.zeros_like(self.carried_returns),
         )
 
-    def with_average(self) -> "TrainingState":
-        """With the present policy counted in the mean one (Polyak & Juditsky 1992)."""
-        count = self.averaged + 1
-        return dataclasses.replace(
-            self, mean_theta=self.mean_theta + (self.theta - self.mean_theta) / count, averaged=count
-        )
-
-    def finished(self) -> "TrainingState":
-        """With the mean policy as its policy, if there is one."""
-        return dataclasses.replace(self, theta=self.mean_theta.astype(np.float32)) if self.averaged else self
-
     def with_episodes(self, returns: list[float], lengths: list[int]) -> "TrainingState":
         """With episodes that ended, of which the last twenty are kept."""
         return dataclasses.replace(
@@ -80,7 +67,6 @@ class TrainingState:
             **_named("adam", self.adam),
             "carried_returns": self.carried_returns,
             "control": np.asarray(self.control),
-            "mean_theta": self.mean_theta,
             "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
         }
 
@@ -113,13 +99,11 @@ class TrainingState:
             adam=AdamState(*_fields("adam", AdamState, arrays)),
             carried_returns=arrays["carried_returns"],
             control=np.float32(arrays["control"]),
-            mean_theta=arrays["mean_theta"],
             **counters,
         )
 
 
 _COUNTERS = (
-    "averaged",
     "recent_returns",
     "recent_lengths",
     "iteration",

@@ -131,7 +131,6 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
                 if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
                     state = _save(run, state)
                     experience.restart(state)
-            state = state.finished()
             components.policy.network.assign(state.theta)
             run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)))
         except EnvironmentFailure as failure:

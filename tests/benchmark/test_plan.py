@@ -94,7 +94,7 @@ def test_a_run_begun_with_other_settings_is_refused(finished, tmp_path):
     require_same_settings(folder, config)  # nothing there yet
     (folder / "run").mkdir(parents=True)
     settings = config.to_dict()
-    del settings["average_last"]  # as of a version that did not have it
+    del settings["anneal"]  # as of a version that did not have it
     if finished:
         write_result(folder, dataclasses.replace(result("Left-v0", 2, 1.5), config=settings))
     else:
