@@ -9,7 +9,7 @@ import pytest
 from trpo_tf.checkpoints import KEPT, load_checkpoint, pack, save_checkpoint, unpack
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments
-from trpo_tf.state import TrainingState
+from trpo_tf.state import Best, TrainingState
 from trpo_tf.values import AdamState
 
 
@@ -26,6 +26,7 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         return_moments=moments(),
         carried_returns=rng.normal(size=4),
         control=np.float32(0.1),
+        best=Best(vector(7), moments(2), 0.1 + 0.7, 9),
         recent_returns=(0.1, -1e-300),
         recent_lengths=(5, 7),
         iteration=11,

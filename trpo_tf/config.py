@@ -14,6 +14,7 @@ from trpo_tf.errors import UserError
 
 ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
 ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
+SURROGATE_ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "vpg", "kl-penalty")
 MINIBATCH_ALGORITHMS = ("kl-penalty", "ppo")
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
@@ -111,6 +112,8 @@ class TrustRegionConfig:
 
     max_kl: float = 0.01
     """largest mean KL divergence of an update, in nats"""
+    entropy_coefficient: float = 0.0
+    """weight of the policy's mean entropy, in nats, beside the surrogate (not nac, ppo)"""
     damping: float = 0.1
     """multiple of the identity added to the Fisher matrix"""
     fisher: str = "gauss-newton"
@@ -133,6 +136,7 @@ class TrustRegionConfig:
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
         _require(self.max_kl > 0, "max_kl", "above 0")
+        _require(self.entropy_coefficient >= 0, "entropy_coefficient", "at least 0")
         _require(self.damping >= 0, "damping", "at least 0")
         _require_one_of(self.fisher, "fisher", FISHER_PRODUCTS)
         _require(0 < self.fisher_fraction <= 1, "fisher_fraction", "above 0 and at most 1")
@@ -204,8 +208,13 @@ class Config:
     """policy update: trpo, trpo-adaptive, npg, nac, vpg, kl-penalty or ppo"""
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
+    trial_interval: int = 0
+    """environment steps between trials, of whose policies the best is what training ends with; 0: the last one is"""
+    trial_episodes: int = 20
+    """episodes of a trial, from the same starts each time; their steps are not among total_steps"""
     anneal: bool = False
-    """let max_kl, critic_learning_rate and noise_correlation fall linearly, to 0 at total_steps (trpo, npg and nac)"""
+    """let max_kl, critic_learning_rate, noise_correlation and entropy_coefficient fall linearly, to 0 at total_steps
+    (trpo, npg and nac)"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -223,8 +232,12 @@ class Config:
         _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
         _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
+        if self.trust_region.entropy_coefficient > 0:
+            _require(self.algo in SURROGATE_ALGORITHMS, "entropy_coefficient", f"0, for {self.algo}")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
+        _require(self.trial_interval >= 0, "trial_interval", "at least 0")
+        _require(self.trial_episodes >= 1, "trial_episodes", "at least 1")
         batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs
         _require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
         if self.sampler_is_vine:

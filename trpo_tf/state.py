@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,15 @@ from trpo_tf.solvers.adam import AdamState
 RECENT_EPISODES = 20
 
 Arrays = dict[str, NDArray[Any]]
+
+
+class Best(NamedTuple):
+    """The policy that did best in a trial, the mean return that it had there, and the steps it was trained for."""
+
+    theta: NDArray[np.float32]  # [P]
+    observation_moments: Moments
+    mean_return: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class TrainingState:
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
     control: np.float32  # what the algorithm adapts: a radius, or a KL coefficient
+    best: Best | None = None
     recent_returns: tuple[float, ...] = ()
     recent_lengths: tuple[int, ...] = ()
     iteration: int = 0
@@ -50,6 +60,12 @@ class TrainingState:
             carried_returns=np.zeros_like(self.carried_returns),
         )
 
+    def at_best(self) -> "TrainingState":
+        """With the policy that did best in a trial, if there was one."""
+        if self.best is None:
+            return self
+        return dataclasses.replace(self, theta=self.best.theta, observation_moments=self.best.observation_moments)
+
     def with_episodes(self, returns: list[float], lengths: list[int]) -> "TrainingState":
         """With episodes that ended, of which the last twenty are kept."""
         return dataclasses.replace(
@@ -65,6 +81,7 @@ class TrainingState:
         return {
             **self.weights(),
             **_named("adam", self.adam),
+            **({} if self.best is None else _best_arrays(self.best)),
             "carried_returns": self.carried_returns,
             "control": np.asarray(self.control),
             "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
@@ -97,6 +114,7 @@ class TrainingState:
         return cls(
             **_weights(arrays),
             adam=AdamState(*_fields("adam", AdamState, arrays)),
+            best=_best(arrays) if "best.theta" in arrays else None,
             carried_returns=arrays["carried_returns"],
             control=np.float32(arrays["control"]),
             **counters,
@@ -121,6 +139,16 @@ def _named(prefix: str, values: Any) -> Arrays:
 
 def _fields(prefix: str, kind: Any, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     return [arrays[f"{prefix}.{name}"] for name in kind._fields]
+
+
+def _best_arrays(best: Best) -> Arrays:
+    moments = _named("best.observation_moments", best.observation_moments)
+    return moments | {f"best.{name}": np.asarray(getattr(best, name)) for name in ("theta", "mean_return", "steps")}
+
+
+def _best(arrays: Mapping[str, NDArray[Any]]) -> Best:
+    moments = Moments(*_fields("best.observation_moments", Moments, arrays))
+    return Best(arrays["best.theta"], moments, float(arrays["best.mean_return"]), int(arrays["best.steps"]))
 
 
 def _weights(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

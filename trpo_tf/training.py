@@ -25,6 +25,7 @@ from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, with_sum
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
+from trpo_tf.trials import Trials
 from trpo_tf.vector_envs import choose_backend
 
 Observer = Callable[[dict[str, Any]], None]
@@ -112,14 +113,18 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
         StopRequest() as stop,
         Experience(config, components.policy) as experience,
         Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
+        _trials(config, components) as trials,
     ):
         try:
             run = _evaluate_untrained(run)
             started = time.perf_counter() - state.seconds
             experience.restart(state)
             while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
-                state, metrics = iterate(config, components, experience, state, traced=profile)
-                state = dataclasses.replace(state, seconds=time.perf_counter() - started)
+                after, metrics = iterate(config, components, experience, state, traced=profile)
+                metrics["trial_return"] = None
+                if trials is not None and _is_trial_due(config, components, state.steps, after.steps):
+                    after, metrics["trial_return"] = trials.run(after)
+                state = dataclasses.replace(after, seconds=time.perf_counter() - started)
                 log.write(metrics)
                 listeners.iteration_ended(state, metrics)
                 if observer is not None:
@@ -131,6 +136,7 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
                 if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
                     state = _save(run, state)
                     experience.restart(state)
+            state = state.at_best()
             components.policy.network.assign(state.theta)
             run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)))
         except EnvironmentFailure as failure:
@@ -140,6 +146,18 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
             _save(run, state)
             raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
     return run
+
+
+def _trials(config: Config, components: Components) -> contextlib.AbstractContextManager[Trials | None]:
+    if config.trial_interval == 0:
+        return contextlib.nullcontext()
+    return contextlib.closing(Trials(config, components.policy))
+
+
+def _is_trial_due(config: Config, components: Components, before: int, steps: int) -> bool:
+    """Whether an interval has ended, or the run has."""
+    passed = steps // config.trial_interval > before // config.trial_interval
+    return passed or steps + components.iteration_steps > config.total_steps
 
 
 def _check_long_enough_to_trace(config: Config, components: Components, state: TrainingState) -> None:
@@ -170,6 +188,7 @@ def _evaluate_trained(run: Run) -> Run:
         "steps": state.steps,
         "iterations": state.iteration,
         "episodes": state.episodes,
+        "best_at_steps": None if state.best is None else state.best.steps,
         "seconds": state.seconds,
         "steps_per_second": state.steps / state.seconds if state.seconds else 0.0,
         "versions": versions(),

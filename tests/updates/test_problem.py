@@ -3,8 +3,11 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
+from trpo_tf.config import Config, TrustRegionConfig
 from trpo_tf.policies.heads import CategoricalHead, GaussianHead
+from trpo_tf.updates.family import compile_update
 from trpo_tf.updates.problem import LocalProblem, kl_divergence
+from trpo_tf.updates.result import UpdateStatus
 
 KINDS = ["categorical", "gaussian"]
 
@@ -23,9 +26,11 @@ def test_at_the_old_policy_the_surrogate_is_the_mean_advantage_and_the_kl_is_zer
     np.testing.assert_allclose(problem.kl(theta), (0.0, 0.0), atol=1e-12)
 
 
+@pytest.mark.parametrize("coefficient", [None, 0.3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_agrees_with_finite_differences(kind):
-    _, _, theta, problem = setting(kind)
+def test_gradient_agrees_with_finite_differences(kind, coefficient):
+    policy, rows, theta, _ = setting(kind)
+    problem = LocalProblem(policy, theta, rows, entropy_coefficient=coefficient)
     _, gradient = problem.gradient()
     step = 1e-6
     differences = [
@@ -33,6 +38,29 @@ def test_gradient_agrees_with_finite_differences(kind):
         for unit in np.eye(len(theta))
     ]
     np.testing.assert_allclose(gradient, differences, atol=1e-8)
+
+
+def test_entropy_counts_as_gain():
+    """A Gaussian's: log(std sqrt(2 pi e)) for each dimension, whatever the observation."""
+    policy, rows, theta, problem = setting("gaussian")
+    with_entropy = LocalProblem(policy, theta, rows, entropy_coefficient=0.3)
+    other = theta + 0.1
+    log_std = policy.parameters(other, rows.inputs)[1][0]
+    entropy = np.sum(log_std + 0.5 * np.log(2 * np.pi * np.e))
+    np.testing.assert_allclose(with_entropy.surrogate(other), problem.surrogate(other) + 0.3 * entropy)
+
+
+@pytest.mark.parametrize(("anneal", "expected"), [(False, 0.2), (True, 0.05)])
+def test_the_weight_of_entropy_falls_with_the_radius(anneal, expected):
+    policy, rows, theta, _ = setting("gaussian")
+    trust_region = TrustRegionConfig(entropy_coefficient=0.2, max_kl=0.01)
+    update = compile_update(policy, Config("unused", anneal=anneal, trust_region=trust_region), xla=False)
+    nothing_to_gain = rows._replace(advantage=np.zeros_like(rows.advantage))
+    done = update(theta, nothing_to_gain, np.float64(0.0025), np.zeros((1, 1), np.int32))
+    assert done.status == UpdateStatus.ACCEPTED
+    rise = LocalProblem(policy, done.theta, rows).entropy() - done.entropy
+    assert rise > 0
+    np.testing.assert_allclose(done.surrogate_gain, expected * rise, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,8 +58,13 @@ def compile_update(
     `branches` is that of `LocalProblem`.
     """
     algorithm = ALGORITHMS[config.algo]
+    coefficient, max_kl = config.trust_region.entropy_coefficient, config.trust_region.max_kl
 
     def update(theta: Any, rows: Rows, control: Any, order: Any) -> Update:
-        return algorithm.rule(LocalProblem(policy, theta, Rows(*rows), branches), config, control, order)
+        # Annealed, the control is what is left of max_kl.
+        left = control / max_kl if config.anneal else 1.0
+        entropy_coefficient = coefficient * left if coefficient > 0 else None
+        problem = LocalProblem(policy, theta, Rows(*rows), branches, entropy_coefficient)
+        return algorithm.rule(problem, config, control, order)
 
     return tf.function(update, autograph=False, jit_compile=xla)  # type: ignore[no-any-return]

@@ -34,13 +34,21 @@ class LocalProblem:
     Means over rows are weighted. Built inside a traced function: its members are tensors.
     """
 
-    def __init__(self, policy: Policy, theta: Any, rows: Rows, branches: int | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        theta: Any,
+        rows: Rows,
+        branches: int | None = None,
+        entropy_coefficient: Any = None,
+    ) -> None:
         """`theta` [P] is the old policy.
 
         With `branches`, every so many rows are actions of one state, of weights pi_old(a|s) / q(a|s), which add up to
-        the state's weight; the surrogate is then the vine's.
+        the state's weight; the surrogate is then the vine's. With `entropy_coefficient`, a scalar, the surrogate has
+        the policy's mean entropy beside it, times that.
         """
-        self._branches = branches
+        self._branches, self._entropy_coefficient = branches, entropy_coefficient
         # In a gradient, weight 0 x NaN would be NaN.
         self.advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
         self.theta = theta
@@ -130,7 +138,7 @@ class LocalProblem:
 
     def entropy(self) -> Any:
         """Mean entropy of the old policy, in nats; of a squashed policy, that of the sample before the squash."""
-        return self.mean(self._policy.head.distribution(self._old).entropy())
+        return self._mean_entropy(self._old)
 
     def mean(self, values: Any) -> Any:
         """Weighted mean over the rows of values [B]."""
@@ -138,7 +146,12 @@ class LocalProblem:
         return tf.tensordot(self._share, values, 1)
 
     def _surrogate(self, parameters: Parameters) -> Any:
-        ratio = self._ratio(parameters)
+        gain = self._gain(self._ratio(parameters))
+        if self._entropy_coefficient is None:
+            return gain
+        return gain + self._entropy_coefficient * self._mean_entropy(parameters)
+
+    def _gain(self, ratio: Any) -> Any:
         if self._branches is None:
             return self.mean(ratio * self.advantage)
         # Self-normalised importance sampling within each state (eq 50); with all actions there, the exact sum (eq 49).
@@ -147,6 +160,9 @@ class LocalProblem:
         state_share = tf.reduce_sum(tf.reshape(self._share, (-1, self._branches)), axis=1)
         gain = tf.math.divide_no_nan(tf.reduce_sum(weighted * advantage, axis=1), tf.reduce_sum(weighted, axis=1))
         return tf.reduce_sum(state_share * gain)
+
+    def _mean_entropy(self, parameters: Parameters) -> Any:
+        return self.mean(self._policy.head.distribution(parameters).entropy())
 
     def _ratio(self, parameters: Parameters) -> Any:
         return tf.exp(self._policy.head.distribution(parameters).log_prob(self._sample) - self._old_log_prob)

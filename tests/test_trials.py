@@ -1,0 +1,134 @@
+"""Trials during training: what they measure, which policy they keep, and that they change nothing else."""
+
+import json
+
+import pytest
+
+from trpo_tf.components import build_components
+from trpo_tf.errors import EnvironmentFailure
+from trpo_tf.evaluation import evaluate
+from trpo_tf.exporting import in_process
+from trpo_tf.runs import load_run
+from trpo_tf.training import resume, train
+from trpo_tf.trials import FIRST_SEED, Trials
+
+EPISODES = 10
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """Of runs whose policy gets better and worse: steps much too long, and batches of few episodes."""
+    return {
+        "env_id": "environments:Reach-v0",
+        "total_steps": 1280,
+        "max_kl": 3.0,
+        "max_backtracks": 30,
+        "damping": 1e-3,
+        "eval_episodes": 0,
+        "checkpoint_steps": 300,
+        "trial_episodes": EPISODES,
+    }
+
+
+@pytest.fixture(scope="module")
+def tried(small_config, settings, tmp_path_factory):
+    """A run with a trial in every iteration, and its metrics."""
+    observed = []
+    folder = tmp_path_factory.mktemp("tried") / "run"
+    run = train(small_config(**settings, trial_interval=1), folder, observer=observed.append)
+    return run, observed
+
+
+def score(run):
+    policy = in_process(run.policy, "policy")
+    return evaluate(policy, run.config.env_id, episodes=EPISODES, seed=FIRST_SEED).mean_return
+
+
+def logged(run, name):
+    """Of every iteration."""
+    return [json.loads(line)[name] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Reacher-v5"])
+def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_config):
+    """The pendulum's end at different times, and each counts once."""
+    config = small_config(env_id, trial_episodes=EPISODES, env_backend="gymnasium")
+    components = build_components(config)
+    state = components.initial_state(4)
+    trials = Trials(config, components.policy)
+    after, mean_return = trials.run(state)
+    policy = in_process(components.trained(state), "policy")
+    expected = evaluate(policy, env_id, episodes=EPISODES, seed=FIRST_SEED)
+    again = trials.run(state)[1]
+    trials.close()
+    assert mean_return == pytest.approx(expected.mean_return, rel=1e-4)
+    assert again == mean_return
+    assert (after.best.mean_return, after.best.steps) == (mean_return, 0)
+    assert expected.std_return > 0
+
+
+def test_envpool_s_trials_are_of_whole_episodes(small_config):
+    config = small_config("Pendulum-v1", trial_episodes=EPISODES, env_backend="envpool")
+    components = build_components(config)
+    trials = Trials(config, components.policy)
+    first, second = (trials.run(components.initial_state(4))[1] for _ in range(2))
+    trials.close()
+    assert first == second
+    assert -2000 < first < -800  # of 200 steps by a policy that knows nothing, each costs 4 to 10
+
+
+def test_training_ends_with_the_policy_that_did_best(tried):
+    run, observed = tried
+    returns = [metrics["trial_return"] for metrics in observed]
+    best = max(returns)
+    assert best > returns[-1] + 0.1  # or there is nothing to keep it from
+    kept_at = max(metrics["steps"] for metrics in observed if metrics["trial_return"] == best)
+    assert run.summary["best_at_steps"] == kept_at < run.state.steps
+    assert score(run) == pytest.approx(best, rel=1e-4)
+    assert score(load_run(run.folder)) == score(run)
+
+
+def test_trials_change_nothing_of_training_itself(tried, small_config, settings, tmp_path):
+    _, observed = tried
+    alone = []
+    train(small_config(**settings), tmp_path / "run", observer=alone.append)
+    for mine, other in zip(alone, observed, strict=True):
+        assert mine["trial_return"] is None
+        for name in set(mine) - {"trial_return"}:
+            assert "second" in name or mine[name] == other[name], name
+
+
+def test_a_trial_is_held_as_each_interval_ends_and_at_the_end(small_config, settings, tmp_path):
+    observed = []
+    train(small_config(**settings, trial_interval=500), tmp_path / "run", observer=observed.append)
+    at = [metrics["steps"] for metrics in observed if metrics["trial_return"] is not None]
+    steps = [metrics["steps"] for metrics in observed]
+    assert at == [next(s for s in steps if s >= 500), next(s for s in steps if s >= 1000), steps[-1]]
+
+
+def test_a_resumed_run_remembers_the_best(tried, small_config, settings, tmp_path, monkeypatch):
+    """Stopped at the end of the iteration after the best one's, and gone on with by a run read from its folder."""
+    run, observed = tried
+    best = next(m["iteration"] for m in observed if m["steps"] == run.summary["best_at_steps"])
+
+    def stop(metrics):
+        if metrics["iteration"] == best + 1:
+            raise KeyboardInterrupt
+
+    config = small_config(**settings, trial_interval=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", observer=stop)
+    assert load_run(tmp_path / "run").state.best.steps == run.summary["best_at_steps"]
+    resumed = resume(tmp_path / "run")
+    assert resumed.summary["best_at_steps"] >= run.summary["best_at_steps"]
+    assert score(resumed) == pytest.approx(max(logged(resumed, "trial_return")), rel=1e-4)
+
+
+def test_an_exception_in_a_trial_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
+    """The one environment of the trials takes more steps than each of those that are sampled."""
+    settings = {"num_envs": 32, "total_steps": 4096, "trial_interval": 64, "trial_episodes": 1, "eval_episodes": 0}
+    with pytest.raises(EnvironmentFailure, match=r"in a trial, raised ArithmeticError: .*; go on with --resume"):
+        train(small_config("environments:FailingWalk-v0", **settings), tmp_path / "run")
+    monkeypatch.setenv("WALK_REPAIRED", "1")
+    run = resume(tmp_path / "run")
+    assert logged(run, "iteration") == list(range(1, run.state.iteration + 1))

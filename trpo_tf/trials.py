@@ -1,0 +1,64 @@
+"""Trials of a policy while it is trained, so that training can end with the best one rather than the last."""
+
+import dataclasses
+
+import numpy as np
+
+from serving.observations import is_finite, observation_of, write
+from trpo_tf.config import Config
+from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.evaluation import LONGEST_EPISODE
+from trpo_tf.normalization import Normalizer
+from trpo_tf.policies.policy import Policy
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.state import Best, TrainingState
+from trpo_tf.vector_envs import make_vector_env
+
+FIRST_SEED = 2_000_000
+"""Seed of a trial's first episode; the next ones' follow it. None of them is one of an evaluation's."""
+
+
+class Trials:
+    """Plays the policy's mode in `trial_episodes` episodes at once, with the same seeds each time."""
+
+    def __init__(self, config: Config, policy: Policy) -> None:
+        """Makes the environments, which it owns."""
+        self._actor = Actor(policy, config.trial_episodes)
+        self._envs = make_vector_env(config.env_id, config.trial_episodes, config.sampling.env_backend)
+
+    def run(self, state: TrainingState) -> tuple[TrainingState, float]:
+        """Try the policy at `state`: the state, with its policy as the best if none was better, and the mean return.
+
+        Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
+        """
+        self._actor.load(state.theta, Normalizer.of(state.observation_moments))
+        mean_return = self._mean_return()
+        if state.best is None or mean_return >= state.best.mean_return:
+            best = Best(state.theta, state.observation_moments, mean_return, state.steps)
+            state = dataclasses.replace(state, best=best)
+        return state, mean_return
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+    def _mean_return(self) -> float:
+        """Undiscounted, over the first episode of each environment."""
+        actor, envs = self._actor, self._envs
+        returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+        try:
+            observation, _ = envs.reset(seed=FIRST_SEED)
+            for _ in range(LONGEST_EPISODE):
+                write(actor.observation, observation_of(observation))
+                actor.run()
+                # A copy, since an environment may keep its action, and the buffer will be written again.
+                observation, reward, terminated, truncated, _ = envs.step(actor.action.copy())
+                returns += np.where(running, reward, 0.0)
+                running &= ~(terminated | truncated)
+                if not running.any():
+                    break
+        except Exception as error:
+            raise environment_failure("step or reset, in a trial,", error) from error
+        if not (np.isfinite(returns).all() and is_finite(actor.observation)):
+            raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+        return float(returns.mean())
