@@ -8,6 +8,7 @@ from trpo_tf.components import build_components
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.evaluation import evaluate
 from trpo_tf.exporting import in_process
+from trpo_tf.reporting.run_report import html_report, read_story
 from trpo_tf.runs import load_run
 from trpo_tf.training import resume, train
 from trpo_tf.trials import FIRST_SEED, Trials
@@ -86,6 +87,7 @@ def test_training_ends_with_the_policy_that_did_best(tried):
     assert run.summary["best_at_steps"] == kept_at < run.state.steps
     assert score(run) == pytest.approx(best, rel=1e-4)
     assert score(load_run(run.folder)) == score(run)
+    assert f"Its policy is that of {kept_at:,} steps" in html_report(read_story(run.folder))
 
 
 def test_trials_change_nothing_of_training_itself(tried, small_config, settings, tmp_path):

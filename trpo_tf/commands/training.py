@@ -128,6 +128,8 @@ def _print_run(run: "Run") -> None:
             f"mean return {before['mean_return']:.1f} untrained, {after['mean_return']:.1f} +- "
             f"{after['std_return']:.1f} trained, over {after['episodes']} episodes"
         )
+    if summary["best_at_steps"] is not None:
+        say(f"its policy is that of {summary['best_at_steps']:,} steps, which did best in a trial")
     say(f"export it with: trpo-tf export {run.folder} --out bundle")
 
 

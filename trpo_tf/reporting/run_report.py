@@ -101,7 +101,9 @@ def _found_bundle(folder: Path, config: Config) -> Path | None:
 def _lead(story: Story) -> str:
     done = story.logged[-1] if story.logged else {"steps": 0, "iteration": 0}
     state = "It is trained." if story.is_over else f"It goes on, or was stopped, at {done['steps']:,} steps."
-    told = f"{story.config.algo}, seed {story.config.seed}, {story.config.total_steps:,} steps wanted. {state}"
+    best = story.summary.get("best_at_steps")
+    kept = f" Its policy is that of {best:,} steps, which did best in a trial." if best else ""
+    told = f"{story.config.algo}, seed {story.config.seed}, {story.config.total_steps:,} steps wanted. {state}{kept}"
     return f'<p class="lead">{escape(told)}</p>'
 
 
