@@ -65,6 +65,7 @@ def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_confi
     assert mean_return == pytest.approx(expected.mean_return, rel=1e-4)
     assert again == mean_return
     assert (after.best.mean_return, after.best.steps) == (mean_return, 0)
+    assert after.trial_steps == pytest.approx(EPISODES * expected.mean_length)
     assert expected.std_return > 0
 
 

@@ -46,6 +46,7 @@ class TrainingState:
     recent_lengths: tuple[int, ...] = ()
     iteration: int = 0
     steps: int = 0
+    trial_steps: int = 0  # of trials, which are not in `steps`
     episodes: int = 0
     checkpoint: int = 0
     steps_at_checkpoint: int = 0
@@ -126,6 +127,7 @@ _COUNTERS = (
     "recent_lengths",
     "iteration",
     "steps",
+    "trial_steps",
     "episodes",
     "checkpoint",
     "steps_at_checkpoint",

@@ -186,6 +186,7 @@ def _evaluate_trained(run: Run) -> Run:
     summary = {
         "trained": _evaluate(run, deterministic=True),
         "steps": state.steps,
+        "trial_steps": state.trial_steps,
         "iterations": state.iteration,
         "episodes": state.episodes,
         "best_at_steps": None if state.best is None else state.best.steps,

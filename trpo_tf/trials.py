@@ -32,7 +32,8 @@ class Trials:
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
         self._actor.load(state.theta, Normalizer.of(state.observation_moments))
-        mean_return = self._mean_return()
+        mean_return, steps = self._play()
+        state = dataclasses.replace(state, trial_steps=state.trial_steps + steps)
         if state.best is None or mean_return >= state.best.mean_return:
             best = Best(state.theta, state.observation_moments, mean_return, state.steps)
             state = dataclasses.replace(state, best=best)
@@ -42,9 +43,9 @@ class Trials:
         """Close the environments."""
         self._envs.close()
 
-    def _mean_return(self) -> float:
-        """Undiscounted, over the first episode of each environment."""
-        actor, envs = self._actor, self._envs
+    def _play(self) -> tuple[float, int]:
+        """The mean undiscounted return over the first episode of each environment, and the steps in them."""
+        actor, envs, steps = self._actor, self._envs, 0
         returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
         try:
             observation, _ = envs.reset(seed=FIRST_SEED)
@@ -54,6 +55,7 @@ class Trials:
                 # A copy, since an environment may keep its action, and the buffer will be written again.
                 observation, reward, terminated, truncated, _ = envs.step(actor.action.copy())
                 returns += np.where(running, reward, 0.0)
+                steps += int(running.sum())
                 running &= ~(terminated | truncated)
                 if not running.any():
                     break
@@ -61,4 +63,4 @@ class Trials:
             raise environment_failure("step or reset, in a trial,", error) from error
         if not (np.isfinite(returns).all() and is_finite(actor.observation)):
             raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
-        return float(returns.mean())
+        return float(returns.mean()), steps
