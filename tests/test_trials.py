@@ -16,6 +16,10 @@ from trpo_tf.trials import FIRST_SEED, Trials
 EPISODES = 10
 
 
+FAILING = {"num_envs": 32, "total_steps": 4096, "trial_interval": 64, "trial_episodes": 1, "eval_episodes": 0}
+"""So that the one environment of the trials takes more steps than each of those that are sampled, and fails first."""
+
+
 @pytest.fixture(scope="module")
 def settings():
     """Of runs whose policy gets better and worse: steps much too long, and batches of few episodes."""
@@ -128,10 +132,16 @@ def test_a_resumed_run_remembers_the_best(tried, small_config, settings, tmp_pat
 
 
 def test_an_exception_in_a_trial_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
-    """The one environment of the trials takes more steps than each of those that are sampled."""
-    settings = {"num_envs": 32, "total_steps": 4096, "trial_interval": 64, "trial_episodes": 1, "eval_episodes": 0}
-    with pytest.raises(EnvironmentFailure, match=r"in a trial, raised ArithmeticError: .*; go on with --resume"):
-        train(small_config("environments:FailingWalk-v0", **settings), tmp_path / "run")
+    with pytest.raises(EnvironmentFailure, match=r"step, in a trial, raised ArithmeticError: .*; go on with --resume"):
+        train(small_config("environments:FailingWalk-v0", **FAILING), tmp_path / "run")
     monkeypatch.setenv("WALK_REPAIRED", "1")
     run = resume(tmp_path / "run")
     assert logged(run, "iteration") == list(range(1, run.state.iteration + 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:gymnasium")
+@pytest.mark.parametrize("broken", ["observation", "reward"])
+def test_a_value_that_is_not_finite_in_a_trial_ends_training_too(broken, small_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WALK_GIVES_NAN", broken)
+    with pytest.raises(EnvironmentFailure, match="observation or reward that is not finite; go on with --resume"):
+        train(small_config("environments:FailingWalk-v0", **FAILING), tmp_path / "run")

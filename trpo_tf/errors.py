@@ -12,3 +12,8 @@ class EnvironmentFailure(RuntimeError):
 def environment_failure(where: str, error: Exception) -> EnvironmentFailure:
     """What to raise for an exception of an environment's `where`: its step or its reset."""
     return EnvironmentFailure(f"the environment's {where} raised {type(error).__name__}: {error}")
+
+
+def not_finite_failure() -> EnvironmentFailure:
+    """What to raise for a NaN or an infinity."""
+    return EnvironmentFailure("the environment gave an observation or reward that is not finite")

@@ -11,15 +11,13 @@ import numpy as np
 from serving import ArraySpec, Policy
 from serving.observations import is_finite, observation_of
 from trpo_tf.envs import action_spec, make_env, observation_spec
-from trpo_tf.errors import EnvironmentFailure, UserError, environment_failure
+from trpo_tf.errors import UserError, environment_failure, not_finite_failure
 
 LONGEST_EPISODE = 100_000
 """Steps after which an episode counts as over, for environments that set no limit."""
 
 FIRST_SEED = 1_000_000
 """Evaluation episodes start from seeds counted from here, which training never uses in practice."""
-
-_NOT_FINITE = "the environment gave an observation or reward that is not finite"
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,14 @@ def play(
     for _ in range(LONGEST_EPISODE):
         seen = observation_of(observation)
         if not is_finite(seen):
-            raise EnvironmentFailure(_NOT_FINITE)
+            raise not_finite_failure()
         action = policy.act(seen, deterministic=deterministic, rng=rng)
         try:
             observation, reward, terminated, truncated, _ = env.step(action)
         except Exception as error:
             raise environment_failure("step", error) from error
         if not math.isfinite(reward):
-            raise EnvironmentFailure(_NOT_FINITE)
+            raise not_finite_failure()
         yield float(reward)
         if terminated or truncated:
             return

@@ -1,18 +1,19 @@
 """Trials of a policy while it is trained, so that training can end with the best one rather than the last."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from serving.observations import is_finite, observation_of, write
 from trpo_tf.config import Config
-from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.errors import environment_failure, not_finite_failure
 from trpo_tf.evaluation import LONGEST_EPISODE
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.state import Best, TrainingState
-from trpo_tf.vector_envs import make_vector_env
+from trpo_tf.vector_envs import Step, make_vector_env
 
 FIRST_SEED = 2_000_000
 """Seed of a trial's first episode; the next ones' follow it. None of them is one of an evaluation's."""
@@ -45,22 +46,33 @@ class Trials:
 
     def _play(self) -> tuple[float, int]:
         """The mean undiscounted return over the first episode of each environment, and the steps in them."""
-        actor, envs, steps = self._actor, self._envs, 0
-        returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-        try:
-            observation, _ = envs.reset(seed=FIRST_SEED)
-            for _ in range(LONGEST_EPISODE):
-                write(actor.observation, observation_of(observation))
-                actor.run()
-                # A copy, since an environment may keep its action, and the buffer will be written again.
-                observation, reward, terminated, truncated, _ = envs.step(actor.action.copy())
-                returns += np.where(running, reward, 0.0)
-                steps += int(running.sum())
-                running &= ~(terminated | truncated)
-                if not running.any():
-                    break
-        except Exception as error:
-            raise environment_failure("step or reset, in a trial,", error) from error
-        if not (np.isfinite(returns).all() and is_finite(actor.observation)):
-            raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+        actor, count, steps = self._actor, self._envs.num_envs, 0
+        returns, running = np.zeros(count), np.ones(count, bool)
+        observation = self._reset()
+        for _ in range(LONGEST_EPISODE):
+            write(actor.observation, observation_of(observation))
+            if not is_finite(actor.observation):
+                raise not_finite_failure()
+            actor.run()
+            observation, reward, terminated, truncated, _ = self._step()
+            returns += np.where(running, reward, 0.0)
+            steps += int(running.sum())
+            running &= ~(terminated | truncated)
+            if not running.any():
+                break
+        if not np.isfinite(returns).all():
+            raise not_finite_failure()
         return float(returns.mean()), steps
+
+    def _reset(self) -> Any:
+        try:
+            return self._envs.reset(seed=FIRST_SEED)[0]
+        except Exception as error:
+            raise environment_failure("reset, in a trial,", error) from error
+
+    def _step(self) -> Step:
+        try:
+            # A copy, since an environment may keep its action, and the buffer will be written again.
+            return self._envs.step(self._actor.action.copy())
+        except Exception as error:
+            raise environment_failure("step, in a trial,", error) from error

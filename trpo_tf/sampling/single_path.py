@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
 from serving.policy import draw_noise
-from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.errors import environment_failure, not_finite_failure
 from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
@@ -75,7 +75,7 @@ class SinglePath:
                 rows[t + 1] = part
         self._observation = take(observations, -1)
         if not (np.isfinite(rewards).all() and is_finite(observations)):
-            raise EnvironmentFailure("the environment gave an observation or reward that is not finite")
+            raise not_finite_failure()
         ended = terminated | truncated
         resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
         episodes = self._episodes(rewards, ended, resetting)
