@@ -147,6 +147,10 @@ def make_sync_env(env_id: str, num_envs: int) -> InTurn:
         return InTurn([gym.make(env_id, disable_env_checker=True) for _ in range(num_envs)])
 
 
+_STATE = ("obs", "reward", "done", "trunc", "elapsed_step")
+"""What a step answers, by EnvPool's names."""
+
+
 class EnvPool:
     """EnvPool's environments, with episodes and types as Gymnasium's have them."""
 
@@ -154,6 +158,7 @@ class EnvPool:
         """Nothing is built before `reset`."""
         self._env_id, self.num_envs = env_id, num_envs
         self._limit = _spec(env_id).max_episode_steps
+        self._ids = np.arange(num_envs, dtype=np.int32)
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
         """Build the pool, since EnvPool takes a seed only then."""
@@ -169,15 +174,19 @@ class EnvPool:
             self._pool = envpool.make(self._env_id, env_type="gymnasium", num_envs=self.num_envs, **options)
             self._dtype = self._pool.action_space.dtype
             observation, info = self._pool.reset()
+        self._places = [self._pool._state_keys.index(name) for name in _STATE]
         return observation, info
 
     def step(self, actions: Any) -> Step:
         """Act; an episode is truncated at Gymnasium's limit, and once more when EnvPool gets to its own."""
-        observation, reward, terminated, truncated, info = self._pool.step(actions.astype(self._dtype, copy=False))
+        # What the pool's own `step` adds to these two, in Python, is a fifth of 8 HalfCheetahs' step.
+        self._pool._send([self._ids, self._ids, actions.astype(self._dtype, order="C", copy=False)])
+        state = self._pool._recv()
+        observation, reward, done, truncated, elapsed = (state[place] for place in self._places)
+        terminated = done & ~truncated
         if self._limit is not None:
-            elapsed = info["elapsed_step"]
             truncated = truncated | ((elapsed >= self._limit) & ~terminated)
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, {}
 
     def close(self) -> None:
         """Free the pool's threads."""
