@@ -77,8 +77,8 @@ def test_is_the_same_with_and_without_xla(case):
     update, other = case.update(case.rows()), plain.update(case.rows())
     tolerance = 1e-4 if case.dtype == "float32" else 1e-5  # conjugate gradient's own
     for name, value in update._asdict().items():
-        if name == "cg_residual" and case.dtype == "float32":
-            continue  # after fifteen products what is left of the gradient is mostly rounding
+        if name in ("cg_residual", "cg_iterations") and case.dtype == "float32":
+            continue  # by the last products what is left of the gradient is mostly rounding, and so is when to stop
         np.testing.assert_allclose(getattr(other, name), value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
