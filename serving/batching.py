@@ -5,6 +5,7 @@ and the more clients ask at once the larger the batches are.
 """
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from serving.codec import InferRequest
+from serving.events import emit
 from serving.observations import Array, Observation, batch_size, by_name, structured
 from serving.policy import Policy
 
@@ -68,8 +70,11 @@ def run_together(policy: Policy, requests: list[InferRequest]) -> list[Answers |
     if len(requests) > 1:
         try:
             return [*_as_one(policy, requests)]
-        except Exception:  # noqa: BLE001 (those of them that fail alone say why)
-            return [answers for request in requests for answers in run_together(policy, [request])]
+        except Exception as fault:  # noqa: BLE001 (those of them that fail alone say why)
+            alone = [answers for request in requests for answers in run_together(policy, [request])]
+            if not any(isinstance(answers, Exception) for answers in alone):
+                emit("fault", "a batch failed whose requests do not", level=logging.ERROR, fault=fault)
+            return alone
     (request,) = requests
     try:
         return [policy.infer(request.observations, request.noise, [*request.outputs])]

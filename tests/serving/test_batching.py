@@ -59,6 +59,22 @@ def test_what_fails_alone_touches_no_other(policy):
     np.testing.assert_allclose(np.concatenate([first["value"], last["value"]]), np.sqrt(ROWS[:, 0]), rtol=1e-6)
 
 
+class OneByOne(Counted):
+    """A policy that has not the memory for more than a row."""
+
+    def infer(self, observations, noise, outputs):
+        if len(observations) > 1:
+            raise MemoryError("too many rows")
+        return super().infer(observations, noise, outputs)
+
+
+@pytest.mark.parametrize(("rows", "told"), [(ROWS[1:2], ["too many rows"]), (BAD, [])])
+def test_a_batch_that_fails_for_no_request_s_sake_is_told(policy, rows, told, caplog):
+    """Whose requests fail alone does so for theirs, and they are answered so."""
+    run_together(OneByOne(policy), [asked(ROWS[:1], "value"), asked(rows, "value")])
+    assert [str(record.exc_info[1]) for record in caplog.records] == told
+
+
 def test_batches_keep_order_and_have_no_more_rows_than_allowed():
     waiting = [Waiting(asked(np.zeros((rows, 2), np.float32)), print) for rows in (3, 1, 2, 5, 1, 1)]
     made = [[len(one.request.observations) for one in batch] for batch in batches(waiting, 4)]
