@@ -1,5 +1,6 @@
 """Checkpoints are complete, and a damaged one is never used."""
 
+import dataclasses
 import warnings
 import zipfile
 
@@ -9,6 +10,7 @@ import pytest
 from trpo_tf.checkpoints import KEPT, load_checkpoint, pack, save_checkpoint, unpack
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments
+from trpo_tf.sampling.batch import Batch
 from trpo_tf.state import Best, TrainingState
 from trpo_tf.values import AdamState
 
@@ -26,6 +28,7 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         return_moments=moments(),
         carried_returns=rng.normal(size=4),
         control=np.float32(0.1),
+        earlier=Batch(rng.normal(size=(4, 2, 5)), vector(6), vector(6), vector(6) > 0, vector(6) > 0, vector(6)),
         best=Best(vector(7), moments(2), 0.1 + 0.7, 9),
         recent_returns=(0.1, -1e-300),
         recent_lengths=(5, 7),
@@ -58,6 +61,11 @@ def test_a_state_comes_back_to_the_bit(tmp_path):
     assert (loaded.recent_returns, loaded.recent_lengths) == ((0.1, -1e-300), (5, 7))
     assert loaded.seconds == 0.1 + 0.2
     assert type(loaded.iteration) is int
+    parts = {"arm": np.zeros((3, 2)), "eye": np.ones((3, 2, 4), np.uint8)}
+    several = dataclasses.replace(state(), earlier=state().earlier._replace(observation=parts))
+    save_checkpoint(tmp_path, several)
+    assert same(load_checkpoint(tmp_path), several)
+    assert load_checkpoint(tmp_path).earlier.observation.keys() == parts.keys()
 
 
 def test_every_field_is_saved(tmp_path):

@@ -39,6 +39,8 @@ class SamplingConfig:
     """environment steps in an iteration, over all environments"""
     discount: float = 0.99
     """discount factor of future rewards"""
+    final_discount: float = 0.0
+    """discount at the end, its horizon 1 / (1 - discount) going there by equal factors; 0: it stays the same"""
     advantage: str = "gae"
     """gae, monte-carlo (return less the critic's value) or return (without a baseline)"""
     gae_lambda: float = 0.95
@@ -57,6 +59,9 @@ class SamplingConfig:
         _require(self.num_envs >= 1, "num_envs", "at least 1")
         _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
+        if self.final_discount > 0:
+            _require(self.discount < 1, "discount", "below 1, with a final_discount")
+        _require(0 <= self.final_discount < 1, "final_discount", "at least 0 and below 1")
         _require_one_of(self.sampler, "sampler", SAMPLERS)
         _require_one_of(self.env_backend, "env_backend", ENV_BACKENDS)
         _require(self.sampler != "vine" or self.env_backend != "envpool", "env_backend", "gymnasium, for the vine")
@@ -185,6 +190,8 @@ class CriticConfig:
     """rows in a step of Adam"""
     critic_learning_rate: float = 1e-3
     """step size of Adam"""
+    critic_memory: int = 1
+    """iterations whose batches the critic learns from, the latest among them; an epoch stays as many rows as one has"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -192,6 +199,7 @@ class CriticConfig:
         _require(self.critic_epochs >= 1, "critic_epochs", "at least 1")
         _require(self.critic_batch_size >= 1, "critic_batch_size", "at least 1")
         _require(self.critic_learning_rate > 0, "critic_learning_rate", "above 0")
+        _require(self.critic_memory >= 1, "critic_memory", "at least 1")
 
 
 @dataclass(frozen=True)

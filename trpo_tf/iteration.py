@@ -28,11 +28,19 @@ Metrics = dict[str, Any]
 _SAMPLING, _CRITIC, _POLICY = range(3)
 
 
+class CriticRows(NamedTuple):
+    """What the critic is fitted to."""
+
+    inputs: Any  # [M x B, ...], encoded observations; a tuple of them for a network of several inputs
+    targets: NDArray[np.float32]  # [M x B]
+    weight: NDArray[np.float32]  # [M x B]
+
+
 class Estimates(NamedTuple):
-    """What the batch says about the objective: flat rows B = T x N, and the critic's targets."""
+    """What the batch says about the objective, in flat rows B = T x N, and the critic's rows, M x B with its memory."""
 
     rows: Rows
-    targets: NDArray[np.float32]  # [B]
+    critic_rows: CriticRows
     explained_variance: float
     return_moments: Moments
     carried_returns: NDArray[np.float64]  # [N]
@@ -55,7 +63,8 @@ def iterate(
     # 2. By averaging over samples, construct the estimated objective and constraint.
     clock.enter("advantages")
     seconds_sampling = sum(clock.seconds.values())
-    estimates = estimate(config, components, state, batch)
+    memory = remembered(config, state, batch)
+    estimates = estimate(config, components, state, memory)
     rows = estimates.rows
     if branches is not None:
         rows = vine_rows(config, components, state, branches, estimates.return_moments)
@@ -64,10 +73,10 @@ def iterate(
     # either keeps one core busy and needs nothing of the other.
     clock.enter("update")
     order = minibatches(
-        _rng(config, state, _POLICY), len(estimates.targets), config.inner.policy_batch_size, config.inner.policy_epochs
+        _rng(config, state, _POLICY), batch.reward.size, config.inner.policy_batch_size, config.inner.policy_epochs
     )
     with ThreadPoolExecutor(1) as beside:
-        critic = beside.submit(fit_critic, config, components, state, estimates)
+        critic = beside.submit(fit_critic, config, components, state, estimates.critic_rows)
         result = components.update(state.theta, rows, control(config, state), order)
         update = Update(*(value.numpy() for value in result))
         clock.enter("critic")
@@ -82,6 +91,7 @@ def iterate(
         control=np.float32(update.control),
         value_theta=value_theta,
         adam=adam,
+        earlier=columns(memory, slice(config.sampling.num_envs, None)) if config.critic.critic_memory > 1 else None,
         observation_moments=state.observation_moments.updated(measured),
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
@@ -102,29 +112,52 @@ def iterate(
     return after, metrics
 
 
-def estimate(config: Config, components: Components, state: TrainingState, batch: Batch) -> Estimates:
-    """Advantages and value targets, with statistics as they were while the batch was sampled."""
-    sampling = config.sampling
-    length, n = batch.reward.shape
-    observations = map_parts(lambda part: part.reshape((length + 1) * n, *part.shape[2:]), batch.observation)
-    inputs = components.encode(Normalizer.of(state.observation_moments), observations)
-    value = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, n)
+def remembered(config: Config, state: TrainingState, batch: Batch) -> Batch:
+    """The batch [T, N] as the last columns of [T, M x N], behind those of M - 1 iterations before; zeros at first.
 
+    Policies M steps apart are near each other, each step being small, so their returns tell a critic more than those
+    of one batch, for a bias that the trust region bounds.
+    """
+    before = config.critic.critic_memory - 1
+    if before == 0:
+        return batch
+    earlier = state.earlier or tf.nest.map_structure(
+        lambda part: np.zeros((len(part), before * part.shape[1], *part.shape[2:]), part.dtype), batch
+    )
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts, axis=1), earlier, batch)  # type: ignore[no-any-return]
+
+
+def columns(batch: Batch, chosen: slice) -> Batch:
+    """Some environments' part of a batch."""
+    return tf.nest.map_structure(lambda part: part[:, chosen], batch)  # type: ignore[no-any-return]
+
+
+def estimate(config: Config, components: Components, state: TrainingState, memory: Batch) -> Estimates:
+    """Advantages of the last N columns and value targets of all, with statistics as they were during sampling."""
+    n, sampling = config.sampling.num_envs, dataclasses.replace(config.sampling, discount=present_discount(config, state))
+    length, width = memory.reward.shape
+    newest = slice(width - n, None)
+    observations = map_parts(lambda part: part.reshape((length + 1) * width, *part.shape[2:]), memory.observation)
+    inputs = components.encode(Normalizer.of(state.observation_moments), observations)
+    value = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, width)
+
+    batch = columns(memory, newest)
     sums, carried = discounted_returns(state.carried_returns, batch.reward, batch.ended, sampling.discount)
     moments = state.return_moments.updated(sums[batch.weight > 0])
-    reward = scale_rewards(batch.reward, moments) if sampling.scale_rewards else batch.reward
-    advantage, targets = advantages_and_targets(sampling, batch, reward, value)
+    reward = scale_rewards(memory.reward, moments) if sampling.scale_rewards else memory.reward
+    advantage, targets = advantages_and_targets(sampling, memory, reward, value)
+    acted_on = tf.nest.map_structure(lambda part: part[:-width], inputs)
     rows = Rows(
-        tf.nest.map_structure(lambda part: part[:-n], inputs),
+        acted_on if width == n else tf.nest.map_structure(lambda part: _columns_of_rows(part, width, newest), acted_on),
         batch.sample.reshape(length * n, *batch.sample.shape[2:]),
-        standardized(advantage, batch.weight).ravel().astype(np.float32),
+        standardized(advantage[:, newest], batch.weight).ravel().astype(np.float32),
         batch.weight.ravel().astype(np.float32),
     )
     counted = batch.weight > 0
     return Estimates(
         rows,
-        targets.ravel().astype(np.float32),
-        explained_variance(value[:-1][counted], targets[counted]),
+        CriticRows(acted_on, targets.ravel().astype(np.float32), memory.weight.ravel().astype(np.float32)),
+        explained_variance(value[:-1, newest][counted], targets[:, newest][counted]),
         moments,
         carried,
     )
@@ -156,12 +189,12 @@ def vine_rows(
     Q(s, a) is a rollout's discounted reward, and the critic's value where it was cut off.
     """
     n, k, longest = branches.reward.shape
-    normalizer, discount = Normalizer.of(state.observation_moments), config.sampling.discount
+    normalizer, factor = Normalizer.of(state.observation_moments), present_discount(config, state)
     finals = map_parts(lambda part: part.reshape(n * k, *part.shape[2:]), branches.final_observation)
     value = components.value_function.values(state.value_theta, components.encode(normalizer, finals))
     reward = scale_rewards(branches.reward, moments) if config.sampling.scale_rewards else branches.reward
-    rest = discount**branches.length * ~branches.terminated * value.numpy().reshape(n, k)
-    estimate = reward @ discount ** np.arange(longest) + rest
+    rest = factor**branches.length * ~branches.terminated * value.numpy().reshape(n, k)
+    estimate = reward @ factor ** np.arange(longest) + rest
 
     inputs = components.encode(normalizer, take(branches.observation, np.repeat(np.arange(n), k)))
     sample = branches.sample.reshape(n * k, *branches.sample.shape[2:])
@@ -181,20 +214,24 @@ def vine_rows(
 
 
 def fit_critic(
-    config: Config, components: Components, state: TrainingState, estimates: Estimates
+    config: Config, components: Components, state: TrainingState, rows: CriticRows
 ) -> tuple[NDArray[np.float32], AdamState, float]:
     """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
-    critic, count = config.critic, len(estimates.targets)
-    rows = minibatches(_rng(config, state, _CRITIC), count, critic.critic_batch_size, critic.critic_epochs)
+    critic, n = config.critic, config.sampling.num_envs
+    width = critic.critic_memory * n
+    known = np.arange(len(rows.targets)).reshape(-1, width)[:, -n * (state.iteration + 1) :].ravel()
+    # With a memory there are more rows to choose from, but no more steps.
+    count = len(rows.targets) // critic.critic_memory
+    epochs = -(-critic.critic_epochs * count // len(known))
+    order = minibatches(_rng(config, state, _CRITIC), len(known), critic.critic_batch_size, epochs)
+    order = known.astype(np.int32)[order[: critic.critic_epochs * (count // critic.critic_batch_size)]]
     # The clock of the phases is another thread's.
     with tf.profiler.experimental.Trace("critic"):
         theta, adam, loss = components.value_function.fit(
             state.value_theta,
             state.adam,
-            estimates.rows.inputs,
-            estimates.targets,
-            estimates.rows.weight,
-            rows,
+            *rows,
+            order,
             np.float32(critic.critic_learning_rate * annealing(config, state)),
         )
         theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
@@ -208,6 +245,15 @@ def annealing(config: Config, state: TrainingState) -> float:
     return 1.0 - state.steps / config.total_steps if config.anneal else 1.0
 
 
+def present_discount(config: Config, state: TrainingState) -> float:
+    """The discount factor at this point of the run: between the first and the final horizon on a geometric scale."""
+    first, final = config.sampling.discount, config.sampling.final_discount
+    if final == 0:
+        return first
+    done = state.steps / config.total_steps
+    return float(1 - (1 - first) ** (1 - done) * (1 - final) ** done)
+
+
 def control(config: Config, state: TrainingState) -> np.float32:
     """What the update goes by: an annealed radius, or whatever the algorithm adapted it to."""
     return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.control
@@ -217,6 +263,12 @@ def minibatches(rng: np.random.Generator, count: int, size: int, epochs: int) ->
     """Rows of each minibatch, [steps, size]: each epoch a new permutation of `count` rows, less what is left over."""
     permutations = [rng.permutation(count)[: count - count % size].reshape(-1, size) for _ in range(epochs)]
     return np.concatenate(permutations).astype(np.int32)
+
+
+def _columns_of_rows(rows: Any, width: int, chosen: slice) -> NDArray[Any]:
+    """Of flat rows [T x width, ...] those of some columns, flat."""
+    part = np.asarray(rows).reshape(-1, width, *rows.shape[1:])[:, chosen]
+    return part.reshape(-1, *rows.shape[1:])
 
 
 def _rng(config: Config, state: TrainingState, purpose: int) -> np.random.Generator:

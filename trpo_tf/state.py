@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.observations import ROOT, by_name, structured
 from trpo_tf.normalization import Moments
+from trpo_tf.sampling.batch import Batch
 from trpo_tf.solvers.adam import AdamState
 
 RECENT_EPISODES = 20
@@ -41,6 +43,7 @@ class TrainingState:
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
     control: np.float32  # what the algorithm adapts: a radius, or a KL coefficient
+    earlier: Batch | None = None  # what the critic still learns from, oldest first [T, (critic_memory - 1) x N]
     best: Best | None = None
     recent_returns: tuple[float, ...] = ()
     recent_lengths: tuple[int, ...] = ()
@@ -83,6 +86,7 @@ class TrainingState:
             **self.weights(),
             **_named("adam", self.adam),
             **({} if self.best is None else _best_arrays(self.best)),
+            **({} if self.earlier is None else _batch_arrays(self.earlier)),
             "carried_returns": self.carried_returns,
             "control": np.asarray(self.control),
             "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
@@ -116,12 +120,14 @@ class TrainingState:
             **_weights(arrays),
             adam=AdamState(*_fields("adam", AdamState, arrays)),
             best=_best(arrays) if "best.theta" in arrays else None,
+            earlier=_batch(arrays) if "earlier.reward" in arrays else None,
             carried_returns=arrays["carried_returns"],
             control=np.float32(arrays["control"]),
             **counters,
         )
 
 
+_SEEN = "earlier.observation."
 _COUNTERS = (
     "recent_returns",
     "recent_lengths",
@@ -151,6 +157,16 @@ def _best_arrays(best: Best) -> Arrays:
 def _best(arrays: Mapping[str, NDArray[Any]]) -> Best:
     moments = Moments(*_fields("best.observation_moments", Moments, arrays))
     return Best(arrays["best.theta"], moments, float(arrays["best.mean_return"]), int(arrays["best.steps"]))
+
+
+def _batch_arrays(batch: Batch) -> Arrays:
+    arrays = {f"{_SEEN}{name}": part for name, part in by_name(batch.observation, ROOT).items()}
+    return arrays | {f"earlier.{name}": getattr(batch, name) for name in Batch._fields[1:]}
+
+
+def _batch(arrays: Mapping[str, NDArray[Any]]) -> Batch:
+    seen = {name.removeprefix(_SEEN): part for name, part in arrays.items() if name.startswith(_SEEN)}
+    return Batch(structured(seen), *(arrays[f"earlier.{name}"] for name in Batch._fields[1:]))
 
 
 def _weights(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

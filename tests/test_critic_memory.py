@@ -1,0 +1,128 @@
+"""A critic with a memory is fitted to the batches of several iterations."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from trpo_tf.components import build_components
+from trpo_tf.errors import UserError
+from trpo_tf.iteration import columns, estimate, fit_critic, iterate, present_discount, remembered
+from trpo_tf.sampling.batch import Batch
+from trpo_tf.sampling.experience import Experience
+
+LENGTH, ENVS = 16, 4
+
+
+def batch_of(reward: float, observation: float, size: int) -> Batch:
+    """Episodes of one step, all from the same state, with the same reward."""
+    shape = (LENGTH, ENVS)
+    return Batch(
+        np.full((LENGTH + 1, ENVS, size), observation, np.float32),
+        np.zeros((*shape, 1), np.float32),
+        np.full(shape, reward),
+        np.ones(shape, bool),
+        np.zeros(shape, bool),
+        np.ones(shape),
+    )
+
+
+@pytest.fixture(scope="module")
+def config(small_config):
+    return small_config(
+        "environments:Reach-v0",
+        critic_memory=3,
+        critic_epochs=100,
+        critic_learning_rate=0.01,
+        scale_rewards=False,
+        normalize_observations=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def components(config):
+    return build_components(config)
+
+
+def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, components):
+    state, values = components.initial_state(ENVS), []
+    (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
+    for iteration, reward in enumerate([0.0, 1.0, 2.0, 3.0, 4.0]):
+        memory = remembered(config, state, batch_of(reward, 1.0, size))
+        estimates = estimate(config, components, state, memory)
+        theta, adam, _ = fit_critic(config, components, state, estimates.critic_rows)
+        values.append(float(components.value_function.values(theta, np.ones((1, size), np.float32))[0]))
+        state = dataclasses.replace(
+            state, value_theta=theta, adam=adam, iteration=iteration + 1, earlier=columns(memory, slice(ENVS, None))
+        )
+    np.testing.assert_allclose(values, [0.0, 0.5, 1.0, 2.0, 3.0], atol=0.1)
+    assert components.value_function.fit.experimental_get_tracing_count() == 1
+    assert state.adam.step == 5 * 100 * LENGTH * ENVS / config.critic.critic_batch_size
+
+
+def test_the_policy_learns_from_the_newest_batch_alone(config, components, small_config):
+    state = components.initial_state(ENVS)
+    (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
+    rng = np.random.default_rng(0)
+    old, new = (batch_of(1.0, 0.5, size)._replace(reward=rng.normal(size=(LENGTH, ENVS))) for _ in range(2))
+    old = old._replace(observation=rng.normal(size=old.observation.shape).astype(np.float32))
+    earlier = columns(remembered(config, state, old), slice(ENVS, None))
+    with_memory = estimate(
+        config, components, state, remembered(config, dataclasses.replace(state, earlier=earlier), new)
+    )
+    without = estimate(small_config("environments:Reach-v0", scale_rewards=False), components, state, new)
+    for one, other in zip(with_memory.rows, without.rows, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert with_memory.return_moments.total == without.return_moments.total == LENGTH * ENVS
+    assert len(with_memory.critic_rows.targets) == 3 * len(without.critic_rows.targets)
+
+
+@pytest.mark.parametrize("env_id", ["environments:Walk-v0", "environments:Signals-dict-v0"])
+def test_iterations_hand_their_batches_on(env_id, small_config):
+    config = small_config(env_id, critic_memory=3)
+    components = build_components(config)
+    states = [components.initial_state(ENVS)]
+    assert states[0].earlier is None
+    with Experience(config, components.policy) as experience:
+        experience.restart(states[0])
+        for _ in range(4):
+            states.append(iterate(config, components, experience, states[-1])[0])
+    np.testing.assert_array_equal(states[1].earlier.weight[:, :ENVS], 0)
+    for before, after in itertools.pairwise(states[1:]):
+        kept = {name: part for name, part in after.to_arrays().items() if name.startswith("earlier")}
+        assert len(kept) >= len(Batch._fields)
+        for name, part in kept.items():
+            np.testing.assert_array_equal(part[:, :ENVS], before.to_arrays()[name][:, ENVS:], name)
+            assert part.shape[1] == 2 * ENVS
+        assert not np.array_equal(after.earlier.sample[:, ENVS:], before.earlier.sample[:, ENVS:])
+
+
+def test_without_a_memory_nothing_is_kept(trained):
+    assert trained.run.state.earlier is None
+
+
+def test_a_memory_of_nothing_is_refused(small_config):
+    with pytest.raises(UserError, match="critic_memory must be at least 1"):
+        small_config(critic_memory=0)
+
+
+def test_the_horizon_goes_from_the_first_to_the_final_one_by_equal_factors(small_config):
+    config = small_config(discount=0.99, final_discount=0.9, total_steps=200)
+    state = build_components(config).initial_state(ENVS)
+    horizons = [1 / (1 - present_discount(config, dataclasses.replace(state, steps=steps))) for steps in (0, 100, 200)]
+    np.testing.assert_allclose(horizons, [100, 1000**0.5, 10])
+    assert present_discount(small_config(discount=0.99), dataclasses.replace(state, steps=200)) == 0.99
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"final_discount": 1.0}, "final_discount must be at least 0 and below 1"),
+        ({"discount": 1.0, "final_discount": 0.9}, "discount must be below 1, with a final_discount"),
+    ],
+)
+def test_a_final_discount_that_can_not_work_is_refused(settings, message, small_config):
+    config = small_config()
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(config.sampling, **settings)
