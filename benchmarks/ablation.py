@@ -42,6 +42,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "10 Fisher products": {"trust_region.cg_iterations": 10},
     "8 environments": {"sampling.num_envs": 8},
     "critic of 128-128": {"critic.critic_hidden_sizes": (128, 128)},
+    "critic's memory of 4 batches": {"critic.critic_memory": 4},
+    "critic's memory of 16 batches": {"critic.critic_memory": 16},
+    "discount 0.995 to 0.99, trace 0.9, memory of 8": {
+        "sampling.discount": 0.995,
+        "sampling.final_discount": 0.99,
+        "sampling.gae_lambda": 0.9,
+        "critic.critic_memory": 8,
+    },
     "radius falling to 0": {"anneal": True},
     "correlated noise, 0.6": {"sampling.noise_correlation": 0.6},
 }
