@@ -134,7 +134,8 @@ def columns(batch: Batch, chosen: slice) -> Batch:
 
 def estimate(config: Config, components: Components, state: TrainingState, memory: Batch) -> Estimates:
     """Advantages of the last N columns and value targets of all, with statistics as they were during sampling."""
-    n, sampling = config.sampling.num_envs, dataclasses.replace(config.sampling, discount=present_discount(config, state))
+    n = config.sampling.num_envs
+    sampling = dataclasses.replace(config.sampling, discount=present_discount(config, state))
     length, width = memory.reward.shape
     newest = slice(width - n, None)
     observations = map_parts(lambda part: part.reshape((length + 1) * width, *part.shape[2:]), memory.observation)
