@@ -80,7 +80,7 @@ def measure(point: Point) -> dict[str, float]:
         sampling = median_milliseconds(sample)
         batch, _, _ = sample()
     estimates = estimate(config, components, state, batch)
-    inner, rows = config.inner, len(estimates.targets)
+    inner, rows = config.inner, batch.reward.size
     order = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
     return {
         "sampling": sampling,
@@ -88,7 +88,7 @@ def measure(point: Point) -> dict[str, float]:
         "update": median_milliseconds(
             lambda: components.update(state.theta, estimates.rows, control(config, state), order).theta.numpy()
         ),
-        "critic": median_milliseconds(lambda: fit_critic(config, components, state, estimates)),
+        "critic": median_milliseconds(lambda: fit_critic(config, components, state, estimates.critic_rows)),
         "parameters": len(state.theta),
     }
 
