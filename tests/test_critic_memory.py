@@ -61,6 +61,18 @@ def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, compon
     assert state.adam.step == 5 * 100 * LENGTH * ENVS / config.critic.critic_batch_size
 
 
+def test_the_first_fit_is_that_without_a_memory(config, components):
+    alone = dataclasses.replace(config, critic=dataclasses.replace(config.critic, critic_memory=1))
+    (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
+    batch = batch_of(1.0, 1.0, size)._replace(reward=np.random.default_rng(0).normal(size=(LENGTH, ENVS)))
+    fits = []
+    for one in (config, alone):
+        state = components.initial_state(ENVS)
+        rows = estimate(one, components, state, remembered(one, state, batch)).critic_rows
+        fits.append(fit_critic(one, components, state, rows)[0])
+    np.testing.assert_allclose(*fits, atol=1e-6)
+
+
 def test_the_policy_learns_from_the_newest_batch_alone(config, components, small_config):
     state = components.initial_state(ENVS)
     (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
