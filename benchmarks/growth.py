@@ -48,10 +48,11 @@ def measure(point: Point) -> dict[str, float]:
 
     from trpo_tf.components import build_components
     from trpo_tf.config import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
-    from trpo_tf.iteration import control, estimate, fit_critic, minibatches
+    from trpo_tf.iteration import estimate, fit_critic, minibatches
     from trpo_tf.normalization import Normalizer
     from trpo_tf.phases import PhaseClock
     from trpo_tf.sampling.experience import Experience
+    from trpo_tf.schedules import control, entropy_term
     from trpo_tf.training import with_env_backend
 
     layers = (point.width, point.width)
@@ -86,7 +87,13 @@ def measure(point: Point) -> dict[str, float]:
         "sampling": sampling,
         "acting": 1000 * median(clock.seconds["acting"] for clock in clocks[1:]),
         "update": median_milliseconds(
-            lambda: components.update(state.theta, estimates.rows, control(config, state), order).theta.numpy()
+            lambda: components.update(
+                state.theta,
+                estimates.rows,
+                control(config, state),
+                order,
+                entropy_term(config, components, state),
+            ).theta.numpy()
         ),
         "critic": median_milliseconds(lambda: fit_critic(config, components, state, estimates.critic_rows)),
         "parameters": len(state.theta),

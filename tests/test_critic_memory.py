@@ -8,7 +8,7 @@ import pytest
 
 from trpo_tf.components import build_components
 from trpo_tf.errors import UserError
-from trpo_tf.iteration import columns, estimate, fit_critic, iterate, present_discount, remembered
+from trpo_tf.iteration import columns, estimate, fit_critic, iterate, remembered
 from trpo_tf.sampling.batch import Batch
 from trpo_tf.sampling.experience import Experience
 
@@ -117,24 +117,3 @@ def test_without_a_memory_nothing_is_kept(trained):
 def test_a_memory_of_nothing_is_refused(small_config):
     with pytest.raises(UserError, match="critic_memory must be at least 1"):
         small_config(critic_memory=0)
-
-
-def test_the_horizon_goes_from_the_first_to_the_final_one_by_equal_factors(small_config):
-    config = small_config(discount=0.99, final_discount=0.9, total_steps=200)
-    state = build_components(config).initial_state(ENVS)
-    horizons = [1 / (1 - present_discount(config, dataclasses.replace(state, steps=steps))) for steps in (0, 100, 200)]
-    np.testing.assert_allclose(horizons, [100, 1000**0.5, 10])
-    assert present_discount(small_config(discount=0.99), dataclasses.replace(state, steps=200)) == 0.99
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"final_discount": 1.0}, "final_discount must be at least 0 and below 1"),
-        ({"discount": 1.0, "final_discount": 0.9}, "discount must be below 1, with a final_discount"),
-    ],
-)
-def test_a_final_discount_that_can_not_work_is_refused(settings, message, small_config):
-    config = small_config()
-    with pytest.raises(UserError, match=message):
-        dataclasses.replace(config.sampling, **settings)

@@ -19,7 +19,7 @@ from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.sampling.vine import branch_count
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
-from trpo_tf.updates.family import ALGORITHMS, compile_update
+from trpo_tf.updates.family import ALGORITHMS, EntropyTerm, compile_update
 from trpo_tf.updates.problem import Rows
 from trpo_tf.updates.result import Update
 from trpo_tf.values import ValueFunction
@@ -36,7 +36,7 @@ class Components:
 
     policy: Policy
     value_function: ValueFunction
-    update: Callable[[Any, Rows, Any, Any], Update]
+    update: Callable[[Any, Rows, Any, Any, EntropyTerm], Update]
     encode: Callable[[Normalizer, Any], Any]
     log_prob: Callable[[Any, Any, Any], Any]
     initial_control: float
@@ -76,10 +76,14 @@ def build_components(
     env.close()
 
     settings, critic = config.policy, config.critic
-    head = make_head(action, initial_log_std=settings.initial_log_std, squash=settings.squash)
+    head = make_head(
+        action, initial_log_std=settings.initial_log_std, squash=settings.squash, censored=settings.censored
+    )
     _check_activation(settings.activation)
     if config.sampling.noise_correlation > 0 and head.noise.law != "normal":
         raise UserError("noise_correlation is for continuous actions; leave it at 0 for discrete ones")
+    if settings.final_std > 0 and head.noise.law != "normal":
+        raise UserError("final_std is for continuous actions; leave it at 0 for discrete ones")
     if policy_network is None:
         policy_network = default_network(
             encoder.inputs,

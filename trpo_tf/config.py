@@ -102,6 +102,10 @@ class PolicyConfig:
     """gain of the policy's last layer at the start: small means near-uniform actions"""
     initial_log_std: float = 0.0
     """log of the Gaussian's standard deviation at the start, in half widths of the action range"""
+    final_std: float = 0.0
+    """the Gaussian's standard deviation at the end, in half widths: entropy is steered there; 0: it is free"""
+    censored: bool = False
+    """count a clipped action by the probability of all that is clipped to it, not by its sample's density"""
     squash: bool = False
     """keep continuous actions inside their bounds by tanh rather than by clipping"""
 
@@ -109,6 +113,8 @@ class PolicyConfig:
         """Raise `UserError` naming the first setting that can't work."""
         _require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
         _require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
+        _require(self.final_std >= 0, "final_std", "at least 0")
+        _require(not (self.censored and self.squash), "censored", "off, for squashed actions, which are not clipped")
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,8 @@ class TrustRegionConfig:
     max_kl: float = 0.01
     """largest mean KL divergence of an update, in nats"""
     entropy_coefficient: float = 0.0
-    """weight of the policy's mean entropy, in nats, beside the surrogate (not nac, ppo)"""
+    """weight of the policy's mean entropy, in nats, beside the surrogate, or with final_std of half its squared
+    distance from where it is steered (not nac, ppo)"""
     damping: float = 0.1
     """multiple of the identity added to the Fisher matrix"""
     fisher: str = "gauss-newton"
@@ -242,6 +249,8 @@ class Config:
         _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
         if self.trust_region.entropy_coefficient > 0:
             _require(self.algo in SURROGATE_ALGORITHMS, "entropy_coefficient", f"0, for {self.algo}")
+        if self.policy.final_std > 0:
+            _require(self.trust_region.entropy_coefficient > 0, "entropy_coefficient", "above 0, with a final_std")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         _require(self.trial_interval >= 0, "trial_interval", "at least 0")

@@ -17,6 +17,7 @@ from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.sampling.vine import Branches
+from trpo_tf.schedules import annealing, control, entropy_term, present_discount
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows
@@ -77,7 +78,9 @@ def iterate(
     )
     with ThreadPoolExecutor(1) as beside:
         critic = beside.submit(fit_critic, config, components, state, estimates.critic_rows)
-        result = components.update(state.theta, rows, control(config, state), order)
+        result = components.update(
+            state.theta, rows, control(config, state), order, entropy_term(config, components, state)
+        )
         update = Update(*(value.numpy() for value in result))
         clock.enter("critic")
         value_theta, adam, value_loss = critic.result()
@@ -239,25 +242,6 @@ def fit_critic(
     if not np.isfinite(theta).all():
         return state.value_theta, state.adam, float("nan")
     return theta, adam, float(loss)
-
-
-def annealing(config: Config, state: TrainingState) -> float:
-    """What is left of the run, from 1 to 0, if it is annealed; otherwise 1."""
-    return 1.0 - state.steps / config.total_steps if config.anneal else 1.0
-
-
-def present_discount(config: Config, state: TrainingState) -> float:
-    """The discount factor at this point of the run: between the first and the final horizon on a geometric scale."""
-    first, final = config.sampling.discount, config.sampling.final_discount
-    if final == 0:
-        return first
-    done = state.steps / config.total_steps
-    return float(1 - (1 - first) ** (1 - done) * (1 - final) ** done)
-
-
-def control(config: Config, state: TrainingState) -> np.float32:
-    """What the update goes by: an annealed radius, or whatever the algorithm adapted it to."""
-    return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.control
 
 
 def minibatches(rng: np.random.Generator, count: int, size: int, epochs: int) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from problems import ACTIONS, make_policy, make_rows, make_theta
 
 from trpo_tf.config import Config, InnerConfig
 from trpo_tf.iteration import minibatches
-from trpo_tf.updates.family import ALGORITHMS, compile_update
+from trpo_tf.updates.family import ALGORITHMS, EntropyTerm, compile_update
 from trpo_tf.updates.problem import LocalProblem
 from trpo_tf.updates.result import UpdateStatus
 
@@ -37,7 +37,8 @@ class Case(NamedTuple):
     def update(self, rows):
         control = np.asarray(ALGORITHMS[self.algo].initial_control(self.config), self.dtype)
         order = minibatches(np.random.default_rng(0), ROWS, 32, 5)
-        return self.compiled(self.theta, rows, control, order)
+        zero = np.zeros((), self.dtype)
+        return self.compiled(self.theta, rows, control, order, EntropyTerm(zero, zero))
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)

@@ -73,6 +73,64 @@ def test_log_probabilities_are_those_of_the_sample():
     np.testing.assert_allclose(gaussian.distribution(parameters).log_prob(sample), [closed_form], rtol=1e-6)
 
 
+def censored(spec, mean, deviation):
+    head = make_head(spec, censored=True)
+    count = int(np.prod(spec.shape))
+    return head, (tf.fill((1, count), mean), tf.fill((1, count), math.log(deviation)))
+
+
+def normal_cdf(x):
+    return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+def test_a_censored_sample_counts_by_all_that_is_clipped_as_it_is():
+    """The arm's bounds are -1 and 1 in units of the sample, whatever they are in those of the action."""
+    head, parameters = censored(ARM, 0.2, 0.5)
+    below, above = normal_cdf((-1 - 0.2) / 0.5), 1 - normal_cdf((1 - 0.2) / 0.5)
+    density = math.exp(-((0.3 - 0.2) ** 2) / 0.5) / (0.5 * math.sqrt(2 * math.pi))
+    for samples, expected in (((-1.5, 0.3), below * density), ((7.0, -9.0), above * below)):
+        log_prob = head.log_prob(parameters, tf.constant([samples], tf.float32))
+        np.testing.assert_allclose(log_prob, [math.log(expected)], rtol=1e-5)
+
+
+def test_the_score_of_a_censored_sample_has_the_same_mean_and_less_variance():
+    """Of f(action) x score: what a policy gradient is made of, for an f that knows only the clipped action."""
+    spec = ArraySpec("action", "float32", (1,), -1.0, 1.0)
+    rng = np.random.default_rng(0)
+    sample = tf.constant(0.4 + 1.5 * rng.normal(size=(400_000, 1)), tf.float64)
+    value = tf.exp(tf.clip_by_value(sample, -1.0, 1.0))[:, 0]
+    gradients = []
+    for head in (make_head(spec), make_head(spec, censored=True)):
+        mean = tf.fill(sample.shape, tf.constant(0.4, tf.float64))
+        with tf.GradientTape() as tape:
+            tape.watch(mean)
+            log_prob = head.log_prob((mean, tf.fill(sample.shape, tf.cast(math.log(1.5), tf.float64))), sample)
+        gradients.append((value * tape.gradient(log_prob, mean)[:, 0]).numpy())
+    plain, clipped = gradients
+    assert abs(plain.mean() - clipped.mean()) < 4 * np.std(plain - clipped) / math.sqrt(len(plain))
+    assert clipped.var() < 0.8 * plain.var()
+
+
+def test_where_there_are_no_bounds_nothing_is_censored():
+    spec = ArraySpec("action", "float32", (3,), (0.0, -np.inf, -np.inf), (np.inf, 1.0, np.inf))
+    sample = tf.constant([[0.5, 0.5, 40.0]])
+    (head, parameters), plain = censored(spec, 0.1, 1.0), make_head(spec)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(parameters)
+        log_prob, expected = head.log_prob(parameters, sample), plain.log_prob(parameters, sample)
+    np.testing.assert_allclose(log_prob, expected)
+    for part in parameters:
+        np.testing.assert_allclose(tape.gradient(log_prob, part), tape.gradient(expected, part))
+    beyond = head.log_prob(parameters, tf.constant([[-3.0, 5.0, 0.1]]))
+    standard = -0.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(beyond, [math.log(normal_cdf(-0.1) * normal_cdf(-0.9)) + standard], rtol=1e-5)
+
+
+def test_squashed_actions_are_not_censored(small_config):
+    with pytest.raises(UserError, match="censored must be off, for squashed actions"):
+        small_config(squash=True, censored=True)
+
+
 GRID = ArraySpec("action", "int64", (2, 2), (0, 5, 0, 0), (1, 7, 3, 0))
 BITS = ArraySpec("action", "int8", (2,), 0, 1)
 

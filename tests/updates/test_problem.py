@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
-from trpo_tf.config import Config, TrustRegionConfig
+from trpo_tf.config import Config, PolicyConfig, TrustRegionConfig
 from trpo_tf.policies.heads import CategoricalHead, GaussianHead
-from trpo_tf.updates.family import compile_update
+from trpo_tf.updates.family import EntropyTerm, compile_update
 from trpo_tf.updates.problem import LocalProblem, kl_divergence
 from trpo_tf.updates.result import UpdateStatus
 
@@ -26,11 +26,13 @@ def test_at_the_old_policy_the_surrogate_is_the_mean_advantage_and_the_kl_is_zer
     np.testing.assert_allclose(problem.kl(theta), (0.0, 0.0), atol=1e-12)
 
 
-@pytest.mark.parametrize("coefficient", [None, 0.3])
+@pytest.mark.parametrize(
+    "gain_of_entropy", [None, lambda entropy: 0.3 * entropy, lambda entropy: -((5 - entropy) ** 2)]
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_agrees_with_finite_differences(kind, coefficient):
+def test_gradient_agrees_with_finite_differences(kind, gain_of_entropy):
     policy, rows, theta, _ = setting(kind)
-    problem = LocalProblem(policy, theta, rows, entropy_coefficient=coefficient)
+    problem = LocalProblem(policy, theta, rows, gain_of_entropy=gain_of_entropy)
     _, gradient = problem.gradient()
     step = 1e-6
     differences = [
@@ -43,24 +45,40 @@ def test_gradient_agrees_with_finite_differences(kind, coefficient):
 def test_entropy_counts_as_gain():
     """A Gaussian's: log(std sqrt(2 pi e)) for each dimension, whatever the observation."""
     policy, rows, theta, problem = setting("gaussian")
-    with_entropy = LocalProblem(policy, theta, rows, entropy_coefficient=0.3)
+    with_entropy = LocalProblem(policy, theta, rows, gain_of_entropy=lambda entropy: 0.3 * entropy)
     other = theta + 0.1
     log_std = policy.parameters(other, rows.inputs)[1][0]
     entropy = np.sum(log_std + 0.5 * np.log(2 * np.pi * np.e))
     np.testing.assert_allclose(with_entropy.surrogate(other), problem.surrogate(other) + 0.3 * entropy)
 
 
-@pytest.mark.parametrize(("anneal", "expected"), [(False, 0.2), (True, 0.05)])
-def test_the_weight_of_entropy_falls_with_the_radius(anneal, expected):
-    policy, rows, theta, _ = setting("gaussian")
-    trust_region = TrustRegionConfig(entropy_coefficient=0.2, max_kl=0.01)
-    update = compile_update(policy, Config("unused", anneal=anneal, trust_region=trust_region), xla=False)
+def update_of(config, rows, entropy):
+    """An update where nothing is to be gained but entropy, and how much that rose."""
+    policy = make_policy("gaussian")
     nothing_to_gain = rows._replace(advantage=np.zeros_like(rows.advantage))
-    done = update(theta, nothing_to_gain, np.float64(0.0025), np.zeros((1, 1), np.int32))
+    update = compile_update(policy, config, xla=False)
+    done = update(make_theta(policy), nothing_to_gain, np.float64(0.01), np.zeros((1, 1), np.int32), entropy)
     assert done.status == UpdateStatus.ACCEPTED
-    rise = LocalProblem(policy, done.theta, rows).entropy() - done.entropy
+    return done, (LocalProblem(policy, done.theta, rows).entropy() - done.entropy).numpy()
+
+
+def test_an_update_raises_entropy_by_its_weight():
+    config = Config("unused", trust_region=TrustRegionConfig(entropy_coefficient=0.2))
+    done, rise = update_of(config, make_rows("gaussian"), EntropyTerm(np.float64(0.2), np.float64(0)))
     assert rise > 0
-    np.testing.assert_allclose(done.surrogate_gain, expected * rise, rtol=1e-6)
+    np.testing.assert_allclose(done.surrogate_gain, 0.2 * rise, rtol=1e-6)
+
+
+@pytest.mark.parametrize("off", [-1.0, 1.0])
+def test_an_update_steers_entropy_to_its_target(off):
+    config = Config(
+        "unused", policy=PolicyConfig(final_std=0.5), trust_region=TrustRegionConfig(entropy_coefficient=0.2)
+    )
+    _, _, _, problem = setting("gaussian")
+    target = problem.entropy().numpy() + off
+    done, rise = update_of(config, make_rows("gaussian"), EntropyTerm(np.float64(0.2), np.float64(target)))
+    assert 0 < rise / off < 1
+    np.testing.assert_allclose(done.surrogate_gain, 0.1 * (off**2 - (off - rise) ** 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -45,6 +45,10 @@ class Head(ABC):
     def distribution(self, parameters: Parameters) -> Any:
         """The TFP distribution over samples."""
 
+    def log_prob(self, parameters: Parameters, sample: Any) -> Any:
+        """Log-probability of the samples, [batch], or of what they count for."""
+        return self.distribution(parameters).log_prob(sample)
+
     @abstractmethod
     def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
         """Fisher information at `parameters` times `tangent`, row by row."""
@@ -208,12 +212,16 @@ class GaussianHead(Head):
     A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
     otherwise. The log standard deviation is one for all observations, and part of the policy's parameters. With
     `squash` the action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
-    tanh cancels in the ratio and leaves the KL unchanged.
+    tanh cancels in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the
+    probability of all those beyond it (Fujita & Maeda 2018, eq 7): the environment can't tell one from another, so the
+    gradient keeps its mean and loses variance. KL and Fisher information stay the samples', which bound those.
     """
 
     parameter_names = ("mean", "log_std")
 
-    def __init__(self, spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False) -> None:
+    def __init__(
+        self, spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False, censored: bool = False
+    ) -> None:
         """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""
         low, high = spec.bounds()
         bounded = np.isfinite(low) & np.isfinite(high)
@@ -224,7 +232,7 @@ class GaussianHead(Head):
         self._middle = ((lower + upper) / 2).astype(np.float32)
         self._half_width = ((upper - lower) / 2).astype(np.float32)
         self._shape, self._dtype = spec.shape, spec.dtype
-        self._initial_log_std, self._squash = initial_log_std, squash
+        self._initial_log_std, self._squash, self._censored = initial_log_std, squash, censored
         self.inputs = int(np.prod(spec.shape))
         self.extra_shapes = ((self.inputs,),)
         self.noise = NoiseSpec("normal", (self.inputs,))
@@ -242,6 +250,19 @@ class GaussianHead(Head):
         mean, log_std = parameters
         return tfd.Independent(tfd.Normal(mean, tf.exp(log_std)), reinterpreted_batch_ndims=1)
 
+    def log_prob(self, parameters: Parameters, sample: Any) -> Any:
+        """Of the samples, or if they are censored of what is left of them by the bounds."""
+        if not self._censored:
+            return super().log_prob(parameters, sample)
+        normal = tfd.Normal(parameters[0], tf.exp(parameters[1]))
+        low, high = (((bound - self._middle) / self._half_width).ravel() for bound in (self._low, self._high))
+        # A bound at infinity clips nothing; in its place one that has a gradient.
+        lowest, highest = (tf.constant(np.where(np.isfinite(bound), bound, 0.0), sample.dtype) for bound in (low, high))
+        log_prob = normal.log_prob(tf.clip_by_value(sample, low, high))
+        log_prob = tf.where(sample > low, log_prob, normal.log_cdf(lowest))
+        log_prob = tf.where(sample < high, log_prob, normal.log_survival_function(highest))
+        return tf.reduce_sum(log_prob, axis=-1)
+
     def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
         """(t_mean / std^2, 2 t_log_std)."""
         return tangent[0] * tf.exp(-2.0 * parameters[1]), 2.0 * tangent[1]
@@ -257,10 +278,10 @@ class GaussianHead(Head):
         return tf.clip_by_value(action, self._low.astype(self._dtype), self._high.astype(self._dtype))
 
 
-def make_head(spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False) -> Head:
+def make_head(spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False, censored: bool = False) -> Head:
     """The head for an action spec: Gaussian for floats; for integers one choice, several, or bits."""
     if np.dtype(spec.dtype).kind == "f":
-        return GaussianHead(spec, initial_log_std=initial_log_std, squash=squash)
+        return GaussianHead(spec, initial_log_std=initial_log_std, squash=squash, censored=censored)
     low, high = spec.bounds()
     if spec.shape == ():
         return CategoricalHead(spec)

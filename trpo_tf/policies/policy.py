@@ -64,8 +64,8 @@ class Policy:
         return Linearization(head.value, forward, backward)
 
     def log_prob(self, theta: Any, inputs: Any, sample: Any) -> Any:
-        """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, ...]."""
-        return self.head.distribution(self.parameters(theta, inputs)).log_prob(sample)
+        """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, ...], as the head counts."""
+        return self.head.log_prob(self.parameters(theta, inputs), sample)
 
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
         """The inference function: action in the environment's units, and the sample behind it.

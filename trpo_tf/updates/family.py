@@ -18,6 +18,13 @@ UpdateRule = Callable[[LocalProblem, Config, Any, Any], Update]
 """problem, settings, control (a scalar), minibatches int32 [steps, rows] -> update."""
 
 
+class EntropyTerm(NamedTuple):
+    """Weight of the entropy's part in the objective, and the entropy in nats that it is steered to, if to any."""
+
+    weight: Any
+    target: Any
+
+
 class Algorithm(NamedTuple):
     """A named update: its rule, what its control starts from, and a line on what it is."""
 
@@ -52,19 +59,21 @@ ALGORITHMS = {
 
 def compile_update(
     policy: Policy, config: Config, branches: int | None = None, *, xla: bool
-) -> Callable[[Any, Rows, Any, Any], Update]:
-    """The whole update as one compiled function of parameters [P], rows, control and minibatches.
+) -> Callable[[Any, Rows, Any, Any, EntropyTerm], Update]:
+    """The whole update as one compiled function of parameters [P], rows, control, minibatches and entropy's part.
 
     `branches` is that of `LocalProblem`.
     """
-    algorithm = ALGORITHMS[config.algo]
-    coefficient, max_kl = config.trust_region.entropy_coefficient, config.trust_region.max_kl
+    algorithm, steered = ALGORITHMS[config.algo], config.policy.final_std > 0
 
-    def update(theta: Any, rows: Rows, control: Any, order: Any) -> Update:
-        # Annealed, the control is what is left of max_kl.
-        left = control / max_kl if config.anneal else 1.0
-        entropy_coefficient = coefficient * left if coefficient > 0 else None
-        problem = LocalProblem(policy, theta, Rows(*rows), branches, entropy_coefficient)
+    def update(theta: Any, rows: Rows, control: Any, order: Any, entropy: EntropyTerm) -> Update:
+        weight, target = entropy
+
+        def gain(present: Any) -> Any:
+            return -0.5 * weight * (target - present) ** 2 if steered else weight * present
+
+        gain_of_entropy = gain if config.trust_region.entropy_coefficient > 0 else None
+        problem = LocalProblem(policy, theta, Rows(*rows), branches, gain_of_entropy)
         return algorithm.rule(problem, config, control, order)
 
     return tf.function(update, autograph=False, jit_compile=xla)  # type: ignore[no-any-return]

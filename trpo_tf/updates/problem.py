@@ -40,22 +40,22 @@ class LocalProblem:
         theta: Any,
         rows: Rows,
         branches: int | None = None,
-        entropy_coefficient: Any = None,
+        gain_of_entropy: Callable[[Any], Any] | None = None,
     ) -> None:
         """`theta` [P] is the old policy.
 
         With `branches`, every so many rows are actions of one state, of weights pi_old(a|s) / q(a|s), which add up to
-        the state's weight; the surrogate is then the vine's. With `entropy_coefficient`, a scalar, the surrogate has
-        the policy's mean entropy beside it, times that.
+        the state's weight; the surrogate is then the vine's. With `gain_of_entropy` the surrogate has beside it what
+        that makes of the policy's mean entropy.
         """
-        self._branches, self._entropy_coefficient = branches, entropy_coefficient
+        self._branches, self._gain_of_entropy = branches, gain_of_entropy
         # In a gradient, weight 0 x NaN would be NaN.
         self.advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
         self.theta = theta
         self._policy, self._inputs, self._sample = policy, rows.inputs, rows.sample
         self._share = rows.weight / tf.reduce_sum(rows.weight)
         self._old = policy.parameters(theta, rows.inputs)
-        self._old_log_prob = policy.head.distribution(self._old).log_prob(rows.sample)
+        self._old_log_prob = policy.head.log_prob(self._old, rows.sample)
 
     def rows(self, indices: Any) -> "LocalProblem":
         """The same problem over some of the rows, given by their indices, int32 [M]."""
@@ -147,9 +147,9 @@ class LocalProblem:
 
     def _surrogate(self, parameters: Parameters) -> Any:
         gain = self._gain(self._ratio(parameters))
-        if self._entropy_coefficient is None:
+        if self._gain_of_entropy is None:
             return gain
-        return gain + self._entropy_coefficient * self._mean_entropy(parameters)
+        return gain + self._gain_of_entropy(self._mean_entropy(parameters))
 
     def _gain(self, ratio: Any) -> Any:
         if self._branches is None:
@@ -165,7 +165,7 @@ class LocalProblem:
         return self.mean(self._policy.head.distribution(parameters).entropy())
 
     def _ratio(self, parameters: Parameters) -> Any:
-        return tf.exp(self._policy.head.distribution(parameters).log_prob(self._sample) - self._old_log_prob)
+        return tf.exp(self._policy.head.log_prob(parameters, self._sample) - self._old_log_prob)
 
     def _log_prob(self, theta: Any) -> Any:
-        return self._policy.head.distribution(self._policy.parameters(theta, self._inputs)).log_prob(self._sample)
+        return self._policy.log_prob(theta, self._inputs, self._sample)

@@ -1,0 +1,65 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from trpo_tf.components import build_components
+from trpo_tf.errors import UserError
+from trpo_tf.schedules import annealing, control, entropy_term, present_discount
+
+TOTAL = 200
+
+
+def at(config, steps):
+    return dataclasses.replace(build_components(config).initial_state(config.sampling.num_envs), steps=steps)
+
+
+def test_the_horizon_goes_from_the_first_to_the_final_one_by_equal_factors(small_config):
+    config = small_config(discount=0.99, final_discount=0.9, total_steps=TOTAL)
+    horizons = [1 / (1 - present_discount(config, at(config, steps))) for steps in (0, 100, TOTAL)]
+    np.testing.assert_allclose(horizons, [100, 1000**0.5, 10])
+    config = small_config(discount=0.99)
+    assert present_discount(config, at(config, TOTAL)) == 0.99
+
+
+@pytest.mark.parametrize("anneal", [False, True])
+def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
+    config = small_config(anneal=anneal, max_kl=0.02, entropy_coefficient=0.2, total_steps=TOTAL)
+    left = [1.0, 0.75, 0.0] if anneal else [1.0, 1.0, 1.0]
+    components = build_components(config)
+    for steps, expected in zip((0, 50, TOTAL), left, strict=True):
+        state = at(config, steps)
+        assert annealing(config, state) == expected
+        np.testing.assert_allclose(control(config, state), 0.02 * expected)
+        np.testing.assert_allclose(entropy_term(config, components, state).weight, 0.2 * expected)
+
+
+def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors(small_config):
+    config = small_config(
+        "environments:Reach-v0", entropy_coefficient=0.1, initial_log_std=0.0, final_std=0.25, total_steps=TOTAL
+    )
+    components = build_components(config)
+    count = components.policy.head.inputs
+    for steps, deviation in ((0, 1.0), (100, 0.5), (TOTAL, 0.25)):
+        entropy = count * math.log(deviation * math.sqrt(2 * math.pi * math.e))
+        np.testing.assert_allclose(entropy_term(config, components, at(config, steps)).target, entropy, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"final_discount": 1.0}, "final_discount must be at least 0 and below 1"),
+        ({"discount": 1.0, "final_discount": 0.9}, "discount must be below 1, with a final_discount"),
+        ({"final_std": -0.1}, "final_std must be at least 0"),
+        ({"final_std": 0.5}, "entropy_coefficient must be above 0, with a final_std"),
+    ],
+)
+def test_schedules_that_can_not_work_are_refused(settings, message, small_config):
+    with pytest.raises(UserError, match=message):
+        small_config(**settings)
+
+
+def test_a_deviation_of_discrete_actions_is_refused(small_config):
+    with pytest.raises(UserError, match="final_std is for continuous actions"):
+        build_components(small_config(entropy_coefficient=0.1, final_std=0.5))
