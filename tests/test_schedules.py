@@ -6,6 +6,8 @@ import pytest
 
 from trpo_tf.components import build_components
 from trpo_tf.errors import UserError
+from trpo_tf.iteration import iterate
+from trpo_tf.sampling.experience import Experience
 from trpo_tf.schedules import annealing, control, entropy_term, present_discount
 
 TOTAL = 200
@@ -63,3 +65,23 @@ def test_schedules_that_can_not_work_are_refused(settings, message, small_config
 def test_a_deviation_of_discrete_actions_is_refused(small_config):
     with pytest.raises(UserError, match="final_std is for continuous actions"):
         build_components(small_config(entropy_coefficient=0.1, final_std=0.5))
+
+
+def test_training_steers_entropy_to_the_final_deviation(small_config):
+    config = small_config(
+        "environments:Reach-v0",
+        total_steps=64 * 30,
+        entropy_coefficient=1.0,
+        initial_log_std=-0.5,
+        final_std=0.1,
+        censored=True,
+    )
+    components = build_components(config)
+    state = components.initial_state(config.sampling.num_envs)
+    with Experience(config, components.policy) as experience:
+        experience.restart(state)
+        while state.steps < config.total_steps:
+            target = entropy_term(config, components, state).target
+            state, metrics = iterate(config, components, experience, state)
+            assert abs(metrics["entropy"] - target) < 0.5
+    assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * components.policy.head.inputs
