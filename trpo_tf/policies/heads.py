@@ -213,7 +213,7 @@ class GaussianHead(Head):
     otherwise. The log standard deviation is one for all observations, and part of the policy's parameters. With
     `squash` the action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
     tanh cancels in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the
-    probability of all those beyond it (Fujita & Maeda 2018, eq 7): the environment can't tell one from another, so the
+    probability of all those beyond it (Fujita & Maeda 2018): the environment can't tell one from another, so the
     gradient keeps its mean and loses variance. KL and Fisher information stay the samples', which bound those.
     """
 
