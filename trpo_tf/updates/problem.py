@@ -168,4 +168,4 @@ class LocalProblem:
         return tf.exp(self._policy.head.log_prob(parameters, self._sample) - self._old_log_prob)
 
     def _log_prob(self, theta: Any) -> Any:
-        return self._policy.log_prob(theta, self._inputs, self._sample)
+        return self._policy.head.log_prob(self._policy.parameters(theta, self._inputs), self._sample)
