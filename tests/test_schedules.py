@@ -38,12 +38,11 @@ def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
 
 
 def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors(small_config):
-    config = small_config(
-        "environments:Reach-v0", entropy_coefficient=0.1, initial_log_std=0.0, final_std=0.25, total_steps=TOTAL
-    )
+    settings = {"entropy_coefficient": 0.1, "initial_log_std": math.log(0.64), "final_std": 0.25}
+    config = small_config("environments:Reach-v0", total_steps=TOTAL, **settings)
     components = build_components(config)
     count = components.policy.head.inputs
-    for steps, deviation in ((0, 1.0), (100, 0.5), (TOTAL, 0.25)):
+    for steps, deviation in ((0, 0.64), (100, 0.4), (TOTAL, 0.25)):
         entropy = count * math.log(deviation * math.sqrt(2 * math.pi * math.e))
         np.testing.assert_allclose(entropy_term(config, components, at(config, steps)).target, entropy, rtol=1e-6)
 
