@@ -7,7 +7,7 @@ import numpy as np
 
 from serving import ArraySpec
 from trpo_tf.policies.encoders import Encoder
-from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.heads import GaussianHead, Head, make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.updates.problem import Rows
@@ -19,6 +19,7 @@ ACTIONS = {
     "multi-categorical": ArraySpec("action", "int64", (2, 2), (0, 0, 0, 1), (1, 2, 3, 2)),
     "bernoulli": ArraySpec("action", "int8", (3,), 0, 1),
     "gaussian": ArraySpec("action", "float32", (2,), -1.0, 1.0),
+    "state-dependent": ArraySpec("action", "float32", (2,), -1.0, 1.0),
 }
 
 SAMPLES = {
@@ -26,7 +27,12 @@ SAMPLES = {
     "multi-categorical": lambda rng, count: rng.integers(0, (2, 3, 4, 2), (count, 4)),
     "bernoulli": lambda rng, count: rng.integers(0, 2, (count, 3)),
     "gaussian": lambda rng, count: rng.normal(size=(count, 2)),
+    "state-dependent": lambda rng, count: rng.normal(size=(count, 2)),
 }
+
+
+def head_of(kind: str) -> Head:
+    return make_head(ACTIONS[kind], initial_log_std=-0.3, state_dependent_std=kind == "state-dependent")
 
 
 @contextlib.contextmanager
@@ -43,7 +49,7 @@ def keras_float(dtype: str):
 
 
 def make_policy(kind: str, dtype: str = "float64", *, seed: int = 0, hidden: tuple[int, ...] = (5,)) -> Policy:
-    head = make_head(ACTIONS[kind], initial_log_std=-0.3)
+    head = head_of(kind)
     with keras_float(dtype):
         network = mlp(OBSERVATIONS, hidden, head.inputs, seed=seed, last_layer_scale=1.0)
     observation = ArraySpec("obs", "float32", (OBSERVATIONS,))
@@ -58,7 +64,7 @@ def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.n
 
 def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
-    sample = SAMPLES[kind](rng, count).astype(dtype if kind == "gaussian" else "int64")
+    sample = SAMPLES[kind](rng, count).astype(dtype if isinstance(head_of(kind), GaussianHead) else "int64")
     weight = (rng.random(count) > 0.2).astype(dtype)
     inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
     return Rows(inputs, sample, rng.normal(size=count).astype(dtype), weight)

@@ -37,11 +37,13 @@ def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
         np.testing.assert_allclose(entropy_term(config, components, state).weight, 0.2 * expected)
 
 
-def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors(small_config):
+@pytest.mark.parametrize("state_dependent_std", [False, True])
+def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors(state_dependent_std, small_config):
     settings = {"entropy_coefficient": 0.1, "initial_log_std": math.log(0.64), "final_std": 0.25}
+    settings["state_dependent_std"] = state_dependent_std
     config = small_config("environments:Reach-v0", total_steps=TOTAL, **settings)
     components = build_components(config)
-    count = components.policy.head.inputs
+    count = np.prod(components.policy.spec.action.shape)
     for steps, deviation in ((0, 0.64), (100, 0.4), (TOTAL, 0.25)):
         entropy = count * math.log(deviation * math.sqrt(2 * math.pi * math.e))
         np.testing.assert_allclose(entropy_term(config, components, at(config, steps)).target, entropy, rtol=1e-6)
@@ -61,12 +63,14 @@ def test_schedules_that_can_not_work_are_refused(settings, message, small_config
         small_config(**settings)
 
 
-def test_a_deviation_of_discrete_actions_is_refused(small_config):
-    with pytest.raises(UserError, match="final_std is for continuous actions"):
-        build_components(small_config(entropy_coefficient=0.1, final_std=0.5))
+@pytest.mark.parametrize("setting", [{"final_std": 0.5}, {"state_dependent_std": True}])
+def test_a_deviation_of_discrete_actions_is_refused(setting, small_config):
+    with pytest.raises(UserError, match=f"{next(iter(setting))} is for continuous actions"):
+        build_components(small_config(entropy_coefficient=0.1, **setting))
 
 
-def test_training_steers_entropy_to_the_final_deviation(small_config):
+@pytest.mark.parametrize("state_dependent_std", [False, True])
+def test_training_steers_entropy_to_the_final_deviation(state_dependent_std, small_config):
     config = small_config(
         "environments:Reach-v0",
         total_steps=64 * 30,
@@ -74,6 +78,7 @@ def test_training_steers_entropy_to_the_final_deviation(small_config):
         initial_log_std=-0.5,
         final_std=0.1,
         censored=True,
+        state_dependent_std=state_dependent_std,
     )
     components = build_components(config)
     state = components.initial_state(config.sampling.num_envs)
@@ -83,4 +88,4 @@ def test_training_steers_entropy_to_the_final_deviation(small_config):
             target = entropy_term(config, components, state).target
             state, metrics = iterate(config, components, experience, state)
             assert abs(metrics["entropy"] - target) < 0.5
-    assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * components.policy.head.inputs
+    assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * np.prod(components.policy.spec.action.shape)

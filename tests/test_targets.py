@@ -26,6 +26,7 @@ KINDS = {
     "categorical": ("Walk-v0", {}),
     "clipped": ("Reach-v0", {}),
     "squashed": ("Reach-v0", {"squash": True}),
+    "state-dependent": ("Reach-v0", {"state_dependent_std": True}),
     "multi-discrete": ("EchoMultiDiscrete-v0", {}),
     "multi-binary": ("EchoMultiBinary-v0", {}),
     "pixels": ("Signals-picture-v0", {}),
@@ -63,7 +64,7 @@ def test_it_is_in_every_target_that_can_carry_it(exported):
         assert figures["exact"] is (name in EXACT)
         assert figures["episodes"] == 20
         if name in EXACT:
-            assert figures["episodes_parted"] == 0 or kind in ("clipped", "squashed")
+            assert figures["episodes_parted"] == 0 or kind in ("clipped", "squashed", "state-dependent")
             assert figures["cases_equal"] == figures["cases"] > 400
             assert figures["episode_steps_equal"] == figures["episode_steps"]
 

@@ -77,13 +77,20 @@ def build_components(
 
     settings, critic = config.policy, config.critic
     head = make_head(
-        action, initial_log_std=settings.initial_log_std, squash=settings.squash, censored=settings.censored
+        action,
+        initial_log_std=settings.initial_log_std,
+        state_dependent_std=settings.state_dependent_std,
+        squash=settings.squash,
+        censored=settings.censored,
     )
     _check_activation(settings.activation)
-    if config.sampling.noise_correlation > 0 and head.noise.law != "normal":
-        raise UserError("noise_correlation is for continuous actions; leave it at 0 for discrete ones")
-    if settings.final_std > 0 and head.noise.law != "normal":
-        raise UserError("final_std is for continuous actions; leave it at 0 for discrete ones")
+    if head.noise.law != "normal":
+        if config.sampling.noise_correlation > 0:
+            raise UserError("noise_correlation is for continuous actions; leave it at 0 for discrete ones")
+        if settings.final_std > 0:
+            raise UserError("final_std is for continuous actions; leave it at 0 for discrete ones")
+        if settings.state_dependent_std:
+            raise UserError("state_dependent_std is for continuous actions; leave it off for discrete ones")
     if policy_network is None:
         policy_network = default_network(
             encoder.inputs,

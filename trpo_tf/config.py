@@ -104,6 +104,8 @@ class PolicyConfig:
     """log of the Gaussian's standard deviation at the start, in half widths of the action range"""
     final_std: float = 0.0
     """the Gaussian's standard deviation at the end, in half widths: entropy is steered there; 0: it is free"""
+    state_dependent_std: bool = False
+    """let the network say how much wider or narrower the Gaussian is in each state"""
     censored: bool = False
     """count a clipped action by the probability of all that is clipped to it, not by its sample's density"""
     squash: bool = False

@@ -38,4 +38,5 @@ def entropy_term(config: Config, components: Components, state: TrainingState) -
         return EntropyTerm(weight, np.float32(0.0))
     done = state.steps / config.total_steps
     log_std = (1 - done) * config.policy.initial_log_std + done * math.log(config.policy.final_std)
-    return EntropyTerm(weight, np.float32(components.policy.head.inputs * (log_std + _ENTROPY_OF_STANDARD_NORMAL)))
+    actions = math.prod(components.policy.head.noise.shape)
+    return EntropyTerm(weight, np.float32(actions * (log_std + _ENTROPY_OF_STANDARD_NORMAL)))

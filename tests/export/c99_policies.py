@@ -33,6 +33,7 @@ POLICIES = {
     "one-hot": (spaces.Discrete(4, start=-2), spaces.Discrete(2)),
     "clipped": (NUMBERS, BOUNDED),
     "squashed": (NUMBERS, BOUNDED),
+    "state-dependent": (NUMBERS, BOUNDED),
     "unbounded": (NUMBERS, spaces.Box(-np.inf, np.inf, (2,), np.float32)),
     "bounded on one side": (NUMBERS, spaces.Box(np.array([-1, -np.inf]), np.array([np.inf, 2.5]), (2,), np.float64)),
     "float64": (NUMBERS, spaces.Box(-0.4, 0.4, (2, 2), np.float64)),
@@ -40,6 +41,7 @@ POLICIES = {
     "multibinary": (spaces.MultiBinary((2, 2)), spaces.MultiBinary((2, 2))),
     "dict": (MIXED, BOUNDED),
 }
+HEADS = {"squashed": {"squash": True}, "state-dependent": {"state_dependent_std": True}}
 SIZES = {
     "CartPole-v1": (spaces.Box(-np.inf, np.inf, (4,), np.float32), spaces.Discrete(2)),
     "HalfCheetah-v5": (spaces.Box(-np.inf, np.inf, (17,), np.float64), spaces.Box(-1, 1, (6,), np.float32)),
@@ -67,7 +69,7 @@ class Exported:
 
 @functools.cache
 def exported(name: str) -> Exported:
-    policy = untrained_policy(*POLICIES[name], squash=name == "squashed")
+    policy = untrained_policy(*POLICIES[name], **HEADS.get(name, {}))
     return Exported(policy.function, policy.spec)
 
 

@@ -23,11 +23,14 @@ def untrained_policy(
     *,
     hidden_sizes: Sequence[int] = (8, 8),
     activation: str = "tanh",
-    squash: bool = False,
     network: Network | None = None,
+    **gaussian: bool,
 ) -> TrainedPolicy:
-    """The policy of an environment with these spaces; `network` makes one of a width and a number of outputs."""
-    specs, head = observation_spec(observation), make_head(action_spec(action), squash=squash)
+    """The policy of an environment with these spaces; `network` makes one of a width and a number of outputs.
+
+    What else there is, a Gaussian head is told.
+    """
+    specs, head = observation_spec(observation), make_head(action_spec(action), **gaussian)
     encoder = make_encoder(list(observation_parts(observation).values()), specs, normalize=True)
     if network is None:
         body = default_network(encoder.inputs, hidden_sizes, head.inputs, activation=activation)

@@ -29,16 +29,17 @@ PARTS = gym.spaces.Dict(
     }
 )
 REACH = gym.spaces.Box(np.float32([-2, 0]), np.float32([6, 1]))
-KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], bool]] = {
-    "categorical": (NUMBERS, gym.spaces.Discrete(3, start=2), False),
-    "gaussian": (NUMBERS, REACH, False),
-    "squashed": (NUMBERS, REACH, True),
-    "multi-discrete": (NUMBERS, gym.spaces.MultiDiscrete([[2, 3], [4, 2]]), False),
-    "multi-binary": (NUMBERS, gym.spaces.MultiBinary(4), False),
-    "pixels": (PIXELS, gym.spaces.Discrete(4), False),
-    "dict": (PARTS, gym.spaces.MultiDiscrete([3, 2, 2]), False),
+KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, bool]]] = {
+    "categorical": (NUMBERS, gym.spaces.Discrete(3, start=2), {}),
+    "gaussian": (NUMBERS, REACH, {}),
+    "squashed": (NUMBERS, REACH, {"squash": True}),
+    "state-dependent": (NUMBERS, REACH, {"state_dependent_std": True}),
+    "multi-discrete": (NUMBERS, gym.spaces.MultiDiscrete([[2, 3], [4, 2]]), {}),
+    "multi-binary": (NUMBERS, gym.spaces.MultiBinary(4), {}),
+    "pixels": (PIXELS, gym.spaces.Discrete(4), {}),
+    "dict": (PARTS, gym.spaces.MultiDiscrete([3, 2, 2]), {}),
 }
-"""Observation and action space, and whether to squash."""
+"""Observation and action space, and what the head is told."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,10 @@ def error(case: Case, actor: Actor, noise: Array) -> float:
 
 @cache
 def case(kind: str) -> Case:
-    observation_space, action_space, squash = KINDS[kind]
+    observation_space, action_space, settings = KINDS[kind]
     specs = observation_spec(observation_space)
     visited = _visited(observation_space, 64)
-    head = make_head(action_spec(action_space), initial_log_std=-0.5, squash=squash)
+    head = make_head(action_spec(action_space), initial_log_std=-0.5, **settings)
     encoder = make_encoder(list(observation_parts(observation_space).values()), specs, normalize=True)
     network = default_network(encoder.inputs, (16, 16), head.inputs, last_layer_scale=1.0, seed=1)
     policy = Policy(encoder, network, head, specs, action_spec(action_space))

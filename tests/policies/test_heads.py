@@ -38,6 +38,15 @@ def test_gaussian_noise_samples_mean_and_deviation():
     np.testing.assert_allclose(sample.std(axis=0), math.exp(-0.5), atol=0.01)
 
 
+def test_a_deviation_of_the_state_is_the_shared_one_times_what_the_network_answers():
+    head = GaussianHead(ARM, initial_log_std=math.log(0.4), state_dependent_std=True)
+    output = tf.constant([[0.2, -0.4, 0.0, math.log(2.0)], [0.3, 0.1, -50.0, 1.0]])
+    mean, log_std = head.parameters(output, [tf.constant(v) for v in head.initial_extra()])
+    np.testing.assert_allclose(mean, [[0.2, -0.4], [0.3, 0.1]])
+    np.testing.assert_allclose(tf.exp(log_std), [[0.4, 0.8], [math.exp(-4), 0.4 * math.e]], rtol=1e-6)
+    np.testing.assert_allclose(head.sample((mean, log_std), tf.ones((2, 2)))[0], [0.6, 0.4], rtol=1e-6)
+
+
 def test_gaussian_samples_are_in_half_widths_of_the_action_range_and_clipped_to_it():
     samples = tf.constant([[0.0, 0.0], [1.0, -1.0], [0.5, 0.5], [9.0, -9.0]])
     actions = GaussianHead(ARM).action(samples)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import ACTIONS
+from problems import ACTIONS, head_of
 
 from serving import ArraySpec
 from serving.policy import draw_noise
@@ -10,7 +10,6 @@ from trpo_tf.errors import UserError
 from trpo_tf.exporting import in_process
 from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.encoders import Encoder
-from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import PureNetwork, mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.sampling.actor import Actor
@@ -19,7 +18,7 @@ INPUTS = [tf.TensorSpec((None, 3), tf.float32)]
 
 
 def policy_and_parameters(kind, *, dtype="float32", normalize=True):
-    head = make_head(ACTIONS[kind])
+    head = head_of(kind)
     observation = ArraySpec("obs", dtype, (3,))
     network = mlp(3, (7,), head.inputs, last_layer_scale=1.0)
     encoder = Encoder(**{"normalized" if normalize else "plain": (observation,)})

@@ -9,7 +9,7 @@ from trpo_tf.updates.family import EntropyTerm, compile_update
 from trpo_tf.updates.problem import LocalProblem, kl_divergence
 from trpo_tf.updates.result import UpdateStatus
 
-KINDS = ["categorical", "gaussian"]
+KINDS = ["categorical", "gaussian", "state-dependent"]
 
 
 def setting(kind):

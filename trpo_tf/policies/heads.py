@@ -22,6 +22,9 @@ Parameters = tuple[Any, ...]
 _IMPOSSIBLE = -1e9
 """A logit so low that its probability is 0 in float32."""
 
+_LOWEST_LOG_STD = -4.0
+"""Of a deviation that the network answers, which divides what the update learns from."""
+
 
 class Head(ABC):
     """What the policy's distribution is; see the module."""
@@ -210,8 +213,9 @@ class GaussianHead(Head):
     """A diagonal Gaussian; parameters (mean, log_std) [batch, k] each, samples float [batch, k].
 
     A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
-    otherwise. The log standard deviation is one for all observations, and part of the policy's parameters. With
-    `squash` the action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
+    otherwise. The log standard deviation is part of the policy's parameters and one for all observations; with
+    `state_dependent_std` the network answers what each observation adds to it. With `squash` the action is tanh of
+    the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
     tanh cancels in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the
     probability of all those beyond it (Fujita & Maeda 2018): the environment can't tell one from another, so the
     gradient keeps its mean and loses variance. KL and Fisher information stay the samples', which bound those.
@@ -220,7 +224,13 @@ class GaussianHead(Head):
     parameter_names = ("mean", "log_std")
 
     def __init__(
-        self, spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False, censored: bool = False
+        self,
+        spec: ArraySpec,
+        *,
+        initial_log_std: float = 0.0,
+        state_dependent_std: bool = False,
+        squash: bool = False,
+        censored: bool = False,
     ) -> None:
         """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""
         low, high = spec.bounds()
@@ -233,17 +243,22 @@ class GaussianHead(Head):
         self._half_width = ((upper - lower) / 2).astype(np.float32)
         self._shape, self._dtype = spec.shape, spec.dtype
         self._initial_log_std, self._squash, self._censored = initial_log_std, squash, censored
-        self.inputs = int(np.prod(spec.shape))
-        self.extra_shapes = ((self.inputs,),)
-        self.noise = NoiseSpec("normal", (self.inputs,))
+        self._state_dependent_std = state_dependent_std
+        count = int(np.prod(spec.shape))
+        self.inputs = 2 * count if state_dependent_std else count
+        self.extra_shapes = ((count,),)
+        self.noise = NoiseSpec("normal", (count,))
 
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """The log standard deviation."""
-        return [np.full(self.inputs, self._initial_log_std, np.float32)]
+        return [np.full(self.extra_shapes[0], self._initial_log_std, np.float32)]
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:
-        """The mean, and the log standard deviation repeated for each row."""
-        return output, tf.broadcast_to(extra[0], tf.shape(output))
+        """The mean, and the log standard deviation: repeated for each row, or with what the row adds to it."""
+        if not self._state_dependent_std:
+            return output, tf.broadcast_to(extra[0], tf.shape(output))
+        mean, added = tf.split(output, 2, axis=-1)
+        return mean, tf.maximum(extra[0] + added, _LOWEST_LOG_STD)
 
     def distribution(self, parameters: Parameters) -> Any:
         """Over samples, before the squash and the bounds."""
@@ -278,10 +293,10 @@ class GaussianHead(Head):
         return tf.clip_by_value(action, self._low.astype(self._dtype), self._high.astype(self._dtype))
 
 
-def make_head(spec: ArraySpec, *, initial_log_std: float = 0.0, squash: bool = False, censored: bool = False) -> Head:
-    """The head for an action spec: Gaussian for floats; for integers one choice, several, or bits."""
+def make_head(spec: ArraySpec, **gaussian: Any) -> Head:
+    """The head for an action spec: Gaussian for floats, by its keywords; for integers one choice, several, or bits."""
     if np.dtype(spec.dtype).kind == "f":
-        return GaussianHead(spec, initial_log_std=initial_log_std, squash=squash, censored=censored)
+        return GaussianHead(spec, **gaussian)
     low, high = spec.bounds()
     if spec.shape == ():
         return CategoricalHead(spec)
