@@ -7,7 +7,7 @@ import numpy as np
 
 from serving import ArraySpec
 from trpo_tf.policies.encoders import Encoder
-from trpo_tf.policies.heads import GaussianHead, Head, make_head
+from trpo_tf.policies.heads import Head, make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.updates.problem import Rows
@@ -64,7 +64,7 @@ def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.n
 
 def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
-    sample = SAMPLES[kind](rng, count).astype(dtype if isinstance(head_of(kind), GaussianHead) else "int64")
+    sample = SAMPLES[kind](rng, count).astype(dtype if ACTIONS[kind].dtype == "float32" else "int64")
     weight = (rng.random(count) > 0.2).astype(dtype)
     inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
     return Rows(inputs, sample, rng.normal(size=count).astype(dtype), weight)

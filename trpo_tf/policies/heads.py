@@ -215,10 +215,10 @@ class GaussianHead(Head):
     A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
     otherwise. The log standard deviation is part of the policy's parameters and one for all observations; with
     `state_dependent_std` the network answers what each observation adds to it. With `squash` the action is tanh of
-    the sample; log-probabilities and KL stay those of the sample, since the Jacobian of
-    tanh cancels in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the
-    probability of all those beyond it (Fujita & Maeda 2018): the environment can't tell one from another, so the
-    gradient keeps its mean and loses variance. KL and Fisher information stay the samples', which bound those.
+    the sample; log-probabilities and KL stay those of the sample, since the Jacobian of tanh cancels in the ratio and
+    leaves the KL unchanged. With `censored` a sample beyond a bound counts by the probability of all those beyond it
+    (Fujita & Maeda 2018): the environment can't tell one from another, so the gradient keeps its mean and loses
+    variance. KL and Fisher information stay the samples', which bound those.
     """
 
     parameter_names = ("mean", "log_std")
