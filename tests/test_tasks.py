@@ -64,7 +64,7 @@ def test_every_other_algorithm_improves_on_pendulum(algo, tmp_path):
     run = train(config, tmp_path / "run")
     gain = run.summary["trained"]["mean_return"] - run.summary["untrained"]["mean_return"]
     assert run.state.steps <= 150_000
-    assert gain >= 700.0
+    assert gain >= 600.0
 
 
 def test_the_plain_gradient_solves_the_inverted_pendulum(tmp_path):
