@@ -241,9 +241,9 @@ def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
 
 def _golden(standard: Standard, manifest: Manifest) -> bytes:
     """Cases with zero noise, then the same with noise; ties, to which any answer is right, are left out."""
-    reference, still = standard.reference, np.zeros_like(standard.noise)
+    reference = standard.reference
     observations = map_parts(lambda part: np.concatenate([part, part]), standard.observations)
-    noise = np.concatenate([still, standard.noise])
+    noise = np.concatenate([standard.still, standard.noise])
     decisive = reference.decisive(observations, noise)
     observations, noise = take(observations, decisive), noise[decisive]
     arrays = {manifest.noise.name: noise, manifest.action.name: reference.act(observations, noise)}

@@ -1,10 +1,10 @@
 """How an exported policy compares with the function it came from: on cases, and along whole episodes."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,15 @@ class Environment(Protocol):
         """Act: observation, reward, terminated, truncated, info."""
 
 
+class Answered(NamedTuple):
+    """A batch of cases, what the policy as it was trained answers, and which rows have one best action."""
+
+    observations: Observation
+    noise: Array
+    actions: Array
+    decisive: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Reference:
     """The policy as it was trained.
@@ -55,6 +64,10 @@ class Reference:
         best = np.partition(scores, -2, axis=-1)[..., -2:]
         margins = (best[..., 1] - best[..., 0]).reshape(len(noise), -1)
         return margins.min(axis=1) > TIE  # type: ignore[no-any-return]
+
+    def answered(self, observations: Observation, noise: Array) -> Answered:
+        """The batch with its answers."""
+        return Answered(observations, noise, self.act(observations, noise), self.decisive(observations, noise))
 
 
 @dataclass(frozen=True)
@@ -112,18 +125,21 @@ def student_t(freedom: int) -> float:
     return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
-def compare_cases(actor: Actor, reference: Reference, observations: Observation, noises: Sequence[Array]) -> Agreement:
-    """Compare on observations [case, ...] with each noise [case, k], at several batch sizes.
+def in_batches(reference: Reference, observations: Observation, noise: Array) -> list[Answered]:
+    """Cases [case, ...] once at each of `BATCH_SIZES`."""
+    return [
+        reference.answered(take(observations, slice(start, start + size)), noise[start : start + size])
+        for size in BATCH_SIZES
+        for start in range(0, len(noise), size)
+    ]
+
+
+def compare_cases(actor: Actor, cases: Iterable[Answered]) -> Agreement:
+    """Compare on every batch.
 
     Raises `ExportError` for actions of another shape or type, or that are not finite.
     """
-    agreement = Agreement()
-    for noise in noises:
-        for size in BATCH_SIZES:
-            for start in range(0, len(noise), size):
-                rows = slice(start, start + size)
-                agreement += _compare(actor, reference, take(observations, rows), noise[rows])
-    return agreement
+    return sum((_compare(actor, batch) for batch in cases), Agreement())
 
 
 def compare_along(actor: Actor, reference: Reference, episodes: Mapping[int, Episode], still: Array) -> Agreement:
@@ -136,7 +152,7 @@ def compare_along(actor: Actor, reference: Reference, episodes: Mapping[int, Epi
         for start in range(0, len(episode), BATCH_SIZES[-1]):
             seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
             observations = map_parts(lambda *parts: np.stack(parts), *seen)
-            agreement += _compare(actor, reference, observations, np.repeat(still, len(seen), axis=0))
+            agreement += _compare(actor, reference.answered(observations, np.repeat(still, len(seen), axis=0)))
     return agreement
 
 
@@ -176,15 +192,14 @@ def agreement(actual: Array, expected: Array) -> Agreement:
     return Agreement(difference(actual, expected), int(equal.sum()), len(expected))
 
 
-def _compare(actor: Actor, reference: Reference, observations: Observation, noise: Array) -> Agreement:
-    decisive = reference.decisive(observations, noise)
-    expected, actual = reference.act(observations, noise), actor(observations, noise)
+def _compare(actor: Actor, batch: Answered) -> Agreement:
+    expected, actual = batch.actions, actor(batch.observations, batch.noise)
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         described = " not ".join(f"{array.dtype} actions of shape {list(array.shape)}," for array in (actual, expected))
         raise ExportError(f"answers {described.removesuffix(',')}")
     if not np.isfinite(actual).all():
         raise ExportError("answers an action that is not finite; look for an overflow in the network")
-    return agreement(actual[decisive], expected[decisive])
+    return agreement(actual[batch.decisive], expected[batch.decisive])
 
 
 def _parts(free: Episode, episode: Episode, reference: Reference, still: Array) -> bool:

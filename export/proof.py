@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from export.onnx_graph import ExportError
 from export.parity import (
     Actor,
     Agreement,
+    Answered,
     Environment,
     Episode,
     Reference,
@@ -19,6 +21,7 @@ from export.parity import (
     compare_along,
     compare_cases,
     compare_returns,
+    in_batches,
 )
 from export.targets import TARGETS
 from serving.observations import Array, Observation
@@ -59,6 +62,21 @@ class Standard:
     environment: Environment | None
     episodes: Mapping[int, Episode]
     untrained_return: float | None
+
+    @cached_property
+    def still(self) -> Array:
+        """The noise of deterministic actions, for every case."""
+        return np.zeros_like(self.noise)
+
+    @cached_property
+    def cases(self) -> list[Answered]:
+        """Golden cases without noise; answered once for all targets."""
+        return in_batches(self.reference, self.observations, self.still)
+
+    @cached_property
+    def noisy_cases(self) -> list[Answered]:
+        """The same with noise."""
+        return in_batches(self.reference, self.observations, self.noise)
 
 
 @dataclass(frozen=True)
@@ -131,14 +149,13 @@ def prove(name: str, actor: Actor, standard: Standard, *, exact: bool, samples: 
 
     Raises `ExportError`, naming the target, for actions of another shape or type, or that are not finite.
     """
-    reference, still = standard.reference, np.zeros_like(standard.noise)
-    noises = [still, standard.noise] if samples else [still]
+    reference, still = standard.reference, standard.still[:1]
     try:
-        cases = compare_cases(actor, reference, standard.observations, noises)
-        along = compare_along(actor, reference, standard.episodes, still[:1])
+        cases = compare_cases(actor, standard.cases + standard.noisy_cases if samples else standard.cases)
+        along = compare_along(actor, reference, standard.episodes, still)
         if standard.environment is None:
             return Proof(exact, cases, along, None)
-        returns = compare_returns(actor, reference, standard.environment, standard.episodes, still[:1])
+        returns = compare_returns(actor, reference, standard.environment, standard.episodes, still)
     except ExportError as error:
         raise ExportError(f"{name} {error}") from None
     return Proof(exact, cases, along, returns)

@@ -14,6 +14,7 @@ from export.parity import (
     compare_along,
     compare_cases,
     compare_returns,
+    in_batches,
     play,
     student_t,
 )
@@ -74,7 +75,7 @@ NOISES = [np.zeros_like(NOISE), NOISE]
 
 
 def compared(actor, reference=continuous, observations=OBSERVATIONS, noises=NOISES):
-    return compare_cases(actor, reference, observations, noises)
+    return compare_cases(actor, [batch for noise in noises for batch in in_batches(reference, observations, noise)])
 
 
 def test_the_reference_agrees_with_itself_in_every_row_twice_a_batch_size():

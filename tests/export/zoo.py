@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from export import InferenceFunction, PolicySpec, convert_policy
-from export.parity import BATCH_SIZES, Actor, Reference, compare_cases
+from export.parity import BATCH_SIZES, Actor, Reference, compare_cases, in_batches
 from serving.observations import Array, Observation, batch_size, by_name, leaves_of, map_parts, structured
 from serving.policy import draw_noise
 from serving.runtime import open_session
@@ -91,7 +91,9 @@ def onnx_actor(content: bytes, spec: PolicySpec) -> Actor:
 
 def agrees(actor: Actor, tested: Case, observations: Observation, noise: Array) -> bool:
     """Whether an actor acts as the policy, with noise and without, at every batch size; few rows may be ties."""
-    found = compare_cases(actor, tested.reference, observations, [np.zeros_like(noise), noise])
+    reference = tested.reference
+    cases = [batch for drawn in (np.zeros_like(noise), noise) for batch in in_batches(reference, observations, drawn)]
+    found = compare_cases(actor, cases)
     return found.complete and found.compared > 0.75 * 2 * len(BATCH_SIZES) * len(noise)
 
 
