@@ -50,7 +50,7 @@ def test_it_acts_as_tensorflow_with_noise_and_without_at_any_batch(kind):
     tested = case(kind)
     spec = tested.policy.spec
     actor = litert_actor(to_litert(tested.policy.function, spec), spec)
-    assert agrees(actor, tested, tested.visited, tested.noise)
+    assert agrees(actor, tested)
 
 
 def test_in_8_bits_actions_are_nearly_the_same(kind, quantized):

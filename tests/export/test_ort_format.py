@@ -18,7 +18,7 @@ def test_it_acts_as_tensorflow(kind):
     tested = case(kind)
     content, _ = to_ort(converted(kind))
     actor = onnx_actor(content, tested.policy.spec)
-    assert agrees(actor, tested, tested.visited, tested.noise)
+    assert agrees(actor, tested)
 
 
 OPERATORS = {

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from export import InferenceFunction, PolicySpec, convert_policy
-from export.parity import BATCH_SIZES, Actor, Reference, compare_cases, in_batches
+from export.parity import Actor, Answered, Reference, compare_cases, in_batches
 from serving.observations import Array, Observation, batch_size, by_name, leaves_of, map_parts, structured
 from serving.policy import draw_noise
 from serving.runtime import open_session
@@ -68,6 +68,16 @@ class Case:
         scores = _on_arrays(policy.scores, policy.spec) if policy.is_discrete else None
         return Reference(_on_arrays(policy.function, policy.spec), scores)
 
+    @cached_property
+    def cases(self) -> list[Answered]:
+        """Without noise."""
+        return in_batches(self.reference, self.visited, self.still)
+
+    @cached_property
+    def noisy_cases(self) -> list[Answered]:
+        """The same with noise."""
+        return in_batches(self.reference, self.visited, self.noise)
+
 
 @cache
 def converted(kind: str) -> bytes:
@@ -89,12 +99,11 @@ def onnx_actor(content: bytes, spec: PolicySpec) -> Actor:
     return act
 
 
-def agrees(actor: Actor, tested: Case, observations: Observation, noise: Array) -> bool:
-    """Whether an actor acts as the policy, with noise and without, at every batch size; few rows may be ties."""
-    reference = tested.reference
-    cases = [batch for drawn in (np.zeros_like(noise), noise) for batch in in_batches(reference, observations, drawn)]
+def agrees(actor: Actor, tested: Case, *, noisy: bool = True) -> bool:
+    """Whether an actor acts as the policy at every batch size, without noise and with it; few rows may be ties."""
+    cases = tested.cases + (tested.noisy_cases if noisy else [])
     found = compare_cases(actor, cases)
-    return found.complete and found.compared > 0.75 * 2 * len(BATCH_SIZES) * len(noise)
+    return found.complete and found.compared > 0.75 * sum(len(batch.noise) for batch in cases)
 
 
 def error(case: Case, actor: Actor, noise: Array) -> float:
