@@ -44,6 +44,7 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
     traced = tf.function(function, autograph=False)
     captures = traced.get_concrete_function(*signature).graph.captures
     model, _ = tf2onnx.convert.from_function(traced, input_signature=list(signature), opset=opset)
+    model.graph.ClearField("doc_string")  # it names the traced function by a count of this process
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _bind_tensors(model, captures)
     _name_batch(model)

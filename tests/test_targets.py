@@ -41,7 +41,7 @@ def exported(request, small_config, tmp_path_factory):
     """Kind, its run, and the bundle of all targets."""
     name, settings = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    config = small_config(f"environments:{name}", total_steps=12_000, num_envs=16, batch_size=512, **settings)
+    config = small_config(f"environments:{name}", total_steps=4_000, num_envs=16, batch_size=512, **settings)
     run = train(config, folder / "run")
     export_run(run, folder / "bundle", targets=["all"], episodes=20)
     return request.param, run, folder / "bundle"

@@ -40,6 +40,12 @@ def test_the_graph_is_what_runtimes_are_promised(converted):
     assert {opset.domain for opset in model.opset_import} <= {"", "ai.onnx.ml"}
 
 
+def test_the_same_policy_makes_the_same_bytes_whatever_was_traced_before(policy, converted):
+    other = Discrete()
+    convert_policy(other.function, other.spec)
+    assert convert_policy(policy.function, policy.spec) == converted
+
+
 def test_inputs_and_output_have_the_spec_s_names_types_and_a_free_batch(converted):
     session = open_session(converted)
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [("obs", "tensor(float)", ["batch", 3])]
