@@ -32,7 +32,7 @@ def exported(request, small_config, tmp_path_factory):
     """Form of the observation, its run, and its bundle."""
     folder = tmp_path_factory.mktemp(request.param)
     run = train(small_config(f"environments:Signals-{request.param}-v0", checkpoint_steps=64), folder / "run")
-    export_run(run, folder / "bundle", episodes=3)
+    export_run(run, folder / "bundle", targets=["onnx", "savedmodel"], episodes=3)
     return request.param, run, folder / "bundle"
 
 
@@ -152,12 +152,12 @@ def test_the_vine_branches_where_observations_have_parts(small_config, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["dict", "picture"])
-def test_every_part_is_learned_from(form, small_config, tmp_path):
+@pytest.mark.parametrize(("form", "steps"), [("dict", 8_000), ("picture", 4_000)])
+def test_every_part_is_learned_from(form, steps, small_config, tmp_path):
     """Of the three things asked, a picture tells one; the other two are then guessed."""
     config = small_config(
         f"environments:Signals-{form}-v0",
-        total_steps=8_000,
+        total_steps=steps,
         batch_size=512,
         num_envs=8,
         max_kl=0.05,

@@ -38,7 +38,7 @@ def test_the_preset_solves_the_task(env_id, steps, goal, seed, tmp_path):
     assert config.total_steps <= steps
     run = train(dataclasses.replace(config, seed=seed, eval_episodes=0), tmp_path / "run")
     assert run.state.steps <= steps
-    export_run(run, tmp_path / "bundle", episodes=2)
+    export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=2)
     evaluation = evaluate(serving.load(tmp_path / "bundle"), env_id, episodes=20)
     assert evaluation.mean_return >= goal
 
@@ -123,10 +123,10 @@ def test_the_average_reward_objective_trains_a_task_without_end(tmp_path):
 def test_every_kind_of_choice_is_learned_and_exported(env_id, best, tmp_path):
     """Observations and actions of one space: the policy must learn to give back what it sees."""
     config = Config(
-        f"environments:{env_id}", total_steps=30_000, eval_episodes=0, sampling=SamplingConfig(batch_size=1024)
+        f"environments:{env_id}", total_steps=20_000, eval_episodes=0, sampling=SamplingConfig(batch_size=1024)
     )
     run = train(config, tmp_path / "run")
-    manifest = export_run(run, tmp_path / "bundle", episodes=5)
+    manifest = export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=5)
     evaluation = evaluate(serving.load(tmp_path / "bundle"), config.env_id, episodes=50)
     assert evaluation.mean_return > 0.95 * best
     assert manifest.parity["onnx"]["max_difference"] == 0

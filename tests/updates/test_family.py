@@ -60,8 +60,8 @@ def test_trpo_is_npg_where_the_full_step_is_good():
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
 def test_compatible_weights_are_least_squares_on_the_score(kind):
     problem, rows = problem_of(kind), make_rows(kind)
-    size = len(problem.theta)
-    score = np.stack([problem.score_product(tf.constant(unit)).numpy() for unit in np.eye(size)], axis=1)
+    size, score_product = len(problem.theta), tf.function(problem.score_product, autograph=False)
+    score = np.stack([score_product(tf.constant(unit)).numpy() for unit in np.eye(size)], axis=1)
     root = np.sqrt(rows.weight / rows.weight.sum())
     design = np.concatenate([root[:, None] * score, np.sqrt(CONFIG.damping) * np.eye(size)])
     target = np.concatenate([root * rows.advantage, np.zeros(size)])
@@ -146,8 +146,8 @@ def test_an_adaptive_radius_gets_ahead_where_a_fixed_one_is_too_small_or_too_big
 
 def inner_update(rule, problem, control, **settings):
     config = Config("unused", inner=InnerConfig(policy_batch_size=20, **settings))
-    order = minibatches(np.random.default_rng(0), 40, 20, config.inner.policy_epochs)
-    return rule(problem, config, tf.constant(control, tf.float64), order)
+    order = tf.constant(minibatches(np.random.default_rng(0), 40, 20, config.inner.policy_epochs))
+    return tf.function(lambda: rule(problem, config, tf.constant(control, tf.float64), order), autograph=False)()
 
 
 def test_a_heavier_penalty_keeps_the_policy_nearer():
