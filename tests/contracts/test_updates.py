@@ -16,7 +16,9 @@ from trpo_tf.updates.result import UpdateStatus
 ROWS = 64
 HARD_CONSTRAINT = ("trpo", "trpo-adaptive")
 HEADS = ("categorical", "gaussian")
-CASES = [(algo, kind, dtype) for algo in ALGORITHMS for kind in HEADS for dtype in ("float32", "float64")]
+# Training is in float32; what rounding hides there shows in float64, once for each algorithm.
+CASES = [(algo, kind, "float32") for algo in ALGORITHMS for kind in HEADS]
+CASES += [(algo, "gaussian", "float64") for algo in ALGORITHMS]
 CASES += [("trpo", kind, "float32") for kind in ACTIONS if kind not in HEADS]
 
 
