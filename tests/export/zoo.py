@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from export import InferenceFunction, PolicySpec, convert_policy
-from export.parity import Actor, Answered, Reference, compare_cases, in_batches
+from export.parity import Actor, Reference, compare_cases
+from export.proof import Standard
 from serving.observations import Array, Observation, batch_size, by_name, leaves_of, map_parts, structured
 from serving.policy import draw_noise
 from serving.runtime import open_session
@@ -53,7 +54,7 @@ class Case:
     @property
     def still(self) -> Array:
         """The noise of deterministic actions."""
-        return np.zeros_like(self.noise)
+        return self.standard.still
 
     @property
     def feeds(self) -> dict[str, Array]:
@@ -69,14 +70,9 @@ class Case:
         return Reference(_on_arrays(policy.function, policy.spec), scores)
 
     @cached_property
-    def cases(self) -> list[Answered]:
-        """Without noise."""
-        return in_batches(self.reference, self.visited, self.still)
-
-    @cached_property
-    def noisy_cases(self) -> list[Answered]:
-        """The same with noise."""
-        return in_batches(self.reference, self.visited, self.noise)
+    def standard(self) -> Standard:
+        """What an export would hold its targets against, without episodes."""
+        return Standard(self.reference, self.visited, self.noise, None, None, {}, None)
 
 
 @cache
@@ -101,7 +97,7 @@ def onnx_actor(content: bytes, spec: PolicySpec) -> Actor:
 
 def agrees(actor: Actor, tested: Case, *, noisy: bool = True) -> bool:
     """Whether an actor acts as the policy at every batch size, without noise and with it; few rows may be ties."""
-    cases = tested.cases + (tested.noisy_cases if noisy else [])
+    cases = tested.standard.cases + (tested.standard.noisy_cases if noisy else [])
     found = compare_cases(actor, cases)
     return found.complete and found.compared > 0.75 * sum(len(batch.noise) for batch in cases)
 
