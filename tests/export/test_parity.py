@@ -18,7 +18,7 @@ from export.parity import (
     play,
     student_t,
 )
-from export.proof import Proof, Standard, judged
+from export.proof import Proof, Standard, judged, prove
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
 NOISE = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
@@ -199,6 +199,12 @@ def proof(target, reference=(10.0, 12.0, 11.0), *, exact=True, cases=(0.0, 8, 8)
 
 def standard(reference=continuous, untrained=1.0):
     return Standard(reference, OBSERVATIONS, NOISE, None, None, {}, untrained)
+
+
+@pytest.mark.parametrize(("samples", "compared"), [(True, 400), (False, 200)])
+def test_a_target_that_does_not_hear_noise_is_caught_where_it_is_to_sample(samples, compared):
+    found = prove("deaf", lambda o, n: scores(o, np.zeros_like(n)), standard(), exact=True, samples=samples)
+    assert (found.cases.compared, found.cases.equal) == (compared, 200)
 
 
 def test_what_a_target_must_show():
