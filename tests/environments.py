@@ -66,6 +66,23 @@ class Reach(gym.Env):
         return self._target.copy(), -float(np.sum((action - self._target) ** 2)), True, False, {}
 
 
+class Deadline(gym.Env):
+    """What is seen never changes; action 1 pays 1 in the last 3 of 10 steps and costs 1 before; 0 does nothing."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        return np.zeros(1, np.float32), float(action) * (1.0 if self._steps > 7 else -1.0), False, False, {}
+
+
 class Ring(gym.Env):
     """A task that never ends: go round a ring of 6 places, forwards (1) or backwards (0).
 
@@ -170,6 +187,7 @@ for form in ("dict", "tuple", "picture"):
 
 gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0})
+gym.register("Deadline-v0", Deadline, max_episode_steps=10)
 gym.register("Walk-v0", Walk, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})

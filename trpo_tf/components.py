@@ -68,7 +68,7 @@ def build_components(
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
-    env = make_env(config.env_id)
+    env = make_env(config.env_id, time_feature=config.sampling.time_feature)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     spaces = list(observation_parts(env.observation_space).values())
     encoder = make_encoder(spaces, observation, normalize=config.sampling.normalize_observations)

@@ -49,6 +49,8 @@ class SamplingConfig:
     """discounted (return) or average (reward, of a task that goes on for ever)"""
     noise_correlation: float = 0.0
     """correlation of a continuous action's noise with that of the step before: explores further (single path)"""
+    time_feature: bool = False
+    """observe the logarithm of the steps left as well, and take the time limit for the end of the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     scale_rewards: bool = True
@@ -70,6 +72,8 @@ class SamplingConfig:
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
         _require(0 <= self.noise_correlation < 1, "noise_correlation", "at least 0 and below 1")
         _require(self.sampler != "vine" or self.noise_correlation == 0, "noise_correlation", "0, for the vine")
+        if self.time_feature:
+            _require(self.objective == "discounted", "objective", "discounted, of a task that ends (time_feature)")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from serving import ArraySpec
 from serving.manifest import Bound
 from serving.observations import leaves_of
 from trpo_tf.errors import UserError
+from trpo_tf.time_feature import TimeFeature
 
 _INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _TAKEN = ("action", "noise")
@@ -23,16 +24,18 @@ ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 
 _STICKINESS = 0.25
 
 
-def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
+def make_env(env_id: str, *, time_feature: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
     """One environment, of these arguments; of Atari's namespace `ALE/`, with the standard preprocessing.
 
-    Raises `UserError` for an id that Gymnasium can't make.
+    With `time_feature` the steps left are observed. Raises `UserError` for an id that Gymnasium can't make.
     """
     with readable_errors(env_id):
         if is_atari(env_id):
             register_atari(env_id)
-            return preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS, **arguments))
-        return gym.make(env_id, **arguments)
+            env: gym.Env[Any, Any] = preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS, **arguments))
+        else:
+            env = gym.make(env_id, **arguments)
+    return TimeFeature(env) if time_feature else env
 
 
 def environment_seed(seed: int, number: int) -> int:

@@ -12,6 +12,7 @@ from serving import ArraySpec, Policy
 from serving.observations import is_finite, observation_of
 from trpo_tf.envs import action_spec, make_env, observation_spec
 from trpo_tf.errors import UserError, environment_failure, not_finite_failure
+from trpo_tf.time_feature import observes_time
 
 LONGEST_EPISODE = 100_000
 """Steps after which an episode counts as over, for environments that set no limit."""
@@ -47,7 +48,7 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError("episodes must be at least 1")
-    env = make_env(env_id)
+    env = make_env(env_id, time_feature=observes_time(policy.manifest.observation))
     try:
         check_spaces(policy, env, env_id)
         rng = np.random.default_rng(seed)

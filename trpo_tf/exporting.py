@@ -59,7 +59,7 @@ def export_run(
         observer("recording an episode")
         kind = best_kind()
         files[f"episode.{kind}"] = record_apart(*converted(policy, env_id), env_id, kind).video
-    env = make_env(env_id)
+    env = make_env(env_id, time_feature=run.config.sampling.time_feature)
     evidence = Evidence(
         environment=env,
         scores=policy.scores if policy.is_discrete else None,

@@ -23,6 +23,7 @@ from serving.manifest import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.envs import is_atari, make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation import FIRST_SEED, check_spaces, play
+from trpo_tf.time_feature import observes_time
 
 KINDS = ("mp4", "gif")
 
@@ -90,7 +91,7 @@ def record(
     if width < 16 or not 0 < max_seconds < math.inf:
         raise UserError("width must be 16 at least, max_seconds above 0 and finite")
     _choose_display()
-    env = _rendering(env_id)
+    env = _rendering(env_id, time_feature=observes_time(policy.manifest.observation))
     try:
         check_spaces(policy, env, env_id)
         rate = _frames_per_second(env, env_id)
@@ -168,14 +169,14 @@ def _choose_display() -> None:
     os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "osmesa")
 
 
-def _rendering(env_id: str) -> gym.Env[Any, Any]:
+def _rendering(env_id: str, *, time_feature: bool) -> gym.Env[Any, Any]:
     """The environment with frames to see. Raises `UserError` if it has none."""
     plain = make_env(env_id)
     modes: Sequence[str] = plain.metadata.get("render_modes") or ()
     plain.close()
     if "rgb_array" not in modes:
         raise UserError(f"{env_id} can't be recorded: its metadata has no render mode 'rgb_array'")
-    return make_env(env_id, render_mode="rgb_array")
+    return make_env(env_id, time_feature=time_feature, render_mode="rgb_array")
 
 
 def _frames_per_second(env: gym.Env[Any, Any], env_id: str) -> float:

@@ -25,7 +25,10 @@ class Trials:
     def __init__(self, config: Config, policy: Policy) -> None:
         """Makes the environments, which it owns."""
         self._actor = Actor(policy, config.trial_episodes)
-        self._envs = make_vector_env(config.env_id, config.trial_episodes, config.sampling.env_backend)
+        sampling = config.sampling
+        self._envs = make_vector_env(
+            config.env_id, config.trial_episodes, sampling.env_backend, time_feature=sampling.time_feature
+        )
 
     def run(self, state: TrainingState) -> tuple[TrainingState, float]:
         """Try the policy at `state`: the state, with its policy as the best if none was better, and the mean return.

@@ -19,15 +19,9 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from serving.observations import Observation, leaves_of, structured
-from trpo_tf.envs import (
-    ATARI_ARGUMENTS,
-    is_atari,
-    observation_spec,
-    preprocess_atari,
-    readable_errors,
-    register_atari,
-)
+from trpo_tf.envs import is_atari, make_env, observation_spec, readable_errors
 from trpo_tf.errors import UserError
+from trpo_tf.time_feature import VectorTimeFeature
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
 """observation, reward [N], terminated [N], truncated [N], info."""
@@ -66,17 +60,23 @@ def choose_backend(backend: str, env_id: str) -> str:
     return backend
 
 
-def make_vector_env(env_id: str, num_envs: int, backend: str = "gymnasium") -> VectorEnv:
-    """`num_envs` environments of backend "gymnasium" or "envpool". Raises `UserError` for an id it can't make."""
+def make_vector_env(env_id: str, num_envs: int, backend: str = "gymnasium", *, time_feature: bool = False) -> VectorEnv:
+    """`num_envs` environments of backend "gymnasium" or "envpool", whose steps left `time_feature` has observed.
+
+    Raises `UserError` for an id it can't make.
+    """
+    envs: VectorEnv
     if backend == "envpool":
-        return EnvPool(env_id, num_envs)
-    with readable_errors(env_id):
-        if is_atari(env_id) or _spec(env_id).vector_entry_point is None:
-            return make_sync_env(env_id, num_envs)
-        envs = gym.make_vec(env_id, num_envs=num_envs)
-    if envs.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-        raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
-    return envs
+        envs = EnvPool(env_id, num_envs)
+    else:
+        with readable_errors(env_id):
+            if is_atari(env_id) or _spec(env_id).vector_entry_point is None:
+                return make_sync_env(env_id, num_envs, time_feature=time_feature)
+            vectorized = gym.make_vec(env_id, num_envs=num_envs)
+        if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
+        envs = vectorized
+    return VectorTimeFeature(envs, _spec(env_id).max_episode_steps) if time_feature else envs
 
 
 class InTurn:
@@ -135,16 +135,12 @@ class InTurn:
         return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
 
 
-def make_sync_env(env_id: str, num_envs: int) -> InTurn:
-    """Gymnasium's environments, stepped in turn; Atari's as `make_env` makes them.
+def make_sync_env(env_id: str, num_envs: int, *, time_feature: bool = False) -> InTurn:
+    """The environments of `make_env`, stepped in turn.
 
-    Without Gymnasium's checks of each step, which `make_env` has: every run begins with one of those.
+    Without Gymnasium's checks of each step: every run begins with an environment that has them.
     """
-    with readable_errors(env_id):
-        if is_atari(env_id):
-            register_atari(env_id)
-            return InTurn([preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS)) for _ in range(num_envs)])
-        return InTurn([gym.make(env_id, disable_env_checker=True) for _ in range(num_envs)])
+    return InTurn([make_env(env_id, time_feature=time_feature, disable_env_checker=True) for _ in range(num_envs)])
 
 
 _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")

@@ -33,14 +33,14 @@ class Experience:
     def restart(self, state: TrainingState) -> None:
         """Close the environments, and build those that belong to the state's checkpoint."""
         self._close()
-        config, n = self._config, self._config.sampling.num_envs
+        config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature
         seed = environment_seed(config.seed, state.checkpoint)
         if config.sampler_is_vine:
-            trunk = make_sync_env(config.env_id, n)
-            twigs = [make_env(config.env_id) for _ in range(n)]
+            trunk = make_sync_env(config.env_id, n, time_feature=timed)
+            twigs = [make_env(config.env_id, time_feature=timed) for _ in range(n)]
             self._sampler = Vine(trunk, twigs, self.actor, seed)
         else:
-            envs = make_vector_env(config.env_id, n, config.sampling.env_backend)
+            envs = make_vector_env(config.env_id, n, config.sampling.env_backend, time_feature=timed)
             self._sampler = SinglePath(envs, self.actor, seed)
 
     def collect(

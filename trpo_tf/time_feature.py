@@ -1,0 +1,111 @@
+"""The time as part of what is observed: how many steps are left until the limit, at which the task then ends.
+
+A task with a time limit has a best policy that depends on the time left. One that can't see it is only right if it
+takes the limit for an interruption, which advantages do by the value of what follows (Pardo et al. 2018).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
+
+from serving import ArraySpec
+from serving.observations import ROOT
+from trpo_tf.errors import UserError
+
+LOG_STEPS_LEFT = "log_steps_left"
+"""Name of the policy's input: ln(1 + steps left) of each observation. A logarithm tells the last steps apart."""
+
+_NO_LIMIT = "time_feature must be off: the environment has no time limit (max_episode_steps)"
+
+
+class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
+    """One environment: observations are a Dict of its own (`obs`, unless it is one already) and `log_steps_left`."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Raises `UserError` if `env` has no time limit, or an observation of the feature's name."""
+        super().__init__(env)
+        self._clock = _time_limit(env)
+        parts = _parts(env.observation_space)
+        if LOG_STEPS_LEFT in parts:
+            raise UserError(f"time_feature must be off: the environment has an observation {LOG_STEPS_LEFT!r} itself")
+        self.observation_space = Dict(_joined(parts, Box(0.0, np.log1p(_limit(self._clock)), (1,), np.float32)))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start anew."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_time(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act; at the time limit the episode has terminated."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        at_limit = truncated and not self._steps_left()
+        return self._with_time(observation), reward, terminated or at_limit, truncated and not at_limit, info
+
+    def _steps_left(self) -> int:
+        return _limit(self._clock) - int(self._clock._elapsed_steps or 0)
+
+    def _with_time(self, observation: Any) -> dict[str, Any]:
+        return _joined(_parts(observation), np.log1p([self._steps_left()], dtype=np.float32))
+
+
+class VectorTimeFeature:
+    """The same for environments stepped together, whose reset takes a row."""
+
+    def __init__(self, envs: Any, limit: int | None) -> None:
+        """It owns the environments, whose episodes have `limit` steps; raises `UserError` if that is None."""
+        if limit is None:
+            raise UserError(_NO_LIMIT)
+        self._envs, self._limit, self.num_envs = envs, limit, envs.num_envs
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
+        """Start all of them anew from `seed`."""
+        observation, info = self._envs.reset(seed=seed)
+        self._left = np.full(self.num_envs, self._limit)
+        self._ended = np.zeros(self.num_envs, bool)
+        return self._with_time(observation), info
+
+    def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]:
+        """Act in all of them; one that gets to its limit has terminated."""
+        observation, reward, terminated, truncated, info = self._envs.step(actions)
+        self._left = np.where(self._ended, self._limit, self._left - 1)
+        self._ended = terminated | truncated
+        at_limit = truncated & (self._left == 0)
+        return self._with_time(observation), reward, terminated | at_limit, truncated & ~at_limit, info
+
+    def close(self) -> None:
+        """Close them."""
+        self._envs.close()
+
+    def _with_time(self, observation: Any) -> dict[str, Any]:
+        return _joined(_parts(observation), np.log1p(self._left[:, np.newaxis], dtype=np.float32))
+
+
+def observes_time(observation: Iterable[ArraySpec]) -> bool:
+    """Whether a policy with these inputs wants to know the time."""
+    return any(spec.name == LOG_STEPS_LEFT for spec in observation)
+
+
+def _time_limit(env: gym.Env[Any, Any]) -> Any:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TimeLimit):
+            return env
+        env = env.env
+    raise UserError(_NO_LIMIT)
+
+
+def _limit(clock: Any) -> int:
+    return int(clock._max_episode_steps)
+
+
+def _parts(observation: Any) -> dict[str, Any]:
+    return dict(observation.items()) if isinstance(observation, Mapping) else {ROOT: observation}
+
+
+def _joined(parts: dict[str, Any], time: Any) -> dict[str, Any]:
+    """In the order that `Dict` gives its keys."""
+    return dict(sorted({**parts, LOG_STEPS_LEFT: time}.items()))
