@@ -1,5 +1,6 @@
 """Trials during training: what they measure, which policy they keep, and that they change nothing else."""
 
+import dataclasses
 import json
 
 import pytest
@@ -37,11 +38,14 @@ def settings():
 
 @pytest.fixture(scope="module")
 def tried(small_config, settings, tmp_path_factory):
-    """A run with a trial in every iteration, and its metrics."""
-    observed = []
-    folder = tmp_path_factory.mktemp("tried") / "run"
-    run = train(small_config(**settings, trial_interval=1), folder, observer=observed.append)
-    return run, observed
+    """A run with a trial in every iteration, of which the last is not the best, and its metrics."""
+    for seed in range(10):  # how a run of such steps goes depends on the last bits of arithmetic
+        observed = []
+        config = small_config(**settings, seed=seed, trial_interval=1)
+        run = train(config, tmp_path_factory.mktemp("tried") / "run", observer=observed.append)
+        if max(metrics["trial_return"] for metrics in observed) > observed[-1]["trial_return"] + 0.1:
+            return run, observed
+    pytest.fail("no run ended with a worse policy than it had")
 
 
 def score(run):
@@ -87,7 +91,6 @@ def test_training_ends_with_the_policy_that_did_best(tried):
     run, observed = tried
     returns = [metrics["trial_return"] for metrics in observed]
     best = max(returns)
-    assert best > returns[-1] + 0.1  # or there is nothing to keep it from
     kept_at = max(metrics["steps"] for metrics in observed if metrics["trial_return"] == best)
     assert run.summary["best_at_steps"] == kept_at < run.state.steps
     assert score(run) == pytest.approx(best, rel=1e-4)
@@ -95,10 +98,10 @@ def test_training_ends_with_the_policy_that_did_best(tried):
     assert f"Its policy is that of {kept_at:,} steps" in html_report(read_story(run.folder))
 
 
-def test_trials_change_nothing_of_training_itself(tried, small_config, settings, tmp_path):
-    _, observed = tried
+def test_trials_change_nothing_of_training_itself(tried, tmp_path):
+    run, observed = tried
     alone = []
-    train(small_config(**settings), tmp_path / "run", observer=alone.append)
+    train(dataclasses.replace(run.config, trial_interval=0), tmp_path / "run", observer=alone.append)
     for mine, other in zip(alone, observed, strict=True):
         assert mine["trial_return"] is None
         for name in set(mine) - {"trial_return"}:
@@ -113,7 +116,7 @@ def test_a_trial_is_held_as_each_interval_ends_and_at_the_end(small_config, sett
     assert at == [next(s for s in steps if s >= 500), next(s for s in steps if s >= 1000), steps[-1]]
 
 
-def test_a_resumed_run_remembers_the_best(tried, small_config, settings, tmp_path, monkeypatch):
+def test_a_resumed_run_remembers_the_best(tried, tmp_path):
     """Stopped at the end of the iteration after the best one's, and gone on with by a run read from its folder."""
     run, observed = tried
     best = next(m["iteration"] for m in observed if m["steps"] == run.summary["best_at_steps"])
@@ -122,9 +125,8 @@ def test_a_resumed_run_remembers_the_best(tried, small_config, settings, tmp_pat
         if metrics["iteration"] == best + 1:
             raise KeyboardInterrupt
 
-    config = small_config(**settings, trial_interval=1)
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "run", observer=stop)
+        train(run.config, tmp_path / "run", observer=stop)
     assert load_run(tmp_path / "run").state.best.steps == run.summary["best_at_steps"]
     resumed = resume(tmp_path / "run")
     assert resumed.summary["best_at_steps"] >= run.summary["best_at_steps"]
