@@ -1,5 +1,6 @@
 """From a run to a bundle, or to a policy in this process."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -30,6 +31,8 @@ _PACKAGES = (
     "tensorflow-probability",
     "keras",
     "gymnasium",
+    "mujoco",
+    "envpool",
     "numpy",
     "onnx",
     "onnxruntime",
@@ -153,8 +156,12 @@ def statistics(run: Run) -> dict[str, Statistics]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that make a policy."""
-    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in _PACKAGES}}
+    """Of Python and of the packages that make a policy, as far as they are installed."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return {"python": platform.python_version(), **found}
 
 
 def git_commit() -> str | None:
