@@ -51,6 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "critic.critic_memory": 8,
     },
     "radius falling to 0": {"anneal": True},
+    "the steps left observed": {"sampling.time_feature": True},
     "correlated noise, 0.6": {"sampling.noise_correlation": 0.6},
 }
 
