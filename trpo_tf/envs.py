@@ -27,7 +27,8 @@ _STICKINESS = 0.25
 def make_env(env_id: str, *, time_feature: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
     """One environment, of these arguments; of Atari's namespace `ALE/`, with the standard preprocessing.
 
-    With `time_feature` the steps left are observed. Raises `UserError` for an id that Gymnasium can't make.
+    With `time_feature` the steps left are observed. Raises `UserError` for an id that Gymnasium can't make, or with
+    `time_feature` for one without a time limit.
     """
     with readable_errors(env_id):
         if is_atari(env_id):
