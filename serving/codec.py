@@ -4,7 +4,6 @@ Pure functions, which know nothing of HTTP; `serving.binary` has the protocol's 
 """
 
 import math
-import reprlib
 import sys
 from collections.abc import Mapping
 from itertools import chain
@@ -14,6 +13,7 @@ import numpy as np
 import orjson
 
 from serving import __version__
+from serving.errors import quoted
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.observations import Array, Observation, batch_size, structured
 from serving.policy import draw_noise
@@ -177,7 +177,7 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
     """
     where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
     if tensor.get("datatype") != expected:
-        raise RequestError(f"{where} must have datatype {expected}, not {_shown(tensor.get('datatype'))}")
+        raise RequestError(f"{where} must have datatype {expected}, not {quoted(tensor.get('datatype'))}")
     shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
     if isinstance(data, memoryview):
         return array_from_bytes(data, shape, spec)
@@ -214,7 +214,7 @@ def _shape(tensor: Document, spec: Spec, max_batch: int, where: str) -> list[int
         and shape[0] > 0
     ):
         shown = ", ".join(map(str, ("batch", *spec.shape)))
-        raise RequestError(f"{where} must have shape [{shown}], not {_shown(shape)}")
+        raise RequestError(f"{where} must have shape [{shown}], not {quoted(shape)}")
     if shape[0] > max_batch:
         raise RequestError(f"{where} has a batch of {shape[0]}; send {max_batch} at most at a time")
     return shape
@@ -292,13 +292,8 @@ def _named(document: Document, key: str, known: list[str]) -> Document:
     for entry in entries:
         name = entry.get("name")
         if name not in known:
-            raise RequestError(f"{key} may hold {' and '.join(map(repr, known))}, not {_shown(name)}")
+            raise RequestError(f"{key} may hold {' and '.join(map(repr, known))}, not {quoted(name)}")
         if name in named:
             raise RequestError(f"{key} holds {name!r} twice")
         named[name] = entry
     return named
-
-
-def _shown(value: Any) -> str:
-    """A stranger's value in a message, cut short."""
-    return "none" if value is None else reprlib.repr(value)

@@ -1,5 +1,16 @@
-"""What goes wrong with a bundle. On its own, so that who only starts and watches servers imports nothing heavy."""
+"""Errors of bundles, and what a message may repeat of a client's values. Imports nothing heavy: so may its users."""
+
+import reprlib
+from typing import Any
 
 
 class BundleError(ValueError):
     """A bundle that is missing, damaged or not understood; the message says what to do."""
+
+
+_short = reprlib.Repr(maxstring=80, maxother=80)
+
+
+def quoted(value: Any) -> str:
+    """The repr of a value that a client sent, cut in its middle to 80 characters; "none" for None."""
+    return "none" if value is None else _short.repr(value)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving.catalog import Catalog, Entry, Episode, Model, Release
-from serving.errors import BundleError
+from serving.errors import BundleError, quoted
 from serving.events import emit
 from serving.manifest import (
     EPISODE_FILES,
@@ -140,7 +140,7 @@ class Repository:
         for entry in self.catalog.entries:
             if entry.name == name:
                 return entry
-        raise LookupError(f"there is no model {name!r}")
+        raise LookupError(f"there is no model {quoted(name)}")
 
     def _find(self) -> Mapping[str, Sequence[Place]] | None:
         """What there is, by name; None if that can't be seen just now."""

@@ -17,6 +17,7 @@ from serving.admission import Admission, admission
 from serving.catalog import Catalog, Model, Release
 from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata, server_metadata
 from serving.console.pages import Page, console_pages
+from serving.errors import quoted
 from serving.exposition import CONTENT_TYPE, render
 from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
 from serving.metrics import KINDS, Metrics, Series
@@ -151,7 +152,7 @@ def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
         raise HttpError(404, _not_found(path, routes))
     if method not in route.methods:
         names = b", ".join(route.methods)
-        raise HttpError(405, f"{path} takes {names.decode()}", b"allow: %b\r\n" % names)
+        raise HttpError(405, f"{quoted(path)[1:-1]} takes {names.decode()}", b"allow: %b\r\n" % names)
     return route
 
 
@@ -301,5 +302,5 @@ def _not_found(path: str, routes: Routes) -> str:
     if parts[1:3] in (["v1", "models"], ["v2", "models"]) and len(parts) > 3:
         name = parts[3].partition(":")[0] if parts[1] == "v1" else parts[3]
         if f"/{parts[1]}/models/{name}" not in routes:
-            return f"there is no model {name!r}"
-    return f"there is nothing at {path}"
+            return f"there is no model {quoted(name)}"
+    return f"there is nothing at {quoted(path)[1:-1]}"

@@ -150,6 +150,13 @@ def test_an_unknown_path_is_404(server, method, path, message):
     assert message in body["error"]
 
 
+@pytest.mark.parametrize("path", ["/v2/models/", "/v1/models/", "/nothing/", "/v2/models/discrete/"])
+def test_a_long_path_is_cut_short_in_the_message(server, path):
+    status, body = server.request("GET", path + "x" * 10_000)
+    assert status == 404
+    assert len(body["error"]) < 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
