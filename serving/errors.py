@@ -8,7 +8,8 @@ class BundleError(ValueError):
     """A bundle that is missing, damaged or not understood; the message says what to do."""
 
 
-_short = reprlib.Repr(maxstring=80, maxother=80)
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
 
 
 def quoted(value: Any) -> str:
