@@ -36,6 +36,9 @@ FAMILIES = {
     "trpo_tf_model_info": Family("gauge", ("model", "version", "sha256"), "1 for each version that is served"),
     "trpo_tf_model_ready": Family("gauge", ("model",), "Whether the model can act"),
     "trpo_tf_model_reloads_total": Family("counter", ("model", "result"), "Changes of what is served"),
+    "trpo_tf_repository_last_look_timestamp_seconds": Family(
+        "gauge", (), "When the repository was last looked at to the end, in seconds since 1970"
+    ),
     "trpo_tf_observation_mean": Family("gauge", _ELEMENT, "Mean of what was observed lately"),
     "trpo_tf_observation_stddev": Family("gauge", _ELEMENT, "Standard deviation of what was observed lately"),
     "trpo_tf_observation_drift": Family(
@@ -101,6 +104,8 @@ def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
     ):
         yield name, (), sum(snapshot[key] for snapshot in snapshots)
     yield "process_start_time_seconds", (), min(snapshot["started"] for snapshot in snapshots)
+    if looked := [snapshot["looked"] for snapshot in snapshots if snapshot["looked"]]:
+        yield "trpo_tf_repository_last_look_timestamp_seconds", (), min(looked)
 
 
 def _models(metrics: Metrics, snapshots: list[Snapshot]) -> Iterator[Sample]:

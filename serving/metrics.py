@@ -100,7 +100,7 @@ class Metrics:
         self._series: dict[tuple[str, str, str], Series] = {}
         self._watches: dict[tuple[str, str, str], tuple[str, Watch]] = {}
         self._reloads: dict[tuple[str, str], int] = defaultdict(int)
-        self._cpu_before, self._started = 0.0, _start_time()
+        self._cpu_before, self._started, self._looked = 0.0, _start_time(), 0.0
         if before := self.board.read(slot):
             self._restore(orjson.loads(before))
         self.publish()
@@ -135,6 +135,10 @@ class Metrics:
         level = logging.WARNING if result == "refused" else logging.INFO
         message = f"{result} {model} version {version}" + (f": {reason}" if reason else "")
         emit("model", message, level=level, model=model, version=version, result=result, reason=reason)
+
+    def looked(self) -> None:
+        """Note that the repository was looked at, to the end."""
+        self._looked = time.time()
 
     def publish(self) -> None:
         """Put a snapshot in this process's slot. If it has no room, then without observations; or else not at all."""
@@ -173,6 +177,7 @@ class Metrics:
             "cpu": self._cpu_before + time.process_time(),
             "memory": _resident_bytes(),
             "started": self._started,
+            "looked": self._looked,
         }
 
 

@@ -67,7 +67,11 @@ class Slot:
 
 
 class Repository:
-    """The bundles below a folder, and the catalog of those that are loaded. For one thread at a time."""
+    """The bundles below a folder, and the catalog of those that are loaded. For one thread at a time.
+
+    Attributes:
+        is_readable: whether the folder could be read at the last look.
+    """
 
     def __init__(self, source: Source, options: ServeOptions, on_event: OnEvent | None = None) -> None:
         """Load nothing yet: `start` does.
@@ -79,7 +83,7 @@ class Repository:
         self._slots: dict[Place, Slot] = {}
         self._unloaded: set[str] = set()
         self._missed: set[str] = set()
-        self._is_readable, self._is_started = True, False
+        self.is_readable, self._is_started = True, False
         self.catalog = Catalog()
 
     def start(self, unloaded: Iterable[str] = ()) -> None:
@@ -148,12 +152,12 @@ class Repository:
         try:
             found = find_places(root) if only is None else {only.name: [only] if _holds_bundle(only.folder) else []}
         except OSError as error:
-            if self._is_readable:
+            if self.is_readable:
                 message = f"{root} can't be read ({error.strerror}): everything stays as it is"
                 emit("model", message, level=logging.WARNING)
-            self._is_readable = False
+            self.is_readable = False
             return None
-        self._is_readable = True
+        self.is_readable = True
         return found
 
     def _load_latest(self, name: str, places: Sequence[Place], patient: bool) -> tuple[list[Model], list[Entry]]:

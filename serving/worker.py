@@ -25,6 +25,7 @@ from serving.exchange import Observers
 from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection, Site
 from serving.keys import KeyFileError, read_keys
+from serving.look_thread import LookThread
 from serving.metrics import Metrics
 from serving.observers import observers_of
 from serving.options import ServeError, ServeOptions
@@ -103,7 +104,7 @@ class Worker:
         observers: Observers,
     ) -> None:
         self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
-        self._changing = asyncio.Lock()
+        self._changing, self._looks = asyncio.Lock(), LookThread()
         self._stopping, self._at_once, self._is_told = asyncio.Event(), asyncio.Event(), False
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
@@ -113,6 +114,8 @@ class Worker:
         self.site = Site(self._routes(), options, metrics, keys, observers)
         self._gatherer = Gatherer(options.max_batch) if options.batching else None
         metrics.show(self.catalog)
+        if options.poll:
+            metrics.looked()
 
     async def run(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, places: list[str]) -> None:
         """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
@@ -162,6 +165,7 @@ class Worker:
         for connection in list(self.site.connections):
             connection.abort()
         await asyncio.sleep(0)
+        self._looks.finish()
 
     def _grpc_server(self) -> "GrpcServer":
         """Raises `ServeError` if gRPC is not installed."""
@@ -188,6 +192,8 @@ class Worker:
             await asyncio.sleep(self._options.poll)
             try:
                 await self._swap(self._repository.refresh)
+                if self._repository.is_readable:
+                    self._metrics.looked()
             except Exception as error:  # noqa: BLE001 (it is logged)
                 message = "the repository can't be followed; it is looked at again"
                 emit("fault", message, level=logging.ERROR, fault=error)
@@ -202,13 +208,12 @@ class Worker:
         All in a thread but the last step, which the event loop takes between two requests: each is answered from
         the routes that it found.
         """
-        loop = asyncio.get_running_loop()
         async with self._changing:
             try:
-                await loop.run_in_executor(None, change)
+                await self._looks.run(change)
             finally:
                 if self._repository.catalog != self.catalog:
-                    routes = await loop.run_in_executor(None, self._routes)
+                    routes = await self._looks.run(self._routes)
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
                     if not self._stopping.is_set():
