@@ -1,4 +1,4 @@
-"""Errors of bundles, and what a message may repeat of a client's values. Imports nothing heavy: so may its users."""
+"""Errors that the operator can mend, and what a message may repeat of a client's values. Imports nothing heavy."""
 
 import reprlib
 from typing import Any
@@ -6,6 +6,10 @@ from typing import Any
 
 class BundleError(ValueError):
     """A bundle that is missing, damaged or not understood; the message says what to do."""
+
+
+class ServeError(OSError):
+    """The server can't run as it was told to; the message says what to do."""
 
 
 _short = reprlib.Repr()

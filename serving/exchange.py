@@ -1,8 +1,10 @@
 """A request with its answer, over HTTP or gRPC, as access log and traces see it."""
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from serving.metrics import Series
 from serving.routes import Response
@@ -23,6 +25,8 @@ class Exchange(NamedTuple):
         seconds: from the request's first byte until the answer was written.
         request_id: the client's own, empty if there is none or it is not a sane one.
         parent: the client's place in a trace.
+        client: its address, or "unix"; of a proxy's client the proxy's.
+        key: the name of its key, empty if it gave none that is in force.
     """
 
     method: bytes
@@ -33,6 +37,8 @@ class Exchange(NamedTuple):
     seconds: float
     request_id: bytes
     parent: TraceParent | None
+    client: str
+    key: str
 
 
 class GrpcExchange(NamedTuple):
@@ -48,6 +54,7 @@ class GrpcExchange(NamedTuple):
         request_id: as in `Exchange`.
         parent: the client's place in a trace.
         state: its tracestate.
+        client, key: as in `Exchange`.
     """
 
     method: str
@@ -59,6 +66,8 @@ class GrpcExchange(NamedTuple):
     request_id: bytes
     parent: TraceParent | None
     state: bytes
+    client: str
+    key: str
 
 
 class Observers(NamedTuple):
@@ -74,3 +83,23 @@ NOBODY = Observers()
 def sane_id(given: bytes) -> bytes:
     """An `x-request-id` that the answer may repeat: up to 128 letters, digits and `._:/+=@-`. Empty for another one."""
     return given if _SANE_ID.fullmatch(given) else b""
+
+
+def http_client(transport: Any) -> str:
+    """The address of who is connected, or "unix"; empty if it has left already."""
+    peer = transport.get_extra_info("peername")
+    if isinstance(peer, tuple):
+        return _address(peer[0])
+    return "" if isinstance(transport.get_extra_info("sockname"), tuple) else "unix"
+
+
+def grpc_client(peer: str) -> str:
+    """The address in what gRPC calls a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000` or `unix:`."""
+    family, _, address = unquote(peer).partition(":")
+    return _address(address.rpartition(":")[0].strip("[]")) if family in ("ipv4", "ipv6") else "unix"
+
+
+def _address(shown: str) -> str:
+    """An IPv4 address as such, also where it came by a socket of both families."""
+    mapped = ipaddress.ip_address(shown) if shown.startswith("::ffff:") else None
+    return str(mapped.ipv4_mapped or mapped) if isinstance(mapped, ipaddress.IPv6Address) else shown

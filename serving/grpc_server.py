@@ -24,7 +24,7 @@ from serving.batching import Gatherer
 from serving.catalog import Catalog, Model
 from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
 from serving.events import emit
-from serving.exchange import NOBODY, GrpcExchange, Observers, sane_id
+from serving.exchange import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
 from serving.grpc_codec import Message, decode_infer, encode_infer, from_document
 from serving.grpc_messages import (
     HEALTH,
@@ -39,7 +39,7 @@ from serving.grpc_messages import (
     SERVER_READY,
     Call,
 )
-from serving.keys import is_known
+from serving.keys import KeyRing
 from serving.metrics import Metrics, Series
 from serving.observations import Array
 from serving.options import ServeError, ServeOptions
@@ -93,7 +93,7 @@ class GrpcServer:
         current: Callable[[], Catalog],
         options: ServeOptions,
         metrics: Metrics,
-        keys: tuple[bytes, ...] = (),
+        keys: KeyRing | None = None,
         gatherer: Gatherer | None = None,
         observers: Observers = NOBODY,
     ) -> None:
@@ -101,7 +101,7 @@ class GrpcServer:
         self._current, self._options, self._metrics = current, options, metrics
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._come, self._under_way = 0, 0  # calls, ever and now
-        self._gatherer, self._observers = gatherer, observers.grpc
+        self._gatherer, self._observers, self._keys = gatherer, observers.grpc, keys
         self._desks: WeakKeyDictionary[Policy, _Desk] = WeakKeyDictionary()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
@@ -222,6 +222,8 @@ class GrpcServer:
             sane_id(given.get("x-request-id", b"")),
             parse_traceparent(given.get("traceparent", b"")),
             given.get("tracestate", b""),
+            grpc_client(context.peer()),
+            (self._keys and self._keys.name_of(given.get("authorization", b""))) or "",
         )
         for observe in self._observers:
             observe(exchange)
@@ -319,16 +321,16 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(
         self,
         methods: dict[str, grpc.RpcMethodHandler],
-        keys: tuple[bytes, ...],
+        keys: KeyRing | None,
         refusing: Callable[[str], grpc.RpcMethodHandler],
     ) -> None:
         self._methods, self._keys, self._refusing = methods, keys, refusing
 
     def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """What handles a call, or None if there is no such method."""
-        if self._keys and call.method not in _OPEN:
+        if self._keys is not None and call.method not in _OPEN:
             given = dict(call.invocation_metadata).get("authorization", "")
-            if not is_known(given.encode(), self._keys):
+            if self._keys.name_of(given.encode()) is None:
                 return self._refusing(call.method if call.method in self._methods else "")
         return self._methods.get(call.method)
 

@@ -16,8 +16,8 @@ from typing import Any
 import httptools
 
 from serving.events import emit, shown
-from serving.exchange import NOBODY, Exchange, Observers, sane_id
-from serving.keys import is_known
+from serving.exchange import NOBODY, Exchange, Observers, http_client, sane_id
+from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.options import ServeOptions
 from serving.routes import RETRY_SECONDS, HttpError, Response, Route, Routes, find_route, too_large
@@ -46,7 +46,7 @@ class Site:
         routes: Routes,
         options: ServeOptions,
         metrics: Metrics,
-        keys: tuple[bytes, ...] = (),
+        keys: KeyRing | None = None,
         observers: Observers = NOBODY,
     ) -> None:
         self.routes, self.options, self.keys = routes, options, keys
@@ -87,12 +87,16 @@ class Site:
             raise HttpError(501, "the only transfer coding is chunked")
         return route
 
+    def key_of(self, headers: dict[bytes, bytes]) -> str | None:
+        """The name of a request's key, if it has one that is in force."""
+        return self.keys.name_of(headers.get(b"authorization", b"")) if self.keys is not None else None
+
     def _load(self) -> tuple[int, int]:
         """How many connections there are, and how many of them have a request under way."""
         return len(self.connections), sum(connection.is_under_way for connection in self.connections)
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
-        if self.keys and not is_known(headers.get(b"authorization", b""), self.keys):
+        if self.keys is not None and self.key_of(headers) is None:
             raise HttpError(401, "give a key: Authorization: Bearer KEY", b"www-authenticate: Bearer\r\n")
 
 
@@ -127,6 +131,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Take the connection; one too many is told so."""
         self._transport = transport
+        if self._site.observers:
+            self._client = http_client(transport)  # now, for one that has left has no address any more
         self._site.connections.add(self)
         most = self._site.options.max_connections
         if len(self._site.connections) > 2 * most:
@@ -324,6 +330,8 @@ class Connection(asyncio.Protocol):
             perf_counter() - self._began if self._began else 0.0,
             request_id,
             parse_traceparent(self._head.get(b"traceparent", b"")),
+            self._client,
+            self._site.key_of(self._head) or "",
         )
         for observer in self._site.observers:
             observer(exchange)

@@ -4,58 +4,129 @@ A line of the file is `NAME:SHA-256 of the key in hex`; `#` begins a comment. A 
 hash can't be guessed from, however fast it is.
 """
 
+import argparse
 import hashlib
 import hmac
+import os
 import re
 import secrets
+import stat
 import sys
 from pathlib import Path
 
-_LINE = re.compile(r"[\w.@-]+:([0-9a-f]{64})")
+from serving.errors import ServeError
+
+MOST_BYTES = 2**20
+"""Largest file of keys: some ten thousand of them."""
+
+_NAME = re.compile(r"[\w.@][\w.@-]*")
+_LINE = re.compile(r"([\w.@-]+):([0-9a-f]{64})")
+_MAKE = "make it with python -m serving.keys NAME"
 
 
-class KeyFileError(ValueError):
+class KeyFileError(ServeError):
     """A file of keys that can't be used; the message says why."""
 
 
-def read_keys(path: str | Path) -> tuple[bytes, ...]:
-    """The keys' hashes. Raises `KeyFileError`."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeyFileError(f"can't read the keys in {path}: {error}") from None
-    hashes = []
-    for number, line in enumerate(text.splitlines(), 1):
+class KeyRing:
+    """The keys in force. HTTP and gRPC share one, so that a key is withdrawn from both at once."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Read the keys. Raises `KeyFileError`."""
+        self.path = path
+        self._names = read_keys(path)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def reload(self) -> bool:
+        """Read the file again; answers whether the keys have changed.
+
+        Raises `KeyFileError` if what is there now can't be used: what was in force stays so.
+        """
+        names = read_keys(self.path)
+        is_changed, self._names = names != self._names, names
+        return is_changed
+
+    def name_of(self, authorization: bytes) -> str | None:
+        """The name of the key in an Authorization header; None if it has none of them.
+
+        It takes as long for a wrong one, wherever it differs.
+        """
+        scheme, _, key = authorization.partition(b" ")
+        digest = hashlib.sha256(key.strip()).digest()
+        found = None
+        for expected, name in self._names.items():
+            if hmac.compare_digest(digest, expected):
+                found = name
+        return found if scheme.lower() == b"bearer" else None
+
+
+def read_keys(path: str | Path) -> dict[bytes, str]:
+    """The keys' names by their hashes. Raises `KeyFileError`."""
+    names: dict[bytes, str] = {}
+    for number, line in enumerate(_read(path).splitlines(), 1):
         if not (stripped := line.partition("#")[0].strip()):
             continue
         matched = _LINE.fullmatch(stripped)
         if matched is None:
-            raise KeyFileError(f"{path}, line {number} is not NAME:SHA256; make it with python -m serving.keys NAME")
-        hashes.append(bytes.fromhex(matched[1]))
-    if not hashes:
+            raise KeyFileError(f"{path}, line {number} {_what_is_wrong(stripped)}")
+        name, digest = matched[1], bytes.fromhex(matched[2])
+        if digest in names:
+            raise KeyFileError(f"{path}, line {number} has the key of {names[digest]!r} again; remove one of the two")
+        if name in names.values():
+            raise KeyFileError(f"{path}, line {number}: there is another {name!r}; give each key a name of its own")
+        names[digest] = name
+    if not names:
         raise KeyFileError(f"{path} has no key in it; make one with python -m serving.keys NAME")
-    return tuple(hashes)
+    return names
 
 
-def is_known(authorization: bytes, hashes: tuple[bytes, ...]) -> bool:
-    """Whether an Authorization header has one of the keys. It takes as long for a wrong one, wherever it differs."""
-    scheme, _, key = authorization.partition(b" ")
-    digest = hashlib.sha256(key.strip()).digest()
-    known = False
-    for expected in hashes:
-        known |= hmac.compare_digest(digest, expected)
-    return known and scheme.lower() == b"bearer"
+def _read(path: str | Path) -> str:
+    """The text of a file, without the mark that Windows' editors put at its start. Raises `KeyFileError`."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
+            raise KeyFileError(f"can't read the keys in {path}: it is not a regular file")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except KeyFileError:
+        raise
+    except OSError as error:
+        raise KeyFileError(f"can't read the keys in {path}: {error.strerror or error}") from None
+    if len(content) > MOST_BYTES:
+        raise KeyFileError(f"can't read the keys in {path}: it has more than {MOST_BYTES} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise KeyFileError(f"can't read the keys in {path}: it is not text; {_MAKE}") from None
+
+
+def _what_is_wrong(line: str) -> str:
+    if re.match(r"[\w.@-]+:[0-9a-f]{64}[\w.@-]", line):
+        return "goes on after its SHA-256; if that is the next key, put a line end between them"
+    return f"is not NAME:SHA256; {_MAKE}"
+
+
+def _name(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: use letters, digits and . _ @ -, and no - at its start")
+    return text
 
 
 def main() -> None:
     """Print a line for the file on stdout, and the key itself on stderr."""
-    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.keys",
+        description="Make a key for a client. Its name and SHA-256 go to stdout, for the file that --keys names; the "
+        "key itself goes to stderr, once.",
+        epilog="example: python -m serving.keys robot >> keys",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", type=_name, help="whose key it is, as the access log shows it")
+    name = parser.parse_args().name
     key = secrets.token_urlsafe(32)
-    line = f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
-    if _LINE.fullmatch(line) is None:
-        sys.exit("usage: python -m serving.keys NAME >> FILE (a name has letters, digits and . _ @ -)")
     sys.stderr.write(f"{key}\n")
-    sys.stdout.write(f"{line}\n")
+    sys.stdout.write(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ def log_access(exchange: Exchange) -> None:
     response = exchange.response
     emit(
         "request",
+        client=exchange.client,
+        key=exchange.key,
         method=shown(exchange.method),
         path=shown(exchange.target),
         status=response.status,
@@ -48,6 +50,8 @@ def log_call(exchange: GrpcExchange) -> None:
     """Log a gRPC call and its status."""
     emit(
         "call",
+        client=exchange.client,
+        key=exchange.key,
         method=exchange.method,
         code=exchange.code,
         seconds=round(exchange.seconds, 6),

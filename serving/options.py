@@ -10,13 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from serving.errors import ServeError as ServeError
+
 OUT_OF_BOUNDS = ("reject", "clip", "allow")
 
 LOG_FORMATS = ("text", "json")
-
-
-class ServeError(OSError):
-    """The server can't run as it was told to; the message says what to do."""
 
 
 def _option(default: Any, text: str, *, metavar: str | None = None, choices: Sequence[str] | None = None) -> Any:

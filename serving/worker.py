@@ -24,7 +24,7 @@ from serving.events import emit
 from serving.exchange import Observers
 from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection, Site
-from serving.keys import KeyFileError, read_keys
+from serving.keys import KeyRing
 from serving.look_thread import LookThread
 from serving.metrics import Metrics
 from serving.observers import observers_of
@@ -71,10 +71,7 @@ def work(
         if seat.settled is None:
             raise
         # Started for one that died, or beside others: not ready is better than not there.
-    try:
-        keys = read_keys(options.keys) if options.keys else ()
-    except KeyFileError as error:
-        raise ServeError(str(error)) from None
+    keys = KeyRing(options.keys) if options.keys else None
     tls = _tls(options)
     sys.setswitchinterval(SWITCH_SECONDS)
     with observers_of(options) as observers:
@@ -98,7 +95,7 @@ class Worker:
         self,
         repository: Repository,
         options: ServeOptions,
-        keys: tuple[bytes, ...],
+        keys: KeyRing | None,
         seat: Seat,
         metrics: Metrics,
         observers: Observers,

@@ -13,7 +13,7 @@ import pytest
 from serving import ArraySpec
 from serving.bounds import bounds_check
 from serving.codec import RequestError
-from serving.keys import KeyFileError, is_known, read_keys
+from serving.keys import KeyFileError, KeyRing, read_keys
 from serving.limits import MAX_DEPTH, TooLargeError, check_depth, decompress
 from serving.options import ServeError, ServeOptions, parse_arguments
 
@@ -124,8 +124,8 @@ def keys(tmp_path_factory):
 
 def test_only_the_files_keys_are_known(keys):
     path, first, second = keys
-    hashes = read_keys(path)
-    assert all(is_known(b"Bearer " + key.encode(), hashes) for key in (first, second))
+    ring = KeyRing(path)
+    assert [ring.name_of(b"Bearer " + key.encode()) for key in (first, second)] == ["robot", "phone@home"]
     for wrong in (
         b"",
         b"Bearer",
@@ -134,7 +134,7 @@ def test_only_the_files_keys_are_known(keys):
         first.encode(),
         b"Bearer " + first[:-1].encode(),
     ):
-        assert not is_known(wrong, hashes)
+        assert ring.name_of(wrong) is None
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "robot\n", "robot:abc\n", f"ro bot:{'0' * 64}\n", f":{'0' * 64}"])

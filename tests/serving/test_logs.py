@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from serving.events import emit, shown
+from serving.exchange import grpc_client
 from serving.metrics import Metrics
 
 INFER = "/v2/models/discrete/infer"
@@ -76,6 +77,7 @@ def test_access_log_has_a_line_for_each_request(start, discrete):
     assert good == {
         "level": "info",
         "event": "request",
+        "client": "127.0.0.1",
         "method": "POST",
         "path": INFER,
         "status": 200,
@@ -104,6 +106,7 @@ def test_access_log_has_a_line_for_each_call_over_grpc(start, discrete, tmp_path
     assert good == {
         "level": "info",
         "event": "call",
+        "client": "127.0.0.1",
         "method": SERVER_LIVE.path,
         "code": "OK",
         "request_id": "order-66",
@@ -116,7 +119,56 @@ def test_access_log_in_text(start, discrete):
     with start(discrete, "--access-log") as server:
         server.request("GET", "/v2", headers={"x-request-id": "7"})
         _, said = server.stop(signal.SIGTERM)
-    assert re.fullmatch(r"request method=GET path=/v2 status=200 seconds=\S+ bytes=\d+ request_id=7\n", said)
+    assert re.fullmatch(
+        r"request client=127\.0\.0\.1 method=GET path=/v2 status=200 seconds=\S+ bytes=\d+ request_id=7\n", said
+    )
+
+
+def test_access_log_names_client_and_key(start, discrete, tmp_path):
+    grpc = pytest.importorskip("grpc")
+    from serving.grpc_messages import SERVER_LIVE, SERVER_METADATA
+
+    (tmp_path / "keys").write_text("".join(f"{who}:{hashlib.sha256(who.encode()).hexdigest()}\n" for who in ("a", "b")))
+    options = ("--access-log", "--log-format", "json", "--keys", str(tmp_path / "keys"), "--grpc-port", "0")
+    with start(discrete, *options) as server:
+        for authorization in ("Bearer b", "Bearer c", "Bearer a"):
+            server.request("GET", "/v2", headers={"authorization": authorization})
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            call = channel.unary_unary(SERVER_METADATA.path)
+            call(b"", metadata=[("authorization", "Bearer b")], timeout=10)
+            with pytest.raises(grpc.RpcError):
+                call(b"", metadata=[("authorization", "Bearer c")], timeout=10)
+            channel.unary_unary(SERVER_LIVE.path)(b"", metadata=[("authorization", "Bearer a")], timeout=10)
+        _, *seen, _ = events(server)
+    assert {event["client"] for event in seen} == {"127.0.0.1"}
+    assert [event.get("key") for event in seen] == ["b", None, "a", "b", None, "a"]
+    assert [event.get("status", event.get("code")) for event in seen] == [200, 401, 200, "OK", "UNAUTHENTICATED", "OK"]
+
+
+def test_access_log_tells_a_unix_socket(tmp_path, discrete, start):
+    with start(discrete, "--access-log", "--uds", str(tmp_path / "socket")) as server:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(tmp_path / "socket"))
+            connection.sendall(b"GET /v2 HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in connection.recv(65536)
+        _, said = server.stop(signal.SIGTERM)
+    assert said.startswith("request client=unix method=GET ")
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        ("ipv4:127.0.0.1:5000", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:5000", "::1"),
+        ("ipv6:[::1]:5000", "::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5000", "fe80::1%eth0"),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:5000", "10.0.0.7"),
+        ("unix:", "unix"),
+        ("unix:/tmp/socket", "unix"),
+    ],
+)
+def test_client_of_a_call(peer, client):
+    assert grpc_client(peer) == client
 
 
 def test_it_is_off_unless_asked_for(start, discrete):
