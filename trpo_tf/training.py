@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from trpo_tf.callbacks import KerasListeners
+from trpo_tf.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.checkpoints import save_checkpoint
 from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config
@@ -52,6 +52,7 @@ def train(
             discrete actions, or of continuous action dimensions.
         value_network: the same for the critic, [batch, obs] -> [batch, 1].
         callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
+            Weights that they set in the model become the policy's (docs/policies.md).
         init_from: a run or bundle whose weights and normalisers to start from.
         observer: called with each iteration's metrics.
         profile: trace a few iterations into the run's TensorBoard folder (docs/metrics.md).
@@ -60,7 +61,9 @@ def train(
         UserError: something in the arguments can't work.
         EnvironmentFailure: the environment raised an exception; a checkpoint was saved.
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
+        Exception: what a callback or the observer raised; a checkpoint was saved.
     """
+    listening = checked_callbacks(callbacks)
     folder = Path(out) if out is not None else default_folder(config)
     config = with_env_backend(config)
     components = build_components(config, policy_network, value_network)
@@ -70,7 +73,7 @@ def train(
     if profile:
         _check_long_enough_to_trace(config, components, state)
     run = create_run(folder, config, components, state)
-    return _train(run, callbacks, observer, profile)
+    return _train(run, listening, observer, profile)
 
 
 def resume(
@@ -85,12 +88,13 @@ def resume(
     A run that was killed ends with the same weights, to the bit, as one that was not, on the same machine, versions
     and number of threads.
     """
+    listening = checked_callbacks(callbacks)
     run = load_run(Path(folder))
     if "trained" in run.summary:
         raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
     if profile:
         _check_long_enough_to_trace(run.config, run.components, run.state)
-    return _train(run, callbacks, observer, profile)
+    return _train(run, listening, observer, profile)
 
 
 def with_env_backend(config: Config) -> Config:
@@ -105,28 +109,31 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{name}-seed{config.seed}"
 
 
-def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Observer | None, profile: bool) -> Run:
+def _train(run: Run, callbacks: list[keras.callbacks.Callback], observer: Observer | None, profile: bool) -> Run:
     config, components, state = run.config, run.components, run.state
+    listeners = KerasListeners(components.policy, callbacks)
     with (
         MetricsLog(run.folder, state.iteration) as log,
-        KerasListeners(components.policy, callbacks) as listeners,
         StopRequest() as stop,
         Experience(config, components.policy) as experience,
         Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
         _trials(config, components) as trials,
     ):
         try:
-            run = _evaluate_untrained(run)
+            state = listeners.train_begins(state, state.iteration + _iterations_left(config, components, state))
+            run = _evaluate_untrained(dataclasses.replace(run, state=state))
+            metrics: dict[str, Any] = {}
             started = time.perf_counter() - state.seconds
             experience.restart(state)
             while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
+                state = listeners.iteration_begins(state)
                 after, metrics = iterate(config, components, experience, state, traced=profile)
                 metrics["trial_return"] = None
                 if trials is not None and _is_trial_due(config, components, state.steps, after.steps):
                     after, metrics["trial_return"] = trials.run(after)
                 state = dataclasses.replace(after, seconds=time.perf_counter() - started)
                 log.write(metrics)
-                listeners.iteration_ended(state, metrics)
+                state = listeners.iteration_ended(state, metrics)
                 if observer is not None:
                     observer(metrics)
                 if profiler is not None:
@@ -136,7 +143,7 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
                 if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
                     state = _save(run, state)
                     experience.restart(state)
-            state = state.at_best()
+            state = listeners.train_ends(state.at_best(), metrics)
             components.policy.network.assign(state.theta)
             run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)))
         except EnvironmentFailure as failure:
@@ -145,6 +152,11 @@ def _train(run: Run, callbacks: Sequence[keras.callbacks.Callback], observer: Ob
         except KeyboardInterrupt:
             _save(run, state)
             raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
+        except Exception as error:
+            with contextlib.suppress(OSError):  # a full disk, perhaps, which is what was raised
+                _save(run, state)
+            error.add_note(_how_to_resume(run))
+            raise
     return run
 
 
@@ -161,11 +173,16 @@ def _is_trial_due(config: Config, components: Components, before: int, steps: in
 
 
 def _check_long_enough_to_trace(config: Config, components: Components, state: TrainingState) -> None:
-    left = (config.total_steps - state.steps) // components.iteration_steps
+    left = _iterations_left(config, components, state)
     if left < FIRST_TRACED:
         raise UserError(
             f"profile needs {FIRST_TRACED} iterations, and the run has only {left} to go; profile a longer one"
         )
+
+
+def _iterations_left(config: Config, components: Components, state: TrainingState) -> int:
+    """At least: an iteration in which episodes ended takes fewer steps."""
+    return (config.total_steps - state.steps) // components.iteration_steps
 
 
 def _save(run: Run, state: TrainingState) -> TrainingState:
