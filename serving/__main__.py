@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from serving.errors import BundleError
-from serving.options import ServeError, parse_arguments
+from serving.command_line import parse_arguments
+from serving.errors import BundleError, ServeError
 from serving.server import serve
 
 

@@ -1,13 +1,10 @@
-"""The server's options: one frozen dataclass, which the command line is made from and docs/serving.md explains."""
+"""The server's options: one frozen dataclass, from which the command line is made. docs/serving.md explains them."""
 
-import argparse
 import ipaddress
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from serving.errors import ServeError as ServeError
@@ -17,45 +14,85 @@ OUT_OF_BOUNDS = ("reject", "clip", "allow")
 LOG_FORMATS = ("text", "json")
 
 
-def _option(default: Any, text: str, *, metavar: str | None = None, choices: Sequence[str] | None = None) -> Any:
-    kind = str if default is None else type(default)
-    arguments = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": metavar, "choices": choices}
-    return field(default=default, metadata={"help": text, "arguments": arguments})
+def _option(
+    default: Any, text: str, *, metavar: str | None = None, choices: Sequence[str] | None = None, section: str = ""
+) -> Any:
+    """An option; with `section` it is the first of those that --help shows under this heading."""
+    metadata = {"help": text, "metavar": metavar, "choices": choices, "section": section}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class ServeOptions:
     """How to serve; sizes in bytes, times in seconds. Raises `ServeError` when made with values that can't be."""
 
-    host: str = _option("127.0.0.1", "address to listen on", metavar="ADDRESS")
-    port: int = _option(-1, "TCP port; 0 picks a free one ($PORT or 8080; none beside --uds)", metavar="PORT")
-    grpc_port: int = _option(-1, "also serve gRPC on this port; 0 picks a free one", metavar="PORT")
-    uds: str | None = _option(None, "listen on a Unix socket, readable by this user only", metavar="PATH")
-    insecure: bool = _option(False, "allow an address other than this machine's without keys or client certificates")
-    keys: str | None = _option(None, "ask for a bearer key of this file (python -m serving.keys)", metavar="FILE")
-    tls_cert: str | None = _option(None, "serve TLS with this certificate chain, PEM", metavar="FILE")
-    tls_key: str | None = _option(None, "the certificate's private key, PEM", metavar="FILE")
-    tls_client_ca: str | None = _option(None, "ask for client certificates that these have signed", metavar="FILE")
-    public_key: str | None = _option(None, "refuse a bundle whose signature does not hold for this key", metavar="FILE")
-    out_of_bounds: str = _option("allow", "observations outside the space", choices=OUT_OF_BOUNDS)
-    poll: float = _option(1.0, "between looks for new, changed and removed versions; 0 never looks", metavar="SECONDS")
-    versions: int = _option(1, "latest versions of a model to keep loaded", metavar="COUNT")
-    canary: float = _option(0.0, "share of requests without a version that the newest one gets", metavar="SHARE")
+    host: str = _option(
+        "127.0.0.1",
+        "address to listen on; one that other machines reach needs --keys, --tls-client-ca or --insecure",
+        metavar="ADDRESS",
+        section="where it listens",
+    )
+    port: int = _option(
+        -1, "TCP port, 0 for a free one; default: $PORT, or 8080, but no TCP port beside --uds", metavar="PORT"
+    )
+    grpc_port: int = _option(-1, "also serve gRPC, on this port; 0 for a free one", metavar="PORT")
+    uds: str | None = _option(None, "listen on a Unix socket that only this user can connect to", metavar="PATH")
+    insecure: bool = _option(
+        False, "answer anybody who reaches the address, without keys or client certificates", section="who may ask"
+    )
+    keys: str | None = _option(
+        None, "ask clients for a bearer key of this file; python -m serving.keys makes keys", metavar="FILE"
+    )
+    tls_cert: str | None = _option(None, "serve TLS with this certificate chain (PEM)", metavar="FILE")
+    tls_key: str | None = _option(None, "private key of the certificate (PEM, not encrypted)", metavar="FILE")
+    tls_client_ca: str | None = _option(
+        None, "accept only clients with a certificate that one of these authorities signed (PEM)", metavar="FILE"
+    )
+    public_key: str | None = _option(
+        None, "load only bundles whose signature holds for this public key (PEM)", metavar="FILE", section="models"
+    )
+    out_of_bounds: str = _option(
+        "allow",
+        "refuse observations outside the space, move them to its bounds, or let them pass",
+        choices=OUT_OF_BOUNDS,
+    )
+    poll: float = _option(
+        1.0, "how often to look for new, changed and removed models; 0 never looks", metavar="SECONDS"
+    )
+    versions: int = _option(1, "how many of the latest versions of a model to keep loaded", metavar="COUNT")
+    canary: float = _option(
+        0.0,
+        "share of the requests that the newest version answers, of those that name none; the version before answers "
+        "the others. Needs --versions 2",
+        metavar="SHARE",
+    )
     repository_api: bool = _option(False, "let clients load and unload models")
-    workers: int = _option(1, "processes that share the work", metavar="COUNT")
-    max_body: int = _option(4 * 2**20, "largest body, also once decompressed", metavar="BYTES")
-    max_buffered: int = _option(64 * 2**20, "bodies under way, together; beyond it 503", metavar="BYTES")
+    workers: int = _option(1, "processes that answer", metavar="COUNT", section="load and limits")
+    max_body: int = _option(4 * 2**20, "largest request body, also once decompressed", metavar="BYTES")
+    max_buffered: int = _option(
+        64 * 2**20, "largest sum of the bodies that are still arriving; beyond it 503", metavar="BYTES"
+    )
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
     batching: bool = _option(False, "run requests that wait at the same time as one batch")
-    max_connections: int = _option(512, "connections at a time; beyond it 503", metavar="COUNT")
-    timeout: float = _option(20.0, "to send a request, and to take its answer", metavar="SECONDS")
-    keep_alive: float = _option(75.0, "until an idle connection is closed", metavar="SECONDS")
-    log_format: str = _option("text", "how events are logged on stderr", choices=LOG_FORMATS)
-    access_log: bool = _option(False, "log a line for each request")
-    otlp_endpoint: str | None = _option(None, "send traces to this OpenTelemetry collector (HTTP)", metavar="URL")
-    drain: float = _option(10.0, "for requests under way after SIGTERM", metavar="SECONDS")
+    max_connections: int = _option(512, "most connections of a process; beyond it 503", metavar="COUNT")
+    timeout: float = _option(20.0, "time for a client to send its request, and to take its answer", metavar="SECONDS")
+    keep_alive: float = _option(75.0, "time until an idle connection is closed", metavar="SECONDS")
+    drain: float = _option(10.0, "time for requests under way to finish after SIGTERM", metavar="SECONDS")
+    log_format: str = _option(
+        "text", "format of the log on stderr, a line for each event", choices=LOG_FORMATS, section="logs and traces"
+    )
+    access_log: bool = _option(False, "also log a line for each request")
+    otlp_endpoint: str | None = _option(
+        None, "send traces to this OpenTelemetry collector, by OTLP over HTTP", metavar="URL"
+    )
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            choices, value = option.metadata["choices"], getattr(self, option.name)
+            if value == "":
+                raise ServeError(f"{flag(option.name)} is empty; give a value, or leave it out")
+            if choices and value not in choices:
+                raise ServeError(f"{flag(option.name)} must be one of {', '.join(choices)}, not {value!r}")
         for name in (
             "versions",
             "workers",
@@ -69,7 +106,7 @@ class ServeOptions:
         ):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise ServeError(f"{_flag(name)} must be more than 0, not {value}")
+                raise ServeError(f"{flag(name)} must be more than 0, not {value}")
         if not 0 <= self.poll < math.inf:
             raise ServeError(f"--poll must be 0 or more seconds, not {self.poll}")
         if not 0 <= self.canary < 1:
@@ -80,9 +117,9 @@ class ServeOptions:
             raise ServeError(
                 "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds"
             )
-        for port in (self.port, self.grpc_port):
-            if not -1 <= port <= 65535:
-                raise ServeError(f"there is no port {port}; choose one from 1 to 65535, or 0 for a free one")
+        for name in ("port", "grpc_port"):
+            if not -1 <= (port := getattr(self, name)) <= 65535:
+                raise ServeError(f"there is no {flag(name)} {port}; choose one from 1 to 65535, or 0 for a free one")
         if self.grpc_port == 0 and self.workers > 1:
             raise ServeError("--workers share one --grpc-port: choose one from 1 to 65535")
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -118,31 +155,11 @@ class ServeOptions:
             return False
 
 
-def parse_arguments(arguments: Sequence[str] | None, prog: str) -> tuple[Path, ServeOptions]:
-    """The path to serve and the options. Raises `ServeError`, or `SystemExit` for wrong use."""
-    parser = argparse.ArgumentParser(prog=prog, description="Serve a policy over HTTP, by the Open Inference Protocol.")
-    parser.add_argument("bundle", type=Path, help="a bundle, or a folder of bundles: NAME/ or NAME/VERSION/")
-    for option in fields(ServeOptions):
-        shown = "" if option.default in (None, False, -1) else " (%(default)s)"
-        parser.add_argument(
-            _flag(option.name),
-            default=option.default,
-            help=option.metadata["help"] + shown,
-            **{key: value for key, value in option.metadata["arguments"].items() if value is not None},
-        )
-    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
-    given = vars(parser.parse_args(arguments))
-    bundle, _ = given.pop("bundle"), given.pop("debug")
-    if given["uds"] is None and given["port"] == -1 and "PORT" in os.environ:
-        given["port"] = _port(os.environ["PORT"])
-    return bundle, ServeOptions(**given)
+def kinds() -> dict[str, type]:
+    """Each option's type by its name: str also for one that may be left out, tuple for a list of strings."""
+    return {option.name: str if option.default is None else type(option.default) for option in fields(ServeOptions)}
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal():
-        raise ServeError(f"$PORT must be a number, not {text!r}")
-    return int(text)
-
-
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """An option as the command line has it."""
     return f"--{name.replace('_', '-')}"

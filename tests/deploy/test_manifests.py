@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import serving
-from serving.options import parse_arguments
+from serving.command_line import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -13,9 +13,10 @@ import pytest
 from serving import ArraySpec
 from serving.bounds import bounds_check
 from serving.codec import RequestError
+from serving.command_line import parse_arguments
 from serving.keys import KeyFileError, KeyRing, read_keys
 from serving.limits import MAX_DEPTH, TooLargeError, check_depth, decompress
-from serving.options import ServeError, ServeOptions, parse_arguments
+from serving.options import ServeError, ServeOptions
 
 CONTENT = b'{"inputs": []}' * 100
 
@@ -179,7 +180,7 @@ def test_this_machine_needs_none(host):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"port": 65536}, "there is no port 65536"),
+        ({"port": 65536}, "there is no --port 65536"),
         ({"max_body": 0}, "--max-body must be more than 0"),
         ({"timeout": float("nan")}, "--timeout must be more than 0"),
         ({"keep_alive": float("inf")}, "--keep-alive must"),

@@ -1,0 +1,114 @@
+"""The server's command line, and which source of an option goes before which."""
+
+import argparse
+import os
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from serving.errors import ServeError
+from serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
+from serving.options import ServeOptions, flag, kinds
+
+_EPILOG = f"""
+Each option can also be set in the environment and in a TOML file: --max-body as {PREFIX}MAX_BODY=1000000, or as
+max-body = 1000000 in the file that --config or {CONFIG} names. The command line goes before the environment, and the
+environment before the file. A switch such as --access-log is 1, 0, true or false there, and has a negative form,
+--no-access-log.
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None, prog: str) -> tuple[Path, ServeOptions]:
+    """The path to serve and the options. Raises `ServeError`, or `SystemExit` for wrong use."""
+    given = vars(make_parser(prog).parse_args(arguments))
+    return given.pop("bundle"), make_options(given, os.environ)
+
+
+def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> ServeOptions:
+    """The options, of which the command line has `given` some. Raises `ServeError`."""
+    file = given.pop("config", None) or environment.get(CONFIG)
+    settings = from_file(kinds(), file) if file else {}
+    settings |= from_environment(kinds(), environment)
+    settings = {name: setting for name, setting in settings.items() if name not in given}
+    values = {name: setting.value for name, setting in settings.items()}
+    values |= {name: given[name] for name in kinds() if name in given}
+    if "port" not in values and "uds" not in values and environment.get("PORT"):
+        values["port"] = _port(environment["PORT"])
+    try:
+        return ServeOptions(**values)
+    except ServeError as error:
+        raise ServeError(_with_sources(str(error), settings)) from None
+
+
+def make_parser(prog: str) -> argparse.ArgumentParser:
+    """The options of the command line; those that are not given are left out of what is parsed."""
+    from serving import __version__
+
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} PATH [options]",
+        description="Serve policies over HTTP, by the Open Inference Protocol, and over gRPC.",
+        epilog=_EPILOG,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=_Formatter,
+    )
+    parser.add_argument(
+        "bundle", metavar="PATH", type=Path, help="a bundle, or a folder of bundles: NAME/ or NAME/VERSION/"
+    )
+    parser.add_argument("--config", metavar="FILE", help="read options from this TOML file")
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    parser.add_argument("--version", action="version", version=f"trpo-tf {__version__}")
+    group: Any = parser
+    for option in fields(ServeOptions):
+        if section := option.metadata["section"]:
+            group = parser.add_argument_group(section)
+        _add(group, option.name, option.default, **option.metadata)
+    return parser
+
+
+def _add(group: Any, name: str, default: Any, *, help: str, metavar: str, choices: Sequence[str], **_: Any) -> None:  # noqa: A002
+    text = help if default in (None, False, -1, (), 0.0) else f"{help}; default: %(default)s"
+    if isinstance(default, bool):
+        group.add_argument(flag(name), action="store_true", help=text)
+        group.add_argument(f"--no-{flag(name)[2:]}", dest=name, action="store_false", help=argparse.SUPPRESS)
+    elif isinstance(default, tuple):
+        group.add_argument(flag(name), action=_Extend, metavar=metavar, help=text)
+    else:
+        text = text.replace("%(default)s", f"{default:g}" if isinstance(default, float) else str(default))
+        group.add_argument(flag(name), type=kinds()[name], metavar=metavar, choices=choices, help=text)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Breaks no line within the name of an option."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return textwrap.indent("\n".join(self._split_lines(text, width - len(indent))), indent)
+
+
+class _Extend(argparse.Action):
+    """Collects a list that is given in one argument or in several."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *split_list(values)))
+
+
+def _with_sources(message: str, settings: Mapping[str, Setting]) -> str:
+    """The message, which names options by their flags, and where those are set."""
+    found = [
+        f"{flag(name)} is {setting.source}"
+        for name, setting in settings.items()
+        if re.search(rf"{flag(name)}(?![\w-])", message)
+    ]
+    return f"{message} ({', '.join(found)})" if found else message
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal():
+        raise ServeError(f"$PORT must be a number, not {text!r}")
+    return int(text)

@@ -1,0 +1,109 @@
+"""Options that the command line leaves open: from the environment, and from a TOML file.
+
+`kinds` has the type of each option by its name: str, int, float, bool, or tuple for a list of strings.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from serving.errors import ServeError
+
+PREFIX = "TRPO_TF_"
+
+CONFIG = f"{PREFIX}CONFIG"
+
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+_EXPECTED = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "1, 0, true or false",
+    tuple: "a list of texts",
+}
+
+# Kubernetes sets such variables for every service, and one may be called trpo-tf-serving.
+_OF_A_SERVICE = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
+
+
+class Setting(NamedTuple):
+    """An option's value, and where it is from, as a message names it."""
+
+    value: Any
+    source: str
+
+
+def from_environment(kinds: Mapping[str, type], environment: Mapping[str, str]) -> dict[str, Setting]:
+    """The options that variables such as TRPO_TF_MAX_BODY set; an empty one sets nothing. Raises `ServeError`."""
+    known = {PREFIX + name.upper(): name for name in kinds}
+    settings = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG or _is_of_a_service(variable, text):
+            continue
+        source = f"{variable} in the environment"
+        if variable not in known:
+            raise ServeError(f"there is no option {source}; the nearest is {_nearest(variable, [*known, CONFIG])}")
+        if text:
+            name = known[variable]
+            settings[name] = Setting(_converted(text, kinds[name], source), source)
+    return settings
+
+
+def from_file(kinds: Mapping[str, type], path: str | Path) -> dict[str, Setting]:
+    """The options that a TOML file sets, with `-` or `_` in their names. Raises `ServeError`."""
+    import tomllib
+
+    try:
+        document = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ServeError(f"can't read --config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ServeError(f"--config {path} is not TOML: {error}") from None
+    settings: dict[str, Setting] = {}
+    for key, value in document.items():
+        name, source = key.replace("-", "_"), f"{key} in {path}"
+        if name not in kinds:
+            nearest = _nearest(name, kinds).replace("_", "-")
+            raise ServeError(f"there is no option {source}; the nearest is {nearest}")
+        if name in settings:
+            raise ServeError(f"{source} is there twice; remove one of the two")
+        settings[name] = Setting(_checked(value, kinds[name], source), source)
+    return settings
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts of a list written as text, separated by commas or blanks."""
+    return tuple(re.split(r"[,\s]+", text.strip(", \t\r\n"))) if text.strip(", \t\r\n") else ()
+
+
+def _is_of_a_service(variable: str, text: str) -> bool:
+    is_url = variable.endswith("_PORT") and _SERVICE_URL.match(text)
+    return bool(is_url or _OF_A_SERVICE.fullmatch(variable))
+
+
+def _converted(text: str, kind: type, source: str) -> Any:
+    try:
+        if kind is bool:
+            return _SWITCHES[text.strip().lower()]
+        return split_list(text) if kind is tuple else kind(text)
+    except (KeyError, ValueError):
+        raise ServeError(f"{source} must be {_EXPECTED[kind]}, not {text!r}") from None
+
+
+def _checked(value: Any, kind: type, source: str) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    if type(value) is not kind:
+        raise ServeError(f"{source} must be {_EXPECTED[kind].removeprefix('1, 0, ')}, not {value!r}")
+    return value
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    return difflib.get_close_matches(name, list(known), 1, 0.0)[0]
