@@ -11,16 +11,15 @@ import numpy as np
 import orjson
 
 from serving.codec import (
-    Document,
     InferRequest,
     RequestError,
     array_from_bytes,
     check_batch,
     output_document,
-    parse_object,
     read_request,
     response_document,
 )
+from serving.json_body import Document, parse_object
 from serving.manifest import Manifest
 from serving.observations import Array
 

@@ -13,12 +13,14 @@ import numpy as np
 import orjson
 
 from serving import __version__
+from serving.errors import RequestError as RequestError
 from serving.errors import quoted
+from serving.json_body import Document, JsonArray, parse_object
+from serving.json_numbers import Element, read_array
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.observations import Array, Observation, batch_size, structured
 from serving.policy import draw_noise
 
-Document = dict[str, Any]
 Spec = ArraySpec | NoiseSpec
 
 # The protocol's name of each NumPy type.
@@ -48,12 +50,8 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
     return -greatest, greatest
 
 
-# What JSON data may hold, by name of NumPy type: Python types, least and greatest number.
-_ALLOWED = {name: (_ELEMENTS[np.dtype(name).kind], *_range(np.dtype(name))) for name in DATATYPES}
-
-
-class RequestError(ValueError):
-    """A request that its sender must change; the message says how."""
+# What JSON data may hold, by name of NumPy type.
+_ALLOWED = {name: Element(datatype, np.dtype(name), *_range(np.dtype(name))) for name, datatype in DATATYPES.items()}
 
 
 class InferRequest(NamedTuple):
@@ -71,17 +69,6 @@ class InferRequest(NamedTuple):
 def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """Parse and check the JSON body of an inference request. Raises `RequestError`."""
     return read_request(parse_object(body), manifest, max_batch=max_batch)
-
-
-def parse_object(body: bytes | bytearray | memoryview) -> Document:
-    """A JSON object. Raises `RequestError`."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise RequestError("the body must be a JSON object")
-    return document
 
 
 def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
@@ -181,11 +168,13 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
     shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
     if isinstance(data, memoryview):
         return array_from_bytes(data, shape, spec)
+    element = _ALLOWED[spec.dtype]
+    if isinstance(data, JsonArray):
+        return read_array(data.text, shape, element, where)
     flat = _flat_data(data, shape, where)
-    types, least, greatest = _ALLOWED[spec.dtype]
-    if not types.issuperset(map(type, flat)):
+    if not _ELEMENTS[element.dtype.kind].issuperset(map(type, flat)):
         raise RequestError(f"{where} must hold nothing but {expected} data")
-    if not least <= min(flat) <= max(flat) <= greatest:
+    if not element.least <= min(flat) <= max(flat) <= element.greatest:
         raise RequestError(f"{where} holds a number out of range for {expected}")
     return np.array(flat, spec.dtype).reshape(shape)
 

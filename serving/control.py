@@ -8,9 +8,8 @@ from typing import Any
 import orjson
 
 from serving.catalog import Catalog
-from serving.codec import RequestError, parse_object
-from serving.errors import BundleError
-from serving.limits import check_depth
+from serving.errors import BundleError, RequestError
+from serving.json_body import parse_object
 from serving.routes import RETRY_SECONDS, Body, Headers, HttpError, Response, Route, any_model
 
 Control = Callable[[str, str], Awaitable[None]]
@@ -66,7 +65,6 @@ async def _answer(control: Control, action: str, name: str) -> Response:
 def _parsed(body: Body) -> dict[str, Any]:
     """The body, which may be empty. Raises `HttpError`."""
     try:
-        check_depth(body)
         return parse_object(body or b"{}")
     except RequestError as error:
         raise HttpError(400, str(error)) from None

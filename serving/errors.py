@@ -1,4 +1,4 @@
-"""Errors that the operator can mend, and what a message may repeat of a client's values. Imports nothing heavy."""
+"""Errors with a message for who can mend them, and what it may repeat of a client's values. Imports nothing heavy."""
 
 import reprlib
 from typing import Any
@@ -10,6 +10,10 @@ class BundleError(ValueError):
 
 class ServeError(OSError):
     """The server can't run as it was told to; the message says what to do."""
+
+
+class RequestError(ValueError):
+    """A request that its sender must change; the message says how."""
 
 
 _short = reprlib.Repr()

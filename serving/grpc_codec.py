@@ -12,8 +12,9 @@ from google.protobuf.json_format import ParseDict
 
 from serving.binary import bytes_of
 from serving.catalog import Model
-from serving.codec import Document, InferRequest, RequestError, output_document, read_request
+from serving.codec import InferRequest, RequestError, output_document, read_request
 from serving.grpc_messages import MODEL_INFER
+from serving.json_body import Document
 from serving.manifest import Manifest
 from serving.observations import Array
 

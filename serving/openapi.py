@@ -5,7 +5,8 @@ from urllib.parse import quote
 
 from serving import __version__
 from serving.catalog import Catalog, Model
-from serving.codec import Document, tensor_metadata
+from serving.codec import tensor_metadata
+from serving.json_body import Document
 from serving.limits import MAX_DEPTH
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.options import ServeOptions

@@ -3,35 +3,47 @@
 Pure functions, as in `serving.codec`.
 """
 
+import math
+import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
-from serving.codec import DATATYPES, Document, InferRequest, RequestError, parse_object, read_request
-from serving.manifest import Manifest
+from serving.codec import DATATYPES, InferRequest, RequestError, read_request
+from serving.json_body import Document, JsonArray, parse_instances
+from serving.manifest import ArraySpec, Manifest
 from serving.observations import Array
 
 SIGNATURE = "serving_default"
 
+_OBJECTS = re.compile(rb"\[\s*\{")
+_MEMBER = rb'\s*"([^"\\{}]*+)"\s*:([^"{}]++)'
+
 
 def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """A request in rows: each instance is an observation, or an object of its parts by name. Raises `RequestError`."""
-    document = parse_object(body)
+    document = parse_instances(body)
     instances = document.get("instances")
-    if not isinstance(instances, list) or not instances:
+    parts: Mapping[str, Any]
+    if isinstance(instances, JsonArray):
+        rows, parts = _columns(instances.text, manifest, max_batch)
+    elif isinstance(instances, list) and instances:
+        rows = len(instances)
+        parts = {
+            spec.name: [_part(instance, spec.name, manifest) for instance in instances] for spec in manifest.observation
+        }
+    else:
         raise RequestError("instances must be a list with an observation for each row")
     if document.get("signature_name", SIGNATURE) != SIGNATURE:
         raise RequestError(f"the only signature_name is {SIGNATURE!r}")
-    parts = {
-        spec.name: [_part(instance, spec.name, manifest) for instance in instances] for spec in manifest.observation
-    }
     inputs = [
         {
             "name": spec.name,
             "datatype": DATATYPES[spec.dtype],
-            "shape": [len(instances), *spec.shape],
+            "shape": [rows, *spec.shape],
             "data": parts[spec.name],
         }
         for spec in manifest.observation
@@ -60,10 +72,56 @@ def model_status(*versions: str) -> Document:
 def _part(instance: Any, name: str, manifest: Manifest) -> Any:
     if not isinstance(instance, dict):
         if len(manifest.observation) > 1:
-            names = " and ".join(repr(spec.name) for spec in manifest.observation)
-            raise RequestError(f"an instance must be an object with {names}")
+            raise RequestError(f"an instance must be an object with {_names(manifest)}")
         return instance
     if name not in instance or len(instance) != len(manifest.observation):
-        names = " and ".join(repr(spec.name) for spec in manifest.observation)
-        raise RequestError(f"an instance must have {names} and nothing else")
+        raise RequestError(f"an instance must have {_names(manifest)} and nothing else")
     return instance[name]
+
+
+def _columns(text: bytes, manifest: Manifest, max_batch: int) -> tuple[int, dict[str, JsonArray]]:
+    """The number of instances in their text, and for each part of the observation the text of its rows."""
+    specs = manifest.observation
+    if _OBJECTS.match(text):
+        return _columns_of_objects(text, manifest, max_batch)
+    if len(specs) > 1:
+        raise RequestError(f"an instance must be an object with {_names(manifest)}")
+    return _count_rows(text, specs[0]), {specs[0].name: JsonArray(text)}
+
+
+def _count_rows(text: bytes, spec: ArraySpec) -> int:
+    numbers = text.count(b",") + 1
+    if text[1:].lstrip()[:1] != b"[":
+        return numbers
+    rows, rest = divmod(numbers, math.prod(spec.shape))
+    if rest:
+        raise RequestError(f"input {spec.name!r} must have its data nested as its shape says")
+    return rows
+
+
+def _columns_of_objects(text: bytes, manifest: Manifest, max_batch: int) -> tuple[int, dict[str, JsonArray]]:
+    names = [spec.name for spec in manifest.observation]
+    columns: dict[str, list[bytes]] = {name: [] for name in names}
+    row = re.compile(rb"\s*\{" + _MEMBER * len(names) + rb"\}\s*([],])")
+    place, rows = text.index(b"[") + 1, 0
+    while match := row.match(text, place):
+        rows += 1
+        if rows > max_batch:
+            raise RequestError(f"there are more than {max_batch} instances; send {max_batch} at most at a time")
+        groups = match.groups()
+        for index, name in enumerate(groups[:-1:2]):
+            value = groups[2 * index + 1].rstrip()
+            is_last = index == len(names) - 1
+            if (column := columns.get(name.decode(errors="replace"))) is None or value.endswith(b",") == is_last:
+                raise RequestError(f"an instance must have {_names(manifest)} and nothing else")
+            column.append(value if is_last else value[:-1])
+        place = match.end()
+        if groups[-1] == b"]":
+            break
+    if place != len(text) or any(len(column) != rows for column in columns.values()):
+        raise RequestError(f"an instance must have {_names(manifest)} and nothing else")
+    return rows, {name: JsonArray(b"[%b]" % b",".join(column)) for name, column in columns.items()}
+
+
+def _names(manifest: Manifest) -> str:
+    return " and ".join(repr(spec.name) for spec in manifest.observation)

@@ -19,7 +19,7 @@ from serving.codec import InferRequest, RequestError, decode_request, encode_res
 from serving.console.pages import Page, console_pages
 from serving.errors import quoted
 from serving.exposition import CONTENT_TYPE, render
-from serving.limits import ENCODINGS, TooLargeError, check_depth, decompress
+from serving.limits import ENCODINGS, TooLargeError, decompress
 from serving.metrics import KINDS, Metrics, Series
 from serving.observations import Array
 from serving.openapi import describe
@@ -218,8 +218,6 @@ def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: M
     def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
         json_length = headers.get(binary.HEADER)
-        with_json = body if json_length is None else body[: _size(json_length)]
-        check_depth(with_json)
         if json_length is None:
             return admit(decode_request(body, manifest, max_batch=options.max_batch))
         return admit(binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch))
@@ -240,7 +238,6 @@ def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: 
 
     def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
-        check_depth(body)
         return admit(decode_instances(body, manifest, max_batch=options.max_batch))
 
     def encode(_request: InferRequest, answers: Answers) -> Response:
@@ -266,10 +263,6 @@ def _decoded(headers: Headers, body: Body, options: ServeOptions) -> Body:
     if encoding not in ENCODINGS:
         raise HttpError(415, "the content coding is not supported", b"accept-encoding: gzip, deflate\r\n")
     return decompress(body, encoding, options.max_body)
-
-
-def _size(text: bytes) -> int:
-    return int(text) if text.isdigit() and len(text) < 20 else 0
 
 
 def _constant(document: dict[str, Any], status: int = 200) -> Route:

@@ -1,0 +1,146 @@
+"""The text of a JSON array to an array of NumPy, without a Python object for each number.
+
+A number as a Python object takes 24 bytes and more, its text as few as two. So the text is compared with the shape as a
+whole, and its numbers are read in pieces. `serving.codec` does the same for short data that was parsed as a whole.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from serving.errors import RequestError
+from serving.observations import Array
+
+_PIECE = 16 * 1024
+"""Bytes of text that are parsed at once."""
+
+_BLANKS = b" \t\r\n"
+_KINDS = bytes(byte if byte in b"[]," else ord(",") if byte in _BLANKS else ord("1") for byte in range(256))
+"""What stands for each byte: a bracket for itself, `,` for what parts numbers, `1` for what is in them."""
+
+_NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[],")
+
+
+class Element(NamedTuple):
+    """What JSON may hold of one type: `least` and `greatest` are those that are not out of its range."""
+
+    datatype: str
+    dtype: np.dtype[Any]
+    least: float
+    greatest: float
+
+
+def read_array(text: bytes, shape: Sequence[int], spec: Element, where: str) -> Array:
+    """The numbers of a JSON array that is flat or nested as `shape`, as an array of it. Raises `RequestError`.
+
+    `where` begins the messages.
+    """
+    count = text.count(b",") + 1
+    if count != math.prod(shape):
+        raise RequestError(f"{where} must have {math.prod(shape)} elements of data, not {count}")
+    text = _without_blanks(text, where)
+    if text[1:2] == b"[":
+        _check_nesting(text, shape, where)
+        text = text.translate(None, b"[]")
+    elif text.count(b"[") == text.count(b"]") == 1:
+        text = text[1:-1]
+    else:
+        raise RequestError(f"{where} must have its data flat, or nested as its shape says")
+    if not text:
+        raise RequestError(f"{where} must have {math.prod(shape)} elements of data, not 0")
+    try:
+        numbers = _read_booleans(text) if spec.dtype.kind == "b" else _read_numbers(text, count, spec)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is not JSON: {error.msg} in the data of {where}") from None
+    except OverflowError:
+        raise RequestError(f"{where} holds a number out of range for {spec.datatype}") from None
+    except TypeError:
+        raise RequestError(f"{where} must hold nothing but {spec.datatype} data") from None
+    return numbers.reshape(shape)
+
+
+def _without_blanks(text: bytes, where: str) -> bytes:
+    bare = text.translate(None, _BLANKS)
+    # Blanks inside a number part it in two.
+    if len(bare) < len(text) and _count_numbers(bare) != _count_numbers(text):
+        raise RequestError(f"the body is not JSON: a comma is missing in the data of {where}")
+    return bare
+
+
+def _count_numbers(text: bytes) -> int:
+    kinds = text.translate(_KINDS)
+    return kinds.count(b",1") + kinds.count(b"[1") + kinds.count(b"]1")
+
+
+def _check_nesting(text: bytes, shape: Sequence[int], where: str) -> None:
+    """Compare brackets and commas with those of the shape, and see that no number is outside the innermost brackets."""
+    expected = b""
+    if text.count(b"[") == sum(math.prod(shape[:axis]) for axis in range(len(shape))):
+        expected = b"[%b]" % (b"," * (shape[-1] - 1))
+        for size in reversed(shape[:-1]):
+            expected = b"[%b%b]" % ((expected + b",") * (size - 1), expected)
+    kinds = text.translate(_KINDS)
+    if text.translate(None, _NO_STRUCTURE) != expected or b"1[" in kinds or b"]1" in kinds:
+        raise RequestError(f"{where} must have its data flat, or nested as its shape says")
+
+
+def _read_booleans(text: bytes) -> Array:
+    digits = text.replace(b"true", b"\1").replace(b"false", b"\0")
+    values = np.frombuffer(digits[::2], np.uint8)
+    if digits[1::2].strip(b",") or values.max() > 1:
+        raise TypeError
+    return values.astype(bool)
+
+
+def _read_numbers(text: bytes, count: int, spec: Element) -> Array:
+    """Numbers with commas between. Raises `JSONDecodeError`, `OverflowError` and, for another kind, `TypeError`."""
+    if b"t" in text or b"f" in text:
+        raise TypeError  # true and false would pass for 1 and 0
+    numbers, place = np.empty(count, spec.dtype), 0
+    for piece in _pieces(text):
+        values = _parse(piece, spec.dtype)
+        if not spec.least <= values.min() <= values.max() <= spec.greatest:
+            raise OverflowError
+        numbers[place : place + len(values)] = values
+        place += len(values)
+    return numbers
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """Parts of the text that hold whole numbers."""
+    start = 0
+    while (end := text.find(b",", start + _PIECE)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
+def _parse(piece: bytes, dtype: np.dtype[Any]) -> Array:
+    """The numbers of a piece as they are in JSON: 64-bit integers, or floats for a type of floats."""
+    values = orjson.loads(b"[%b]" % piece)
+    is_whole = not (b"." in piece or b"e" in piece or b"E" in piece)
+    if dtype.kind != "f" and not is_whole:
+        raise TypeError
+    if is_whole and (whole := _packed(values, "q")) is not None:  # twice as fast as to make floats of them
+        return whole
+    if dtype.kind == "f":
+        numbers = _packed(values, "d")
+    else:
+        numbers = _packed(values, "Q")
+        if numbers is None and {int}.issuperset(map(type, values)):
+            raise OverflowError
+    if numbers is None:
+        raise TypeError
+    return numbers
+
+
+def _packed(values: list[Any], form: str) -> Array | None:
+    """The values in this form of `struct`; None if there is one that it does not take."""
+    try:
+        return np.frombuffer(struct.pack(f"{len(values)}{form}", *values), form)
+    except struct.error:
+        return None
