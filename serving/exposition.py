@@ -33,6 +33,7 @@ FAMILIES = {
     ),
     "trpo_tf_requests_in_flight": Family("gauge", (), "Requests that have begun to arrive and are not answered yet"),
     "trpo_tf_connections": Family("gauge", (), "Open connections"),
+    "trpo_tf_connections_evicted_total": Family("counter", (), "Connections closed to make room for others"),
     "trpo_tf_model_info": Family("gauge", ("model", "version", "sha256"), "1 for each version that is served"),
     "trpo_tf_model_ready": Family("gauge", ("model",), "Whether the model can act"),
     "trpo_tf_model_reloads_total": Family("counter", ("model", "result"), "Changes of what is served"),
@@ -99,6 +100,7 @@ def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
     for name, key in (
         ("trpo_tf_requests_in_flight", "in_flight"),
         ("trpo_tf_connections", "connections"),
+        ("trpo_tf_connections_evicted_total", "evictions"),
         ("process_resident_memory_bytes", "memory"),
         ("process_cpu_seconds_total", "cpu"),
     ):

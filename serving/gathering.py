@@ -9,8 +9,9 @@ from time import perf_counter
 
 from serving.batching import Answers, Gatherer
 from serving.codec import InferRequest
-from serving.http import MAX_UNREAD, Connection, Site
+from serving.http import MAX_UNREAD, Connection
 from serving.routes import HttpError, Steps
+from serving.site import Site
 
 
 class GatheringConnection(Connection):
@@ -23,7 +24,7 @@ class GatheringConnection(Connection):
     def on_message_complete(self) -> None:
         """Let the request wait for the others of this round; one that no policy answers is answered at once."""
         choose = self._route and self._route.choose
-        if self._closing or not choose or self._transport.get_write_buffer_size() > MAX_UNREAD:
+        if self._closing or not choose or (self._paused and self.unread > MAX_UNREAD):
             super().on_message_complete()
             return
         self._was_whole = perf_counter()
@@ -48,7 +49,8 @@ class GatheringConnection(Connection):
             response = self._failed(steps.failure(error))
         self._finish(response, keep=keep)
         if not (self._closing or self._paused):
-            self.deadline = self._now() + self._site.options.keep_alive
+            self.idle_since = self._now()
+            self.deadline = self.idle_since + self._site.options.keep_alive
 
     def _flush(self) -> None:
         if self._is_waiting:

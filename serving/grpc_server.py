@@ -39,7 +39,7 @@ from serving.grpc_messages import (
     SERVER_READY,
     Call,
 )
-from serving.keys import KeyRing
+from serving.keys import KeyRing, refusal
 from serving.metrics import Metrics, Series
 from serving.observations import Array
 from serving.options import ServeError, ServeOptions
@@ -203,7 +203,8 @@ class GrpcServer:
             self._unrouted.answered(code.name, None, "unauthorized")
             if self._observers:
                 self._tell(context, method, code, "unauthorized", None, 0.0)
-            await context.abort(code, "give a key: authorization: Bearer KEY")
+            given = dict(context.invocation_metadata()).get("authorization", "")
+            await context.abort(code, refusal(given.encode()))
 
         return grpc.stream_unary_rpc_method_handler(refuse)
 

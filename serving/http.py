@@ -8,7 +8,6 @@ sender leaves unread. docs/serving.md lists the limits.
 import asyncio
 import logging
 import math
-from email.utils import formatdate
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
@@ -16,11 +15,9 @@ from typing import Any
 import httptools
 
 from serving.events import emit, shown
-from serving.exchange import NOBODY, Exchange, Observers, http_client, sane_id
-from serving.keys import KeyRing
-from serving.metrics import Metrics
-from serving.options import ServeOptions
-from serving.routes import RETRY_SECONDS, HttpError, Response, Route, Routes, find_route, too_large
+from serving.exchange import Exchange, http_client, sane_id
+from serving.routes import HttpError, Response, Route, too_large
+from serving.site import Site, busy
 from serving.traceparent import parse_traceparent
 
 MAX_HEAD = 16 * 1024
@@ -28,6 +25,9 @@ MAX_HEAD = 16 * 1024
 
 MAX_UNREAD = 2**20
 """Bytes of answers that a client may leave unread and still be answered."""
+
+MAX_QUIET = 64 * 1024
+"""Bytes of them from which on they are counted."""
 
 LINGER_SECONDS = 2.0
 """How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
@@ -38,80 +38,18 @@ SWEEP_SECONDS = 0.5
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
-class Site:
-    """What all connections share: routes, options, and how much is under way."""
-
-    def __init__(
-        self,
-        routes: Routes,
-        options: ServeOptions,
-        metrics: Metrics,
-        keys: KeyRing | None = None,
-        observers: Observers = NOBODY,
-    ) -> None:
-        self.routes, self.options, self.keys = routes, options, keys
-        self.metrics, self.observers = metrics, observers.http
-        self.unrouted = metrics.series(None)
-        metrics.loads.append(self._load)
-        self.connections: set[Connection] = set()
-        self.buffered = 0
-        self.stopping = False
-        self.date = _date()
-
-    def sweep(self, now: float) -> None:
-        """End the connections that are overdue, and publish what was counted."""
-        self.date = _date()
-        self.metrics.publish()
-        for connection in [connection for connection in self.connections if now > connection.deadline]:
-            connection.expire()
-
-    def stop(self) -> None:
-        """Close every connection after its next answer, or soon if it asks nothing more."""
-        self.stopping = True
-        for connection in list(self.connections):
-            connection.stop()
-
-    def judge(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
-        """The route of a request, by its head alone. Raises `HttpError`."""
-        try:
-            route = find_route(self.routes, target, method)
-        except HttpError:
-            self._authorize(headers)
-            raise
-        if not route.is_open:
-            self._authorize(headers)
-        length = headers.get(b"content-length", b"0")
-        if len(length) > 18 or int(length) > self.options.max_body:
-            raise too_large(self.options.max_body)
-        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            raise HttpError(501, "the only transfer coding is chunked")
-        return route
-
-    def key_of(self, headers: dict[bytes, bytes]) -> str | None:
-        """The name of a request's key, if it has one that is in force."""
-        return self.keys.name_of(headers.get(b"authorization", b"")) if self.keys is not None else None
-
-    def _load(self) -> tuple[int, int]:
-        """How many connections there are, and how many of them have a request under way."""
-        return len(self.connections), sum(connection.is_under_way for connection in self.connections)
-
-    def _authorize(self, headers: dict[bytes, bytes]) -> None:
-        if self.keys is not None and self.key_of(headers) is None:
-            raise HttpError(401, "give a key: Authorization: Bearer KEY", b"www-authenticate: Bearer\r\n")
-
-
 class Connection(asyncio.Protocol):
     """One client. Requests are answered in the order in which they come, each as soon as it is whole."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._now = asyncio.get_running_loop().time
-        self._headers: dict[bytes, bytes] = {}
-        self.on_header = self._headers.__setitem__  # the parser's callback; a method in Python would cost more
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._closing = self._paused = self._is_timed = False
-        self._counted = 0
-        self.deadline = self._now() + site.options.timeout
+        self._closing = self._paused = self._is_timed = self._is_deferred = False
+        self._counted = 0  # bytes of the body, among those of all
+        self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
+        self.idle_since = self._now()
+        self.deadline = self.idle_since + site.options.timeout
         self._await_request()
 
     def _await_request(self) -> None:
@@ -122,23 +60,20 @@ class Connection(asyncio.Protocol):
         self._body: bytes | bytearray = b""
         self._size = 0  # of the body, kept or not
         self._unproductive = 0  # bytes received since the request began, or since the last of its body
-        self._method = b""
+        self._method = b""  # once the head is whole
+        self._is_offered = False  # another protocol
         self._began = self._was_whole = 0.0  # when its first and its last byte were there
         self.is_under_way = False
 
     # The transport's side
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection; one too many is told so."""
+        """Take the connection."""
         self._transport = transport
+        transport.set_write_buffer_limits(high=MAX_QUIET)
         if self._site.observers:
             self._client = http_client(transport)  # now, for one that has left has no address any more
-        self._site.connections.add(self)
-        most = self._site.options.max_connections
-        if len(self._site.connections) > 2 * most:
-            self.abort()
-        elif len(self._site.connections) > most:
-            self._refuse(_busy("connections"))
+        self._site.admit(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer each request that is whole now."""
@@ -146,9 +81,10 @@ class Connection(asyncio.Protocol):
             return
         self._unproductive += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._end()  # its request is answered, and what follows would be in another protocol
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._decline(memoryview(data), offer)
         except httptools.HttpParserError as error:
             if not self._closing:
                 self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
@@ -157,17 +93,42 @@ class Connection(asyncio.Protocol):
         if self.is_under_way:
             self._bound()
         elif not self._paused:
-            self.deadline = self._now() + self._site.options.keep_alive
+            self.idle_since = self._now()
+            self.deadline = self.idle_since + self._site.options.keep_alive
+
+    def _decline(self, rest: memoryview, offer: httptools.HttpParserUpgrade) -> None:
+        """Go on as HTTP/1.1 after the offer of another protocol (RFC 9110, 7.8).
+
+        The parser has stopped after the head, so another one reads it again without the offer, and then the body.
+        """
+        while not self._closing:
+            rest = rest[offer.args[0] :]
+            self._head.pop(b"upgrade", None)
+            lines = b"".join(b"%b: %b\r\n" % header for header in self._head.items())
+            version = self._parser.get_http_version().encode()
+            head = b"%b %b HTTP/%b\r\n%b\r\n" % (self._method, self._target, version, lines)
+            self._await_request()
+            self._unproductive = len(rest)
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(head)
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as another:
+                offer = another
+            else:
+                return
 
     def eof_received(self) -> bool:
-        """A client that sends no more has its answers: close when they are written."""
+        """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
         self._closing = True
-        return False
+        return self._is_deferred
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget it."""
         self._closing = True
-        self._site.connections.discard(self)
+        self._site.dismiss(self)
+        self._site.unread -= self.unread
+        self.unread = 0
         self._release()
 
     def pause_writing(self) -> None:
@@ -175,10 +136,13 @@ class Connection(asyncio.Protocol):
         self._paused = True
         self._transport.pause_reading()
         self.deadline = self._now() + self._site.options.timeout
+        self.count_unread()
+        self._site.bound_unread()
 
     def resume_writing(self) -> None:
         """It does again."""
         self._paused = False
+        self.count_unread()
         if not self._closing:
             self._transport.resume_reading()
             self.deadline = self._now() + self._site.options.timeout
@@ -194,27 +158,50 @@ class Connection(asyncio.Protocol):
         """The request's target, or the next part of it."""
         self._target += part
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. One that is there again is as if it had one list of values (RFC 9110, 5.3); trailers are left."""
+        if not self._method:
+            name, head = name.lower(), self._head
+            head[name] = b"%b, %b" % (head[name], value) if name in head else value
+
     def on_headers_complete(self) -> None:
         """Judge the head. A request that is refused by it has its body thrown away, not kept."""
         if self._closing:
             return
-        self._method = self._parser.get_method()
-        if self._unproductive > MAX_HEAD and _head_size(self._target, self._headers) > MAX_HEAD:
+        self._method, head = self._parser.get_method(), self._head
+        if self._unproductive > MAX_HEAD and _head_size(self._target, head) > MAX_HEAD:
             self._refuse(_HEAD_TOO_LARGE)
             return
-        self._head = {name.lower(): value for name, value in self._headers.items()}
-        self._headers.clear()
+        if b"upgrade" in head and self._method != b"CONNECT" and self._parser.should_upgrade():
+            self._is_offered = True
+            return
         try:
-            if b"host" not in self._head and self._parser.get_http_version() != "1.0":
-                raise HttpError(400, "the Host header is missing")
-            self._route = self._site.judge(self._target, self._method, self._head)
+            self._route = self._judge()
         except HttpError as error:
             self._refusal = error.response
-            if b"expect" in self._head or error.response.status == 413:
+            if self._method == b"CONNECT":
+                self._refuse(_NO_PROXY)
+            elif b"expect" in head or error.response.status in _FINAL:
                 self._refuse(error)
         else:
-            if b"expect" in self._head and self._head[b"expect"].lower() == b"100-continue":
+            if b"expect" in head and head[b"expect"].lower() == b"100-continue" and not self._is_old():
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _judge(self) -> Route:
+        """The route of the request. Raises `HttpError`."""
+        head = self._head
+        if b"host" not in head:
+            if not self._is_old():
+                raise HttpError(400, "the Host header is missing")
+        elif b"," in head[b"host"]:
+            raise HttpError(400, "there is more than one Host header")
+        route = self._site.judge(self._target, self._method, head)
+        if self._site.reserve and self in self._site.reserve and not route.is_health:
+            self._site.find_place(self, self._now())
+        return route
+
+    def _is_old(self) -> bool:
+        return bool(self._parser.get_http_version() == "1.0")
 
     def on_body(self, part: bytes) -> None:
         """Keep a part of the body."""
@@ -234,9 +221,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer."""
-        if self._closing:
+        if self._closing or self._is_offered:
             return
-        if self._transport.get_write_buffer_size() > MAX_UNREAD:
+        if self._paused and self.unread > MAX_UNREAD:
             self.abort()
             return
         self._was_whole = perf_counter()
@@ -249,7 +236,9 @@ class Connection(asyncio.Protocol):
     def _finish(self, response: Response, *, keep: bool) -> None:
         keep = keep and not self._site.stopping
         self._write(response, keep=keep)
-        self._headers.clear()  # of trailers
+        if self._paused:
+            self.count_unread()
+            self._site.bound_unread()
         self._release()
         self._await_request()
         self._is_timed = False
@@ -280,7 +269,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_later(self, response: "asyncio.Future[Response]") -> None:
         """Write what comes, and take nothing more: what followed would be answered too soon."""
-        self._closing = True
+        self._closing = self._is_deferred = True
         self.deadline = math.inf
         self._release()
 
@@ -310,7 +299,7 @@ class Connection(asyncio.Protocol):
                 headers,
                 content_type,
                 len(body),
-                b"" if self._route and self._method == b"HEAD" else body,
+                b"" if self._method == b"HEAD" else body,
             )
         )
         if series is None:
@@ -324,7 +313,7 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(
             self._method,
             self._target,
-            self._head,
+            self._head if self._method else {},
             self._route is not None,
             response,
             perf_counter() - self._began if self._began else 0.0,
@@ -350,7 +339,7 @@ class Connection(asyncio.Protocol):
         self._counted += grown
         self._site.buffered += grown
         if self._site.buffered > self._site.options.max_buffered:
-            self._refuse(_busy("requests"))
+            self._refuse(busy("requests"))
 
     def _release(self) -> None:
         self._site.buffered -= self._counted
@@ -370,14 +359,37 @@ class Connection(asyncio.Protocol):
         if not (self._closing or self.is_under_way):
             self._end()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no request, and no answer."""
+        return not (self.is_under_way or self._closing or self._paused or self._transport.get_write_buffer_size())
+
+    def fileno(self) -> int:
+        """The socket's file descriptor."""
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def count_unread(self) -> None:
+        """Count what the client leaves unread, if that is much."""
+        unread = self._transport.get_write_buffer_size() if self._paused and not self._transport.is_closing() else 0
+        self._site.unread += unread - self.unread
+        self.unread = unread
+
+    def close(self) -> None:
+        """End it, for another to have its place."""
+        self._end()
+
     def abort(self) -> None:
         """End it at once."""
         self._closing = True
         self._transport.abort()
+        self.count_unread()
 
     def _refuse(self, error: HttpError) -> None:
         """Answer, and take nothing more."""
-        self._write(error.response, keep=False)
+        response = error.response
+        if self.is_under_way and self._parser.get_method() == b"HEAD":
+            response = response._replace(body=b"")  # also if the head isn't whole
+        self._write(response, keep=False)
         self._closing = True
         self.is_under_way = False
         self._body = b""
@@ -396,16 +408,11 @@ class Connection(asyncio.Protocol):
 
 
 _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
+_NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
+_FINAL = {413, 503}
+"""Statuses of refusals by the head after which the body isn't waited for."""
 _INTERNAL_ERROR = HttpError(500, "internal error").response
-
-
-def _busy(what: str) -> HttpError:
-    return HttpError(503, f"too many {what} at a time; come again", b"retry-after: %d\r\n" % RETRY_SECONDS)
 
 
 def _head_size(target: bytes, headers: dict[bytes, bytes]) -> int:
     return len(target) + sum(len(name) + len(value) for name, value in headers.items())
-
-
-def _date() -> bytes:
-    return f"date: {formatdate(usegmt=True)}\r\n".encode()

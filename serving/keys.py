@@ -62,6 +62,18 @@ class KeyRing:
         return found if scheme.lower() == b"bearer" else None
 
 
+def refusal(authorization: bytes) -> str:
+    """What to tell a client whose Authorization header has no key that is in force."""
+    what = "the key is not known; give another" if gives_key(authorization) else "give a key"
+    return f"{what}: Authorization: Bearer KEY"
+
+
+def gives_key(authorization: bytes) -> bool:
+    """Whether an Authorization header has a key, known or not."""
+    scheme, _, key = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and bool(key.strip())
+
+
 def read_keys(path: str | Path) -> dict[bytes, str]:
     """The keys' names by their hashes. Raises `KeyFileError`."""
     names: dict[bytes, str] = {}

@@ -95,6 +95,7 @@ class Metrics:
         self.board, self._slot = board or Board(1), slot
         self.catalog = Catalog()
         self.names: set[str] = set()  # of models, served now or once
+        self.evictions = 0  # connections that were closed for others
         self.loads: list[Callable[[], tuple[int, int]]] = []
         """Of each server in this process: how many connections it has, and how many requests are not answered yet."""
         self._series: dict[tuple[str, str, str], Series] = {}
@@ -157,6 +158,7 @@ class Metrics:
             self._find(model, version, protocol).restore(*counts)
         self._reloads |= {(model, result): count for model, result, count in before["reloads"]}
         self._cpu_before, self._started = before["cpu"], before["started"]
+        self.evictions = before["evictions"]
 
     def _find(self, model: str, version: str, protocol: str) -> Series:
         return self._series.setdefault((model, version, protocol), Series(model, version, protocol))
@@ -172,6 +174,7 @@ class Metrics:
                 if (moments := watched.moments()).total
             ],
             "reloads": [[model, result, count] for (model, result), count in list(self._reloads.items())],
+            "evictions": self.evictions,
             "connections": sum(connections for connections, _ in loads),
             "in_flight": sum(requests for _, requests in loads),
             "cpu": self._cpu_before + time.process_time(),

@@ -104,12 +104,19 @@ Choose = Callable[[], Steps]
 
 
 class Route(NamedTuple):
-    """What one path answers. `is_open`: also without a key. `choose`: the steps of `answer`, where a policy acts."""
+    """What one path answers.
+
+    Attributes:
+        is_open: also without a key.
+        choose: the steps of `answer`, where a policy acts.
+        is_health: it is answered however busy the server is.
+    """
 
     methods: tuple[bytes, ...]
     answer: Answer
     is_open: bool = False
     choose: Choose | None = None
+    is_health: bool = False
 
 
 Routes = Mapping[str, Route]
@@ -119,7 +126,7 @@ def make_routes(catalog: Catalog, options: ServeOptions, metrics: Metrics) -> di
     """Every path of the server but those that control it, with models' names and versions spelled out in it."""
     routes = {
         "/v2": _constant(server_metadata(has_repository=options.repository_api)),
-        "/v2/health/live": _constant({"live": True})._replace(is_open=True),
+        "/v2/health/live": _constant({"live": True})._replace(is_open=True, is_health=True),
         "/v2/health/ready": _readiness({"ready": catalog.is_ready})._replace(is_open=True),
     }
     for entry in catalog.entries:
@@ -182,7 +189,7 @@ def _release_routes(name: str, release: Release, options: ServeOptions, metrics:
     for suffix, version in [("", names[0]), *((f"/versions/{version}", version) for version in names)]:
         path = f"/v2/models/{name}{suffix}"
         routes[path] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
-        routes[f"{path}/ready"] = _constant({"name": name, "ready": True})
+        routes[f"{path}/ready"] = _readiness({"name": name, "ready": True})
         routes[f"{path}/infer"] = _acting(_chosen(release, infer, version if suffix else None))
         path = f"/v1/models/{name}{suffix}"
         routes[path] = _constant(model_status(*([version] if suffix else names)))
@@ -276,7 +283,7 @@ def _page(page: Page) -> Route:
 
 
 def _readiness(document: dict[str, Any]) -> Route:
-    return _constant(document, 200 if document["ready"] else 503)
+    return _constant(document, 200 if document["ready"] else 503)._replace(is_health=True)
 
 
 def _path(target: bytes) -> str:

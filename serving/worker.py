@@ -23,7 +23,7 @@ from serving.errors import BundleError
 from serving.events import emit
 from serving.exchange import Observers
 from serving.gathering import GatheringConnection
-from serving.http import SWEEP_SECONDS, Connection, Site
+from serving.http import SWEEP_SECONDS, Connection
 from serving.keys import KeyRing
 from serving.look_thread import LookThread
 from serving.metrics import Metrics
@@ -31,6 +31,7 @@ from serving.observers import observers_of
 from serving.options import ServeError, ServeOptions
 from serving.repository import Place, Repository, Source, settle
 from serving.routes import Route, make_routes, without_readiness
+from serving.site import Site
 from serving.sockets import BACKLOG, reason, refuse_new
 from serving.supervisor import MAX_PACKET, Seat, announce
 

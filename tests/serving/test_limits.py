@@ -152,8 +152,11 @@ def test_a_key_opens_everything_and_health_needs_none(start, discrete, keys):
         asked = ("POST", "/v2/models/discrete/infer", '{"inputs": []}')
         for key in (first, second):
             assert server.request(*asked, {"Authorization": f"Bearer {key}"})[0] == 400
-        for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {first}"}):
+        for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Basic {first}"}):
             assert server.request(*asked, headers) == (401, {"error": "give a key: Authorization: Bearer KEY"})
+        for key in ("x", first[:-1], f"{first}, {second}"):
+            status, answer = server.request(*asked, {"Authorization": f"Bearer {key}"})
+            assert (status, answer["error"].split(";")[0]) == (401, "the key is not known")
         for path in ("/v2", "/v2/models/discrete", "/v1/models/discrete", "/openapi.json", "/nothing"):
             assert server.request("GET", path)[0] == 401
         assert server.request("GET", "/v2/health/live")[0] == 200

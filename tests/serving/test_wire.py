@@ -149,10 +149,92 @@ def test_expect_continue_is_refused_by_the_head_alone(server, path, length, stat
         assert statuses(until_closed(connection)) == [status]
 
 
-def test_an_upgrade_is_not_taken_up(server):
+OFFERS = {
+    "Java": b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n",
+    "websocket": b"connection: upgrade\r\nUPGRADE: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "TLS": b"Upgrade: TLS/1.0\r\nConnection: keep-alive, Upgrade\r\n",
+    "two": b"Upgrade: h2c\r\nUpgrade: TLS/1.0\r\nConnection: close-not\r\nConnection: upgrade\r\n",
+    "no connection": b"Upgrade: h2c\r\n",
+}
+
+
+def offering(request: bytes, offer: str) -> bytes:
+    head, _, body = request.partition(b"\r\n\r\n")
+    return head + b"\r\n" + OFFERS[offer] + b"\r\n" + body
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nX-Sum: 1\r\n\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_offer_of_another_protocol_is_ignored_and_the_connection_kept(server, offer):
+    """As RFC 9110 has it in 7.8: the body is read, and what was pipelined behind it answered."""
+    requests = [GOOD, CHUNKED, LIVE, GOOD, LIVE.replace(b"GET", b"HEAD"), LIVE, GOOD + GOOD]
     with connected(server) as connection:
-        connection.sendall(LIVE.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00"))
-        assert statuses(until_closed(connection)) == [200]
+        connection.sendall(b"".join(offering(request, offer) for request in requests) + GOOD)
+        connection.shutdown(socket.SHUT_WR)
+        answer = until_closed(connection)
+    assert statuses(answer) == [200] * 9
+    assert answer.count(b'"data":[0]') == 6
+    assert answer.count(b'{"live":true}') == 2
+
+
+@pytest.mark.parametrize("request_", [GOOD, CHUNKED])
+def test_an_offer_may_come_byte_by_byte(server, request_):
+    with connected(server) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in offering(request_, "Java"):
+            connection.sendall(bytes([byte]))
+        assert statuses(one_answer(connection)) == [200]
+        connection.sendall(LIVE)
+        assert statuses(one_answer(connection)) == [200]
+
+
+def test_an_offer_is_ignored_by_http_1_0_with_close_with_expect_and_when_it_is_wrong(server):
+    old = offering(GOOD.replace(b"HTTP/1.1", b"HTTP/1.0"), "Java")
+    last = offering(GOOD, "Java").replace(b"Connection: Upgrade", b"Connection: close, Upgrade")
+    for request in (old, last):
+        with connected(server) as connection:
+            connection.sendall(request + LIVE)
+            answer = until_closed(connection)
+            assert statuses(answer) == [200]
+            assert b"\r\nconnection: close\r\n" in answer
+    with connected(server) as connection:
+        head, _, body = offering(GOOD, "Java").partition(b"\r\n\r\n")
+        connection.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert statuses(one_answer(connection)) == [200]
+        connection.sendall(offering(GOOD.replace(BODY, b"x" * len(BODY)), "websocket"))
+        assert statuses(one_answer(connection)) == [400]
+        connection.sendall(LIVE)
+        assert statuses(one_answer(connection)) == [200]
+
+
+def test_a_large_body_behind_an_offer_is_held_to_the_limits(hasty):
+    for length, status in ((90_000, 400), (200_000, 413)):
+        with connected(hasty) as connection:
+            connection.sendall(offering(POST + b"Content-Length: %d\r\n\r\n" % length, "Java"))
+            connection.sendall(b" " * min(length, 100_000))
+            assert statuses(one_answer(connection)) == [status]
+
+
+def test_many_offers_at_once_cost_little(server):
+    started = time.monotonic()
+    with connected(server) as connection:
+        connection.sendall(offering(LIVE, "websocket") * 1000)
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(until_closed(connection)) == [200] * 1000
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("target", [b"example.com:443", b"/v2", b"x:1"])
+def test_connect_is_refused_and_what_follows_is_not_read(server, target):
+    with connected(server) as connection:
+        connection.sendall(b"CONNECT %b HTTP/1.1\r\nHost: x\r\n\r\n" % target + LIVE)
+        answer = until_closed(connection)
+    assert statuses(answer) == [405]
+    assert b"\r\nconnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize(
@@ -183,6 +265,50 @@ def test_head_has_the_length_but_not_the_body(server):
     assert statuses(answer) == [200, 200]
     assert answer.count(b"content-length: 13") == 2
     assert answer.count(b'{"live":true}') == 1
+
+
+HEAD = b"HEAD %b HTTP/1.1\r\nHost: x\r\n%b\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (HEAD % (b"/nothing", b""), 404),
+        (HEAD % (INFER.encode(), b""), 405),
+        (HEAD % (INFER.encode(), b"Upgrade: h2c\r\nConnection: upgrade\r\n"), 405),
+        (HEAD % (b"/v2", b"Transfer-Encoding: gzip, chunked\r\n") + b"0\r\n\r\n", 501),
+        (HEAD % (b"/v2", b"Content-Length: 100000000\r\n"), 413),
+        (HEAD % (b"/" + b"a" * 20_000, b""), 431),
+        (b"HEAD /v2 HTTP/1.1\r\nX: " + b"a" * 20_000, 431),
+        (b"HEAD /v2 HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", 400),
+    ],
+)
+def test_no_answer_to_head_has_a_body(server, request_, status):
+    with connected(server) as connection:
+        connection.sendall(request_)
+        connection.settimeout(2)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += connection.recv(65536)
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert statuses(head) == [status]
+        if b"connection: close" not in head:
+            connection.sendall(LIVE)
+            body += one_answer(connection)
+            assert statuses(body) == [200]
+        else:
+            body += until_closed(connection)
+            assert body == b""
+        assert not body.startswith(b"{")
+
+
+def test_a_slow_head_is_408_without_a_body(hasty):
+    with connected(hasty) as connection:
+        connection.sendall(b"HEAD /v2 HTTP/1.1\r\nX-Slow: ")
+        answer = until_closed(connection)
+    assert statuses(answer) == [408]
+    assert answer.endswith(b"\r\n\r\n")
 
 
 # Limits
