@@ -163,7 +163,8 @@ def _standard(function: InferenceFunction, spec: PolicySpec, evidence: Evidence)
     still = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
     environment, episodes = evidence.environment, {}
     if environment is not None:
-        episodes = {seed: list(play(act, environment, seed, still)) for seed in range(evidence.episodes)}
+        names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
+        episodes = {seed: list(play(act, environment, seed, still, names)) for seed in range(evidence.episodes)}
     visited = evidence.observations if evidence.observations is not None else _visited(episodes)
     rng = np.random.default_rng(0)
     observations = observation_cases(spec.observation, visited, rng)

@@ -42,7 +42,7 @@ def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     dims = [dim.dim_value for dim in tensor.shape.dim[1:]]
     zeros = np.zeros([1, *dims], helper.tensor_dtype_to_np_dtype(tensor.elem_type))
 
-    rows, batch, shape, inner, sizes, place = (f"{name}/{part}" for part in _ADDED)
+    rows, batch, shape, inner, sizes, place = _added(_free_prefix(graph, name))
     _rename_reads(graph, name, rows)
     if _opset(optional) >= _SHAPE_TAKES_A_RANGE:
         count = [helper.make_node("Shape", [other], [batch], batch, start=0, end=1)]
@@ -68,10 +68,11 @@ def with_required_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     _check_optional(model, name)
     required = copy.deepcopy(model)
     graph = required.graph
-    added = {f"{name}/{part}" for part in _ADDED}
+    rows = next(node.output[0] for node in graph.node if node.op_type == "Expand" and node.input[0] == name)
+    added = set(_added(rows.removesuffix("/rows")))
     set_field(graph.node, [node for node in graph.node if node.output[0] not in added])
     set_field(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in {name, *added}])
-    _rename_reads(graph, f"{name}/rows", name)
+    _rename_reads(graph, rows, name)
     check_graph(required)
     return required
 
@@ -101,6 +102,19 @@ def with_fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
             tensor.CopyFrom(numpy_helper.from_array(np.repeat(numpy_helper.to_array(tensor), size, 0), tensor.name))
     check_graph(fixed)
     return fixed
+
+
+def _added(prefix: str) -> list[str]:
+    return [f"{prefix}/{part}" for part in _ADDED]
+
+
+def _free_prefix(graph: onnx.GraphProto, name: str) -> str:
+    """`name`, with underscores as long as a tensor has a name that would be added."""
+    taken = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    taken |= {output for inside in graphs_of(graph) for node in inside.node for output in node.output}
+    while taken & set(_added(name)):
+        name += "_"
+    return name
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -15,10 +15,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+from tensorflow.lite.tools import flatbuffer_utils
 
 from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import ExportError
 from export.parity import Actor
+from export.saved_model import signature_names
 from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
 from serving.policy import draw_noise
 
@@ -43,8 +45,8 @@ def to_litert(function: InferenceFunction, spec: PolicySpec, *, int8_observation
         try:
             with _quiet_stderr():
                 if int8_observations is None:
-                    return bytes(converter.convert())
-                return _quantized(converter, spec, int8_observations)
+                    return _renamed(converter.convert(), spec)
+                return _renamed(_quantized(converter, spec, int8_observations), spec)
         except ConverterError as error:
             raise ExportError(f"{_lacking(error)} can't be expressed in LiteRT; replace it in the network") from error
 
@@ -59,7 +61,11 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
     except ImportError as error:
         raise ExportError("LiteRT is not installed; pip install trpo-tf[litert]") from error
     parts, noise = spec.signature()
-    zeros = {tensor.name: np.zeros((1, *tensor.shape[1:]), tensor.dtype.name) for tensor in (*list_parts(parts), noise)}
+    inputs = signature_names(spec)
+    zeros = {
+        inputs[tensor.name]: np.zeros((1, *tensor.shape[1:]), tensor.dtype.name)
+        for tensor in (*list_parts(parts), noise)
+    }
     try:
         with _quiet_stderr():
             run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
@@ -69,7 +75,7 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
 
     def act(observations: Observation, noise: Array) -> Array:
         feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        return run(**feeds)[spec.action.name]  # type: ignore[no-any-return]
+        return run(**{inputs[name]: array for name, array in feeds.items()})[spec.action.name]  # type: ignore[no-any-return]
 
     return act
 
@@ -89,17 +95,41 @@ def _quiet_stderr() -> Iterator[None]:
 
 def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str) -> None:
     """Write a SavedModel by way of Keras: one that TensorFlow writes by itself converts to another function."""
+    neutral = _neutral_names(spec)
 
     def serve(**inputs: Any) -> dict[str, Any]:
-        noise = inputs.pop(spec.noise.name)
-        return {spec.action.name: function(structured(inputs), noise)}
+        named = {name: inputs[argument] for argument, name in neutral.items()}
+        noise = named.pop(spec.noise.name)
+        return {spec.action.name: function(structured(named), noise)}
 
     observation, noise = spec.signature()
+    tensors: dict[str, Any] = {**by_name(observation, spec.observation[0].name), spec.noise.name: noise}
     endpoint = tf.function(serve, autograph=False)
-    endpoint.get_concrete_function(**{tensor.name: tensor for tensor in (*list_parts(observation), noise)})
+    endpoint.get_concrete_function(
+        **{
+            argument: tf.TensorSpec(tensors[name].shape, tensors[name].dtype, argument)
+            for argument, name in neutral.items()
+        }
+    )
     archive = keras.export.ExportArchive()
     archive.add_endpoint("serve", endpoint)
     archive.write_out(folder, verbose=False)
+
+
+def _neutral_names(spec: PolicySpec) -> dict[str, str]:
+    """Arguments that any TensorFlow function may have, each with the name of the input that it stands for."""
+    names = [*(part.name for part in spec.observation), spec.noise.name]
+    return {f"graph_input_{place}": name for place, name in enumerate(names)}
+
+
+def _renamed(content: bytes, spec: PolicySpec) -> bytes:
+    """The model with the names of `signature_names` for its signature's inputs, in which upper case is kept."""
+    model: Any = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    neutral, names = _neutral_names(spec), signature_names(spec)
+    for signature in model.signatureDefs:
+        for tensor in signature.inputs:
+            tensor.name = names[neutral[tensor.name.decode()]].encode()
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _quantized(converter: Any, spec: PolicySpec, observations: Observation) -> bytes:
@@ -107,7 +137,8 @@ def _quantized(converter: Any, spec: PolicySpec, observations: Observation) -> b
     noise = draw_noise(spec.noise, batch_size(observations), np.random.default_rng(0))
 
     def calibration() -> Iterator[dict[str, Array]]:
-        yield by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        yield {argument: feeds[name] for argument, name in _neutral_names(spec).items()}
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration

@@ -1,6 +1,7 @@
 """From a TensorFlow function to a checked ONNX graph."""
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -30,8 +31,8 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
 
     Args:
         function: takes the signature's arguments and returns a dict of tensors, whose keys name the outputs.
-        signature: nested `tf.TensorSpec`s; their names become the graph's inputs. A leading dimension of
-            None is the batch.
+        signature: nested `tf.TensorSpec`s; their names, which may be any, become the graph's inputs. A leading
+            dimension of None is the batch.
         opset: version of the standard operator set, 13 to 18. The file format is the oldest that goes with it.
 
     Raises:
@@ -42,14 +43,24 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
     # tf2onnx logs what it can't convert and goes on; check_graph is what decides, so its log adds nothing.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     traced = tf.function(function, autograph=False)
-    captures = traced.get_concrete_function(*signature).graph.captures
-    model, _ = tf2onnx.convert.from_function(traced, input_signature=list(signature), opset=opset)
+    neutral, names = with_neutral_names(signature)
+    captures = traced.get_concrete_function(*neutral).graph.captures
+    model, _ = tf2onnx.convert.from_function(traced, input_signature=list(neutral), opset=opset)
+    _rename_inputs(model.graph, names)
     model.graph.ClearField("doc_string")  # it names the traced function by a count of this process
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _bind_tensors(model, captures)
     _name_batch(model)
     check_graph(model)
     return cast(onnx.ModelProto, model)
+
+
+def with_neutral_names(signature: Any) -> tuple[Any, dict[str, str]]:
+    """A signature whose names TensorFlow takes as they are, and which of `signature`'s each stands for."""
+    specs = tf.nest.flatten(signature)
+    names = {f"graph_input_{place}": spec.name for place, spec in enumerate(specs)}
+    neutral = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in zip(names, specs, strict=True)]
+    return tf.nest.pack_sequence_as(signature, neutral), names
 
 
 def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
@@ -121,6 +132,26 @@ def _bind_tensors(model: onnx.ModelProto, captures: Sequence[tuple[Any, Any]]) -
     for captured in [i for i in inputs if i.name in values]:
         model.graph.initializer.append(numpy_helper.from_array(values[captured.name].numpy(), captured.name))
         inputs.remove(captured)
+
+
+def _rename_inputs(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give inputs their names; a tensor inside that has such a name already gets another."""
+    inside = list(graphs_of(graph))
+    inner = {output for part in inside for node in part.node for output in node.output}
+    inner |= {tensor.name for part in inside for tensor in part.initializer}
+    outputs = {output.name for output in graph.output}
+    taken = {*inner, *names.values(), *outputs}
+    renamed = dict(names)
+    for name in sorted(inner & set(names.values()) - outputs):
+        renamed[name] = next(free for free in (f"{name}/{n}" for n in itertools.count()) if free not in taken)
+        taken.add(renamed[name])
+    for part in inside:
+        for node in part.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        named: list[Any] = [*part.input, *part.initializer, *part.value_info]
+        for value in named:
+            value.name = renamed.get(value.name, value.name)
 
 
 def _name_batch(model: onnx.ModelProto) -> None:

@@ -1,7 +1,7 @@
 """How an exported policy compares with the function it came from: on cases, and along whole episodes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, NamedTuple, Protocol
@@ -162,7 +162,7 @@ def compare_returns(
     """Let the actor play by itself from each seed of the reference's episodes."""
     returns, parted = [], []
     for seed, episode in episodes.items():
-        free = list(play(actor, environment, seed, still))
+        free = list(play(actor, environment, seed, still, _names(episode)))
         returns.append(math.fsum(reward for _, reward in free))
         if _parts(free, episode, reference, still):
             parted.append(seed)
@@ -170,16 +170,26 @@ def compare_returns(
     return Returns(tuple(returns), tuple(expected), tuple(parted))
 
 
-def play(actor: Actor, environment: Environment, seed: int, noise: Array) -> Iterator[tuple[Observation, float]]:
-    """Play one episode, of 2,000 steps at most: each observation acted on, with the reward that followed."""
+def play(
+    actor: Actor, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
+) -> Iterator[tuple[Observation, float]]:
+    """Play one episode, of 2,000 steps at most: each observation acted on, with the reward that followed.
+
+    `names` are the inputs', where there are several.
+    """
     observation, _ = environment.reset(seed=seed)
     for _ in range(_LONGEST_EPISODE):
-        seen = map_parts(np.copy, observation_of(observation))
+        seen = map_parts(np.copy, observation_of(observation, names))
         action = actor(take(seen, np.newaxis), noise)[0]
         observation, reward, terminated, truncated, _ = environment.step(action)
         yield seen, float(reward)
         if terminated or truncated:
             return
+
+
+def _names(episode: Episode) -> Sequence[str]:
+    observation = episode[0][0]
+    return list(observation) if isinstance(observation, dict) else ()
 
 
 def agreement(actual: Array, expected: Array) -> Agreement:

@@ -1,12 +1,14 @@
 """From an inference function to a SavedModel that TensorFlow alone can run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from export.function import Outputs, PolicySpec
-from export.onnx_graph import ExportError
+from export.onnx_graph import ExportError, with_neutral_names
+from serving.input_names import input_names
 from serving.observations import list_parts
 
 
@@ -24,19 +26,39 @@ def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
     def sample(observation: Any, noise: Any) -> dict[str, Any]:
         return outputs(observation, noise)
 
-    observation, noise = spec.signature()
+    (observation, noise), names = with_neutral_names(spec.signature())
     module = tf.Module()
     module.deterministic = tf.function(deterministic, [observation], autograph=False)
     module.sample = tf.function(sample, [observation, noise], autograph=False)
     # Only variables that the module holds are saved, and those of the function belong to someone else.
     module.captured = list(module.sample.get_concrete_function().graph.variables)
-    signatures = {"serving_default": module.deterministic, "sample": module.sample}
+    signatures = {
+        "serving_default": _named(module.deterministic, names, spec),
+        "sample": _named(module.sample, names, spec),
+    }
     try:
         tf.saved_model.save(module, str(path), signatures=signatures)
     except AssertionError as error:
         raise ExportError(f"the function uses what a SavedModel can't hold: {_reason(error)}") from error
     # A random identifier, of no use to anyone who loads the model.
     (path / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def signature_names(spec: PolicySpec) -> dict[str, str]:
+    """The inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
+
+    They are the same, unless one can't be an argument in Python: then what `input_names` makes of it.
+    """
+    observation = [part.name for part in spec.observation]
+    found = input_names(tuple((name,) for name in observation))
+    return {**dict(zip(observation, found, strict=True)), spec.noise.name: spec.noise.name}
+
+
+def _named(function: Any, neutral: Mapping[str, str], spec: PolicySpec) -> Any:
+    """The signature's function with its inputs' own names, of which TensorFlow would make others in lower case."""
+    concrete, names = function.get_concrete_function(), signature_names(spec)
+    concrete._arg_keywords = [names[neutral[keyword]] for keyword in concrete._arg_keywords]
+    return concrete
 
 
 def _reason(error: Exception) -> str:

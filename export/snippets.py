@@ -1,6 +1,9 @@
 """A few lines for each target that ask a policy for the action of one observation."""
 
+from collections.abc import Mapping
+
 from export.c99.sources import arguments
+from export.saved_model import signature_names
 from export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS, spec_of
 from serving import Manifest
 from serving.manifest import MODEL_FILE
@@ -48,22 +51,29 @@ def snippet(target: str, manifest: Manifest) -> tuple[str, str]:
         return "python", _SERVING + (sample if manifest.graph.noise != "none" else "")
     values = {"path": path, "action": manifest.action.name}
     if target == "savedmodel":
-        return "python", _TENSORFLOW.format(feeds=_feeds(manifest, noise=False), **values)
+        return "python", _TENSORFLOW.format(
+            feeds=_feeds(manifest, signature_names(spec_of(manifest)), noise=False), **values
+        )
     if target.startswith("litert"):
-        return "python", _LITERT.format(feeds=_feeds(manifest, noise=True), **values)
+        return "python", _LITERT.format(
+            feeds=_feeds(manifest, signature_names(spec_of(manifest)), noise=True), **values
+        )
     if target == "ort":
         values["path"] = f"{path}/policy.ort"
     noise = manifest.graph.noise == "required"
     numpy = ", numpy as np" if noise else ""
-    return "python", _ONNX_RUNTIME.format(feeds=_feeds(manifest, noise=noise), numpy=numpy, **values)
+    return "python", _ONNX_RUNTIME.format(feeds=_feeds(manifest, {}, noise=noise), numpy=numpy, **values)
 
 
-def _feeds(manifest: Manifest, *, noise: bool) -> str:
-    """A dict of batches of one, from `observation` as `serving.load(...).act` takes it."""
-    first, *others = manifest.observation
-    parts = [f'"{first.name}": observation[None]']
+def _feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool) -> str:
+    """A dict of batches of one, from `observation` as `serving.load(...).act` takes it.
+
+    `inputs` are names that the target has instead of the manifest's.
+    """
+    first, *others = (spec.name for spec in manifest.observation)
+    parts = [f'"{inputs.get(first, first)}": observation[None]']
     if others:
-        parts = [f'"{spec.name}": observation["{spec.name}"][None]' for spec in manifest.observation]
+        parts = [f'"{inputs.get(name, name)}": observation["{name}"][None]' for name in (first, *others)]
     if noise:
         shape = ", ".join(map(str, (1, *manifest.noise.shape)))
         parts.append(f'"{manifest.noise.name}": np.zeros(({shape}), "{manifest.noise.dtype}")')

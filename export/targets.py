@@ -17,7 +17,7 @@ from export.onnx_graph import ExportError
 from export.ort_format import to_ort
 from export.parity import Actor
 from export.quantize import quantize_dynamic, quantize_static
-from export.saved_model import write_saved_model
+from export.saved_model import signature_names, write_saved_model
 from serving import Manifest, Policy
 from serving.manifest import MODEL_FILE
 from serving.observations import Array, Observation, batch_size, by_name
@@ -194,10 +194,11 @@ def _open_ort(folder: Path, manifest: Manifest) -> Actor:
 def _open_saved_model(folder: Path, manifest: Manifest) -> Actor:
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
     sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
+    names = signature_names(spec_of(manifest))
 
     def act(observations: Observation, noise: Array) -> Array:
         parts = by_name(observations, manifest.observation[0].name)
-        feeds, signature = {name: tf.constant(part) for name, part in parts.items()}, deterministic
+        feeds, signature = {names[name]: tf.constant(part) for name, part in parts.items()}, deterministic
         if noise.any():
             feeds[manifest.noise.name], signature = tf.constant(noise), sample
         return signature(**feeds)[manifest.action.name].numpy()  # type: ignore[no-any-return]

@@ -1,39 +1,45 @@
 """Observations: one array, or several by name, as the policy's inputs are."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serving.input_names import ROOT as ROOT
+from serving.input_names import Path, input_names
 
 Array = NDArray[Any]
 
 Observation = Array | dict[str, Array]
 """An array where the policy has one input; otherwise an array for each, by its name."""
 
-ROOT = "obs"
-"""Name of an observation that is one array, and beginning of the names in one that is a tuple."""
 
-
-def leaves_of(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_of(value: Any) -> Iterable[tuple[str, Any]]:
     """The arrays of an observation as an environment gives it, each with its input name.
 
     Those of a dict have their keys as names, those of a tuple their places, behind the name of what holds them:
-    {"arm": (a, b)} holds `arm_0` and `arm_1`.
+    {"arm": (a, b)} holds `arm_0` and `arm_1`. `input_names` says what becomes of other keys.
     """
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from leaves_of(part, f"{name}_{key}" if name else str(key))
-    elif isinstance(value, tuple):
-        for place, part in enumerate(value):
-            yield from leaves_of(part, f"{name or ROOT}_{place}")
-    else:
-        yield name or ROOT, value
+    if type(value) is np.ndarray or not isinstance(value, Mapping | tuple):
+        return ((ROOT, value),)
+    paths: list[Path] = []
+    parts: list[Any] = []
+    _flatten(value, (), paths, parts)
+    return zip(input_names(tuple(paths)), parts, strict=True)
 
 
-def observation_of(value: Any) -> Observation:
-    """An observation as an environment gives it, as arrays."""
-    return structured({name: np.asarray(part) for name, part in leaves_of(value)})  # type: ignore[no-any-return]
+def parts_of(value: Any, names: Sequence[str]) -> Mapping[str, Any]:
+    """The parts of an observation by input name, from a dict by `names` or as an environment gives it."""
+    if isinstance(value, Mapping) and all(name in value for name in names):
+        return value
+    return dict(leaves_of(value))
+
+
+def observation_of(value: Any, names: Sequence[str] = ()) -> Observation:
+    """An observation as an environment gives it, as arrays; a dict that has all of `names` is one by these names."""
+    parts = parts_of(value, names).items() if names else leaves_of(value)
+    return structured({name: np.asarray(part) for name, part in parts})  # type: ignore[no-any-return]
 
 
 def by_name(observation: Observation, only: str) -> dict[str, Array]:
@@ -81,3 +87,18 @@ def list_parts(observation: Observation) -> list[Array]:
 def batch_size(observations: Observation) -> int:
     """Rows of observations [batch, ...]."""
     return len(list_parts(observations)[0])
+
+
+def _flatten(value: Any, path: Path, paths: list[Path], parts: list[Any]) -> None:
+    if type(value) is np.ndarray:  # most are, and `isinstance` of an abstract class takes longer
+        paths.append(path)
+        parts.append(value)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            _flatten(part, (*path, str(key)), paths, parts)
+    elif isinstance(value, tuple):
+        for place, part in enumerate(value):
+            _flatten(part, (*path, place), paths, parts)
+    else:
+        paths.append(path)
+        parts.append(value)

@@ -17,7 +17,7 @@ from serving.manifest import (
     read_manifest,
 )
 from serving.model_check import check_model
-from serving.observations import Array, Observation, batch_size, by_name, is_finite, leaves_of, structured
+from serving.observations import Array, Observation, batch_size, by_name, is_finite, parts_of, structured
 from serving.runtime import onnxruntime, open_session
 from serving.signature import signed_copy
 
@@ -156,7 +156,7 @@ def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) ->
     """
     if len(specs) == 1 and not isinstance(value, Mapping):
         return _as_batch(value, specs[0], "observation", batched=batched)
-    named = dict(leaves_of(value))
+    named = parts_of(value, [spec.name for spec in specs])
     missing = [spec.name for spec in specs if spec.name not in named]
     if missing:
         names = ", ".join(spec.name for spec in specs)

@@ -185,6 +185,59 @@ class Signals(gym.Env):
 for form in ("dict", "tuple", "picture"):
     gym.register(f"Signals-{form}-v0", Signals, kwargs={"form": form})
 
+
+LABYRINTH_KEYS = {
+    "observation": {},
+    "noise": {},
+    "action": {},
+    "obs": {},
+    "batch": {},
+    "class": {},
+    "self": {},
+    "input": {"": {}, "graph_input_0": {}},
+    "a/b": {},
+    "a b": {},
+    "a": {"b_c": {}, "b": {"c": {}}},
+    "a_b": {"c": {}},
+    "A": {},
+    "value": {},
+    "logits": {},
+    "Ü": {},
+    "": {},
+    "0": {},
+    "é": ({}, {}),
+}
+
+
+class Labyrinth(gym.Env):
+    """Observations whose keys are names of everything else: of other arrays, of Python's words, of each other."""
+
+    def __init__(self) -> None:
+        self.observation_space = self._filled(LABYRINTH_KEYS, lambda: gym.spaces.Box(-1, 1, (2,), np.float32))
+        self.action_space = gym.spaces.Discrete(2)
+
+    def _filled(self, tree, make, *, space=True):
+        if isinstance(tree, tuple):
+            parts = tuple(self._filled(part, make, space=space) for part in tree)
+            return gym.spaces.Tuple(parts) if space else parts
+        if not tree:
+            return make()
+        # Backwards, since an environment need not keep to the order of its space.
+        parts = {key: self._filled(tree[key], make, space=space) for key in reversed(tree)}
+        return gym.spaces.Dict(parts) if space else parts
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action):
+        return self._observation(), float(action), False, False, {}
+
+    def _observation(self):
+        return self._filled(LABYRINTH_KEYS, lambda: self.np_random.uniform(-1, 1, 2).astype(np.float32), space=False)
+
+
+gym.register("Labyrinth-v0", Labyrinth, max_episode_steps=5)
 gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0})
 gym.register("Deadline-v0", Deadline, max_episode_steps=10)

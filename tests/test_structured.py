@@ -171,13 +171,7 @@ def test_every_part_is_learned_from(form, steps, small_config, tmp_path):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (gym.spaces.Dict({"action": gym.spaces.Discrete(2)}), "'action' can't name an input"),
-        (gym.spaces.Dict({"a-b": gym.spaces.Discrete(2)}), "'a-b' can't name an input"),
         (gym.spaces.Dict({}), "is empty"),
-        (
-            gym.spaces.Dict({"a_b": gym.spaces.Discrete(2), "a": gym.spaces.Dict({"b": gym.spaces.Discrete(2)})}),
-            "are the same once nested ones are joined",
-        ),
         (gym.spaces.Tuple((gym.spaces.Discrete(2), gym.spaces.Text(2))), "isn't supported"),
     ],
 )

@@ -1,7 +1,6 @@
 """Gymnasium environments: how they are made, seeded, and described."""
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,6 @@ from serving.observations import leaves_of
 from trpo_tf.errors import UserError
 from trpo_tf.time_feature import TimeFeature
 
-_INPUT_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
-_TAKEN = ("action", "noise")
 # Gymnasium's sticky actions stand in for ALE's own: the same process, frame by frame, but it draws from the
 # environment's generator, and its last action can be saved and restored, which ALE leaves out of the emulator's state.
 ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 0.0}
@@ -45,17 +42,8 @@ def environment_seed(seed: int, number: int) -> int:
 
 
 def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
-    """The spaces of an observation's arrays, by input name. Raises `UserError` for a key that can't be one."""
-    leaves = list(leaves_of(_unpacked(space)))
-    parts = dict(leaves)
-    for name in parts:
-        if not _INPUT_NAME.fullmatch(name) or name in _TAKEN:
-            raise UserError(
-                f"observation key {name!r} can't name an input of the policy; use letters, digits and underscores, "
-                f"and another name than {' or '.join(_TAKEN)}"
-            )
-    if len(parts) < len(leaves):
-        raise UserError(f"observation keys of {space} are the same once nested ones are joined; rename one")
+    """The spaces of an observation's arrays, by input name. Raises `UserError` if there are none."""
+    parts = dict(leaves_of(_unpacked(space)))
     if not parts:
         raise UserError(f"observation space {space} is empty; there must be something to observe")
     return parts

@@ -92,13 +92,17 @@ def export_run(
 def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFunction]:
     """What a graph can answer beside the action: the distribution's parameters, and the state's value.
 
-    The value is in units of the environment's rewards, as far as none was clipped. Raises `UserError` for other names.
+    The value is in units of the environment's rewards, as far as none was clipped. One that has the name of an
+    observation's part is called `output_` and that name. Raises `UserError` for other names.
     """
     known = {"distribution": run.policy.distribution(), "value": {"value": _value(run)}}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"output {unknown[0]!r} is unknown; choose from {', '.join(known)}")
-    return {name: output for group in names for name, output in known[group].items()}
+    seen = {part.name for part in run.policy.spec.observation}
+    return {
+        f"output_{name}" if name in seen else name: output for group in names for name, output in known[group].items()
+    }
 
 
 def _value(run: Run) -> InferenceFunction:
