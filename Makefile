@@ -7,7 +7,8 @@
 # make soak                      ten minutes at full load while new versions of the model arrive, in the container
 # make fuzz                      100,000 malformed requests to a server
 # make reload                    a new version every second for a minute, at full load: no request may fail
-# make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe; needs wrk and two idle cores
+# make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe, and of the checkout in
+#                                BASELINE; needs wrk and two idle cores
 # make bench-batching            where --batching pays; needs wrk and two idle cores
 # make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
 # make bench-return              seconds of training to a return, beside sb3-contrib
@@ -63,7 +64,7 @@ reload: $(VENV)/.installed-dev
 
 bench-serve: $(VENV)/.installed-dev .venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed
 	$(BIN)/python benchmarks/serve_speed.py --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
-	  --kserve .venv-kserve/bin/python
+	  --kserve .venv-kserve/bin/python $(if $(BASELINE),--baseline $(BASELINE))
 
 bench-batching: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/batching.py

@@ -1,9 +1,11 @@
 """How fast is the server over HTTP and gRPC, beside its floor and beside FastAPI, MLServer and KServe?
 
-`python benchmarks/serve_speed.py [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON] [--seconds 5] [--rounds 3]`
-prints a table and writes docs/serve_speed.json. Each PYTHON is the interpreter of an environment that has the peer
-(`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, and each figure is the
-median of the rounds. Ours has all its checks and limits on. Figures are worth something on an idle machine alone.
+`python benchmarks/serve_speed.py [--baseline CHECKOUT] [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON]
+[--seconds 5] [--rounds 3]` prints a table and writes docs/serve_speed.json. CHECKOUT is another version of this
+repository, whose server is measured as `before`. Each PYTHON is the interpreter of an environment that has the peer
+(`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, every other round
+backwards. Each figure is the median of the rounds, and each ratio that of the rounds' ratios. Ours has all its checks
+and limits on. Figures are worth something on an idle machine alone.
 """
 
 import argparse
@@ -19,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,10 @@ GRPC_PORT = PORT + 1
 
 @dataclass(frozen=True)
 class Contender:
-    """How to start a server, and what to ask it: JSON, one observation's bytes at a Unix socket, or gRPC at a port."""
+    """How to start a server, and what to ask it: JSON, one observation's bytes at a Unix socket, or gRPC at a port.
+
+    `code` is the checkout that it takes its modules from.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -48,6 +53,7 @@ class Contender:
     folder: Path = PEERS
     uds: str | None = None
     grpc: int | None = None
+    code: Path = HERE.parent
 
     @property
     def connections(self) -> tuple[int, ...]:
@@ -59,20 +65,20 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
     """Ours, the floor, and the peers that there is an environment for."""
     port, bundle, floor = str(PORT), str(BUNDLE), str(HERE / "serve_floor.py")
     socket_path = str(scratch / "socket")
-    found = [
-        Contender("ours", (sys.executable, "-m", "serving", bundle, "--port", port), "discrete"),
-        Contender("floor", (sys.executable, floor, bundle, "--port", port)),
-        Contender(
-            "ours, raw", (sys.executable, "-m", "serving", bundle, "--uds", socket_path), "discrete", uds=socket_path
-        ),
-        Contender("floor, raw", (sys.executable, floor, bundle, "--uds", socket_path, "--raw"), uds=socket_path),
-        Contender(
-            "ours, gRPC",
-            (sys.executable, "-m", "serving", bundle, "--port", port, "--grpc-port", str(GRPC_PORT)),
-            "discrete",
-            grpc=GRPC_PORT,
-        ),
+    serve, raw_floor = (sys.executable, "-m", "serving", bundle), ("--uds", socket_path, "--raw")
+    over_grpc = (*serve, "--port", port, "--grpc-port", str(GRPC_PORT))
+    ours = [
+        Contender("ours", (*serve, "--port", port), "discrete"),
+        Contender("ours, raw", (*serve, "--uds", socket_path), "discrete", uds=socket_path),
+        Contender("ours, gRPC", over_grpc, "discrete", grpc=GRPC_PORT),
     ]
+    found = []
+    for contender in ours:
+        found.append(contender)
+        if given.baseline:
+            found.append(replace(contender, name=contender.name.replace("ours", "before"), code=given.baseline))
+    found.append(Contender("floor", (sys.executable, floor, bundle, "--port", port)))
+    found.append(Contender("floor, raw", (sys.executable, floor, bundle, *raw_floor), uds=socket_path))
     if given.fastapi:
         application = (
             "-m",
@@ -104,7 +110,7 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
 @contextmanager
 def served(contender: Contender) -> Iterator[tuple[int, float]]:
     """The process id of a running server, and the seconds until its first answer."""
-    environment = {**os.environ, "BUNDLE": str(BUNDLE), "PYTHONPATH": f"{HERE.parent}:{PEERS}"}
+    environment = {**os.environ, "BUNDLE": str(BUNDLE), "PYTHONPATH": f"{contender.code}:{PEERS}"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ORT_DISABLE_TELEMETRY"), "1")
     started = time.monotonic()
     command = ["taskset", "--cpu-list", "0", *contender.command]
@@ -188,11 +194,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, Any]:
-    """Medians over the rounds, by contender and number of connections."""
-    seen: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in found}
-    for _ in range(rounds):
-        for contender in found:
+Rounds = dict[str, list[dict[str, Any]]]
+"""What was measured, by contender and round."""
+
+
+def measure(found: list[Contender], seconds: float, rounds: int) -> Rounds:
+    """Measure all in turns; `KEY at COUNT` is of so many connections."""
+    seen: Rounds = {contender.name: [] for contender in found}
+    for number in range(rounds):
+        for contender in found[:: -1 if number % 2 else 1]:
             with served(contender) as (pid, first_answer):
                 row: dict[str, Any] = {"first_answer_seconds": first_answer}
                 for connections in contender.connections:
@@ -206,29 +216,42 @@ def measure(found: list[Contender], seconds: float, rounds: int) -> dict[str, An
                 row["resident_megabytes"] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024 / 1e6  # type: ignore[index]
             seen[contender.name].append(row)
             print(f"{contender.name}: {row}", file=sys.stderr, flush=True)
-    return {
-        name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        for name, rows in seen.items()
-        if rows
-    }
+    return seen
+
+
+RATIOS = {"requests_per_second": "ours is", "cpu_us_per_request": "ours takes"}
+"""Of ours to another's, in the same round."""
+
+
+def medians(seen: Rounds) -> dict[str, dict[str, float]]:
+    """Of the rounds, and of their ratios: `ours is at COUNT` in requests a second, `ours takes at COUNT` in CPU."""
+    results = {}
+    for name, rows in seen.items():
+        kind = name.partition(", ")[2]
+        pairs = list(zip(seen[f"ours, {kind}" if kind else "ours"], rows, strict=True))
+        results[name] = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        for key in rows[0]:
+            measured, _, connections = key.partition(" at ")
+            if measured in RATIOS:
+                ratio = statistics.median(ours[key] / row[key] for ours, row in pairs)
+                results[name][f"{RATIOS[measured]} at {connections}"] = ratio
+    return results
 
 
 def table(results: dict[str, Any]) -> str:
     """For people, as Markdown."""
     lines = [
-        "| | req/s at 1, 8, 64; raw at 8, gRPC at 1, 8 | ours is x of it | CPU us each at 8 | p99 us at 1; raw at 8 "
-        "| MB | first answer s |",
-        "|---|---|---|---|---|---|---|",
+        "| | req/s at 1, 8, 64; raw at 8, gRPC at 1, 8 | ours is x of it | CPU us each at 8 | ours takes x of it "
+        "| p99 us at 1; raw at 8 | MB | first answer s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
-        kind = name.partition(", ")[2]
-        ours = results[f"ours, {kind}" if kind else "ours"]
-        rates = {key: value for key, value in row.items() if key.startswith("requests_per_second")}
         cells = (
             name,
-            " ".join(f"{value:,.0f}" for value in rates.values()),
-            " ".join(f"{ours[key] / value:.2f}" for key, value in rates.items()),
+            " ".join(f"{value:,.0f}" for key, value in row.items() if key.startswith("requests_per_second")),
+            " ".join(f"{value:.2f}" for key, value in row.items() if key.startswith("ours is")),
             f"{row['cpu_us_per_request at 8']:.0f}",
+            " ".join(f"{value:.2f}" for key, value in row.items() if key.startswith("ours takes")),
             f"{row.get('p99_us at 1', row['p99_us at 8']):.0f}",
             f"{row['resident_megabytes']:.0f}",
             f"{row['first_answer_seconds']:.2f}",
@@ -237,8 +260,17 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def checkout(path: str) -> Path:
+    """A folder that holds a version of the server."""
+    folder = Path(path).resolve()
+    if not (folder / "serving" / "__main__.py").exists():
+        raise argparse.ArgumentTypeError(f"{path} is no checkout of this repository")
+    return folder
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--baseline", metavar="CHECKOUT", type=checkout, help="another version, to compare ours with")
     for peer in ("fastapi", "mlserver", "kserve"):
         # Not resolved: the link's own folder is what makes it an environment's interpreter.
         parser.add_argument(f"--{peer}", metavar="PYTHON", type=lambda path: str(Path(path).absolute()))
@@ -246,6 +278,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        results = measure(contenders(given, Path(scratch)), given.seconds, given.rounds)
+        results = medians(measure(contenders(given, Path(scratch)), given.seconds, given.rounds))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(table(results))
