@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from serving.command_line import parse_arguments
 from serving.errors import BundleError, ServeError
+from serving.events import write_line
 from serving.server import serve
 
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving"
     except (BundleError, ServeError) as error:
         if "--debug" in arguments:
             raise
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        write_line(f"error: {' '.join(str(error).split())}")
         return 2
     return 0
 

@@ -11,6 +11,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+from serving.log_output import Dropped, LineOutput
+
 _MOST_BYTES = 256
 """Of a stranger's text that is shown."""
 
@@ -22,12 +24,81 @@ _UNSAFE = re.compile(rb"[^!#-\[\]-~]")
 logger = logging.getLogger("serving")
 
 
-def configure(log_format: str) -> None:
-    """Send all logs of this process to stderr, as text or as JSON."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if log_format == "json" else _Text())
+class _Handler(logging.Handler):
+    """Writes to stderr as `LineOutput` does."""
+
+    def __init__(self, formatter: logging.Formatter, dropped: Dropped, process: int, *, threaded: bool) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self.dropped = dropped
+        self.output = LineOutput(
+            # Once it is closed its number may be that of a client's connection.
+            2 if sys.__stderr__ is not None else -1,
+            lambda lines: self._line(_notice(lines)),
+            lambda lines: dropped.add(process, lines),
+            threaded=threaded,
+        )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.output.put(self._line(record))
+
+    def flush(self) -> None:
+        self.output.flush()
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def configure(log_format: str, workers: int = 1) -> None:
+    """Send all logs and Python's warnings to stderr, as text or as JSON.
+
+    The parent of several workers starts no thread for that, since it forks; each worker calls `configure_worker`.
+    """
+    formatter = _Json() if log_format == "json" else _Text()
+    _install(_Handler(formatter, Dropped(1 + workers), 0, threaded=workers == 1))
+
+
+def configure_worker(index: int) -> None:
+    """Go on as `configure` has begun in the parent that has forked this worker."""
+    before = _installed()
+    if before is not None and before.formatter is not None:
+        _install(_Handler(before.formatter, before.dropped, 1 + index, threaded=True))
+
+
+def flush() -> None:
+    """Wait until all is written, but only for a moment."""
+    if (handler := _installed()) is not None:
+        handler.flush()
+
+
+def dropped_lines() -> int:
+    """How many lines this process and those that share its work have dropped."""
+    handler = _installed()
+    return handler.dropped.total() if handler is not None else 0
+
+
+def write_line(text: str) -> None:
+    """Write a line on stderr after those of the log, unless nobody reads it."""
+    flush()
+    content = text.encode("utf-8", "backslashreplace") + b"\n"
+    LineOutput(2 if sys.__stderr__ is not None else -1, lambda _: b"", lambda _: None, threaded=False).put(content)
+
+
+def _install(handler: _Handler) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
     logger.setLevel(logging.INFO)
+
+
+def _installed() -> _Handler | None:
+    return next((handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)), None)
+
+
+def _notice(lines: int) -> logging.LogRecord:
+    message = f"{lines} line{' was' if lines == 1 else 's were'} dropped, since stderr could not be written to"
+    record = logging.LogRecord("serving", logging.WARNING, "", 0, message, (), None)
+    record.event, record.fields = "dropped", {"lines": lines}
+    return record
 
 
 def emit(

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from serving.drift import Moments, drift, joined, moments_from_json
+from serving.events import dropped_lines
 from serving.manifest import Statistics
 from serving.metrics import BUCKETS, Metrics, Snapshot, sha256_of
 
@@ -46,6 +47,7 @@ FAMILIES = {
         "gauge", ("model", "version"), "Largest distance of a mean from the training's, in deviations of the training"
     ),
     "trpo_tf_drift_observations": Family("gauge", ("model", "version"), "Observations behind these statistics"),
+    "trpo_tf_log_lines_dropped_total": Family("counter", (), "Lines of the log that could not be written to stderr"),
     "process_resident_memory_bytes": Family("gauge", (), "Resident memory"),
     "process_cpu_seconds_total": Family("counter", (), "Time on a processor"),
     "process_start_time_seconds": Family("gauge", (), "When the server started, in seconds since 1970"),
@@ -105,6 +107,7 @@ def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
         ("process_cpu_seconds_total", "cpu"),
     ):
         yield name, (), sum(snapshot[key] for snapshot in snapshots)
+    yield "trpo_tf_log_lines_dropped_total", (), dropped_lines()
     yield "process_start_time_seconds", (), min(snapshot["started"] for snapshot in snapshots)
     if looked := [snapshot["looked"] for snapshot in snapshots if snapshot["looked"]]:
         yield "trpo_tf_repository_last_look_timestamp_seconds", (), min(looked)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from serving.board import Board
-from serving.events import configure, emit
+from serving.events import configure, emit, flush
 from serving.options import ServeError, ServeOptions
 from serving.sockets import grpc_url, listen, listeners
 from serving.supervisor import Seat, supervise
@@ -29,7 +29,15 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
     options = options or ServeOptions()
     if options.workers > 1 and "onnxruntime" in sys.modules:
         raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `python -m serving`")
-    configure(options.log_format)
+    configure(options.log_format, options.workers)
+    try:
+        _serve(Path(path), options)
+        emit("stop", "stopped")
+    finally:
+        flush()
+
+
+def _serve(path: Path, options: ServeOptions) -> None:
     board = Board(options.workers)
     with listeners(options) as (sockets, places):
 
@@ -39,7 +47,7 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
             own = sockets[seat.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
                 listener.close()  # so that it closes with the worker whose it is
-            work(Path(path), options, own, places, seat, board)
+            work(path, options, own, places, seat, board)
 
         if options.workers == 1:
             answer(Seat(0))
@@ -47,4 +55,3 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
             if options.grpc_port > 0:
                 places.append(grpc_url(options, options.grpc_port))
             supervise(options, answer, [listener for own in sockets for listener in own], places)
-    emit("stop", "stopped")

@@ -12,7 +12,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from serving.errors import BundleError
-from serving.events import emit
+from serving.events import configure_worker, emit, flush
 from serving.options import ServeError, ServeOptions
 
 RESTART_SECONDS = 1.0
@@ -259,6 +258,7 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
     """Work, in a process just forked; it ends here, so that nothing of the parent's is cleaned up twice."""
     status = 1
     try:
+        configure_worker(seat.worker_index)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
@@ -271,7 +271,7 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
     except Exception as error:  # noqa: BLE001 (it is logged)
         emit("fault", f"worker {seat.worker_index} failed", level=logging.ERROR, fault=error)
     finally:
-        sys.stderr.flush()
+        flush()
         os._exit(status)
 
 
