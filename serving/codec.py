@@ -20,6 +20,7 @@ from serving.json_numbers import Element, read_array
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.observations import Array, Observation, batch_size, structured
 from serving.policy import draw_noise
+from serving.varints import Varints, read_varints
 
 Spec = ArraySpec | NoiseSpec
 
@@ -171,6 +172,8 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
     element = _ALLOWED[spec.dtype]
     if isinstance(data, JsonArray):
         return read_array(data.text, shape, element, where)
+    if isinstance(data, Varints):
+        return read_varints(data, shape, element, where)
     flat = _flat_data(data, shape, where)
     if not _ELEMENTS[element.dtype.kind].issuperset(map(type, flat)):
         raise RequestError(f"{where} must hold nothing but {expected} data")

@@ -4,19 +4,24 @@ Pure functions, which know nothing of connections.
 """
 
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 
 from serving.binary import bytes_of
 from serving.catalog import Model
 from serving.codec import InferRequest, RequestError, output_document, read_request
-from serving.grpc_messages import MODEL_INFER
+from serving.grpc_large import Contents, take_apart, with_short_names
+from serving.grpc_messages import MODEL_INFER, Call
 from serving.json_body import Document
+from serving.limits import SMALL
 from serving.manifest import Manifest
 from serving.observations import Array
+from serving.varints import Varints
+from serving.wire import WireError
 
 Message = Any
 
@@ -34,12 +39,62 @@ _CONTENTS = {
 _FLOATS = {"FP32": "<f4", "FP64": "<f8"}
 
 
-def decode_infer(message: Message, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
+class LargeRequest(NamedTuple):
+    """A ModelInferRequest that was taken apart: its fields, and what was in the contents of each input."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: Mapping[str, Message]
+    inputs: Sequence[Message]
+    outputs: Sequence[Message]
+    raw_input_contents: Sequence[memoryview]
+    contents: Sequence[Contents]
+    size: int
+
+
+def parse(call: Call, content: bytes) -> Message | LargeRequest:
+    """The message of a call. Raises `RequestError`."""
+    try:
+        if len(content) <= SMALL:
+            return call.request.FromString(content)
+        if call is not MODEL_INFER:
+            return call.request.FromString(with_short_names(content))
+        rest, contents, raw = take_apart(content)
+        message = call.request.FromString(rest)
+    except (DecodeError, TypeError, WireError):  # of a call without a message there is a mark that it ended
+        raise broken_message(call) from None
+    fields = {name: getattr(message, name) for name in LargeRequest._fields[:6]}
+    return LargeRequest(**fields, raw_input_contents=raw, contents=contents, size=len(content))
+
+
+def broken_message(call: Call) -> RequestError:
+    """What is wrong with bytes that are no message of this call."""
+    return RequestError(f"the message is not a {call.request.DESCRIPTOR.full_name}")
+
+
+def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """Check an inference request; `outputs` are all binary if its inputs are raw. Raises `RequestError`."""
     raw = message.raw_input_contents
+    for name, given, known in (
+        ("inputs", len(message.inputs), len(manifest.observation) + 1),
+        ("outputs", len(message.outputs), len(manifest.outputs)),
+    ):
+        if given > 2 * known:  # of fewer, the message says which is unknown or there twice
+            raise RequestError(f"there may be {known} {name} at most, not {given}")
     if raw and len(raw) != len(message.inputs):
         raise RequestError(f"there must be raw_input_contents for each of the {len(message.inputs)} inputs or none")
-    inputs = [_input(tensor, raw[place] if raw else None) for place, tensor in enumerate(message.inputs)]
+    data: list[Any]
+    if raw:
+        data = [memoryview(content) for content in raw]
+    elif isinstance(message, LargeRequest):
+        data = [_large(*pair, message.size) for pair in zip(message.inputs, message.contents, strict=True)]
+    else:
+        data = [_typed(tensor) for tensor in message.inputs]
+    inputs = [
+        {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "data": own}
+        for tensor, own in zip(message.inputs, data, strict=True)
+    ]
     parameters = {name: _value(parameter) for name, parameter in message.parameters.items()}
     document: Document = {
         "inputs": inputs,
@@ -68,16 +123,7 @@ def from_document(kind: Any, document: Document) -> Message:
     return ParseDict(document, kind(), ignore_unknown_fields=True)
 
 
-def _input(tensor: Message, raw: bytes | None) -> Document:
-    return {
-        "name": tensor.name,
-        "datatype": tensor.datatype,
-        "shape": list(tensor.shape),
-        "data": _contents(tensor) if raw is None else memoryview(raw),
-    }
-
-
-def _contents(tensor: Message) -> memoryview | list[Any] | None:
+def _typed(tensor: Message) -> memoryview | list[Any] | None:
     """The numbers of a typed tensor; floats as bytes, since among them there may be NaN."""
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
@@ -86,6 +132,19 @@ def _contents(tensor: Message) -> memoryview | list[Any] | None:
     if tensor.datatype in _FLOATS:
         return memoryview(np.array(numbers, _FLOATS[tensor.datatype]).tobytes())
     return list(numbers)
+
+
+def _large(tensor: Message, contents: Contents, message_size: int) -> memoryview | Varints | None:
+    """The same of a message that was taken apart."""
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        return None
+    parts = contents.get(field, [])
+    if tensor.datatype not in _FLOATS:
+        return Varints(parts, field, message_size)
+    if any(len(part) % np.dtype(_FLOATS[tensor.datatype]).itemsize for part in parts):
+        raise broken_message(MODEL_INFER)
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
 
 
 def _value(parameter: Message) -> Any:

@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is for its own developers
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from serving.admission import Admission, admission
 from serving.batching import Gatherer
@@ -25,7 +24,7 @@ from serving.catalog import Catalog, Model
 from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
 from serving.events import emit
 from serving.exchange import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
-from serving.grpc_codec import Message, decode_infer, encode_infer, from_document
+from serving.grpc_codec import Message, decode_infer, encode_infer, from_document, parse
 from serving.grpc_messages import (
     HEALTH,
     HEALTH_CHECK,
@@ -232,10 +231,7 @@ class GrpcServer:
     async def _read(self, call: Call, context: Any) -> Message:
         async with asyncio.timeout(self._options.timeout):
             content = await context.read()
-        try:
-            return call.request.FromString(content)
-        except (DecodeError, TypeError):  # of a call without a message there is a mark that it ended
-            raise RequestError(f"the message is not a {call.request.DESCRIPTOR.full_name}") from None
+        return parse(call, content)
 
     def _desk(self, message: Message) -> "_Desk":
         """Of the model that is to answer. Raises `CallError`."""

@@ -1,12 +1,13 @@
 """Refuse an ONNX file that could do more than compute: foreign operators, and weights read from other files.
 
-The file is looked at as it lies, before ONNX Runtime sees it: protobuf's wire format is walked by hand, since serving
-does without the `onnx` package.
+The file is looked at as it lies, before ONNX Runtime sees it: `serving.wire` walks it, since serving does without the
+`onnx` package.
 """
 
 from collections.abc import Iterator
 
 from serving.manifest import MODEL_FILE, BundleError
+from serving.wire import WireError, fields_of
 
 OPERATORS = frozenset(
     """
@@ -27,8 +28,7 @@ OPERATORS = frozenset(
 """Standard operators on tensors that answer the same each time: what a policy may be made of."""
 DOMAINS = ("", "ai.onnx")
 
-Field = int | memoryview
-Message = dict[int, list[Field]]
+Message = dict[int, list[int | memoryview]]
 """A message's fields by number: numbers, or the bytes of texts and messages, as often as they occur."""
 
 # Field numbers of onnx.proto.
@@ -96,48 +96,17 @@ def _messages(content: memoryview, kind: str, depth: int) -> Iterator[tuple[str,
     if depth > _DEEPEST:
         raise BundleError(f"{MODEL_FILE} nests deeper than {_DEEPEST} messages; export it again")
     fields: Message = {}
-    for number, value in _fields(content):
-        fields.setdefault(number, []).append(value)
+    try:
+        for field in fields_of(content):
+            fields.setdefault(field.number, []).append(field.value)
+    except WireError:
+        raise _damaged() from None
     yield kind, fields
     for number, inner in _MESSAGES_IN[kind].items():
         for value in fields.get(number, []):
             if isinstance(value, int):
                 raise _damaged()
             yield from _messages(value, inner, depth + 1)
-
-
-def _fields(content: memoryview) -> Iterator[tuple[int, Field]]:
-    place, end = 0, len(content)
-    while place < end:
-        tag, place = _varint(content, place)
-        number, wire_type = tag >> 3, tag & 7
-        # A parser that keeps 32 bits of the tag would see another field.
-        if number == 0 or tag >= 1 << 32:
-            raise _damaged()
-        if wire_type == 0:
-            value, place = _varint(content, place)
-            yield number, value
-            continue
-        if wire_type == 2:
-            size, place = _varint(content, place)
-        elif wire_type in (1, 5):
-            size = 8 if wire_type == 1 else 4
-        else:
-            raise _damaged()
-        if size > end - place:
-            raise _damaged()
-        yield number, content[place : place + size]
-        place += size
-
-
-def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    """A number of at most 64 bits, 7 in a byte, and the place behind it."""
-    value = 0
-    for index, byte in enumerate(content[place : place + 10]):
-        value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return value, place + index + 1
-    raise _damaged()
 
 
 def _texts(message: Message, number: int) -> list[str]:
