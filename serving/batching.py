@@ -7,13 +7,14 @@ and the more clients ask at once the larger the batches are.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from serving.codec import InferRequest
 from serving.events import emit
+from serving.not_finite import NotFiniteError, check_finite
 from serving.observations import Array, Observation, batch_size, by_name, structured
 from serving.policy import Policy
 
@@ -82,15 +83,34 @@ def run_together(policy: Policy, requests: list[InferRequest]) -> list[Answers |
         return [error]
 
 
-def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Answers]:
+def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exception]:
     names = list(dict.fromkeys(name for request in requests for name in request.outputs))
     observations = _joined([request.observations for request in requests], policy.manifest.observation[0].name)
-    answers = policy.infer(observations, _joined_noise(policy, requests), names)
+    is_finite = True
+    try:
+        answers: Mapping[str, Array] = policy.infer(observations, _joined_noise(policy, requests), names)
+    except NotFiniteError as error:  # whose, and whether anybody asked for it, is seen below
+        answers, is_finite = error.answers, False
     ends = np.cumsum([batch_size(request.observations) for request in requests]).tolist()
     rows = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return [
+    each: list[Answers] = [
         {name: answers[name][part] for name in request.outputs} for request, part in zip(requests, rows, strict=True)
     ]
+    if is_finite:
+        return [*each]
+    return [_checked(policy, *one) for one in zip(requests, each, strict=True)]
+
+
+def _checked(policy: Policy, request: InferRequest, answers: Answers) -> Answers | Exception:
+    """The answers to a request, or the error if they are not finite."""
+    feeds = by_name(request.observations, policy.manifest.observation[0].name)
+    if request.noise is not None:
+        feeds[policy.manifest.noise.name] = request.noise
+    try:
+        check_finite(answers, feeds, policy.manifest)
+    except NotFiniteError as error:
+        return error
+    return answers
 
 
 def _joined(observations: list[Observation], only: str) -> Observation:

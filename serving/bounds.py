@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.manifest import ArraySpec
 from serving.observations import Array, Observation, by_name, structured
@@ -33,6 +34,14 @@ def bounds_check(specs: Sequence[ArraySpec], mode: str) -> Bounded | None:
         return observations
 
     return clip if mode == "clip" else reject
+
+
+def is_outside(values: Array, spec: ArraySpec) -> NDArray[np.bool_]:
+    """Which elements of an array [batch, ...] are outside the bounds."""
+    if not _is_bounded(spec):
+        return np.zeros(values.shape, np.bool_)
+    low, high = _limits(spec)
+    return np.asarray((values < low) | (values > high))
 
 
 def _is_bounded(spec: ArraySpec) -> bool:

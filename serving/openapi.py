@@ -13,25 +13,57 @@ from serving.options import ServeOptions
 
 _KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
 
-# Of a POST: what goes wrong, in the order of docs/serving.md.
 _ERRORS = {
-    400: "The request is wrong; the message says how",
-    401: "The key is missing or unknown",
-    404: "There is no such model or version",
-    405: "Another method is asked for",
-    408: "The request did not arrive in time",
-    413: "The body is too large",
-    415: "The content coding is not supported",
-    431: "The headers are too large",
-    500: "The action, or a further output, is not finite",
-    503: "The server is busy; Retry-After says when to come back",
+    "4XX": (
+        "The request is wrong; the message says how. 400; 401: the key is missing or unknown; "
+        "403: a web page may not ask; "
+        "404: there is no such model or version; 405: another method; 408: it did not arrive in time; "
+        "413: the body is too large; 415: another content coding; 431: the headers are too large"
+    ),
+    "5XX": (
+        "500: the action, or a further output, is not finite; 501: another transfer coding; "
+        "503: not ready, or busy, and then Retry-After says when to come back"
+    ),
 }
+
+
+class Schemas:
+    """The schemas that a document shares: one of each kind for all models with the same inputs and outputs."""
+
+    def __init__(self) -> None:
+        self.components: Document = {"schemas": {"Error": _object({"error": {"type": "string"}}, ["error"])}}
+        self.components["responses"] = {status: _response(text, _ERROR) for status, text in _ERRORS.items()}
+        self.components["responses"]["Object"] = _response("The answer", {"type": "object"})
+        self._operations: dict[Any, tuple[Document, Document]] = {}
+
+    def operations(self, manifest: Manifest) -> tuple[Document, Document]:
+        """How a policy is asked by `infer` and by `predict`."""
+        signature = manifest.observation, manifest.outputs, manifest.noise, manifest.graph
+        if signature not in self._operations:
+            number = str(len(self._operations) + 1)
+            infer = self._add(f"Infer{number}", infer_request(manifest), infer_response(manifest), is_binary=True)
+            predict = self._add(f"Predict{number}", _instances(manifest), _predictions(manifest))
+            self._operations[signature] = (
+                _post("Actions for observations", **infer),
+                _post("Predictions, as TensorFlow Serving has them", **predict),
+            )
+        return self._operations[signature]
+
+    def _add(self, name: str, request: Document, answer: Document, *, is_binary: bool = False) -> Document:
+        self.components["schemas"] |= {f"{name}Request": request, f"{name}Response": answer}
+        response = _response("The answer", _ref("schemas", f"{name}Response"))
+        if is_binary:
+            response["content"]["application/octet-stream"] = {}
+        self.components["responses"][name] = response
+        return {"request": _ref("schemas", f"{name}Request"), "response": _ref("responses", name)}
 
 
 def describe(catalog: Catalog, options: ServeOptions) -> Document:
     """Every route of the server with its request and answers, for every version that is loaded."""
+    schemas = Schemas()
     paths: dict[str, Any] = {
         "/v2": _get("Server metadata"),
+        "/v2/models": _get("Models, with their versions and state"),
         "/v2/health/live": _get("Whether the server runs"),
         "/v2/health/ready": _get("Whether the server can act"),
     }
@@ -39,19 +71,21 @@ def describe(catalog: Catalog, options: ServeOptions) -> Document:
         for path in ("/v2/health/live", "/v2/health/ready"):
             paths[path]["get"]["security"] = []
     paths["/metrics"] = _get("Metrics, as Prometheus reads them")
-    paths["/metrics"]["get"]["responses"]["200"]["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    text = {"description": "The answer", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    paths["/metrics"]["get"]["responses"]["200"] = text
     for release in catalog.releases.values():
         *_, newest = release.versions.values()
-        paths.update(_model_paths(newest, ""))
+        paths.update(_model_paths(newest, "", schemas))
         for model in release.versions.values():
-            paths.update(_model_paths(model, f"/versions/{quote(model.version, safe='')}"))
+            paths.update(_model_paths(model, f"/versions/{quote(model.version, safe='')}", schemas))
     if options.repository_api:
         paths.update(_repository_paths())
+    schemas.components["pathItems"] = _MODEL_ITEMS
     document: Document = {
         "openapi": "3.1.0",
-        "info": {"title": ", ".join(catalog.releases) or "no model", "version": __version__},
+        "info": {"title": "trpo-tf serving", "version": __version__},
         "paths": paths,
-        "components": {"schemas": {"Error": _object({"error": {"type": "string"}}, ["error"])}},
+        "components": schemas.components,
     }
     if options.keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -59,27 +93,26 @@ def describe(catalog: Catalog, options: ServeOptions) -> Document:
     return document
 
 
-def _model_paths(model: Model, suffix: str) -> dict[str, Any]:
-    name, manifest = quote(model.name, safe=""), model.policy.manifest
+def _model_paths(model: Model, suffix: str, schemas: Schemas) -> dict[str, Any]:
+    name = quote(model.name, safe="")
     v2, v1 = f"/v2/models/{name}{suffix}", f"/v1/models/{name}{suffix}"
+    infer, predict = schemas.operations(model.policy.manifest)
     return {
-        v2: _get("Model metadata"),
-        f"{v2}/ready": _get("Whether the model can act"),
-        f"{v2}/infer": _post("Actions for observations", infer_request(manifest), infer_response(manifest)),
-        v1: _get("Model status, as TensorFlow Serving has it"),
-        f"{v1}:predict": _post(
-            "Predictions, as TensorFlow Serving has them", _instances(manifest), _predictions(manifest)
-        ),
+        v2: _METADATA,
+        f"{v2}/ready": _READY,
+        f"{v2}/infer": infer,
+        v1: _STATUS,
+        f"{v1}:predict": predict,
     }
 
 
 def _repository_paths() -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     entry = _object({key: {"type": "string"} for key in ("name", "version", "state", "reason")}, ["name", "state"])
-    only_ready = _object({"ready": {"type": "boolean"}})
-    done, told = _object({}), _object({"parameters": {"type": "object", "maxProperties": 0}})
+    only_ready, done = _object({"ready": {"type": "boolean"}}), _response("It is done", _object({}))
+    told, found = _object({"parameters": {"type": "object", "maxProperties": 0}}), {"type": "array", "items": entry}
     return {
-        "/v2/repository/index": _post("Versions in the repository", only_ready, {"type": "array", "items": entry}),
+        "/v2/repository/index": _post("Versions in the repository", only_ready, _response("They", found)),
         "/v2/repository/models/{name}/load": _post("Load a model", told, done) | {"parameters": [name]},
         "/v2/repository/models/{name}/unload": _post("Unload a model", told, done) | {"parameters": [name]},
     }
@@ -96,11 +129,22 @@ def infer_request(manifest: Manifest) -> Document:
         {
             "id": {"type": "string"},
             "parameters": _object(parameters),
-            "inputs": {"type": "array", "minItems": len(manifest.observation), "items": {"anyOf": inputs}},
+            "inputs": {
+                "type": "array",
+                "minItems": len(manifest.observation),
+                "maxItems": len(inputs),
+                "items": {"anyOf": inputs},
+                "allOf": [_holding(spec.name) for spec in manifest.observation],
+            },
             "outputs": {"type": "array", "items": _object({"name": {"enum": names}}, ["name"])},
         },
         ["inputs"],
-    )
+    ) | {"description": f"JSON is nested at most {MAX_DEPTH} deep, and has neither NaN nor infinities"}
+
+
+def _holding(name: str) -> Document:
+    """An array that has an object of this name, and one alone."""
+    return {"contains": _object({"name": {"const": name}}, ["name"]), "maxContains": 1}
 
 
 def infer_response(manifest: Manifest) -> Document:
@@ -108,7 +152,7 @@ def infer_response(manifest: Manifest) -> Document:
     output = {"anyOf": [_tensor(spec, manifest) for spec in manifest.outputs]}
     return _object(
         {
-            "model_name": {"const": manifest.name},
+            "model_name": {"type": "string"},
             "model_version": {"type": "string"},
             "id": {"type": "string"},
             "outputs": {"type": "array", "items": output},
@@ -171,18 +215,31 @@ def _object(properties: Document, required: list[str] | None = None) -> Document
 
 
 def _get(summary: str) -> Document:
-    return {"get": {"summary": summary, "responses": _responses({"type": "object"}, 400, 401, 404, 405, 408, 431, 503)}}
+    return {"get": {"summary": summary, "responses": _responses(_ref("responses", "Object"))}}
 
 
-def _post(summary: str, request: Document, answer: Document) -> Document:
+def _post(summary: str, request: Document, response: Document) -> Document:
     body = {"required": True, "content": {"application/json": {"schema": request}}}
-    text = f"JSON is nested at most {MAX_DEPTH} deep, and has neither NaN nor infinities"
-    responses = _responses(answer, *_ERRORS)
-    responses["200"]["content"]["application/octet-stream"] = {}
-    return {"post": {"summary": summary, "description": text, "requestBody": body, "responses": responses}}
+    return {"post": {"summary": summary, "requestBody": body, "responses": _responses(response)}}
 
 
-def _responses(answer: Document, *errors: int) -> Document:
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    good = {"description": "The answer", "content": {"application/json": {"schema": answer}}}
-    return {"200": good} | {str(status): {"description": _ERRORS[status], "content": error} for status in errors}
+def _responses(good: Document) -> Document:
+    return {"200": good} | {status: _ref("responses", status) for status in _ERRORS}
+
+
+def _response(text: str, schema: Document) -> Document:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _ref(kind: str, name: str) -> Document:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+_ERROR = _ref("schemas", "Error")
+
+_MODEL_ITEMS = {
+    "Metadata": _get("Model metadata"),
+    "Ready": _get("Whether the model can act"),
+    "Status": _get("Model status, as TensorFlow Serving has it"),
+}
+_METADATA, _READY, _STATUS = (_ref("pathItems", name) for name in _MODEL_ITEMS)

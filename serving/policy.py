@@ -17,6 +17,7 @@ from serving.manifest import (
     read_manifest,
 )
 from serving.model_check import check_model
+from serving.not_finite import check_finite
 from serving.observations import Array, Observation, batch_size, by_name, is_finite, parts_of, structured
 from serving.runtime import onnxruntime, open_session
 from serving.signature import signed_copy
@@ -98,8 +99,8 @@ class Policy:
 
         What is not named is not computed.
 
-        Raises `ValueError` for a batch or for noise that the graph doesn't take, `FloatingPointError` if an output is
-        not finite.
+        Raises `ValueError` for a batch or for noise that the graph doesn't take, `NotFiniteError` if an output is not
+        finite.
         """
         graph, rows = self.manifest.graph, batch_size(observations)
         if graph.batch not in (None, rows):
@@ -113,9 +114,7 @@ class Policy:
             feeds[self.manifest.noise.name] = noise
         names = self._outputs if outputs is None else outputs
         answers: dict[str, Array] = dict(zip(names, self._session.run(names, feeds), strict=True))
-        for name, values in answers.items():
-            if values.dtype.kind == "f" and not is_finite(values):
-                raise FloatingPointError(f"output {name!r} is not finite; check the observation against its bounds")
+        check_finite(answers, feeds, self.manifest)
         return answers
 
     def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:

@@ -5,25 +5,26 @@ It knows nothing of connections: `serving.http` reads requests and writes what i
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-import httptools
 import orjson
 
 from serving import binary
 from serving.admission import Admission, admission
 from serving.catalog import Catalog, Model, Release
 from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata, server_metadata
-from serving.console.pages import Page, console_pages
+from serving.console.pages import Page, console_models, console_pages
 from serving.errors import quoted
 from serving.exposition import CONTENT_TYPE, render
 from serving.limits import ENCODINGS, TooLargeError, decompress
 from serving.metrics import KINDS, Metrics, Series
+from serving.not_finite import NotFiniteError
 from serving.observations import Array
 from serving.openapi import describe
 from serving.options import ServeOptions
+from serving.paths import PREDICT, decoded_path, name_in, not_found, part_of
 from serving.policy import Policy
 from serving.predict import decode_instances, encode_predictions, model_status
 
@@ -90,6 +91,8 @@ class Steps(NamedTuple):
                 return error
             case RequestError():
                 return HttpError(400, str(error), series=self.series)
+            case NotFiniteError(is_absurd=True):
+                return HttpError(400, str(error), series=self.series, kind="not_finite")
             case FloatingPointError():
                 return HttpError(500, str(error), series=self.series, kind="not_finite")
             case TooLargeError():
@@ -122,41 +125,75 @@ class Route(NamedTuple):
 Routes = Mapping[str, Route]
 
 
-def make_routes(catalog: Catalog, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
-    """Every path of the server but those that control it, with models' names and versions spelled out in it."""
+ReleaseRoutes = dict[str, tuple[Release, Routes]]
+"""The paths of each release, by model name."""
+
+
+def make_routes(
+    catalog: Catalog, options: ServeOptions, metrics: Metrics, known: ReleaseRoutes | None = None
+) -> dict[str, Route]:
+    """Every path of the server but those that control it, with models' names and versions spelled out in it.
+
+    With `known`, what was made for the catalog before, only the routes of new releases are made: of many models all at
+    once would keep the event loop waiting. It is brought up to date.
+    """
+    known = {} if known is None else known
     routes = {
         "/v2": _constant(server_metadata(has_repository=options.repository_api)),
         "/v2/health/live": _constant({"live": True})._replace(is_open=True, is_health=True),
         "/v2/health/ready": _readiness({"ready": catalog.is_ready})._replace(is_open=True),
+        "/v2/models": _constant({"models": _listed(catalog)}),
     }
-    for entry in catalog.entries:
-        not_ready = _readiness({"name": entry.name, "ready": False})
-        routes[f"/v2/models/{entry.name}/ready"] = not_ready
-        routes[f"/v2/models/{entry.name}/versions/{entry.version}/ready"] = not_ready
+    for entry in (entry for entry in catalog.entries if not entry.is_loaded):
+        not_ready, path = _readiness({"name": entry.name, "ready": False}), f"/v2/models/{part_of(entry.name)}"
+        routes[f"{path}/ready"] = not_ready
+        routes[f"{path}/versions/{part_of(entry.version)}/ready"] = not_ready
+    for name in known.keys() - catalog.releases.keys():
+        del known[name]
     for name, release in catalog.releases.items():
-        routes.update(_release_routes(name, release, options, metrics))
+        if name not in known or known[name][0] is not release:
+            known[name] = release, _release_routes(name, release, options, metrics)
+        routes.update(known[name][1])
     routes["/metrics"] = Route((b"GET", b"HEAD"), lambda _headers, _body: _scrape(metrics))
-    routes["/openapi.json"] = _constant(describe(catalog, options))
+    routes["/openapi.json"] = _made_once(lambda: orjson.dumps(describe(catalog, options)))
+    routes["/console/models"] = _made_once(lambda: console_models(catalog))
     for path, page in console_pages(catalog).items():
         routes[path] = _page(page)
     return routes
+
+
+def _listed(catalog: Catalog) -> list[dict[str, Any]]:
+    """Every model that there is to serve, with the versions that are loaded, newest first."""
+    names = sorted({*(entry.name for entry in catalog.entries), *catalog.releases})
+    versions = {name: [*release.versions][::-1] for name, release in catalog.releases.items()}
+    return [
+        {
+            "name": name,
+            "versions": versions.get(name, []),
+            "state": "READY" if name in versions else "UNAVAILABLE",
+        }
+        for name in names
+    ]
 
 
 def without_readiness(routes: Routes) -> dict[str, Route]:
     """The same routes of a server that is about to end: nothing is ready any more."""
     over = _readiness({"ready": False})
     return {
-        path: over._replace(is_open=route.is_open) if path.endswith("/ready") else route
+        path: over._replace(is_open=route.is_open) if route.is_health and path.endswith("/ready") else route
         for path, route in routes.items()
     }
 
 
 def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
     """The route of a request's target. Raises `HttpError`: 404, or 405 with the methods that there are."""
-    path = _path(target)
+    try:
+        path = decoded_path(target)
+    except ValueError as error:
+        raise HttpError(400, str(error)) from None
     route = routes.get(path) or routes.get(path.removesuffix("/")) or _route_of_any_model(path, routes)
     if route is None:
-        raise HttpError(404, _not_found(path, routes))
+        raise HttpError(404, not_found(path, routes))
     if method not in route.methods:
         names = b", ".join(route.methods)
         raise HttpError(405, f"{quoted(path)[1:-1]} takes {names.decode()}", b"allow: %b\r\n" % names)
@@ -174,7 +211,7 @@ def any_model(action: str) -> str:
 def _route_of_any_model(path: str, routes: Routes) -> Route | None:
     head, _, action = path.removesuffix("/").rpartition("/")
     route = routes.get(any_model(action)) if head.startswith(_REPOSITORY) else None
-    return route and route._replace(answer=partial(route.answer, head.removeprefix(_REPOSITORY)))
+    return route and route._replace(answer=partial(route.answer, name_in(head.removeprefix(_REPOSITORY))))
 
 
 def _release_routes(name: str, release: Release, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
@@ -186,14 +223,15 @@ def _release_routes(name: str, release: Release, options: ServeOptions, metrics:
         for kind in (_inference, _prediction)
     )
     names = list(release.versions)[::-1]  # newest first
-    for suffix, version in [("", names[0]), *((f"/versions/{version}", version) for version in names)]:
-        path = f"/v2/models/{name}{suffix}"
+    for suffix, version in [("", names[0]), *((f"/versions/{part_of(version)}", version) for version in names)]:
+        path = f"/v2/models/{part_of(name)}{suffix}"
         routes[path] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
         routes[f"{path}/ready"] = _readiness({"name": name, "ready": True})
         routes[f"{path}/infer"] = _acting(_chosen(release, infer, version if suffix else None))
-        path = f"/v1/models/{name}{suffix}"
-        routes[path] = _constant(model_status(*([version] if suffix else names)))
-        routes[f"{path}:predict"] = _acting(_chosen(release, predict, version if suffix else None))
+        path = f"/v1/models/{part_of(name)}{suffix}"
+        if not path.endswith(PREDICT):
+            routes[path] = _constant(model_status(*([version] if suffix else names)))
+            routes[f"{path}{PREDICT}"] = _acting(_chosen(release, predict, version if suffix else None))
     return routes
 
 
@@ -277,6 +315,12 @@ def _constant(document: dict[str, Any], status: int = 200) -> Route:
     return Route((b"GET", b"HEAD"), lambda _headers, _body: response)
 
 
+def _made_once(make: Callable[[], bytes]) -> Route:
+    """A JSON document that is made when it is first asked for."""
+    content = cache(make)
+    return Route((b"GET", b"HEAD"), lambda _headers, _body: Response(200, content()))
+
+
 def _page(page: Page) -> Route:
     response = Response(200, page.body, page.headers, page.content_type)
     return Route((b"GET", b"HEAD"), lambda _headers, _body: response, page.is_open)
@@ -284,23 +328,3 @@ def _page(page: Page) -> Route:
 
 def _readiness(document: dict[str, Any]) -> Route:
     return _constant(document, 200 if document["ready"] else 503)._replace(is_health=True)
-
-
-def _path(target: bytes) -> str:
-    """The decoded path of a request target, which may be a whole URL."""
-    if target.startswith(b"/") and target.isascii() and not (b"%" in target or b"?" in target or b"#" in target):
-        return target.decode()
-    try:
-        path = httptools.parse_url(target).path or b"/"
-    except httptools.HttpParserInvalidURLError:
-        raise HttpError(400, "the request's target is not a URL or a path") from None
-    return unquote(path, errors="replace")
-
-
-def _not_found(path: str, routes: Routes) -> str:
-    parts = path.split("/")
-    if parts[1:3] in (["v1", "models"], ["v2", "models"]) and len(parts) > 3:
-        name = parts[3].partition(":")[0] if parts[1] == "v1" else parts[3]
-        if f"/{parts[1]}/models/{name}" not in routes:
-            return f"there is no model {quoted(name)}"
-    return f"there is nothing at {quoted(path)[1:-1]}"

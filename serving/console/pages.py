@@ -1,13 +1,16 @@
 """What the console's paths answer, made once for a catalog: files, what is served, and recorded episodes."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 import orjson
 
 from serving import __version__
 from serving.catalog import Catalog, Model
+from serving.paths import part_of
 
 _FILES = Path(__file__).parent
 
@@ -38,21 +41,48 @@ class Page(NamedTuple):
 
 
 def console_pages(catalog: Catalog) -> dict[str, Page]:
-    """A page for each path."""
-    pages, models = dict(_STATIC), []
-    for model in (model for release in catalog.releases.values() for model in release.versions.values()):
-        path = None
+    """A page for each path: the console's own, and recorded episodes."""
+    pages = dict(_STATIC)
+    for model in _models(catalog):
         if model.episode is not None:
-            path = f"console/models/{model.name}/versions/{model.version}/{model.episode.file}"
-            pages[f"/{path}"] = Page(model.episode.content, _CONTENT_TYPES[Path(model.episode.file).suffix])
-        models.append(_described(model, path and quote(path)))
-    content = orjson.dumps({"server": __version__, "models": models})
-    return pages | {"/console/models": Page(content, b"application/json")}
+            content_type = _CONTENT_TYPES[Path(model.episode.file).suffix]
+            pages[f"/{_episode_path(model)}"] = Page(model.episode.content, content_type)
+        _described(model)
+    return pages
 
 
-def _described(model: Model, episode: str | None) -> dict[str, Any]:
-    manifest = orjson.loads(model.policy.manifest.to_json())
-    return {"name": model.name, "version": model.version, "episode": episode, "manifest": manifest}
+def console_models(catalog: Catalog) -> bytes:
+    """What is served, as JSON: each version with its manifest."""
+    models = [orjson.Fragment(_described(model)) for model in _models(catalog)]
+    return orjson.dumps({"server": __version__, "models": models})
+
+
+def _models(catalog: Catalog) -> Iterator[Model]:
+    return (model for release in catalog.releases.values() for model in release.versions.values())
+
+
+def _episode_path(model: Model) -> str | None:
+    if model.episode is None:
+        return None
+    return f"console/models/{part_of(model.name)}/versions/{part_of(model.version)}/{model.episode.file}"
+
+
+def _described(model: Model) -> bytes:
+    """One version as JSON, which is made once: its manifest may be long."""
+    if model not in _DESCRIPTIONS:
+        path, manifest = _episode_path(model), orjson.loads(model.policy.manifest.to_json())
+        _DESCRIPTIONS[model] = orjson.dumps(
+            {
+                "name": model.name,
+                "version": model.version,
+                "episode": path and quote(path, safe="/%"),
+                "manifest": manifest,
+            }
+        )
+    return _DESCRIPTIONS[model]
+
+
+_DESCRIPTIONS: WeakKeyDictionary[Model, bytes] = WeakKeyDictionary()
 
 
 def _static_pages() -> dict[str, Page]:

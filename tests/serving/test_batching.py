@@ -59,6 +59,22 @@ def test_what_fails_alone_touches_no_other(policy):
     np.testing.assert_allclose(np.concatenate([first["value"], last["value"]]), np.sqrt(ROWS[:, 0]), rtol=1e-6)
 
 
+def test_what_nobody_asked_for_may_be_anything(policy, caplog):
+    """One request's value is not finite, which only another asks for; nothing is run again, and no fault is logged."""
+    counted = Counted(policy)
+    first, bad, last = run_together(counted, [asked(ROWS[:1], "value"), asked(BAD, "action"), asked(ROWS[1:], "value")])
+    assert counted.rows == [4]
+    assert caplog.records == []
+    assert bad["action"].tolist() == policy.infer(BAD, None, ["action"])["action"].tolist()
+    np.testing.assert_allclose(np.concatenate([first["value"], last["value"]]), np.sqrt(ROWS[:, 0]), rtol=1e-6)
+
+
+def test_whose_observation_is_absurd_is_told_and_nobody_else(policy):
+    absurd = np.float32([[-1e30, 0.5]])
+    answers = run_together(policy, [asked(absurd, "value"), asked(BAD, "value"), asked(ROWS[:1], "value")])
+    assert [getattr(answer, "is_absurd", None) for answer in answers] == [True, False, None]
+
+
 class OneByOne(Counted):
     """A policy that has not the memory for more than a row."""
 

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,9 +9,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+from conftest import serve
 
 import serving
 from serving.metrics import Metrics
@@ -132,12 +135,23 @@ def test_a_seeded_sample_repeats(continuous_server):
         ("/nothing", "nothing at /nothing"),
         ("/v1", "nothing at /v1"),
         ("/v2/health", "nothing at"),
-        ("/v2/models", "nothing at"),
-        ("/v2/models/", "there is no model ''"),
+        ("/v2/models//", "nothing at"),
+        ("/v2/models//infer", "nothing at"),
         ("/v2/models/other", "there is no model 'other'"),
         ("/v2/models/other/infer", "there is no model 'other'"),
         ("/v2/models/Discrete", "there is no model 'Discrete'"),
-        ("/v2/models/discrete/versions/2", "nothing at"),
+        ("/v2/models/discrete/versions/2", "model 'discrete' has no version '2'"),
+        ("/v2/models/discrete/versions/2/infer", "model 'discrete' has no version '2'"),
+        ("/v2/models/discrete/versions", "nothing at"),
+        ("/v1/models/discrete/versions/2:predict", "model 'discrete' has no version '2'"),
+        ("/v1/models/other:predict", "there is no model 'other'"),
+        ("/v2/models/discrete:predict", "there is no model 'discrete:predict'"),
+        ("/v2/models/discrete%2Finfer", "there is no model 'discrete/infer'"),
+        ("/v2%2Fmodels", "nothing at /v2%2Fmodels"),
+        ("/v2/models/discrete/../discrete", "nothing at"),
+        ("/v2//models/discrete", "nothing at"),
+        ("/v2/models/discrete//infer", "nothing at"),
+        ("/v2/models/discrete/infer/..", "nothing at"),
         ("/v2/models/discrete/versions/1/infer/x", "nothing at"),
         ("/v2/models/%2e%2e/ready", "there is no model '..'"),
         ("/v2/models/%00%ff", "there is no model"),
@@ -177,6 +191,50 @@ def test_a_wrong_method_is_405_and_says_the_right_one(server, method, path, allo
     connection.close()
 
 
+def test_models_are_listed(server):
+    expected = {"models": [{"name": "discrete", "versions": ["1"], "state": "READY"}]}
+    for path in ("/v2/models", "/v2/models/", "/v2/models?ready=true"):
+        assert server.request("GET", path) == (200, expected)
+
+
+NAMES = ("a", "a:predict", "ready", "infer", "versions", "50%", "x y", "%2F", "café")
+
+
+@pytest.fixture(scope="module")
+def oddly_named(discrete, tmp_path_factory):
+    """A server of bundles whose names are parts of paths, or have to be encoded in one."""
+    folder = tmp_path_factory.mktemp("names")
+    for name in NAMES:
+        shutil.copytree(discrete, folder / "models" / name)
+    (folder / "models" / "broken").mkdir()
+    (folder / "models" / "broken" / "manifest.json").write_text("{")
+    with serve(folder / "models", folder) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_may_be_named_like_a_part_of_a_path(oddly_named, name):
+    path = quote(name, safe="")
+    assert oddly_named.request("GET", f"/v2/models/{path}")[1]["versions"] == ["1"]
+    assert oddly_named.request("GET", f"/v2/models/{path}/ready") == (200, {"name": name, "ready": True})
+    assert oddly_named.request("POST", f"/v2/models/{path}/infer", REQUEST)[0] == 200
+    assert oddly_named.request("POST", f"/v2/models/{path}/versions/1/infer", REQUEST)[0] == 200
+    if name != "a:predict":
+        assert oddly_named.request("GET", f"/v1/models/{path}")[0] == 200
+        assert oddly_named.request("POST", f"/v1/models/{path}:predict", {"instances": [[0] * 4]})[0] == 200
+
+
+def test_predict_asks_the_model_before_the_colon(oddly_named):
+    """Also where there is a model named so, which is served by the other protocol alone."""
+    assert oddly_named.request("GET", "/v1/models/a:predict")[0] == 405
+    assert oddly_named.request("POST", "/v1/models/a%3apredict:predict")[0] == 404
+    assert oddly_named.request("POST", "/v2/models/a:predict", REQUEST)[0] == 405
+    assert oddly_named.request("GET", "/v2/models/broken") == (404, {"error": "model 'broken' is not loaded"})
+    listed = oddly_named.request("GET", "/v2/models")[1]["models"]
+    assert [model["name"] for model in listed] == sorted([*NAMES, "broken"])
+    assert [model["name"] for model in listed if model["state"] != "READY"] == ["broken"]
+
+
 # Bad requests
 
 
@@ -201,11 +259,11 @@ def test_a_bad_request_is_400_and_says_why(server, body, message):
     assert list(answer) == ["error"]
 
 
-def test_an_action_that_is_not_finite_is_500(continuous_server):
+def test_an_action_that_is_not_finite_is_the_client_s_error_if_its_observation_is_absurd(continuous_server):
     body = {"inputs": [{"name": "obs", "shape": [1, 3], "datatype": "FP64", "data": [1e308] * 3}]}
     status, answer = continuous_server.request("POST", "/v2/models/continuous/infer", body)
-    assert status == 500
-    assert "not finite" in answer["error"]
+    assert status == 400
+    assert answer["error"] == "output 'action' is not finite; input 'obs' holds an absurd value"
 
 
 def test_an_encoding_that_is_not_supported_is_415(server):
@@ -392,15 +450,15 @@ def test_a_port_in_use_is_one_line(server, discrete, tmp_path):
 
 
 def test_a_port_in_use_is_an_exception_in_python():
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError, match="address already in use"):
-        listen("127.0.0.1", taken.getsockname()[1])
+    with listen("127.0.0.1", 0) as listener, pytest.raises(ServeError, match="address already in use"):
+        listen("127.0.0.1", listener.getsockname()[1])
 
 
 @pytest.mark.parametrize(
     ("host", "port", "message"),
     [
         ("192.0.2.1", 0, "cannot assign"),
-        ("no.such.host.invalid", 0, "--host no.such.host.invalid can't be resolved"),
+        ("no.such.host.invalid", 0, "port 0: "),
     ],
 )
 def test_an_address_that_cannot_be_had_is_explained(host, port, message):
@@ -453,7 +511,7 @@ def test_healthcheck_asks_the_server(server, start, discrete):
 
 def test_healthcheck_takes_no_other_answer_for_readiness():
     for answer in (b"HTTP/1.0 503 Service Unavailable\r\n\r\n", b"", b"200\r\n"):
-        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        with listen("127.0.0.1", 0) as listener, ThreadPoolExecutor(1) as pool:
             outcome = pool.submit(healthcheck, listener.getsockname()[1])
             connection, _ = listener.accept()
             with connection:

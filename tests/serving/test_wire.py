@@ -131,6 +131,18 @@ def test_a_half_closed_client_has_its_answer(server):
         assert until_closed(connection) == b""
 
 
+@pytest.mark.parametrize("path", ["/v2/repository/models/discrete/load", "/v2/repository/models/absent/unload"])
+def test_a_half_closed_client_has_an_answer_that_takes_longer(controlled, path):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(str(controlled))
+        connection.sendall(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" % path.encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = until_closed(connection)
+    assert statuses(answer) == [404 if "absent" in path else 200]
+    assert b"\r\nconnection: close\r\n" in answer
+
+
 def test_expect_continue_then_the_body(server):
     with connected(server) as connection:
         connection.sendall(POST + b"Expect: 100-Continue\r\nContent-Length: %d\r\n\r\n" % len(BODY))

@@ -1,0 +1,55 @@
+"""Paths of requests: how a model's name is written in one, and what to say of a path where there is nothing.
+
+A path is taken as it is: `..` and an empty part are names like others. Percent-encoding is undone in each part by
+itself, so that `%2F` belongs to a name and is no boundary.
+"""
+
+import re
+from collections.abc import Container
+from urllib.parse import unquote
+
+import httptools
+
+from serving.errors import quoted
+
+PREDICT = ":predict"
+"""What ends a path of TensorFlow Serving's: a model whose own name ends so has none."""
+
+_KEPT = re.compile("%(25|2F)", re.IGNORECASE)
+
+
+def part_of(name: str) -> str:
+    """A name as `decoded_path` has it: with `/` and `%` encoded, and nothing else."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def name_in(part: str) -> str:
+    """The inverse of `part_of`."""
+    return part.replace("%2F", "/").replace("%25", "%")
+
+
+def decoded_path(target: bytes) -> str:
+    """The decoded path of a request target, which may be a whole URL. Raises `ValueError` if it is neither."""
+    if target.startswith(b"/") and target.isascii() and not (b"%" in target or b"?" in target or b"#" in target):
+        return target.decode()
+    try:
+        path = (httptools.parse_url(target).path or b"/").decode("utf-8", "replace")
+    except httptools.HttpParserInvalidURLError:
+        raise ValueError("the request's target is not a URL or a path") from None
+    return unquote(_KEPT.sub(lambda found: f"%25{found[1].upper()}", path), errors="replace")
+
+
+def not_found(path: str, paths: Container[str]) -> str:
+    """What to say of a path that is not among the server's `paths`."""
+    parts = [part.removesuffix(PREDICT) if path.startswith("/v1/") else part for part in path.split("/")]
+    match parts:
+        case ["", "v1" | "v2", "models", name, *rest] if name:
+            model = quoted(name_in(name))
+            if f"/v2/models/{name}/ready" not in paths:
+                return f"there is no model {model}"
+            if f"/v2/models/{name}" not in paths:
+                return f"model {model} is not loaded"
+            match rest:
+                case ["versions", version, *_] if f"/v2/models/{name}/versions/{version}" not in paths:
+                    return f"model {model} has no version {quoted(name_in(version))} that is loaded"
+    return f"there is nothing at {quoted(path)[1:-1]}"
