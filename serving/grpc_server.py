@@ -7,9 +7,9 @@ wait for it has an end, and bytes that are no message are the sender's error. On
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -22,9 +22,11 @@ from serving.admission import Admission, admission
 from serving.batching import Gatherer
 from serving.catalog import Catalog, Model
 from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
+from serving.errors import ServeError, quoted
 from serving.events import emit
 from serving.exchange import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
 from serving.grpc_codec import Message, decode_infer, encode_infer, from_document, parse
+from serving.grpc_limits import BusyError, Turns, Watchers
 from serving.grpc_messages import (
     HEALTH,
     HEALTH_CHECK,
@@ -42,27 +44,57 @@ from serving.keys import KeyRing, refusal
 from serving.metrics import Metrics, Series
 from serving.not_finite import NotFiniteError
 from serving.observations import Array
-from serving.options import ServeError, ServeOptions
+from serving.options import ServeOptions
 from serving.policy import Policy
-from serving.sockets import grpc_url
+from serving.sockets import GrpcPort
+from serving.tls import Tls, TlsFiles
 from serving.traceparent import parse_traceparent
 
 WATCH_SECONDS = 0.5
 """How often a health service's watchers are told, if it has changed."""
+
+WATCHES_A_CONNECTION = 8
+"""How many watches of its health one connection may have. A client's channel has one for each service that it names."""
+
+CALLS_A_CONNECTION = 128
+"""Calls of one connection at a time; its client holds further ones back."""
+
+OPEN_MESSAGES = 4
+"""Messages at a time of the methods that need no key; they are small."""
+
+HANDSHAKE_SECONDS = 5.0
+"""How long a connection may take until it speaks HTTP/2."""
+
+PING_SECONDS = 30.0
+"""How often to ask a silent client whether it is still there."""
+
+MOST_DETAILS = 300
+"""Characters of a status's message. Clients take 8 KiB of metadata, and a byte that isn't ASCII becomes three."""
+
+LEFT_SECONDS = 0.02
+"""How long a call without a message may yet turn out to be one that its client has left."""
 
 HOLD_SECONDS, MOST_HOLDS = 0.2, 5
 """How long the last answers are held back, and how often again while calls still come. A call is cancelled if it comes
 after its client has been told of the end, and before it has heard; a client that waits for an answer makes none.
 """
 
-_OPEN = {call.path for call in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK, HEALTH_WATCH)}
+_ALWAYS = {call.path for call in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK)}
+"""What is answered however much is under way."""
+
+_OPEN = _ALWAYS | {HEALTH_WATCH.path}
 """What may be called without a key."""
+
+_BUSY = "too many calls at a time; come again"
 
 _KINDS = {
     grpc.StatusCode.INVALID_ARGUMENT: "bad_request",
     grpc.StatusCode.NOT_FOUND: "not_found",
     grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
     grpc.StatusCode.INTERNAL: "internal",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "busy",
+    grpc.StatusCode.UNAUTHENTICATED: "unauthorized",
+    grpc.StatusCode.UNIMPLEMENTED: "not_found",
 }
 """What a status is called among the errors counted."""
 
@@ -96,35 +128,39 @@ class GrpcServer:
         keys: KeyRing | None = None,
         gatherer: Gatherer | None = None,
         observers: Observers = NOBODY,
+        tls: Tls | None = None,
     ) -> None:
         """Nothing is listened on until `start`; to be made and used in the event loop."""
-        self._current, self._options, self._metrics = current, options, metrics
+        self._current, self._options, self._metrics, self._tls = current, options, metrics, tls
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._come, self._under_way = 0, 0  # calls, ever and now
-        self._gatherer, self._observers, self._keys = gatherer, observers.grpc, keys
+        most = options.max_connections
+        self._turns = Turns(max(1, options.max_buffered // options.max_body), most)
+        self._open_turns = Turns(OPEN_MESSAGES, most)
+        self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
+        self._gatherer, self._observers, self.keys = gatherer, observers.grpc, keys
         self._desks: WeakKeyDictionary[Policy, _Desk] = WeakKeyDictionary()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
-        self._server = grpc.aio.server(
-            handlers=[_Methods(self._methods(), keys, self._refusing)],
-            options=_channel_options(options),
-            maximum_concurrent_rpcs=options.max_connections,
-        )
 
-    async def start(self) -> str:
-        """Listen, and answer; its URL. Raises `ServeError`."""
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
-        address = f"{host}:{self._options.grpc_port}"
-        credentials = _credentials(self._options)
-        try:
-            if credentials is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, credentials)
-        except RuntimeError:
-            raise ServeError(f"can't listen on {address}; choose another --grpc-port (0: a free one)") from None
+    async def start(self, port: GrpcPort) -> None:
+        """Listen, and answer. Raises `ServeError`."""
+        self._server = grpc.aio.server(
+            handlers=[_Methods(self)],
+            options=_channel_options(self._options, is_shared=port.is_shared),
+        )
+        credentials = _credentials(self._tls) if self._tls else None
+        with port.opening():
+            for address in port.addresses:
+                try:
+                    if credentials is None:
+                        self._server.add_insecure_port(address)
+                    else:
+                        self._server.add_secure_port(address, credentials)
+                except RuntimeError:
+                    why = " or with this certificate" if credentials else ""
+                    raise ServeError(f"gRPC can't listen on {address}{why}; choose another --grpc-port") from None
         await self._server.start()
-        return grpc_url(self._options, port)
 
     async def stop(self, at_once: asyncio.Event) -> None:
         """Take no more calls; those under way are answered, unless that takes too long or they are to end at once."""
@@ -144,7 +180,8 @@ class GrpcServer:
             await self._server.stop(None)
         await draining
 
-    def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
+    def methods(self) -> dict[str, grpc.RpcMethodHandler]:
+        """What handles a call, by path."""
         unary: dict[Call, Answer] = {
             SERVER_LIVE: self._server_live,
             SERVER_READY: self._server_ready,
@@ -156,19 +193,24 @@ class GrpcServer:
         handlers = {call.path: self._unary(call, answer) for call, answer in unary.items()}
         handlers[MODEL_INFER.path] = self._unary(MODEL_INFER, None)
         methods = {path: grpc.stream_unary_rpc_method_handler(handler) for path, handler in handlers.items()}
-        watch = grpc.stream_stream_rpc_method_handler(self._watch)
+        watch = grpc.stream_stream_rpc_method_handler(self._watch_counted)
         return methods | {HEALTH_WATCH.path: watch}
 
     def _unary(self, call: Call, answer: Answer | None) -> Callable[..., Awaitable[bytes]]:
         """A method with one message and one answer, whose exceptions are statuses; without `answer` a model's."""
+        turns = self._open_turns if call.path in _ALWAYS else self._turns
+        most = sys.maxsize if call.path in _ALWAYS else self._options.max_connections
 
         async def handle(_messages: object, context: Any) -> bytes:
             self._come += 1
             self._under_way += 1
-            answered, failed, desk, whole, kind = b"", None, None, 0.0, ""
+            context.add_done_callback(self._done)  # not before its client has taken the answer
+            answered, failed, desk, whole = b"", None, None, 0.0
             came = perf_counter()
             try:
-                message = await self._read(call, context)
+                if self._under_way > most:
+                    raise BusyError
+                message = await self._read(call, context, turns)
                 whole = perf_counter()
                 if answer is None:
                     desk = self._desk(message)
@@ -176,17 +218,15 @@ class GrpcServer:
                 else:
                     reply = await answer(message)
                 answered = reply.SerializeToString()
+            except asyncio.CancelledError:
+                self._count(context, call.path, _code_of_cancelled(context), "", desk, came, whole)
+                raise
             except Exception as error:  # noqa: BLE001 (each has its status)
                 failed = status_of(error)
                 kind = "not_finite" if isinstance(error, FloatingPointError) else _KINDS[failed[0]]
-            self._under_way -= 1
-            code = failed[0] if failed else grpc.StatusCode.OK
-            if desk is None:
-                self._unrouted.answered(code.name, None, kind)
+                self._count(context, call.path, failed[0], kind, desk, came, whole)
             else:
-                desk.series.answered(code.name, perf_counter() - whole, kind)
-            if self._observers:
-                self._tell(context, call.path, code, kind, desk and desk.series, perf_counter() - came)
+                self._count(context, call.path, grpc.StatusCode.OK, "", desk, came, whole)
             if self._stopping.is_set():
                 await self._told.wait()
             if failed is not None:
@@ -195,16 +235,34 @@ class GrpcServer:
 
         return handle
 
-    def _refusing(self, method: str) -> grpc.RpcMethodHandler:
-        """What a method is without its key; `method` is empty if there is none of that path."""
+    def _done(self, _context: object) -> None:
+        self._under_way -= 1
+
+    def _count(
+        self,
+        context: Any,
+        method: str,
+        code: grpc.StatusCode,
+        kind: str,
+        desk: "_Desk | None" = None,
+        came: float | None = None,
+        whole: float = 0.0,
+    ) -> None:
+        """Count a call, and tell who observes; `whole` is when its message was there, and `came` when it began."""
+        now = perf_counter()
+        if desk is None:
+            self._unrouted.answered(code.name, None, kind)
+        else:
+            desk.series.answered(code.name, now - whole, kind)
+        if self._observers:
+            self._tell(context, method, code, kind, desk and desk.series, now - (came or now))
+
+    def refusing(self, method: str, code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:
+        """What ends a call with this status; `method` is empty if there is none of its path."""
 
         async def refuse(_messages: object, context: Any) -> None:
-            code = grpc.StatusCode.UNAUTHENTICATED
-            self._unrouted.answered(code.name, None, "unauthorized")
-            if self._observers:
-                self._tell(context, method, code, "unauthorized", None, 0.0)
-            given = dict(context.invocation_metadata()).get("authorization", "")
-            await context.abort(code, refusal(given.encode()))
+            self._count(context, method, code, _KINDS[code])
+            await context.abort(code, message)
 
         return grpc.stream_unary_rpc_method_handler(refuse)
 
@@ -224,14 +282,15 @@ class GrpcServer:
             parse_traceparent(given.get("traceparent", b"")),
             given.get("tracestate", b""),
             grpc_client(context.peer()),
-            (self._keys and self._keys.name_of(given.get("authorization", b""))) or "",
+            (self.keys and self.keys.name_of(given.get("authorization", b""))) or "",
         )
         for observe in self._observers:
             observe(exchange)
 
-    async def _read(self, call: Call, context: Any) -> Message:
-        async with asyncio.timeout(self._options.timeout):
-            content = await context.read()
+    async def _read(self, call: Call, context: Any, turns: Turns) -> Message:
+        content = await turns.read(context, self._options.timeout)
+        if content is grpc.aio.EOF:  # also of a call that its client has left, which is cancelled a moment later
+            await asyncio.sleep(LEFT_SECONDS)
         return parse(call, content)
 
     def _desk(self, message: Message) -> "_Desk":
@@ -287,15 +346,31 @@ class GrpcServer:
 
     async def _health_check(self, request: Message) -> Message:
         if (status := self._health(request.service)) == "SERVICE_UNKNOWN":
-            raise CallError(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}")
+            raise CallError(grpc.StatusCode.NOT_FOUND, f"there is no service {quoted(request.service)}")
         return HEALTH_CHECK.response(status=status)
 
-    async def _watch(self, _messages: object, context: Any) -> None:
-        """The health service's stream: how it is, and again whenever that has changed, until the server stops."""
+    async def _watch_counted(self, messages: object, context: Any) -> None:
+        """The health service's stream, unless there are too many."""
+        peer = context.peer()
         try:
-            request = await self._read(HEALTH_WATCH, context)
+            self._watchers.add(peer)
+        except BusyError as error:
+            code, message = status_of(error)
+            self._count(context, HEALTH_WATCH.path, code, _KINDS[code])
+            await context.abort(code, message)
+        try:
+            await self._watch(messages, context)
+        finally:
+            self._watchers.remove(peer)
+
+    async def _watch(self, _messages: object, context: Any) -> None:
+        """Tell how it is, and again whenever that has changed, until the server stops."""
+        try:
+            request = await self._read(HEALTH_WATCH, context, self._open_turns)
         except Exception as error:  # noqa: BLE001 (each has its status)
-            await context.abort(*status_of(error))
+            code, message = status_of(error)
+            self._count(context, HEALTH_WATCH.path, code, _KINDS[code])
+            await context.abort(code, message)
         told = ""
         while True:
             is_last = self._stopping.is_set()  # asked before the write, during which the end may come
@@ -314,32 +389,37 @@ class GrpcServer:
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The methods by path. One that needs a key is another without it."""
+    """The methods by path. One that needs a key is another without it, and so is one that there isn't."""
 
-    def __init__(
-        self,
-        methods: dict[str, grpc.RpcMethodHandler],
-        keys: KeyRing | None,
-        refusing: Callable[[str], grpc.RpcMethodHandler],
-    ) -> None:
-        self._methods, self._keys, self._refusing = methods, keys, refusing
+    def __init__(self, server: GrpcServer) -> None:
+        self._server, self._methods = server, server.methods()
 
-    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """What handles a call, or None if there is no such method."""
-        if self._keys is not None and call.method not in _OPEN:
-            given = dict(call.invocation_metadata).get("authorization", "")
-            if self._keys.name_of(given.encode()) is None:
-                return self._refusing(call.method if call.method in self._methods else "")
-        return self._methods.get(call.method)
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """What handles a call."""
+        known = self._methods.get(call.method)
+        if self._server.keys is not None and call.method not in _OPEN:
+            given = _authorization(call.invocation_metadata)
+            if self._server.keys.name_of(given) is None:
+                code = grpc.StatusCode.UNAUTHENTICATED
+                return self._server.refusing(call.method if known else "", code, refusal(given))
+        if known is None:
+            message = f"there is no method {quoted(call.method)[1:-1]}"
+            return self._server.refusing("", grpc.StatusCode.UNIMPLEMENTED, message)
+        return known
 
 
 def _unknown(name: str, version: str) -> CallError:
-    shown = f"{name!r}, version {version!r}" if version else repr(name)
+    shown = f"{quoted(name)}, version {quoted(version)}" if version else quoted(name)
     return CallError(grpc.StatusCode.NOT_FOUND, f"there is no model {shown}")
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status and the message that a call ends with, which has raised `error`."""
+    code, message = _status_of(error)
+    return code, message if len(message) <= MOST_DETAILS else f"{message[: MOST_DETAILS - 3]}..."
+
+
+def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     match error:
         case CallError():
             return error.code, str(error)
@@ -349,6 +429,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
             return grpc.StatusCode.INVALID_ARGUMENT, str(error)
         case FloatingPointError():
             return grpc.StatusCode.INTERNAL, str(error)
+        case BusyError():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, _BUSY
         case TimeoutError():
             return grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time"
         case _:
@@ -356,20 +438,51 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
             return grpc.StatusCode.INTERNAL, "internal error"
 
 
-def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
+def _authorization(metadata: Any) -> bytes:
+    given = dict(metadata).get("authorization", "")
+    return given.encode() if isinstance(given, str) else b""
+
+
+def _code_of_cancelled(context: Any) -> grpc.StatusCode:
+    """Why the client has left: its deadline, if it gave one, or something else."""
+    is_late = context.time_remaining() == 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+
+
+def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[str, int]]:
     return [
         # Only workers share a port: a second server would take half of the calls.
-        ("grpc.so_reuseport", int(options.workers > 1)),
+        ("grpc.so_reuseport", int(is_shared)),
         ("grpc.max_receive_message_length", options.max_body),
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_allowed_incoming_connections", 2 * options.max_connections),
+        ("grpc.max_concurrent_streams", CALLS_A_CONNECTION),
+        # Otherwise HTTP/2 would let a fast client send up to 16 MiB of each message before anybody reads it.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_idle_ms", int(1000 * options.keep_alive)),
-        ("grpc.server_handshake_timeout_ms", int(1000 * options.timeout)),
+        ("grpc.server_handshake_timeout_ms", int(1000 * min(options.timeout, HANDSHAKE_SECONDS))),
+        # A machine that has gone without a word would hold its place, with a watch open, for two hours.
+        ("grpc.keepalive_time_ms", int(1000 * PING_SECONDS)),
+        ("grpc.keepalive_timeout_ms", int(1000 * options.timeout)),
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
 
 
-def _credentials(options: ServeOptions) -> grpc.ServerCredentials | None:
-    if not (options.tls_cert and options.tls_key):
-        return None
-    pair = Path(options.tls_key).read_bytes(), Path(options.tls_cert).read_bytes()
-    authority = Path(options.tls_client_ca).read_bytes() if options.tls_client_ca else None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """What takes the certificates in force at each new connection."""
+    used = tls.files
+
+    def renew() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        if tls.files is used:
+            return None
+        used = tls.files
+        return _certificates(used)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _certificates(used), renew, require_client_authentication=used.authority is not None
+    )
+
+
+def _certificates(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.authority)

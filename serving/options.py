@@ -1,12 +1,12 @@
 """The server's options: one frozen dataclass, from which the command line is made. docs/serving.md explains them."""
 
-import ipaddress
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from serving.addresses import is_local
 from serving.errors import ServeError as ServeError
 
 OUT_OF_BOUNDS = ("reject", "clip", "allow")
@@ -120,19 +120,16 @@ class ServeOptions:
         for name in ("port", "grpc_port"):
             if not -1 <= (port := getattr(self, name)) <= 65535:
                 raise ServeError(f"there is no {flag(name)} {port}; choose one from 1 to 65535, or 0 for a free one")
-        if self.grpc_port == 0 and self.workers > 1:
-            raise ServeError("--workers share one --grpc-port: choose one from 1 to 65535")
+        if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
+            raise ServeError(f"HTTP and gRPC can't share port {self.grpc_port}; choose another --port or --grpc-port")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ServeError("--tls-cert and --tls-key belong together; give both")
         if self.tls_client_ca and not self.tls_cert:
             raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
         if self.otlp_endpoint is not None and not re.match("https?://[^/]", self.otlp_endpoint):
             raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {self.otlp_endpoint}")
-        if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca or self._is_local()):
-            raise ServeError(
-                f"anybody who reaches {self.host} could ask this server: give --keys or --tls-client-ca, or --insecure "
-                "if the network is trusted"
-            )
+        if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca):
+            self._refuse_strangers()
 
     @property
     def tcp_port(self) -> int | None:
@@ -146,13 +143,18 @@ class ServeOptions:
         """Whether anything but a Unix socket is listened on."""
         return self.tcp_port is not None or self.grpc_port >= 0
 
-    def _is_local(self) -> bool:
-        if self.host == "localhost":
-            return True
+    def _refuse_strangers(self) -> None:
         try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+            if is_local(self.host):
+                return
+        except ServeError as error:
+            raise ServeError(
+                f"{error}, and for one that others reach give --keys or --tls-client-ca, or --insecure"
+            ) from None
+        raise ServeError(
+            f"anybody who reaches {self.host} could ask this server: give --keys or --tls-client-ca, or --insecure "
+            "if the network is trusted"
+        )
 
 
 def kinds() -> dict[str, type]:

@@ -11,10 +11,8 @@ from pathlib import Path
 from serving.board import Board
 from serving.events import configure, emit, flush
 from serving.options import ServeError, ServeOptions
-from serving.sockets import grpc_url, listen, listeners
+from serving.sockets import listeners
 from serving.supervisor import Seat, supervise
-
-__all__ = ["listen", "serve"]
 
 
 def serve(path: str | Path, options: ServeOptions | None = None) -> None:
@@ -39,7 +37,7 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
 
 def _serve(path: Path, options: ServeOptions) -> None:
     board = Board(options.workers)
-    with listeners(options) as (sockets, places):
+    with listeners(options) as (sockets, places, grpc):
 
         def answer(seat: Seat) -> None:
             from serving.worker import work
@@ -47,11 +45,9 @@ def _serve(path: Path, options: ServeOptions) -> None:
             own = sockets[seat.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
                 listener.close()  # so that it closes with the worker whose it is
-            work(path, options, own, places, seat, board)
+            work(path, options, own, places, grpc, seat, board)
 
         if options.workers == 1:
             answer(Seat(0))
         else:
-            if options.grpc_port > 0:
-                places.append(grpc_url(options, options.grpc_port))
             supervise(options, answer, [listener for own in sockets for listener in own], places)

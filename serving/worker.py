@@ -6,7 +6,6 @@ import json
 import logging
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from serving.accepting import TlsAcceptor
 from serving.batching import Gatherer
 from serving.board import Board
 from serving.control import control_routes
@@ -32,8 +32,9 @@ from serving.options import ServeError, ServeOptions
 from serving.repository import Place, Repository, Source, settle
 from serving.routes import ReleaseRoutes, Route, make_routes, without_readiness
 from serving.site import Site
-from serving.sockets import BACKLOG, reason, refuse_new
+from serving.sockets import BACKLOG, GrpcPort, refuse_new
 from serving.supervisor import MAX_PACKET, Seat, announce
+from serving.tls import Tls, load_tls
 
 if TYPE_CHECKING:
     from serving.grpc_server import GrpcServer
@@ -59,7 +60,13 @@ _ERRORS: dict[str, type[Exception]] = {"unknown": LookupError, "refused": Bundle
 
 
 def work(
-    path: Path, options: ServeOptions, listeners: list[socket.socket], places: list[str], seat: Seat, board: Board
+    path: Path,
+    options: ServeOptions,
+    listeners: list[socket.socket],
+    places: list[str],
+    grpc_port: GrpcPort | None,
+    seat: Seat,
+    board: Board,
 ) -> None:
     """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
     source = settle(path) if seat.settled is None else _from_json(seat.settled)
@@ -73,13 +80,13 @@ def work(
             raise
         # Started for one that died, or beside others: not ready is better than not there.
     keys = KeyRing(options.keys) if options.keys else None
-    tls = _tls(options)
+    tls = load_tls(options)
     sys.setswitchinterval(SWITCH_SECONDS)
     with observers_of(options) as observers:
         loop = uvloop.new_event_loop()
         try:
             loop.run_until_complete(
-                Worker(repository, options, keys, seat, metrics, observers).run(listeners, tls, places)
+                Worker(repository, options, keys, seat, metrics, observers, tls).run(listeners, places, grpc_port)
             )
         finally:
             loop.close()
@@ -100,8 +107,11 @@ class Worker:
         seat: Seat,
         metrics: Metrics,
         observers: Observers,
+        tls: Tls | None,
     ) -> None:
         self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
+        self._tls = tls
+        self._acceptor: TlsAcceptor | None = None
         self._changing, self._looks = asyncio.Lock(), LookThread()
         self._stopping, self._at_once, self._is_told = asyncio.Event(), asyncio.Event(), False
         self._numbers = itertools.count()
@@ -116,26 +126,13 @@ class Worker:
         if options.poll:
             metrics.looked()
 
-    async def run(self, listeners: list[socket.socket], tls: ssl.SSLContext | None, places: list[str]) -> None:
+    async def run(self, listeners: list[socket.socket], places: list[str], grpc_port: GrpcPort | None) -> None:
         """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
-        loop = asyncio.get_running_loop()
         self._listen_to_signals()
-        grpc_server = self._grpc_server() if self._options.grpc_port >= 0 else None
-        if grpc_server:
-            url = await grpc_server.start()
-            places = places if url in places else [*places, url]
-        gatherer = self._gatherer
-        connect = partial(GatheringConnection, self.site, gatherer) if gatherer else partial(Connection, self.site)
-        servers = [
-            await loop.create_server(
-                connect,
-                sock=listener,
-                backlog=BACKLOG,
-                ssl=tls,
-                ssl_handshake_timeout=self._options.timeout if tls else None,
-            )
-            for listener in listeners
-        ]
+        grpc_server = self._grpc_server() if grpc_port else None
+        if grpc_server and grpc_port:
+            await grpc_server.start(grpc_port)
+        servers = await self._listen(listeners)
         sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
         self._say_ready(places)
         await self._stopping.wait()
@@ -155,6 +152,8 @@ class Worker:
         self.site.stopping = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), ASK_SECONDS)
+        if self._acceptor:
+            self._acceptor.abort()
         self.site.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), self._options.drain)
@@ -166,6 +165,20 @@ class Worker:
         await asyncio.sleep(0)
         self._looks.finish()
 
+    async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
+        """Take connections from now on."""
+        connect: Callable[[], Connection] = partial(Connection, self.site)
+        if self._gatherer:
+            connect = partial(GatheringConnection, self.site, self._gatherer)
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
+        most, connections = self._options.max_connections, self.site.connections
+        acceptor = TlsAcceptor(connect, listeners, self._tls, self._options.timeout, lambda: most - len(connections))
+        self._metrics.loads.append(lambda: (acceptor.pending, 0))
+        self._acceptor = acceptor
+        return [acceptor]
+
     def _grpc_server(self) -> "GrpcServer":
         """Raises `ServeError` if gRPC is not installed."""
         try:
@@ -173,7 +186,13 @@ class Worker:
         except ImportError as error:
             raise ServeError(f"--grpc-port needs {error.name}; pip install 'trpo-tf[grpc]'") from None
         return GrpcServer(
-            lambda: self.catalog, self._options, self._metrics, self.site.keys, self._gatherer, self._observers
+            lambda: self.catalog,
+            self._options,
+            self._metrics,
+            self.site.keys,
+            self._gatherer,
+            self._observers,
+            self._tls,
         )
 
     # The models
@@ -294,26 +313,14 @@ class Worker:
 
     async def _emptied(self) -> None:
         """Wait until no connection is left, or it is to end at once."""
-        while self.site.connections and not self._at_once.is_set():
+        while (self.site.connections or self._shakes_hands()) and not self._at_once.is_set():
             await asyncio.sleep(0.01)
+
+    def _shakes_hands(self) -> bool:
+        """Whether a client has connected that hasn't been able to ask yet."""
+        return self._acceptor is not None and self._acceptor.pending > 0
 
 
 def _from_json(settled: Any) -> Source:
     root, only = settled
     return Source(Path(root), only and Place(only[0], "", Path(only[1])))
-
-
-def _tls(options: ServeOptions) -> ssl.SSLContext | None:
-    """TLS 1.2 at least, with client certificates if they are asked for. Raises `ServeError`."""
-    if not options.tls_cert:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-        if options.tls_client_ca:
-            context.load_verify_locations(options.tls_client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise ServeError(f"the TLS certificate or key can't be used: {reason(error)}; give PEM files") from None
-    return context

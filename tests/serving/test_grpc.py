@@ -1,5 +1,6 @@
 """gRPC: real servers, tritonclient, gRPC's own channels and health client, and what goes wrong."""
 
+import json
 import re
 import signal
 import subprocess
@@ -8,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -17,10 +18,19 @@ import serving
 
 grpc = pytest.importorskip("grpc")
 
-from serving.grpc_messages import HEALTH_CHECK, HEALTH_WATCH, INFERENCE, MODEL_INFER, SERVER_LIVE  # noqa: E402
+from serving.grpc_messages import (  # noqa: E402
+    HEALTH_CHECK,
+    HEALTH_WATCH,
+    INFERENCE,
+    MODEL_INFER,
+    MODEL_METADATA,
+    SERVER_LIVE,
+    SERVER_READY,
+)
 
 ROW = np.float32([[0.1, -0.2, 0.05, 0.3]])
 Code = grpc.StatusCode
+BUSY = "too many calls at a time; come again"
 
 
 @contextmanager
@@ -238,31 +248,168 @@ def test_a_message_that_does_not_come_ends_its_call_and_no_other(start, discrete
     """More such calls than a pool of threads would have."""
     with start(discrete, "--grpc-port", "0", "--timeout", "2") as server, channel_to(server) as channel:
         silence = threading.Event()
-
-        def never():
-            silence.wait(30)
-            yield from ()
-
-        stalled = [channel.stream_unary(MODEL_INFER.path).future(never(), timeout=20) for _ in range(40)]
+        stalled = [channel.stream_unary(MODEL_INFER.path).future(never(silence), timeout=20) for _ in range(40)]
         assert call(channel, MODEL_INFER, request_for(ROW)).model_name == "discrete"
         assert Counter(answer.exception().code() for answer in stalled) == {Code.DEADLINE_EXCEEDED: 40}
         assert {answer.exception().details() for answer in stalled} == {"the message did not arrive in time"}
         silence.set()
 
 
-def test_more_calls_at_a_time_than_allowed_are_refused(start, discrete):
+def never(silence):
+    silence.wait(30)
+    yield from ()
+
+
+def test_more_calls_at_a_time_than_allowed_are_refused_and_counted(start, discrete, scrape):
+    """Health is asked for all the same, and a place is free as soon as its call has ended."""
     with start(discrete, "--grpc-port", "0", "--max-connections", "3") as server, channel_to(server) as channel:
-        watches = [channel.unary_stream(HEALTH_WATCH.path)(b"", timeout=20) for _ in range(3)]
-        for watch in watches:
-            next(watch)
-        assert error_of(channel, MODEL_INFER, request_for(ROW))[0] == Code.RESOURCE_EXHAUSTED
-        watches[0].cancel()
-        answered = False
-        until = time.monotonic() + 10
-        while not answered and time.monotonic() < until:
-            with suppress(grpc.RpcError):
-                answered = call(channel, MODEL_INFER, request_for(ROW)).model_name == "discrete"
-        assert answered, "a call that has ended still counts"
+        silence = threading.Event()
+        stalled = [channel.stream_unary(MODEL_INFER.path).future(never(silence), timeout=20) for _ in range(3)]
+        eventually(lambda: under_way(scrape(server)) == 3)
+        assert error_of(channel, MODEL_INFER, request_for(ROW)) == (Code.RESOURCE_EXHAUSTED, BUSY)
+        for method in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK):
+            call(channel, method)
+        value = scrape(server)
+        labels = {"model": "", "version": "", "protocol": "grpc"}
+        assert value("trpo_tf_requests_total", code="RESOURCE_EXHAUSTED", **labels) == 1
+        assert value("trpo_tf_errors_total", kind="busy", model="") == 1
+        stalled[0].cancel()
+        eventually(lambda: call(channel, MODEL_INFER, request_for(ROW)).model_name == "discrete")
+        silence.set()
+
+
+def under_way(value):
+    return value("trpo_tf_requests_in_flight") - 1  # which the scrape itself is
+
+
+def eventually(holds, seconds=10):
+    """Waits until it holds, which a call that is refused does not."""
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(grpc.RpcError):
+            if holds():
+                return
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def watch(channel, service=""):
+    invoke = channel.unary_stream(HEALTH_WATCH.path, response_deserializer=HEALTH_WATCH.response.FromString)
+    return invoke(HEALTH_WATCH.request(service=service).SerializeToString(), timeout=30)
+
+
+def test_watchers_take_no_places_of_calls(start, discrete, scrape):
+    """Each connection may have some: one that asks for many does not keep others from theirs."""
+    options = ("--grpc-port", "0", "--max-connections", "4")
+    with start(discrete, *options) as server, channel_to(server) as greedy, channel_to(server) as other:
+        mine = [watch(greedy) for _ in range(20)]
+        told, refused = 0, []
+        for stream in mine:
+            try:
+                told += next(stream).status == 1
+            except grpc.RpcError as error:
+                refused.append(error.code())
+        assert (told, refused) == (8, [Code.RESOURCE_EXHAUSTED] * 12) or told < 8
+        with pytest.raises(grpc.RpcError):  # two for each connection that is allowed
+            next(watch(other))
+        for channel in (greedy, other):
+            assert call(channel, MODEL_INFER, request_for(ROW)).model_name == "discrete"
+        for stream in mine:
+            stream.cancel()
+        eventually(lambda: next(watch(other)).status == 1)
+        assert scrape(server)("trpo_tf_errors_total", kind="busy", model="") >= 13
+
+
+@pytest.mark.parametrize("service", ["", INFERENCE])
+def test_idle_clients_that_check_health_live_beside_one_that_acts(start, discrete, service):
+    """gRPC's own health check holds a watch open on each connection."""
+    pytest.importorskip("grpc_health")
+    import grpc_health.v1.health  # noqa: F401 (which makes gRPC know of it)
+
+    config = json.dumps({"healthCheckConfig": {"serviceName": service}, "loadBalancingConfig": [{"round_robin": {}}]})
+    options = [("grpc.service_config", config), ("grpc.use_local_subchannel_pool", 1)]
+    with start(discrete, "--grpc-port", "0", "--max-connections", "20") as server, ExitStack() as stack:
+        address = f"ipv4:127.0.0.1:{server.grpc_port}"
+        idle = [stack.enter_context(grpc.insecure_channel(address, options)) for _ in range(30)]
+        for channel in idle:
+            grpc.channel_ready_future(channel).result(10)
+        with channel_to(server) as acting:
+            for _ in range(20):
+                assert call(acting, MODEL_INFER, request_for(ROW)).model_name == "discrete"
+        assert call(idle[-1], MODEL_INFER, request_for(ROW)).model_name == "discrete"
+
+
+def test_a_service_that_there_is_not_stays_watched(channel):
+    stream = watch(channel, "x" * 100_000)
+    assert next(stream).status == 3
+    time.sleep(0.7)
+    assert stream.is_active()
+    stream.cancel()
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+def test_a_call_that_its_client_leaves_is_counted_and_no_more_under_way(start, discrete, scrape, how):
+    code = {"cancel": "CANCELLED", "deadline": "DEADLINE_EXCEEDED"}[how]
+    with start(discrete, "--grpc-port", "0") as server, channel_to(server) as channel:
+        silence = threading.Event()
+        left = channel.stream_unary(MODEL_INFER.path).future(never(silence), timeout=20 if how == "cancel" else 0.5)
+        eventually(lambda: under_way(scrape(server)) == 1)
+        if how == "cancel":
+            left.cancel()
+        eventually(lambda: under_way(scrape(server)) == 0)
+        labels = {"model": "", "version": "", "protocol": "grpc"}
+        assert scrape(server)("trpo_tf_requests_total", code=code, **labels) == 1
+        silence.set()
+        server.stop(signal.SIGTERM)
+
+
+def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scrape):
+    code = """
+import asyncio, sys, serving.__main__
+from serving.grpc_server import GrpcServer
+async def act(self, policy, asked):
+    await asyncio.sleep(60)
+GrpcServer._act = act
+sys.exit(serving.__main__.main(sys.argv[1:]))
+"""
+    with start(discrete, "--grpc-port", "0", code=code) as server, channel_to(server) as channel:
+        assert error_of(channel, MODEL_INFER, request_for(ROW), wait=1)[0] == Code.DEADLINE_EXCEEDED
+        eventually(lambda: under_way(scrape(server)) == 0)
+        labels = {"model": "discrete", "version": "1", "protocol": "grpc"}
+        assert scrape(server)("trpo_tf_requests_total", code="DEADLINE_EXCEEDED", **labels) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 20_000, "\U0001f916" * 20_000, "%\n" * 100_000])
+def test_a_long_name_is_cut_in_what_is_answered(channel, name):
+    for method, asked in (
+        (MODEL_INFER, request_for(ROW, name)),
+        (MODEL_INFER, request_for(ROW, model_version=name)),
+        (MODEL_METADATA, MODEL_METADATA.request(name=name)),
+        (HEALTH_CHECK, HEALTH_CHECK.request(service=name)),
+    ):
+        code, message = error_of(channel, method, asked)
+        assert (code, len(message) < 300) == (Code.NOT_FOUND, True)
+    request = request_for(ROW, id="7")
+    request.inputs[0].name = name
+    code, message = error_of(channel, MODEL_INFER, request)
+    assert (code, len(message) <= 300) == (Code.INVALID_ARGUMENT, True)
+
+
+@pytest.mark.parametrize("path", ["/x", f"/{INFERENCE}/" + "x" * 5000, "/%zz\u00e9", "//"])
+def test_an_odd_method_is_unimplemented_and_counted(grpc_server, channel, scrape, path):
+    labels = {"model": "", "version": "", "protocol": "grpc", "code": "UNIMPLEMENTED"}
+    before = scrape(grpc_server)("trpo_tf_requests_total", **labels) or 0
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(path)(b"", timeout=10)
+    assert (caught.value.code(), len(caught.value.details()) < 200) == (Code.UNIMPLEMENTED, True)
+    assert scrape(grpc_server)("trpo_tf_requests_total", **labels) == before + 1
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_too_much_metadata_ends_its_call_alone(channel, size):
+    code, _ = error_of(channel, SERVER_LIVE, metadata=(("x-large", "x" * size),))
+    assert code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE, Code.INTERNAL)
+    eventually(lambda: call(channel, SERVER_LIVE).live)
 
 
 # Keys and certificates
@@ -378,12 +525,7 @@ sys.exit(serving.__main__.main(sys.argv[1:]))
 def test_a_second_signal_ends_what_is_under_way(start, discrete):
     with start(discrete, "--grpc-port", "0", "--drain", "60") as server, channel_to(server) as channel:
         silence = threading.Event()
-
-        def never():
-            silence.wait(30)
-            yield from ()
-
-        stalled = channel.stream_unary(MODEL_INFER.path).future(never(), timeout=30)
+        stalled = channel.stream_unary(MODEL_INFER.path).future(never(silence), timeout=30)
         assert call(channel, SERVER_LIVE).live
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
@@ -403,8 +545,9 @@ def serve_fails(*arguments, **environment):
 
 
 def test_a_port_that_is_taken_is_one_line(grpc_server, discrete):
-    said = serve_fails(str(discrete), "--port", "0", "--grpc-port", str(grpc_server.grpc_port))
-    assert said.startswith(f"error: can't listen on 127.0.0.1:{grpc_server.grpc_port}; choose another --grpc-port")
+    port = grpc_server.grpc_port
+    said = serve_fails(str(discrete), "--port", "0", "--grpc-port", str(port))
+    assert said.startswith(f"error: can't listen on 127.0.0.1 port {port}: address already in use; choose")
 
 
 def test_a_reachable_address_needs_keys_over_grpc_alone_too(discrete, tmp_path):
