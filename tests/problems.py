@@ -50,8 +50,7 @@ def keras_float(dtype: str):
 
 def make_policy(kind: str, dtype: str = "float64", *, seed: int = 0, hidden: tuple[int, ...] = (5,)) -> Policy:
     head = head_of(kind)
-    with keras_float(dtype):
-        network = mlp(OBSERVATIONS, hidden, head.inputs, seed=seed, last_layer_scale=1.0)
+    network = mlp(OBSERVATIONS, hidden, head.inputs, seed=seed, last_layer_scale=1.0, dtype=dtype)
     observation = ArraySpec("obs", "float32", (OBSERVATIONS,))
     return Policy(Encoder(plain=(observation,)), network, head, (observation,), ACTIONS[kind])
 

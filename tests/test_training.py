@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from trpo_tf.exporting import export_run, in_process
 from trpo_tf.runs import load_run
 from trpo_tf.training import resume, train
 
+REACH = "environments:Reach-v0"
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -211,8 +213,10 @@ def network(*layers, inputs=2):
 
 
 REFUSED = {
-    "has state that is not trained": lambda: network(keras.layers.BatchNormalization(), keras.layers.Dense(2)),
-    "leave out BatchNormalization and Dropout": lambda: network(keras.layers.Dropout(0.5), keras.layers.Dense(2)),
+    r"something else in training .* dropout \(Dropout\)": lambda: network(
+        keras.layers.Dropout(0.5), keras.layers.Dense(2)
+    ),
+    "can't be read back after training": lambda: network(keras.layers.Lambda(lambda x: 2 * x), keras.layers.Dense(2)),
     r"output has shape \(None, 3\); it must be \(None, 2\)": lambda: network(keras.layers.Dense(3)),
     r"doesn't take inputs of shape \(None, 2\)": lambda: network(keras.layers.Dense(2), inputs=7),
 }
@@ -225,18 +229,49 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(reaso
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_can_not_be_written_down_is_refused(small_config, tmp_path):
-    class Mine(keras.Model):
-        def __init__(self, width):
-            super().__init__()
-            self.dense = keras.layers.Dense(2)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    with pytest.raises(UserError, match="can't be written as JSON"):
-        train(small_config(), tmp_path / "run", policy_network=Mine(3))
+def test_a_value_network_is_refused_by_its_own_name(small_config, tmp_path):
+    for refused in (network(keras.layers.Dropout(0.5), keras.layers.Dense(1)), network(keras.layers.Dense(2))):
+        with pytest.raises(UserError, match=r"^value_network"):
+            train(small_config(), tmp_path / "run", value_network=refused)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_recurrent_frozen_and_unused_weights_train_and_come_back(small_config, tmp_path):
+    """Beside the weights that are trained: an unused seed, and a frozen layer that its config makes again."""
+    entry = keras.Input((2,))
+    frozen = keras.layers.Dense(4, kernel_initializer=keras.initializers.Orthogonal(seed=3), trainable=False)
+    recurrent = keras.layers.LSTM(3, unroll=True)(keras.layers.Reshape((4, 1))(frozen(entry)))
+    unused = 0 * keras.layers.Dense(2)(keras.ops.stop_gradient(entry))
+    policy_network = keras.Model(entry, keras.layers.Dense(2)(recurrent) + unused)
+    kernel = frozen.kernel.numpy()
+    run = train(small_config(total_steps=64), tmp_path / "run", policy_network=policy_network)
+    np.testing.assert_array_equal(frozen.kernel.numpy(), kernel)
+    obs = np.array([[1, 1], [3, -1]], np.float32)
+    loaded = load_run(str(tmp_path / "run"))
+    ours, theirs = (in_process(each.policy, "walk").run(obs, np.zeros((2, 2), np.float32)) for each in (run, loaded))
+    np.testing.assert_array_equal(ours, theirs)
+    assert [line["update_status"] for line in lines(run)] == ["accepted"]
+
+
+def test_default_networks_are_float32_whatever_keras_is_set_to(small_config, tmp_path):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        run = train(small_config(total_steps=64), tmp_path / "run")
+        layers = load_run(tmp_path / "run").policy.policy.network.network.layers
+    finally:
+        keras.config.set_dtype_policy(policy)
+    layers += run.components.value_function.network.network.layers
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+
+
+def test_an_environment_that_has_changed_since_the_run_is_named(trained, tmp_path):
+    folder = shutil.copytree(trained.run.folder, tmp_path / "run")
+    config = folder / "config.toml"
+    for env_id, differs in (("CartPole-v1", r"\(None, 4\): it takes \(None, 2\)"), (REACH, "theta is .* there and")):
+        config.write_text(re.sub('env_id = ".*"', f'env_id = "{env_id}"', config.read_text()))
+        with pytest.raises(UserError, match=f"environment {env_id} is not as it was when .*{differs}"):
+            load_run(folder)
 
 
 def test_integer_observations_and_actions_that_start_at_three(small_config, tmp_path):

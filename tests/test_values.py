@@ -21,7 +21,7 @@ def test_adam_takes_the_steps_of_keras():
 
 @pytest.fixture(scope="module")
 def critic():
-    return ValueFunction(mlp(2, (16,), 1), [tf.TensorSpec((None, 2), tf.float32)], xla=True)
+    return ValueFunction(mlp(2, (16,), 1), xla=True)
 
 
 def fitted(critic, targets, weights, inputs, epochs=60):

@@ -14,6 +14,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads import Head, make_head
+from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.sampling.vine import branch_count
@@ -103,6 +104,8 @@ def build_components(
     if value_network is None:
         sizes, seed = critic.critic_hidden_sizes, config.seed + 1
         value_network = default_network(encoder.inputs, sizes, 1, activation=settings.activation, seed=seed)
+    check_shapes(policy_network, encoder.inputs, head.inputs, "policy_network")
+    check_shapes(value_network, encoder.inputs, 1, "value_network")
     policy = Policy(encoder, policy_network, head, observation, action)
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
     # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
@@ -110,7 +113,7 @@ def build_components(
     branches = branch_count(head, config.vine) if config.sampler_is_vine else None
     return Components(
         policy=policy,
-        value_function=ValueFunction(value_network, encoder.inputs, xla=xla),
+        value_function=ValueFunction(value_network, xla=xla),
         update=compile_update(policy, config, branches, xla=xla),
         encode=tf.function(encoder, autograph=False, jit_compile=xla),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),

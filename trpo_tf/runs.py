@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import tomli_w
 
 from export.folders import new_folder
@@ -24,8 +23,9 @@ from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config, read_config
 from trpo_tf.errors import UserError
 from trpo_tf.files import write_atomically
+from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture
 from trpo_tf.policies.policy import TrainedPolicy
-from trpo_tf.state import TrainingState
+from trpo_tf.state import TrainingState, WeightsMismatch
 
 CONFIG_FILE = "config.toml"
 POLICY_NETWORK_FILE = "policy_network.json"
@@ -73,25 +73,35 @@ def create_run(folder: Path, config: Config, components: Components, state: Trai
     }
     with new_folder(folder) as scratch:
         for name, network in networks.items():
-            (scratch / name).write_text(_architecture(network))
+            (scratch / name).write_text(architecture(network, name.removesuffix(".json")))
         (scratch / CONFIG_FILE).write_text(tomli_w.dumps(config.to_dict()))
         (scratch / CHECKPOINTS_FOLDER).mkdir()
         save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
     return Run(folder, config, components, state)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: str | Path) -> Run:
     """Read a run folder. Raises `UserError` if it is none, or can't be read."""
+    folder = Path(folder)
     if not is_run(folder):
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
     config = read_config(folder / CONFIG_FILE)
-    components = build_components(config, _network(folder / POLICY_NETWORK_FILE), _network(folder / VALUE_NETWORK_FILE))
+    networks = [from_architecture(folder / file) for file in (POLICY_NETWORK_FILE, VALUE_NETWORK_FILE)]
+    state = load_checkpoint(folder / CHECKPOINTS_FOLDER)
+    try:
+        components = build_components(config, *networks)
+        components.initial_state(config.sampling.num_envs).with_weights(state.weights())
+    except (NetworkMismatch, WeightsMismatch) as error:
+        raise UserError(
+            f"the environment {config.env_id} is not as it was when {folder} was trained, or a network's class is not "
+            f"({error}); use them as they were, or train a new run"
+        ) from error
     summary = folder / SUMMARY_FILE
     return Run(
         folder,
         config,
         components,
-        load_checkpoint(folder / CHECKPOINTS_FOLDER),
+        state,
         json.loads(summary.read_text()) if summary.exists() else {},
     )
 
@@ -101,21 +111,3 @@ def with_summary(run: Run, summary: Mapping[str, Any]) -> Run:
     text = json.dumps(summary, indent=2)
     write_atomically(run.folder / SUMMARY_FILE, f"{text}\n".encode())
     return replace(run, summary=summary)
-
-
-def _architecture(network: keras.Model) -> str:
-    try:
-        return str(network.to_json(indent=2))
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise UserError(f"network {network.name!r} can't be written as JSON: {error}; give it a get_config") from error
-
-
-def _network(path: Path) -> keras.Model:
-    try:
-        return keras.models.model_from_json(path.read_text())
-    except (OSError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} can't be read ({reason}); layers of your own must be registered with "
-            "keras.saving.register_keras_serializable"
-        ) from error

@@ -19,6 +19,10 @@ RECENT_EPISODES = 20
 Arrays = dict[str, NDArray[Any]]
 
 
+class WeightsMismatch(ValueError):
+    """Weights of another number or shape than those that they are to replace."""
+
+
 class Best(NamedTuple):
     """The policy that did best in a trial, the mean return that it had there, and the steps it was trained for."""
 
@@ -102,12 +106,12 @@ class TrainingState:
         }
 
     def with_weights(self, arrays: Mapping[str, NDArray[Any]]) -> "TrainingState":
-        """With another run's `weights`. Raises `ValueError` if one is absent or of another shape."""
+        """With another run's `weights`. Raises `WeightsMismatch` if one is absent or of another shape."""
         own = self.weights()
         for name, array in own.items():
             if name not in arrays or arrays[name].shape != array.shape:
                 found = arrays[name].shape if name in arrays else "absent"
-                raise ValueError(f"{name} is {found} there and {array.shape} here")
+                raise WeightsMismatch(f"{name} is {found} there and {array.shape} here")
         return dataclasses.replace(self, **_weights(arrays))
 
     @classmethod

@@ -19,6 +19,7 @@ from trpo_tf.evaluation import evaluate
 from trpo_tf.exporting import in_process, versions
 from trpo_tf.initialization import read_weights
 from trpo_tf.iteration import iterate
+from trpo_tf.policies.network_checks import check_trainable
 from trpo_tf.reporting.metrics import MetricsLog
 from trpo_tf.reporting.profiling import FIRST_TRACED, Profiler
 from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, with_summary
@@ -67,6 +68,9 @@ def train(
     folder = Path(out) if out is not None else default_folder(config)
     config = with_env_backend(config)
     components = build_components(config, policy_network, value_network)
+    for name, network in (("policy_network", policy_network), ("value_network", value_network)):
+        if network is not None:
+            check_trainable(network, components.policy.encoder.inputs, name)
     state = components.initial_state(config.sampling.num_envs)
     if init_from is not None:
         state = read_weights(Path(init_from), state)
@@ -89,7 +93,7 @@ def resume(
     and number of threads.
     """
     listening = checked_callbacks(callbacks)
-    run = load_run(Path(folder))
+    run = load_run(folder)
     if "trained" in run.summary:
         raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
     if profile:

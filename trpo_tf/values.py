@@ -1,6 +1,5 @@
 """The critic: a value network, and its fit to returns by Adam in one compiled loop."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -15,9 +14,9 @@ from trpo_tf.solvers.adam import AdamState, adam
 class ValueFunction:
     """State values from encoded observations."""
 
-    def __init__(self, network: keras.Model, inputs: Sequence[Any], *, xla: bool) -> None:
-        """`network` maps `inputs`, `tf.TensorSpec`s, to [batch, 1]; raises `UserError` otherwise."""
-        self.network = PureNetwork(network, inputs, 1)
+    def __init__(self, network: keras.Model, *, xla: bool) -> None:
+        """`network` is built, and maps encoded observations to [batch, 1]."""
+        self.network = PureNetwork(network)
         self.values = tf.function(self._values, autograph=False, jit_compile=xla)
         self.fit = tf.function(self._fit, autograph=False, jit_compile=xla)
 

@@ -24,7 +24,7 @@ def test_value_and_products_are_those_of_automatic_differentiation(activations):
     network, rng = chain(*activations), np.random.default_rng(1)
     weights = [tf.constant(rng.normal(size=v.shape)) for v in network.trainable_variables]
     inputs = tf.constant(rng.normal(size=(BATCH, INPUTS)))
-    pure = PureNetwork(network, [tf.TensorSpec((None, INPUTS), tf.float64)], OUTPUTS)
+    pure = PureNetwork(network)
     by_hand = linearize_chain(network, weights, inputs)
     own = linearize(lambda parts: pure.apply(parts, inputs)[0], weights)
     np.testing.assert_allclose(by_hand.value, own.value, atol=1e-14)
@@ -55,7 +55,7 @@ def test_another_network_is_differentiated_by_tensorflow():
     network = keras.Model(
         entry, keras.layers.Dense(OUTPUTS)(keras.layers.Concatenate()([entry, keras.layers.Dense(4)(entry)]))
     )
-    pure = PureNetwork(network, [tf.TensorSpec((None, INPUTS), tf.float32)], OUTPUTS)
+    pure = PureNetwork(network)
     weights = [tf.convert_to_tensor(v) for v in network.trainable_variables]
     linear = pure.linearize(weights, tf.ones((BATCH, INPUTS)))
     np.testing.assert_allclose(linear.value, network(np.ones((BATCH, INPUTS))), rtol=1e-6)

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,15 +5,12 @@ from problems import ACTIONS, head_of
 
 from serving import ArraySpec
 from serving.policy import draw_noise
-from trpo_tf.errors import UserError
 from trpo_tf.exporting import in_process
 from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.networks import PureNetwork, mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.sampling.actor import Actor
-
-INPUTS = [tf.TensorSpec((None, 3), tf.float32)]
 
 
 def policy_and_parameters(kind, *, dtype="float32", normalize=True):
@@ -83,7 +79,7 @@ def test_without_normalisation_the_network_sees_the_observation():
 
 def test_flat_parameters_are_the_keras_weights_and_back():
     network = mlp(3, (4, 5), 2, seed=3)
-    pure = PureNetwork(network, INPUTS, 2, [(2,)])
+    pure = PureNetwork(network, [(2,)])
     theta = pure.flat(np.float32([7.0, 8.0]))
     inputs = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     output, (extra,) = pure.apply(pure.split(tf.constant(theta)), inputs)
@@ -101,16 +97,3 @@ def test_initial_weights_are_orthogonal_and_follow_the_seed():
     again, other = (mlp(8, (8,), 2, seed=s).layers[0].kernel.numpy() for s in (1, 2))
     np.testing.assert_array_equal(hidden, again)
     assert not np.allclose(hidden, other)
-
-
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        ([keras.layers.BatchNormalization(), keras.layers.Dense(2)], "state that is not trained"),
-        ([keras.layers.Dropout(0.1), keras.layers.Dense(2)], "state that is not trained"),
-        ([keras.layers.Dense(3)], r"output has shape \(None, 3\); it must be \(None, 2\)"),
-    ],
-)
-def test_networks_that_can_not_train_are_refused(layers, message):
-    with pytest.raises(UserError, match=message):
-        PureNetwork(keras.Sequential([keras.Input((3,)), *layers]), INPUTS, 2)

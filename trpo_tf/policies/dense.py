@@ -19,6 +19,7 @@ def is_chain(network: keras.Model) -> bool:
     return isinstance(network, keras.Sequential) and all(
         type(layer) is keras.layers.Dense
         and layer.use_bias
+        and layer.trainable
         and layer.activation in _ELEMENTWISE
         and layer.compute_dtype == layer.variable_dtype
         for layer in network.layers

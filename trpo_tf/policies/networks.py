@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.errors import UserError
 from trpo_tf.policies.dense import is_chain, linearize_chain
 from trpo_tf.solvers.fisher import Linearization, linearize
 
@@ -21,6 +20,7 @@ def mlp(
     activation: str = "tanh",
     last_layer_scale: float = 1.0,
     seed: int = 0,
+    dtype: str = "float32",
 ) -> keras.Model:
     """A multilayer perceptron with orthogonal initial weights, gain sqrt(2), and zero biases."""
     seeds = np.random.SeedSequence(seed).generate_state(len(hidden_sizes) + 1)
@@ -29,11 +29,12 @@ def mlp(
         return keras.initializers.Orthogonal(gain, seed=int(seeds[index]))
 
     layers = [
-        keras.layers.Dense(size, activation, kernel_initializer=orthogonal(np.sqrt(2.0), i))
+        keras.layers.Dense(size, activation, kernel_initializer=orthogonal(np.sqrt(2.0), i), dtype=dtype)
         for i, size in enumerate(hidden_sizes)
     ]
-    last = keras.layers.Dense(outputs, kernel_initializer=orthogonal(last_layer_scale, len(hidden_sizes)))
-    return keras.Sequential([keras.Input((inputs,)), *layers, last])
+    scale = orthogonal(last_layer_scale, len(hidden_sizes))
+    last = keras.layers.Dense(outputs, kernel_initializer=scale, dtype=dtype)
+    return keras.Sequential([keras.Input((inputs,), dtype=dtype), *layers, last])
 
 
 def cnn(
@@ -54,7 +55,7 @@ def cnn(
 
     def convolution() -> keras.layers.Layer:
         orthogonal = keras.initializers.Orthogonal(np.sqrt(2.0), seed=int(next(seeds)))
-        return keras.layers.Conv2D(16, 4, 2, activation=activation, kernel_initializer=orthogonal)
+        return keras.layers.Conv2D(16, 4, 2, activation=activation, kernel_initializer=orthogonal, dtype="float32")
 
     entries = [keras.Input(tuple(spec.shape[1:]), dtype=spec.dtype.name) for spec in inputs]
     features = []
@@ -62,9 +63,9 @@ def cnn(
         if len(entry.shape) == 2:
             features.append(entry)
             continue
-        pixels = keras.layers.Rescaling(1 / 255)(entry)
-        features.append(keras.layers.Flatten()(convolution()(convolution()(pixels))))
-    joined = features[0] if len(features) == 1 else keras.layers.Concatenate()(features)
+        pixels = keras.layers.Rescaling(1 / 255, dtype="float32")(entry)
+        features.append(keras.layers.Flatten(dtype="float32")(convolution()(convolution()(pixels))))
+    joined = features[0] if len(features) == 1 else keras.layers.Concatenate(dtype="float32")(features)
     last = mlp(
         joined.shape[1],
         hidden_sizes,
@@ -89,28 +90,10 @@ class PureNetwork:
     Extra parameters that no layer holds (a log standard deviation) stand at the vector's end.
     """
 
-    def __init__(
-        self, network: keras.Model, inputs: Sequence[Any], outputs: int, extra: Sequence[tuple[int, ...]] = ()
-    ) -> None:
-        """`inputs` are `tf.TensorSpec`s with a free batch dimension.
-
-        Raises `UserError` unless `network` maps them to [batch, outputs] and has no other state.
-        """
-        zeros = [np.zeros((1, *spec.shape[1:]), spec.dtype.as_numpy_dtype) for spec in inputs]
-        try:
-            shape = tuple(network(zeros if len(zeros) > 1 else zeros[0]).shape[1:])
-        except (TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            wanted = " and ".join(f"{tuple(spec.shape)}" for spec in inputs)
-            raise UserError(f"the network doesn't take inputs of shape {wanted}: {reason}") from error
-        if network.non_trainable_variables:
-            names = ", ".join(v.path for v in network.non_trainable_variables[:3])
-            raise UserError(
-                f"the network has state that is not trained ({names}); leave out BatchNormalization and Dropout"
-            )
-        if shape != (outputs,):
-            raise UserError(f"the network's output has shape {(None, *shape)}; it must be (None, {outputs})")
+    def __init__(self, network: keras.Model, extra: Sequence[tuple[int, ...]] = ()) -> None:
+        """`network` is built, and as `check_trainable` wants it. What it holds beside its weights stays as it is."""
         self.network = network
+        self._constants = [v.numpy() for v in network.non_trainable_variables]
         self.shapes = [tuple(v.shape) for v in network.trainable_variables] + [tuple(s) for s in extra]
         self.sizes = [int(np.prod(shape)) for shape in self.shapes]
         self.dense_only = all(len(shape) <= 2 for shape in self.shapes)
@@ -138,7 +121,7 @@ class PureNetwork:
         """The network's output [batch, outputs] for its weights in `parts`, and the extra parameters."""
         count = len(self.network.trainable_variables)
         values = list(inputs) if isinstance(inputs, tuple) else inputs
-        output, _ = self.network.stateless_call(list(parts[:count]), [], values)
+        output, _ = self.network.stateless_call(list(parts[:count]), self._constants, values)
         return output, list(parts[count:])
 
     def linearize(self, weights: Sequence[Any], inputs: Any) -> Linearization:

@@ -28,10 +28,10 @@ class Policy:
         observation: tuple[ArraySpec, ...],
         action: ArraySpec,
     ) -> None:
-        """Raises `UserError` if the network does not fit encoder and head."""
+        """The network is built, and takes what the encoder gives and gives what the head takes."""
         self.encoder, self.head = encoder, head
         self.spec = PolicySpec(observation, action, head.noise)
-        self.network = PureNetwork(network, encoder.inputs, head.inputs, head.extra_shapes)
+        self.network = PureNetwork(network, head.extra_shapes)
 
     @property
     def is_discrete(self) -> bool:

@@ -33,7 +33,9 @@ def linearize(function: Callable[[Any], Any], point: Any) -> Linearization:
         with tf.GradientTape() as tape:
             tape.watch(point)
             value = function(point)
-        return tape.gradient(value, point, output_gradients=cotangent)
+        return tape.gradient(
+            value, point, output_gradients=cotangent, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
 
     return Linearization(function(point), forward, backward)
 
