@@ -1,12 +1,15 @@
 """`python -m serving PATH`: serve policies over HTTP."""
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from serving.command_line import parse_arguments
 from serving.errors import BundleError, ServeError
 from serving.events import write_line
 from serving.server import serve
+from serving.signals import ignore
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving") -> int:
@@ -15,12 +18,21 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving"
     try:
         bundle, options = parse_arguments(arguments, prog)
         serve(bundle, options)
+        ignore()
+        _end_with_threads()
     except (BundleError, ServeError) as error:
         if "--debug" in arguments:
             raise
         write_line(f"error: {' '.join(str(error).split())}")
         return 2
     return 0
+
+
+def _end_with_threads() -> None:
+    """End now if a thread hangs in a call, for which Python would wait, or which it would tear down in its middle."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if any(not thread.daemon or thread.name == "repository" for thread in others):
+        os._exit(0)
 
 
 if __name__ == "__main__":

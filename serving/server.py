@@ -6,11 +6,14 @@ that they hold, nor sessions, whose memory each worker would share and then copy
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from serving.board import Board
+from serving.credentials import Credentials
 from serving.events import configure, emit, flush
 from serving.options import ServeError, ServeOptions
+from serving.signals import Stopped, guarded, ignore
 from serving.sockets import listeners
 from serving.supervisor import Seat, supervise
 
@@ -28,15 +31,18 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
     if options.workers > 1 and "onnxruntime" in sys.modules:
         raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `python -m serving`")
     configure(options.log_format, options.workers)
-    try:
-        _serve(Path(path), options)
-        emit("stop", "stopped")
-    finally:
-        flush()
+    with guarded():
+        try:
+            with suppress(Stopped):
+                _serve(Path(path), options)
+            ignore()
+            emit("stop", "stopped")
+        finally:
+            flush()
 
 
 def _serve(path: Path, options: ServeOptions) -> None:
-    board = Board(options.workers)
+    board, credentials = Board(options.workers), Credentials(options)
     with listeners(options) as (sockets, places, grpc):
 
         def answer(seat: Seat) -> None:
@@ -45,9 +51,9 @@ def _serve(path: Path, options: ServeOptions) -> None:
             own = sockets[seat.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
                 listener.close()  # so that it closes with the worker whose it is
-            work(path, options, own, places, grpc, seat, board)
+            work(path, options, credentials, own, places, grpc, seat, board)
 
         if options.workers == 1:
             answer(Seat(0))
         else:
-            supervise(options, answer, [listener for own in sockets for listener in own], places)
+            supervise(options, answer, credentials, [listener for own in sockets for listener in own], places)

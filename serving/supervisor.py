@@ -1,12 +1,13 @@
 """The parent of several workers: forks them, starts those anew that die, and passes on what one of them is told.
 
-Parent and worker talk over a socket pair, a JSON object a packet. A worker says `ready` or `failed` when it starts,
-`ask` when a client wants a model loaded or unloaded, and `done` when it has done so itself. The parent says `do` to
-all of them, `answer` to the one that asked, and `stop`. A worker whose socket closes has lost its parent, and stops.
+Parent and worker talk over a `serving.channel`. A worker says `ready` or `failed` when it starts, `ask` when a client
+wants a model loaded or unloaded, `done` when it has done so itself, and `reloaded` when it has new credentials. The
+parent says `do` to all of them, `answer` to the one that asked, `reload` after SIGHUP, and `stop`. Every second it
+says `ping`, which a worker answers in its event loop with `pong`: one that does not hangs, and is replaced. A worker
+whose socket closes has lost its parent, and stops.
 """
 
 import itertools
-import json
 import logging
 import os
 import selectors
@@ -14,10 +15,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from serving.channel import MOST_TEXT, open_channel, receive, send
+from serving.credentials import Credentials
 from serving.errors import BundleError
 from serving.events import configure_worker, emit, flush
 from serving.options import ServeError, ServeOptions
@@ -28,7 +31,25 @@ RESTART_SECONDS = 1.0
 KILL_SECONDS = 5.0
 """How much longer than `drain` a worker may take to end."""
 
-MAX_PACKET = 2**20
+PING_SECONDS = 1.0
+"""How often a worker is asked for a sign of life."""
+
+MOST_PINGS = 5
+"""Pings in a row that a worker may leave unanswered. Counted, not timed: a parent that was itself stopped goes on
+counting where it was, and has read the answers by then.
+"""
+
+START_SECONDS, START_FACTOR = 60.0, 10.0
+"""How long a worker that takes another's place may take to load: this, and so many times as long as others took."""
+
+STOP_SECONDS = 2.0
+"""How long a worker that is to end at once may take."""
+
+MOST_NAMES = 10
+"""Models whose names are announced at the start, if there are no more; of more than these, the first few."""
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Seat(NamedTuple):
@@ -53,6 +74,8 @@ class _Worker:
     channel: socket.socket
     started: float
     is_ready: bool = False
+    unanswered: int = 0
+    is_killed: bool = False
 
 
 @dataclass
@@ -73,6 +96,7 @@ class Supervisor:
 
     options: ServeOptions
     work: Callable[[Seat], None]
+    credentials: Credentials
     listeners: Sequence[socket.socket]
     places: Sequence[str]
     workers: dict[int, _Worker] = field(default_factory=dict)
@@ -84,6 +108,8 @@ class Supervisor:
     is_announced: bool = False
     stop_signals: int = 0
     deadline: float = 0.0
+    ping_due: float = 0.0
+    slowest_start: float = 0.0
 
     def __post_init__(self) -> None:
         self.selector = selectors.DefaultSelector()
@@ -97,8 +123,8 @@ class Supervisor:
             while self.workers or (self.due and not self.stop_signals):
                 for key, _ in self.selector.select(self.patience()):
                     if key.fileobj is woken:
-                        for _ in woken.recv(64):
-                            self.stop()
+                        for number in woken.recv(64):
+                            self.reload() if number == signal.SIGHUP else self.stop()
                     else:
                         self.hear(key.data)
                 self.keep_time()
@@ -107,8 +133,7 @@ class Supervisor:
 
     def start(self, index: int) -> None:
         """Fork a worker."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
+        ours, theirs = open_channel()
         seat = Seat(index, theirs, self.settled, tuple(self.unloaded))
         pid = os.fork()
         if pid == 0:
@@ -122,22 +147,19 @@ class Supervisor:
         self.selector.register(ours, selectors.EVENT_READ, index)
 
     def hear(self, index: int) -> None:
-        """Take a worker's packet, or notice its end."""
+        """Take a worker's message, or notice its end."""
         worker = self.workers[index]
-        try:
-            packet = worker.channel.recv(MAX_PACKET)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet = b""
-        if not packet:
-            self.bury(index)
-            return
-        match json.loads(packet):
-            case {"ready": names, "settled": settled}:
+        worker.unanswered = 0
+        match receive(worker.channel):
+            case None:
+                self.bury(index)
+            case {"ready": names, "count": count, "settled": settled}:
                 worker.is_ready = True
+                self.slowest_start = max(self.slowest_start, time.monotonic() - worker.started)
                 self.settled = settled
-                self.welcome(names)
+                self.welcome(names, count)
+            case {"reloaded": True}:
+                self.credentials.refresh()
             case {"failed": text}:
                 self.failure = text
             case {"ask": number, "action": action, "name": name}:
@@ -145,7 +167,7 @@ class Supervisor:
             case {"done": number, "error": error}:
                 self.settle(number, index, error)
 
-    def welcome(self, names: list[str]) -> None:
+    def welcome(self, names: list[str], count: int) -> None:
         """After the first worker start the others; with the last, say that all are there."""
         if self.is_announced or self.stop_signals:
             return
@@ -154,7 +176,7 @@ class Supervisor:
                 self.start(index)
         if all(worker.is_ready for worker in self.workers.values()):
             self.is_announced = True
-            announce(names, self.places)
+            announce(names, count, self.places)
 
     def bury(self, index: int) -> None:
         """A worker has ended: start another, unless that was to be expected."""
@@ -195,10 +217,14 @@ class Supervisor:
             self.tell(asked.index, {"answer": asked.number, "error": asked.error})
 
     def tell(self, index: int, message: dict[str, Any]) -> None:
-        """Send a packet. One that has died, or hangs, doesn't get it."""
+        """Send a message. One that has died, or hangs, doesn't get it."""
         if index in self.workers:
-            with suppress(OSError):
-                self.workers[index].channel.send(json.dumps(message).encode())
+            send(self.workers[index].channel, message)
+
+    def reload(self) -> None:
+        """Have all workers read keys and certificates again."""
+        for index in self.workers:
+            self.tell(index, {"reload": True})
 
     def stop(self) -> None:
         """Let the workers finish what is under way; told again, let them end at once."""
@@ -206,14 +232,18 @@ class Supervisor:
             self.deadline = time.monotonic() + self.options.drain + KILL_SECONDS
             for listener in self.listeners:
                 listener.close()  # each worker has its own, and closes it when it has taken what waits there
+        else:
+            self.deadline = min(self.deadline, time.monotonic() + STOP_SECONDS)
         self.stop_signals += 1
-        for index in self.workers:
+        for index, worker in self.workers.items():
             self.tell(index, {"stop": True})
+            if not worker.is_ready:
+                os.kill(worker.pid, signal.SIGTERM)  # it may be loading for long, and has no requests
 
     def patience(self) -> float | None:
-        """Seconds until something is due; None if nothing is."""
-        times = [self.deadline] if self.stop_signals else list(self.due.values())
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        """Seconds until something is due."""
+        times = [self.deadline] if self.stop_signals else [self.ping_due, *self.due.values()]
+        return max(0.0, min(times) - time.monotonic())
 
     def keep_time(self) -> None:
         """Start the workers that are due, and kill those that don't end."""
@@ -226,21 +256,44 @@ class Supervisor:
         for index, when in list(self.due.items()):
             if now >= when:
                 self.start(index)
+        if now >= self.ping_due:
+            self.ping_due = now + PING_SECONDS
+            for index, worker in self.workers.items():
+                self.ping(index, worker, now)
+
+    def ping(self, index: int, worker: _Worker, now: float) -> None:
+        """Ask a worker for a sign of life, or kill it if it has given none for too long."""
+        if worker.is_ready:
+            is_hung, what = worker.unanswered >= MOST_PINGS, "does not answer"
+        else:
+            most = START_SECONDS + START_FACTOR * self.slowest_start
+            is_hung, what = self.is_announced and now - worker.started > most, "takes too long to start"
+        if is_hung and not worker.is_killed:
+            worker.is_killed = True
+            message = f"worker {index} (process {worker.pid}) {what}, and is killed"
+            emit("worker", message, level=logging.WARNING, worker=index, process=worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+        elif worker.is_ready:
+            worker.unanswered += 1
+            self.tell(index, {"ping": True})
 
 
-def announce(names: Sequence[str], places: Sequence[str]) -> None:
-    """Say on stderr what is served, and where."""
-    message = f"serving {', '.join(names) or 'nothing yet'} on {' and '.join(places)}"
-    emit("start", message, models=list(names), listening=list(places))
+def announce(names: Sequence[str], count: int, places: Sequence[str]) -> None:
+    """Say on stderr what is served, and where: `count` models, of which `names` has the first `MOST_NAMES`."""
+    shown = ", ".join(names) or "nothing yet"
+    if count > len(names):
+        shown = f"{count} models ({', '.join(names[:3])}, ...)"
+    message = f"serving {shown} on {' and '.join(places)}"
+    emit("start", message, models=list(names), count=count, listening=list(places))
 
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """A socket that a byte comes from for each SIGTERM and SIGINT."""
+    """A socket that the number of each SIGTERM, SIGINT and SIGHUP comes from, as a byte."""
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     with woken, waker:
-        handlers = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
         before = signal.set_wakeup_fd(waker.fileno())
         try:
             yield woken
@@ -261,12 +314,13 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
         configure_worker(seat.worker_index)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
         work(seat)
         status = 0
     except (BundleError, ServeError) as error:
         if seat.channel is not None:
-            seat.channel.send(json.dumps({"failed": str(error)}).encode())
+            send(seat.channel, {"failed": str(error)[:MOST_TEXT]})
         status = 2
     except Exception as error:  # noqa: BLE001 (it is logged)
         emit("fault", f"worker {seat.worker_index} failed", level=logging.ERROR, fault=error)
@@ -278,8 +332,9 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
 def supervise(
     options: ServeOptions,
     work: Callable[[Seat], None],
+    credentials: Credentials,
     listeners: Sequence[socket.socket],
     places: Sequence[str],
 ) -> None:
     """Run `options.workers` processes of `work` until SIGTERM or SIGINT. Raises `ServeError`."""
-    Supervisor(options, work, listeners, places).run()
+    Supervisor(options, work, credentials, listeners, places).run()

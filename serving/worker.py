@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import logging
 import signal
 import socket
@@ -18,23 +17,24 @@ import uvloop
 from serving.accepting import TlsAcceptor
 from serving.batching import Gatherer
 from serving.board import Board
+from serving.channel import MOST_TEXT, receive, send
 from serving.control import control_routes
+from serving.credentials import Credentials
 from serving.errors import BundleError
 from serving.events import emit
 from serving.exchange import Observers
 from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection
-from serving.keys import KeyRing
 from serving.look_thread import LookThread
 from serving.metrics import Metrics
 from serving.observers import observers_of
 from serving.options import ServeError, ServeOptions
+from serving.reloading import Reloader
 from serving.repository import Place, Repository, Source, settle
 from serving.routes import ReleaseRoutes, Route, make_routes, without_readiness
 from serving.site import Site
 from serving.sockets import BACKLOG, GrpcPort, refuse_new
-from serving.supervisor import MAX_PACKET, Seat, announce
-from serving.tls import Tls, load_tls
+from serving.supervisor import MOST_NAMES, Seat, announce
 
 if TYPE_CHECKING:
     from serving.grpc_server import GrpcServer
@@ -62,6 +62,7 @@ _ERRORS: dict[str, type[Exception]] = {"unknown": LookupError, "refused": Bundle
 def work(
     path: Path,
     options: ServeOptions,
+    credentials: Credentials,
     listeners: list[socket.socket],
     places: list[str],
     grpc_port: GrpcPort | None,
@@ -79,14 +80,12 @@ def work(
         if seat.settled is None:
             raise
         # Started for one that died, or beside others: not ready is better than not there.
-    keys = KeyRing(options.keys) if options.keys else None
-    tls = load_tls(options)
     sys.setswitchinterval(SWITCH_SECONDS)
     with observers_of(options) as observers:
         loop = uvloop.new_event_loop()
         try:
             loop.run_until_complete(
-                Worker(repository, options, keys, seat, metrics, observers, tls).run(listeners, places, grpc_port)
+                Worker(repository, options, credentials, seat, metrics, observers).run(listeners, places, grpc_port)
             )
         finally:
             loop.close()
@@ -103,14 +102,13 @@ class Worker:
         self,
         repository: Repository,
         options: ServeOptions,
-        keys: KeyRing | None,
+        credentials: Credentials,
         seat: Seat,
         metrics: Metrics,
         observers: Observers,
-        tls: Tls | None,
     ) -> None:
         self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
-        self._tls = tls
+        self._tls = credentials.tls
         self._acceptor: TlsAcceptor | None = None
         self._changing, self._looks = asyncio.Lock(), LookThread()
         self._stopping, self._at_once, self._is_told = asyncio.Event(), asyncio.Event(), False
@@ -120,7 +118,8 @@ class Worker:
         self._observers = observers
         self.catalog = repository.catalog
         self._release_routes: ReleaseRoutes = {}
-        self.site = Site(self._routes(), options, metrics, keys, observers)
+        self.site = Site(self._routes(), options, metrics, credentials.keys, observers)
+        self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=seat.worker_index == 0)
         self._gatherer = Gatherer(options.max_batch) if options.batching else None
         metrics.show(self.catalog)
         if options.poll:
@@ -134,6 +133,7 @@ class Worker:
             await grpc_server.start(grpc_port)
         servers = await self._listen(listeners)
         sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
+        self._reloader.start()
         self._say_ready(places)
         await self._stopping.wait()
         following.cancel()
@@ -163,7 +163,8 @@ class Worker:
         for connection in list(self.site.connections):
             connection.abort()
         await asyncio.sleep(0)
-        self._looks.finish()
+        if not self._at_once.is_set():
+            self._looks.finish()
 
     async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
         """Take connections from now on."""
@@ -256,36 +257,45 @@ class Worker:
         try:
             await self._change(action, name)
         except LookupError as unknown:
-            error = ["unknown", str(unknown.args[0])]
+            error = ["unknown", str(unknown.args[0])[:MOST_TEXT]]
         except BundleError as refused:
-            error = ["refused", str(refused)]
+            error = ["refused", str(refused)[:MOST_TEXT]]
         self._tell({"done": number, "error": error})
 
     def _hear(self, channel: socket.socket) -> None:
-        packet = channel.recv(MAX_PACKET)
-        match json.loads(packet or b'{"stop": true}'):
+        match receive(channel):
             case {"do": number, "action": action, "name": name}:
                 task = asyncio.ensure_future(self._do(number, action, name))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             case {"answer": number, "error": error} if number in self._asked:
                 self._asked[number].set_result(error)
+            case {"ping": True}:
+                self._tell({"pong": True})
+            case {"reload": True}:
+                self._reloader.ask()
             case {"stop": True}:
                 self._stop()
-        if not packet:
-            asyncio.get_running_loop().remove_reader(channel)
+            case None:
+                asyncio.get_running_loop().remove_reader(channel)
+                self._stop()
 
     def _tell(self, message: dict[str, Any]) -> None:
         if self._seat.channel is not None:
-            with suppress(BrokenPipeError):  # the parent has died, and the reader stops this worker
-                self._seat.channel.send(json.dumps(message).encode())
+            send(self._seat.channel, message)
 
     def _say_ready(self, places: list[str]) -> None:
         names, (root, only) = list(self.catalog.releases), self._repository.source
+        shown, count = names[:MOST_NAMES], len(names)
         if self._seat.channel is None:
-            announce(names, places)
+            announce(shown, count, places)
         settled = [str(root), only and [only.name, str(only.folder)]]
-        self._tell({"ready": names, "settled": settled})
+        self._tell({"ready": shown, "count": count, "settled": settled})
+
+    def _say_reloaded(self) -> None:
+        """Tell the parent, so that a worker which it starts later has the same keys and certificates."""
+        if self._seat.worker_index == 0:
+            self._tell({"reloaded": True})
 
     # The end
 
@@ -294,6 +304,7 @@ class Worker:
         if channel is None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
             return
         # The parent says when to stop, and when at once. Service managers signal every process beside it: that
         # counts once.

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +39,17 @@ class Server:
             return response.status, json.loads(response.read() or "null")
         finally:
             connection.close()
+
+    def follow(self) -> list[str]:
+        """What it writes on stderr from now on, as it comes; no `stop` then."""
+        lines: list[str] = []
+
+        def read(stream) -> None:
+            with stream:
+                lines.extend(iter(stream.readline, ""))
+
+        threading.Thread(target=read, args=[os.fdopen(os.dup(self.process.stderr.fileno()))], daemon=True).start()
+        return lines
 
     def stop(self, number: int) -> tuple[int, str]:
         """Exit status, and what it wrote on stderr since it started, but for its farewell."""

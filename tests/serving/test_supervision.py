@@ -1,0 +1,203 @@
+"""Workers that hang are replaced and others are not; the process ends whatever its threads do."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+INFER = "/v2/models/discrete/infer"
+
+# Runs code in each worker before it works: the parent must not have imported what a worker does.
+IN_WORKERS = """
+import sys, serving.supervisor as s, serving.__main__ as m
+be_worker = s._be_worker
+def changed(work, seat):
+    def prepared(seat):
+        import serving.policy as p
+        infer = p.Policy.infer
+        def act(self, observations, *rest):
+            if len(observations) == 3:
+                {hang}
+            return infer(self, observations, *rest)
+        p.Policy.infer = act
+        work(seat)
+    be_worker(prepared, seat)
+s._be_worker = changed
+sys.exit(m.main())
+"""
+
+
+def workers_of(process) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def request(rows: int) -> dict:
+    data = [0.0] * 4 * rows
+    return {"inputs": [{"name": "obs", "shape": [rows, 4], "datatype": "FP32", "data": data}]}
+
+
+@contextmanager
+def hanging(how: str, start, discrete):
+    """A server of two workers of which one hangs, in one way or another; its process number, and when that began."""
+    loop = {"python": "while True: pass", "native": "import ctypes; ctypes.PyDLL(None).sleep(3600)"}.get(how, "pass")
+    code = IN_WORKERS.format(hang=loop)
+    with start(discrete, "--workers", "2", code=code) as server, closing(server.connect()) as connection:
+        if how == "stopped":
+            hung = workers_of(server.process)[0]
+            os.kill(hung, signal.SIGSTOP)
+        else:
+            hung = None
+            connection.request("POST", INFER, json.dumps(request(3)))
+        yield server, hung, time.monotonic()
+
+
+@pytest.mark.parametrize("how", ["stopped", "python", "native"])
+def test_a_worker_that_hangs_is_replaced_within_ten_seconds(start, discrete, how):
+    with hanging(how, start, discrete) as (server, hung, since):
+        before = set(workers_of(server.process))
+        lines = server.follow()
+        wait_for(lambda: len(set(workers_of(server.process)) - before) == 1, 10 - (time.monotonic() - since))
+        (gone,) = before - set(workers_of(server.process))
+        assert hung in (None, gone)
+        assert server.request("POST", INFER, request(2))[0] == 200
+        wait_for(lambda: len(lines) >= 2, 5)
+        assert re.fullmatch(rf"worker [01] \(process {gone}\) does not answer, and is killed\n", lines[0])
+        assert "was killed by signal 9; another takes its place" in lines[1]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_neither_a_parent_that_was_stopped_nor_full_load_costs_a_worker(start, discrete):
+    """Two busy processes on every core; the parent is stopped for longer than a worker may be silent."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        with start(discrete, "--workers", "2") as server:
+            before = workers_of(server.process)
+            server.process.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            while time.monotonic() - stopped < 9:
+                assert server.request("POST", INFER, request(4096))[0] == 200
+            server.process.send_signal(signal.SIGCONT)
+            time.sleep(3)
+            assert workers_of(server.process) == before
+            assert server.stop(signal.SIGTERM) == (0, "")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_many_models_of_long_names_are_announced_in_a_short_line(discrete, tmp_path, workers):
+    count = 100
+    for number in range(count):
+        (tmp_path / f"{'m' * 215}{number:05d}").symlink_to(discrete)
+    command = [sys.executable, "-m", "serving", str(tmp_path), "--workers", workers, "--port", "0", "--poll", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            assert line.startswith(f"serving {count} models (mmm")
+            assert re.search(r"00002, \.\.\.\) on http://127\.0\.0\.1:\d+$", line)
+            assert len(line) < 1000
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+STUCK = """
+import sys, os, threading, serving.repository as r, serving.__main__ as m
+refresh, calls = r.Repository.refresh, []
+def look(self, **how):
+    calls.append(0)
+    if len(calls) > 2:
+        threading.Event().wait()
+    refresh(self, **how)
+r.Repository.refresh = look
+{more}
+sys.exit(m.main())
+"""
+
+
+@pytest.mark.parametrize("more", ["", "threading.Thread(target=threading.Event().wait).start()"])
+def test_one_process_ends_whatever_its_threads_do(start, discrete, more):
+    with start(discrete, "--poll", "0.1", "--drain", "1", code=STUCK.format(more=more)) as server:
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert server.stop(signal.SIGTERM) == (0, "")
+        assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_two_signals_end_it_at_once(start, discrete, workers):
+    with start(discrete, "--workers", workers, "--drain", "60") as server, closing(server.connect()) as connection:
+        connection.putrequest("POST", INFER)
+        connection.putheader("Content-Length", "10")
+        connection.endheaders(b"{")
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert server.process.poll() is None
+        assert server.stop(signal.SIGTERM) == (0, "")
+
+
+def test_two_signals_end_it_at_once_though_a_worker_hangs(start, discrete):
+    with start(discrete, "--workers", "2", "--drain", "60") as server:
+        os.kill(workers_of(server.process)[0], signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert server.stop(signal.SIGTERM) == (0, "")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_ends_it(discrete, workers, number):
+    code = (
+        "import sys, time, serving.__main__ as m\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'serving.worker':\n"
+        "            print('loading', flush=True); time.sleep(60)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "sys.exit(m.main())\n"
+    )
+    command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "loading\n"
+            for harmless in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                process.send_signal(harmless)
+            time.sleep(0.2)
+            assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(10) == 0
+            assert process.stderr.read() == "stopped\n"
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_no_signal_that_nobody_means_ends_it(start, discrete, workers):
+    with start(discrete, "--workers", workers) as server:
+        everybody = [server.process.pid, *workers_of(server.process)]
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+            for pid in everybody:
+                os.kill(pid, number)
+        time.sleep(0.5)
+        assert server.request("POST", INFER, request(1))[0] == 200
+        assert [server.process.pid, *workers_of(server.process)] == everybody
+        assert server.stop(signal.SIGTERM) == (0, "")
