@@ -8,6 +8,7 @@ sender leaves unread. docs/serving.md lists the limits.
 import asyncio
 import logging
 import math
+import socket
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any
@@ -16,7 +17,7 @@ import httptools
 
 from serving.events import emit, shown
 from serving.exchange import Exchange, http_client, sane_id
-from serving.routes import HttpError, Response, Route, too_large
+from serving.routes import NO_CONTENT, HttpError, Response, Route, too_large
 from serving.site import Site, busy
 from serving.traceparent import parse_traceparent
 
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=MAX_QUIET)
         if self._site.observers:
             self._client = http_client(transport)  # now, for one that has left has no address any more
+        self._checks_host = transport.get_extra_info("socket").family != socket.AF_UNIX
         self._site.admit(self)
 
     def data_received(self, data: bytes) -> None:
@@ -195,6 +197,10 @@ class Connection(asyncio.Protocol):
                 raise HttpError(400, "the Host header is missing")
         elif b"," in head[b"host"]:
             raise HttpError(400, "there is more than one Host header")
+        if self._checks_host and not (
+            self._target.startswith(b"/") and self._site.is_allowed_host(head.get(b"host", b""))
+        ):
+            self._site.check_host(self._target, head)
         route = self._site.judge(self._target, self._method, head)
         if self._site.reserve and self in self._site.reserve and not route.is_health:
             self._site.find_place(self, self._now())
@@ -287,21 +293,16 @@ class Connection(asyncio.Protocol):
         request_id = b""
         if b"x-request-id" in self._head and (request_id := sane_id(self._head[b"x-request-id"])):
             headers += b"x-request-id: %b\r\n" % request_id
+        if b"origin" in self._head:
+            headers += self._site.cross_origin.headers(self._head[b"origin"])
         if not keep:
             headers += b"connection: close\r\n"
         elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
             headers += b"connection: keep-alive\r\n"
-        self._transport.write(
-            b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (
-                _STATUS_LINES[status],
-                self._site.date,
-                headers,
-                content_type,
-                len(body),
-                b"" if self._method == b"HEAD" else body,
-            )
-        )
+        if status != NO_CONTENT:
+            headers += b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
+        sent = b"" if self._method == b"HEAD" else body
+        self._transport.write(b"%b%b%b\r\n%b" % (_STATUS_LINES[status], self._site.common, headers, sent))
         if series is None:
             self._site.unrouted.answered(status, None, error)
         else:

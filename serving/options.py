@@ -48,6 +48,14 @@ class ServeOptions:
     tls_client_ca: str | None = _option(
         None, "accept only clients with a certificate that one of these authorities signed (PEM)", metavar="FILE"
     )
+    allow_host: tuple[str, ...] = _option(
+        (), "also answer requests whose Host header has this name; may be repeated", metavar="NAME"
+    )
+    cors_origin: tuple[str, ...] = _option(
+        (),
+        "let web pages of this site ask: https://app.example, or * for any; may be repeated",
+        metavar="ORIGIN",
+    )
     public_key: str | None = _option(
         None, "load only bundles whose signature holds for this public key (PEM)", metavar="FILE", section="models"
     )
@@ -128,6 +136,12 @@ class ServeOptions:
             raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
         if self.otlp_endpoint is not None and not re.match("https?://[^/]", self.otlp_endpoint):
             raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {self.otlp_endpoint}")
+        for name in self.allow_host:
+            if not re.fullmatch(r"[\w.-]+|\[?[0-9a-fA-F:.]+\]?", name):
+                raise ServeError(f"--allow-host takes a name such as policies.example, without a port, not {name}")
+        for origin in self.cors_origin:
+            if origin != "*" and not re.fullmatch(r"[a-zA-Z][\w+.-]*://[^/@?#\s]+", origin):
+                raise ServeError(f"--cors-origin takes an origin such as https://app.example, or *, not {origin}")
         if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca):
             self._refuse_strangers()
 
@@ -142,6 +156,16 @@ class ServeOptions:
     def is_reachable(self) -> bool:
         """Whether anything but a Unix socket is listened on."""
         return self.tcp_port is not None or self.grpc_port >= 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether TCP is listened on for this machine alone. Raises `ServeError`."""
+        return is_local(self.host)
+
+    @property
+    def checks_host(self) -> bool:
+        """Whether the Host header of requests over TCP is looked at. Raises `ServeError`."""
+        return bool(self.allow_host) or (not (self.keys or self.tls_client_ca) and self.is_local)
 
     def _refuse_strangers(self) -> None:
         try:

@@ -34,6 +34,8 @@ Answers = dict[str, Array]
 
 _REPOSITORY = "/v2/repository/models/"
 
+NO_CONTENT = 204
+
 RETRY_SECONDS = 1
 """When to come back, in a 503's Retry-After."""
 
@@ -192,10 +194,14 @@ def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
     except ValueError as error:
         raise HttpError(400, str(error)) from None
     route = routes.get(path) or routes.get(path.removesuffix("/")) or _route_of_any_model(path, routes)
+    if path == "*" and method == b"OPTIONS":
+        return no_content(b"allow: GET, HEAD, POST, OPTIONS\r\n")
     if route is None:
         raise HttpError(404, not_found(path, routes))
     if method not in route.methods:
         names = b", ".join(route.methods)
+        if method == b"OPTIONS":
+            return no_content(b"allow: %b, OPTIONS\r\n" % names)._replace(is_open=route.is_open)
         raise HttpError(405, f"{quoted(path)[1:-1]} takes {names.decode()}", b"allow: %b\r\n" % names)
     return route
 
@@ -293,6 +299,12 @@ def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: 
 
 def _scrape(metrics: Metrics) -> Response:
     return Response(200, render(metrics), content_type=CONTENT_TYPE)
+
+
+def no_content(headers: bytes) -> Route:
+    """What is answered by its head alone; also without a key."""
+    response = Response(NO_CONTENT, b"", headers)
+    return Route((b"OPTIONS",), lambda _headers, _body: response, is_open=True)
 
 
 def too_large(limit: int, series: Series | None = None) -> HttpError:

@@ -10,11 +10,12 @@ import termios
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from serving.cross_origin import CrossOrigin, host_check
 from serving.exchange import NOBODY, Observers
 from serving.keys import KeyRing, gives_key, refusal
 from serving.metrics import Metrics
 from serving.options import ServeOptions
-from serving.routes import RETRY_SECONDS, HttpError, Route, Routes, find_route, too_large
+from serving.routes import RETRY_SECONDS, HttpError, Route, Routes, find_route, no_content, too_large
 
 if TYPE_CHECKING:
     from serving.http import Connection
@@ -46,11 +47,13 @@ class Site:
         self.buffered = 0  # bytes of bodies under way
         self.unread = 0  # bytes of answers that clients leave unread
         self.stopping = False
-        self.date = _date()
+        self.is_allowed_host = host_check(options)
+        self.cross_origin = CrossOrigin(options.cors_origin)
+        self.common = _date() + self.cross_origin.vary  # headers of every answer
 
     def sweep(self, now: float) -> None:
         """End the connections that are overdue, and publish what was counted."""
-        self.date = _date()
+        self.common = _date() + self.cross_origin.vary
         self.metrics.publish()
         for connection in [connection for connection in self.connections if now > connection.deadline]:
             connection.expire()
@@ -63,6 +66,11 @@ class Site:
 
     def judge(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
         """The route of a request, by its head alone. Raises `HttpError`."""
+        if b"origin" in headers:
+            if not self.cross_origin.allows(headers):
+                raise HttpError(403, "pages of other sites may not ask; the server has --cors-origin to allow one")
+            if method == b"OPTIONS" and b"access-control-request-method" in headers:
+                return no_content(self.cross_origin.preflight_headers(headers))
         try:
             route = find_route(self.routes, target, method)
         except HttpError:
@@ -76,6 +84,14 @@ class Site:
         if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise HttpError(501, "the only transfer coding is chunked")
         return route
+
+    def check_host(self, target: bytes, headers: dict[bytes, bytes]) -> None:
+        """Raise `HttpError` if a request names a server that this is not; the target goes before the header."""
+        hosts = [headers.get(b"host", b"")]
+        if target[:1] != b"/":
+            hosts.append(target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0])
+        if not all(map(self.is_allowed_host, hosts)):
+            raise HttpError(403, "the Host is none of this server's names; the server has --allow-host to add one")
 
     def _load(self) -> tuple[int, int]:
         """How many connections there are, and how many of them have a request under way."""

@@ -74,7 +74,7 @@ def test_every_option_has_its_default_in_the_table():
             for line in PAGE.splitlines()
             if line.startswith("| ") and re.search(rf"`{flag}[ `]", line.split("|")[1])
         )
-        if option.default not in (None, False, -1):
+        if option.default not in (None, False, -1, ()):
             default = option.default
             shown = f"{default:g}" if isinstance(default, float) else str(default)
             assert row.split("|")[2].strip().strip("`") == shown

@@ -257,7 +257,6 @@ def test_connect_is_refused_and_what_follows_is_not_read(server, target):
         (b"GET /v2?a=b HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         (b"GET /v2/health/%6cive HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         (b"GET //x/v2 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
         (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
         (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),

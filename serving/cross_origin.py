@@ -1,0 +1,97 @@
+"""What web pages may ask: by which names they may reach a server on this machine, and from which other sites.
+
+A page can have its own name resolve to this machine (DNS rebinding) and then read what it likes: so the Host must be
+one of this machine's. A page of another site can send requests, though it may not read the answers: so the Origin,
+which every browser sends with a POST, must be the server's own or an allowed one (CORS). Other clients send no Origin.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from serving.options import ServeOptions
+
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]*?)\.?(?::\d*)?")
+
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+
+_ALLOWED = (
+    b"access-control-allow-methods: GET, HEAD, POST\r\n"
+    b"access-control-allow-headers: authorization, content-type, content-encoding, inference-header-content-length, "
+    b"x-request-id, traceparent, tracestate\r\n"
+    b"access-control-max-age: 7200\r\n"
+)
+_EXPOSED = (
+    b"access-control-expose-headers: inference-header-content-length, x-request-id, model-version, retry-after, "
+    b"www-authenticate\r\n"
+)
+
+
+def host_check(options: ServeOptions) -> Callable[[bytes], bool]:
+    """A function that tells whether a request over TCP may have this Host header.
+
+    Names without a dot are allowed as well: there are none in the public DNS, so that no page could have one. Where
+    other machines reach the server, an address is.
+    """
+    if options.tcp_port is None or not options.checks_host:
+        return lambda _host: True
+    names = {"localhost", options.host.strip("[]").lower(), *(name.lower() for name in options.allow_host)}
+
+    @lru_cache(256)
+    def is_allowed(host: bytes) -> bool:
+        matched = _AUTHORITY.fullmatch(host.decode("latin-1").lower())
+        if matched is None:
+            return False
+        name = matched[1].strip("[]")
+        if name in names or name.endswith(".localhost") or not ({".", ":"} & {*name}):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or not options.is_local
+
+    return is_allowed
+
+
+class CrossOrigin:
+    """Which sites' pages may ask, and what a browser is told.
+
+    Attributes:
+        vary: a header of every answer, for caches.
+    """
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        """`origins` as browsers send them, or "*"."""
+        self._is_any = "*" in origins
+        self._origins = {origin.lower().encode() for origin in origins}
+        self.vary = b"vary: origin\r\n" if origins and not self._is_any else b""
+
+    def allows(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether the page that sent this request, which has an Origin, may."""
+        return self._is_listed(headers[b"origin"]) or _is_same_origin(headers)
+
+    def headers(self, origin: bytes) -> bytes:
+        """What lets a page of this origin read the answer."""
+        if not self._is_listed(origin):
+            return b""
+        return b"access-control-allow-origin: %b\r\n%b" % (b"*" if self._is_any else origin, _EXPOSED)
+
+    def preflight_headers(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """What lets a page send a request that it asks for beforehand; also from a public site to a private address."""
+        if headers.get(b"access-control-request-private-network") == b"true":
+            return _ALLOWED + b"access-control-allow-private-network: true\r\n"
+        return _ALLOWED
+
+    def _is_listed(self, origin: bytes) -> bool:
+        return self._is_any or origin.lower() in self._origins
+
+
+def _is_same_origin(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the page is this server's own: its browser says so, or its address is the one that is asked."""
+    if headers.get(b"sec-fetch-site") == b"same-origin":
+        return True
+    scheme, _, authority = headers[b"origin"].lower().partition(b"://")
+    port, host = _DEFAULT_PORTS.get(scheme, b""), headers.get(b"host", b"").lower()
+    return bool(authority) and authority.removesuffix(port) == host.removesuffix(port)
