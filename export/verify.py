@@ -13,9 +13,9 @@ from export.onnx_graph import ExportError
 from export.parity import Actor, Agreement, agreement
 from export.targets import TARGETS
 from serving import BundleError
+from serving.golden import read_golden
 from serving.manifest import GOLDEN_FILE, read_checked, read_manifest
 from serving.observations import structured, take
-from serving.verify import read_golden
 
 
 @dataclass(frozen=True)

@@ -68,16 +68,18 @@ class Catalog:
     Attributes:
         entries: every version that the repository holds, newest first.
         absent: models that ought to be served and have no version loaded.
+        is_strict: whether these keep the server from being ready.
     """
 
     releases: Mapping[str, Release] = field(default_factory=lambda: MappingProxyType({}))
     entries: tuple[Entry, ...] = ()
     absent: frozenset[str] = frozenset()
+    is_strict: bool = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether there are models, and each has a version loaded."""
-        return bool(self.releases) and not self.absent
+        """Whether a model can act; if it is strict, every model."""
+        return bool(self.releases) and not (self.is_strict and self.absent)
 
     def find(self, name: str, version: str | None = None) -> Model | None:
         """The model that answers a request for `name`, at `version` or at any; None if there is none."""

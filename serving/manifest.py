@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.bundle_files import read_at_most, read_exactly, sha256_of_file
 from serving.errors import BundleError as BundleError
 
 FORMAT = "trpo-tf-bundle"
@@ -35,6 +36,14 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
 )
+
+MOST_MANIFEST_BYTES = 4 * 2**20
+MOST_MANIFEST_VALUES = 250_000
+"""Most values of the manifest, by its commas and opening brackets: each takes up to 200 bytes once it is parsed."""
+MOST_MANIFEST_DEPTH = 64
+MOST_DIMENSIONS = 32
+MOST_NAME = 255
+"""Characters of a name or version: as many as a folder's name may have bytes."""
 
 MOST_STATISTICS = 1000
 """Elements of an input beyond which no statistics are kept of it: it is an image, or as large as one."""
@@ -147,10 +156,7 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
         """Parse and check a manifest. Raises `BundleError` naming the field that is wrong."""
-        try:
-            document = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}); export the bundle again") from None
+        document = _parsed(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
         _check(isinstance(document, dict), "the document", "an object")
         _check(document.get("format") == FORMAT, "format", f"{FORMAT!r}")
         version = document.get("format_version")
@@ -162,7 +168,7 @@ class Manifest:
         files = document.get("files")
         _check(isinstance(files, dict) and MODEL_FILE in files, "files", f"an object with {MODEL_FILE!r}")
         name = document.get("name")
-        _check(_is_text(name) and "/" not in name, "name", "printable text without '/'")
+        _check(_is_name(name), "name", f"printable text without '/', of at most {MOST_NAME} characters")
         observation, action = _array_specs(document, "observation"), _array_spec(document, "action")
         _check(len(observation) > 0, "observation", "a list of objects, one for each array")
         noise, graph = _noise_spec(document), _graph_spec(document)
@@ -175,8 +181,8 @@ class Manifest:
             noise=noise,
             graph=graph,
             files={path: _file_entry(path, entry) for path, entry in files.items()},
-            provenance=_object(document, "provenance"),
-            parity=_object(document, "parity"),
+            provenance=_provenance(document),
+            parity=_any_json(document, "parity"),
             statistics=_statistics(document, observation),
         )
 
@@ -185,7 +191,7 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read the manifest of the bundle in folder `bundle`. Raises `BundleError`."""
     path = bundle / MANIFEST_FILE
     try:
-        return Manifest.from_json(path.read_bytes())
+        return Manifest.from_json(read_at_most(path, MOST_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{bundle} is no bundle (no {MANIFEST_FILE}); make one with `trpo-tf export`") from None
     except OSError as error:
@@ -199,16 +205,70 @@ def model_version(manifest: Manifest) -> str:
 
 def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:
     """The bytes of one listed file, which are exactly those that were checksummed. Raises `BundleError`."""
+    entry = _entry(bundle, manifest, name)
+    try:
+        content = read_exactly(bundle / name, entry.size)
+    except OSError as error:
+        raise _unreadable(bundle / name, error) from None
+    if FileEntry.of(content) != entry:
+        raise _changed(bundle / name)
+    return content
+
+
+def check_file(bundle: Path, manifest: Manifest, name: str) -> None:
+    """Check one listed file as `read_checked` does, without holding it in memory. Raises `BundleError`."""
+    entry = _entry(bundle, manifest, name)
+    try:
+        digest = sha256_of_file(bundle / name, entry.size)
+    except OSError as error:
+        raise _unreadable(bundle / name, error) from None
+    if digest != entry.sha256:
+        raise _changed(bundle / name)
+
+
+def _entry(bundle: Path, manifest: Manifest, name: str) -> FileEntry:
     entry = manifest.files.get(name)
     if entry is None:
         raise BundleError(f"{bundle}: {MANIFEST_FILE} lists no {name}; export the bundle again")
+    return entry
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    return BundleError(f"{path} can't be read ({error.strerror}); export it again")
+
+
+def _changed(path: Path) -> BundleError:
+    return BundleError(f"{path} is not what was exported (its sha256 differs); export it again")
+
+
+def _parsed(text: bytes) -> Any:
+    """The JSON document. What it takes in memory is bounded by its size and the number of its values."""
     try:
-        content = (bundle / name).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{bundle / name} can't be read ({error.strerror}); export it again") from None
-    if FileEntry.of(content) != entry:
-        raise BundleError(f"{bundle / name} is not what was exported (its sha256 differs); export it again")
-    return content
+        if len(text) > MOST_MANIFEST_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > MOST_MANIFEST_VALUES:
+            raise ValueError(f"more than {MOST_MANIFEST_BYTES:,} bytes or {MOST_MANIFEST_VALUES:,} values")
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}); export the bundle again") from None
+
+
+def _any_json(document: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object of anything that can be written as JSON again: no infinite numbers, no halves of characters."""
+    value = _object(document, key)
+    try:
+        _check_depth(value, MOST_MANIFEST_DEPTH)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST_FILE}: {key} is not JSON ({error}); export the bundle again") from None
+    return value
+
+
+def _check_depth(value: Any, most: int) -> None:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if most == 0 and inner:
+        raise ValueError(f"objects and lists are nested more than {MOST_MANIFEST_DEPTH} deep")
+    for each in inner:
+        if isinstance(each, dict | list):
+            _check_depth(each, most - 1)
 
 
 def _check(condition: bool, where: str, expected: str) -> None:
@@ -222,6 +282,10 @@ def _refuse_constant(constant: str) -> None:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != "" and value.isprintable()
+
+
+def _is_name(value: Any) -> bool:
+    return _is_text(value) and "/" not in value and len(value) <= MOST_NAME
 
 
 def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
@@ -288,6 +352,13 @@ def _input_statistics(values: dict[str, Any], name: str, size: int) -> Statistic
     return Statistics(tuple(value["mean"]), tuple(value["stddev"]))
 
 
+def _provenance(document: dict[str, Any]) -> dict[str, Any]:
+    value = _any_json(document, "provenance")
+    version = value.get("model_version", 1)
+    _check(type(version) is int or _is_name(version), "provenance.model_version", "an integer, or text as a name is")
+    return value
+
+
 def _dtype(value: dict[str, Any], key: str) -> str:
     dtype = value.get("dtype")
     _check(dtype in DTYPES, f"{key}.dtype", f"one of {', '.join(DTYPES)}")
@@ -297,9 +368,9 @@ def _dtype(value: dict[str, Any], key: str) -> str:
 def _shape(value: dict[str, Any], key: str) -> tuple[int, ...]:
     shape = value.get("shape")
     _check(
-        isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape),
+        isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(type(n) is int and n > 0 for n in shape),
         f"{key}.shape",
-        "a list of positive integers",
+        f"a list of at most {MOST_DIMENSIONS} positive integers",
     )
     return tuple(shape)  # type: ignore[arg-type]
 

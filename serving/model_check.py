@@ -4,7 +4,7 @@ The file is looked at as it lies, before ONNX Runtime sees it: `serving.wire` wa
 `onnx` package.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from serving.manifest import MODEL_FILE, BundleError
 from serving.wire import WireError, fields_of
@@ -28,8 +28,16 @@ OPERATORS = frozenset(
 """Standard operators on tensors that answer the same each time: what a policy may be made of."""
 DOMAINS = ("", "ai.onnx")
 
-Message = dict[int, list[int | memoryview]]
-"""A message's fields by number: numbers, or the bytes of texts and messages, as often as they occur."""
+Field = int | memoryview
+"""A number, or the bytes of a text or message."""
+
+Message = dict[int, list[Field]]
+"""The fields of a message that a check looks at, by number, as often as they occur."""
+
+MOST_FIELDS = 250_000
+"""Fields of all messages together: an exported policy has hundreds. Two bytes of a file may become a hundred of memory,
+here and in ONNX Runtime.
+"""
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
@@ -60,58 +68,87 @@ def check_model(content: bytes) -> None:
     # ONNX Runtime would take such a file for its own format, whatever it is as protobuf.
     if content[4:8] == _ORT_FORMAT:
         raise BundleError(f"{MODEL_FILE} is in ONNX Runtime's own format; give the ONNX file that was exported")
-    for kind, fields in _messages(memoryview(content), "ModelProto", 0):
-        if kind == "ModelProto":
-            _check_fields(fields)
-        elif kind == "NodeProto":
-            _check_node(fields)
-        elif kind == "TensorProto":
-            _check_tensor(fields)
-
-
-def _check_fields(model: Message) -> None:
+    model = _Walk().message(memoryview(content), "ModelProto", 0)
     if _MODEL_GRAPH not in model:
         raise BundleError(f"{MODEL_FILE} holds no ONNX graph; export it again")
+
+
+def _fields(content: memoryview) -> Iterator[tuple[int, Field]]:
+    """Numbers and values of a message's fields. Raises `BundleError`."""
+    try:
+        for field in fields_of(content):
+            yield field.number, field.value
+    except WireError:
+        raise _damaged() from None
+
+
+class _Walk:
+    """One way through a file, message by message, which keeps nothing of what it has passed but the count."""
+
+    def __init__(self) -> None:
+        self._left = MOST_FIELDS
+
+    def message(self, content: memoryview, kind: str, depth: int) -> set[int]:
+        """Check a message and all that it holds, at any depth; the numbers of its fields."""
+        if depth > _DEEPEST:
+            raise BundleError(f"{MODEL_FILE} nests deeper than {_DEEPEST} messages; export it again")
+        inner, found = _MESSAGES_IN[kind], set()
+        kept: dict[int, list[Field]] = {number: [] for number in _KEPT[kind]}
+        for number, value in _fields(content):
+            self._left -= 1
+            if self._left < 0:
+                raise BundleError(
+                    f"{MODEL_FILE} has more than {MOST_FIELDS:,} fields, unlike any policy; export it again"
+                )
+            found.add(number)
+            if number in kept:
+                kept[number].append(value)
+            if number in inner:
+                if isinstance(value, int):
+                    raise _damaged()
+                self.message(value, inner[number], depth + 1)
+        if kind in _CHECKS:
+            _CHECKS[kind](kept)
+        return found
+
+
+def _check_model_fields(model: Message) -> None:
     for number, what in ((_MODEL_TRAINING, "training information"), (_MODEL_FUNCTIONS, "functions of its own")):
-        if number in model:
+        if model[number]:
             raise BundleError(f"{MODEL_FILE} holds {what}, which a policy does without; export it again")
 
 
 def _check_node(node: Message) -> None:
-    for operator in _texts(node, _NODE_OPERATOR):
-        for domain in _texts(node, _NODE_DOMAIN):
-            if domain not in DOMAINS or operator not in OPERATORS:
-                name = f"{domain}.{operator}" if domain else operator
-                raise BundleError(f"{MODEL_FILE} uses {name!r}, which no policy is made of; export it again")
+    operators, domains = _texts(node, _NODE_OPERATOR), _texts(node, _NODE_DOMAIN)
+    operator = next((operator for operator in operators if operator not in OPERATORS), operators[-1])
+    domain = next((domain for domain in domains if domain not in DOMAINS), "")
+    if domain or operator not in OPERATORS:
+        name = f"{domain}.{operator}" if domain else operator
+        raise BundleError(f"{MODEL_FILE} uses {name!r}, which no policy is made of; export it again")
 
 
 def _check_tensor(tensor: Message) -> None:
-    if _TENSOR_EXTERNAL in tensor or any(location != 0 for location in tensor.get(_TENSOR_LOCATION, [])):
+    if tensor[_TENSOR_EXTERNAL] or any(location != 0 for location in tensor[_TENSOR_LOCATION]):
         name = _texts(tensor, _TENSOR_NAME)[-1]
         raise BundleError(f"{MODEL_FILE} keeps tensor {name!r} in another file; export it with its weights inside")
 
 
-def _messages(content: memoryview, kind: str, depth: int) -> Iterator[tuple[str, Message]]:
-    """A message and all that it holds, at any depth."""
-    if depth > _DEEPEST:
-        raise BundleError(f"{MODEL_FILE} nests deeper than {_DEEPEST} messages; export it again")
-    fields: Message = {}
-    try:
-        for field in fields_of(content):
-            fields.setdefault(field.number, []).append(field.value)
-    except WireError:
-        raise _damaged() from None
-    yield kind, fields
-    for number, inner in _MESSAGES_IN[kind].items():
-        for value in fields.get(number, []):
-            if isinstance(value, int):
-                raise _damaged()
-            yield from _messages(value, inner, depth + 1)
+_CHECKS: dict[str, Callable[[Message], None]] = {
+    "ModelProto": _check_model_fields,
+    "NodeProto": _check_node,
+    "TensorProto": _check_tensor,
+}
+_KEPT = dict.fromkeys(_MESSAGES_IN, ()) | {
+    "ModelProto": (_MODEL_TRAINING, _MODEL_FUNCTIONS),
+    "NodeProto": (_NODE_OPERATOR, _NODE_DOMAIN),
+    "TensorProto": (_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION),
+}
 
 
 def _texts(message: Message, number: int) -> list[str]:
     """A text field as often as it occurs, or one empty text."""
-    return [bytes(v).decode(errors="replace") if isinstance(v, memoryview) else "" for v in message.get(number, [b""])]
+    found = message[number] or [memoryview(b"")]
+    return [bytes(value).decode(errors="replace") if isinstance(value, memoryview) else "" for value in found]
 
 
 def _damaged() -> BundleError:

@@ -74,6 +74,8 @@ class ServeOptions:
         "the others. Needs --versions 2",
         metavar="SHARE",
     )
+    allow_new_interface: bool = _option(False, "load versions whose inputs or outputs break the older one's clients")
+    strict_readiness: bool = _option(False, "ready only if every model can act, rather than any")
     repository_api: bool = _option(False, "let clients load and unload models")
     workers: int = _option(1, "processes that answer", metavar="COUNT", section="load and limits")
     max_body: int = _option(4 * 2**20, "largest request body, also once decompressed", metavar="BYTES")

@@ -16,6 +16,7 @@ from serving.manifest import (
     read_checked,
     read_manifest,
 )
+from serving.memory import check_memory
 from serving.model_check import check_model
 from serving.not_finite import check_finite
 from serving.observations import Array, Observation, batch_size, by_name, is_finite, parts_of, structured
@@ -131,6 +132,7 @@ def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
         with signed_copy(folder, Path(public_key)) as copy:
             return load(copy)
     manifest = read_manifest(folder)
+    check_memory(manifest, only_model=True)
     return Policy(read_checked(folder, manifest, MODEL_FILE), manifest)
 
 

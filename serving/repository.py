@@ -5,65 +5,43 @@ the catalog that comes of it.
 """
 
 import logging
-import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import count
-from pathlib import Path
-from typing import NamedTuple
 
-from serving.catalog import Catalog, Entry, Episode, Model, Release
+from serving.catalog import Catalog, Entry, Model, Release
+from serving.discovery import Found, Place, Source, find_places, holds_bundle, settle
 from serving.errors import BundleError, quoted
 from serving.events import emit
-from serving.manifest import (
-    EPISODE_FILES,
-    GOLDEN_FILE,
-    MANIFEST_FILE,
-    MODEL_FILE,
-    model_version,
-    read_checked,
-    read_manifest,
-)
+from serving.interface import Interface, breaking_change, interface_of
+from serving.loading import Mark, load_model, mark
+from serving.manifest import read_manifest
 from serving.options import ServeOptions
-from serving.policy import Policy
-from serving.signature import signed_copy
-from serving.verify import check_golden
-
-_VERSION = re.compile("[1-9][0-9]{0,17}")
-
-Mark = tuple[tuple[int, ...] | None, ...]
-"""What tells a folder's content from what was there before, without reading it: the manifest's stat comes first."""
 
 OnEvent = Callable[[str, str, str, str], None]
 """Called with model, version, result (`loaded`, `refused` or `unloaded`) and reason, in the thread that loads."""
 
 
-class Place(NamedTuple):
-    """Where a bundle lies, and what it is served as; with version "" as its manifest says."""
-
-    name: str
-    version: str
-    folder: Path
-
-
-class Source(NamedTuple):
-    """What is served: bundles below `root`, or `only` one, whatever else comes to `root`."""
-
-    root: Path
-    only: Place | None
-
-
 @dataclass(frozen=True)
 class Slot:
-    """What came of a place: `model` is the last good one, `reason` why what is there now could not be loaded."""
+    """State of one bundle path.
+
+    Attributes:
+        model: the last that loaded.
+        reason: why the current files did not load; empty if they did.
+        refusal: why they were not even tried, if they were not.
+    """
 
     mark: Mark
     model: Model | None
     reason: str = ""
+    refusal: str = ""
     is_reported: bool = False
+
+    def is_current(self, place: Place) -> bool:
+        """Whether the model is that of the files as they are now."""
+        return self.model is not None and not self.reason and self.mark == mark(place.folder, deep=False)
 
 
 class Repository:
@@ -79,12 +57,14 @@ class Repository:
         `on_event` is told of each version that is refused, and of each that is loaded or unloaded after the start.
         """
         self.source, self._options = source, options
+        self._is_telling, self._told = on_event is not None, frozenset[str]()
         self._on_event = on_event or (lambda *_: None)
         self._slots: dict[Place, Slot] = {}
+        self._interfaces: dict[Place, tuple[Mark, Interface | None]] = {}
         self._unloaded: set[str] = set()
         self._missed: set[str] = set()
         self.is_readable, self._is_started = True, False
-        self.catalog = Catalog()
+        self.catalog = Catalog(is_strict=options.strict_readiness)
 
     def start(self, unloaded: Iterable[str] = ()) -> None:
         """Load for the first time, all but the models `unloaded`. Raises `BundleError` if none of them loads."""
@@ -105,20 +85,24 @@ class Repository:
         if found is None:
             return
         before, releases, entries = self.catalog, {}, []
-        self._missed = before.releases.keys() - found.keys() - self._unloaded - self._missed
-        for name in self._missed:  # a folder that is away for a moment is being replaced
+        self._missed = before.releases.keys() - found.places - found.unreadable.keys() - self._unloaded - self._missed
+        # A folder that is away for a moment is being replaced.
+        kept = self._missed | (before.releases.keys() & found.unreadable.keys())
+        for name in kept:
             releases[name] = before.releases[name]
-        for name, places in found.items():
+            reason = found.unreadable.get(name, "its folder is gone")
+            entries += [Entry(name, version, True, _printable(reason)) for version in releases[name].versions]
+        for name, places in found.places.items():
             models, tried = self._load_latest(name, places, patient)
             entries += tried
             if models:
                 releases[name] = self._release(models, before.releases.get(name))
-        wanted = {place for places in found.values() for place in places if place.name not in self._unloaded}
-        self._slots = {
-            place: slot for place, slot in self._slots.items() if place in wanted or place.name in self._missed
-        }
+        wanted = {place for places in found.places.values() for place in places if place.name not in self._unloaded}
+        self._slots = {place: slot for place, slot in self._slots.items() if place in wanted or place.name in kept}
+        self._interfaces = {place: known for place, known in self._interfaces.items() if place in wanted}
         absent = frozenset(place.name for place in wanted) - releases.keys()
-        self.catalog = Catalog(dict(sorted(releases.items())), tuple(entries), absent)
+        releases = dict(sorted(releases.items()))
+        self.catalog = Catalog(releases, tuple(entries), absent, self._options.strict_readiness)
         for name, version in sorted(_loaded(before) - _loaded(self.catalog)):
             self._on_event(name, version, "unloaded", "")
 
@@ -146,24 +130,92 @@ class Repository:
                 return entry
         raise LookupError(f"there is no model {quoted(name)}")
 
-    def _find(self) -> Mapping[str, Sequence[Place]] | None:
-        """What there is, by name; None if that can't be seen just now."""
+    def _find(self) -> Found | None:
+        """What there is; None if that can't be seen just now."""
         root, only = self.source
         try:
-            found = find_places(root) if only is None else {only.name: [only] if _holds_bundle(only.folder) else []}
+            if only is not None:
+                found = Found({only.name: [only] if holds_bundle(only.folder) else []}, {}, [])
+            else:
+                found = find_places(root)
+                if holds_bundle(root):
+                    found = self._find_at_root(found)
         except OSError as error:
             if self.is_readable:
-                message = f"{root} can't be read ({error.strerror}): everything stays as it is"
-                emit("model", message, level=logging.WARNING)
+                self._say(f"{root} can't be read ({error.strerror}): everything stays as it is")
             self.is_readable = False
             return None
         self.is_readable = True
+        for note in found.notes:
+            if note not in self._told:
+                self._say(note)
+        self._told = frozenset(found.notes)
         return found
+
+    def _find_at_root(self, found: Found) -> Found:
+        """A manifest has come to a repository: it is a bundle then, if it was nothing yet."""
+        root = self.source.root
+        if self.catalog.releases or any(found.places.values()):
+            note = f"{root} holds a manifest since, and models: these are served until the server is started again"
+            return found._replace(notes=[*found.notes, note])
+        try:
+            self.source = settle(root)
+        except BundleError as error:  # it may be being written
+            return Found({}, {}, [str(error)])
+        return self._find() or found
+
+    def _say(self, message: str) -> None:
+        """Of several workers one tells."""
+        if self._is_telling:
+            emit("model", message, level=logging.WARNING)
+
+    def _refusals(self, name: str, places: Sequence[Place]) -> dict[Place, str]:
+        """Why versions may not take over: their clients would have to change.
+
+        A version is compared with the next older one in the folder that is not refused itself, by their manifests
+        alone, so that a server that starts refuses what one that runs did. The oldest one, and a bundle that is
+        replaced in its place, are compared with what acts.
+        """
+        acting = [*self.catalog.releases[name].versions.values()][-1] if name in self.catalog.releases else None
+        refused: dict[Place, str] = {}
+        older: tuple[str, Interface] | None = None
+        for place in places:
+            interface, slot = self._interface(place), self._slots.get(place)
+            if interface is None:
+                continue  # loading says why
+            against = older
+            if slot is not None and slot.is_current(place):
+                against = None
+            elif against is None and acting is not None and not _is_older(place.version, acting.version):
+                against = acting.version, interface_of(acting.policy.manifest)
+            change = breaking_change(against[1], interface) if against else ""
+            if against and change:
+                refused[place] = f"{change}, as clients of version {against[0]} expect"
+            else:
+                older = place.version or "before", interface
+        return refused
+
+    def _interface(self, place: Place) -> Interface | None:
+        """The interface that a place's manifest declares; None if it can't be read."""
+        now = mark(place.folder, deep=False)
+        known = self._interfaces.get(place)
+        if known is None or known[0] != now:
+            try:
+                manifest = read_manifest(place.folder)
+            except BundleError:
+                known = now, None
+            else:
+                known = now, interface_of(manifest)
+                if self.source.only == place and manifest.name != place.name:
+                    self._say(f"the bundle is called {manifest.name} now; it is served as {place.name} until a restart")
+            self._interfaces[place] = known
+        return known[1]
 
     def _load_latest(self, name: str, places: Sequence[Place], patient: bool) -> tuple[list[Model], list[Entry]]:
         """The latest versions that can be loaded, oldest first, and an entry for each that there is, newest first."""
         if name in self._unloaded:
             return [], [Entry(name, place.version, False, "it was unloaded") for place in reversed(places)]
+        refusals = self._refusals(name, places)
         models: list[Model] = []
         entries = []
         most = self._options.versions
@@ -172,7 +224,7 @@ class Repository:
                 self._slots.pop(place, None)
                 entries.append(Entry(name, place.version, False, f"the latest {most} are kept loaded"))
                 continue
-            slot = self._slots[place] = self._try(place, patient)
+            slot = self._slots[place] = self._try(place, patient, refusals.get(place, ""))
             if slot.model:
                 models.insert(0, slot.model)
             version = slot.model.version if slot.model else place.version
@@ -182,16 +234,23 @@ class Repository:
             return [last], [*entries, Entry(name, last.version, True, "its folder is gone")]
         return models, entries
 
-    def _try(self, place: Place, patient: bool) -> Slot:
-        """Load what a place holds, unless it was tried before."""
+    def _try(self, place: Place, patient: bool, change: str) -> Slot:
+        """Load what a place holds, unless it was tried before. `change`: of what clients rely on."""
+        allowed = self._options.allow_new_interface
+        refusal = "" if allowed or not change else f"{change}; --allow-new-interface lets it take over"
         slot = self._slots.get(place)
-        if slot is None or slot.mark != mark(place.folder, deep=bool(slot.reason)):
+        if slot is None or slot.refusal != refusal or slot.mark != mark(place.folder, deep=bool(slot.reason)):
             tried = mark(place.folder, deep=True)  # before reading: what changes meanwhile is noticed the next time
+            before = slot.model if slot else None
             try:
-                model = load_model(place, self._options.public_key)
+                if refusal:
+                    raise BundleError(refusal)
+                model = load_model(place, self._options.public_key, self._options.workers)
             except BundleError as error:
-                slot = Slot(tried, slot.model if slot else None, str(error))
+                slot = Slot(tried, before, _printable(str(error)), refusal)
             else:
+                if change:
+                    self._say(f"{place.name} version {model.version} has another interface: {change}")
                 if self._is_started:
                     self._on_event(place.name, model.version, "loaded", "")
                 return Slot(tried[:1], model)
@@ -229,81 +288,14 @@ def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
     return Release(versions, choose)
 
 
-def load_model(place: Place, public_key: str | None = None) -> Model:
-    """Load a bundle, and replay its golden cases, which also warms it up. Raises `BundleError`, whatever is wrong."""
-    try:
-        with ExitStack() as stack:
-            folder = place.folder.resolve()  # one bundle, even if a link is swapped while it is read
-            if public_key is not None:
-                folder = stack.enter_context(signed_copy(folder, Path(public_key)))
-            manifest = replace(read_manifest(folder), name=place.name)
-            content, golden = (read_checked(folder, manifest, file) for file in (MODEL_FILE, GOLDEN_FILE))
-            videos = (file for file in EPISODE_FILES if file in manifest.files)
-            episode = next((Episode(file, read_checked(folder, manifest, file)) for file in videos), None)
-        policy = Policy(content, manifest)
-        check_golden(policy, golden)
-        return Model(place.name, place.version or model_version(manifest), policy, episode)
-    except BundleError:
-        raise
-    except Exception as error:
-        raise BundleError(f"{place.folder} can't be loaded ({error}); export it again") from error
+def _is_older(version: str, acting: str) -> bool:
+    """Whether both are numbers of folders, the first the smaller."""
+    return version.isdecimal() and acting.isdecimal() and int(version) < int(acting)
 
 
-def settle(root: Path) -> Source:
-    """What `root` is: a bundle, a folder that holds one, or a folder of several, or of those that are to come.
-
-    Raises `BundleError` if it is nothing of that.
-    """
-    if _holds_bundle(root):
-        return Source(root, Place(read_manifest(root).name, "", root))
-    if not root.is_dir():
-        raise BundleError(f"{root} is no folder; give the path of a bundle")
-    places = [place for places in find_places(root).values() for place in places]
-    if not places and any(root.iterdir()):
-        raise BundleError(f"{root} neither is nor holds a bundle; make one with `trpo-tf export`")
-    if len(places) > 1 or not places or places[0].version:
-        return Source(root, None)
-    return Source(root, Place(read_manifest(places[0].folder).name, "", places[0].folder))
-
-
-def find_places(root: Path) -> dict[str, list[Place]]:
-    """The bundles below `root` by model name, oldest version first: `NAME/` is one, or holds `VERSION/` folders.
-
-    A folder without a bundle, or none that can be read, is a model without versions. Raises `OSError` if `root`
-    can't be read.
-    """
-    found = {}
-    for name in sorted(os.listdir(root)):
-        folder = root / name
-        if name.startswith(".") or not name.isprintable() or not os.path.isdir(folder):
-            continue
-        if _holds_bundle(folder):
-            found[name] = [Place(name, "", folder)]
-            continue
-        try:
-            versions = sorted((child for child in os.listdir(folder) if _VERSION.fullmatch(child)), key=int)
-        except OSError:
-            versions = []
-        found[name] = [Place(name, child, folder / child) for child in versions if _holds_bundle(folder / child)]
-    return found
-
-
-def mark(folder: Path, *, deep: bool) -> Mark:
-    """The mark of the manifest alone; `deep` of every file."""
-    files = [os.path.join(base, name) for base, _, names in os.walk(folder) for name in names] if deep else []
-    return tuple(map(_stat, [str(folder / MANIFEST_FILE), *sorted(files)]))
-
-
-def _stat(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _holds_bundle(folder: Path) -> bool:
-    return os.path.exists(folder / MANIFEST_FILE)
+def _printable(text: str) -> str:
+    """Names of files may hold bytes that are no text, which JSON has no place for."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _loaded(catalog: Catalog) -> set[tuple[str, str]]:

@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from serving.bundle_files import copy_regular
 from serving.manifest import SIGNATURE_FILE, BundleError
+from serving.memory import available_bytes
 
 
 def signer(private_key: Path) -> Any:
@@ -56,7 +58,7 @@ def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / bundle.resolve().name
-            shutil.copytree(bundle, copy, symlinks=True)
+            _copy(bundle, copy)
         except OSError as error:  # shutil.Error is one
             raise BundleError(
                 f"{bundle} can't be copied to check it ({_one_line(error)}); let TMPDIR name a writable folder"
@@ -70,6 +72,26 @@ def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
                 "key, from where it was made"
             ) from error
         yield copy
+
+
+def _copy(bundle: Path, copy: Path) -> None:
+    """Copy a folder of regular files and links, if there is room for it; the copy may lie in memory (tmpfs).
+
+    Raises `OSError` and `BundleError`.
+    """
+    sizes = [os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(bundle) for name in names]
+    room = min(shutil.disk_usage(copy.parent).free, available_bytes())
+    if sum(sizes) > room:
+        raise BundleError(
+            f"{bundle} has {sum(sizes):,} bytes, and {room:,} are free for a copy to check its signature; let TMPDIR "
+            "name a larger folder, or give the server more memory"
+        )
+
+    def copy_file(source: str, target: str) -> None:
+        nonlocal room
+        room -= copy_regular(Path(source), Path(target), room)  # a file may have grown since
+
+    shutil.copytree(bundle, copy, symlinks=True, copy_function=copy_file)
 
 
 def _everything(hashing: Any) -> Any:

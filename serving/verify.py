@@ -1,7 +1,5 @@
 """Check a bundle anywhere: every file against its checksum, and the policy against its golden cases."""
 
-import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.golden import read_golden, read_golden_file
 from serving.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     UNLISTED_FILES,
-    ArraySpec,
     BundleError,
     Manifest,
-    NoiseSpec,
+    check_file,
     read_checked,
     read_manifest,
 )
+from serving.memory import check_memory
 from serving.observations import Array, Observation, structured, take
 from serving.policy import Policy
 from serving.signature import signed_copy
@@ -49,13 +48,13 @@ def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verifica
         with signed_copy(folder, Path(public_key)) as copy:
             return verify(copy)
     manifest = read_manifest(folder)
-    contents = {name: read_checked(folder, manifest, name) for name in manifest.files}
+    check_memory(manifest)
+    for name in sorted(manifest.files.keys() - {MODEL_FILE, GOLDEN_FILE}):
+        check_file(folder, manifest, name)
+    model, golden = read_checked(folder, manifest, MODEL_FILE), read_golden_file(folder, manifest)
     _refuse_unlisted(folder, manifest)
-    if GOLDEN_FILE not in contents:
-        raise BundleError(f"{folder}: {MANIFEST_FILE} lists no {GOLDEN_FILE}; export the bundle again")
-    policy = Policy(contents[MODEL_FILE], manifest)
-    count, worst = check_golden(policy, contents[GOLDEN_FILE])
-    return Verification(len(contents), count, worst)
+    count, worst = check_golden(Policy(model, manifest), golden)
+    return Verification(len(manifest.files), count, worst)
 
 
 def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
@@ -66,7 +65,6 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
     """
     manifest = policy.manifest
     cases = read_golden(golden, manifest)
-    _check_golden(cases, manifest)
     if manifest.graph.noise == "none":
         cases = _still(cases, manifest)
     observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
@@ -94,16 +92,6 @@ def replay(
     return np.concatenate(answers)[:rows]
 
 
-def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The policy's inputs and the action, each [case, ...], by the manifest's names. Raises `BundleError`."""
-    names = [*(spec.name for spec in manifest.observation), manifest.noise.name, manifest.action.name]
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{GOLDEN_FILE} can't be read ({error}); export the bundle again") from error
-
-
 def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether two arrays of actions are the same up to float32 rounding; integers must be equal."""
     if expected.dtype.kind != "f":
@@ -116,19 +104,6 @@ def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
 def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     """Largest absolute difference of two arrays of one shape, 0 if they are empty."""
     return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
-
-
-def _check_golden(cases: dict[str, NDArray[Any]], manifest: Manifest) -> None:
-    actions = cases[manifest.action.name]
-    count = len(actions) if actions.ndim else 0
-    specs: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, manifest.action]
-    for spec in specs:
-        array = cases[spec.name]
-        if count == 0 or array.shape != (count, *spec.shape) or array.dtype != spec.dtype:
-            raise BundleError(
-                f"{GOLDEN_FILE}: {spec.name} must be {spec.dtype}, one of shape {list(spec.shape)} for each case; "
-                "export the bundle again"
-            )
 
 
 def _still(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:

@@ -20,6 +20,7 @@ from serving.board import Board
 from serving.channel import MOST_TEXT, receive, send
 from serving.control import control_routes
 from serving.credentials import Credentials
+from serving.discovery import Place, Source, settle
 from serving.errors import BundleError
 from serving.events import emit
 from serving.exchange import Observers
@@ -30,7 +31,7 @@ from serving.metrics import Metrics
 from serving.observers import observers_of
 from serving.options import ServeError, ServeOptions
 from serving.reloading import Reloader
-from serving.repository import Place, Repository, Source, settle
+from serving.repository import Repository
 from serving.routes import ReleaseRoutes, Route, make_routes, without_readiness
 from serving.site import Site
 from serving.sockets import BACKLOG, GrpcPort, refuse_new

@@ -10,9 +10,10 @@ import pytest
 
 from serving import BundleError
 from serving.bound import BoundRow
+from serving.golden import read_golden
 from serving.latency import measure_in_turns
 from serving.manifest import read_manifest
-from serving.verify import agree, read_golden
+from serving.verify import agree
 from trpo_tf import cli, latency
 from trpo_tf.latency import ACT, BARE, callers, figures
 

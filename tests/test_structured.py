@@ -10,9 +10,10 @@ import tensorflow as tf
 
 import serving
 from serving.codec import decode_request, model_metadata
+from serving.golden import read_golden
 from serving.manifest import read_manifest
 from serving.observations import leaves_of
-from serving.verify import read_golden, verify
+from serving.verify import verify
 from trpo_tf.config import VineConfig
 from trpo_tf.envs import observation_parts, observation_spec
 from trpo_tf.errors import UserError

@@ -16,9 +16,10 @@ from export.model_card import target_sizes
 from export.snippets import snippet
 from export.targets import TARGETS
 from export.verify import verify_targets
+from serving.golden import read_golden
 from serving.manifest import read_manifest
 from serving.observations import map_parts, structured, take
-from serving.verify import agree, read_golden, verify
+from serving.verify import agree, verify
 from trpo_tf.exporting import export_run, further_outputs
 from trpo_tf.training import train
 

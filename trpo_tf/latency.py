@@ -10,11 +10,11 @@ import numpy as np
 
 from serving import Manifest, load
 from serving.bound import BoundRow
+from serving.golden import read_golden
 from serving.latency import Call, Durations, Latency, ratio
 from serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
 from serving.observations import Observation, structured, take
 from serving.runtime import open_session
-from serving.verify import read_golden
 from trpo_tf.quiet import import_tensorflow
 
 ACT, BARE = "policy.act", "ONNX Runtime"

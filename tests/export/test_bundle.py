@@ -21,8 +21,9 @@ from export.cases import observation_cases
 from export.litert import to_litert
 from export.verify import verify_targets
 from serving import ArraySpec, BundleError
+from serving.golden import read_golden
 from serving.manifest import FileEntry, read_manifest
-from serving.verify import read_golden, verify
+from serving.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

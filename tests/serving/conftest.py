@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import serving.verify
+import serving.golden
 from serving.catalog import Catalog
-from serving.repository import load_model, make_release, settle
+from serving.discovery import settle
+from serving.loading import load_model
+from serving.repository import make_release
 
 BUNDLES = Path(__file__).parent / "bundles"
 START_SECONDS = 30
@@ -210,7 +212,7 @@ def golden():
 
     def read(bundle: Path):
         manifest = serving.manifest.read_manifest(bundle)
-        return serving.verify.read_golden((bundle / "golden.npz").read_bytes(), manifest)
+        return serving.golden.read_golden((bundle / "golden.npz").read_bytes(), manifest)
 
     return read
 

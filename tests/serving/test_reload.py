@@ -242,7 +242,7 @@ def test_several_models_each_with_its_own_inputs(start, discrete, continuous, tm
 # Readiness
 
 
-def test_ready_once_every_model_is(start, discrete, tmp_path):
+def test_ready_once_a_model_is(start, discrete, tmp_path):
     models = tmp_path / "models"
     models.mkdir()
     with start(models, *QUICK) as server:
@@ -252,17 +252,62 @@ def test_ready_once_every_model_is(start, discrete, tmp_path):
         assert server.request("GET", "/openapi.json")[0] == 200
         put(discrete, models / "walk" / "1")
         wait_for(lambda: server.request("GET", "/v2/health/ready") == (200, {"ready": True}))
-        bad = models / "run" / "1"
-        bad.mkdir(parents=True)
-        (bad / "manifest.json").write_text("{}")
-        wait_for(lambda: server.request("GET", "/v2/health/ready")[0] == 503)
-        assert server.request("GET", "/v2/models/run/ready") == (503, {"name": "run", "ready": False})
+
+
+def half_copied(discrete: Path, models: Path) -> Path:
+    """A new model of which only the manifest is there."""
+    new = models / "run" / "1"
+    new.mkdir(parents=True)
+    shutil.copy(discrete / "manifest.json", new)
+    return new
+
+
+@WORKERS
+def test_a_new_model_that_is_half_copied_or_broken_takes_nobody_out_of_service(start, discrete, models, workers):
+    arguments = [*QUICK, "--workers", workers]
+    with start(models, *arguments) as server:
+        new = half_copied(discrete, models)
+        wait_for(lambda: server.request("GET", "/v2/models/run/ready") == (503, {"name": "run", "ready": False}))
+        assert server.request("GET", "/v2/health/ready")[0] == 200
+        assert server.process.stderr.readline().startswith("refused run version 1")
+        assert {server.request("GET", "/v2/health/ready")[0] for _ in range(20)} == {200}
         assert server.request("GET", "/v2/models/run/versions/1/ready")[0] == 503
         assert server.request("POST", "/v2/models/run/infer", BODY)[0] == 404
         assert server.request("GET", "/v2/models/walk/ready")[0] == 200
         assert server.request("POST", "/v2/models/walk/infer", BODY)[0] == 200
-        shutil.rmtree(bad.parent)
-        wait_for(lambda: server.request("GET", "/v2/health/ready")[0] == 200)
+        server.stop(signal.SIGTERM)
+    with start(models, *arguments) as server:
+        assert {server.request("GET", "/v2/health/ready")[0] for _ in range(20)} == {200}
+        shutil.copytree(discrete, new, dirs_exist_ok=True)
+        wait_for(lambda: {server.request("GET", "/v2/models/run/ready")[0] for _ in range(10)} == {200})
+
+
+@WORKERS
+def test_strict_readiness_is_that_of_every_model(start, discrete, models, workers):
+    with start(models, *QUICK, "--workers", workers, "--strict-readiness") as server:
+        assert server.request("GET", "/v2/health/ready")[0] == 200
+        new = half_copied(discrete, models)
+        wait_for(lambda: {server.request("GET", "/v2/health/ready")[0] for _ in range(10)} == {503})
+        assert server.request("POST", "/v2/models/walk/infer", BODY)[0] == 200
+        shutil.rmtree(new.parent)
+        wait_for(lambda: {server.request("GET", "/v2/health/ready")[0] for _ in range(10)} == {200})
+
+
+@pytest.mark.parametrize("strict", [[], ["--strict-readiness"]], ids=["any", "every"])
+def test_readiness_over_grpc_is_the_same(start, discrete, models, strict):
+    grpc = pytest.importorskip("grpc")
+    from serving.grpc_messages import HEALTH_CHECK, SERVER_READY
+
+    half_copied(discrete, models)
+    with (
+        start(models, "--grpc-port", "0", *strict) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+    ):
+        ready, health = (
+            channel.unary_unary(call.path, response_deserializer=call.response.FromString)(b"", timeout=10)
+            for call in (SERVER_READY, HEALTH_CHECK)
+        )
+        assert (ready.ready, health.status) == (not strict, 2 if strict else 1)
 
 
 @WORKERS
@@ -272,6 +317,62 @@ def test_a_repository_in_which_nothing_loads_is_one_line(models, workers):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: .*policy\.onnx can't be read .*\n", done.stderr)
+
+
+WITHOUT_PRIVILEGES = """
+import os, sys
+served = [sys.executable, "-m", "serving", *sys.argv[1:]]
+as_others = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
+os.execvp([*as_others, *served][0], [*as_others, *served])
+"""
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may read everything")
+class TestWhatMayNotBeRead:
+    """The server may not read what its mode forbids, as it is of users other than root."""
+
+    @WORKERS
+    @pytest.mark.parametrize("place", ["", "walk", "walk/1", "walk/1/manifest.json", "walk/1/policy.onnx"])
+    def test_at_the_start_it_is_one_line(self, models, workers, place):
+        (models / place).chmod(0)
+        command = [sys.executable, "-c", WITHOUT_PRIVILEGES, str(models), "--port", "0", "--workers", workers]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        (models / place).chmod(0o755)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: .*can't be read \(Permission denied\).*\n", done.stderr)
+
+    def test_a_bundle_is_one_line_as_well(self, models):
+        (models / "walk" / "1").chmod(0)
+        command = [sys.executable, "-c", WITHOUT_PRIVILEGES, str(models / "walk" / "1"), "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: .*can't be read \(Permission denied\).*\n", done.stderr)
+
+    @pytest.mark.parametrize("place", ["", "walk", "walk/2", "walk/2/manifest.json"])
+    def test_while_it_runs_everything_stays(self, start, discrete, models, place):
+        put(discrete, models / "walk" / "2")
+        with start(models, *QUICK, code=WITHOUT_PRIVILEGES) as server:
+            (models / place).chmod(0)
+            assert "can't be read (Permission denied)" in server.process.stderr.readline()
+            time.sleep(0.3)
+            assert server.request("POST", "/v2/models/walk/infer", BODY)[1]["model_version"] == "2"
+            assert server.request("GET", "/v2/health/ready")[0] == 200
+            (models / place).chmod(0o755)
+            put(discrete, models / "walk" / "3")
+            wait_for(lambda: server.request("GET", "/v2/models/walk")[1]["versions"] == ["3"])
+
+    def test_a_folder_that_never_could_be_read_is_no_model(self, start, models, scrape):
+        (models / "other").mkdir(0)
+        with start(models, *QUICK, "--strict-readiness", code=WITHOUT_PRIVILEGES) as server:
+            assert "'other' (it can't be read (Permission denied))" in server.warnings
+            assert server.request("GET", "/v2/health/ready")[0] == 200
+            assert scrape(server)("trpo_tf_model_ready", model="other") is None
+
+    def test_a_new_volume_is_a_repository_to_be(self, start, models):
+        shutil.rmtree(models / "walk")
+        (models / "lost+found").mkdir(0)
+        with start(models, code=WITHOUT_PRIVILEGES) as server:
+            assert (server.warnings, "nothing yet" in server.announcement) == ("", True)
 
 
 # Told by a client

@@ -1,26 +1,20 @@
 """Which bundles a repository finds, loads, refuses and lets go; the server around it is left out."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from followed import Followed, put
 
 from serving import BundleError
+from serving.discovery import VERSION_RULE, find_places, settle
 from serving.manifest import FileEntry
 from serving.options import ServeOptions
-from serving.repository import Repository, find_places, make_release, settle
-
-OPTIONS = ServeOptions()
-
-
-def put(bundle: Path, folder: Path) -> Path:
-    """A copy of a bundle, all of it there at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(shutil.copytree(bundle, folder.parent / ".aside"))
-    return aside.rename(folder)
+from serving.repository import make_release
 
 
 def write_file(bundle: Path, name: str, content: bytes) -> None:
@@ -65,39 +59,13 @@ def remove_golden(bundle: Path) -> None:
 
 
 BAD = {
-    truncate_model: "sha256 differs",
+    truncate_model: "it has 579 bytes, not 1,159",
     change_checksum: "sha256 differs",
     change_golden_action: "differs from its golden cases",
     put_another_graph: "has no input 'obs'|has input 'obs' as",
     damage_manifest: "not JSON",
     remove_golden: "can't be read",
 }
-
-
-class Followed:
-    """A repository, and what it tells of."""
-
-    def __init__(self, root: Path, options: ServeOptions = OPTIONS):
-        self.events: list[tuple[str, ...]] = []
-        self.repository = Repository(settle(root), options, lambda *event: self.events.append(event))
-        self.repository.start()
-
-    def look(self) -> list[tuple[str, ...]]:
-        """What came of looking once more: model, version, result."""
-        self.events.clear()
-        self.repository.refresh()
-        return [event[:3] for event in self.events]
-
-    @property
-    def loaded(self) -> dict[str, list[str]]:
-        return {name: list(release.versions) for name, release in self.repository.catalog.releases.items()}
-
-    def answers(self, name: str) -> str:
-        """The version that answers for the model, which must be able to act."""
-        model = self.repository.catalog.find(name)
-        assert model.policy.act_batch(np.zeros((1, 4), np.float32)).shape == (1,)
-        assert model.policy.manifest.name == name
-        return model.version
 
 
 # What there is
@@ -109,38 +77,143 @@ def test_finds_versions_by_number_and_leaves_out_what_is_none(discrete, tmp_path
     (tmp_path / "late" / "1" / "manifest.json").unlink()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "link").symlink_to("run")
-    places = find_places(tmp_path)
-    assert {name: [place.version for place in found] for name, found in places.items()} == {
+    found = find_places(tmp_path)
+    assert {name: [place.version for place in places] for name, places in found.places.items()} == {
         "late": [],
         "link": [""],
         "run": [""],
         "walk": ["9", "10"],
     }
+    assert found.notes == [
+        f"ignored in {tmp_path}: 'notes.txt' (it is no folder)",
+        f"ignored in {tmp_path / 'walk'}: '0', '012', 'new' ({VERSION_RULE})",
+    ]
 
 
-def test_one_bundle_has_its_own_name_and_several_their_folders(discrete, continuous, tmp_path):
+def test_a_bundle_has_its_own_name_and_every_model_of_a_repository_its_folders(discrete, continuous, tmp_path):
     assert Followed(discrete).loaded == {"discrete": ["1"]}
     put(discrete, tmp_path / "walk")
     (tmp_path / "empty").mkdir()
     alone = Followed(tmp_path)
-    assert alone.loaded == {"discrete": ["1"]}
+    assert alone.loaded == {"walk": ["1"]}
     put(continuous, tmp_path / "run")
-    assert alone.look() == []
-    assert Followed(tmp_path).loaded == {"run": ["1"], "walk": ["1"]}
+    assert alone.look() == [("run", "1", "loaded")]
+    assert alone.loaded == Followed(tmp_path).loaded == {"run": ["1"], "walk": ["1"]}
     shutil.rmtree(tmp_path / "run")
+    assert [alone.look(), alone.look()] == [[], [("run", "1", "unloaded")]]
+    assert alone.loaded == Followed(tmp_path).loaded == {"walk": ["1"]}
     (tmp_path / "walk").rename(tmp_path / "7")
-    (tmp_path / "fly").mkdir()
-    (tmp_path / "7").rename(tmp_path / "fly" / "7")
-    assert Followed(tmp_path).loaded == {"fly": ["7"]}
+    assert Followed(tmp_path).loaded == {"7": ["1"]}
+
+
+def test_an_empty_repository_may_become_one_bundle_and_another_may_not(discrete, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "empty").mkdir()
+    put(discrete, tmp_path / "full" / "walk")
+    empty, full = Followed(tmp_path / "empty"), Followed(tmp_path / "full")
+    for root, followed, expected in (
+        (tmp_path / "empty", empty, [("discrete", "1", "loaded")]),
+        (tmp_path / "full", full, []),
+    ):
+        for name in ("policy.onnx", "golden.npz", "manifest.json"):
+            assert followed.look() == []
+            shutil.copy(discrete / name, root)
+        assert followed.look() == expected
+    assert (empty.loaded, full.loaded) == ({"discrete": ["1"]}, {"walk": ["1"]})
+    full.look()
+    assert caplog.text.count("holds a manifest since") == 1
+    assert Followed(tmp_path / "full").loaded == {"discrete": ["1"]}
+
+
+def test_a_bundle_that_is_replaced_by_one_of_another_name_keeps_it_until_a_restart(discrete, tmp_path, caplog):
+    bundle = put(discrete, tmp_path / "bundle")
+    followed = Followed(bundle)
+    change_manifest(bundle, name="other")
+    followed.look()
+    followed.look()
+    assert list(followed.loaded) == ["discrete"]
+    assert caplog.text.count("is called other now") == 1
+    assert list(Followed(bundle).loaded) == ["other"]
+
+
+def test_beside_a_manifest_versions_are_left_out_and_that_is_said(discrete, tmp_path, caplog):
+    for version in ("1", "2"):
+        put(discrete, tmp_path / "walk" / version)
+    followed = Followed(tmp_path)
+    assert followed.loaded == {"walk": ["2"]}
+    for name in ("policy.onnx", "golden.npz", "manifest.json"):
+        shutil.copy(discrete / name, tmp_path / "walk")
+    followed.look()
+    assert followed.loaded == {"walk": ["1"]}
+    assert "'1', '2' (beside a manifest.json, which makes walk one bundle)" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["v1", "001", "0", "-1", "1.0", "\u0663", "latest", "1" * 19, "1 "])
+def test_a_version_that_is_none_is_said_once_with_what_one_is_called(discrete, tmp_path, caplog, version):
+    put(discrete, tmp_path / "walk" / version)
+    with pytest.raises(BundleError, match=re.escape(VERSION_RULE)):
+        settle(tmp_path)
+    put(discrete, tmp_path / "walk" / "3")
+    followed = Followed(tmp_path)
+    followed.look()
+    assert followed.loaded == {"walk": ["3"]}
+    assert [record.message for record in caplog.records] == [
+        f"ignored in {tmp_path / 'walk'}: {version!r} ({VERSION_RULE})"
+    ]
+
+
+def test_names_that_can_be_no_models_are_said_once(discrete, tmp_path, caplog):
+    put(discrete, tmp_path / "walk" / "1")
+    for name in (b"line\nbreak", b"\xff\xfe", b"walk:predict"):
+        shutil.copytree(os.fsencode(discrete), os.path.join(os.fsencode(tmp_path), name))
+    (tmp_path / "away").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "walk" / "2").touch()
+    for index in range(8):
+        (tmp_path / f"file{index}").touch()
+    followed = Followed(tmp_path)
+    followed.look()
+    assert followed.loaded == {"walk": ["1"]}
+    said = {record.message for record in caplog.records}
+    assert said == {
+        f"ignored in {tmp_path}: 'away', 'loop' (its link leads nowhere)",
+        f"ignored in {tmp_path}: 'file0', 'file1', 'file2', 'file3', 'file4' and 4 more (it is no folder)",
+        f"ignored in {tmp_path}: 'line\\nbreak', '\\udcff\\udcfe' (its name has characters that can't be shown)",
+        f"ignored in {tmp_path}: 'walk:predict' (the path of another model's predictions would be the same)",
+        f"ignored in {tmp_path / 'walk'}: '2' (it is no folder)",
+    }
+    assert len(caplog.records) == len(said)
+
+
+def test_names_that_look_alike_are_models_of_their_own(discrete, tmp_path, caplog):
+    for name in ("caf\u00e9", "cafe\u0301", "Walk", "walk"):
+        put(discrete, tmp_path / name)
+    assert len(Followed(tmp_path).loaded) == 4
+    assert "'cafe\\u0301', 'caf\\xe9', which look alike" in caplog.text
+    assert "'Walk', 'walk', which look alike" in caplog.text
+
+
+def test_paths_that_are_no_text_crash_nothing(discrete, tmp_path):
+    root = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff")))
+    put(discrete, root / "walk" / "1")
+    truncate_model(put(discrete, root / "walk" / "2"))
+    followed = Followed(root)
+    (root / "run").mkdir()
+    followed.look()
+    reason = followed.repository.catalog.entries[0].reason
+    assert "not what was exported" in reason
+    reason.encode()
 
 
 def test_what_holds_no_bundle_is_refused_and_what_holds_nothing_waits(discrete, tmp_path):
     with pytest.raises(BundleError, match="is no folder"):
         settle(tmp_path / "absent")
-    (tmp_path / ".snapshot").mkdir()
-    with pytest.raises(BundleError, match="neither is nor holds a bundle"):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BundleError, match=r"neither is nor holds a bundle .*'notes\.txt' \(it is no folder\)"):
         settle(tmp_path)
-    (tmp_path / ".snapshot").rmdir()
+    (tmp_path / "notes.txt").unlink()
+    (tmp_path / "lost+found").mkdir()
     waiting = Followed(tmp_path)
     assert not waiting.repository.catalog.is_ready
     put(discrete, tmp_path / "walk" / "1")
@@ -240,6 +313,11 @@ def test_a_volume_of_links_as_kubernetes_swaps_it_is_noticed(discrete, tmp_path)
     assert followed.look() == [("discrete", "2", "loaded"), ("discrete", "1", "unloaded")]
 
 
+def change_manifest(bundle: Path, **changes: object) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def write_manifest_version(bundle: Path, version: int) -> None:
     path = bundle / "manifest.json"
     document = json.loads(path.read_text())
@@ -272,8 +350,8 @@ def test_a_bundle_replaced_by_a_bad_one_goes_on(discrete, tmp_path):
     bundle = put(discrete, tmp_path / "walk")
     followed = Followed(tmp_path)
     change_golden_action(bundle)
-    assert [followed.look(), followed.look(), followed.look()] == [[], [("discrete", "", "refused")], []]
-    assert followed.answers("discrete") == "1"
+    assert [followed.look(), followed.look(), followed.look()] == [[], [("walk", "", "refused")], []]
+    assert followed.answers("walk") == "1"
 
 
 def test_a_version_that_is_being_written_is_not_refused(discrete, tmp_path):
@@ -299,17 +377,18 @@ def test_a_version_without_a_signature_is_refused_where_a_key_is_asked_for(discr
         Followed(tmp_path, ServeOptions(public_key=str(tmp_path / "key.pem")))
 
 
-def test_at_the_start_one_good_model_is_enough_but_not_ready(discrete, tmp_path):
+def test_at_the_start_one_good_model_is_enough(discrete, tmp_path):
     bad = put(discrete, tmp_path / "walk" / "1")
     truncate_model(bad)
-    with pytest.raises(BundleError, match="sha256 differs"):
+    with pytest.raises(BundleError, match="not what was exported"):
         Followed(tmp_path)
     put(discrete, tmp_path / "run" / "1")
     followed = Followed(tmp_path)
     assert [event[:3] for event in followed.events] == [("walk", "1", "refused")]
     assert followed.loaded == {"run": ["1"]}
     assert followed.repository.catalog.absent == {"walk"}
-    assert not followed.repository.catalog.is_ready
+    assert followed.repository.catalog.is_ready
+    assert not Followed(tmp_path, ServeOptions(strict_readiness=True)).repository.catalog.is_ready
 
 
 # Told by a client
@@ -328,7 +407,7 @@ def test_unloaded_stays_unloaded_until_it_is_loaded(discrete, tmp_path):
     assert followed.loaded == {"run": ["1"], "walk": ["2"]}
     truncate_model(put(discrete, tmp_path / "walk" / "3"))
     for _ in range(2):
-        with pytest.raises(BundleError, match="sha256 differs"):
+        with pytest.raises(BundleError, match="not what was exported"):
             followed.repository.load("walk")
     assert followed.answers("walk") == "2"
     for change in (followed.repository.load, followed.repository.unload):

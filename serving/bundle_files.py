@@ -1,0 +1,85 @@
+"""Reading the files of a bundle: regular files only, and never more of them than is expected."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from serving.errors import BundleError
+
+_CHUNK = 2**20
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a regular file, or a link to one, for reading; also its size.
+
+    A FIFO or a device would block, or never end. Raises `OSError`, and `BundleError` for what is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{path} is no regular file; export the bundle again")
+    with open(descriptor, "rb", buffering=0) as file:
+        yield file, found.st_size
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises `OSError`, and `BundleError` for a larger one."""
+    with open_regular(path) as (file, size):
+        content = b"" if size > most else _read(file, most + 1)
+    if max(size, len(content)) > most:
+        raise BundleError(f"{path} has {max(size, len(content)):,} bytes, more than {most:,}; export the bundle again")
+    return content
+
+
+def read_exactly(path: Path, size: int) -> bytes:
+    """The content of a regular file of `size` bytes. Raises `OSError`, and `BundleError` for another size."""
+    with open_regular(path) as (file, found):
+        content = _read(file, size + 1) if found == size else b""
+    if found != size or len(content) != size:
+        raise _other_size(path, found if found != size else len(content), size)
+    return content
+
+
+def sha256_of_file(path: Path, size: int) -> str:
+    """SHA-256 of a regular file of `size` bytes, which is not held in memory. Raises as `read_exactly`."""
+    digest, count = hashlib.sha256(), 0
+    with open_regular(path) as (file, found):
+        if found != size:
+            raise _other_size(path, found, size)
+        while count <= size and (chunk := file.read(_CHUNK)):
+            digest.update(chunk)
+            count += len(chunk)
+    if count != size:
+        raise _other_size(path, count, size)
+    return digest.hexdigest()
+
+
+def copy_regular(source: Path, target: Path, most: int) -> int:
+    """Copy a regular file of at most `most` bytes; how many it had. Raises `OSError` and `BundleError`."""
+    count = 0
+    with open_regular(source) as (file, _), target.open("wb") as copy:
+        while chunk := file.read(_CHUNK):
+            count += len(chunk)
+            if count > most:
+                raise BundleError(f"{source} grows while it is copied; put whole files into the bundle")
+            copy.write(chunk)
+    return count
+
+
+def _read(file: BinaryIO, most: int) -> bytes:
+    """Up to `most` bytes. The file may grow meanwhile, or be shorter than it says, as those in /proc are."""
+    chunks, left = [], most
+    while left and (chunk := file.read(left)):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _other_size(path: Path, found: int, size: int) -> BundleError:
+    return BundleError(f"{path} is not what was exported (it has {found:,} bytes, not {size:,}); export it again")

@@ -1,0 +1,45 @@
+"""A repository that is followed without a server around it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from serving.discovery import settle
+from serving.options import ServeOptions
+from serving.repository import Repository
+
+OPTIONS = ServeOptions()
+
+
+def put(bundle: Path, folder: Path) -> Path:
+    """A copy of a bundle, all of it there at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(shutil.copytree(bundle, folder.parent / ".aside"))
+    return aside.rename(folder)
+
+
+class Followed:
+    """A repository, and what it tells of."""
+
+    def __init__(self, root: Path, options: ServeOptions = OPTIONS):
+        self.events: list[tuple[str, ...]] = []
+        self.repository = Repository(settle(root), options, lambda *event: self.events.append(event))
+        self.repository.start()
+
+    def look(self) -> list[tuple[str, ...]]:
+        """What came of looking once more: model, version, result."""
+        self.events.clear()
+        self.repository.refresh()
+        return [event[:3] for event in self.events]
+
+    @property
+    def loaded(self) -> dict[str, list[str]]:
+        return {name: list(release.versions) for name, release in self.repository.catalog.releases.items()}
+
+    def answers(self, name: str) -> str:
+        """The version that answers for the model, which must be able to act."""
+        model = self.repository.catalog.find(name)
+        assert model.policy.act_batch(np.zeros((1, 4), np.float32)).shape == (1,)
+        assert model.policy.manifest.name == name
+        return model.version
