@@ -22,16 +22,25 @@ _KEPT = 256
 _LARGE = 16 * 1024
 """Bytes of observations that are added up at once."""
 
+MOST_DEVIATIONS = 30.0
+"""An element further than that from its training mean counts as if it were there. It is ten times what the alert is at:
+one absurd observation is soon outweighed, and many still raise the drift.
+"""
+
 _GREATEST = 1e100
-"""Observations beyond it count as it: the square of a larger one would be infinite."""
+"""No observation counts as more: the square of a larger one would be infinite."""
+
+Range = tuple[Float64, Float64]
+"""The least and the greatest value of each element [n] that counts as it is."""
 
 
 class Moments(NamedTuple):
-    """Mean [n], sum of squared deviations from it [n], and how many rows they are of."""
+    """Mean [n] and sum of squared deviations from it [n] of rows; how many these are, and how many were clipped."""
 
     mean: Float64
     deviations: Float64
     total: float
+    outliers: float = 0.0
 
     @property
     def stddev(self) -> Float64:
@@ -44,14 +53,29 @@ def empty(size: int) -> Moments:
     return Moments(np.zeros(size), np.zeros(size), 0.0)
 
 
-def moments_of(rows: Array) -> Moments:
-    """Of rows [rows, n], at least one."""
+def range_of(spec: ArraySpec, training: Statistics | None) -> Range:
+    """What counts as it is: within 30 deviations of the training mean, or one width of the space beyond its bounds."""
+    with np.errstate(over="ignore"):
+        if training is not None:
+            middle, reach = np.array(training.mean, np.float64), MOST_DEVIATIONS * np.array(training.stddev, np.float64)
+        else:
+            below, above = (bound.reshape(-1) for bound in spec.bounds())
+            is_bounded = np.isfinite(below) & np.isfinite(above)
+            middle = np.where(is_bounded, below, 0.0) / 2 + np.where(is_bounded, above, 0.0) / 2
+            reach = np.where(is_bounded, 3 * (above / 2 - below / 2), np.inf)
+        low, high = middle - reach, middle + reach
+    return np.clip(low, -_GREATEST, _GREATEST), np.clip(high, -_GREATEST, _GREATEST)
+
+
+def moments_of(rows: Array, counted: Range | None = None) -> Moments:
+    """Of rows [rows, n], at least one, each clipped to what counts."""
     values = rows.astype(np.float64)
-    if rows.dtype == np.float64:
-        np.clip(values, -_GREATEST, _GREATEST, out=values)
-    mean = values.mean(axis=0)
-    values -= mean
-    return Moments(mean, np.einsum("ij,ij->j", values, values), float(len(values)))
+    low, high = counted or (-_GREATEST, _GREATEST)
+    clipped = np.clip(values, low, high)
+    outliers = float((clipped != values).any(axis=1).sum())
+    mean = clipped.mean(axis=0)
+    clipped -= mean
+    return Moments(mean, np.einsum("ij,ij->j", clipped, clipped), float(len(clipped)), outliers)
 
 
 def joined(old: Moments, new: Moments, window: float = math.inf) -> Moments:
@@ -61,35 +85,37 @@ def joined(old: Moments, new: Moments, window: float = math.inf) -> Moments:
     if total == 0:
         return new
     shift = new.mean - old.mean
-    faded = old.deviations * (kept / old.total if old.total else 0.0)
+    faded = kept / old.total if old.total else 0.0
     return Moments(
         old.mean + shift * (new.total / total),
-        faded + new.deviations + shift**2 * (kept * new.total / total),
+        old.deviations * faded + new.deviations + shift**2 * (kept * new.total / total),
         total,
+        old.outliers * faded + new.outliers,
     )
 
 
 def moments_to_json(moments: Moments) -> list[Any]:
-    """Mean, deviations and total."""
-    return [moments.mean.tolist(), moments.deviations.tolist(), moments.total]
+    """Mean, deviations, total and outliers."""
+    return [moments.mean.tolist(), moments.deviations.tolist(), moments.total, moments.outliers]
 
 
 def moments_from_json(document: list[Any]) -> Moments:
     """The inverse."""
-    mean, deviations, total = document
-    return Moments(np.array(mean), np.array(deviations), total)
+    mean, deviations, total, outliers = document
+    return Moments(np.array(mean), np.array(deviations), total, outliers)
 
 
 def drift(observed: Moments, training: Statistics) -> float:
     """The largest distance of an element's mean from the training mean, in standard deviations of the training."""
-    return float(np.max(np.abs(observed.mean - training.mean) / training.stddev))
+    with np.errstate(over="ignore"):
+        return float(np.max(np.abs(observed.mean - training.mean) / training.stddev))
 
 
 class Input:
     """One input of a policy: what is observed there. To add a request's rows costs a copy of them."""
 
-    def __init__(self, spec: ArraySpec) -> None:
-        self.name = spec.name
+    def __init__(self, spec: ArraySpec, training: Statistics | None = None) -> None:
+        self.name, self._counted = spec.name, range_of(spec, training)
         self._dtype, self._size = np.dtype(spec.dtype), math.prod(spec.shape)
         self._kept: list[bytes] = []
         self._moments = empty(self._size)
@@ -110,7 +136,7 @@ class Input:
             del self._kept[: len(taken)]
             if taken:
                 rows = np.frombuffer(b"".join(taken), self._dtype).reshape(-1, self._size)
-                self._moments = joined(self._moments, moments_of(rows), WINDOW)
+                self._moments = joined(self._moments, moments_of(rows, self._counted), WINDOW)
             return self._moments
 
 
@@ -118,7 +144,11 @@ class Watch:
     """The inputs of one version of a policy, but for images and others of more than `MOST_STATISTICS` elements."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.inputs = [Input(spec) for spec in manifest.observation if math.prod(spec.shape) <= MOST_STATISTICS]
+        self.inputs = [
+            Input(spec, manifest.statistics.get(spec.name))
+            for spec in manifest.observation
+            if math.prod(spec.shape) <= MOST_STATISTICS
+        ]
         only = self.inputs[0] if self.inputs and len(manifest.observation) == 1 else None
         self.asked: Callable[[Any], None] = only.add if only else self._add_parts
         """Add a request's observations [batch, ...], an array or one for each input; from any thread."""

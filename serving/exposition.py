@@ -47,6 +47,9 @@ FAMILIES = {
         "gauge", ("model", "version"), "Largest distance of a mean from the training's, in deviations of the training"
     ),
     "trpo_tf_drift_observations": Family("gauge", ("model", "version"), "Observations behind these statistics"),
+    "trpo_tf_drift_outliers": Family(
+        "gauge", ("model", "version"), "Share of them that is so far out that it is clipped"
+    ),
     "trpo_tf_log_lines_dropped_total": Family("counter", (), "Lines of the log that could not be written to stderr"),
     "process_resident_memory_bytes": Family("gauge", (), "Resident memory"),
     "process_cpu_seconds_total": Family("counter", (), "Time on a processor"),
@@ -61,39 +64,50 @@ def render(metrics: Metrics) -> bytes:
     """Everything, as it is now."""
     snapshots = metrics.snapshots()
     samples: dict[str, list[str]] = defaultdict(list)
-    for source in (_requests(snapshots), _process(snapshots), _models(metrics, snapshots)):
+    hidden = metrics.hidden()
+    for source in (_requests(snapshots, hidden), _process(snapshots), _models(metrics, snapshots, hidden)):
         for name, labels, value in source:
             samples[name].append(_line(name, FAMILIES[name].labels, labels, value))
-    samples["trpo_tf_request_seconds"] = list(_histogram(snapshots))
+    samples["trpo_tf_request_seconds"] = list(_histogram(snapshots, hidden))
     lines = []
     for name, family in FAMILIES.items():
         lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}", *samples[name]]
     return "\n".join([*lines, ""]).encode()
 
 
-def _requests(snapshots: list[Snapshot]) -> Iterator[Sample]:
+Hidden = set[tuple[str, str]]
+
+
+def _requests(snapshots: list[Snapshot], hidden: Hidden) -> Iterator[Sample]:
     requests: dict[tuple[object, ...], int] = defaultdict(int)
     errors: dict[tuple[object, ...], int] = defaultdict(int)
     for model, version, protocol, codes, kinds, *_ in _all("series", snapshots):
-        for code, count in codes:
-            requests[model, version, protocol, code] += count
+        if (model, "") in hidden:
+            continue
+        if (model, version) not in hidden:
+            for code, count in codes:
+                requests[model, version, protocol, code] += count
         for kind, count in kinds.items():
             errors[model, kind] += count
     yield from (("trpo_tf_requests_total", labels, count) for labels, count in requests.items())
     yield from (("trpo_tf_errors_total", labels, count) for labels, count in errors.items())
 
 
-def _histogram(snapshots: list[Snapshot]) -> Iterator[str]:
+_BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
+
+
+def _histogram(snapshots: list[Snapshot], hidden: Hidden) -> Iterator[str]:
     found: dict[tuple[str, ...], tuple[list[int], float]] = {}
     for model, _, protocol, _, _, buckets, seconds in _all("series", snapshots):
-        if model:
+        if model and (model, "") not in hidden:
             before, total = found.get((model, protocol), ([0] * len(buckets), 0.0))
             found[model, protocol] = [a + b for a, b in zip(before, buckets, strict=True)], total + seconds
     name, names = "trpo_tf_request_seconds", FAMILIES["trpo_tf_request_seconds"].labels
     for labels, (buckets, total) in found.items():
-        for bound, count in zip((*BUCKETS, "+Inf"), accumulate(buckets), strict=True):
-            shown = bound if isinstance(bound, str) else f"{bound:g}"
-            yield _line(f"{name}_bucket", (*names, "le"), (*labels, shown), count)
+        # Most lines of a scrape are these, so that their names and labels are written once.
+        head, _, _ = _line(f"{name}_bucket", names, labels, 0).rpartition("}")
+        for bound, count in zip(_BOUNDS, accumulate(buckets), strict=True):
+            yield f'{head},le="{bound}"}} {count}'
         yield _line(f"{name}_sum", names, labels, total)
         yield _line(f"{name}_count", names, labels, sum(buckets))
 
@@ -113,13 +127,15 @@ def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
         yield "trpo_tf_repository_last_look_timestamp_seconds", (), min(looked)
 
 
-def _models(metrics: Metrics, snapshots: list[Snapshot]) -> Iterator[Sample]:
-    for name in sorted(metrics.names):
-        yield "trpo_tf_model_ready", (name,), name in metrics.catalog.releases
+def _models(metrics: Metrics, snapshots: list[Snapshot], hidden: Hidden) -> Iterator[Sample]:
+    catalog = metrics.catalog
+    for name in sorted({*catalog.releases, *catalog.absent}):
+        yield "trpo_tf_model_ready", (name,), name in catalog.releases
     # Every process sees every change, so that the one that has seen most has seen all.
     reloads: dict[tuple[object, ...], int] = defaultdict(int)
     for model, result, count in _all("reloads", snapshots):
-        reloads[model, result] = max(reloads[model, result], count)
+        if (model, "") not in hidden:
+            reloads[model, result] = max(reloads[model, result], count)
     yield from (("trpo_tf_model_reloads_total", labels, count) for labels, count in reloads.items())
     observed: dict[tuple[str, str, str], dict[str, Moments]] = defaultdict(dict)
     for model, version, sha256, name, *moments in _all("observed", snapshots):
@@ -141,6 +157,7 @@ def _observed(
             yield "trpo_tf_observation_mean", (*labels, name, element), mean
             yield "trpo_tf_observation_stddev", (*labels, name, element), stddev
     yield "trpo_tf_drift_observations", labels, max(moments.total for moments in inputs.values())
+    yield "trpo_tf_drift_outliers", labels, max(moments.outliers / moments.total for moments in inputs.values())
     drifts = [drift(inputs[name], known) for name, known in training.items() if name in inputs]
     if drifts:
         yield "trpo_tf_observation_drift", labels, max(drifts)

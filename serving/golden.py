@@ -95,4 +95,4 @@ def _read_array(archive: zipfile.ZipFile, spec: ArraySpec | NoiseSpec) -> NDArra
             f"{MOST_CASES:,} cases; export the bundle again"
         )
     values = np.frombuffer(content, spec.dtype, math.prod(shape), stream.tell())
-    return values.reshape(shape, order="F" if is_fortran else "C")
+    return values.reshape(shape, order="F" if is_fortran else "C").copy()

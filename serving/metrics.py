@@ -44,11 +44,24 @@ KINDS = {
 }
 """What an HTTP status is called in `trpo_tf_errors_total`, unless something more is known."""
 
+KEEP_SECONDS = 600.0
+"""How long the series of a version, or of a model, are shown after it was served: several scrapes at least."""
+
+FOLD_SECONDS = 660.0
+"""How long a process keeps them. All have stopped showing them by then: a sum that lacks one process's part would look
+like a counter that began anew.
+"""
+
 Snapshot = dict[str, Any]
 
 
 class Series:
     """Requests of one model version by one protocol; those that reach no model have empty names."""
+
+    _codes: dict[int | str, int]
+    _kinds: dict[str, int]
+    _buckets: list[int]
+    _seconds: float
 
     def __init__(self, model: str, version: str, protocol: str) -> None:
         self.model, self.version, self.protocol = model, version, protocol
@@ -77,11 +90,19 @@ class Series:
             names = [self.model, self.version, self.protocol]
             return [*names, list(self._codes.items()), dict(self._kinds), list(self._buckets), self._seconds]
 
+    def take_over(self, other: "Series") -> None:
+        """Count on from another as well, but for its codes: they are those of its version."""
+        with other._lock, self._lock:
+            for kind, count in other._kinds.items():
+                self._kinds[kind] += count
+            self._buckets = [mine + its for mine, its in zip(self._buckets, other._buckets, strict=True)]
+            self._seconds += other._seconds
+
     def restore(self, codes: Any, kinds: Any, buckets: list[int], seconds: float) -> None:
         """Count on from a snapshot."""
         with self._lock:
-            self._codes: dict[int | str, int] = defaultdict(int, codes)
-            self._kinds: dict[str, int] = defaultdict(int, kinds)
+            self._codes = defaultdict(int, codes)
+            self._kinds = defaultdict(int, kinds)
             self._buckets, self._seconds = buckets, seconds
 
 
@@ -95,7 +116,7 @@ class Metrics:
     def __init__(self, board: Board | None = None, slot: int = 0) -> None:
         self.board, self._slot = board or Board(1), slot
         self.catalog = Catalog()
-        self.names: set[str] = set()  # of models, served now or once
+        self._ended: dict[tuple[str, str], float] = {}  # since when a model, and version, is not served any more
         self.evictions = 0  # connections that were closed for others
         self.loads: list[Callable[[], tuple[int, int]]] = []
         """Of each server in this process: how many connections it has, and how many requests are not answered yet."""
@@ -109,7 +130,10 @@ class Metrics:
 
     def series(self, model: Model | None, protocol: str = "http") -> Series:
         """Where requests of a model are counted, or those that reach none; ask for it once, not for each request."""
-        return self._find(model.name, model.version, protocol) if model else self._find("", "", protocol)
+        if model is None:
+            return self._find("", "", protocol)
+        self._ended.pop((model.name, model.version), None)  # about to be served again
+        return self._find(model.name, model.version, protocol)
 
     def watch(self, model: Model, protocol: str = "http") -> Watch:
         """Where observations of a model are counted; anew when another policy has the same name and version."""
@@ -121,9 +145,22 @@ class Metrics:
     def show(self, catalog: Catalog) -> None:
         """Tell what is served from now on."""
         self.catalog = catalog
-        self.names |= set(catalog.releases)
         served = {(model.name, model.version) for model in self.models()}
         self._watches = {key: watch for key, watch in self._watches.items() if key[:2] in served}
+        known = {*catalog.releases, *(entry.name for entry in catalog.entries)}
+        series, reloads = list(self._series), list(self._reloads)  # the thread that loads may add to them
+        versions = {key[:2] for key in series if key[0] and key[1]}
+        models = {(key[0], "") for key in (*series, *reloads) if key[0]}
+        now = time.monotonic()
+        ended = (versions - served) | {key for key in models if key[0] not in known}
+        # Those that this process has folded stay hidden: another one may not have.
+        lately = {key for key in self._ended if key not in served and (key[1] or key[0] not in known)}
+        self._ended = {key: self._ended.get(key, now) for key in ended | lately}
+
+    def hidden(self) -> set[tuple[str, str]]:
+        """Models and versions that have not been served for a while; a model as a whole with version ""."""
+        since = time.monotonic() - KEEP_SECONDS
+        return {key for key, ended in list(self._ended.items()) if ended < since}
 
     def models(self) -> Iterable[Model]:
         """What is served."""
@@ -132,7 +169,6 @@ class Metrics:
 
     def reloaded(self, model: str, version: str, result: str, reason: str = "") -> None:
         """Count and log a change of what is served; `result` is `loaded`, `refused` or `unloaded`."""
-        self.names.add(model)
         self._reloads[model, result] += 1
         level = logging.WARNING if result == "refused" else logging.INFO
         message = f"{result} {model} version {version}" + (f": {reason}" if reason else "")
@@ -144,6 +180,7 @@ class Metrics:
 
     def publish(self) -> None:
         """Put a snapshot in this process's slot. If it has no room, then without observations; or else not at all."""
+        self._fold()
         snapshot = self._snapshot()
         if not self.board.write(self._slot, orjson.dumps(snapshot)):
             self.board.write(self._slot, orjson.dumps(snapshot | {"observed": []}))
@@ -160,6 +197,19 @@ class Metrics:
         self._reloads |= {(model, result): count for model, result, count in before["reloads"]}
         self._cpu_before, self._started = before["cpu"], before["started"]
         self.evictions = before["evictions"]
+
+    def _fold(self) -> None:
+        """Forget versions and models that are long gone. A model that is served keeps its totals."""
+        now = time.monotonic()
+        gone = {key for key, ended in list(self._ended.items()) if ended < now - FOLD_SECONDS}
+        if not gone:
+            return
+        for key in [key for key in list(self._series) if {key[:2], (key[0], "")} & gone]:
+            series = self._series.pop(key)
+            if (key[0], "") not in gone:
+                self._find(key[0], "", key[2]).take_over(series)
+        self._reloads = defaultdict(int, {k: count for k, count in self._reloads.items() if (k[0], "") not in gone})
+        self._ended = {key: ended for key, ended in self._ended.items() if ended > now - 2 * FOLD_SECONDS}
 
     def _find(self, model: str, version: str, protocol: str) -> Series:
         return self._series.setdefault((model, version, protocol), Series(model, version, protocol))

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import serving
-from serving.drift import WINDOW, Input, Watch, empty, joined, moments_of
+from serving.drift import MOST_DEVIATIONS, WINDOW, Input, Watch, drift, empty, joined, moments_of
 from serving.manifest import MOST_STATISTICS, ArraySpec, BundleError, Manifest, NoiseSpec, Statistics
 
 MEAN, STDDEV = np.array([1.0, -20.0, 0.0, 300.0]), np.array([0.1, 5.0, 1.0, 30.0])
+STATISTICS = Statistics(tuple(MEAN), tuple(STDDEV))
 
 
 @pytest.fixture
@@ -52,6 +53,73 @@ def test_drift_is_by_how_many_deviations_observations_are_shifted(start, trained
             mean, stddev = drawn[:, element].mean(dtype=float), drawn[:, element].std(dtype=float)
             assert metrics("trpo_tf_observation_mean", **where) == pytest.approx(mean, rel=1e-9)
             assert metrics("trpo_tf_observation_stddev", **where) == pytest.approx(stddev, rel=1e-9)
+
+
+def test_one_absurd_observation_is_soon_outweighed_and_many_are_not(start, trained, scrape):
+    with start(trained) as server:
+        model = {"model": "discrete", "version": "1"}
+        ask(server, np.full((1, 4), 1e20, np.float32))
+        assert scrape(server)("trpo_tf_observation_drift", **model) == pytest.approx(MOST_DEVIATIONS)
+        for batch in np.split(rows(3000), 3):
+            ask(server, batch)
+        metrics = scrape(server)
+        assert metrics("trpo_tf_observation_drift", **model) < 0.2
+        assert metrics("trpo_tf_drift_outliers", **model) == pytest.approx(1 / 3001)
+        for _ in range(2):
+            ask(server, np.full((4000, 4), -1e20, np.float32))
+        metrics = scrape(server)
+        assert metrics("trpo_tf_observation_drift", **model) > 20
+        assert metrics("trpo_tf_drift_outliers", **model) == pytest.approx(8001 / 11001)
+
+
+@pytest.mark.parametrize("value", [1e20, -1e20, 3.4e38, 1e9])
+def test_an_absurd_observation_among_many_in_process(value):
+    watched = Input(ArraySpec("obs", "float32", (4,)), STATISTICS)
+    drawn = rows(100_000)
+    drawn[50_000, 2] = value
+    for part in np.array_split(drawn, 300):
+        watched.add(part)
+    moments = watched.moments()
+    assert drift(moments, STATISTICS) < 0.05
+    assert moments.outliers == 1
+    np.testing.assert_allclose(moments.stddev, STDDEV, rtol=0.02)
+
+
+@pytest.mark.parametrize("shift", [3.5, -10.0, 29.0])
+def test_a_shift_of_all_is_told_as_it_is(shift):
+    watched = Input(ArraySpec("obs", "float32", (4,)), STATISTICS)
+    watched.add(rows(20_000, shift))
+    assert drift(watched.moments(), STATISTICS) == pytest.approx(abs(shift), abs=0.4)
+
+
+def test_without_statistics_the_declared_bounds_tell_what_is_absurd():
+    low = (-1.0, -np.inf, -3.4e38, -1.7e308)
+    spec = ArraySpec("obs", "float64", (4,), low, tuple(-bound for bound in low))
+    watched = Input(spec)
+    watched.add(np.array([[1e300, 1e300, 1e30, 1e99], [2.5, 0, 0, 0], [-0.0, -0.0, 0, 0]]))
+    moments = watched.moments()
+    np.testing.assert_allclose(moments.mean, [5.5 / 3, 1e100 / 3, 1e30 / 3, 1e99 / 3])
+    assert moments.outliers == 1
+    assert np.isfinite(moments.stddev).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("float16", [65504.0, -65504.0]),
+        ("int64", [2**63 - 1, -(2**63)]),
+        ("uint64", [2**64 - 1, 0]),
+        ("float64", [np.finfo(float).max, -np.finfo(float).max]),
+        ("bool", [True, False]),
+    ],
+)
+@pytest.mark.parametrize("training", [None, Statistics((0.0,), (1.0,)), Statistics((1e308,), (1e-300,))])
+def test_the_extremes_of_every_type_leave_finite_statistics(dtype, values, training):
+    watched = Input(ArraySpec("obs", dtype, ()), training)
+    watched.add(np.array(values, dtype))
+    moments = watched.moments()
+    assert np.isfinite([*moments.mean, *moments.stddev, moments.outliers]).all()
+    assert moments.total == 2
 
 
 def test_without_statistics_of_the_training_there_is_no_drift(start, discrete, scrape):

@@ -192,7 +192,7 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path):
 
 def test_a_manifest_that_is_a_folder_is_refused(tmp_path):
     (tmp_path / "manifest.json").mkdir()
-    with pytest.raises(BundleError, match="can't be read"):
+    with pytest.raises(BundleError, match="is no regular file"):
         read_manifest(tmp_path)
 
 

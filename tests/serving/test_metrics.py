@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -239,10 +240,94 @@ def test_counts_of_a_version_outlive_it_and_its_observations_do_not(discrete, sc
         assert f'trpo_tf_requests_total{{model="discrete",version="{version}",protocol="http",code="200"}} 1\n' in text
     assert 'trpo_tf_drift_observations{model="discrete",version="1"}' not in text
     assert 'trpo_tf_drift_observations{model="discrete",version="2"} 1\n' in text
-    metrics.show(catalog())
+    metrics.show(Catalog(absent=frozenset(["discrete"])))
     text = render(metrics).decode()
     assert 'trpo_tf_model_ready{model="discrete"} 0\n' in text
     assert "trpo_tf_model_info{" not in text
+    metrics.show(catalog())
+    assert "trpo_tf_model_ready{" not in render(metrics).decode()
+
+
+def test_series_of_a_version_end_after_a_while_and_totals_of_its_model_stay(discrete, monkeypatch):
+    monkeypatch.setattr("serving.metrics.KEEP_SECONDS", 0.2)
+    monkeypatch.setattr("serving.metrics.FOLD_SECONDS", 0.4)
+    board, versions = Board(2), [model(discrete, version=version) for version in ("1", "2")]
+    processes = [Metrics(board, 0), Metrics(board, 1)]
+    for served in versions:
+        for metrics in processes:
+            metrics.show(catalog(served))
+            metrics.series(served).answered(200, 1e-4)
+            metrics.series(served).answered(400, 1e-4, "bad_request")
+            metrics.publish()
+    seen = []
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        for metrics in processes:
+            text = render(metrics).decode()
+            assert 'trpo_tf_errors_total{model="discrete",kind="bad_request"} 4\n' in text
+            assert 'trpo_tf_request_seconds_count{model="discrete",protocol="http"} 8\n' in text
+            seen += re.findall(r'requests_total{model="discrete",version="1",protocol="http",code="200"} (\d+)', text)
+        time.sleep(0.02)
+    assert set(seen) == {"2"}, "it is whole or it is not there"
+    assert 'version="1"' not in text
+    assert text.count('version="2",protocol="http",code=') == 2
+    assert not any(b'"discrete","1"' in board.read(slot) for slot in range(2))
+    heir = Metrics(board, 1)  # in the place of a worker that died
+    assert 'trpo_tf_errors_total{model="discrete",kind="bad_request"} 4\n' in render(heir).decode()
+    processes = processes[:1]
+    for metrics in (*processes, heir):
+        metrics.reloaded("discrete", "2", "unloaded")
+        metrics.show(catalog())
+    time.sleep(0.5)
+    heir.publish()
+    text = render(processes[0]).decode()
+    assert "discrete" not in text
+    assert not any(b"discrete" in board.read(slot) for slot in range(2))
+
+
+def test_a_version_that_comes_back_counts_on(discrete, monkeypatch):
+    monkeypatch.setattr("serving.metrics.KEEP_SECONDS", 0.1)
+    monkeypatch.setattr("serving.metrics.FOLD_SECONDS", 0.2)
+    metrics, first, second = Metrics(), model(discrete), model(discrete, version="2")
+    for served in (first, second, first):
+        series = metrics.series(served)
+        metrics.show(catalog(served))
+        series.answered(200, 1e-4)
+    time.sleep(0.3)
+    series.answered(200, 1e-4)
+    text = render(metrics).decode()
+    assert 'trpo_tf_requests_total{model="discrete",version="1",protocol="http",code="200"} 3\n' in text
+    assert 'version="2"' not in text
+
+
+MODELS_END = """
+import sys, serving.metrics, serving.__main__
+serving.metrics.KEEP_SECONDS, serving.metrics.FOLD_SECONDS = 1, 1.5
+sys.exit(serving.__main__.main())
+"""
+
+
+def test_a_model_that_is_removed_alerts_nobody_and_one_that_cannot_act_does(start, discrete, tmp_path, scrape):
+    models = tmp_path / "models"
+    for name in ("walk", "run", "swim"):
+        shutil.copytree(discrete, models / name / "1")
+    (models / "swim" / "1" / "policy.onnx").unlink()
+    with start(models, "--poll", "0.05", code=MODELS_END) as server:
+        infer = [server.request("POST", f"/v2/models/{name}/infer", REQUEST)[0] for name in ("walk", "run")]
+        metrics = scrape(server)
+        ready = {name: metrics("trpo_tf_model_ready", model=name) for name in ("walk", "run", "swim")}
+        assert (infer, ready) == ([200, 200], {"walk": 1, "run": 1, "swim": 0})
+        shutil.rmtree(models / "run")
+        deadline = time.monotonic() + 20
+        while (metrics := scrape(server))("trpo_tf_model_ready", model="run") is not None:
+            assert time.monotonic() < deadline
+        labels = {"version": "1", "protocol": "http", "code": "200"}
+        assert metrics("trpo_tf_requests_total", model="run", **labels) == 1
+        while 'model="run"' in (text := scrape(server).text):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert 'trpo_tf_requests_total{model="walk",version="1",protocol="http",code="200"} 1\n' in text
+        assert 'trpo_tf_model_ready{model="swim"} 0\n' in text
 
 
 def test_another_policy_of_the_same_version_is_observed_anew(discrete, continuous):
