@@ -1,6 +1,8 @@
 # Serves the policy bundle, or the folder of bundles, that is mounted at /models, on port $PORT. Nothing of TensorFlow
 # is inside. docs/deploy.md says more.
-# Whoever reaches the port is answered, as long as no --keys or --tls-client-ca is given: publish it with care.
+# Whoever reaches the port is answered, as long as no keys or client certificates are asked for: publish it with care, or
+# set TRPO_TF_INSECURE=0, with which the server does not start without them. Options are given behind the image's name, or
+# in the environment: -e TRPO_TF_KEYS=/run/secrets/keys.
 #
 #     docker build -t trpo-tf-serving .                       HTTP; with --build-arg EXTRA=grpc also gRPC
 #     docker run --rm --read-only -p 8080:8080 -v ./bundle:/models:ro trpo-tf-serving
@@ -46,11 +48,13 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OPENBLAS_NUM_THREADS=1 \
     ORT_DISABLE_TELEMETRY=1 \
-    PORT=8080
+    PORT=8080 \
+    TRPO_TF_HOST=0.0.0.0 \
+    TRPO_TF_INSECURE=1
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["python", "/app/serving/healthcheck.py"]
-ENTRYPOINT ["python", "-m", "serving", "/models", "--host", "0.0.0.0", "--insecure"]
+ENTRYPOINT ["python", "-m", "serving", "/models"]

@@ -9,10 +9,12 @@ import argparse
 import http.client
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -157,6 +159,26 @@ def stop_under_load(engine: Engine, name: str, port: int, model: str) -> int:
     return int(seen["answered"])
 
 
+def check_health_over_tls(engine: Engine, tag: str, folder: Path) -> None:
+    """A container with TLS and a port of its own, both by its environment, is healthy. Raises `CheckError`."""
+    folder.mkdir()
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    execute(*command, "-keyout", str(folder / "key"), "-out", str(folder / "cert"))
+    (folder / "key").chmod(0o644)  # for the image's user
+    port = free_port()
+    environment = {"PORT": str(port), "TLS_CERT": "/run/secrets/cert", "TLS_KEY": "/run/secrets/key"}
+    on = [f"--env=TRPO_TF_{name}={value}" for name, value in environment.items()]
+    mount = f"--volume={folder}:/run/secrets:ro"
+    with running(engine, tag, BUNDLES / "discrete", free_port(), on=(*on, mount)) as name:
+        deadline = time.monotonic() + STOP_SECONDS
+        while (done := engine("exec", name, "python", "/app/serving/healthcheck.py", check=False)).returncode:
+            expect(time.monotonic() < deadline, f"with TLS the container is unhealthy: {done.stderr}")
+            time.sleep(0.2)
+        context = ssl.create_default_context(cafile=str(folder / "cert"))
+        with urllib.request.urlopen(f"https://localhost:{port}/v2/health/ready", timeout=5, context=context) as answer:
+            expect(answer.status == 200, "over TLS it is not ready")
+
+
 def check_refusal(engine: Engine, tag: str, folder: Path) -> str:
     """A bundle that was tampered with ends the container with status 2 and one line. Raises `CheckError`."""
     shutil.copytree(BUNDLES / "discrete", folder)
@@ -204,6 +226,8 @@ def check_image(engine: Engine, extra: str, folder: Path, say: Callable[[str], N
         expect(set(returns.values()) == {expected}, "the returns differ")
         answered = stop_under_load(engine, name, port, model)
         say(f"SIGTERM under load    {answered} answers on {CONNECTIONS} connections, none failed, exit status 0")
+    check_health_over_tls(engine, tag, folder / "tls")
+    say("health check          with TLS and a port by the environment: healthy")
     say(f"tampered bundle       status 2, {check_refusal(engine, tag, folder / 'tampered')}")
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import serving
-from serving.command_line import parse_arguments
+from serving.command_line import make_options, parse_arguments
+from serving.errors import ServeError
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -123,8 +124,24 @@ def test_the_server_understands_the_arguments():
     assert options.tcp_port == container["ports"][0]["containerPort"]
     entry = re.search(r"^ENTRYPOINT (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert entry
-    bundle, options = parse_arguments(json.loads(entry[1])[3:], "serving")
+    bundle, _ = parse_arguments(json.loads(entry[1])[3:], "serving")
     assert str(bundle) == POD["containers"][0]["volumeMounts"][0]["mountPath"]
+
+
+def test_the_images_environment_lets_others_ask_and_can_be_switched_off():
+    environment = dict(
+        re.findall(r"\b(TRPO_TF_\w+|PORT)=(\S+)", (ROOT / "Dockerfile").read_text().partition("\nENV PATH")[2])
+    )
+    options = make_options({}, environment)
+    assert (options.host, options.insecure, options.tcp_port) == ("0.0.0.0", True, 8080)
+    with pytest.raises(ServeError, match="give --keys"):
+        make_options({}, environment | {"TRPO_TF_INSECURE": "0"})
+    assert make_options({}, environment | {"TRPO_TF_INSECURE": "0", "TRPO_TF_KEYS": "/run/secrets/keys"}).keys
+
+
+def test_services_do_not_set_the_servers_options():
+    """Their variables begin with the service's name, which may be trpo-tf."""
+    assert POD["enableServiceLinks"] is False
 
 
 def test_compose_takes_it():

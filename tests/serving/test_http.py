@@ -493,32 +493,6 @@ def test_help_says_what_to_give(tmp_path):
     assert "--port" in done.stdout
 
 
-def healthcheck(*arguments: object, **environment: str) -> int:
-    command = [sys.executable, str(HEALTHCHECK), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-    assert done.stderr == ""
-    return done.returncode
-
-
-def test_healthcheck_asks_the_server(server, start, discrete):
-    assert healthcheck(server.port) == 0
-    assert healthcheck(PORT=str(server.port)) == 0
-    with start(discrete) as other:
-        other.stop(signal.SIGTERM)
-        assert healthcheck(other.port) == 1
-
-
-def test_healthcheck_takes_no_other_answer_for_readiness():
-    for answer in (b"HTTP/1.0 503 Service Unavailable\r\n\r\n", b"", b"200\r\n"):
-        with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-            outcome = pool.submit(healthcheck, listener.getsockname()[1])
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(answer)
-            assert outcome.result(10) == 1
-
-
 def test_the_server_imports_nothing_of_training_or_export(run_python):
     modules = run_python("import sys, serving.worker; print(*sys.modules)").split()
     absent = {"tensorflow", "keras", "tensorflow_probability", "onnx", "tf2onnx", "gymnasium", "export", "trpo_tf"}
