@@ -38,10 +38,15 @@ class TlsAcceptor:
         tls: Tls,
         timeout: float,
         room: Callable[[], int],
+        evicted: Callable[[], None],
     ) -> None:
-        """Listen at once, in the event loop. `room` answers how many connections may shake hands now."""
+        """Listen at once, in the event loop.
+
+        `room` answers how many connections may shake hands now, and `evicted` is told of each that is closed for
+        another.
+        """
         self._connect, self._listeners, self._tls = connect, listeners, tls
-        self._timeout, self._room = timeout, room
+        self._timeout, self._room, self._evicted = timeout, room, evicted
         self._pending: dict[asyncio.Task[None], None] = {}  # the longest first
         self._loop = asyncio.get_running_loop()
         self._quiet_until = 0.0
@@ -92,6 +97,7 @@ class TlsAcceptor:
         longest = next(iter(self._pending))
         del self._pending[longest]
         longest.cancel()
+        self._evicted()
         if self._loop.time() >= self._quiet_until:
             message = "too many TLS connections wait for their handshake; for each new one the longest is closed"
             emit("connections", message, level=logging.WARNING)

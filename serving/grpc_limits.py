@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, deque
 from typing import Any
 
-PATIENCE = 0.25
+PATIENCE = 0.5
 """Seconds that a message may take to arrive while others wait for its turn."""
 
 

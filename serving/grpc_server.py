@@ -135,7 +135,8 @@ class GrpcServer:
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._come, self._under_way = 0, 0  # calls, ever and now
         most = options.max_connections
-        self._turns = Turns(max(1, options.max_buffered // options.max_body), most)
+        # Half of it, for one message is still being freed when the next comes.
+        self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
         self._open_turns = Turns(OPEN_MESSAGES, most)
         self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
         self._gatherer, self._observers, self.keys = gatherer, observers.grpc, keys

@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -123,6 +124,7 @@ class Metrics:
         self._series: dict[tuple[str, str, str], Series] = {}
         self._watches: dict[tuple[str, str, str], tuple[str, Watch]] = {}
         self._reloads: dict[tuple[str, str], int] = defaultdict(int)
+        self._memory = 0
         self._cpu_before, self._started, self._looked = 0.0, _start_time(), 0.0
         if before := self.board.read(slot):
             self._restore(orjson.loads(before))
@@ -229,24 +231,21 @@ class Metrics:
             "connections": sum(connections for connections, _ in loads),
             "in_flight": sum(requests for _, requests in loads),
             "cpu": self._cpu_before + time.process_time(),
-            "memory": _resident_bytes(),
+            "memory": self._resident_bytes(),
             "started": self._started,
             "looked": self._looked,
         }
+
+    def _resident_bytes(self) -> int:
+        """Of this process: the last figure when no file can be opened, 0 where there is no /proc."""
+        with suppress(OSError), open("/proc/self/statm", "rb") as file:
+            self._memory = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+        return self._memory
 
 
 def sha256_of(model: Model) -> str:
     """Of its graph."""
     return model.policy.manifest.files[MODEL_FILE].sha256
-
-
-def _resident_bytes() -> int:
-    """Of this process; 0 where there is no /proc."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except FileNotFoundError:
-        return 0
 
 
 def _start_time() -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from serving.board import Board
 from serving.credentials import Credentials
 from serving.events import configure, emit, flush
+from serving.files import raise_file_limit
 from serving.options import ServeError, ServeOptions
 from serving.signals import Stopped, guarded, ignore
 from serving.sockets import listeners
@@ -42,6 +43,7 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
 
 
 def _serve(path: Path, options: ServeOptions) -> None:
+    options = raise_file_limit(options)
     board, credentials = Board(options.workers), Credentials(options)
     with listeners(options) as (sockets, places, grpc):
 

@@ -24,6 +24,7 @@ from serving.discovery import Place, Source, settle
 from serving.errors import BundleError
 from serving.events import emit
 from serving.exchange import Observers
+from serving.files import FileWatch
 from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection
 from serving.look_thread import LookThread
@@ -319,9 +320,11 @@ class Worker:
         self._stopping.set()
 
     async def _sweep(self) -> None:
+        files = FileWatch()
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.site.sweep(asyncio.get_running_loop().time())
+            files.look()
 
     async def _emptied(self) -> None:
         """Wait until no connection is left, or it is to end at once."""
