@@ -18,6 +18,9 @@ HTTP_RESERVE = 96
 
 LEAST_CONNECTIONS = 8
 
+NEARLY = 4
+"""Files that the server may have closed since it counted its own."""
+
 
 def raise_file_limit(options: ServeOptions) -> ServeOptions:
     """Raise this process's limit to what the options need; where the system doesn't allow it, take fewer connections.
@@ -51,21 +54,38 @@ def files_of(connections: int, options: ServeOptions) -> int:
 
 
 class FileWatch:
-    """Tells once when no file can be opened any more, and when it can again."""
+    """Tells once when no file can be opened, or all connections of gRPC are taken, and when that is over.
 
-    def __init__(self) -> None:
-        self._is_short = False
+    gRPC closes further ones itself, and tells nobody: so they are counted by the files that are open.
+    """
 
-    def look(self) -> None:
-        """Try to open one."""
+    def __init__(self, options: ServeOptions) -> None:
+        """To be made when nobody has connected yet."""
+        self._most = 2 * options.max_connections if options.grpc_port >= 0 else 0
+        self._own = _count_files() if self._most else 0
+        self._problem = ""
+
+    def look(self, over_http: int) -> None:
+        """Look; `over_http` is how many HTTP connections there are."""
+        if (problem := self._find(over_http)) == self._problem:
+            return
+        self._problem = problem
+        emit(
+            "files", problem or "there is room for connections again", level=logging.ERROR if problem else logging.INFO
+        )
+
+    def _find(self, over_http: int) -> str:
         try:
+            over_grpc = _count_files() - self._own - over_http if self._most else 0
             os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE) and not self._is_short:
-                self._is_short = True
-                message = "no more files can be opened, so new connections are lost; raise the limit (ulimit -n)"
-                emit("files", message, level=logging.ERROR)
-        else:
-            if self._is_short:
-                emit("files", "files can be opened again")
-            self._is_short = False
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return "no more files can be opened, so new connections are lost; raise the limit (ulimit -n)"
+            return ""
+        if self._most and over_grpc >= self._most - NEARLY:
+            return f"all {self._most} connections of gRPC are taken, and new ones are closed; raise --max-connections"
+        return ""
+
+
+def _count_files() -> int:
+    return len(os.listdir("/proc/self/fd"))

@@ -177,7 +177,14 @@ class Worker:
             loop = asyncio.get_running_loop()
             return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
         most, connections = self._options.max_connections, self.site.connections
-        acceptor = TlsAcceptor(connect, listeners, self._tls, self._options.timeout, lambda: most - len(connections))
+
+        def evicted() -> None:
+            self._metrics.evictions += 1
+
+        def room() -> int:
+            return most - len(connections)
+
+        acceptor = TlsAcceptor(connect, listeners, self._tls, self._options.timeout, room, evicted)
         self._metrics.loads.append(lambda: (acceptor.pending, 0))
         self._acceptor = acceptor
         return [acceptor]
@@ -320,11 +327,11 @@ class Worker:
         self._stopping.set()
 
     async def _sweep(self) -> None:
-        files = FileWatch()
+        files = FileWatch(self._options)
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.site.sweep(asyncio.get_running_loop().time())
-            files.look()
+            files.look(len(self.site.connections) + (self._acceptor.pending if self._acceptor else 0))
 
     async def _emptied(self) -> None:
         """Wait until no connection is left, or it is to end at once."""
