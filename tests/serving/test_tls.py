@@ -128,22 +128,6 @@ def test_nothing_is_asked_on_the_terminal(discrete, certificates, bad_files, nam
     assert (done.returncode, done.stderr.count("\n"), done.stderr[:7]) == (2, 1, "error: ")
 
 
-RELOADING = """
-import signal, sys, serving.__main__, serving.worker, serving.tls
-def load(options):
-    tls = serving.tls.Tls(options)
-    def reload(*_):
-        try:
-            print("reloaded" if tls.reload() else "the same", file=sys.stderr, flush=True)
-        except OSError as error:
-            print("kept:", error, file=sys.stderr, flush=True)
-    signal.signal(signal.SIGUSR1, reload)
-    return tls
-serving.worker.load_tls = load
-sys.exit(serving.__main__.main(sys.argv[1:]))
-"""
-
-
 def new_pair(folder, authority, name):
     """A certificate and key that the authority signs."""
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
@@ -157,13 +141,11 @@ def shown_by(port, certificates, client=None):
     context = ssl.create_default_context(cafile=certificates / "ca.pem")
     if client:
         context.load_cert_chain(certificates / f"{client}.pem", certificates / f"{client}.key")
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 10) as plain:
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
-            # Over TLS 1.3 a client hears that its own certificate was refused when it reads.
-            if secure.selected_alpn_protocol() is None:
-                secure.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-            if not secure.recv(1):
-                return None
+    with suppress(OSError), ExitStack() as stack:
+        plain = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        secure = stack.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+        secure.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        if secure.recv(1):  # over TLS 1.3 a client hears that its certificate was refused when it reads
             return dict(pair[0] for pair in secure.getpeercert()["subject"])["commonName"]
     return None
 
@@ -188,9 +170,9 @@ def over_grpc(port, certificates, client=None):
 def grpc_certificate(port, certificates):
     context = ssl.create_default_context(cafile=certificates / "ca.pem")
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection(("127.0.0.1", port), 10) as plain:
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
-            return dict(pair[0] for pair in secure.getpeercert()["subject"])["commonName"]
+    plain = socket.create_connection(("127.0.0.1", port), 10)
+    with plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+        return dict(pair[0] for pair in secure.getpeercert()["subject"])["commonName"]
 
 
 @pytest.fixture
@@ -213,16 +195,19 @@ def mounted(certificates, tmp_path):
     return folder, replace
 
 
-def reload(server):
-    server.process.send_signal(signal.SIGUSR1)
-    return server.process.stderr.readline()
+AGAIN, KEPT = "the certificates were read again", "the certificates stay as they were: "
+
+
+def told(server):
+    """What the server says next of its certificates, which it looks at again and again."""
+    return server.process.stderr.readline().rstrip("\n")
 
 
 def test_a_new_certificate_is_shown_to_the_next_connection(start, discrete, certificates, mounted):
     pytest.importorskip("grpc")
     folder, replace = mounted
     own = ("--tls-cert", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key"))
-    with start(discrete, "--grpc-port", "0", *own, code=RELOADING) as server, ExitStack() as stack:
+    with start(discrete, "--grpc-port", "0", *own) as server, ExitStack() as stack:
         trusting = ssl.create_default_context(cafile=certificates / "ca.pem")
         kept = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=10, context=trusting)
         stack.callback(kept.close)
@@ -233,23 +218,25 @@ def test_a_new_certificate_is_shown_to_the_next_connection(start, discrete, cert
         kept.request("GET", "/v2/health/live")
         assert kept.getresponse().read()
         assert both() == ("first", "first")
-        assert reload(server) == "the same\n"
+        server.process.send_signal(signal.SIGHUP)
+        assert told(server) == f"{AGAIN}, and are the same"
         replace("second")
-        assert both() == ("first", "first"), "before the files are read again"
-        assert reload(server) == "reloaded\n"
+        assert told(server) == AGAIN
         assert both() == ("second", "second")
         # Half a rotation: the key is another one's. Half a file. A file that is gone.
         replace("third", lambda version: shutil.copy(folder / "..second/tls.key", version / "tls.key"))
-        assert "the key is not this certificate's" in reload(server)
+        said = told(server)
+        assert said.startswith(KEPT)
+        assert "the key is not this certificate's" in said
         replace("fourth", lambda version: (version / "tls.crt").write_bytes((version / "tls.crt").read_bytes()[:150]))
-        assert "can't be used" in reload(server)
+        assert "can't be used" in told(server)
         replace("fifth", lambda version: (version / "tls.key").unlink())
-        assert "can't read" in reload(server)
+        assert "can't read" in told(server)
         assert both() == ("second", "second")
         kept.request("GET", "/v2/health/live")
         assert kept.getresponse().status == 200, "a connection lasts"
         replace("sixth")
-        assert reload(server) == "reloaded\n"
+        assert told(server) == AGAIN
         assert both() == ("sixth", "sixth")
         assert over_grpc(server.grpc_port, certificates)
 
@@ -261,7 +248,7 @@ def test_client_certificates_are_asked_for_at_all_times(start, discrete, certifi
     shutil.copy(certificates / "ca.pem", authority)
     own = ("--tls-cert", str(certificates / "server.pem"), "--tls-key", str(certificates / "server.key"))
     options = ("--grpc-port", "0", *own, "--tls-client-ca", str(authority))
-    with start(discrete, *options, code=RELOADING) as server:
+    with start(discrete, *options) as server:
 
         def let_in():
             over_http = {who for who in ("client", "stranger", None) if shown_by(server.port, certificates, who)}
@@ -271,10 +258,10 @@ def test_client_certificates_are_asked_for_at_all_times(start, discrete, certifi
 
         assert let_in() == {"client"}
         authority.write_bytes(b"")
-        assert "is not PEM" in reload(server)
+        assert "is not PEM" in told(server)
         assert let_in() == {"client"}
         shutil.copy(certificates / "stranger.pem", authority)
-        assert reload(server) == "reloaded\n"
+        assert told(server) == AGAIN
         assert let_in() == {"stranger"}
 
 
