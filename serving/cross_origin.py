@@ -8,7 +8,6 @@ which every browser sends with a POST, must be the server's own or an allowed on
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 
 from serving.options import ServeOptions
 
@@ -38,7 +37,6 @@ def host_check(options: ServeOptions) -> Callable[[bytes], bool]:
         return lambda _host: True
     names = {"localhost", options.host.strip("[]").lower(), *(name.lower() for name in options.allow_host)}
 
-    @lru_cache(256)
     def is_allowed(host: bytes) -> bool:
         matched = _AUTHORITY.fullmatch(host.decode("latin-1").lower())
         if matched is None:
@@ -53,6 +51,11 @@ def host_check(options: ServeOptions) -> Callable[[bytes], bool]:
         return address.is_loopback or not options.is_local
 
     return is_allowed
+
+
+def authority_of(target: bytes) -> bytes:
+    """The host and port in a request's target; empty if that is a path."""
+    return b"" if target.startswith(b"/") else re.split(rb"[/?#]", target.partition(b"://")[2], maxsplit=1)[0]
 
 
 class CrossOrigin:

@@ -197,11 +197,14 @@ class Connection(asyncio.Protocol):
                 raise HttpError(400, "the Host header is missing")
         elif b"," in head[b"host"]:
             raise HttpError(400, "there is more than one Host header")
-        if self._checks_host and not (
-            self._target.startswith(b"/") and self._site.is_allowed_host(head.get(b"host", b""))
-        ):
-            self._site.check_host(self._target, head)
+        if self._checks_host and (head.get(b"host") not in self._site.known_hosts or self._target[0] != _SLASH):
+            self._site.check_host(self._target, head.get(b"host", b""))
         route = self._site.judge(self._target, self._method, head)
+        if b"transfer-encoding" in head:
+            if self._is_old():  # its framing is faulty (RFC 9112, 6.1): a proxy may have seen another request
+                self._refuse(HttpError(400, "HTTP/1.0 has no transfer codings"))
+            elif head[b"transfer-encoding"].lower() != b"chunked":
+                raise HttpError(501, "the only transfer coding is chunked")
         if self._site.reserve and self in self._site.reserve and not route.is_health:
             self._site.find_place(self, self._now())
         return route
@@ -299,10 +302,19 @@ class Connection(asyncio.Protocol):
             headers += b"connection: close\r\n"
         elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
             headers += b"connection: keep-alive\r\n"
-        if status != NO_CONTENT:
-            headers += b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
-        sent = b"" if self._method == b"HEAD" else body
-        self._transport.write(b"%b%b%b\r\n%b" % (_STATUS_LINES[status], self._site.common, headers, sent))
+        self._transport.write(
+            b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (
+                _STATUS_LINES[status],
+                self._site.common,
+                headers,
+                content_type,
+                len(body),
+                b"" if self._method == b"HEAD" else body,
+            )
+            if status != NO_CONTENT
+            else b"%b%b%b\r\n" % (_STATUS_LINES[status], self._site.common, headers)
+        )
         if series is None:
             self._site.unrouted.answered(status, None, error)
         else:
@@ -409,6 +421,7 @@ class Connection(asyncio.Protocol):
 
 
 _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
+_SLASH = ord("/")
 _NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
 _FINAL = {413, 503}
 """Statuses of refusals by the head after which the body isn't waited for."""

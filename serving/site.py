@@ -10,7 +10,7 @@ import termios
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from serving.cross_origin import CrossOrigin, host_check
+from serving.cross_origin import CrossOrigin, authority_of, host_check
 from serving.exchange import NOBODY, Observers
 from serving.keys import KeyRing, gives_key, refusal
 from serving.metrics import Metrics
@@ -25,6 +25,9 @@ RESERVE = 64
 
 IDLE_SECONDS = 1.0
 """How long a connection is idle before another may take its place: a client that asks in a loop keeps its own."""
+
+
+MOST_KNOWN_HOSTS = 64
 
 
 class Site:
@@ -47,7 +50,8 @@ class Site:
         self.buffered = 0  # bytes of bodies under way
         self.unread = 0  # bytes of answers that clients leave unread
         self.stopping = False
-        self.is_allowed_host = host_check(options)
+        self._is_allowed_host = host_check(options)
+        self.known_hosts: set[bytes | None] = set()  # that are allowed
         self.cross_origin = CrossOrigin(options.cors_origin)
         self.common = _date() + self.cross_origin.vary  # headers of every answer
 
@@ -81,17 +85,14 @@ class Site:
         length = headers.get(b"content-length", b"0")
         if len(length) > 18 or int(length) > self.options.max_body:
             raise too_large(self.options.max_body)
-        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            raise HttpError(501, "the only transfer coding is chunked")
         return route
 
-    def check_host(self, target: bytes, headers: dict[bytes, bytes]) -> None:
-        """Raise `HttpError` if a request names a server that this is not; the target goes before the header."""
-        hosts = [headers.get(b"host", b"")]
-        if target[:1] != b"/":
-            hosts.append(target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0])
-        if not all(map(self.is_allowed_host, hosts)):
+    def check_host(self, target: bytes, host: bytes) -> None:
+        """Raise `HttpError` if a request names a server that this is not, in its target or its Host header."""
+        if not self._is_allowed_host(host) or not self._is_allowed_host(authority_of(target)):
             raise HttpError(403, "the Host is none of this server's names; the server has --allow-host to add one")
+        if len(self.known_hosts) < MOST_KNOWN_HOSTS:
+            self.known_hosts.add(host)
 
     def _load(self) -> tuple[int, int]:
         """How many connections there are, and how many of them have a request under way."""

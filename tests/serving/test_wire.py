@@ -258,6 +258,22 @@ def test_connect_is_refused_and_what_follows_is_not_read(server, target):
         (b"GET /v2/health/%6cive HTTP/1.1\r\nHost: x\r\n\r\n", 200),
         (b"GET //x/v2 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        (POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n", 400),
+        (POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"Content-Length: +2\r\n\r\n{}", 400),
+        (POST + b"Upgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nhOST: y\r\nHost: z\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost:\r\n\r\n", 200),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\nHost: x\n\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 200),
+        (b"GET http://other:1/v2 HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET http://evil.example/v2 HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
         (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ],
@@ -331,6 +347,15 @@ def test_an_endless_head_is_431(server, start, size):
     with connected(server) as connection:
         connection.sendall(start + b"a" * size)
         assert statuses(until_closed(connection)) == [431]
+
+
+def test_trailers_change_nothing(server):
+    """Neither where the next request begins, nor whose it is."""
+    trailers = b"0\r\nHost: evil.example\r\nConnection: upgrade\r\nUpgrade: h2c\r\nOrigin: null\r\n\r\n"
+    with connected(server) as connection:
+        connection.sendall(CHUNKED.partition(b"0\r\nX-Sum")[0] + trailers + LIVE)
+        connection.shutdown(socket.SHUT_WR)
+        assert statuses(until_closed(connection)) == [200, 200]
 
 
 def test_many_small_headers_are_431(server):
