@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from serving.command_line import parse_arguments
-from serving.errors import BundleError, ServeError
+from serving.errors import BundleError
 from serving.events import write_line
 from serving.server import serve
 from serving.signals import ignore
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving"
         serve(bundle, options)
         ignore()
         _end_with_threads()
-    except (BundleError, ServeError) as error:
+    except (BundleError, OSError) as error:
         if "--debug" in arguments:
             raise
         write_line(f"error: {' '.join(str(error).split())}")

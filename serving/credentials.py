@@ -5,11 +5,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from serving.errors import ServeError
-from serving.keys import KeyRing
 from serving.options import ServeOptions
 from serving.reloading import Followed
 
 if TYPE_CHECKING:
+    from serving.keys import KeyRing
     from serving.tls import Tls
 
 
@@ -23,8 +23,7 @@ class Credentials:
 
     def __init__(self, options: ServeOptions) -> None:
         """Read all. Raises `ServeError`."""
-        self.keys = KeyRing(options.keys) if options.keys else None
-        self.tls = _load_tls(options)
+        self.keys, self.tls = _load_keys(options), _load_tls(options)
         self._followed = []
         if self.keys is not None:
             self._followed.append(Followed("keys", (str(options.keys),), self.keys.reload))
@@ -43,8 +42,18 @@ class Credentials:
                 followed.reload()
 
 
+# What reads them is imported where it is needed: it takes 4 MB, also in a parent of workers without any.
+
+
+def _load_keys(options: ServeOptions) -> "KeyRing | None":
+    if not options.keys:
+        return None
+    from serving.keys import KeyRing
+
+    return KeyRing(options.keys)
+
+
 def _load_tls(options: ServeOptions) -> "Tls | None":
-    """The certificates, without the import of what reads them if there are none."""
     if not options.tls_cert:
         return None
     from serving.tls import load_tls

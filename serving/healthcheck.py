@@ -1,8 +1,8 @@
 """Ask the server on this machine whether it is ready, for HEALTHCHECK: exit status 0, or 1 and the reason.
 
 `python serving/healthcheck.py` finds the server among the processes, and what it listens on by its command line and its
-environment, as the server itself has read them. `--pid PID` says which process it is; a PORT alone asks that port of
-127.0.0.1, without TLS. It imports nothing of the server but what reads options, since it runs every few seconds.
+environment, as the server itself has read them. `--pid PID` says which process it is. With a PORT that port of
+127.0.0.1 is asked, over TLS if need be. It imports nothing of the server but what reads options, since it runs often.
 """
 
 import itertools
@@ -23,31 +23,60 @@ class NotReady(Exception):
     """The reason why the server is taken for not ready."""
 
 
+class NotHttp(NotReady):
+    """It answers, but not in HTTP: it may expect TLS."""
+
+
 def check(connection: socket.socket) -> None:
     """Raise `NotReady` unless the server answers its readiness route with 200."""
     connection.sendall(_REQUEST)
     line = connection.makefile("rb").readline()
+    if not line.startswith(b"HTTP/"):
+        raise NotHttp("it does not answer in HTTP")
     if line.split()[1:2] != [b"200"]:
-        raise NotReady(f"it answers {line.decode('ascii', 'replace').strip() or 'nothing'}")
+        raise NotReady(f"it answers {line.decode('ascii', 'replace').strip()}")
 
 
 def check_server(options: "ServeOptions") -> None:
     """Raise `NotReady` or `OSError` unless a server with these options is ready.
 
-    Where clients need a certificate the check has none: there the server is ready if it answers the TLS handshake.
+    Where clients need a certificate the check has none: there it is ready if it answers the TLS handshake.
     """
     with _connect(options) as connection:
-        if not options.tls_cert:
+        if options.tls_cert:
+            check_over_tls(connection, needs_certificate=bool(options.tls_client_ca))
+        else:
             check(connection)
-            return
-        import ssl
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False  # it is this machine
-        context.verify_mode = ssl.CERT_NONE
-        with context.wrap_socket(connection) as encrypted:
-            if not options.tls_client_ca:
-                check(encrypted)
+
+def check_port(port: int) -> None:
+    """Raise `NotReady` or `OSError` unless a server at this port of 127.0.0.1 is ready."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
+            check(connection)
+    except (NotHttp, ConnectionError):
+        with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
+            check_over_tls(connection, needs_certificate=None)
+
+
+def check_over_tls(connection: socket.socket, *, needs_certificate: bool | None) -> None:
+    """As `check`, but a handshake is enough where clients need a certificate: of one without it the server hangs up.
+
+    With None that is not known.
+    """
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is this machine
+    context.verify_mode = ssl.CERT_NONE
+    with context.wrap_socket(connection) as encrypted:
+        if needs_certificate:
+            return
+        try:
+            check(encrypted)
+        except (NotHttp, ssl.SSLError, ConnectionError):
+            if needs_certificate is False:
+                raise
 
 
 def _connect(options: "ServeOptions") -> socket.socket:
@@ -72,15 +101,26 @@ def options_of(pid: int) -> "ServeOptions":
     return make_options(vars(make_parser("serving").parse_args(arguments)), environment)
 
 
-def find_server() -> int | None:
-    """The first process that is a server: process 1, unless something else has started it."""
+def find_server() -> "ServeOptions | None":
+    """The options of the one server among the processes; of several, of that which listens on $PORT."""
+    found = [options_of(pid) for pid in _servers()]
+    port = os.environ.get("PORT", "")
+    return next((options for options in found if str(options.tcp_port) == port), found[0] if len(found) == 1 else None)
+
+
+def _servers() -> list[int]:
+    """The processes that are servers, without their workers, whose parents have the same command."""
+    found: list[int] = []
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
             if server_arguments(_strings(pid, "cmdline")) is not None and os.access(f"/proc/{pid}/environ", os.R_OK):
-                return pid
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+                if parent not in found:
+                    found.append(pid)
         except OSError:
             continue  # it has just ended
-    return None
+    return found
 
 
 def server_arguments(command: list[str]) -> list[str] | None:
@@ -99,15 +139,14 @@ def _strings(pid: int, file: str) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Check, and tell on stderr what is wrong."""
     try:
-        pid = int(arguments[1]) if arguments[:1] == ["--pid"] else None
-        if pid is None and not arguments:
-            pid = find_server()
-        if pid is not None:
-            check_server(options_of(pid))
+        if arguments[:1] == ["--pid"]:
+            check_server(options_of(int(arguments[1])))
+        elif arguments:
+            check_port(int(arguments[0]))
+        elif (options := find_server()) is not None:
+            check_server(options)
         else:
-            port = int(arguments[0] if arguments else os.environ.get("PORT") or "8080")
-            with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
-                check(connection)
+            check_port(int(os.environ.get("PORT") or "8080"))
     except (OSError, NotReady) as error:
         sys.stderr.write(f"not ready: {error}\n")
         return 1

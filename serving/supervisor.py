@@ -162,6 +162,8 @@ class Supervisor:
                 self.credentials.refresh()
             case {"failed": text}:
                 self.failure = text
+                if self.is_announced:
+                    emit("worker", f"worker {index} can't start: {text}", level=logging.WARNING, worker=index)
             case {"ask": number, "action": action, "name": name}:
                 self.spread(_Asked(index, number, action, name, set(self.workers)))
             case {"done": number, "error": error}:
@@ -318,7 +320,7 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
         work(seat)
         status = 0
-    except (BundleError, ServeError) as error:
+    except (BundleError, OSError) as error:
         if seat.channel is not None:
             send(seat.channel, {"failed": str(error)[:MOST_TEXT]})
         status = 2

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import serving
 from serving.options import ServeOptions
 from trpo_tf import cli
 from trpo_tf.config import Config, load_preset
@@ -99,6 +100,10 @@ BAD_TRAINING = {
 def test_bad_training_is_one_line_and_writes_nothing(arguments, run, here):
     complains(run("train", *arguments), BAD_TRAINING[arguments])
     assert list(here.iterdir()) == []
+
+
+def test_version(run):
+    assert run("--version") == (0, f"trpo-tf {serving.__version__}\n", "")
 
 
 def test_a_run_folder_that_exists_is_left_alone(run, here):

@@ -11,11 +11,12 @@ from typing import Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
+from serving import __version__
 from trpo_tf.commands.acting import BenchLatency, Predict, Serve
 from trpo_tf.commands.exporting import Export, Verify
 from trpo_tf.commands.showing import Record, Report
 from trpo_tf.commands.studies import Benchmark, Demo, Lab
-from trpo_tf.commands.terminal import INTERRUPTED, WRONG_USE, fail, one_line
+from trpo_tf.commands.terminal import INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.commands.training import Evaluate, Train
 from trpo_tf.config import Config, load_preset, preset_for
 from trpo_tf.errors import UserError
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:
         Serve(tuple(arguments[1:]))()  # the server reads its options itself
+    if arguments == ["--version"]:
+        say(f"trpo-tf {__version__}")
+        return
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     # Environments that a user's own module registers are found beside where the command is run.

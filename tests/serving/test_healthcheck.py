@@ -77,6 +77,15 @@ def test_a_ready_server_is_healthy_however_it_listens(discrete, tmp_path, certif
             assert (status, said[:11]) == (1, "not ready: ")
 
 
+@pytest.mark.parametrize("names", [("cert", "key"), ("cert", "key", "client-ca")])
+def test_a_port_alone_is_asked_over_tls_if_need_be(discrete, tmp_path, certificates, names):
+    port = free_port()
+    with running(discrete, tmp_path, "--port", str(port), *tls(certificates, *names)) as process:
+        assert check(port) == (0, "")
+        process.send_signal(signal.SIGSTOP)
+        assert check(port)[0] == 1
+
+
 def test_options_from_the_environment_and_a_file_count(discrete, tmp_path):
     first, second = free_port(), free_port()
     (tmp_path / "serving.toml").write_text(f"port = {first}\n")
@@ -86,7 +95,7 @@ def test_options_from_the_environment_and_a_file_count(discrete, tmp_path):
         assert check("--pid", process.pid) == (0, "")
     with running(discrete, tmp_path, PORT=str(first)) as process:
         assert check("--pid", process.pid) == (0, "")
-        assert check(first) == (0, "")
+        assert check(first) == check(PORT=str(first)) == (0, "")
 
 
 def test_a_server_that_is_not_ready_is_not_healthy(tmp_path):

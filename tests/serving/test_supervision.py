@@ -201,3 +201,20 @@ def test_no_signal_that_nobody_means_ends_it(start, discrete, workers):
         assert server.request("POST", INFER, request(1))[0] == 200
         assert [server.process.pid, *workers_of(server.process)] == everybody
         assert server.stop(signal.SIGTERM) == (0, "")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
+    code = (
+        "import sys, errno, serving.__main__ as m, importlib.util\n"
+        "class Refused:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'serving.worker':\n"
+        "            raise PermissionError(errno.EACCES, 'Permission denied', '/models')\n"
+        "sys.meta_path.insert(0, Refused())\n"
+        "sys.exit(m.main())\n"
+    )
+    command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: [Errno 13] Permission denied: '/models'\n"
