@@ -122,19 +122,22 @@ def _why_no_model(folder: Path) -> str | None:
 
 def _places_of(name: str, folder: Path, ignored: dict[tuple[Path, str], list[str]]) -> list[Place]:
     children = sorted(child for child in os.listdir(folder) if not _is_hidden(child))
-    is_bundle, versions = _is_bundle(folder), []
+    if _is_bundle(folder):
+        beside = [child for child in children if _VERSION.fullmatch(child) and holds_bundle(folder / child)]
+        if beside:
+            ignored[folder, f"beside a {MANIFEST_FILE}, which makes {name} one bundle"] += beside
+        return [Place(name, "", folder)]
+    versions = []
     for child in children:
         is_version = _VERSION.fullmatch(child) is not None
-        if not holds_bundle(folder / child):
-            if is_version and not is_bundle and not os.path.isdir(folder / child):
-                ignored[folder, "it is no folder"].append(child)
-        elif is_bundle:
-            ignored[folder, f"beside a {MANIFEST_FILE}, which makes {name} one bundle"].append(child)
-        elif not is_version:
-            ignored[folder, VERSION_RULE].append(child)
-        else:
-            versions.append(Place(name, child, folder / child))
-    return [Place(name, "", folder)] if is_bundle else sorted(versions, key=lambda place: int(place.version))
+        if holds_bundle(folder / child):
+            if is_version:
+                versions.append(Place(name, child, folder / child))
+            else:
+                ignored[folder, VERSION_RULE].append(child)
+        elif is_version and not os.path.isdir(folder / child):
+            ignored[folder, "it is no folder"].append(child)
+    return sorted(versions, key=lambda place: int(place.version))
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -215,7 +215,7 @@ class Repository:
         """The latest versions that can be loaded, oldest first, and an entry for each that there is, newest first."""
         if name in self._unloaded:
             return [], [Entry(name, place.version, False, "it was unloaded") for place in reversed(places)]
-        refusals = self._refusals(name, places)
+        refusals: dict[Place, str] | None = None  # reading every manifest is put off until there is something to load
         models: list[Model] = []
         entries = []
         most = self._options.versions
@@ -224,7 +224,10 @@ class Repository:
                 self._slots.pop(place, None)
                 entries.append(Entry(name, place.version, False, f"the latest {most} are kept loaded"))
                 continue
-            slot = self._slots[place] = self._try(place, patient, refusals.get(place, ""))
+            known = self._slots.get(place)
+            if refusals is None and not (known and known.is_current(place)):
+                refusals = self._refusals(name, places)
+            slot = self._slots[place] = self._try(place, patient, (refusals or {}).get(place, ""))
             if slot.model:
                 models.insert(0, slot.model)
             version = slot.model.version if slot.model else place.version

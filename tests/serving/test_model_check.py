@@ -1,6 +1,8 @@
 """Files made by hand that would read other files, run foreign code, or confuse a parser: refused before they load."""
 
 import json
+import resource
+import time
 
 import pytest
 
@@ -187,3 +189,21 @@ def test_a_hostile_model_is_not_loaded(damaged):
     (damaged / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="keeps tensor 'w' in another file"):
         serving.load(damaged)
+
+
+@pytest.mark.parametrize("inner", [field(1, node("Relu")), field(1, field(4, "Abs") * 7), field(5, b""), field(99, 0)])
+def test_a_file_of_millions_of_tiny_fields_is_given_up_soon(inner):
+    """Two bytes a field: what they would be as messages is many times the file, here and in ONNX Runtime."""
+    content = model(field(7, inner * (8 * 2**20 // len(inner))))
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(BundleError, match=r"has more than 250,000 fields"):
+        check_model(content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 48 * 1024
+    assert time.process_time() - began < 10
+
+
+def test_a_node_of_many_operators_and_domains_is_looked_at_once_each():
+    names = field(4, "Relu") * 50_000 + field(7, "ai.onnx") * 50_000
+    began = time.process_time()
+    check_model(model(field(7, field(1, names))))
+    assert time.process_time() - began < 10

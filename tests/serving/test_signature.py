@@ -1,5 +1,6 @@
 """Signed bundles: what is refused, and that no network is needed."""
 
+import os
 import shutil
 import signal
 import socket
@@ -119,6 +120,20 @@ def test_a_folder_with_a_link_is_not_signed(discrete, keys, tmp_path):
     with pytest.raises(BundleError, match=r"linked can't be signed .*; put plain files in it"):
         sign(bundle, keys[0])
     assert [path.name for path in tmp_path.iterdir()] == ["linked"]
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "extra"])
+def test_what_is_too_large_for_a_copy_is_not_copied(signed, name):
+    with (signed[0] / name).open("ab") as file:
+        file.truncate(2**42)
+    refused(signed, r"has 4,398,046,\d+,\d+ bytes, and [\d,]+ are free for a copy to check its signature")
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "extra"])
+def test_what_is_no_file_is_not_copied(signed, name):
+    (signed[0] / name).unlink(missing_ok=True)
+    os.mkfifo(signed[0] / name)
+    refused(signed, f"{name} is no regular file")
 
 
 def test_without_a_temporary_folder_it_says_what_to_do(signed, monkeypatch):
