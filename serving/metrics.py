@@ -173,7 +173,7 @@ class Metrics:
         """Count and log a change of what is served; `result` is `loaded`, `refused` or `unloaded`."""
         self._reloads[model, result] += 1
         level = logging.WARNING if result == "refused" else logging.INFO
-        message = f"{result} {model} version {version}" + (f": {reason}" if reason else "")
+        message = f"{result} {model}{version and f' version {version}'}" + (f": {reason}" if reason else "")
         emit("model", message, level=level, model=model, version=version, result=result, reason=reason)
 
     def looked(self) -> None:
