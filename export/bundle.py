@@ -1,6 +1,8 @@
 """Write a bundle: a policy in every format asked for, each proven to act like it, with a manifest of it all."""
 
 import io
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,16 @@ import tensorflow as tf
 
 from export.cases import observation_cases
 from export.folders import new_folder
-from export.function import DEFAULT_FORM, GraphForm, InferenceFunction, Outputs, PolicySpec, all_outputs
+from export.function import (
+    DEFAULT_FORM,
+    GraphForm,
+    InferenceFunction,
+    Outputs,
+    PolicySpec,
+    all_outputs,
+    check_answer,
+    check_function,
+)
 from export.inputs import with_noise, with_optional_input
 from export.latency import latency_json, measure_latencies
 from export.metadata import manifest_metadata, with_metadata
@@ -21,7 +32,8 @@ from export.onnx_graph import OPSET, ExportError, to_onnx
 from export.parity import Actor, Environment, Episode, Reference, play
 from export.proof import Proof, Standard, judged, prove
 from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
-from serving import ArraySpec, GraphSpec, Manifest
+from serving import ArraySpec, BundleError, GraphSpec, Manifest
+from serving.arguments import expect, expect_count
 from serving.manifest import (
     GOLDEN_FILE,
     LATENCY_FILE,
@@ -58,8 +70,16 @@ class Evidence:
     untrained_return: float | None = None
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise ExportError("episodes must be at least 1")
+        expect_count(self.episodes, "episodes", 1, ExportError)
+        if self.scores is not None:
+            check_function(self.scores, "scores")
+        if self.environment is not None and not all(hasattr(self.environment, each) for each in ("reset", "step")):
+            raise ExportError(f"environment must be one, with reset and step, not {self.environment!r}")
+        if self.observations is not None:
+            wanted = "observations must be an array [n, ...], or a dict of them by input"
+            parts = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
+            for part in parts:
+                expect(part, np.ndarray, wanted, ExportError)
 
 
 _NO_EVIDENCE = Evidence()
@@ -106,6 +126,8 @@ def write_bundle(
         ParityError: a target differs from the policy, or loses return.
         BundleError: a name or spec that a manifest can't hold, or a key that can't sign.
     """
+    _check_arguments(function, spec, path, form, name, evidence)
+    _check_contents(provenance, statistics, files)
     if signing_key is not None:
         signer(signing_key)  # before all the work
     with new_folder(Path(path)) as folder:
@@ -132,8 +154,39 @@ def write_bundle(
         return read_manifest(folder)
 
 
+def _check_arguments(function: Any, spec: Any, path: Any, form: Any, name: Any, evidence: Any) -> None:
+    check_function(function, "function")
+    expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
+    expect(path, (str, os.PathLike), "path must be that of the folder to make", ExportError)
+    expect(form, GraphForm, "form must be a GraphForm", ExportError)
+    expect(evidence, Evidence, "evidence must be Evidence(observations), or Evidence(environment=...)", ExportError)
+    if not isinstance(name, str) or not name.isprintable() or "/" in name or not name:
+        raise BundleError(f"name must be printable text without '/', not {name!r}")
+    clashes = set(form.outputs) & {spec.noise.name, spec.action.name, *(part.name for part in spec.observation)}
+    if clashes:
+        raise ExportError(f"output {min(clashes)!r} has the name of another array; choose another")
+    check_answer(function, spec)
+
+
+def _check_contents(provenance: Any, statistics: Any, files: Any) -> None:
+    for value, wanted in ((provenance, "provenance"), (statistics, "statistics"), (files, "files")):
+        expect(value, Mapping | None, f"{wanted} must be a dict", ExportError)
+    try:
+        json.dumps(dict(provenance or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"provenance must be JSON: {error}") from None
+    for each in (statistics or {}).values():
+        expect(each, Statistics, "statistics must hold a Statistics for each input", ExportError)
+    for name, content in (files or {}).items():
+        expect(content, bytes, f"files[{name!r}] must be bytes", ExportError)
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ExportError(f"files must have plain names, without a folder, not {name!r}")
+
+
 def convert_policy(function: InferenceFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
     """The policy as a serialized ONNX graph whose noise input is optional; arguments and errors as in `to_onnx`."""
+    check_function(function, "function")
+    expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
     return _serialized(_converted(all_outputs(function, spec), spec, opset))
 
 

@@ -1,13 +1,17 @@
 """What can be exported: an inference function and the arrays it takes and gives."""
 
+import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from export.onnx_graph import OPSET, OPSETS, ExportError
 from serving import ArraySpec, NoiseSpec
+from serving.arguments import expect, expect_count
 from serving.manifest import NOISE_INPUTS
 from serving.observations import structured
 
@@ -28,6 +32,22 @@ class PolicySpec:
     observation: tuple[ArraySpec, ...]
     action: ArraySpec
     noise: NoiseSpec
+
+    def __post_init__(self) -> None:
+        """Raise `ExportError` naming the field that is no description of arrays."""
+        wanted = "observation must be a tuple of ArraySpec, (ArraySpec(...),) for one"
+        expect(self.observation, (list, tuple), wanted, ExportError)
+        for part in self.observation or (None,):
+            expect(part, ArraySpec, wanted, ExportError)
+        expect(self.action, ArraySpec, "action must be an ArraySpec", ExportError)
+        noise = (
+            "noise must be a NoiseSpec (one that draws none too: NoiseSpec('normal', (1,)), GraphForm(noise='none'))"
+        )
+        expect(self.noise, NoiseSpec, noise, ExportError)
+        names = [self.noise.name, self.action.name, *(part.name for part in self.observation)]
+        if len(set(names)) < len(names):
+            raise ExportError(f"every array needs a name of its own; these have {', '.join(names)}")
+        object.__setattr__(self, "observation", tuple(self.observation))
 
     def signature(self) -> tuple[Any, Any]:
         """`tf.TensorSpec`s of observation and noise, with a free batch dimension."""
@@ -51,15 +71,46 @@ class GraphForm:
     outputs: Mapping[str, InferenceFunction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        expect(self.outputs, Mapping, "outputs must be a dict of functions by name", ExportError)
+        for name, function in self.outputs.items():
+            check_function(function, f"output {name!r}")
         if self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
         if self.noise not in NOISE_INPUTS:
             raise ExportError(f"noise {self.noise!r} is unknown; choose one of {', '.join(NOISE_INPUTS)}")
-        if self.batch is not None and self.batch < 1:
-            raise ExportError(f"a batch of {self.batch} rows isn't one; choose 1 or more")
+        if self.batch is not None:
+            expect_count(self.batch, "batch", 1, ExportError)
 
 
 DEFAULT_FORM = GraphForm()
+
+
+def check_function(function: Any, name: str) -> None:
+    """Raise `ExportError` unless `function` is one of observation and noise."""
+    if isinstance(function, keras.layers.Layer):
+        raise ExportError(
+            f"{name} is a Keras {type(function).__name__}, which takes no noise; give a function that calls it: "
+            "lambda observation, noise: model(observation)"
+        )
+    wanted = f"{name} must be a function of two arguments, observation and noise"
+    expect(function, Callable, wanted, ExportError)
+    with contextlib.suppress(ValueError):  # of what has no signature that Python knows
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError as error:
+            raise ExportError(f"{wanted} ({error})") from None
+
+
+def check_answer(function: InferenceFunction, spec: PolicySpec) -> None:
+    """Raise `ExportError` unless the function's actions have the type and shape that the spec says."""
+    answer = tf.function(function, spec.signature(), autograph=False).get_concrete_function().structured_outputs
+    expect(answer, (tf.Tensor, tf.TensorSpec), "function must give one tensor, the action", ExportError)
+    wanted = _tensor_spec(spec.action)
+    if answer.dtype != wanted.dtype or not answer.shape.is_compatible_with(wanted.shape):
+        raise ExportError(
+            f"function gives {answer.dtype.name}{answer.shape.as_list()}, and the spec's action is "
+            f"{wanted.dtype.name}{wanted.shape.as_list()}; change one of them"
+        )
 
 
 def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm = DEFAULT_FORM) -> Outputs:

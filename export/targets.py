@@ -1,7 +1,7 @@
 """The targets of an export, by name: how each is written, run here to be compared, and when it can't be had."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,13 @@ def checked_targets(names: Sequence[str], function: InferenceFunction, spec: Pol
 
     Raises `ExportError` for one unknown or impossible.
     """
+    known = f"choose from {', '.join((*TARGETS, ALL))}"
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ExportError(f"targets must be a list of names, such as ['onnx', 'c'], not {names!r}; {known}")
+    names = list(names)
     unknown = [name for name in names if name not in (*TARGETS, ALL)]
     if unknown:
-        raise ExportError(f"target {unknown[0]!r} is unknown; choose from {', '.join((*TARGETS, ALL))}")
+        raise ExportError(f"target {unknown[0]!r} is unknown; {known}")
     refusals = refusals_of(function, spec)
     if ALL in names:
         names = [name for name in TARGETS if name not in refusals]

@@ -62,6 +62,13 @@ class ArraySpec:
     low: Bound = -math.inf
     high: Bound = math.inf
 
+    def __post_init__(self) -> None:
+        """Take None for no bound, and sequences for tuples. Raises `BundleError` for what no manifest can hold."""
+        _check_array(self)
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "low", _as_bound(self, "low", -math.inf))
+        object.__setattr__(self, "high", _as_bound(self, "high", math.inf))
+
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper bounds, each of the array's own shape."""
         return self._filled(self.low), self._filled(self.high)
@@ -82,6 +89,13 @@ class NoiseSpec:
     shape: tuple[int, ...]
     name: str = "noise"
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Raises `BundleError` for what no manifest can hold."""
+        _check_array(self)
+        if self.law not in NOISE_LAWS:
+            raise BundleError(f"noise law {self.law!r} is unknown; choose one of {', '.join(NOISE_LAWS)}")
+        object.__setattr__(self, "shape", tuple(self.shape))
 
 
 @dataclass(frozen=True)
@@ -269,6 +283,31 @@ def _check_depth(value: Any, most: int) -> None:
     for each in inner:
         if isinstance(each, dict | list):
             _check_depth(each, most - 1)
+
+
+def _check_array(spec: ArraySpec | NoiseSpec) -> None:
+    if not _is_text(spec.name):
+        raise BundleError(f"an array's name must be printable text, not {spec.name!r}")
+    if spec.dtype not in DTYPES:
+        raise BundleError(f"dtype of {spec.name!r} must be one of {', '.join(DTYPES)}, not {spec.dtype!r}")
+    if not isinstance(spec.shape, list | tuple) or not all(type(n) is int and n > 0 for n in spec.shape):
+        raise BundleError(f"shape of {spec.name!r} must be a tuple of positive integers, not {spec.shape!r}")
+
+
+def _as_bound(spec: ArraySpec, which: str, infinite: float) -> Bound:
+    value = getattr(spec, which)
+    several = isinstance(value, list | tuple | np.ndarray)
+    values = [
+        infinite if bound is None else bound for bound in (np.ravel(np.asarray(value, object)) if several else [value])
+    ]
+    size = math.prod(spec.shape) if several else 1
+    if len(values) != size or not all(isinstance(b, int | float | np.number) and not math.isnan(b) for b in values):
+        raise BundleError(
+            f"{which} of {spec.name!r} must be a number, or one for each of its {math.prod(spec.shape)} elements, or "
+            f"None for no bound; it is {value!r}"
+        )
+    plain = [b.item() if isinstance(b, np.number) else b for b in values]
+    return tuple(plain) if several else plain[0]
 
 
 def _check(condition: bool, where: str, expected: str) -> None:

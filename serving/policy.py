@@ -1,11 +1,13 @@
 """A policy in process: observations in, actions out, through ONNX Runtime."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from serving.arguments import expect
 from serving.bound import BoundGraph
 from serving.manifest import (
     MODEL_FILE,
@@ -127,8 +129,10 @@ def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
 
     Raises `BundleError`.
     """
+    expect(bundle, (str, os.PathLike), "bundle must be the path of a bundle's folder", BundleError)
     folder = Path(bundle)
     if public_key is not None:
+        expect(public_key, (str, os.PathLike), "public_key must be the path of a key", BundleError)
         with signed_copy(folder, Path(public_key)) as copy:
             return load(copy)
     manifest = read_manifest(folder)

@@ -11,6 +11,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from trpo_tf.errors import UserError
+from trpo_tf.setting_types import check_types
 
 ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
 ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
@@ -58,6 +59,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
         _require(self.num_envs >= 1, "num_envs", "at least 1")
         _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
@@ -89,6 +91,7 @@ class VineConfig:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
         _require(self.rollout_states >= 1, "rollout_states", "at least 1")
         _require(self.branch_actions >= 2, "branch_actions", "at least 2")
         _require(self.branch_length >= 1, "branch_length", "at least 1")
@@ -117,6 +120,7 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
         _require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
         _require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
         _require(self.final_std >= 0, "final_std", "at least 0")
@@ -153,6 +157,7 @@ class TrustRegionConfig:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
         _require(self.max_kl > 0, "max_kl", "above 0")
         _require(self.entropy_coefficient >= 0, "entropy_coefficient", "at least 0")
         _require(self.damping >= 0, "damping", "at least 0")
@@ -184,6 +189,7 @@ class InnerConfig:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
         _require(self.policy_epochs >= 1, "policy_epochs", "at least 1")
         _require(self.policy_batch_size >= 1, "policy_batch_size", "at least 1")
         _require(self.policy_learning_rate > 0, "policy_learning_rate", "above 0")
@@ -208,6 +214,7 @@ class CriticConfig:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
         _require(all(n >= 1 for n in self.critic_hidden_sizes), "critic_hidden_sizes", "positive")
         _require(self.critic_epochs >= 1, "critic_epochs", "at least 1")
         _require(self.critic_batch_size >= 1, "critic_batch_size", "at least 1")
@@ -247,6 +254,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work with the others."""
+        own = "the id of a registered environment; gymnasium.register registers one of your own"
+        _require(isinstance(self.env_id, str), "env_id", own)
+        check_types(self)
         for component in (self.sampling, self.policy, self.trust_region, self.inner, self.critic):
             for name, value in dataclasses.asdict(component).items():
                 _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from serving import ArraySpec, Policy
+from serving.arguments import expect, expect_count
 from serving.observations import is_finite, observation_of
 from trpo_tf.envs import action_spec, make_env, observation_spec
 from trpo_tf.errors import UserError, environment_failure, not_finite_failure
@@ -46,8 +47,11 @@ def evaluate(
         UserError: the policy's observations or actions are not the environment's.
         EnvironmentFailure: the environment raised an exception, or gave a value that is not finite.
     """
-    if episodes < 1:
-        raise UserError("episodes must be at least 1")
+    wanted = "policy must be a serving.Policy: of a run in_process(run.policy, name), of a bundle serving.load(folder)"
+    expect(policy, Policy, wanted, UserError)
+    expect(env_id, str, "env_id must be the id of a registered environment", UserError)
+    expect_count(episodes, "episodes", 1, UserError)
+    expect_count(seed, "seed", 0, UserError)
     env = make_env(env_id, time_feature=observes_time(policy.manifest.observation))
     try:
         check_spaces(policy, env, env_id)

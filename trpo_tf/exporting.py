@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from export import Evidence, GraphForm, InferenceFunction, convert_policy, write
 from export.function import DEFAULT_FORM
 from export.targets import DEFAULT_TARGETS
 from serving import Manifest, Policy
+from serving.arguments import expect
 from serving.manifest import MODEL_FILE, FileEntry, Statistics
 from trpo_tf.checkpoints import pack
 from trpo_tf.envs import make_env
@@ -42,7 +44,7 @@ _PACKAGES = (
 
 def export_run(
     run: Run,
-    out: Path,
+    out: str | Path,
     *,
     targets: Sequence[str] = DEFAULT_TARGETS,
     form: GraphForm = DEFAULT_FORM,
@@ -56,6 +58,8 @@ def export_run(
 
     `with_episode` records one, episode.mp4, or episode.gif without what encodes the other.
     """
+    expect(run, Run, "run must be a Run, as train and load_run give it", UserError)
+    expect(out, (str, os.PathLike), "out must be the path of the folder to make", UserError)
     policy, env_id = run.policy, run.config.env_id
     files = {WEIGHTS_FILE: pack(run.state.weights())}
     if with_episode:

@@ -10,6 +10,7 @@ summary.json            returns before and after, speed, versions
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import tomli_w
 
 from export.folders import new_folder
+from serving.arguments import expect
 from trpo_tf.checkpoints import load_checkpoint, save_checkpoint
 from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config, read_config
@@ -82,6 +84,7 @@ def create_run(folder: Path, config: Config, components: Components, state: Trai
 
 def load_run(folder: str | Path) -> Run:
     """Read a run folder. Raises `UserError` if it is none, or can't be read."""
+    expect(folder, (str, os.PathLike), "the run must be the path of its folder", UserError)
     folder = Path(folder)
     if not is_run(folder):
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")

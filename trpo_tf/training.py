@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import keras
 
+from serving.arguments import expect
 from trpo_tf.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.checkpoints import save_checkpoint
 from trpo_tf.components import Components, build_components
@@ -64,6 +66,10 @@ def train(
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
         Exception: what a callback or the observer raised; a checkpoint was saved.
     """
+    expect(config, Config, "config must be a Config (of a dict: Config.from_dict)", UserError)
+    expect(out, str | os.PathLike | None, "out must be the path of the folder to make", UserError)
+    expect(init_from, str | os.PathLike | None, "init_from must be the path of a run or bundle", UserError)
+    expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
     listening = checked_callbacks(callbacks)
     folder = Path(out) if out is not None else default_folder(config)
     config = with_env_backend(config)
@@ -92,6 +98,7 @@ def resume(
     A run that was killed ends with the same weights, to the bit, as one that was not, on the same machine, versions
     and number of threads.
     """
+    expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
     listening = checked_callbacks(callbacks)
     run = load_run(folder)
     if "trained" in run.summary:

@@ -1,0 +1,128 @@
+"""What is wrong with an argument of the Python API is said at once, in a line that names it and what to give."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import serving
+from export import Evidence, ExportError, GraphForm, PolicySpec, convert_policy, write_bundle
+from serving import ArraySpec, BundleError, Manifest, NoiseSpec
+
+OBS, ACTION, NOISE = (
+    ArraySpec("obs", "float32", (3,)),
+    ArraySpec("torque", "float32", (1,), -2, 2),
+    NoiseSpec("normal", (1,)),
+)
+SPEC = PolicySpec((OBS,), ACTION, NOISE)
+
+
+def torque(observation, noise):
+    return tf.reduce_sum(observation, axis=1, keepdims=True) + noise
+
+
+def model():
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+
+WRONG = {
+    r"function is a Keras Sequential.*lambda observation, noise: model\(observation\)": lambda: {"function": model()},
+    "function must be a function of two arguments, observation and noise": lambda: {"function": lambda observation: 0},
+    "function must be a function of two arguments.*, not 3": lambda: {"function": 3},
+    r"function gives float32\[None, 3\], and the spec's action is float32\[None, 1\]": lambda: {
+        "function": lambda observation, noise: observation
+    },
+    "function gives int32": lambda: {"function": lambda observation, noise: tf.ones_like(noise, tf.int32)},
+    "function must give one tensor": lambda: {"function": lambda observation, noise: [observation, noise]},
+    "spec must be a PolicySpec": lambda: {"spec": OBS},
+    "path must be that of the folder to make, not None": lambda: {"path": None},
+    r"targets must be a list of names.*not 'onnx,c'; choose from onnx, savedmodel": lambda: {"targets": "onnx,c"},
+    "targets must be a list of names.*not None": lambda: {"targets": None},
+    "target 'flash' is unknown; choose from": lambda: {"targets": ["flash"]},
+    "form must be a GraphForm": lambda: {"form": {"opset": 17}},
+    "output 'obs' has the name of another array": lambda: {"form": GraphForm(outputs={"obs": torque})},
+    "name must be printable text without '/'": lambda: {"name": "a/b"},
+    r"evidence must be Evidence\(observations\)": lambda: {"evidence": np.zeros((2, 3), np.float32)},
+    "provenance must be JSON": lambda: {"provenance": {"when": {1, 2}}},
+    "provenance must be a dict": lambda: {"provenance": "here"},
+    "statistics must hold a Statistics": lambda: {"statistics": {"obs": (0.0, 1.0)}},
+    r"files\['notes'\] must be bytes": lambda: {"files": {"notes": "text"}},
+    "files must have plain names": lambda: {"files": {"../notes": b"text"}},
+}
+
+
+@pytest.mark.parametrize("reason", WRONG)
+def test_write_bundle_names_the_argument_before_it_makes_anything(reason, tmp_path):
+    given = {"function": torque, "spec": SPEC, "path": tmp_path / "bundle", **WRONG[reason]()}
+    with pytest.raises(BundleError if reason.startswith("name") else ExportError, match=reason) as refused:
+        write_bundle(**given)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+MADE_WRONG = {
+    "observation must be a tuple of ArraySpec": lambda: PolicySpec(OBS, ACTION, NOISE),
+    r"observation must be a tuple of ArraySpec.*not \(3,\)|not 3": lambda: PolicySpec((3,), ACTION, NOISE),
+    "observation must be a tuple of ArraySpec.*not None": lambda: PolicySpec((), ACTION, NOISE),
+    "action must be an ArraySpec": lambda: PolicySpec((OBS,), None, NOISE),
+    r"noise must be a NoiseSpec .*noise='none'.*not None": lambda: PolicySpec((OBS,), ACTION, None),
+    "every array needs a name of its own": lambda: PolicySpec((OBS, OBS), ACTION, NOISE),
+    "outputs must be a dict of functions": lambda: GraphForm(outputs=["value"]),
+    "output 'value' is a Keras Sequential": lambda: GraphForm(outputs={"value": model()}),
+    "batch must be at least 1": lambda: GraphForm(batch=0),
+    "batch must be at least 1, and a whole number, not '8'": lambda: GraphForm(batch="8"),
+    "episodes must be at least 1": lambda: Evidence(episodes=-1),
+    "environment must be one, with reset and step, not 'CartPole-v1'": lambda: Evidence(environment="CartPole-v1"),
+    "observations must be an array": lambda: Evidence([[1.0, 2.0, 3.0]]),
+    "scores is a Keras Sequential": lambda: Evidence(scores=model()),
+    "spec must be a PolicySpec": lambda: convert_policy(torque, None),
+    "function is a Keras": lambda: convert_policy(model(), SPEC),
+}
+
+
+@pytest.mark.parametrize("reason", MADE_WRONG)
+def test_descriptions_are_checked_when_they_are_made(reason):
+    with pytest.raises(ExportError, match=reason):
+        MADE_WRONG[reason]()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (("", "float32", (3,)), "name must be printable text"),
+        (("obs", "float", (3,)), "dtype of 'obs' must be one of bool"),
+        (("obs", np.float32, (3,)), "dtype of 'obs' must be one of bool"),
+        (("obs", "float32", 3), "shape of 'obs' must be a tuple"),
+        (("obs", "float32", (None, 3)), "shape of 'obs' must be a tuple"),
+        (("obs", "float32", (3,), (0.0, 1.0)), "low of 'obs' must be a number, or one for each of its 3 elements"),
+        (("obs", "float32", (3,), 0.0, "high"), "high of 'obs' must be a number"),
+        (("obs", "float32", (3,), np.nan), "low of 'obs' must be a number"),
+    ],
+)
+def test_arrays_that_no_manifest_can_hold_are_refused(fields, reason):
+    with pytest.raises(BundleError, match=reason):
+        ArraySpec(*fields)
+
+
+def test_a_noise_law_that_nobody_knows_is_refused():
+    with pytest.raises(BundleError, match="noise law 'uniform' is unknown; choose one of normal"):
+        NoiseSpec("uniform", (1,))
+
+
+def test_none_is_no_bound_and_sequences_are_bounds():
+    spec = ArraySpec("obs", "float32", [2], None, [None, 3])
+    assert spec == ArraySpec("obs", "float32", (2,), -np.inf, (np.inf, 3))
+    assert ArraySpec("obs", "float32", (2,), np.float32([0, 1])) == ArraySpec("obs", "float32", (2,), (0, 1))
+    low, high = spec.bounds()
+    np.testing.assert_array_equal(low, [-np.inf, -np.inf])
+    np.testing.assert_array_equal(high, [np.inf, 3])
+    written = json.loads(Manifest("policy", (spec,), ACTION, NOISE).to_json())["observation"][0]
+    assert (written["low"], written["high"]) == (None, [None, 3])
+
+
+@pytest.mark.parametrize("bundle", [None, 3, ["bundle"]])
+def test_load_wants_a_path(bundle):
+    with pytest.raises(BundleError, match="bundle must be the path of a bundle's folder, not"):
+        serving.load(bundle)

@@ -1,0 +1,23 @@
+"""The types of a config's settings, checked when it is made: they come from Python and from files too."""
+
+import reprlib
+from typing import Any, get_origin, get_type_hints
+
+from trpo_tf.errors import UserError
+
+
+def check_types(config: Any) -> None:
+    """Raise `UserError` naming the first field of a dataclass whose value is not of the field's type."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _is_of(value, kind):
+            wanted = "a tuple of int" if get_origin(kind) is tuple else f"of type {kind.__name__}"
+            raise UserError(f"{name} must be {wanted}, not {reprlib.repr(value)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple) and all(_is_of(each, int) for each in value)
+    return isinstance(value, kind)
