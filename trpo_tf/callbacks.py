@@ -74,6 +74,8 @@ class KerasListeners:
         self._network, self._callbacks = policy.network, callbacks
         self._model = policy.network.network
         self._earlier: dict[bytes, tuple[NDArray[np.float32], Moments]] = {}
+        self.raised: Exception | None = None
+        """What a callback raised."""
         self._model.stop_training = False
         if not hasattr(self._model, "optimizer"):
             self._model.optimizer = None  # which only `compile` sets, and Keras's TensorBoard reads
@@ -121,6 +123,7 @@ class KerasListeners:
             try:
                 getattr(callback, hook)(*arguments, _shown(callback, logs))
             except Exception as error:
+                self.raised = error
                 error.add_note(f"raised by the callback {type(callback).__name__} in {hook}")
                 raise
         return self._with_weights_of_model(state)

@@ -64,7 +64,7 @@ def train(
         UserError: something in the arguments can't work.
         EnvironmentFailure: the environment raised an exception; a checkpoint was saved.
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
-        Exception: what a callback or the observer raised; a checkpoint was saved.
+        Exception: what a callback raised; a checkpoint was saved.
     """
     expect(config, Config, "config must be a Config (of a dict: Config.from_dict)", UserError)
     expect(out, str | os.PathLike | None, "out must be the path of the folder to make", UserError)
@@ -164,9 +164,9 @@ def _train(run: Run, callbacks: list[keras.callbacks.Callback], observer: Observ
             _save(run, state)
             raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
         except Exception as error:
-            with contextlib.suppress(OSError):  # a full disk, perhaps, which is what was raised
+            if error is listeners.raised:
                 _save(run, state)
-            error.add_note(_how_to_resume(run))
+                error.add_note(_how_to_resume(run))
             raise
     return run
 

@@ -139,7 +139,7 @@ def test_the_graph_given_is_left_as_it_was():
     [
         ({"opset": 12}, "opset 12 isn't supported; choose one from 13 to 18"),
         ({"noise": "some"}, "noise 'some' is unknown; choose one of optional, required, none"),
-        ({"batch": 0}, "a batch of 0 rows isn't one"),
+        ({"batch": 0}, "batch must be at least 1"),
     ],
 )
 def test_a_form_that_no_graph_can_have_is_refused_when_it_is_asked_for(settings, message):
