@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -305,6 +306,40 @@ def test_a_version_that_does_not_fit_leaves_the_good_one(start, discrete, tmp_pa
         (models / "run2" / ".1").rename(models / "run2" / "1")
         assert "manifest.json is no regular file" in server.process.stderr.readline()
         assert server.request("GET", "/v2/models/walk")[1]["versions"] == ["1"]
+
+
+@pytest.fixture
+def small_group():
+    """A control group of 256 MB to run a server in."""
+    found = re.search(r"^\d+:memory:(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    group = Path(f"/sys/fs/cgroup/memory{found[1] if found else ''}/trpo-tf-{os.getpid()}")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("256M")
+    except OSError:
+        pytest.skip("no control group can be made")
+    yield group
+    group.rmdir()
+
+
+ENTER = "import os, sys; open({procs!r}, 'w').write(str(os.getpid())); import serving.__main__ as m; sys.exit(m.main())"
+
+
+def test_a_container_of_256_mb_outlives_a_version_of_a_gigabyte(start, discrete, tmp_path, small_group):
+    models = tmp_path / "models"
+    shutil.copytree(discrete, models / "walk" / "1")
+    with start(models, "--poll", "0.05", code=ENTER.format(procs=str(small_group / "cgroup.procs"))) as server:
+        for version in ("2", "3"):
+            newer = shutil.copytree(discrete, models / f".{version}")
+            grow(newer / "policy.onnx", 2**30)
+            if version == "3":
+                list_file(newer, "policy.onnx", 2**30)
+            newer.rename(models / "walk" / version)
+            assert server.process.stderr.readline().startswith(f"refused walk version {version}: ")
+        assert server.request("GET", "/v2/models/walk")[1]["versions"] == ["1"]
+        assert int((small_group / "memory.max_usage_in_bytes").read_text()) < 200e6
+        server.process.terminate()
+        assert server.process.wait(20) == 0
 
 
 def test_the_command_line_says_it_in_one_line(damaged):
