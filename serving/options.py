@@ -84,7 +84,9 @@ class ServeOptions:
     )
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
     batching: bool = _option(False, "run requests that wait at the same time as one batch")
-    max_connections: int = _option(512, "most connections of a process; beyond it 503", metavar="COUNT")
+    max_connections: int = _option(
+        512, "most connections of a process; beyond it idle ones are closed, or 503", metavar="COUNT"
+    )
     timeout: float = _option(20.0, "time for a client to send its request, and to take its answer", metavar="SECONDS")
     keep_alive: float = _option(75.0, "time until an idle connection is closed", metavar="SECONDS")
     drain: float = _option(10.0, "time for requests under way to finish after SIGTERM", metavar="SECONDS")

@@ -158,6 +158,18 @@ def test_pipelined_requests_are_answered_in_order(batching_server, half_closed):
     assert content.index(b'"id":"0.25"') < content.index(b'"live"') < content.index(b'"id":"0.5"')
 
 
+def test_offers_of_another_protocol_are_ignored_here_too(batching_server):
+    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    asked = [post(body_for(rows[None], "value"), offer) for rows in ROWS]
+    with socket.create_connection(("127.0.0.1", batching_server.port), 10) as connection:
+        connection.sendall(b"".join(asked) + post(body_for(ROWS[:1], "value")))
+        connection.shutdown(socket.SHUT_WR)
+        content = received(connection)
+    assert content.count(b"HTTP/1.1 200 OK") == content.count(b"HTTP/1.1 ") == 4
+    order = [content.index(b'"id":"%a"' % float(row[0])) for row in ROWS]
+    assert order == sorted(order)
+
+
 def test_connection_close_is_kept(batching_server):
     with socket.create_connection(("127.0.0.1", batching_server.port), 10) as connection:
         connection.sendall(post(body_for(ROWS[:1]), b"Connection: close\r\n"))
