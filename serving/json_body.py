@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 import orjson
 
 from serving.errors import RequestError
-from serving.limits import SMALL, STRING, check_depth
+from serving.limits import MAX_DEPTH, SMALL, STRING, check_depth
 
 Document = dict[str, Any]
 Text = bytes | bytearray | memoryview
 
 _LONG = 1024
 """Bytes of an array of numbers from which it stays text."""
+
+_MOST_STRINGS = 4096
 
 _BEFORE_ARRAY = re.compile(rb"\s*:\s*\[")
 _BEFORE_OBJECTS = re.compile(rb"\s*:\s*\[\s*\{")
@@ -46,10 +48,12 @@ def parse_object(body: Text) -> Document:
     return document
 
 
-def parse_instances(body: Text) -> Document:
-    """A JSON object; of a large body, its `instances` as `JsonArray` if they are long. Raises `RequestError`."""
+def parse_instances(body: Text, max_batch: int) -> Document:
+    """A JSON object; of a large body, its `instances` as `JsonArray`. Raises `RequestError`."""
     if len(body) <= SMALL:
         return _parse(body)
+    if bytes(body).count(b"{") > max_batch + MAX_DEPTH:
+        raise RequestError(f"there may be {max_batch} instances at most")
     document, arrays = parse_large(body, b"instances")
     if array := _taken(document.get("instances"), arrays):
         document["instances"] = array
@@ -65,12 +69,12 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
     content = bytes(body).strip()
     arrays: dict[str, JsonArray] = {}
     rest: list[bytes] = []
-    size = place = 0
+    size = strings = place = 0
     name = b""  # the last string
     while place < len(content):
         quote = content.find(b'"', place)
         end = quote if quote >= 0 else len(content)
-        start, stop = (0, 0) if name != key or end - place <= _LONG else _find_array(content, place, end)
+        start, stop = _find_array(content, place, end) if name == key else (0, 0)
         if stop:
             mark = f"{_MARK}{len(arrays)}"
             arrays[mark] = JsonArray(content[start:stop])
@@ -78,11 +82,14 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
             size += len(rest[-1])
             place, name = stop, b""
             continue
-        match = STRING.match(content, end)
+        match = STRING.match(content, end, end + SMALL)
         after = match.end() if match else end
         size += after - place
-        if size > SMALL:
-            raise RequestError(f"beside the numbers of its inputs a request may have {SMALL} bytes of JSON")
+        strings += 1
+        if size > SMALL or strings > _MOST_STRINGS:
+            raise RequestError(
+                f"beside the numbers of its inputs a request may have {SMALL} bytes of JSON and {_MOST_STRINGS} strings"
+            )
         rest.append(content[place:after])
         place, name = after, content[end + 1 : after - 1]
     return _parse(b"".join(rest)), arrays
@@ -97,7 +104,7 @@ def _find_array(content: bytes, place: int, end: int) -> tuple[int, int]:
     if _BEFORE_OBJECTS.match(content, place):
         last = _AFTER_OBJECTS.search(content, place)
         return (content.find(b"[", place), last.end()) if last else (0, 0)
-    if not _BEFORE_ARRAY.match(content, place):
+    if not _BEFORE_ARRAY.match(content, place) or end - place <= _LONG:
         return 0, 0
     for brace in (b"{", b"}"):
         end = found if (found := content.find(brace, place, end)) >= 0 else end

@@ -64,9 +64,11 @@ def read_array(text: bytes, shape: Sequence[int], spec: Element, where: str) -> 
 
 
 def _without_blanks(text: bytes, where: str) -> bytes:
+    if not any(blank in text for blank in (b" ", b"\n", b"\t", b"\r")):
+        return text
     bare = text.translate(None, _BLANKS)
     # Blanks inside a number part it in two.
-    if len(bare) < len(text) and _count_numbers(bare) != _count_numbers(text):
+    if _count_numbers(bare) != _count_numbers(text):
         raise RequestError(f"the body is not JSON: a comma is missing in the data of {where}")
     return bare
 
@@ -77,15 +79,22 @@ def _count_numbers(text: bytes) -> int:
 
 
 def _check_nesting(text: bytes, shape: Sequence[int], where: str) -> None:
-    """Compare brackets and commas with those of the shape, and see that no number is outside the innermost brackets."""
-    expected = b""
-    if text.count(b"[") == sum(math.prod(shape[:axis]) for axis in range(len(shape))):
-        expected = b"[%b]" % (b"," * (shape[-1] - 1))
-        for size in reversed(shape[:-1]):
-            expected = b"[%b%b]" % ((expected + b",") * (size - 1), expected)
-    kinds = text.translate(_KINDS)
-    if text.translate(None, _NO_STRUCTURE) != expected or b"1[" in kinds or b"]1" in kinds:
+    """Compare brackets and commas with those of the shape, and see that numbers are in the innermost brackets alone."""
+    depth = len(shape)
+    is_right = text.startswith(b"[" * depth) and text.endswith(b"]" * depth)
+    for axis in range(1, depth):
+        between = b"]" * axis + b"," + b"[" * axis
+        is_right = is_right and text.count(between) == math.prod(shape[: depth - axis]) - 1
+    if not is_right or text.translate(None, _NO_STRUCTURE) != _structure(shape):
         raise RequestError(f"{where} must have its data flat, or nested as its shape says")
+
+
+def _structure(shape: Sequence[int]) -> bytes:
+    """Brackets and commas of an array of this shape."""
+    structure = b"[%b]" % (b"," * (shape[-1] - 1))
+    for size in reversed(shape[:-1]):
+        structure = b"[%b%b]" % ((structure + b",") * (size - 1), structure)
+    return structure
 
 
 def _read_booleans(text: bytes) -> Array:
@@ -119,8 +128,26 @@ def _pieces(text: bytes) -> Iterator[bytes]:
     yield text[start:]
 
 
+def _read_short(piece: bytes) -> Array | None:
+    """The numbers of a piece if each is of one to four digits, and nothing else."""
+    if piece.count(b",") * 5 < len(piece) or piece.translate(None, b"0123456789,"):
+        return None
+    digits = np.frombuffer(b"%b," % piece, np.uint8) - np.uint8(ord("0"))
+    ends = np.flatnonzero(digits > 9)
+    lengths = np.diff(ends, prepend=-1) - 1
+    longest = int(lengths.max())
+    if longest > 4 or lengths.min() < 1 or ((lengths > 1) & (digits[ends - lengths] == 0)).any():
+        return None
+    numbers = digits[ends - 1].astype(np.int16)
+    for place in range(1, longest):
+        numbers += (digits[ends - 1 - place] * (lengths > place)).astype(np.int16) * np.int16(10**place)
+    return numbers
+
+
 def _parse(piece: bytes, dtype: np.dtype[Any]) -> Array:
     """The numbers of a piece as they are in JSON: 64-bit integers, or floats for a type of floats."""
+    if (short := _read_short(piece)) is not None:  # a third of the time
+        return short
     values = orjson.loads(b"[%b]" % piece)
     is_whole = not (b"." in piece or b"e" in piece or b"E" in piece)
     if dtype.kind != "f" and not is_whole:

@@ -20,12 +20,12 @@ from serving.observations import Array
 SIGNATURE = "serving_default"
 
 _OBJECTS = re.compile(rb"\[\s*\{")
-_MEMBER = rb'\s*"([^"\\{}]*+)"\s*:([^"{}]++)'
+_ROW, _NAME, _ROW_END = re.compile(rb"\s*\{"), re.compile(rb'\s*"([^"\\{}]*+)"\s*:'), re.compile(rb"\}\s*[],]")
 
 
 def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """A request in rows: each instance is an observation, or an object of its parts by name. Raises `RequestError`."""
-    document = parse_instances(body)
+    document = parse_instances(body, max_batch)
     instances = document.get("instances")
     parts: Mapping[str, Any]
     if isinstance(instances, JsonArray):
@@ -75,7 +75,7 @@ def _part(instance: Any, name: str, manifest: Manifest) -> Any:
             raise RequestError(f"an instance must be an object with {_names(manifest)}")
         return instance
     if name not in instance or len(instance) != len(manifest.observation):
-        raise RequestError(f"an instance must have {_names(manifest)} and nothing else")
+        raise _unlike(manifest)
     return instance[name]
 
 
@@ -100,27 +100,31 @@ def _count_rows(text: bytes, spec: ArraySpec) -> int:
 
 
 def _columns_of_objects(text: bytes, manifest: Manifest, max_batch: int) -> tuple[int, dict[str, JsonArray]]:
-    names = [spec.name for spec in manifest.observation]
-    columns: dict[str, list[bytes]] = {name: [] for name in names}
-    row = re.compile(rb"\s*\{" + _MEMBER * len(names) + rb"\}\s*([],])")
+    columns: dict[str, list[bytes]] = {spec.name: [] for spec in manifest.observation}
     place, rows = text.index(b"[") + 1, 0
-    while match := row.match(text, place):
-        rows += 1
+    while match := _ROW.match(text, place):
+        place, rows = match.end(), rows + 1
         if rows > max_batch:
             raise RequestError(f"there are more than {max_batch} instances; send {max_batch} at most at a time")
-        groups = match.groups()
-        for index, name in enumerate(groups[:-1:2]):
-            value = groups[2 * index + 1].rstrip()
-            is_last = index == len(names) - 1
-            if (column := columns.get(name.decode(errors="replace"))) is None or value.endswith(b",") == is_last:
-                raise RequestError(f"an instance must have {_names(manifest)} and nothing else")
-            column.append(value if is_last else value[:-1])
+        close = text.find(b"}", place)
+        while match := _NAME.match(text, place, close):
+            end = quote if (quote := text.find(b'"', match.end(), close)) >= 0 else close
+            value = text[match.end() : end].rstrip()
+            if value.endswith(b",") == (end == close):
+                raise _unlike(manifest)
+            columns.setdefault(match[1].decode(errors="replace"), []).append(value.removesuffix(b","))
+            place = end
+        match = _ROW_END.match(text, place)
+        if place != close or not match or any(len(column) != rows for column in columns.values()):
+            raise _unlike(manifest)
         place = match.end()
-        if groups[-1] == b"]":
-            break
-    if place != len(text) or any(len(column) != rows for column in columns.values()):
-        raise RequestError(f"an instance must have {_names(manifest)} and nothing else")
+    if place != len(text) or len(columns) > len(manifest.observation):
+        raise _unlike(manifest)
     return rows, {name: JsonArray(b"[%b]" % b",".join(column)) for name, column in columns.items()}
+
+
+def _unlike(manifest: Manifest) -> RequestError:
+    return RequestError(f"an instance must have {_names(manifest)} and nothing else")
 
 
 def _names(manifest: Manifest) -> str:

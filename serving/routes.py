@@ -257,7 +257,10 @@ def _acting(choose: Choose) -> Route:
             return steps.encode(request, steps.policy.infer(request.observations, request.noise, [*request.outputs]))
         except Exception as error:  # noqa: BLE001 (each has its answer)
             failure = steps.failure(error)
-            raise failure from failure.__cause__
+            try:
+                raise failure from failure.__cause__
+            finally:
+                del failure  # else it would hold the body by this frame, until cycles are collected
 
     return Route((b"POST",), answer, choose=choose)
 

@@ -6,6 +6,7 @@
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from export import Evidence, GraphForm, PolicySpec, write_bundle
 from serving import ArraySpec, NoiseSpec
+from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, FileEntry, read_manifest
 
 FOLDER = Path(__file__).parent / "bundles"
 
@@ -74,8 +76,30 @@ def judged(folder: Path) -> None:
     )
 
 
+def wide(folder: Path) -> None:
+    """Its observations are 1,000 numbers: so few rows of them fill a request. The action is half their sum."""
+
+    def act(observation, noise):
+        return tf.reduce_sum(observation, axis=1, keepdims=True) * 0.5 + 0.0 * noise
+
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (1000,)),), ArraySpec("action", "float32", (1,)), NoiseSpec("normal", (1,))
+    )
+    write_bundle(act, spec, folder, name="wide", targets=("onnx",))
+    keep_golden_cases(folder, 4)
+
+
+def keep_golden_cases(folder: Path, count: int) -> None:
+    """Leave the first of a bundle's golden cases, where all of them would take half a megabyte."""
+    with np.load(folder / GOLDEN_FILE) as cases:
+        np.savez_compressed(folder / GOLDEN_FILE, **{name: cases[name][:count] for name in cases.files})
+    manifest = read_manifest(folder)
+    files = {**manifest.files, GOLDEN_FILE: FileEntry.of((folder / GOLDEN_FILE).read_bytes())}
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=files).to_json())
+
+
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["discrete", "continuous", "judged"]
+    chosen = sys.argv[1:] or ["discrete", "continuous", "judged", "wide"]
     for name in chosen:
         shutil.rmtree(FOLDER / name, ignore_errors=True)
-        {"discrete": discrete, "continuous": continuous, "judged": judged}[name](FOLDER / name)
+        {"discrete": discrete, "continuous": continuous, "judged": judged, "wide": wide}[name](FOLDER / name)
