@@ -1,13 +1,14 @@
 """Requests that take many times their size once they are parsed, by a parser that builds all that it reads.
 
-`requests(size)` makes them over HTTP and gRPC, of about `size` bytes each: some that must be refused, some that are right and
-must be answered. tests/serving/test_amplifying.py holds the server to its bound on them, `fuzz_serve.py` sends small ones.
+There are some that must be refused, and some that are right and must be answered, each of about `size` bytes.
+tests/serving/test_amplifying.py holds the server to its bound on them, and fuzz_serve.py sends short ones.
 """
 
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class Request(NamedTuple):
     name: str
     path: str
     body: bytes
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
     sums: list[float] | None = None
 
 
@@ -42,7 +43,9 @@ def http_requests(size: int) -> Iterator[Request]:
     for name, body in _texts(size):
         for path in (INFER, PREDICT, INDEX):
             yield Request(name, path, body)
-    yield Request("gzip", INFER, gzip.compress(b'{"a":[' + b'{"":0},' * (size // 7) + b"0]}"), {"content-encoding": "gzip"})
+    yield Request(
+        "gzip", INFER, gzip.compress(b'{"a":[' + b'{"":0},' * (size // 7) + b"0]}"), {"content-encoding": "gzip"}
+    )
     yield Request("bomb", INFER, gzip.compress(bytes(1000 * size), 1)[:size], {"content-encoding": "gzip"})
     yield Request("empty streams", INFER, gzip.compress(b"") * (size // 20), {"content-encoding": "gzip"})
     yield Request("empty blocks", INFER, b"\x78\x01" + b"\0\0\0\xff\xff" * (size // 5), {"content-encoding": "deflate"})
@@ -95,7 +98,7 @@ def _right(size: int) -> Iterator[Request]:
     rng = np.random.default_rng(0)
     for name, values in (("0", 0), ("0.1", 0.1), ("7 digits", None)):
         width = len(str(values)) + 1 if values is not None else 10
-        rows = min((size - 200) // (ROW * width), 4096)
+        rows = (size - 200) // (ROW * width + 10)
         data = np.full((rows, ROW), values) if values is not None else rng.integers(0, 10**7, (rows, ROW)) / 1e7
         data = data.astype(int) if values == 0 else data
         sums = data.astype(np.float32).sum(axis=1).tolist()
@@ -104,10 +107,12 @@ def _right(size: int) -> Iterator[Request]:
         tensor = b'{"inputs":[{"name":"obs","datatype":"FP32","shape":[%d,1000],"data":%b}]}'
         yield Request(f"{name}, nested", INFER, tensor % (rows, text), sums=sums)
         yield Request(f"{name}, flat", INFER, tensor % (rows, flat), sums=sums)
-        yield Request(f"{name}, deflated", INFER, zlib.compress(tensor % (rows, flat), 1), {"content-encoding": "deflate"}, sums)
+        yield Request(
+            f"{name}, deflated", INFER, zlib.compress(tensor % (rows, flat), 1), {"content-encoding": "deflate"}, sums
+        )
         yield Request(f"{name}, instances", PREDICT, b'{"instances":%b}' % text, sums=sums)
         objects = b'{"instances":[%b]}' % text[1:-1].replace(b"[", b'{"obs":[').replace(b"]", b"]}")
-        yield Request(f"{name}, objects", PREDICT, objects[:0] + objects, sums=sums)
+        yield Request(f"{name}, objects", PREDICT, objects, sums=sums)
     rows = size // (4 * ROW) - 1
     data = rng.uniform(-1, 1, (rows, ROW)).astype("<f4")
     sums = data.sum(axis=1).tolist()
@@ -134,7 +139,10 @@ def grpc_requests(size: int) -> Iterator[Request]:
         ("unpacked shape", encoded(5, tensor + b"\x18\1" * (size // 2))),
         ("contents", encoded(5, tensor + encoded(5, b"") * (size // 2))),
         *((f"packed {field}", encoded(5, tensor + encoded(5, encoded(field, b"\1" * size)))) for field in range(1, 8)),
-        *((f"unpacked {field}", encoded(5, tensor + encoded(5, (written(field << 3) + b"\1") * (size // 2)))) for field in range(1, 6)),
+        *(
+            (f"unpacked {field}", encoded(5, tensor + encoded(5, (written(field << 3) + b"\1") * (size // 2))))
+            for field in range(1, 6)
+        ),
         ("unpacked floats", encoded(5, tensor + encoded(5, b"\x35\0\0\0\0" * (size // 5)))),
         ("bytes", encoded(5, tensor + encoded(5, encoded(8, b"") * (size // 2)))),
         ("unknown", b"\x78\1" * (size // 2)),

@@ -19,6 +19,7 @@ from serving.json_body import Document, JsonArray, parse_object
 from serving.json_numbers import Element, read_array
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 from serving.observations import Array, Observation, batch_size, structured
+from serving.parameters import check_served
 from serving.policy import draw_noise
 from serving.varints import Varints, read_varints
 
@@ -80,6 +81,7 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise RequestError("parameters must be an object")
+    check_served(parameters, "the request")
     inputs = _named(document, "inputs", [spec.name for spec in _inputs(manifest)])
     for spec in manifest.observation:
         if spec.name not in inputs:
@@ -164,6 +166,8 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
     No array is made before the declared shape is known to agree with the length of the data.
     """
     where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
+    if isinstance(parameters := tensor.get("parameters"), dict):
+        check_served(parameters, where)
     if tensor.get("datatype") != expected:
         raise RequestError(f"{where} must have datatype {expected}, not {quoted(tensor.get('datatype'))}")
     shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
@@ -270,6 +274,7 @@ def _parameters(output: Document) -> Document:
     own = output.get("parameters", {})
     if not isinstance(own, dict):
         raise RequestError("the parameters of an output must be an object")
+    check_served(own, f"output {output['name']!r}")
     return own
 
 

@@ -22,6 +22,9 @@ _KEPT = 256
 _LARGE = 16 * 1024
 """Bytes of observations that are added up at once."""
 
+_LARGEST = 512 * 1024
+"""Bytes of them that are copied at once."""
+
 MOST_DEVIATIONS = 30.0
 """An element further than that from its training mean counts as if it were there. It is ten times what the alert is at:
 one absurd observation is soon outweighed, and many still raise the drift.
@@ -123,6 +126,11 @@ class Input:
 
     def add(self, rows: Array) -> None:
         """Rows [batch, ...]; from any thread."""
+        if rows.nbytes > _LARGEST and len(rows) > 1:  # in parts: as float64 they would take many times their size
+            middle = len(rows) // 2
+            self.add(rows[:middle])
+            self.add(rows[middle:])
+            return
         copy, kept = rows.tobytes(), self._kept
         kept.append(copy)
         if len(kept) >= _KEPT or len(copy) > _LARGE:

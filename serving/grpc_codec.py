@@ -92,14 +92,19 @@ def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_bat
     else:
         data = [_typed(tensor) for tensor in message.inputs]
     inputs = [
-        {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "data": own}
+        {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+            "parameters": _values(tensor.parameters),
+            "data": own,
+        }
         for tensor, own in zip(message.inputs, data, strict=True)
     ]
-    parameters = {name: _value(parameter) for name, parameter in message.parameters.items()}
     document: Document = {
         "inputs": inputs,
-        "outputs": [{"name": output.name} for output in message.outputs],
-        "parameters": parameters | {"binary_data_output": bool(raw)},
+        "outputs": [{"name": output.name, "parameters": _values(output.parameters)} for output in message.outputs],
+        "parameters": _values(message.parameters) | {"binary_data_output": bool(raw)},
     }
     return read_request(document, manifest, max_batch=max_batch)
 
@@ -145,6 +150,10 @@ def _large(tensor: Message, contents: Contents, message_size: int) -> memoryview
     if any(len(part) % np.dtype(_FLOATS[tensor.datatype]).itemsize for part in parts):
         raise broken_message(MODEL_INFER)
     return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def _values(parameters: Mapping[str, Message]) -> dict[str, Any]:
+    return {name: _value(parameter) for name, parameter in parameters.items()}
 
 
 def _value(parameter: Message) -> Any:

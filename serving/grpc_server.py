@@ -231,6 +231,7 @@ class GrpcServer:
             if self._stopping.is_set():
                 await self._told.wait()
             if failed is not None:
+                message = None  # what abort raises keeps this frame, and the frame it, until cycles are collected
                 await context.abort(*failed)
             return answered
 

@@ -26,6 +26,8 @@ _ROW, _NAME, _ROW_END = re.compile(rb"\s*\{"), re.compile(rb'\s*"([^"\\{}]*+)"\s
 def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """A request in rows: each instance is an observation, or an object of its parts by name. Raises `RequestError`."""
     document = parse_instances(body, max_batch)
+    if "inputs" in document:
+        raise RequestError("inputs, which would hold columns, is not served; send instances, which hold rows")
     instances = document.get("instances")
     parts: Mapping[str, Any]
     if isinstance(instances, JsonArray):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from serving.accepting import TlsAcceptor
+from serving.allocation import return_large_blocks
 from serving.batching import Gatherer
 from serving.board import Board
 from serving.channel import MOST_TEXT, receive, send
@@ -72,6 +73,7 @@ def work(
     board: Board,
 ) -> None:
     """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
+    return_large_blocks()
     source = settle(path) if seat.settled is None else _from_json(seat.settled)
     metrics = Metrics(board, seat.worker_index)
     # Every worker sees the same folder, so one of them tells what comes of it.

@@ -220,6 +220,11 @@ def test_there_is_one_signature():
         instances([[1, 2, 3]], signature_name="other")
 
 
+def test_columns_are_not_served():
+    with pytest.raises(RequestError, match="inputs, which would hold columns, is not served"):
+        instances([[1, 2, 3]], inputs={"obs": [[1, 2, 3]]})
+
+
 def test_predictions_are_rows():
     assert json.loads(encode_predictions(np.arange(4, dtype=np.float32).reshape(2, 2).T)) == {
         "predictions": [[0.0, 2.0], [1.0, 3.0]]

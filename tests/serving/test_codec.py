@@ -15,6 +15,7 @@ from serving.codec import (
     model_metadata,
 )
 from serving.manifest import DTYPES
+from serving.parameters import NOT_SERVED
 from serving.policy import draw_noise
 
 MANIFEST = Manifest(
@@ -311,3 +312,22 @@ def test_a_graph_of_a_fixed_batch_takes_no_other():
         decode(request(inputs=[observation(shape=[2, 2, 3], data=FLAT * 2)]), manifest)
     described = model_metadata(manifest, "1")
     assert [tensor["shape"] for tensor in (*described["inputs"], *described["outputs"])] == [[1, 2, 3], [1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("name", NOT_SERVED)
+def test_parameters_that_change_the_answer_are_refused_by_name(name):
+    """A client that sends them, and is answered all the same, takes the answer for another."""
+    for where, asked in (
+        ("the request", request(parameters={name: 0})),
+        ("input 'obs'", request(inputs=[observation(parameters={name: 0})])),
+        ("output 'action'", request(outputs=[{"name": "action", "parameters": {name: 0}}])),
+    ):
+        with pytest.raises(RequestError, match=f"parameter '{name}' of {where} is not served"):
+            decode(asked)
+
+
+def test_parameters_that_hint_are_ignored():
+    hints = {"priority": 3, "timeout": 1000, "triton_enable_empty_final_response": True, "content_type": "np", "x": {}}
+    outputs = [{"name": "action", "parameters": hints}]
+    asked = request(parameters=hints, inputs=[observation(parameters=hints)], outputs=outputs)
+    np.testing.assert_array_equal(decode(asked).observations, NESTED)

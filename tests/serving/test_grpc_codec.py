@@ -17,6 +17,7 @@ from serving.codec import DATATYPES, RequestError
 from serving.grpc_codec import decode_infer, encode_infer
 from serving.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
 from serving.manifest import DTYPES
+from serving.parameters import NOT_SERVED
 
 PROTOCOL = Path(serving.__file__).parent / "protocol"
 TYPED = {
@@ -160,6 +161,22 @@ def test_a_sample_and_noise_are_those_of_json():
         np.testing.assert_array_equal(decode_infer(given, MANIFEST).noise, noise)
     with pytest.raises(RequestError, match="exported without noise"):
         decode_infer(request, replace(MANIFEST, graph=GraphSpec("none")))
+
+
+@pytest.mark.parametrize("name", NOT_SERVED)
+def test_parameters_that_change_the_answer_are_refused_by_name(name):
+    for where, owner in (
+        ("the request", lambda request: request),
+        ("input 'obs'", lambda request: request.inputs[0]),
+        ("output 'action'", lambda request: request.outputs[0]),
+    ):
+        request = message(ROWS, outputs=["action"])
+        owner(request).parameters[name].int64_param = 1
+        with pytest.raises(RequestError, match=f"parameter '{name}' of {where} is not served"):
+            decode_infer(request, MANIFEST)
+        del owner(request).parameters[name]
+        owner(request).parameters["priority"].uint64_param = 1
+        decode_infer(request, MANIFEST)
 
 
 def test_outputs_are_chosen_in_their_order():
