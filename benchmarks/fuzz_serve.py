@@ -1,9 +1,9 @@
 """Does the server survive malformed requests?
 
 `python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server, sends it damaged HTTP, JSON, binary
-tensors, framing and gRPC messages, and a good request now and then. It fails if the server ends, answers with a 5xx or
-INTERNAL, doesn't answer the good ones, or grows. Status 500 and INTERNAL are allowed for one thing alone: an action
-that is not finite. Without grpcio there is HTTP alone.
+tensors, framing and gRPC messages, requests that amplify (amplifying.py), and a good request now and then. It fails if
+the server ends, answers with a 5xx or INTERNAL, doesn't answer the good ones, or grows. Status 500 and INTERNAL are
+allowed for one thing alone: an action that is not finite. Without grpcio there is HTTP alone.
 """
 
 import argparse
@@ -17,7 +17,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
+
+from amplifying import grpc_requests, http_requests
 
 try:
     import grpc
@@ -29,6 +32,8 @@ except ImportError:
 BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
 INFER = b"/v2/models/discrete/infer"
 TENSOR = {"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, 0.2, 0.3, 0.4]}
+AMPLIFYING = 100_000
+"""Bytes of the requests that amplify: more than are parsed at once."""
 GROWTH_MEGABYTES = 8.0
 WARM_UP = 0.2
 VALUES = [
@@ -103,8 +108,28 @@ def binary_request(rng: random.Random) -> bytes:
     return post(content, b"Inference-Header-Content-Length: %d\r\n" % length)
 
 
+@cache
+def amplifying() -> list[bytes]:
+    """Requests that take many times their size once they are parsed."""
+    made = []
+    for request in http_requests(AMPLIFYING):
+        headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        made.append(post(request.body, headers.encode(), request.path.replace("wide", "discrete").encode()))
+    return made
+
+
+@cache
+def amplifying_messages() -> list[bytes]:
+    """The same of gRPC."""
+    named = MODEL_INFER.request(model_name="discrete").SerializeToString()
+    return [request.body + named for request in grpc_requests(AMPLIFYING) if request.path == MODEL_INFER.path]
+
+
 def malformed(rng: random.Random) -> bytes:
     """One malformed request, mostly."""
+    if rng.random() < 0.05:
+        request = rng.choice(amplifying())
+        return damaged(request, rng) if rng.random() < 0.5 else request
     match rng.randrange(8):
         case 0 | 1:
             return post(json_body(rng))
@@ -131,6 +156,9 @@ def message(rng: random.Random) -> bytes:
     """A gRPC request of which some fields, anywhere in it, are something else, or bytes of it, or all."""
     if rng.random() < 0.1:
         return rng.randbytes(rng.choice((0, 1, 16, 200)))
+    if rng.random() < 0.1:
+        content = rng.choice(amplifying_messages())
+        return damaged(content, rng) if rng.random() < 0.5 else content
     request = MODEL_INFER.request(model_name="discrete", id="a", model_version="1")
     tensor = request.inputs.add(name="obs", datatype="FP32", shape=[1, 4])
     if rng.random() < 0.5:

@@ -81,7 +81,8 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise RequestError("parameters must be an object")
-    check_served(parameters, "the request")
+    if parameters:
+        check_served(parameters, "the request")
     inputs = _named(document, "inputs", [spec.name for spec in _inputs(manifest)])
     for spec in manifest.observation:
         if spec.name not in inputs:
@@ -166,19 +167,23 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
     No array is made before the declared shape is known to agree with the length of the data.
     """
     where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
-    if isinstance(parameters := tensor.get("parameters"), dict):
+    if isinstance(parameters := tensor.get("parameters"), dict) and parameters:
         check_served(parameters, where)
     if tensor.get("datatype") != expected:
         raise RequestError(f"{where} must have datatype {expected}, not {quoted(tensor.get('datatype'))}")
     shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
-    if isinstance(data, memoryview):
-        return array_from_bytes(data, shape, spec)
     element = _ALLOWED[spec.dtype]
-    if isinstance(data, JsonArray):
-        return read_array(data.text, shape, element, where)
-    if isinstance(data, Varints):
-        return read_varints(data, shape, element, where)
-    flat = _flat_data(data, shape, where)
+    match data:
+        case list():
+            flat = _flat_data(data, shape, where)
+        case memoryview():
+            return array_from_bytes(data, shape, spec)
+        case JsonArray():
+            return read_array(data.text, shape, element, where)
+        case Varints():
+            return read_varints(data, shape, element, where)
+        case _:
+            raise RequestError(f"{where} must have its data as a list")
     if not _ELEMENTS[element.dtype.kind].issuperset(map(type, flat)):
         raise RequestError(f"{where} must hold nothing but {expected} data")
     if not element.least <= min(flat) <= max(flat) <= element.greatest:
@@ -216,10 +221,8 @@ def _shape(tensor: Document, spec: Spec, max_batch: int, where: str) -> list[int
     return shape
 
 
-def _flat_data(data: object, shape: list[int], where: str) -> list[Any]:
+def _flat_data(data: list[Any], shape: list[int], where: str) -> list[Any]:
     """Elements in row-major order, of data that is flat or nested just as `shape` says."""
-    if not isinstance(data, list):
-        raise RequestError(f"{where} must have its data as a list")
     if data and isinstance(data[0], list):
         data = _flatten(data, shape, where)
     if len(data) != math.prod(shape):

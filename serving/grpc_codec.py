@@ -153,7 +153,7 @@ def _large(tensor: Message, contents: Contents, message_size: int) -> memoryview
 
 
 def _values(parameters: Mapping[str, Message]) -> dict[str, Any]:
-    return {name: _value(parameter) for name, parameter in parameters.items()}
+    return {name: _value(parameter) for name, parameter in parameters.items()} if parameters else {}
 
 
 def _value(parameter: Message) -> Any:

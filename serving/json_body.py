@@ -21,6 +21,7 @@ _LONG = 1024
 """Bytes of an array of numbers from which it stays text."""
 
 _MOST_STRINGS = 4096
+_BLANKS = b" \t\r\n"
 
 _BEFORE_ARRAY = re.compile(rb"\s*:\s*\[")
 _BEFORE_OBJECTS = re.compile(rb"\s*:\s*\[\s*\{")
@@ -48,11 +49,11 @@ def parse_object(body: Text) -> Document:
     return document
 
 
-def parse_instances(body: Text, max_batch: int) -> Document:
+def parse_instances(body: bytes | bytearray, max_batch: int) -> Document:
     """A JSON object; of a large body, its `instances` as `JsonArray`. Raises `RequestError`."""
     if len(body) <= SMALL:
         return _parse(body)
-    if bytes(body).count(b"{") > max_batch + MAX_DEPTH:
+    if body.count(b"{") > max_batch + MAX_DEPTH:
         raise RequestError(f"there may be {max_batch} instances at most")
     document, arrays = parse_large(body, b"instances")
     if array := _taken(document.get("instances"), arrays):
@@ -66,9 +67,9 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
 
     What is left besides them must be `SMALL`. Raises `RequestError`.
     """
-    content = bytes(body).strip()
+    content = bytes(body) if isinstance(body, memoryview) else body
     arrays: dict[str, JsonArray] = {}
-    rest: list[bytes] = []
+    rest: list[bytes | bytearray] = []
     size = strings = place = 0
     name = b""  # the last string
     while place < len(content):
@@ -77,25 +78,25 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
         start, stop = _find_array(content, place, end) if name == key else (0, 0)
         if stop:
             mark = f"{_MARK}{len(arrays)}"
-            arrays[mark] = JsonArray(content[start:stop])
-            rest.append(b'%b"%b"' % (content[place:start], mark.encode()))
+            arrays[mark] = JsonArray(bytes(memoryview(content)[start:stop]))
+            rest.append(content[place:start] + f'"{mark}"'.encode())
             size += len(rest[-1])
             place, name = stop, b""
             continue
         match = STRING.match(content, end, end + SMALL)
         after = match.end() if match else end
-        size += after - place
+        rest.append(content[place:end].strip(_BLANKS) + content[end:after])
+        size += len(rest[-1])
         strings += 1
         if size > SMALL or strings > _MOST_STRINGS:
             raise RequestError(
                 f"beside the numbers of its inputs a request may have {SMALL} bytes of JSON and {_MOST_STRINGS} strings"
             )
-        rest.append(content[place:after])
-        place, name = after, content[end + 1 : after - 1]
+        place, name = after, bytes(content[end + 1 : after - 1])
     return _parse(b"".join(rest)), arrays
 
 
-def _find_array(content: bytes, place: int, end: int) -> tuple[int, int]:
+def _find_array(content: bytes | bytearray, place: int, end: int) -> tuple[int, int]:
     """Where the array begins and ends that is the value of the key before `place`; 0 and 0 if it isn't one of numbers.
 
     It has no strings, so that it ends before `end`, where the next one is; as an exception it may hold objects whose

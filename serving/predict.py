@@ -19,7 +19,7 @@ from serving.observations import Array
 
 SIGNATURE = "serving_default"
 
-_OBJECTS = re.compile(rb"\[\s*\{")
+_OBJECTS, _LISTS = re.compile(rb"\[\s*\{"), re.compile(rb"\[\s*\[")
 _ROW, _NAME, _ROW_END = re.compile(rb"\s*\{"), re.compile(rb'\s*"([^"\\{}]*+)"\s*:'), re.compile(rb"\}\s*[],]")
 
 
@@ -93,7 +93,7 @@ def _columns(text: bytes, manifest: Manifest, max_batch: int) -> tuple[int, dict
 
 def _count_rows(text: bytes, spec: ArraySpec) -> int:
     numbers = text.count(b",") + 1
-    if text[1:].lstrip()[:1] != b"[":
+    if not _LISTS.match(text):
         return numbers
     rows, rest = divmod(numbers, math.prod(spec.shape))
     if rest:
