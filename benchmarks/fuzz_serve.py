@@ -167,6 +167,7 @@ def message(rng: random.Random) -> bytes:
         tensor.contents.fp32_contents.extend(TENSOR["data"])
     request.outputs.add(name="action")
     request.parameters["seed"].int64_param = 1
+    request.parameters["deterministic"].bool_param = False
     for _ in range(rng.randint(0, 2)):
         mutate(request, rng)
     content = request.SerializeToString()
