@@ -97,7 +97,7 @@ def _structure(shape: Sequence[int]) -> bytes:
 def _read_booleans(text: bytes) -> Array:
     digits = text.translate(None, b"[]").replace(b"true", b"\1").replace(b"false", b"\0")
     values = np.frombuffer(digits[::2], np.uint8)
-    if digits[1::2].strip(b",") or values.max() > 1:
+    if digits[1::2].strip(b",") or not len(values) or values.max() > 1:
         raise TypeError
     return values.astype(bool)
 
@@ -144,6 +144,8 @@ def _read_short(piece: bytes) -> Array | None:
 
 def _parse(piece: bytes, dtype: np.dtype[Any]) -> Array:
     """The numbers of a piece as they are in JSON: 64-bit integers, or floats for a type of floats."""
+    if not piece:
+        raise TypeError  # an empty list inside, or nothing behind the last comma
     if (short := _read_short(piece)) is not None:  # a third of the time
         return short
     values = orjson.loads(b"[%b]" % piece)

@@ -129,6 +129,18 @@ def test_a_large_body_means_what_a_small_one_means(asked):
     assert_same(decode_request, *asked)
 
 
+@pytest.mark.parametrize("size", [3, 2**14, 2**15, 2**15 + 2, 2**16])
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "bool"])
+def test_nothing_is_no_number_wherever_the_text_is_cut(dtype, size):
+    manifest = replace(MANIFEST, observation=(ArraySpec("obs", dtype, ()),))
+    one = "true" if dtype == "bool" else "1"
+    for text in ("[[]]", "[[],[]]", f"[{f'{one},' * size}]", f"[,{f'{one},' * size}{one}]"):
+        shape = [text.count(",") + 1]
+        body = json.dumps({"inputs": [{"name": "obs", "datatype": DATATYPES[dtype], "shape": shape, "data": 0}]})
+        with pytest.raises(RequestError):
+            decode_request(body.replace('"data": 0', f'"data": {text}').encode() + PADDING, manifest)
+
+
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_large_bodies_damaged_anywhere_are_refused_as_small_ones(drawn):
