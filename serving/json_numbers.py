@@ -97,8 +97,8 @@ def _structure(shape: Sequence[int]) -> bytes:
 def _read_booleans(text: bytes) -> Array:
     digits = text.translate(None, b"[]").replace(b"true", b"\1").replace(b"false", b"\0")
     values = np.frombuffer(digits[::2], np.uint8)
-    if digits[1::2].strip(b",") or not len(values) or values.max() > 1:
-        raise TypeError
+    if len(digits) % 2 == 0 or digits[1::2].strip(b",") or values.max() > 1:
+        raise TypeError  # a comma is at the end, or nothing at all, or what is neither true nor false
     return values.astype(bool)
 
 
