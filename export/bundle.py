@@ -44,7 +44,7 @@ from serving.manifest import (
     read_manifest,
 )
 from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
-from serving.policy import draw_noise
+from serving.policy import as_observations, draw_noise
 from serving.signature import sign, signer
 
 _VISITED = 512
@@ -128,6 +128,7 @@ def write_bundle(
     """
     _check_arguments(function, spec, path, form, name, evidence)
     _check_contents(provenance, statistics, files)
+    expect(observer, Callable, "observer must be a function of what is being done", ExportError)
     if signing_key is not None:
         signer(signing_key)  # before all the work
     with new_folder(Path(path)) as folder:
@@ -166,6 +167,11 @@ def _check_arguments(function: Any, spec: Any, path: Any, form: Any, name: Any, 
     if clashes:
         raise ExportError(f"output {min(clashes)!r} has the name of another array; choose another")
     check_answer(function, spec)
+    if evidence.observations is not None:
+        try:
+            as_observations(evidence.observations, spec.observation, batched=True)
+        except ValueError as error:
+            raise ExportError(f"observations of the evidence: {error}") from None
 
 
 def _check_contents(provenance: Any, statistics: Any, files: Any) -> None:

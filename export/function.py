@@ -74,7 +74,7 @@ class GraphForm:
         expect(self.outputs, Mapping, "outputs must be a dict of functions by name", ExportError)
         for name, function in self.outputs.items():
             check_function(function, f"output {name!r}")
-        if self.opset not in OPSETS:
+        if type(self.opset) is not int or self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
         if self.noise not in NOISE_INPUTS:
             raise ExportError(f"noise {self.noise!r} is unknown; choose one of {', '.join(NOISE_INPUTS)}")
@@ -103,10 +103,16 @@ def check_function(function: Any, name: str) -> None:
 
 def check_answer(function: InferenceFunction, spec: PolicySpec) -> None:
     """Raise `ExportError` unless the function's actions have the type and shape that the spec says."""
-    answer = tf.function(function, spec.signature(), autograph=False).get_concrete_function().structured_outputs
+    traced = tf.function(function, spec.signature(), autograph=False)
+    try:
+        answer = traced.get_concrete_function().structured_outputs
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"function can't be made a TensorFlow graph of the spec's arrays: {reason}") from error
     expect(answer, (tf.Tensor, tf.TensorSpec), "function must give one tensor, the action", ExportError)
     wanted = _tensor_spec(spec.action)
-    if answer.dtype != wanted.dtype or not answer.shape.is_compatible_with(wanted.shape):
+    fixed = answer.shape.rank is not None and answer.shape.rank > 0 and answer.shape[0] is not None
+    if fixed or answer.dtype != wanted.dtype or not answer.shape.is_compatible_with(wanted.shape):
         raise ExportError(
             f"function gives {answer.dtype.name}{answer.shape.as_list()}, and the spec's action is "
             f"{wanted.dtype.name}{wanted.shape.as_list()}; change one of them"

@@ -35,6 +35,12 @@ WRONG = {
         "function": lambda observation, noise: observation
     },
     "function gives int32": lambda: {"function": lambda observation, noise: tf.ones_like(noise, tf.int32)},
+    r"function gives float32\[1, 1\], .* is float32\[None, 1\]": lambda: {"function": lambda *_: tf.zeros((1, 1))},
+    "function can't be made a TensorFlow graph": lambda: {"function": lambda observation, noise: np.sum(observation)},
+    r"observations of the evidence: .*\[5, 2\]": lambda: {"evidence": Evidence(np.zeros((5, 2), np.float32))},
+    "observations of the evidence: .*float64": lambda: {"evidence": Evidence(np.zeros((5, 3)))},
+    "observations of the evidence: .*'obs'": lambda: {"evidence": Evidence({"x": np.zeros((5, 3), np.float32)})},
+    "observer must be a function": lambda: {"observer": None},
     "function must give one tensor": lambda: {"function": lambda observation, noise: [observation, noise]},
     "spec must be a PolicySpec": lambda: {"spec": OBS},
     "path must be that of the folder to make, not None": lambda: {"path": None},
