@@ -1,30 +1,48 @@
 """What gRPC calls may take up: memory for messages that arrive, and streams of watchers."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from typing import Any
 
-PATIENCE = 0.5
-"""Seconds that a message may take to arrive while others wait for its turn."""
+from serving.errors import RequestError
+
+WAIT_SECONDS = 1.0
+"""How long a message waits for its turn, about: those that arrive have so much time, and less the more wait."""
+
+LOOK_SECONDS = 0.01
+"""How often those that arrive are looked at when others wait, and how long each may take at least."""
+
+
+MAX_METADATA, MOST_ENTRIES = 16 * 1024, 256
+"""Most bytes of a call's metadata, as of HTTP's head, and most entries."""
 
 
 class BusyError(Exception):
     """There is too much under way for this call."""
 
 
+def check_metadata(context: Any) -> None:
+    """Raise `RequestError` if a call holds too much metadata: gRPC looks at each frame of it alone."""
+    given = context.invocation_metadata()
+    if len(given) > MOST_ENTRIES or sum(len(key) + len(value) for key, value in given) > MAX_METADATA:
+        raise RequestError(
+            f"the call's metadata is larger than {MAX_METADATA} bytes, or has over {MOST_ENTRIES} entries"
+        )
+
+
 class Turns:
     """Messages arrive a few at a time, so that those which stop half way hold a bounded memory.
 
     gRPC keeps what has arrived of a message that is being read, up to its whole size; one that isn't read yet is held
-    to 64 KiB by HTTP/2. When others wait, whoever takes longer than `PATIENCE` is out of time. The newest is next, so
-    that those which stall don't hold up those which don't.
+    to 64 KiB by HTTP/2. The more wait, the less time has each that arrives: so those which stall can't hold up those
+    which don't, and where few wait a slow one has its time.
     """
 
     def __init__(self, most: int, most_waiting: int) -> None:
         """To be used in the event loop; of more than `most_waiting` the longest ends with `BusyError`."""
-        self._free, self._most_waiting = most, most_waiting
+        self._most, self._free, self._most_waiting = most, most, most_waiting
         self._arriving: dict[asyncio.Timeout, float] = {}  # since when; the longest first
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: dict[asyncio.Future[None], float] = {}  # since when; the longest first
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Any, seconds: float) -> Any:
@@ -35,8 +53,6 @@ class Turns:
             else:
                 await self._wait()
             self._arriving[limit] = asyncio.get_running_loop().time()
-            if self._waiting:
-                self._watch()
             try:
                 return await context.read()
             finally:
@@ -44,42 +60,48 @@ class Turns:
                 self._release()
 
     async def _wait(self) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        if len(self._waiting) > self._most_waiting:
-            self._waiting.popleft().set_exception(BusyError())
+        loop = asyncio.get_running_loop()
+        if len(self._waiting) >= self._most_waiting:
+            longest = next(iter(self._waiting))
+            del self._waiting[longest]
+            if not longest.done():
+                longest.set_exception(BusyError())
+        turn = loop.create_future()
+        self._waiting[turn] = loop.time()
         self._watch()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
+            if self._waiting.pop(turn, None) is None and not (turn.cancelled() or turn.exception()):
                 self._release()  # it had its turn, and can't take it
             raise
 
     def _release(self) -> None:
         while self._waiting:
-            turn = self._waiting.pop()
-            if not turn.done():
+            turn = next(iter(self._waiting))
+            del self._waiting[turn]
+            if not turn.done():  # its client may have left a moment ago
                 turn.set_result(None)
                 return
         self._free += 1
 
     def _watch(self) -> None:
-        """See to it that none who arrives keeps the others waiting."""
-        if self._timer is None and self._arriving:
-            until = next(iter(self._arriving.values())) + PATIENCE
-            self._timer = asyncio.get_running_loop().call_at(until, self._end_slow)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._end_slow)
 
     def _end_slow(self) -> None:
+        """End those who have had their time, if others wait."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        waiting = sum(not turn.done() for turn in self._waiting)
-        slow = [limit for limit, since in self._arriving.items() if now - since >= PATIENCE]
+        if not (waiting := len(self._waiting)):
+            return
+        left = WAIT_SECONDS - (now - next(iter(self._waiting.values())))
+        patience = max(LOOK_SECONDS, min(left, WAIT_SECONDS * self._most / waiting))
+        slow = [limit for limit, since in self._arriving.items() if now - since >= patience]
         for limit in slow[:waiting]:
             del self._arriving[limit]
             limit.reschedule(now)
-        if waiting:
-            self._watch()
+        self._watch()
 
 
 class Watchers:

@@ -22,11 +22,12 @@ from serving.admission import Admission, admission
 from serving.batching import Gatherer
 from serving.catalog import Catalog, Model
 from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
-from serving.errors import ServeError, quoted
+from serving.errors import quoted
 from serving.events import emit
 from serving.exchange import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
 from serving.grpc_codec import Message, decode_infer, encode_infer, from_document, parse
-from serving.grpc_limits import BusyError, Turns, Watchers
+from serving.grpc_limits import BusyError, Turns, Watchers, check_metadata
+from serving.grpc_listener import make_server, open_port
 from serving.grpc_messages import (
     HEALTH,
     HEALTH_CHECK,
@@ -47,7 +48,7 @@ from serving.observations import Array
 from serving.options import ServeOptions
 from serving.policy import Policy
 from serving.sockets import GrpcPort
-from serving.tls import Tls, TlsFiles
+from serving.tls import Tls
 from serving.traceparent import parse_traceparent
 
 WATCH_SECONDS = 0.5
@@ -56,17 +57,11 @@ WATCH_SECONDS = 0.5
 WATCHES_A_CONNECTION = 8
 """How many watches of its health one connection may have. A client's channel has one for each service that it names."""
 
-CALLS_A_CONNECTION = 128
-"""Calls of one connection at a time; its client holds further ones back."""
-
 OPEN_MESSAGES = 4
 """Messages at a time of the methods that need no key; they are small."""
 
-HANDSHAKE_SECONDS = 5.0
-"""How long a connection may take until it speaks HTTP/2."""
-
-PING_SECONDS = 30.0
-"""How often to ask a silent client whether it is still there."""
+SMALL_ANSWER = 16 * 1024
+"""Bytes of an answer that need not be counted while its client takes it."""
 
 MOST_DETAILS = 300
 """Characters of a status's message. Clients take 8 KiB of metadata, and a byte that isn't ASCII becomes three."""
@@ -99,6 +94,7 @@ _KINDS = {
 """What a status is called among the errors counted."""
 
 Answer = Callable[[Message], Awaitable[Message]]
+Handle = Callable[[object, Any], Awaitable[bytes]]
 
 
 class CallError(Exception):
@@ -134,6 +130,7 @@ class GrpcServer:
         self._current, self._options, self._metrics, self._tls = current, options, metrics, tls
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._come, self._under_way = 0, 0  # calls, ever and now
+        self._untaken = 0  # bytes of answers that clients haven't taken
         most = options.max_connections
         # Half of it, for one message is still being freed when the next comes.
         self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
@@ -146,21 +143,10 @@ class GrpcServer:
 
     async def start(self, port: GrpcPort) -> None:
         """Listen, and answer. Raises `ServeError`."""
-        self._server = grpc.aio.server(
-            handlers=[_Methods(self)],
-            options=_channel_options(self._options, is_shared=port.is_shared),
+        self._server = make_server(
+            self._options, self._methods(), self._locked("", self._no_method), is_shared=port.is_shared
         )
-        credentials = _credentials(self._tls) if self._tls else None
-        with port.opening():
-            for address in port.addresses:
-                try:
-                    if credentials is None:
-                        self._server.add_insecure_port(address)
-                    else:
-                        self._server.add_secure_port(address, credentials)
-                except RuntimeError:
-                    why = " or with this certificate" if credentials else ""
-                    raise ServeError(f"gRPC can't listen on {address}{why}; choose another --grpc-port") from None
+        open_port(self._server, port, self._tls)
         await self._server.start()
 
     async def stop(self, at_once: asyncio.Event) -> None:
@@ -181,23 +167,44 @@ class GrpcServer:
             await self._server.stop(None)
         await draining
 
-    def methods(self) -> dict[str, grpc.RpcMethodHandler]:
+    def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
         """What handles a call, by path."""
-        unary: dict[Call, Answer] = {
+        unary: dict[Call, Answer | None] = {
             SERVER_LIVE: self._server_live,
             SERVER_READY: self._server_ready,
             MODEL_READY: self._model_ready,
             SERVER_METADATA: self._server_metadata,
             MODEL_METADATA: self._model_metadata,
+            MODEL_INFER: None,
             HEALTH_CHECK: self._health_check,
         }
-        handlers = {call.path: self._unary(call, answer) for call, answer in unary.items()}
-        handlers[MODEL_INFER.path] = self._unary(MODEL_INFER, None)
-        methods = {path: grpc.stream_unary_rpc_method_handler(handler) for path, handler in handlers.items()}
-        watch = grpc.stream_stream_rpc_method_handler(self._watch_counted)
-        return methods | {HEALTH_WATCH.path: watch}
+        handlers = {call.path: self._locked(call.path, self._unary(call, answer)) for call, answer in unary.items()}
+        return handlers | {HEALTH_WATCH.path: grpc.stream_stream_rpc_method_handler(self._watch_counted)}
 
-    def _unary(self, call: Call, answer: Answer | None) -> Callable[..., Awaitable[bytes]]:
+    def _locked(self, path: str, handle: Handle) -> grpc.RpcMethodHandler:
+        """A method that asks for a key, if the server has any and it isn't an open one, before it reads a message."""
+        keys = self.keys
+        if keys is None or path in _OPEN:
+            return grpc.stream_unary_rpc_method_handler(handle)
+
+        async def unlock(messages: object, context: Any) -> bytes:
+            given = _authorization(context.invocation_metadata())
+            if keys.name_of(given) is None:
+                await self._refuse(context, path, grpc.StatusCode.UNAUTHENTICATED, refusal(given))
+            return await handle(messages, context)
+
+        return grpc.stream_unary_rpc_method_handler(unlock)
+
+    async def _no_method(self, _messages: object, context: Any) -> bytes:
+        await self._refuse(context, "", grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
+        return b""
+
+    async def _refuse(self, context: Any, method: str, code: grpc.StatusCode, message: str) -> None:
+        """End a call before it is read; `method` is empty if there is none of its path."""
+        self._count(context, method, code, _KINDS[code])
+        await context.abort(code, message)
+
+    def _unary(self, call: Call, answer: Answer | None) -> Handle:
         """A method with one message and one answer, whose exceptions are statuses; without `answer` a model's."""
         turns = self._open_turns if call.path in _ALWAYS else self._turns
         most = sys.maxsize if call.path in _ALWAYS else self._options.max_connections
@@ -211,6 +218,7 @@ class GrpcServer:
             try:
                 if self._under_way > most:
                     raise BusyError
+                check_metadata(context)
                 message = await self._read(call, context, turns)
                 whole = perf_counter()
                 if answer is None:
@@ -219,6 +227,8 @@ class GrpcServer:
                 else:
                     reply = await answer(message)
                 answered = reply.SerializeToString()
+                if len(answered) > SMALL_ANSWER:
+                    self._hold(context, len(answered))
             except asyncio.CancelledError:
                 self._count(context, call.path, _code_of_cancelled(context), "", desk, came, whole)
                 raise
@@ -240,6 +250,17 @@ class GrpcServer:
     def _done(self, _context: object) -> None:
         self._under_way -= 1
 
+    def _hold(self, context: Any, size: int) -> None:
+        """Count an answer until its client has taken it. Raises `BusyError` if too much is not taken."""
+        if self._untaken + size > self._options.max_buffered and self._untaken:
+            raise BusyError
+
+        def release(_context: object) -> None:
+            self._untaken -= size
+
+        self._untaken += size
+        context.add_done_callback(release)
+
     def _count(
         self,
         context: Any,
@@ -258,15 +279,6 @@ class GrpcServer:
             desk.series.answered(code.name, now - whole, kind)
         if self._observers:
             self._tell(context, method, code, kind, desk and desk.series, now - (came or now))
-
-    def refusing(self, method: str, code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:
-        """What ends a call with this status; `method` is empty if there is none of its path."""
-
-        async def refuse(_messages: object, context: Any) -> None:
-            self._count(context, method, code, _KINDS[code])
-            await context.abort(code, message)
-
-        return grpc.stream_unary_rpc_method_handler(refuse)
 
     def _tell(
         self, context: Any, method: str, code: grpc.StatusCode, kind: str, series: Series | None, seconds: float
@@ -355,11 +367,10 @@ class GrpcServer:
         """The health service's stream, unless there are too many."""
         peer = context.peer()
         try:
+            check_metadata(context)
             self._watchers.add(peer)
-        except BusyError as error:
-            code, message = status_of(error)
-            self._count(context, HEALTH_WATCH.path, code, _KINDS[code])
-            await context.abort(code, message)
+        except (BusyError, RequestError) as error:
+            await self._refuse(context, HEALTH_WATCH.path, *status_of(error))
         try:
             await self._watch(messages, context)
         finally:
@@ -370,9 +381,7 @@ class GrpcServer:
         try:
             request = await self._read(HEALTH_WATCH, context, self._open_turns)
         except Exception as error:  # noqa: BLE001 (each has its status)
-            code, message = status_of(error)
-            self._count(context, HEALTH_WATCH.path, code, _KINDS[code])
-            await context.abort(code, message)
+            await self._refuse(context, HEALTH_WATCH.path, *status_of(error))
         told = ""
         while True:
             is_last = self._stopping.is_set()  # asked before the write, during which the end may come
@@ -388,26 +397,6 @@ class GrpcServer:
         if service not in ("", INFERENCE, HEALTH):
             return "SERVICE_UNKNOWN"
         return "SERVING" if self._is_ready() else "NOT_SERVING"
-
-
-class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The methods by path. One that needs a key is another without it, and so is one that there isn't."""
-
-    def __init__(self, server: GrpcServer) -> None:
-        self._server, self._methods = server, server.methods()
-
-    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """What handles a call."""
-        known = self._methods.get(call.method)
-        if self._server.keys is not None and call.method not in _OPEN:
-            given = _authorization(call.invocation_metadata)
-            if self._server.keys.name_of(given) is None:
-                code = grpc.StatusCode.UNAUTHENTICATED
-                return self._server.refusing(call.method if known else "", code, refusal(given))
-        if known is None:
-            message = f"there is no method {quoted(call.method)[1:-1]}"
-            return self._server.refusing("", grpc.StatusCode.UNIMPLEMENTED, message)
-        return known
 
 
 def _unknown(name: str, version: str) -> CallError:
@@ -449,42 +438,3 @@ def _code_of_cancelled(context: Any) -> grpc.StatusCode:
     """Why the client has left: its deadline, if it gave one, or something else."""
     is_late = context.time_remaining() == 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
-
-
-def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[str, int]]:
-    return [
-        # Only workers share a port: a second server would take half of the calls.
-        ("grpc.so_reuseport", int(is_shared)),
-        ("grpc.max_receive_message_length", options.max_body),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_allowed_incoming_connections", 2 * options.max_connections),
-        ("grpc.max_concurrent_streams", CALLS_A_CONNECTION),
-        # Otherwise HTTP/2 would let a fast client send up to 16 MiB of each message before anybody reads it.
-        ("grpc.http2.bdp_probe", 0),
-        ("grpc.max_connection_idle_ms", int(1000 * options.keep_alive)),
-        ("grpc.server_handshake_timeout_ms", int(1000 * min(options.timeout, HANDSHAKE_SECONDS))),
-        # A machine that has gone without a word would hold its place, with a watch open, for two hours.
-        ("grpc.keepalive_time_ms", int(1000 * PING_SECONDS)),
-        ("grpc.keepalive_timeout_ms", int(1000 * options.timeout)),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    """What takes the certificates in force at each new connection."""
-    used = tls.files
-
-    def renew() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal used
-        if tls.files is used:
-            return None
-        used = tls.files
-        return _certificates(used)
-
-    return grpc.dynamic_ssl_server_credentials(
-        _certificates(used), renew, require_client_authentication=used.authority is not None
-    )
-
-
-def _certificates(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.authority)

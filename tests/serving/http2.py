@@ -1,11 +1,11 @@
-"""A client of HTTP/2 that sends half of a message and stops, which gRPC's own can't."""
+"""Clients of HTTP/2 that send what gRPC's own would not: half of a message, any bytes as a path."""
 
 import socket
 import struct
 from contextlib import suppress
 
 WINDOW, MOST_OF_FRAME = 65535, 16384
-DATA, HEADERS, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 4, 6, 8
+DATA, HEADERS, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 4, 6, 8, 9
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -18,10 +18,34 @@ def header(name: bytes, value: bytes) -> bytes:
     return b"\0" + b"".join(bytes((len(part),)) + part for part in (name, value))
 
 
-def call_to(path: str) -> bytes:
-    given = {b":method": b"POST", b":scheme": b"http", b":path": path.encode(), b":authority": b"x", b"te": b"trailers"}
+def call_to(path: bytes) -> bytes:
+    given = {b":method": b"POST", b":scheme": b"http", b":path": path, b":authority": b"x", b"te": b"trailers"}
     given[b"content-type"] = b"application/grpc"
     return b"".join(header(*pair) for pair in given.items())
+
+
+class Call:
+    """A call with an empty message."""
+
+    def __init__(self, port: int, path: bytes, metadata: dict[bytes, bytes] | None = None) -> None:
+        self.connection = socket.create_connection(("127.0.0.1", port), 10)
+        head = call_to(path) + b"".join(header(*pair) for pair in (metadata or {}).items())
+        parts = [head[begin : begin + 16000] for begin in range(0, len(head), 16000)]
+        self.connection.sendall(PREFACE + frame(SETTINGS, 0, 0))
+        for number, part in enumerate(parts):
+            kind, is_last = CONTINUATION if number else HEADERS, number == len(parts) - 1
+            self.connection.sendall(frame(kind, 4 * is_last, 1, part))
+        self.connection.sendall(frame(DATA, 1, 1, bytes(5)))
+
+    def answer(self) -> bytes:
+        """All that the server sends until the call has ended."""
+        received = b""
+        while b"grpc-status" not in received and (more := self.connection.recv(65536)):
+            received += more
+        return received
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 class Unfinished:
@@ -36,7 +60,7 @@ class Unfinished:
         self.sent = 0
         prefix = b"\0" + struct.pack("!I", size)
         for stream in range(1, 2 * calls, 2):
-            self.connection.sendall(frame(HEADERS, 4, stream, call_to(path)) + frame(DATA, 0, stream, prefix))
+            self.connection.sendall(frame(HEADERS, 4, stream, call_to(path.encode())) + frame(DATA, 0, stream, prefix))
             self.left[stream], self.window[stream] = size - 1, WINDOW - len(prefix)
             self.window[0] -= len(prefix)
         self.received = b""
