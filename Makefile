@@ -114,6 +114,8 @@ clean:
 	@touch $@
 
 $(VENV)/.installed-%: requirements/%.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing requirements/$*.txt into $(VENV), a few minutes the first time"
 	@$(PIP) install --require-hashes --no-deps --requirement requirements/$*.txt

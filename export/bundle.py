@@ -1,6 +1,7 @@
 """Write a bundle: a policy in every format asked for, each proven to act like it, with a manifest of it all."""
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +30,8 @@ from export.latency import latency_json, measure_latencies
 from export.metadata import manifest_metadata, with_metadata
 from export.model_card import CARD_FILE, model_card
 from export.onnx_graph import OPSET, ExportError, to_onnx
-from export.parity import Actor, Environment, Episode, Reference, play
-from export.proof import Proof, Standard, judged, prove
+from export.parity import Actor, Environment, Episode, Reference, play, repeats
+from export.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
 from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
 from serving import ArraySpec, BundleError, GraphSpec, Manifest
 from serving.arguments import expect, expect_count
@@ -49,6 +50,12 @@ from serving.signature import sign, signer
 
 _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""
+
+
+_NOT_REPEATABLE = (
+    "the environment plays another episode from the same seed (does it draw from global random numbers?): targets are "
+    "compared on observations alone, and no returns"
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def write_bundle(
     if signing_key is not None:
         signer(signing_key)  # before all the work
     with new_folder(Path(path)) as folder:
-        chosen = checked_targets(targets, function, spec)
+        chosen = checked_targets(targets, function, spec, observer)
         for file, content in (files or {}).items():
             (folder / file).write_bytes(content)
         outputs = all_outputs(function, spec, form)
@@ -143,8 +150,13 @@ def write_bundle(
         )
         observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
         standard = _standard(function, spec, evidence)
+        if not standard.repeatable:
+            observer(_NOT_REPEATABLE)
         material = _material(function, outputs, manifest, form, standard)
         actors, proofs = _written(folder, manifest, chosen, material, standard, observer)
+        if not is_repeatable(proofs, standard):
+            observer(_NOT_REPEATABLE)
+            proofs, standard = without_returns(proofs), replace(standard, repeatable=False)
         manifest = replace(manifest, parity=judged(proofs, standard, accept_loss=accept_loss))
         _finish(folder, manifest, chosen, standard)
         observer("measuring latencies")
@@ -228,7 +240,11 @@ def _standard(function: InferenceFunction, spec: PolicySpec, evidence: Evidence)
     rng = np.random.default_rng(0)
     observations = observation_cases(spec.observation, visited, rng)
     noise = draw_noise(spec.noise, batch_size(observations), rng)
-    return Standard(reference, observations, noise, visited, environment, episodes, evidence.untrained_return)
+    first = dict(itertools.islice(episodes.items(), 1))
+    repeatable = environment is None or repeats(reference, environment, first, still)
+    return Standard(
+        reference, observations, noise, visited, environment, episodes, evidence.untrained_return, repeatable
+    )
 
 
 def _visited(episodes: Mapping[int, Episode]) -> Observation | None:

@@ -21,6 +21,7 @@ from export.function import InferenceFunction, PolicySpec
 from export.onnx_graph import ExportError
 from export.parity import Actor
 from export.saved_model import signature_names
+from serving.errors import install
 from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
 from serving.policy import draw_noise
 
@@ -59,7 +60,7 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise ExportError("LiteRT is not installed; pip install trpo-tf[litert]") from error
+        raise ExportError(f"LiteRT is not installed; {install('litert')}") from error
     parts, noise = spec.signature()
     inputs = signature_names(spec)
     zeros = {

@@ -59,11 +59,11 @@ def _training(manifest: Manifest) -> Iterator[str]:
     summary = origin.get("summary", {})
     yield "\n## How it was trained\n"
     yield f"With {origin['algorithm']}, {origin['steps']:,} environment steps, seed {origin['seed']}."
-    for stage in ("untrained", "trained"):
+    for stage, when in (("untrained", "before training"), ("trained", "after training")):
         result = summary.get(stage, {})
         if result.get("episodes"):
             yield (
-                f"Mean return {stage}: {result['mean_return']:.4g} +- {result['std_return']:.3g} over "
+                f"Mean return {when}: {result['mean_return']:.4g} +- {result['std_return']:.3g} over "
                 f"{result['episodes']} episodes."
             )
     yield "Every setting and version is in manifest.json."
@@ -80,7 +80,9 @@ def _limits(manifest: Manifest) -> Iterator[str]:
         yield f"- policy.onnx takes batches of {manifest.graph.batch} and no other."
     if any(not figures["exact"] for figures in manifest.parity.values()):
         yield "- Targets of 8 bits act nearly the same only; what counts is the return in the table."
-    if not any("return" in figures for figures in manifest.parity.values()):
+    if not all(figures.get("repeatable", True) for figures in manifest.parity.values()):
+        yield "- The environment plays another episode from the same seed: no return was compared."
+    elif not any("return" in figures for figures in manifest.parity.values()):
         yield "- No environment was there at export: no return was compared."
 
 

@@ -170,6 +170,14 @@ def compare_returns(
     return Returns(tuple(returns), tuple(expected), tuple(parted))
 
 
+def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], still: Array) -> bool:
+    """Whether the reference plays each of its episodes again, to the bit, from the same seed."""
+    return all(
+        _same(list(play(reference.act, environment, seed, still, _names(episode))), episode)
+        for seed, episode in episodes.items()
+    )
+
+
 def play(
     actor: Actor, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
 ) -> Iterator[tuple[Observation, float]]:
@@ -210,6 +218,13 @@ def _compare(actor: Actor, batch: Answered) -> Agreement:
     if not np.isfinite(actual).all():
         raise ExportError("answers an action that is not finite; look for an overflow in the network")
     return agreement(actual[batch.decisive], expected[batch.decisive])
+
+
+def _same(one: Episode, other: Episode) -> bool:
+    return len(one) == len(other) and all(
+        reward == expected_reward and all(map(np.array_equal, list_parts(seen), list_parts(expected)))
+        for (seen, reward), (expected, expected_reward) in zip(one, other, strict=True)
+    )
 
 
 def _parts(free: Episode, episode: Episode, reference: Reference, still: Array) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from export.parity import (
     compare_cases,
     compare_returns,
     in_batches,
+    repeats,
 )
 from export.targets import TARGETS
 from serving.observations import Array, Observation
@@ -30,7 +31,7 @@ EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 """Return that a target may lose, as a share of what training gained."""
 
 COLUMNS = ("target", "bytes", "difference", "on episodes", "equal actions", "return", "gain (95% interval)")
-LATENCY_COLUMNS = tuple(f"us at {batch}, p50 / p99" for batch in BATCHES)
+LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
 
 
 class ParityError(ExportError):
@@ -53,6 +54,8 @@ class Standard:
         environment: where episodes are played.
         episodes: the reference's own, by seed.
         untrained_return: mean return before training, where known.
+        repeatable: whether the environment plays the same episode again from the same seed. Where it does not, returns
+            of two policies can't be compared, and what proves a target are cases: those that the policy visits too.
     """
 
     reference: Reference
@@ -62,6 +65,7 @@ class Standard:
     environment: Environment | None
     episodes: Mapping[int, Episode]
     untrained_return: float | None
+    repeatable: bool = True
 
     @cached_property
     def still(self) -> Array:
@@ -153,12 +157,32 @@ def prove(name: str, actor: Actor, standard: Standard, *, exact: bool, samples: 
     try:
         cases = compare_cases(actor, standard.cases + standard.noisy_cases if samples else standard.cases)
         along = compare_along(actor, reference, standard.episodes, still)
-        if standard.environment is None:
+        if standard.environment is None or not standard.repeatable:
             return Proof(exact, cases, along, None)
         returns = compare_returns(actor, reference, standard.environment, standard.episodes, still)
     except ExportError as error:
         raise ExportError(f"{name} {error}") from None
     return Proof(exact, cases, along, returns)
+
+
+def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+    """The proofs by cases alone."""
+    return {name: replace(proof, returns=None) for name, proof in proofs.items()}
+
+
+def is_repeatable(proofs: Mapping[str, Proof], standard: Standard) -> bool:
+    """Whether the environment repeats the episodes that targets failed on, so that it is the targets that differ."""
+    environment = standard.environment
+    if environment is None:
+        return standard.repeatable
+    seeds = {
+        seed
+        for proof in proofs.values()
+        if proof.returns is not None and proof.failure(standard)
+        for seed in proof.returns.parted
+    }
+    episodes = {seed: standard.episodes[seed] for seed in sorted(seeds)}
+    return repeats(standard.reference, environment, episodes, standard.still[:1])
 
 
 def judged(proofs: Mapping[str, Proof], standard: Standard, *, accept_loss: bool) -> dict[str, Any]:
@@ -168,7 +192,9 @@ def judged(proofs: Mapping[str, Proof], standard: Standard, *, accept_loss: bool
     """
     failures = {name: proof.failure(standard) for name, proof in proofs.items()}
     parity = {
-        name: proof.to_dict() | ({"accepted": reason} if (reason := failures[name]) else {})
+        name: proof.to_dict()
+        | ({} if standard.repeatable else {"repeatable": False})
+        | ({"accepted": reason} if (reason := failures[name]) else {})
         for name, proof in proofs.items()
     }
     for name, reason in failures.items():
@@ -183,13 +209,17 @@ def proof_rows(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
 
 
 def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int], latencies: Mapping[str, Any]) -> str:
-    """The same with latencies, as text."""
+    """The same with latencies, as text: two tables, since one is wider than a terminal."""
     measured = [
-        [f"{at['p50']:,.0f} / {at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
+        [f"{at['p50']:,.0f}/{at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
         for name in _in_order(parity)
     ]
-    rows = [row + more for row, more in zip(proof_rows(parity, sizes), measured, strict=True)]
-    return _text((*COLUMNS, *LATENCY_COLUMNS), rows)
+    *columns, gain = COLUMNS
+    rows = proof_rows(parity, sizes)
+    second = [[row[0], row[-1], *more] for row, more in zip(rows, measured, strict=True)]
+    return "\n\n".join(
+        (_text(columns, [row[:-1] for row in rows]), _text((columns[0], gain, *LATENCY_COLUMNS), second))
+    )
 
 
 def _in_order(parity: Mapping[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ feeds = {{name: tf.constant(array) for name, array in feeds.items()}}
 action = act(**feeds)["{action}"].numpy()[0]
 """
 _SERVING = """\
-import serving  # pip install 'trpo-tf[serve]'
+import serving  # pip install '.[serve]' in a checkout of trpo-tf
 policy = serving.load(".")
 action = policy.act(observation)
 """

@@ -19,6 +19,7 @@ from export.parity import Actor
 from export.quantize import quantize_dynamic, quantize_static
 from export.saved_model import signature_names, write_saved_model
 from serving import Manifest, Policy
+from serving.errors import install
 from serving.manifest import MODEL_FILE
 from serving.observations import Array, Observation, batch_size, by_name
 from serving.policy import draw_noise
@@ -90,10 +91,15 @@ class Target:
         return [name for name in manifest.files if name == self.path or name.startswith(f"{self.path}/")]
 
 
-def checked_targets(names: Sequence[str], function: InferenceFunction, spec: PolicySpec) -> dict[str, Target]:
+def checked_targets(
+    names: Sequence[str],
+    function: InferenceFunction,
+    spec: PolicySpec,
+    observer: Callable[[str], None] = lambda _: None,
+) -> dict[str, Target]:
     """Targets by name, ONNX first, which every bundle has; `all` are those that can carry the policy.
 
-    Raises `ExportError` for one unknown or impossible.
+    The observer is told which `all` leaves out, and why. Raises `ExportError` for one unknown or impossible.
     """
     known = f"choose from {', '.join((*TARGETS, ALL))}"
     if isinstance(names, str) or not isinstance(names, Iterable):
@@ -104,6 +110,8 @@ def checked_targets(names: Sequence[str], function: InferenceFunction, spec: Pol
         raise ExportError(f"target {unknown[0]!r} is unknown; {known}")
     refusals = refusals_of(function, spec)
     if ALL in names:
+        for name, reason in refusals.items():
+            observer(f"{name} is left out: {reason}")
         names = [name for name in TARGETS if name not in refusals]
     for name in names:
         if name in refusals:
@@ -225,7 +233,7 @@ def _c_opener(path: str) -> Callable[[Path, Manifest], Actor]:
 
 def _no_litert(_graph: Any, spec: PolicySpec) -> str | None:
     if importlib.util.find_spec("ai_edge_litert") is None:
-        return "LiteRT, which it is compared in, is not installed (pip install 'trpo-tf[litert]')"
+        return f"LiteRT, which it is compared in, is not installed ({install('litert')})"
     wide = [array.name for array in (*spec.observation, spec.action) if array.dtype == "uint64"]
     if wide:
         return f"LiteRT has no uint64 ({wide[0]})"

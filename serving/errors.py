@@ -16,6 +16,11 @@ class RequestError(ValueError):
     """A request that its sender must change; the message says how."""
 
 
+def install(extra: str) -> str:
+    """How to get the packages of an extra: from a checkout, since no package index has this project."""
+    return f"pip install '.[{extra}]' in a checkout of trpo-tf"
+
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from serving.errors import install
 from serving.events import emit, shown
 from serving.exchange import Exchange, GrpcExchange, Observers
 from serving.options import ServeError, ServeOptions
@@ -21,7 +22,7 @@ def observers_of(options: ServeOptions) -> Iterator[Observers]:
     try:
         from serving.tracing import Tracer
     except ImportError as error:
-        raise ServeError(f"--otlp-endpoint: {error}; pip install 'trpo-tf[tracing]'") from None
+        raise ServeError(f"--otlp-endpoint: {error}; {install('tracing')}") from None
     tracer = Tracer(options.otlp_endpoint, "https" if options.tls_cert else "http")
     try:
         yield Observers((*log.http, tracer.request), (*log.grpc, tracer.call))

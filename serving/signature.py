@@ -1,7 +1,7 @@
 """Signatures of bundles: who made them, beyond the checksums that anyone can write.
 
 OpenSSF's model-signing does it, with a pair of elliptic keys and without the network. A signature covers every file of
-the folder but itself. Needs `trpo-tf[signing]`.
+the folder but itself. Needs the extra `signing`.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bundle_files import copy_regular
+from serving.errors import install
 from serving.manifest import SIGNATURE_FILE, BundleError
 from serving.memory import available_bytes
 
@@ -104,7 +105,7 @@ def _model_signing(module: str) -> Any:
     try:
         import model_signing
     except ImportError:
-        raise BundleError("signatures need model-signing; pip install 'trpo-tf[signing]'") from None
+        raise BundleError(f"signatures need model-signing; {install('signing')}") from None
     return getattr(model_signing, module)
 
 

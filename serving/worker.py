@@ -22,7 +22,7 @@ from serving.channel import MOST_TEXT, receive, send
 from serving.control import control_routes
 from serving.credentials import Credentials
 from serving.discovery import Place, Source, settle
-from serving.errors import BundleError
+from serving.errors import BundleError, install
 from serving.events import emit
 from serving.exchange import Observers
 from serving.files import FileWatch
@@ -196,7 +196,7 @@ class Worker:
         try:
             from serving.grpc_server import GrpcServer
         except ImportError as error:
-            raise ServeError(f"--grpc-port needs {error.name}; pip install 'trpo-tf[grpc]'") from None
+            raise ServeError(f"--grpc-port needs {error.name}; {install('grpc')}") from None
         return GrpcServer(
             lambda: self.catalog,
             self._options,

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -186,6 +187,68 @@ for form in ("dict", "tuple", "picture"):
     gym.register(f"Signals-{form}-v0", Signals, kwargs={"form": form})
 
 
+class Sloppy(gym.Env):
+    """What it answers from the step `SLOPPY_FROM` on is what Python's `SLOPPY_ANSWER` says of an orderly `answer`."""
+
+    def __init__(self) -> None:
+        box, byte = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Box(0, 255, (2,), np.uint8)
+        self.observation_space = gym.spaces.Dict({"box": box, "byte": byte, "choice": gym.spaces.Discrete(3)})
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._answer()[0], {}
+
+    def step(self, action):
+        self._steps += 1
+        return (*self._answer(), {})
+
+    def _answer(self):
+        seen = {"box": np.zeros(2, np.float32), "byte": np.zeros(2, np.uint8), "choice": 1}
+        answer = [seen, 1.0, self._steps >= 200, False]
+        if self._steps >= int(os.environ.get("SLOPPY_FROM", "1")):
+            exec(os.environ.get("SLOPPY_ANSWER", ""), {"answer": answer, "seen": seen, "np": np})
+        return answer
+
+
+class Demanding(gym.Env):
+    """Can't be made without a level, nor with one."""
+
+    def __init__(self, level: int) -> None:
+        raise KeyError("licence")
+
+
+gym.register("Sloppy-v0", Sloppy)
+gym.register("Edition-v0", Sloppy)
+gym.register("Edition-v2", Sloppy)
+gym.register("Demanding-v0", Demanding)
+gym.register("Unlicensed-v0", Demanding, kwargs={"level": 1})
+
+
+class Endless(gym.Env):
+    """Episodes never end. `steps` counts those of all of them; each takes a while if ENDLESS_SECONDS says so."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        Endless.steps += 1
+        time.sleep(float(os.environ.get("ENDLESS_SECONDS", "0")))
+        return self.np_random.uniform(-1, 1, 1).astype(np.float32), float(action), False, False, {}
+
+
+gym.register("Endless-v0", Endless)
+gym.register("NearlyEndless-v0", Endless, max_episode_steps=1_000_000)
+gym.register("Thousand-v0", Endless, max_episode_steps=1000)
+
 LABYRINTH_KEYS = {
     "observation": {},
     "noise": {},
@@ -247,4 +310,6 @@ gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 
 gym.register("IntegerBox-v0", IntegerBox, max_episode_steps=5)
 gym.register("Gossip-v0", Echo, kwargs={"space": gym.spaces.Text(3)})
 gym.register("Reach-v0", Reach, max_episode_steps=5)
+gym.register("HalfBoundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": 1.5, "high": np.inf})
+gym.register("WideReach-v0", Reach, max_episode_steps=5, kwargs={"low": -3e38, "high": 3e38})
 gym.register("UnboundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": -np.inf, "high": np.inf})

@@ -33,7 +33,7 @@ WRONG = {
     "seed must be at least 0": lambda trained: evaluate(in_process(trained.run.policy, "walk"), "x", seed=-1),
     "env_id must be the id of a registered environment; gymnasium.register": lambda _: Config(gym.make("CartPole-v1")),
     "total_steps must be of type int, not '1e5'": lambda _: Config("CartPole-v1", total_steps="1e5"),
-    "total_steps must be of type int, not 100000.0": lambda _: Config("CartPole-v1", total_steps=1e5),
+    "total_steps must be of type int, not 100000.5": lambda _: Config("CartPole-v1", total_steps=100000.5),
     "seed must be of type int, not None": lambda _: Config("CartPole-v1", seed=None),
     "sampling must be of type SamplingConfig": lambda _: Config("CartPole-v1", sampling={"num_envs": 2}),
     "hidden_sizes must be a tuple of int, not 64": lambda _: PolicyConfig(hidden_sizes=64),

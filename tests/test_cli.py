@@ -361,3 +361,26 @@ def test_bundles_are_used_without_tensorflow(bundle, serving_only):
 def test_a_bundle_is_evaluated_without_tensorflow():
     code = "import sys, trpo_tf.evaluation; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_reader_that_has_enough_is_no_error(bundle):
+    done = subprocess.run(
+        f"{sys.executable} -m trpo_tf.cli verify {bundle} | head -n 1",
+        shell=True,
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_without_tensorflow_a_command_says_what_to_install():
+    code = "import sys; sys.modules['tensorflow'] = None; from trpo_tf.cli import main; main(['train', 'CartPole-v1'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "tensorflow" in done.stderr
+    assert "; pip install '.[all]' in a checkout of trpo-tf\n" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -38,3 +38,16 @@ def test_every_algorithm_has_a_page(name):
     page = DOCS / "algorithms" / f"{name}.md"
     assert page.read_text().startswith(f"# {name}: ")
     assert f"](algorithms/{name}.md)" in (DOCS / "algorithms.md").read_text()
+
+
+def test_nothing_says_to_install_a_name_that_no_index_has():
+    """Whoever registers it there would be installed; `pip install '.[extra]'` works in a checkout."""
+    rooms = ("trpo_tf", "export", "serving", "examples")
+    files = [*PAGES, *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        for line in path.read_text().splitlines()
+        if re.search(r"pip3? install(?: -\S+)* ['\"]?trpo[-_]tf|trpo[-_]tf\[", line)
+    ]
+    assert wrong == []

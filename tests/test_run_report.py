@@ -9,15 +9,18 @@ import pytest
 
 from serving.manifest import read_manifest
 from trpo_tf import cli
+from trpo_tf.exporting import export_run
 from trpo_tf.phases import PHASES
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.run_report import html_report, read_story
+from trpo_tf.runs import load_run
 
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    """A copy of a run, alone in its folder."""
-    return shutil.copytree(trained.run.folder, tmp_path / "alone" / "run")
+    """A copy of a run, alone in its folder, that knows of no bundle."""
+    ignored = shutil.ignore_patterns("bundles.json")
+    return shutil.copytree(trained.run.folder, tmp_path / "alone" / "run", ignore=ignored)
 
 
 class Tags(HTMLParser):
@@ -92,6 +95,12 @@ def test_a_bundle_beside_the_run_is_found_if_it_is_the_run_s(folder, bundle):
     other["provenance"]["config"]["seed"] = 99
     (folder.parent / "mine" / "manifest.json").write_text(json.dumps(other))
     assert read_story(folder).bundle is None
+
+
+def test_a_bundle_exported_elsewhere_is_found(folder, tmp_path):
+    assert read_story(folder).bundle is None
+    export_run(load_run(folder), tmp_path / "far" / "away", targets=["onnx"], episodes=1)
+    assert read_story(folder).bundle == tmp_path / "far" / "away"
 
 
 def test_the_command_writes_it(folder, capsys):

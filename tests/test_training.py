@@ -39,9 +39,9 @@ def documented_names() -> set[str]:
 
 def test_a_run_folder_holds_what_it_says(trained):
     files = {path.name for path in trained.run.folder.iterdir()}
-    assert files == {
+    assert files - {"bundles.json"} == {  # which is there once it has been exported
         *("config.toml", "policy_network.json", "value_network.json", "metrics.jsonl", "summary.json"),
-        *("tensorboard", "checkpoints"),
+        *("tensorboard", "checkpoints", ".lock"),
     }
 
 
@@ -373,7 +373,7 @@ def test_a_value_that_is_not_finite_ends_training_the_same_way(
 ):
     config = small_config("environments:FailingWalk-v0", total_steps=1024, eval_episodes=eval_episodes)
     monkeypatch.setenv("WALK_GIVES_NAN", broken)
-    with pytest.raises(EnvironmentFailure, match="observation or reward that is not finite; go on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"that is not finite.*; go on with --resume"):
         train(config, tmp_path / "run")
     state = load_run(tmp_path / "run").state
     for name, array in state.to_arrays().items():

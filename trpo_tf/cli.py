@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -10,16 +11,19 @@ from typing import Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from serving import __version__
+from serving.errors import install
 from trpo_tf.commands.acting import BenchLatency, Predict, Serve
 from trpo_tf.commands.exporting import Export, Verify
 from trpo_tf.commands.showing import Record, Report
 from trpo_tf.commands.studies import Benchmark, Demo, Lab
-from trpo_tf.commands.terminal import INTERRUPTED, WRONG_USE, fail, one_line, say
+from trpo_tf.commands.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.commands.training import Evaluate, Train
-from trpo_tf.config import Config, load_preset, preset_for
+from trpo_tf.config import Config, differing_settings, load_preset, preset_for
 from trpo_tf.errors import UserError
+from trpo_tf.setting_types import whole_number
 
 
 class _AnyConfig(Config):
@@ -35,6 +39,14 @@ class _AnyTrain(Train):
     __doc__ = Train.__doc__
     config: _AnyConfig = dataclasses.field(default_factory=lambda: _AnyConfig(""))
 
+
+_OPTIONAL = frozenset(
+    (
+        *("tensorflow", "tensorflow_probability", "keras", "tf_keras", "gymnasium", "mujoco", "tensorboard", "tomli_w"),
+        *("rich", "matplotlib", "PIL", "tf2onnx", "onnx", "onnxruntime"),
+    )
+)
+"""Packages that an install for serving, or without extras, does without."""
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": _AnyTrain,
@@ -69,6 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parse(arguments)()
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read this has enough, as `head` has; Python would fail again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        needed = f"; {install('all')}" if (error.name or "").partition(".")[0] in _OPTIONAL else ""
+        fail(f"error: {one_line(error)}{needed}", WRONG_USE)
     except (UserError, OSError, ValueError, RuntimeError, ImportError, FloatingPointError) as error:
         if debug:
             traceback.print_exc()
@@ -81,19 +102,60 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
     Raises `UserError` or `SystemExit`.
     """
-    command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="trpo-tf",
-        description="Train policies with TRPO, export them to ONNX, serve them on a CPU. Any command shows a traceback "
-        "with its error after --debug.",
-        args=arguments,
-        config=(OmitArgPrefixes,),
-    )
-    if isinstance(command, Train) and command.config.env_id:
+    with _whole_numbers():
+        command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="trpo-tf",
+            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. Any command shows a "
+            "traceback with its error after --debug.",
+            args=arguments,
+            config=(OmitArgPrefixes,),
+        )
+        if not isinstance(command, Train) or not command.config.env_id:
+            return command
         env_id = command.config.env_id
-        preset = Train(load_preset(command.preset or preset_for(env_id), env_id))
-        return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=preset, config=(OmitArgPrefixes,))
-    return command
+        preset = command.preset or preset_for(_with_version(env_id))
+        default = Train(load_preset(preset, env_id, differing_settings(command.config)))
+        return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=default, config=(OmitArgPrefixes,))
+
+
+def _whole_numbers() -> ConstructorRegistry:
+    """Integers may be written as 1e5."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def whole(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if kind.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda texts: _whole_number(texts[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        value = whole_number(float(text))
+        if not isinstance(value, int):
+            raise ValueError(f"{text} is no integer") from None
+        return value
+
+
+def _with_version(env_id: str) -> str:
+    """The id with its latest version, where it has none: Gymnasium is imported for those alone."""
+    if re.search(r"-v\d+$", env_id):
+        return env_id
+    from trpo_tf.envs import readable_errors, resolved_id
+
+    with readable_errors(env_id):
+        return resolved_id(env_id)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_where: Any) -> None:

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import tomllib
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from trpo_tf.errors import UserError
-from trpo_tf.setting_types import check_types
+from trpo_tf.setting_types import check_types, whole_number
 
 ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
 ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
@@ -296,6 +298,16 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
+    def for_env(cls, env_id: str, *, preset: str | None = None, **settings: Any) -> "Config":
+        """What `trpo-tf train env_id` takes: the preset made for the environment, and settings by their own names.
+
+        `Config.for_env("CartPole-v1", total_steps=50_000, num_envs=4)`; `preset` names another one, or `default`. What
+        in the preset can't go with the settings is left out with a warning. Raises `UserError`.
+        """
+        values = _flat(load_preset(preset or preset_for(env_id), env_id, settings).to_dict())
+        return cls.from_dict(_nested({**values, **settings}))
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The inverse of `to_dict`; what is absent takes its default. Raises `UserError` on unknown names."""
         return _from_dict(cls, values)  # type: ignore[no-any-return]
@@ -312,14 +324,67 @@ def preset_for(env_id: str) -> str:
     return next((name for name in candidates if name in preset_names()), "default")
 
 
-def load_preset(preset: str, env_id: str) -> Config:
-    """The settings of a preset for `env_id`; `default` is the dataclasses' own. Raises `UserError`."""
+def load_preset(preset: str, env_id: str, given: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a preset for `env_id`; `default` is the dataclasses' own.
+
+    What in the preset can't go with the settings that are `given`, by their own names, is left out with a warning.
+    Raises `UserError`.
+    """
     if preset == "default":
         return Config(env_id)
     if preset not in preset_names():
         raise UserError(f"preset {preset!r} is unknown; choose one of default, {', '.join(preset_names())}")
-    values = tomllib.loads((PRESETS / f"{preset}.toml").read_text())
-    return Config.from_dict({"env_id": env_id, **values})
+    values = _flat(tomllib.loads((PRESETS / f"{preset}.toml").read_text()))
+    given = given or {}
+    for name, reason in _unfit({**values, **given}):
+        if name in values and name not in given:
+            del values[name]
+            warnings.warn(f"{name} of the preset {preset} is left out: {reason}", stacklevel=2)
+    return Config.from_dict(_nested({"env_id": env_id, **values}))
+
+
+def _unfit(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings by which an algorithm, a sampler or an objective can't go, and why."""
+    algo = settings.get("algo", "trpo")
+    if algo not in ANNEALED_ALGORITHMS:
+        yield "anneal", f"{algo} is not annealed"
+    if algo not in SURROGATE_ALGORITHMS:
+        for name in ("entropy_coefficient", "final_std"):
+            yield name, f"{algo} has none"
+    if settings.get("sampler") == "vine":
+        yield "noise_correlation", "the vine has none"
+    if settings.get("squash"):
+        yield "censored", "squashed actions are not clipped"
+    if settings.get("objective") == "average":
+        yield "time_feature", "an average has no time limit"
+    if settings.get("discount") == 1:
+        yield "final_discount", "the discount is 1"
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their own names, without the groups that they are in."""
+    groups = {name: value for name, value in values.items() if isinstance(value, dict)}
+    own = {name: value for name, value in values.items() if name not in groups}
+    return {**own, **{name: value for group in groups.values() for name, value in group.items()}}
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`. Raises `UserError` on unknown names."""
+    groups = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+    places = {f.name: group for group, kind in groups.items() for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in places:
+            values.setdefault(places[name], {})[name] = value
+        else:
+            values[name] = value
+    return values
+
+
+def differing_settings(config: Config) -> dict[str, Any]:
+    """The settings, by their own names, that are not the dataclasses' defaults."""
+    defaults = _flat(type(config)("").to_dict())
+    return {name: value for name, value in _flat(config.to_dict()).items() if value != defaults[name]}
 
 
 def read_config(path: Path) -> Config:
@@ -351,5 +416,7 @@ def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
         component = fields[name].type
         if dataclasses.is_dataclass(component):
             value = _from_dict(component, value)
+        elif component is int:
+            value = whole_number(value)
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return kind(**arguments)

@@ -24,9 +24,8 @@ from trpo_tf.errors import UserError
 from trpo_tf.evaluation import FIRST_SEED, evaluate
 from trpo_tf.exporting import export_run
 from trpo_tf.processes import end_with_parent
-from trpo_tf.reporting.progress import Progress
 from trpo_tf.runs import Run
-from trpo_tf.training import train, with_env_backend
+from trpo_tf.training import train
 
 ENV_ID = "CartPole-v1"
 GOAL = 475.0
@@ -43,9 +42,7 @@ def demo(out: Path | None) -> None:
     with contextlib.ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trpo-tf-demo-")))
         _announce(f"training on {ENV_ID}")
-        config = with_env_backend(load_preset(ENV_ID, ENV_ID))
-        with Progress(config) as progress:
-            run = train(config, folder / "run", observer=progress.show)
+        run = train(load_preset(ENV_ID, ENV_ID), folder / "run")
         _announce("exporting, and comparing every format with Keras")
         bundle = folder / "bundle"
         manifest = export_run(run, bundle)

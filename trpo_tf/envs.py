@@ -1,17 +1,24 @@
 """Gymnasium environments: how they are made, seeded, and described."""
 
 import contextlib
+import functools
+import importlib
+import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec, find_highest_version
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 from numpy.typing import NDArray
 
 from serving import ArraySpec
+from serving.errors import install
 from serving.manifest import Bound
 from serving.observations import leaves_of
+from trpo_tf.checked_env import CheckedEnv
 from trpo_tf.errors import UserError
 from trpo_tf.time_feature import TimeFeature
 
@@ -21,19 +28,69 @@ ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 
 _STICKINESS = 0.25
 
 
-def make_env(env_id: str, *, time_feature: bool = False, **arguments: Any) -> gym.Env[Any, Any]:
+def make_env(env_id: str, *, time_feature: bool = False, checked: bool = True, **arguments: Any) -> gym.Env[Any, Any]:
     """One environment, of these arguments; of Atari's namespace `ALE/`, with the standard preprocessing.
 
-    With `time_feature` the steps left are observed. Raises `UserError` for an id that Gymnasium can't make, or with
-    `time_feature` for one without a time limit.
+    With `time_feature` the steps left are observed. Unless `checked` is off, what the environment answers is held to
+    its spaces. Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or
+    with `time_feature` for an environment without a time limit.
     """
     with readable_errors(env_id):
+        name = resolved_id(env_id)
         if is_atari(env_id):
             register_atari(env_id)
-            env: gym.Env[Any, Any] = preprocess_atari(gym.make(env_id, **ATARI_ARGUMENTS, **arguments))
-        else:
-            env = gym.make(env_id, **arguments)
-    return TimeFeature(env) if time_feature else env
+            arguments |= ATARI_ARGUMENTS
+        if str(spec_of(env_id).entry_point).startswith("gymnasium.envs.mujoco"):
+            _hear_mujoco()
+        # Gymnasium's own checks warn, and look at the first step alone.
+        env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **arguments)
+        if is_atari(env_id):
+            env = preprocess_atari(env)
+    if time_feature:
+        env = TimeFeature(env)
+    return CheckedEnv(env, observation_spec(env.observation_space), env_id) if checked else env
+
+
+@functools.cache
+def _hear_mujoco() -> None:
+    """Have MuJoCo's warnings as Python's, rather than on the terminal and in a file where the command is run.
+
+    That Gymnasium's own models have a deprecated attribute is left out: nobody who trains can change them.
+    """
+    import mujoco
+
+    def warn(message: str) -> None:
+        if "deprecated" not in message:
+            warnings.warn(f"MuJoCo: {message}", stacklevel=2)
+
+    mujoco.set_mju_user_warning(warn)
+
+
+def resolved_id(env_id: str) -> str:
+    """The id with the latest version of its environment, where it has none; otherwise the id.
+
+    Raises what the import of its module does.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    if is_atari(env_id):
+        register_atari(env_id)
+    if name in gym.registry or re.search(r"-v\d+$", name):
+        return env_id
+    namespace, _, short = name.rpartition("/")
+    version = find_highest_version(namespace or None, short)
+    return env_id if version is None else f"{env_id}-v{version}"
+
+
+def time_limit(env_id: str) -> int | None:
+    """Most steps of an episode, if the environment was registered with a limit. Raises what Gymnasium does."""
+    return spec_of(env_id).max_episode_steps
+
+
+def spec_of(env_id: str) -> EnvSpec:
+    """What an id was registered with, after its module is imported. Raises what Gymnasium or the import does."""
+    return gym.spec(resolved_id(env_id).rpartition(":")[2])
 
 
 def environment_seed(seed: int, number: int) -> int:
@@ -104,7 +161,7 @@ def register_atari(env_id: str) -> None:
         import ale_py
         import cv2  # noqa: F401 (AtariPreprocessing imports it when it is made)
     except ImportError as error:
-        raise UserError(f"environment {env_id!r} can't be made: pip install trpo-tf[atari]") from error
+        raise UserError(f"environment {env_id!r} can't be made: {install('atari')}") from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     gym.register_envs(ale_py)
 
@@ -121,9 +178,15 @@ def preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any, 
 
 @contextlib.contextmanager
 def readable_errors(env_id: str) -> Iterator[None]:
-    """What Gymnasium says of an id that it can't make, as a `UserError` of one line."""
+    """What is raised where an id is looked up, or its environment made, as a `UserError` of one line."""
     try:
         yield
-    except (gym.error.Error, ModuleNotFoundError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())
+        if not isinstance(error, gym.error.Error | ModuleNotFoundError):
+            reason = f"its constructor raised {type(error).__name__}: {reason}"
+        if isinstance(error, TypeError):
+            reason += "; arguments are given where it is registered: gymnasium.register(..., kwargs={...})"
         raise UserError(f"environment {env_id!r} can't be made: {reason}") from error

@@ -1,7 +1,6 @@
 """How well a policy does: whole episodes, through its exported graph."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,13 +9,18 @@ import numpy as np
 
 from serving import ArraySpec, Policy
 from serving.arguments import expect, expect_count
-from serving.observations import is_finite, observation_of
-from trpo_tf.envs import action_spec, make_env, observation_spec
-from trpo_tf.errors import UserError, environment_failure, not_finite_failure
+from trpo_tf.envs import action_spec, make_env, observation_spec, readable_errors, time_limit
+from trpo_tf.errors import UserError
 from trpo_tf.time_feature import observes_time
 
 LONGEST_EPISODE = 100_000
-"""Steps after which an episode counts as over, for environments that set no limit."""
+"""Steps after which an episode is cut where nothing is known of the run."""
+
+_SHORT_LIMIT = 1_000
+"""Episodes of environments with a time limit up to this are always played whole."""
+
+OnStep = Callable[[int, int], None]
+"""Called after each step with the episodes that are over and the steps so far; what it raises ends the evaluation."""
 
 FIRST_SEED = 1_000_000
 """Evaluation episodes start from seeds counted from here, which training never uses in practice."""
@@ -24,24 +28,50 @@ FIRST_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns over whole episodes; `std_return` is over episodes, with n in the denominator."""
+    """Undiscounted returns of episodes; `std_return` is over episodes, with n in the denominator.
+
+    `episodes_cut` did not end within `longest_episode` steps; their returns are those so far. `mean_length` is of the
+    others, and None if there are none.
+    """
 
     mean_return: float
     std_return: float
     min_return: float
     max_return: float
-    mean_length: float
+    mean_length: float | None
     episodes: int
+    episodes_cut: int
+    longest_episode: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
+def longest_episode(env_id: str, total_steps: int, episodes: int) -> int:
+    """Steps after which each of `episodes` is cut, so that all take `total_steps` at most.
+
+    An environment's own time limit is not cut short if it is 1,000 steps or less. Raises `UserError` for an id that
+    Gymnasium does not know.
+    """
+    with readable_errors(env_id):
+        limit = time_limit(env_id) or 0
+    return max(total_steps // episodes, min(limit, _SHORT_LIMIT), 1)
+
+
 def evaluate(
-    policy: Policy, env_id: str, *, episodes: int = 20, seed: int = FIRST_SEED, deterministic: bool = True
+    policy: Policy,
+    env_id: str,
+    *,
+    episodes: int = 20,
+    seed: int = FIRST_SEED,
+    deterministic: bool = True,
+    longest: int | None = None,
+    on_step: OnStep = lambda *_: None,
 ) -> Evaluation:
-    """Play `episodes` episodes, the k-th from seed + k.
+    """Play `episodes` episodes, the k-th from seed + k, each of `longest` steps at most.
+
+    Without `longest` the episodes share as many steps as the policy was trained for: see `longest_episode`.
 
     Raises:
         UserError: the policy's observations or actions are not the environment's.
@@ -55,46 +85,68 @@ def evaluate(
     env = make_env(env_id, time_feature=observes_time(policy.manifest.observation))
     try:
         check_spaces(policy, env, env_id)
+        longest = longest or longest_episode(env_id, _trained_for(policy), episodes)
         rng = np.random.default_rng(seed)
-        played = [list(play(policy, env, seed + k, deterministic=deterministic, rng=rng)) for k in range(episodes)]
+        returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
+        for k in range(episodes):
+            for reward, is_over in play(policy, env, seed + k, deterministic=deterministic, rng=rng, longest=longest):
+                returns[k] += reward
+                lengths[k] += 1
+                ended[k] = is_over
+                steps += 1
+                on_step(k, steps)
     finally:
         env.close()
-    returns, lengths = np.array([sum(rewards) for rewards in played]), np.array([len(rewards) for rewards in played])
     return Evaluation(
         float(returns.mean()),
         float(returns.std()),
         float(returns.min()),
         float(returns.max()),
-        float(lengths.mean()),
+        float(lengths[ended].mean()) if ended.any() else None,
         episodes,
+        episodes - int(ended.sum()),
+        longest,
+    )
+
+
+def cut_note(evaluation: Mapping[str, Any]) -> str:
+    """What to say of episodes that were cut, from an evaluation's plain values; empty if none was."""
+    cut = evaluation.get("episodes_cut", 0)
+    if not cut:
+        return ""
+    return (
+        f"{cut} of {evaluation['episodes']} episodes did not end within {evaluation['longest_episode']:,} steps and "
+        "were cut there; their returns are those so far"
     )
 
 
 def play(
-    policy: Policy, env: gym.Env[Any, Any], seed: int, *, deterministic: bool, rng: np.random.Generator
-) -> Iterator[float]:
-    """One episode from `seed`: the reward of each step, once it is taken.
+    policy: Policy,
+    env: gym.Env[Any, Any],
+    seed: int,
+    *,
+    deterministic: bool,
+    rng: np.random.Generator,
+    longest: int = LONGEST_EPISODE,
+) -> Iterator[tuple[float, bool]]:
+    """One episode from `seed`, of `longest` steps at most: each step's reward, and whether the episode ended with it.
 
-    Raises `EnvironmentFailure` if the environment raises an exception, or gives a value that is not finite.
+    `env` is one of `make_env`, which raises `EnvironmentFailure`.
     """
-    try:
-        observation, _ = env.reset(seed=seed)
-    except Exception as error:
-        raise environment_failure("reset", error) from error
-    for _ in range(LONGEST_EPISODE):
-        seen = observation_of(observation)
-        if not is_finite(seen):
-            raise not_finite_failure()
-        action = policy.act(seen, deterministic=deterministic, rng=rng)
-        try:
-            observation, reward, terminated, truncated, _ = env.step(action)
-        except Exception as error:
-            raise environment_failure("step", error) from error
-        if not math.isfinite(reward):
-            raise not_finite_failure()
-        yield float(reward)
+    observation, _ = env.reset(seed=seed)
+    for _ in range(longest):
+        action = policy.act(observation, deterministic=deterministic, rng=rng)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        yield float(reward), terminated or truncated
         if terminated or truncated:
             return
+
+
+def _trained_for(policy: Policy) -> int:
+    """Environment steps of the run that the policy comes from, if its manifest tells."""
+    config = policy.manifest.provenance.get("config")
+    steps = config.get("total_steps") if isinstance(config, dict) else None
+    return steps if isinstance(steps, int) else LONGEST_EPISODE
 
 
 def check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -18,12 +19,14 @@ from serving import Manifest, Policy
 from serving.arguments import expect
 from serving.manifest import MODEL_FILE, FileEntry, Statistics
 from trpo_tf.checkpoints import pack
+from trpo_tf.config import Config
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
+from trpo_tf.files import write_atomically
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.recording import best_kind, record_apart
-from trpo_tf.runs import Run
+from trpo_tf.runs import BUNDLES_FILE, Run, bundles_of
 
 WEIGHTS_FILE = "weights.npz"
 
@@ -74,7 +77,7 @@ def export_run(
         untrained_return=run.summary.get("untrained", {}).get("mean_return"),
     )
     try:
-        return write_bundle(
+        manifest = write_bundle(
             policy.function,
             policy.spec,
             out,
@@ -91,6 +94,15 @@ def export_run(
         )
     finally:
         env.close()
+    _remember(run.folder, Path(out))
+    return manifest
+
+
+def _remember(run: Path, bundle: Path) -> None:
+    """Note in the run's folder where a bundle of it is, for its report, if the folder can be written."""
+    with contextlib.suppress(OSError):
+        known = bundles_of(run)
+        write_atomically(run / BUNDLES_FILE, json.dumps([*known, str(bundle.resolve())], indent=2).encode())
 
 
 def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFunction]:
@@ -122,17 +134,18 @@ def _value(run: Run) -> InferenceFunction:
     return value
 
 
-def converted(policy: TrainedPolicy, name: str) -> tuple[bytes, Manifest]:
-    """The policy's ONNX graph, and a manifest that lists nothing else."""
+def converted(policy: TrainedPolicy, name: str, config: Config | None = None) -> tuple[bytes, Manifest]:
+    """The policy's ONNX graph, and a manifest that lists nothing else and tells of the settings at most."""
     spec = policy.spec
     model = convert_policy(policy.function, spec)
     files = {MODEL_FILE: FileEntry.of(model)}
-    return model, Manifest(name, spec.observation, spec.action, spec.noise, files=files)
+    origin = {} if config is None else {"config": config.to_dict()}
+    return model, Manifest(name, spec.observation, spec.action, spec.noise, files=files, provenance=origin)
 
 
-def in_process(policy: TrainedPolicy, name: str) -> Policy:
+def in_process(policy: TrainedPolicy, name: str, config: Config | None = None) -> Policy:
     """The policy through its exported graph, without a bundle."""
-    return Policy(*converted(policy, name))
+    return Policy(*converted(policy, name, config))
 
 
 def model_name(env_id: str) -> str:

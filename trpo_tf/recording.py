@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from serving import Manifest, Policy
+from serving.errors import install
 from serving.manifest import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.envs import is_atari, make_env
 from trpo_tf.errors import UserError
@@ -101,7 +102,7 @@ def record(
         playing = play(policy, env, seed, deterministic=deterministic, rng=np.random.default_rng(seed))
 
         def frames() -> Iterator[Image.Image]:
-            for step, reward in enumerate(itertools.islice(playing, most)):
+            for step, (reward, _) in enumerate(itertools.islice(playing, most)):
                 rewards.append(reward)
                 if step % stride == 0:
                     yield _scaled(_frame(env, env_id), width)
@@ -213,7 +214,7 @@ def _mp4(frames: Iterator[Image.Image], rate: float) -> tuple[bytes, int]:
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise UserError("mp4 needs more packages: pip install 'trpo-tf[video]', or record a .gif") from error
+        raise UserError(f"mp4 needs more packages: {install('video')}, or record a .gif") from error
     first = next(frames)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "episode.mp4"

@@ -7,6 +7,7 @@ metrics.jsonl           a line an iteration; docs/metrics.md defines each
 tensorboard/            the same for TensorBoard
 checkpoints/            the last few, each complete
 summary.json            returns before and after, speed, versions
+bundles.json            folders that the policy was exported to
 """
 
 import json
@@ -36,6 +37,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINTS_FOLDER = "checkpoints"
 SUMMARY_FILE = "summary.json"
+BUNDLES_FILE = "bundles.json"
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,26 @@ def create_run(folder: Path, config: Config, components: Components, state: Trai
     return Run(folder, config, components, state)
 
 
+def bundles_of(folder: Path) -> list[str]:
+    """Folders that a run's policy was exported to, the latest last; they may be gone."""
+    try:
+        known = json.loads((folder / BUNDLES_FILE).read_text())
+    except (OSError, ValueError):
+        return []
+    return [path for path in known if isinstance(path, str)] if isinstance(known, list) else []
+
+
+def require_run(folder: Path) -> None:
+    """Raise `UserError` if the folder is no run's."""
+    if not is_run(folder):
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
+
+
 def load_run(folder: str | Path) -> Run:
     """Read a run folder. Raises `UserError` if it is none, or can't be read."""
     expect(folder, (str, os.PathLike), "the run must be the path of its folder", UserError)
     folder = Path(folder)
-    if not is_run(folder):
-        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
+    require_run(folder)
     config = read_config(folder / CONFIG_FILE)
     networks = [from_architecture(folder / file) for file in (POLICY_NETWORK_FILE, VALUE_NETWORK_FILE)]
     state = load_checkpoint(folder / CHECKPOINTS_FOLDER)

@@ -7,12 +7,23 @@ from trpo_tf.errors import UserError
 
 
 def check_types(config: Any) -> None:
-    """Raise `UserError` naming the first field of a dataclass whose value is not of the field's type."""
+    """Raise `UserError` naming the first field of a dataclass whose value is not of the field's type.
+
+    Integers may be floats without a fraction, as 1e6 is, and are integers from then on.
+    """
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
+        if kind is int and isinstance(value, float):
+            value = whole_number(value)
+            object.__setattr__(config, name, value)
         if not _is_of(value, kind):
             wanted = "a tuple of int" if get_origin(kind) is tuple else f"of type {kind.__name__}"
             raise UserError(f"{name} must be {wanted}, not {reprlib.repr(value)}")
+
+
+def whole_number(value: Any) -> Any:
+    """A float without a fraction as an int, `1e5` as 100,000; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,18 @@ from trpo_tf.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.checkpoints import save_checkpoint
 from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config
+from trpo_tf.envs import readable_errors, resolved_id
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.evaluation import evaluate
+from trpo_tf.evaluation import OnStep, evaluate, longest_episode
 from trpo_tf.exporting import in_process, versions
 from trpo_tf.initialization import read_weights
 from trpo_tf.iteration import iterate
 from trpo_tf.policies.network_checks import check_trainable
 from trpo_tf.reporting.metrics import MetricsLog
 from trpo_tf.reporting.profiling import FIRST_TRACED, Profiler
-from trpo_tf.runs import CHECKPOINTS_FOLDER, Run, create_run, load_run, with_summary
+from trpo_tf.reporting.progress import Progress, watch
+from trpo_tf.run_lock import locked
+from trpo_tf.runs import CHECKPOINTS_FOLDER, METRICS_FILE, Run, create_run, load_run, with_summary
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
@@ -33,6 +39,9 @@ from trpo_tf.vector_envs import choose_backend
 
 Observer = Callable[[dict[str, Any]], None]
 """Called with the metrics of each iteration."""
+
+Watch = Callable[[str, int], OnStep]
+"""What is played, how many episodes -> what is told of each step, and stops if it was asked to."""
 
 
 def train(
@@ -45,11 +54,12 @@ def train(
     init_from: str | Path | None = None,
     observer: Observer | None = None,
     profile: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED.
 
     Args:
-        config: the settings.
+        config: the settings; `Config.for_env` has those of an environment's preset, as the command line does.
         out: the run folder, which must not exist yet.
         policy_network: a Keras network [batch, obs] -> [batch, k] instead of the default one, where k is the number of
             discrete actions, or of continuous action dimensions.
@@ -59,6 +69,7 @@ def train(
         init_from: a run or bundle whose weights and normalisers to start from.
         observer: called with each iteration's metrics.
         profile: trace a few iterations into the run's TensorBoard folder (docs/metrics.md).
+        progress: show it on standard error.
 
     Raises:
         UserError: something in the arguments can't work.
@@ -66,11 +77,12 @@ def train(
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
         Exception: what a callback raised; a checkpoint was saved.
     """
-    expect(config, Config, "config must be a Config (of a dict: Config.from_dict)", UserError)
+    expect(config, Config, "config must be a Config (with a preset: Config.for_env; of a dict: from_dict)", UserError)
     expect(out, str | os.PathLike | None, "out must be the path of the folder to make", UserError)
     expect(init_from, str | os.PathLike | None, "init_from must be the path of a run or bundle", UserError)
     expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
     listening = checked_callbacks(callbacks)
+    config = with_version(config)
     folder = Path(out) if out is not None else default_folder(config)
     config = with_env_backend(config)
     components = build_components(config, policy_network, value_network)
@@ -83,7 +95,13 @@ def train(
     if profile:
         _check_long_enough_to_trace(config, components, state)
     run = create_run(folder, config, components, state)
-    return _train(run, listening, observer, profile)
+    try:
+        with locked(folder):
+            return _train(run, listening, observer, profile, progress)
+    except UserError:
+        if not _has_learned(folder):
+            shutil.rmtree(folder)
+        raise
 
 
 def resume(
@@ -92,6 +110,7 @@ def resume(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     observer: Observer | None = None,
     profile: bool = False,
+    progress: bool = True,
 ) -> Run:
     """Go on with a run from its latest checkpoint; arguments and errors as in `train`.
 
@@ -105,7 +124,7 @@ def resume(
         raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
     if profile:
         _check_long_enough_to_trace(run.config, run.components, run.state)
-    return _train(run, listening, observer, profile)
+    return _train(run, listening, observer, profile, progress)
 
 
 def with_env_backend(config: Config) -> Config:
@@ -114,13 +133,25 @@ def with_env_backend(config: Config) -> Config:
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
 
 
+def with_version(config: Config) -> Config:
+    """The config with the latest version in an environment's id that has none, with a warning that says which."""
+    with readable_errors(config.env_id):
+        env_id = resolved_id(config.env_id)
+    if env_id == config.env_id:
+        return config
+    warnings.warn(f"{config.env_id} stands for its latest version, {env_id}", stacklevel=3)
+    return dataclasses.replace(config, env_id=env_id)
+
+
 def default_folder(config: Config) -> Path:
     """Where a run goes that was given no folder."""
     name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
     return Path("runs") / f"{name}-seed{config.seed}"
 
 
-def _train(run: Run, callbacks: list[keras.callbacks.Callback], observer: Observer | None, profile: bool) -> Run:
+def _train(
+    run: Run, callbacks: list[keras.callbacks.Callback], observer: Observer | None, profile: bool, progress: bool
+) -> Run:
     config, components, state = run.config, run.components, run.state
     listeners = KerasListeners(components.policy, callbacks)
     with (
@@ -129,22 +160,27 @@ def _train(run: Run, callbacks: list[keras.callbacks.Callback], observer: Observ
         Experience(config, components.policy) as experience,
         Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
         _trials(config, components) as trials,
+        Progress(config, shown=progress) as show,
     ):
+        watched = functools.partial(_watch, stop, show)
         try:
             state = listeners.train_begins(state, state.iteration + _iterations_left(config, components, state))
-            run = _evaluate_untrained(dataclasses.replace(run, state=state))
+            run = _evaluate_untrained(dataclasses.replace(run, state=state), watched)
+            show.stage("compiling")
             metrics: dict[str, Any] = {}
             started = time.perf_counter() - state.seconds
             experience.restart(state)
             while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
                 state = listeners.iteration_begins(state)
                 after, metrics = iterate(config, components, experience, state, traced=profile)
-                metrics["trial_return"] = None
+                metrics |= {"trial_return": None, "trial_episodes_cut": None}
                 if trials is not None and _is_trial_due(config, components, state.steps, after.steps):
-                    after, metrics["trial_return"] = trials.run(after)
+                    after, tried = trials.run(after, watched("trial", config.trial_episodes))
+                    metrics |= tried
                 state = dataclasses.replace(after, seconds=time.perf_counter() - started)
                 log.write(metrics)
                 state = listeners.iteration_ended(state, metrics)
+                show.show(metrics)
                 if observer is not None:
                     observer(metrics)
                 if profiler is not None:
@@ -156,19 +192,39 @@ def _train(run: Run, callbacks: list[keras.callbacks.Callback], observer: Observ
                     experience.restart(state)
             state = listeners.train_ends(state.at_best(), metrics)
             components.policy.network.assign(state.theta)
-            run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)))
+            run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)), watched)
         except EnvironmentFailure as failure:
-            _save(run, state)
-            raise EnvironmentFailure(f"{failure}; {_how_to_resume(run)}") from failure.__cause__
+            named = failure if config.env_id in failure.where else failure.at(config.env_id)
+            if state.iteration > 0:  # before the first iteration there is nothing new
+                _save(run, state)
+            raise EnvironmentFailure(f"{named}; {_how_to_resume(run)}") from failure.cause
         except KeyboardInterrupt:
-            _save(run, state)
+            if state.iteration > 0:
+                _save(run, state)
             raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
         except Exception as error:
             if error is listeners.raised:
                 _save(run, state)
+            if error is listeners.raised or isinstance(error, OSError):  # a full disk, say
                 error.add_note(_how_to_resume(run))
             raise
     return run
+
+
+def _has_learned(folder: Path) -> bool:
+    metrics = folder / METRICS_FILE
+    return metrics.exists() and metrics.stat().st_size > 0
+
+
+def _watch(stop: StopRequest, show: Progress, what: str, episodes: int) -> OnStep:
+    shown = watch(show.stage, what, episodes)
+
+    def on_step(over: int, steps: int) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        shown(over, steps)
+
+    return on_step
 
 
 def _trials(config: Config, components: Components) -> contextlib.AbstractContextManager[Trials | None]:
@@ -202,17 +258,17 @@ def _save(run: Run, state: TrainingState) -> TrainingState:
     return state
 
 
-def _evaluate_untrained(run: Run) -> Run:
+def _evaluate_untrained(run: Run, watched: Watch) -> Run:
     if run.state.iteration > 0 or "untrained" in run.summary:
         return run
     # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
-    return with_summary(run, {"untrained": _evaluate(run, deterministic=False)})
+    return with_summary(run, {"untrained": _evaluate(run, watched, deterministic=False)})
 
 
-def _evaluate_trained(run: Run) -> Run:
+def _evaluate_trained(run: Run, watched: Watch) -> Run:
     state = run.state
     summary = {
-        "trained": _evaluate(run, deterministic=True),
+        "trained": _evaluate(run, watched, deterministic=True),
         "steps": state.steps,
         "trial_steps": state.trial_steps,
         "iterations": state.iteration,
@@ -225,12 +281,18 @@ def _evaluate_trained(run: Run) -> Run:
     return with_summary(run, {**run.summary, **summary})
 
 
-def _evaluate(run: Run, *, deterministic: bool) -> dict[str, Any]:
-    if run.config.eval_episodes == 0:
+def _evaluate(run: Run, watched: Watch, *, deterministic: bool) -> dict[str, Any]:
+    config, episodes = run.config, run.config.eval_episodes
+    if episodes == 0:
         return {"episodes": 0}
-    policy = in_process(run.policy, "policy")
-    episodes = run.config.eval_episodes
-    return evaluate(policy, run.config.env_id, episodes=episodes, deterministic=deterministic).to_dict()
+    return evaluate(
+        in_process(run.policy, "policy"),
+        config.env_id,
+        episodes=episodes,
+        deterministic=deterministic,
+        longest=longest_episode(config.env_id, config.total_steps, episodes),
+        on_step=watched("evaluating", episodes),
+    ).to_dict()
 
 
 def _how_to_resume(run: Run) -> str:

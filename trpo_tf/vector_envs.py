@@ -4,7 +4,6 @@ Whoever steps them, an episode's end is followed by a row that only resets: its 
 step. An episode that EnvPool cuts at its time limit is followed by two.
 """
 
-import importlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -14,13 +13,14 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from serving.observations import Observation, leaves_of, structured
-from trpo_tf.envs import is_atari, make_env, observation_spec, readable_errors
-from trpo_tf.errors import UserError
+from serving.errors import install
+from serving.observations import ROOT, Observation, by_name, leaves_of, structured
+from trpo_tf.checked_env import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
+from trpo_tf.envs import is_atari, make_env, observation_spec, readable_errors, resolved_id, spec_of
+from trpo_tf.errors import UserError, environment_failure
 from trpo_tf.time_feature import VectorTimeFeature
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
@@ -70,13 +70,19 @@ def make_vector_env(env_id: str, num_envs: int, backend: str = "gymnasium", *, t
         envs = EnvPool(env_id, num_envs)
     else:
         with readable_errors(env_id):
-            if is_atari(env_id) or _spec(env_id).vector_entry_point is None:
+            if is_atari(env_id) or spec_of(env_id).vector_entry_point is None:
                 return make_sync_env(env_id, num_envs, time_feature=time_feature)
-            vectorized = gym.make_vec(env_id, num_envs=num_envs)
+            vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
         if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
         envs = vectorized
-    return VectorTimeFeature(envs, _spec(env_id).max_episode_steps) if time_feature else envs
+    return VectorTimeFeature(envs, spec_of(env_id).max_episode_steps) if time_feature else envs
+
+
+_CHECKED_STEPS = 100
+"""Observations of each environment that are looked at in full."""
+
+_NOWHERE: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
 
 class InTurn:
@@ -89,8 +95,13 @@ class InTurn:
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
         """It owns the environments, which must be alike."""
         self.envs, self.num_envs = envs, len(envs)
-        parts = observation_spec(envs[0].observation_space)
+        self._specs = parts = observation_spec(envs[0].observation_space)
         self._observation = {part.name: np.zeros((self.num_envs, *part.shape), part.dtype) for part in parts}
+        self._places = {
+            part.name: (rows, rows.dtype, part.shape, integer_bounds(part))
+            for part, rows in zip(parts, self._observation.values(), strict=True)
+        }
+        self._to_check = np.full(self.num_envs, _CHECKED_STEPS).tolist()
         self._reward = np.zeros(self.num_envs)
         self._terminated, self._truncated = (np.zeros(self.num_envs, bool) for _ in range(2))
         middle = self.num_envs // 2 if isinstance(envs[0].unwrapped, MujocoEnv) else 0
@@ -100,7 +111,10 @@ class InTurn:
     def reset(self, *, seed: int | None = None) -> tuple[Observation, Any]:
         """The environments' seeds are `seed` and those that follow it."""
         for i, env in enumerate(self.envs):
-            self._observe(i, env.reset(seed=None if seed is None else seed + i)[0])
+            try:
+                self._observe(i, env.reset(seed=None if seed is None else seed + i)[0])
+            except Exception as error:
+                raise environment_failure("reset", error, f"environment {i + 1} of {self.num_envs}") from error
         self._terminated[:] = self._truncated[:] = False
         return self._copied(), {}
 
@@ -120,16 +134,39 @@ class InTurn:
 
     def _advance(self, places: range, actions: NDArray[Any]) -> None:
         for i in places:
-            if self._terminated[i] or self._truncated[i]:
-                observation, _ = self.envs[i].reset()
-                self._reward[i], self._terminated[i], self._truncated[i] = 0.0, False, False
-            else:
-                observation, self._reward[i], self._terminated[i], self._truncated[i], _ = self.envs[i].step(actions[i])
-            self._observe(i, observation)
+            try:
+                if self._terminated[i] or self._truncated[i]:
+                    observation, _ = self.envs[i].reset()
+                    self._reward[i], self._terminated[i], self._truncated[i] = 0.0, False, False
+                else:
+                    observation, reward, terminated, truncated, _ = self.envs[i].step(actions[i])
+                    self._reward[i] = reward if type(reward) in NUMBERS else plain_reward(reward)
+                    self._terminated[i] = (
+                        terminated if type(terminated) in FLAGS else plain_flag(terminated, "terminated")
+                    )
+                    self._truncated[i] = truncated if type(truncated) in FLAGS else plain_flag(truncated, "truncated")
+                self._observe(i, observation)
+            except Exception as error:
+                raise environment_failure("step", error, f"environment {i + 1} of {self.num_envs}") from error
 
     def _observe(self, place: int, observation: Any) -> None:
+        """Take in an observation: the first ones in full, then names, types and shapes; integers' range at first."""
+        if self._to_check[place]:
+            self._to_check[place] -= 1
+            observation = conforming(observation, self._specs)
+        count = 0
         for name, part in leaves_of(observation):
-            self._observation[name][place] = part
+            rows, dtype, shape, bounds = self._places.get(name, _NOWHERE)
+            if type(part) is np.ndarray:
+                if part.dtype is not dtype or part.shape != shape:
+                    break
+            elif bounds is None or type(part) not in INTEGERS or not bounds[0] <= part <= bounds[1]:
+                break
+            rows[place] = part
+            count += 1
+        if count < len(self._specs):
+            for name, part in by_name(conforming(observation, self._specs), ROOT).items():
+                self._observation[name][place] = part
 
     def _copied(self) -> Observation:
         return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
@@ -138,9 +175,9 @@ class InTurn:
 def make_sync_env(env_id: str, num_envs: int, *, time_feature: bool = False) -> InTurn:
     """The environments of `make_env`, stepped in turn.
 
-    Without Gymnasium's checks of each step: every run begins with an environment that has them.
+    Unchecked, since `InTurn` looks at what they answer itself.
     """
-    return InTurn([make_env(env_id, time_feature=time_feature, disable_env_checker=True) for _ in range(num_envs)])
+    return InTurn([make_env(env_id, time_feature=time_feature, checked=False) for _ in range(num_envs)])
 
 
 _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")
@@ -153,7 +190,7 @@ class EnvPool:
     def __init__(self, env_id: str, num_envs: int) -> None:
         """Nothing is built before `reset`."""
         self._env_id, self.num_envs = env_id, num_envs
-        self._limit = _spec(env_id).max_episode_steps
+        self._limit = spec_of(env_id).max_episode_steps
         self._ids = np.arange(num_envs, dtype=np.int32)
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
@@ -189,29 +226,25 @@ class EnvPool:
         self._pool.close()
 
 
-def _spec(env_id: str) -> EnvSpec:
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    return gym.spec(name)
-
-
 def _is_vectorized(env_id: str) -> bool:
     """Whether Gymnasium steps many at once; False of an environment that it doesn't know, which is not told here."""
     try:
-        return _spec(env_id).vector_entry_point is not None
+        return spec_of(env_id).vector_entry_point is not None
     except (gym.error.Error, ImportError):
         return False
 
 
 def _why_not_envpool(env_id: str) -> str | None:
     if importlib.util.find_spec("envpool") is None:
-        return "it is not installed (pip install trpo-tf[envpool])"
+        return f"it is not installed ({install('envpool')})"
     import envpool
 
     if env_id not in envpool.list_all_envs():
         return f"it has no {env_id}"
-    spec = _spec(env_id)
+    try:
+        spec = spec_of(env_id)
+    except (gym.error.Error, ImportError):
+        return f"Gymnasium, which says what its spaces are, has no {env_id}"
     if not str(spec.entry_point).startswith("gymnasium.envs.") or spec.kwargs or spec.additional_wrappers:
         return f"its {env_id} is not the one that is registered here"
     return None

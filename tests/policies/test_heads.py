@@ -53,6 +53,23 @@ def test_gaussian_samples_are_in_half_widths_of_the_action_range_and_clipped_to_
     np.testing.assert_allclose(actions, [[0.0, 0.5], [2.0, 0.0], [1.0, 0.75], [2.0, 0.0]])
 
 
+@pytest.mark.parametrize("widest", [math.inf, float(np.finfo(np.float32).max), 1e10])
+def test_a_bound_stated_for_want_of_one_gives_no_scale(widest):
+    spec = ArraySpec("action", "float32", (4,), (-widest, 10.0, -widest, 0.0), (widest, widest, -5.0, widest))
+    samples = tf.constant([[0.0] * 4, [2.0, 2.0, 2.0, -2.0], [-2.0, -2.0, -2.0, 2.0]])
+    for censored in (False, True):
+        head = GaussianHead(spec, censored=censored)
+        np.testing.assert_allclose(head.action(samples), [[0, 11, -6, 0], [2, 13, -5, 0], [-2, 10, -8, 2]])
+        with tf.GradientTape() as tape:
+            mean = tf.zeros((3, 4))
+            tape.watch(mean)
+            log_prob = head.log_prob((mean, tf.zeros((3, 4))), samples)
+        assert np.isfinite(log_prob).all()
+        assert np.isfinite(tape.gradient(log_prob, mean)).all()
+    with pytest.raises(UserError, match="needs an action space with bounds"):
+        GaussianHead(spec, squash=True)
+
+
 def test_squashed_samples_reach_the_bounds_only_far_out():
     samples = tf.constant([[0.0, 0.5], [40.0, -40.0]])
     actions = GaussianHead(ARM, squash=True).action(samples)

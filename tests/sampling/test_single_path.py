@@ -90,7 +90,7 @@ def test_an_exception_in_an_environment_is_named_and_kept():
     sampler, _ = sampler_for("environments:FailingWalk-v0")
     with pytest.raises(EnvironmentFailure, match="step raised ArithmeticError: the motor is too hot") as caught:
         sampler.collect(1000, np.random.default_rng(0), PhaseClock())
-    assert isinstance(caught.value.__cause__, ArithmeticError)
+    assert isinstance(caught.value.cause, ArithmeticError)
     sampler.close()
 
 

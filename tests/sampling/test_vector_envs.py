@@ -174,7 +174,7 @@ def test_auto_takes_the_fastest_that_has_the_environment():
 def test_without_envpool_auto_is_gymnasium(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_backend("auto", "HalfCheetah-v5") == "gymnasium"
-    with pytest.raises(UserError, match=r"not installed \(pip install trpo-tf\[envpool\]\)"):
+    with pytest.raises(UserError, match=r"not installed \(pip install '.\[envpool\]' in a checkout"):
         choose_backend("envpool", "HalfCheetah-v5")
 
 

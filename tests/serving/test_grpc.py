@@ -566,4 +566,7 @@ def test_grpc_is_imported_only_if_it_is_asked_for(start, discrete):
         timeout=30,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (2, "error: --grpc-port needs grpc; pip install 'trpo-tf[grpc]'\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: --grpc-port needs grpc; pip install '.[grpc]' in a checkout of trpo-tf\n",
+    )

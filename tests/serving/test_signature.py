@@ -143,7 +143,7 @@ def test_without_a_temporary_folder_it_says_what_to_do(signed, monkeypatch):
 
 def test_without_the_package_it_says_what_to_install(signed, keys, monkeypatch):
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    refused(signed, r"signatures need model-signing; pip install 'trpo-tf\[signing\]'")
+    refused(signed, r"signatures need model-signing; pip install '.\[signing\]'")
     with pytest.raises(BundleError, match="signatures need model-signing"):
         sign(signed[0], keys[0])
 

@@ -249,7 +249,7 @@ def test_where_it_is_not_installed_the_option_says_so(discrete):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "pip install 'trpo-tf[tracing]'" in done.stderr
+    assert "pip install '.[tracing]' in a checkout of trpo-tf" in done.stderr
 
 
 @pytest.mark.parametrize("url", ["", "collector:4318", "ftp://collector", "http://"])

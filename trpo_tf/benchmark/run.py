@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.errors import install
 from trpo_tf.benchmark.peers import PeerRun, load_peer
 from trpo_tf.benchmark.pool import Job, run_jobs
 from trpo_tf.benchmark.progress import BenchmarkProgress
@@ -51,7 +52,7 @@ def benchmark(
         KeyboardInterrupt: asked to stop; the runs that were under way have saved a checkpoint.
     """
     if importlib.util.find_spec("rliable") is None:
-        raise UserError("a benchmark needs rliable; install it with: pip install 'trpo-tf[benchmark]'")
+        raise UserError(f"a benchmark needs rliable; install it with: {install('benchmark')}")
     if workers < 1:
         raise UserError("workers must be at least 1")
     peer_runs = load_peer(peer) if peer else []

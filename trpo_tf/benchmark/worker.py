@@ -21,7 +21,7 @@ import serving  # noqa: E402
 from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
 from trpo_tf.benchmark.results import BUNDLE_FOLDER, RUN_FOLDER, Result, is_finished, write_result  # noqa: E402
 from trpo_tf.config import Config  # noqa: E402
-from trpo_tf.evaluation import evaluate  # noqa: E402
+from trpo_tf.evaluation import evaluate, longest_episode  # noqa: E402
 from trpo_tf.exporting import export_run, versions  # noqa: E402
 from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run  # noqa: E402
 from trpo_tf.training import resume, train  # noqa: E402
@@ -55,7 +55,13 @@ def carry_out(config: Config, folder: Path) -> Result:
     bundle = folder / BUNDLE_FOLDER
     if not bundle.exists():
         export_run(run, bundle, episodes=_EXPORT_EPISODES)
-    evaluation = evaluate(serving.load(bundle), config.env_id, episodes=EPISODES, deterministic=True)
+    evaluation = evaluate(
+        serving.load(bundle),
+        config.env_id,
+        episodes=EPISODES,
+        deterministic=True,
+        longest=longest_episode(config.env_id, config.total_steps, EPISODES),
+    )
     return Result(
         environment=config.env_id,
         seed=config.seed,
@@ -78,9 +84,9 @@ def learning_curve(run: Path) -> tuple[tuple[int, float], ...]:
 
 def _trained(config: Config, folder: Path) -> Run:
     if not is_run(folder):
-        return train(config, folder)
+        return train(config, folder, progress=False)
     run = load_run(folder)
-    return run if "trained" in run.summary else resume(folder)
+    return run if "trained" in run.summary else resume(folder, progress=False)
 
 
 def use_one_thread() -> None:

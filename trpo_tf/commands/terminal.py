@@ -10,6 +10,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 FAILED = 1
 WRONG_USE = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 Flag = FlagCreatePairsOff[bool]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
@@ -31,8 +32,9 @@ def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message without line breaks, and what was noted beside it."""
+    said = [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
+    return " ".join("; ".join(said).split())
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -44,23 +44,13 @@ class Train:
         if self.resume is not None and dataclasses.replace(self, resume=None, profile=False) != type(self)():
             raise UserError("--resume goes on with the run's own settings and folder; give only --profile beside it")
         import_tensorflow()
-        from trpo_tf.reporting.progress import Progress
-        from trpo_tf.runs import load_run
-        from trpo_tf.training import resume, train, with_env_backend
+        from trpo_tf.training import resume, train
 
-        config = load_run(self.resume).config if self.resume else with_env_backend(self.config)
         logged: list[dict[str, Any]] = []
-        with Progress(config) as progress:
-
-            def observe(metrics: dict[str, Any]) -> None:
-                progress.show(metrics)
-                if self.profile:
-                    logged.append(metrics)
-
-            if self.resume:
-                run = resume(self.resume, observer=observe, profile=self.profile)
-            else:
-                run = train(config, self.out, init_from=self.init_from, observer=observe, profile=self.profile)
+        if self.resume:
+            run = resume(self.resume, observer=logged.append, profile=self.profile)
+        else:
+            run = train(self.config, self.out, init_from=self.init_from, observer=logged.append, profile=self.profile)
         _print_run(run)
         if self.profile:
             _print_profile(run, logged)
@@ -68,7 +58,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Play whole episodes with a run's or a bundle's policy, through its exported graph."""
+    """Play episodes with a run's or a bundle's policy, through its exported graph."""
 
     source: Positional[Path]
     """a run folder or a bundle folder"""
@@ -80,19 +70,35 @@ class Evaluate:
     """sample actions rather than take the most likely"""
     env_id: Annotated[str | None, arg(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
+    longest_episode: Annotated[int | None, arg(metavar="INT")] = None
+    """steps after which an episode is cut, by default as in the run's own evaluation: its total_steps / episodes, but
+    not below the environment's own limit of 1,000 or less"""
     json: Flag = False
     """print JSON"""
 
     def __call__(self) -> None:
         """Evaluate and print."""
+        if self.longest_episode is not None and self.longest_episode < 1:
+            raise UserError("longest_episode must be at least 1")
         policy, env_id = _policy_of(self.source)
-        from trpo_tf.evaluation import evaluate
+        from trpo_tf.evaluation import cut_note, evaluate
+        from trpo_tf.reporting.progress import SlowLine, watch
 
         env_id = self.env_id or env_id
         if env_id is None:
             raise UserError(f"{self.source} names no environment; give one with --env-id")
-        result = evaluate(policy, env_id, episodes=self.episodes, seed=self.seed, deterministic=not self.stochastic)
-        print_fields({"environment": env_id, **result.to_dict()}, as_json=self.json)
+        result = evaluate(
+            policy,
+            env_id,
+            episodes=self.episodes,
+            seed=self.seed,
+            deterministic=not self.stochastic,
+            longest=self.longest_episode,
+            on_step=watch(SlowLine(), "evaluating", self.episodes),
+        ).to_dict()
+        print_fields({"environment": env_id, **result}, as_json=self.json)
+        if (note := cut_note(result)) and not self.json:
+            say(note)
 
 
 def _policy_of(source: Path) -> tuple["Policy", str | None]:
@@ -109,7 +115,7 @@ def _policy_of(source: Path) -> tuple["Policy", str | None]:
     if not is_run(source):
         raise UserError(f"{source} is neither a run folder nor a bundle")
     run = load_run(source)
-    return in_process(run.policy, run.config.env_id), run.config.env_id
+    return in_process(run.policy, run.config.env_id, run.config), run.config.env_id
 
 
 def is_bundle(source: Path) -> bool:
@@ -120,14 +126,18 @@ def is_bundle(source: Path) -> bool:
 
 
 def _print_run(run: "Run") -> None:
+    from trpo_tf.evaluation import cut_note
+
     summary = run.summary
     before, after = summary["untrained"], summary["trained"]
     say(f"{run.folder}: {summary['steps']:,} steps, {summary['steps_per_second']:,.0f} a second")
     if after["episodes"]:
         say(
-            f"mean return {before['mean_return']:.1f} untrained, {after['mean_return']:.1f} +- "
-            f"{after['std_return']:.1f} trained, over {after['episodes']} episodes"
+            f"mean return {before['mean_return']:.1f} before training, {after['mean_return']:.1f} +- "
+            f"{after['std_return']:.1f} after, over {after['episodes']} episodes"
         )
+        if note := cut_note(after):
+            say(note)
     if summary["best_at_steps"] is not None:
         say(f"its policy is that of {summary['best_at_steps']:,} steps, which did best in a trial")
     say(f"export it with: trpo-tf export {run.folder} --out bundle")

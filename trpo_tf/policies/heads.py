@@ -22,6 +22,9 @@ Parameters = tuple[Any, ...]
 _IMPOSSIBLE = -1e9
 """A logit so low that its probability is 0 in float32."""
 
+_WIDE = 1e9
+"""A bound beyond this is stated for want of one, as the largest float is; it says nothing of the scale of actions."""
+
 _LOWEST_LOG_STD = -4.0
 """Of a deviation that the network answers, which divides what the update learns from."""
 
@@ -213,12 +216,13 @@ class GaussianHead(Head):
     """A diagonal Gaussian; parameters (mean, log_std) [batch, k] each, samples float [batch, k].
 
     A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
-    otherwise. The log standard deviation is part of the policy's parameters and one for all observations; with
-    `state_dependent_std` the network answers what each observation adds to it. With `squash` the action is tanh of
-    the sample; log-probabilities and KL stay those of the sample, since the Jacobian of tanh cancels in the ratio and
-    leaves the KL unchanged. With `censored` a sample beyond a bound counts by the probability of all those beyond it
-    (Fujita & Maeda 2018): the environment can't tell one from another, so the gradient keeps its mean and loses
-    variance. KL and Fisher information stay the samples', which bound those.
+    otherwise, counted from 0 or, where that lies beyond the one bound that there is, from 1 inside of it. A bound of
+    1e9 or more is none, as far as units go. The log standard deviation is part of the policy's parameters and one for
+    all observations; with `state_dependent_std` the network answers what each observation adds to it. With `squash` the
+    action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of tanh cancels
+    in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the probability of all
+    those beyond it (Fujita & Maeda 2018): the environment can't tell one from another, so the gradient keeps its mean
+    and loses variance. KL and Fisher information stay the samples', which bound those.
     """
 
     parameter_names = ("mean", "log_std")
@@ -234,13 +238,16 @@ class GaussianHead(Head):
     ) -> None:
         """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""
         low, high = spec.bounds()
-        bounded = np.isfinite(low) & np.isfinite(high)
+        has_low, has_high = low > -_WIDE, high < _WIDE
+        bounded = has_low & has_high
         if squash and not bounded.all():
             raise UserError("squash needs an action space with bounds; this one has none, so clip instead")
-        self._low, self._high = low, high
-        lower, upper = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-        self._middle = ((lower + upper) / 2).astype(np.float32)
-        self._half_width = ((upper - lower) / 2).astype(np.float32)
+        self._low, self._high = np.where(has_low, low, -np.inf), np.where(has_high, high, np.inf)
+        # Where 0 lies beyond the only bound, every sample near it would be clipped to the same action.
+        nearest = np.where(has_low & (low > 0), low + 1.0, np.where(has_high & (high < 0), high - 1.0, 0.0))
+        ends = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self._middle = np.where(bounded, (ends[0] + ends[1]) / 2, nearest).astype(np.float32)
+        self._half_width = ((ends[1] - ends[0]) / 2).astype(np.float32)
         self._shape, self._dtype = spec.shape, spec.dtype
         self._initial_log_std, self._squash, self._censored = initial_log_std, squash, censored
         self._state_dependent_std = state_dependent_std

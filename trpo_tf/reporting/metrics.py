@@ -1,5 +1,6 @@
 """Metrics of a run: a line of JSON an iteration, and the same for TensorBoard."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -7,9 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tensorboard.summary import Writer
-
 from trpo_tf.files import write_atomically
+from trpo_tf.reporting.event_file import EventFile
 from trpo_tf.runs import METRICS_FILE, TENSORBOARD_FOLDER
 
 
@@ -23,10 +23,10 @@ class MetricsLog:
             kept = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
             write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         self._lines = path.open("a", encoding="utf-8")
-        self._events = Writer(str(folder / TENSORBOARD_FOLDER))
+        self._events = EventFile(folder / TENSORBOARD_FOLDER)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Log one iteration; numbers that are not finite are null in JSON."""
+        """Log one iteration; numbers that are not finite are null in JSON. Raises `OSError` if the disk is full."""
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in metrics.items()
@@ -35,7 +35,8 @@ class MetricsLog:
         self._lines.flush()
         for name, value in finite.items():
             if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step=finite["steps"])
+                self._events.add_scalar(name, value, step=metrics["steps"])
+        self._events.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -43,8 +44,11 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self._events.close()
+        # What is left to be written to a full disk can't be, and says no more than the first failure did.
+        with contextlib.suppress(OSError) if kind is not None else contextlib.nullcontext():
+            self._lines.close()
+        with contextlib.suppress(OSError) if kind is not None else contextlib.nullcontext():
+            self._events.close()
 
 
 def _iteration(line: str) -> float:

@@ -19,7 +19,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.phases import PHASES
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
-from trpo_tf.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, is_run
+from trpo_tf.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
 
 Logged = Sequence[Mapping[str, Any]]
 
@@ -86,8 +86,9 @@ def _logged(path: Path) -> Logged:
 
 
 def _found_bundle(folder: Path, config: Config) -> Path | None:
-    """The newest bundle of a run with these settings, in the run's folder or beside it."""
-    found = [*folder.glob(f"*/{MANIFEST_FILE}"), *folder.absolute().parent.glob(f"*/{MANIFEST_FILE}")]
+    """The newest bundle of a run with these settings: where it was exported to, in its folder or beside it."""
+    found = {*folder.absolute().glob(f"*/{MANIFEST_FILE}"), *folder.absolute().parent.glob(f"*/{MANIFEST_FILE}")}
+    found |= {path for bundle in bundles_of(folder) if (path := Path(bundle) / MANIFEST_FILE).is_file()}
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             manifest = read_manifest(path.parent)
@@ -110,7 +111,10 @@ def _lead(story: Story) -> str:
 def _cards(story: Story) -> str:
     summary, last = story.summary, story.logged[-1] if story.logged else {}
     cards = []
-    for name, title in (("untrained", "return untrained, sampled"), ("trained", "return trained, exported policy")):
+    for name, title in (
+        ("untrained", "return before, sampled"),
+        ("trained", "return trained, exported policy"),
+    ):
         if summary.get(name, {}).get("episodes"):
             score = summary[name]
             deviation = f"&plusmn; {score['std_return']:,.1f} over {score['episodes']} episodes"

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
 from serving.policy import draw_noise
-from trpo_tf.errors import environment_failure, not_finite_failure
+from trpo_tf.checked_env import not_finite
+from trpo_tf.errors import environment_failure
 from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
@@ -25,7 +26,7 @@ class SinglePath:
         try:
             first, _ = envs.reset(seed=seed)
         except Exception as error:
-            raise environment_failure("reset", error) from error
+            raise environment_failure("reset", error, "reset") from error
         self._observation = observation_of(first)
         self._resetting = np.zeros(envs.num_envs, bool)
         self._returns = np.zeros(envs.num_envs)
@@ -69,13 +70,13 @@ class SinglePath:
                 clock.enter("rest")
                 visit(t)
             clock.enter("physics")
-            following, rewards[t], terminated[t], truncated[t] = self._step()
+            following, rewards[t], terminated[t], truncated[t] = self._step(t)
             clock.enter("rest")
             for rows, part in zip(stored, list_parts(observation_of(following)), strict=True):
                 rows[t + 1] = part
         self._observation = take(observations, -1)
         if not (np.isfinite(rewards).all() and is_finite(observations)):
-            raise not_finite_failure()
+            raise not_finite(observations, rewards)
         ended = terminated | truncated
         resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
         episodes = self._episodes(rewards, ended, resetting)
@@ -95,12 +96,12 @@ class SinglePath:
             last = row
         self._last_noise = last
 
-    def _step(self) -> tuple[Any, ...]:
+    def _step(self, t: int) -> tuple[Any, ...]:
         try:
             # A copy, since an environment may keep its action, and the buffer will be written again.
             return self._envs.step(self._actor.action.copy())[:4]
         except Exception as error:
-            raise environment_failure("step", error) from error
+            raise environment_failure("step", error, f"step {t + 1} of the iteration") from error
 
     def _episodes(
         self, reward: NDArray[np.float64], ended: NDArray[np.bool_], resetting: NDArray[np.bool_]

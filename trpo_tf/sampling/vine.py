@@ -160,7 +160,7 @@ class Vine:
         try:
             observation, reward, terminated, truncated, _ = self._twigs[index].step(action.copy())
         except Exception as error:
-            raise environment_failure("step", error) from error
+            raise environment_failure("step", error, "a rollout of the vine") from error
         return observation_of(observation), float(reward), terminated, truncated
 
 
