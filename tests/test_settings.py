@@ -115,6 +115,7 @@ FIRST = [page for page in PAGES if page.parent.name == "algorithms"]
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is left out")
 @pytest.mark.parametrize("page", FIRST, ids=lambda page: page.stem)
 def test_the_commands_of_an_algorithm_s_page_train(page, tmp_path):
     """In the order of the page, for as few steps as there can be."""

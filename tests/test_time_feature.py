@@ -153,7 +153,7 @@ def test_what_can_t_be_is_said_in_a_line(small_config):
 
 @pytest.mark.parametrize("form", ["dict", "tuple"])
 def test_an_observation_of_several_parts_keeps_them(form):
-    env = make_env(f"environments:Signals-{form}-v0", time_feature=True, max_episode_steps=5)
+    env = make_env(f"environments:Signals-{form}-v0", time_feature=True, max_episode_steps=5, checked=False)
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     assert (

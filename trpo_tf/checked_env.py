@@ -55,7 +55,10 @@ def plain_flag(flag: Any, name: str) -> bool:
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """One environment whose answers are `conforming`, and whose failures say at which step they came."""
+    """One environment whose answers are `conforming`, and whose failures say at which step they came.
+
+    Observations of several parts are arrays by input name, where the space may nest them.
+    """
 
     def __init__(self, env: gym.Env[Any, Any], specs: Sequence[ArraySpec], name: str) -> None:
         """`specs` are the observation's parts, `name` is what failures call the environment."""
