@@ -31,7 +31,7 @@ FIRST_SEED = 100
 CHANGES: dict[str, dict[str, Any]] = {
     "the preset": {},
     "observations as they are": {"sampling.normalize_observations": False},
-    "rewards as they are": {"sampling.scale_rewards": False},
+    "rewards as they are": {"sampling.value_scaling": "none"},
     "radius 0.1": {"trust_region.max_kl": 0.1},
     "trace 0.97": {"sampling.gae_lambda": 0.97},
     "5 critic epochs": {"critic.critic_epochs": 5},

@@ -35,7 +35,7 @@ def config(small_config):
         critic_memory=3,
         critic_epochs=100,
         critic_learning_rate=0.01,
-        scale_rewards=False,
+        value_scaling="none",
         normalize_observations=False,
     )
 
@@ -83,10 +83,9 @@ def test_the_policy_learns_from_the_newest_batch_alone(config, components, small
     with_memory = estimate(
         config, components, state, remembered(config, dataclasses.replace(state, earlier=earlier), new)
     )
-    without = estimate(small_config("environments:Reach-v0", scale_rewards=False), components, state, new)
+    without = estimate(small_config("environments:Reach-v0", value_scaling="none"), components, state, new)
     for one, other in zip(with_memory.rows, without.rows, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
-    assert with_memory.return_moments.total == without.return_moments.total == LENGTH * ENVS
     assert len(with_memory.critic_rows.targets) == 3 * len(without.critic_rows.targets)
 
 

@@ -38,7 +38,7 @@ def steps_left(observation):
 
 def test_an_environment_that_counts_its_steps_agrees(small_config):
     """Of five; the walk's own observation is how many it has taken, and its place, which is its end at 3."""
-    batch, episodes, _ = collected(small_config(time_feature=True))
+    batch, episodes, _ = collected(small_config(time_feature=True, stagger=False))
     taken, place = np.moveaxis(batch.observation["obs"], -1, 0)
     np.testing.assert_allclose(steps_left(batch.observation), 5 - taken, atol=1e-5)
     counted = batch.weight > 0
@@ -59,7 +59,7 @@ def test_an_environment_that_counts_its_steps_agrees(small_config):
 def test_each_backend_counts_down_from_the_limit_in_every_episode(env_id, backend, limit, small_config):
     """CartPole falls long before its limit, and Reacher never ends but at it."""
     batch, episodes, _ = collected(
-        small_config(env_id, total_steps=520, batch_size=520, env_backend=backend, time_feature=True)
+        small_config(env_id, total_steps=520, batch_size=520, env_backend=backend, time_feature=True, stagger=False)
     )
     left, counted = steps_left(batch.observation), batch.weight > 0
     for i in range(4):
@@ -128,8 +128,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(small_config, tmp_path):
     settings = {"env_id": DEADLINE, "checkpoint_steps": 64, "eval_episodes": 0, "time_feature": True}
     whole = train(small_config(**settings, total_steps=256), tmp_path / "whole")
 
-    class Stop(Exception):
-        pass
+    class Stop(BaseException):
+        """As a kill: no checkpoint is saved for it."""
 
     def stop(metrics):
         if metrics["steps"] >= 128:

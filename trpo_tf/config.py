@@ -24,6 +24,7 @@ ADVANTAGES = ("gae", "monte-carlo", "return")
 OBJECTIVES = ("discounted", "average")
 SAMPLERS = ("single-path", "vine")
 ENV_BACKENDS = ("auto", "gymnasium", "envpool")
+VALUE_SCALINGS = ("targets", "rewards", "none")
 
 PRESETS = resources.files("trpo_tf") / "presets"
 
@@ -52,12 +53,17 @@ class SamplingConfig:
     """discounted (return) or average (reward, of a task that goes on for ever)"""
     noise_correlation: float = 0.0
     """correlation of a continuous action's noise with that of the step before: explores further (single path)"""
+    stagger: bool = False
+    """cut each environment's first episode at a random step, so that a batch shows all parts of an episode"""
     time_feature: bool = False
     """observe the logarithm of the steps left as well, and take the time limit for the end of the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
-    scale_rewards: bool = True
-    """divide rewards by the running deviation of the discounted return"""
+    statistics_window: int = 0
+    """environment steps that statistics of observations reach back; 0: the whole run"""
+    value_scaling: str = "rewards"
+    """rewards: divide rewards by the deviation of the discounted return, and clip them to 10; targets: standardise what
+    the critic is fitted to instead; none"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -73,6 +79,8 @@ class SamplingConfig:
         _require(self.sampler != "vine" or self.env_backend != "envpool", "env_backend", "gymnasium, for the vine")
         _require_one_of(self.advantage, "advantage", ADVANTAGES)
         _require_one_of(self.objective, "objective", OBJECTIVES)
+        _require_one_of(self.value_scaling, "value_scaling", VALUE_SCALINGS)
+        _require(self.statistics_window >= 0, "statistics_window", "at least 0")
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
         _require(0 <= self.noise_correlation < 1, "noise_correlation", "at least 0 and below 1")
         _require(self.sampler != "vine" or self.noise_correlation == 0, "noise_correlation", "0, for the vine")
@@ -390,11 +398,20 @@ def differing_settings(config: Config) -> dict[str, Any]:
 def read_config(path: Path) -> Config:
     """Read a run's config.toml. Raises `UserError`."""
     try:
-        return Config.from_dict(tomllib.loads(path.read_text()))
+        return Config.from_dict(_upgraded(tomllib.loads(path.read_text())))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except TypeError as error:
         raise UserError(f"{path} has a setting of a wrong type, or lacks one: {error}") from error
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with what those of an earlier release stand for."""
+    sampling = dict(values.get("sampling", {}))
+    if "scale_rewards" not in sampling:
+        return values
+    scaling = "rewards" if sampling.pop("scale_rewards") else "none"
+    return {**values, "sampling": {"value_scaling": scaling, **sampling}}
 
 
 def _require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:

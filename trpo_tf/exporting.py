@@ -27,6 +27,7 @@ from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.recording import best_kind, record_apart
 from trpo_tf.runs import BUNDLES_FILE, Run, bundles_of
+from trpo_tf.value_scaling import ValueScale
 
 WEIGHTS_FILE = "weights.npz"
 
@@ -124,12 +125,14 @@ def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFuncti
 def _value(run: Run) -> InferenceFunction:
     components, state = run.components, run.state
     network = components.value_function.network
-    scale = float(state.return_moments.scale) if run.config.sampling.scale_rewards else 1.0
+    scaling = run.config.sampling.value_scaling
+    scale = ValueScale.of(scaling, state.return_moments)
+    unit = float(state.return_moments.scale) if scaling == "rewards" else 1.0
 
     def value(observation: Any, _noise: Any) -> Any:
         parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
         inputs = components.policy.encoder(Normalizer.of(state.observation_moments), observation)
-        return network.apply(parts, inputs)[0][:, 0] / scale
+        return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
 
     return value
 

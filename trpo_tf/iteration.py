@@ -12,7 +12,7 @@ from serving.observations import map_parts, take
 from trpo_tf.advantages import Floats, generalized_advantages, standardized
 from trpo_tf.components import Components
 from trpo_tf.config import Config, SamplingConfig
-from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
+from trpo_tf.normalization import Moments, Normalizer, scale_rewards
 from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
@@ -22,6 +22,7 @@ from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows
 from trpo_tf.updates.result import Update, UpdateStatus
+from trpo_tf.value_scaling import ValueScale, rewards_in_units
 from trpo_tf.values import explained_variance
 
 Metrics = dict[str, Any]
@@ -45,6 +46,7 @@ class Estimates(NamedTuple):
     explained_variance: float
     return_moments: Moments
     carried_returns: NDArray[np.float64]  # [N]
+    clipped_rewards: float  # share
 
 
 def iterate(
@@ -95,24 +97,48 @@ def iterate(
         value_theta=value_theta,
         adam=adam,
         earlier=columns(memory, slice(config.sampling.num_envs, None)) if config.critic.critic_memory > 1 else None,
-        observation_moments=state.observation_moments.updated(measured),
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
         iteration=state.iteration + 1,
         steps=state.steps + steps,
     )
+    after = with_observations(config, components, after, measured)
     seconds = clock.stop()
     metrics = {
         **_progress(after, episodes),
         **_update_metrics(update),
         "value_loss": value_loss,
         "explained_variance": estimates.explained_variance,
+        "clipped_rewards": estimates.clipped_rewards,
         "branch_steps": steps - batch.steps,
         "steps_per_second": steps / sum(seconds.values()),
         "seconds_sampling": seconds_sampling,
         **{f"seconds_{phase}": spent for phase, spent in seconds.items()},
     }
     return after, metrics
+
+
+def with_observations(
+    config: Config, components: Components, state: TrainingState, measured: NDArray[np.float64]
+) -> TrainingState:
+    """The state whose statistics know the observations [n, statistics], and whose networks answer as before.
+
+    Statistics that follow the policy change what its networks see. Their first layers are changed the other way, so
+    policy and critic stay the same functions of the observation: the trust region bounds what the update did alone.
+    Networks that don't begin with a dense layer keep statistics of the whole run, which soon hardly change.
+    """
+    networks = components.policy.network, components.value_function.network
+    window = config.sampling.statistics_window if all(network.is_chain for network in networks) else 0
+    before, after = state.observation_moments, state.observation_moments.updated(measured, window)
+    state = dataclasses.replace(state, observation_moments=after)
+    if window == 0 or before.total == 0:
+        return state
+    policy, critic = networks
+    return dataclasses.replace(
+        state,
+        theta=policy.recentred(state.theta, before, after),
+        value_theta=critic.recentred(state.value_theta, before, after),
+    )
 
 
 def remembered(config: Config, state: TrainingState, batch: Batch) -> Batch:
@@ -143,13 +169,18 @@ def estimate(config: Config, components: Components, state: TrainingState, memor
     newest = slice(width - n, None)
     observations = map_parts(lambda part: part.reshape((length + 1) * width, *part.shape[2:]), memory.observation)
     inputs = components.encode(Normalizer.of(state.observation_moments), observations)
-    value = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, width)
+    answers = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, width)
+    value = ValueScale.of(sampling.value_scaling, state.return_moments).values(answers)
 
     batch = columns(memory, newest)
-    sums, carried = discounted_returns(state.carried_returns, batch.reward, batch.ended, sampling.discount)
-    moments = state.return_moments.updated(sums[batch.weight > 0])
-    reward = scale_rewards(memory.reward, moments) if sampling.scale_rewards else memory.reward
+    counted = batch.weight > 0
+    reward, moments, carried, clipped = rewards_in_units(
+        sampling, memory, batch, state.return_moments, state.carried_returns
+    )
     advantage, targets = advantages_and_targets(sampling, memory, reward, value)
+    if sampling.value_scaling == "targets":
+        moments = moments.updated(targets[:, newest][counted])
+    fitted = ValueScale.of(sampling.value_scaling, moments).answers(targets)
     acted_on = tf.nest.map_structure(lambda part: part[:-width], inputs)
     rows = Rows(
         acted_on if width == n else tf.nest.map_structure(lambda part: _columns_of_rows(part, width, newest), acted_on),
@@ -157,13 +188,13 @@ def estimate(config: Config, components: Components, state: TrainingState, memor
         standardized(advantage[:, newest], batch.weight).ravel().astype(np.float32),
         batch.weight.ravel().astype(np.float32),
     )
-    counted = batch.weight > 0
     return Estimates(
         rows,
-        CriticRows(acted_on, targets.ravel().astype(np.float32), memory.weight.ravel().astype(np.float32)),
+        CriticRows(acted_on, fitted.ravel().astype(np.float32), memory.weight.ravel().astype(np.float32)),
         explained_variance(value[:-1, newest][counted], targets[:, newest][counted]),
         moments,
         carried,
+        clipped,
     )
 
 
@@ -195,9 +226,11 @@ def vine_rows(
     n, k, longest = branches.reward.shape
     normalizer, factor = Normalizer.of(state.observation_moments), present_discount(config, state)
     finals = map_parts(lambda part: part.reshape(n * k, *part.shape[2:]), branches.final_observation)
-    value = components.value_function.values(state.value_theta, components.encode(normalizer, finals))
-    reward = scale_rewards(branches.reward, moments) if config.sampling.scale_rewards else branches.reward
-    rest = factor**branches.length * ~branches.terminated * value.numpy().reshape(n, k)
+    answers = components.value_function.values(state.value_theta, components.encode(normalizer, finals)).numpy()
+    scaling = config.sampling.value_scaling
+    value = ValueScale.of(scaling, state.return_moments).values(answers)
+    reward = scale_rewards(branches.reward, moments) if scaling == "rewards" else branches.reward
+    rest = factor**branches.length * ~branches.terminated * value.reshape(n, k)
     estimate = reward @ factor ** np.arange(longest) + rest
 
     inputs = components.encode(normalizer, take(branches.observation, np.repeat(np.arange(n), k)))

@@ -25,11 +25,22 @@ class Moments(NamedTuple):
         """Of no samples yet."""
         return cls(np.zeros(shape), np.zeros(shape), np.zeros(()))
 
-    def updated(self, samples: NDArray[np.generic]) -> "Moments":
-        """With samples [n, ...] added (Chan, Golub & LeVeque 1983, eq 2.1). No samples change nothing."""
+    def faded(self, most: float) -> "Moments":
+        """The same mean and variance, with a weight of `most` samples at most."""
+        if self.total <= most:
+            return self
+        return Moments(self.mean, self.deviations * (most / self.total), np.asarray(float(most)))
+
+    def updated(self, samples: NDArray[np.generic], window: int = 0) -> "Moments":
+        """Add samples [n, ...] (Chan, Golub & LeVeque 1983, eq 2.1). No samples change nothing.
+
+        With a `window` older samples are weighed down, until together with the new ones they count as `window`.
+        """
         added = len(samples)
         if added == 0:
             return self
+        if window:
+            return self.faded(max(window - added, 0)).updated(samples)
         values = samples.astype(np.float64)
         mean = values.mean(axis=0)
         total = self.total + added
@@ -49,6 +60,11 @@ class Moments(NamedTuple):
     def scale(self) -> Float64:
         """1 / standard deviation."""
         return np.asarray(1.0 / np.sqrt(self.variance + _EPSILON))
+
+    @property
+    def has_varied(self) -> NDArray[np.bool_]:
+        """Whether the samples differ by more than what keeps `scale` finite."""
+        return np.asarray(self.variance > _EPSILON)
 
 
 class Normalizer(NamedTuple):

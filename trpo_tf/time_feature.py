@@ -4,7 +4,7 @@ A task with a time limit has a best policy that depends on the time left. One th
 takes the limit for an interruption, which advantages do by the value of what follows (Pardo et al. 2018).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -60,7 +60,7 @@ class VectorTimeFeature:
         """It owns the environments, whose episodes have `limit` steps; raises `UserError` if that is None."""
         if limit is None:
             raise UserError(_NO_LIMIT)
-        self._envs, self._limit, self.num_envs = envs, limit, envs.num_envs
+        self._envs, self._limit, self.num_envs, self.can_end = envs, limit, envs.num_envs, envs.can_end
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
         """Start all of them anew from `seed`."""
@@ -76,6 +76,11 @@ class VectorTimeFeature:
         self._ended = terminated | truncated
         at_limit = truncated & (self._left == 0)
         return self._with_time(observation), reward, terminated | at_limit, truncated & ~at_limit, info
+
+    def end(self, places: Sequence[int]) -> None:
+        """End these environments' episodes: the next step resets them."""
+        self._envs.end(places)
+        self._ended[list(places)] = True
 
     def close(self) -> None:
         """Close them."""

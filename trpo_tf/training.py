@@ -187,7 +187,7 @@ def _train(
                     profiler.iteration_ended()
                 if stop.requested:
                     raise KeyboardInterrupt
-                if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
+                if experience.is_over(state, components.checkpoint_steps):
                     state = _save(run, state)
                     experience.restart(state)
             state = listeners.train_ends(state.at_best(), metrics)

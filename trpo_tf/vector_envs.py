@@ -28,15 +28,24 @@ Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any
 
 
 class VectorEnv(Protocol):
-    """What the sampler needs of environments stepped together."""
+    """What the sampler needs of environments stepped together.
+
+    Attributes:
+        num_envs: how many there are.
+        can_end: whether `end` works.
+    """
 
     num_envs: int
+    can_end: bool
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
         """Start anew from `seed`: observations and info."""
 
     def step(self, actions: Any) -> Step:
         """Act in all of them."""
+
+    def end(self, places: Sequence[int]) -> None:
+        """End some environments' episodes: the next step resets them."""
 
     def close(self) -> None:
         """Free what they hold."""
@@ -75,7 +84,7 @@ def make_vector_env(env_id: str, num_envs: int, backend: str = "gymnasium", *, t
             vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
         if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
-        envs = vectorized
+        envs = Vectorized(vectorized)
     return VectorTimeFeature(envs, spec_of(env_id).max_episode_steps) if time_feature else envs
 
 
@@ -85,12 +94,29 @@ _CHECKED_STEPS = 100
 _NOWHERE: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
 
+class Vectorized:
+    """Gymnasium's environments that one array operation steps. An episode of theirs can't be ended from outside."""
+
+    can_end = False
+
+    def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        """It owns the environments."""
+        self.num_envs, self.close = envs.num_envs, envs.close
+        self.reset, self.step = envs.reset, envs.step
+
+    def end(self, places: Sequence[int]) -> None:
+        """Raises `NotImplementedError`."""
+        raise NotImplementedError(f"the episodes of {places} can't be ended")
+
+
 class InTurn:
     """Gymnasium's environments one after the other, those of MuJoCo in two halves at once.
 
     As `gym.vector.SyncVectorEnv`, without gathering what environments tell beside the transition, which takes as long
     as a small environment's step. MuJoCo's physics lets other threads run meanwhile.
     """
+
+    can_end = True
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
         """It owns the environments, which must be alike."""
@@ -125,6 +151,10 @@ class InTurn:
         if first is not None:
             first.result()
         return self._copied(), self._reward.copy(), self._terminated.copy(), self._truncated.copy(), {}
+
+    def end(self, places: Sequence[int]) -> None:
+        """End these environments' episodes: the next step resets them."""
+        self._truncated[list(places)] = True
 
     def close(self) -> None:
         """Close them."""
@@ -187,6 +217,8 @@ _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")
 class EnvPool:
     """EnvPool's environments, with episodes and types as Gymnasium's have them."""
 
+    can_end = True
+
     def __init__(self, env_id: str, num_envs: int) -> None:
         """Nothing is built before `reset`."""
         self._env_id, self.num_envs = env_id, num_envs
@@ -208,18 +240,40 @@ class EnvPool:
             self._dtype = self._pool.action_space.dtype
             observation, info = self._pool.reset()
         self._places = [self._pool._state_keys.index(name) for name in _STATE]
+        self._ended: list[int] = []
         return observation, info
 
     def step(self, actions: Any) -> Step:
         """Act; an episode is truncated at Gymnasium's limit, and once more when EnvPool gets to its own."""
-        # What the pool's own `step` adds to these two, in Python, is a fifth of 8 HalfCheetahs' step.
-        self._pool._send([self._ids, self._ids, actions.astype(self._dtype, order="C", copy=False)])
-        state = self._pool._recv()
+        actions = actions.astype(self._dtype, order="C", copy=False)
+        if self._ended:
+            state = self._reset_some(actions)
+        else:
+            # What the pool's own `step` adds to these two, in Python, is a fifth of 8 HalfCheetahs' step.
+            self._pool._send([self._ids, self._ids, actions])
+            state = self._pool._recv()
         observation, reward, done, truncated, elapsed = (state[place] for place in self._places)
         terminated = done & ~truncated
         if self._limit is not None:
             truncated = truncated | ((elapsed >= self._limit) & ~terminated)
         return observation, reward, terminated, truncated, {}
+
+    def end(self, places: Sequence[int]) -> None:
+        """End these environments' episodes: the next step resets them."""
+        self._ended += places
+
+    def _reset_some(self, actions: NDArray[Any]) -> list[Any]:
+        """Reset the environments whose episodes were ended, and step the others."""
+        ended, self._ended = np.array(self._ended, np.int32), []
+        others = np.setdiff1d(self._ids, ended)
+        self._pool._reset(ended)
+        states = [self._pool._recv()]
+        if others.size:
+            self._pool._send([others, others, actions[others]])
+            states.append(self._pool._recv())
+        # Each call is answered in the order of its environments.
+        order = np.argsort(np.concatenate([ended, others]))
+        return [np.concatenate(parts)[order] for parts in zip(*states, strict=True)]
 
     def close(self) -> None:
         """Free the pool's threads."""

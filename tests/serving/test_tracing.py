@@ -254,5 +254,5 @@ def test_where_it_is_not_installed_the_option_says_so(discrete):
 
 @pytest.mark.parametrize("url", ["", "collector:4318", "ftp://collector", "http://"])
 def test_an_endpoint_that_is_no_url_is_refused(url):
-    with pytest.raises(ServeError, match="--otlp-endpoint (must be a URL|is empty)"):
+    with pytest.raises(ServeError, match=r"--otlp-endpoint (must be a URL|is empty)"):
         ServeOptions(otlp_endpoint=url)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from trpo_tf.normalization import Moments
 from trpo_tf.policies.dense import is_chain, linearize_chain
 from trpo_tf.solvers.fisher import Linearization, linearize
 
@@ -96,6 +97,7 @@ class PureNetwork:
         self._constants = [v.numpy() for v in network.non_trainable_variables]
         self.shapes = [tuple(v.shape) for v in network.trainable_variables] + [tuple(s) for s in extra]
         self.sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.is_chain = is_chain(network)
         self.dense_only = all(len(shape) <= 2 for shape in self.shapes)
 
     @property
@@ -126,9 +128,21 @@ class PureNetwork:
 
     def linearize(self, weights: Sequence[Any], inputs: Any) -> Linearization:
         """The network's output [batch, outputs] as a function of its weights, a list of tensors, at `weights`."""
-        if is_chain(self.network):
+        if self.is_chain:
             return linearize_chain(self.network, weights, inputs)
         return linearize(lambda parts: self.apply(parts, inputs)[0], list(weights))
+
+    def recentred(self, theta: NDArray[np.float32], before: Moments, after: Moments) -> NDArray[np.float32]:
+        """Parameters that answer to observations standardised by `after` as `theta` does to those by `before`.
+
+        For a chain of dense layers whose first inputs are the standardised ones; up to what is clipped. A number that
+        had not varied `before` keeps its weights, since its deviation meant nothing.
+        """
+        kernel, bias, *others = (np.array(part, np.float64) for part in self.split_array(theta))
+        seen = kernel[: len(before.mean)]
+        bias += (seen * before.scale[:, np.newaxis] * (after.mean - before.mean)[:, np.newaxis]).sum(axis=0)
+        seen *= np.where(before.has_varied, before.scale / after.scale, 1.0)[:, np.newaxis]
+        return np.concatenate([part.ravel() for part in (kernel, bias, *others)]).astype(np.float32)
 
     def assign(self, theta: NDArray[np.float32]) -> None:
         """Put the weights of `theta` into the Keras network."""

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from trpo_tf.config import Config
-from trpo_tf.envs import environment_seed, make_env
+from trpo_tf.envs import environment_seed, make_env, spec_of
 from trpo_tf.phases import PhaseClock
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
@@ -15,6 +15,8 @@ from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.sampling.vine import Branches, Vine
 from trpo_tf.state import TrainingState
 from trpo_tf.vector_envs import make_sync_env, make_vector_env
+
+_PERIODS = 5
 
 
 class Experience:
@@ -38,10 +40,27 @@ class Experience:
         if config.sampler_is_vine:
             trunk = make_sync_env(config.env_id, n, time_feature=timed)
             twigs = [make_env(config.env_id, time_feature=timed) for _ in range(n)]
-            self._sampler = Vine(trunk, twigs, self.actor, seed)
+            self._sampler = Vine(trunk, twigs, self.actor, seed, self._longest_first(state))
         else:
             envs = make_vector_env(config.env_id, n, config.sampling.env_backend, time_feature=timed)
-            self._sampler = SinglePath(envs, self.actor, seed)
+            self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(state))
+
+    def is_over(self, state: TrainingState, period: int) -> bool:
+        """Whether the checkpoint's environments have had `period` steps, and each of them the end of an episode.
+
+        Where episodes do not end, it is over after five periods, or as many steps as the run had at the checkpoint: so
+        the time that environments have for an episode doubles, however long episodes are.
+        """
+        steps = state.steps - state.steps_at_checkpoint
+        if steps < period or self._sampler is None:
+            return False
+        return self._sampler.every_episode_ended or steps >= max(_PERIODS * period, state.steps_at_checkpoint)
+
+    def _longest_first(self, state: TrainingState) -> int:
+        """The longest first episode: the time limit, or what the latest episodes took; 0 if neither is known."""
+        if not self._config.sampling.stagger:
+            return 0
+        return spec_of(self._config.env_id).max_episode_steps or max(state.recent_lengths, default=0)
 
     def collect(
         self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0

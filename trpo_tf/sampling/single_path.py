@@ -19,8 +19,14 @@ from trpo_tf.vector_envs import VectorEnv
 class SinglePath:
     """Steps a vector environment, which it owns, and keeps between batches where its episodes stand."""
 
-    def __init__(self, envs: VectorEnv, actor: Actor, seed: int) -> None:
-        """Resets the environments with `seed`. Raises `EnvironmentFailure` if one of them fails."""
+    def __init__(self, envs: VectorEnv, actor: Actor, seed: int, longest_first: int = 0) -> None:
+        """Reset the environments with `seed`.
+
+        With `longest_first` the first episode of each is cut at a random step up to it, where it has not ended before:
+        environments of one episode length otherwise stay in lockstep, and each batch shows the same part of episodes.
+
+        Raises `EnvironmentFailure` if one of them fails.
+        """
         self._envs, self._actor = envs, actor
         self._last_noise: NDArray[np.float32] | None = None
         try:
@@ -31,6 +37,14 @@ class SinglePath:
         self._resetting = np.zeros(envs.num_envs, bool)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
+        self._taken = 0
+        self._has_ended = np.zeros(envs.num_envs, bool)
+        self._cuts = first_cuts(envs.num_envs, longest_first, seed) if envs.can_end and longest_first else {}
+
+    @property
+    def every_episode_ended(self) -> bool:
+        """Whether each environment has come to the end of an episode, other than by a cut."""
+        return bool(self._has_ended.all())
 
     def collect(
         self,
@@ -52,7 +66,7 @@ class SinglePath:
         observations = map_parts(lambda buffer: np.empty((length + 1, *buffer.shape), buffer.dtype), actor.observation)
         samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
         rewards = np.zeros((length, n))
-        terminated, truncated = (np.zeros((length, n), bool) for _ in range(2))
+        terminated, truncated, cut = (np.zeros((length, n), bool) for _ in range(3))
         noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
         if noise_correlation:
             self._correlate(noise, np.float32(noise_correlation))
@@ -72,14 +86,21 @@ class SinglePath:
             clock.enter("physics")
             following, rewards[t], terminated[t], truncated[t] = self._step(t)
             clock.enter("rest")
+            self._taken += 1
+            if (due := self._cuts.pop(self._taken, None)) is not None:
+                ended = self._has_ended | (terminated[: t + 1] | truncated[: t + 1]).any(axis=0)
+                cut[t, due] = ~ended[due]
+                self._envs.end(np.flatnonzero(cut[t]).tolist())
             for rows, part in zip(stored, list_parts(observation_of(following)), strict=True):
                 rows[t + 1] = part
         self._observation = take(observations, -1)
         if not (np.isfinite(rewards).all() and is_finite(observations)):
             raise not_finite(observations, rewards)
+        self._has_ended |= (terminated | truncated).any(axis=0)
+        truncated |= cut
         ended = terminated | truncated
         resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
-        episodes = self._episodes(rewards, ended, resetting)
+        episodes = self._episodes(rewards, ended, cut, resetting)
         return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
 
     def close(self) -> None:
@@ -104,17 +125,32 @@ class SinglePath:
             raise environment_failure("step", error, f"step {t + 1} of the iteration") from error
 
     def _episodes(
-        self, reward: NDArray[np.float64], ended: NDArray[np.bool_], resetting: NDArray[np.bool_]
+        self,
+        reward: NDArray[np.float64],
+        ended: NDArray[np.bool_],
+        cut: NDArray[np.bool_],
+        resetting: NDArray[np.bool_],
     ) -> Episodes:
-        """Those that ended in these rows [T, N]; what the others have so far is kept."""
+        """Those that ended in these rows [T, N] without a cut; what the others have so far is kept."""
         returns = self._returns + np.cumsum(np.where(resetting, 0.0, reward), axis=0)
         lengths = self._lengths + np.cumsum(~resetting, axis=0)
         episodes = Episodes([], [])
         for t, i in np.argwhere(ended & ~resetting):
-            episodes.returns.append(float(returns[t, i]))
-            episodes.lengths.append(int(lengths[t, i]))
+            if not cut[t, i]:
+                episodes.returns.append(float(returns[t, i]))
+                episodes.lengths.append(int(lengths[t, i]))
             returns[t + 1 :, i] -= returns[t, i]
             lengths[t + 1 :, i] -= lengths[t, i]
         self._returns, self._lengths = (np.where(ended[-1], 0, sums[-1]) for sums in (returns, lengths))
         self._resetting = ended[-1]
         return episodes
+
+
+def first_cuts(num_envs: int, longest: int, seed: int) -> dict[int, list[int]]:
+    """Environments to cut by step: a random step of each of `num_envs` equal parts of `longest`, in random order."""
+    rng = np.random.default_rng(seed)
+    steps = (rng.permutation(num_envs) + rng.random(num_envs)) * longest / num_envs
+    cuts: dict[int, list[int]] = {}
+    for place, step in enumerate(steps.astype(int).tolist()):
+        cuts.setdefault(step, []).append(place)
+    return cuts

@@ -59,7 +59,9 @@ def first_samples(head: Head, observations: Observation, config: VineConfig, act
 class Vine:
     """A trunk of single paths, from whose states it branches; it owns the environments of both."""
 
-    def __init__(self, envs: InTurn, twigs: Sequence[gym.Env[Any, Any]], actor: Actor, seed: int) -> None:
+    def __init__(
+        self, envs: InTurn, twigs: Sequence[gym.Env[Any, Any]], actor: Actor, seed: int, longest_first: int = 0
+    ) -> None:
         """`twigs` are as many environments as `envs` has, for the rollouts.
 
         Raises `UserError` if their state can't be restored.
@@ -67,8 +69,13 @@ class Vine:
         check_restorable(twigs[0])
         for index, twig in enumerate(twigs):
             twig.reset(seed=seed + index)
-        self._trunk = SinglePath(envs, actor, seed)
+        self._trunk = SinglePath(envs, actor, seed, longest_first)
         self._envs, self._twigs, self._actor = envs, twigs, actor
+
+    @property
+    def every_episode_ended(self) -> bool:
+        """That of the trunk."""
+        return self._trunk.every_episode_ended
 
     def collect(
         self, length: int, states: int, rng: np.random.Generator, clock: PhaseClock
