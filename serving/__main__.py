@@ -5,25 +5,36 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from serving.command_line import parse_arguments
-from serving.errors import BundleError
-from serving.events import write_line
-from serving.server import serve
-from serving.signals import ignore
+from serving.signals import Stopped, guarded, held_back, ignore
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving") -> int:
     """Parse the arguments and serve; the exit status is 0 after SIGTERM or SIGINT, 2 for a user's error."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with guarded():
+            status = _serve(sys.argv[1:] if arguments is None else arguments, prog)
+    except Stopped:
+        status = 0
+    if status == 0:
+        ignore()
+        _end_with_threads()
+    return status
+
+
+def _serve(arguments: Sequence[str], prog: str) -> int:
+    with held_back():  # imported here, where a signal ends the start without a traceback
+        from serving.command_line import parse_arguments
+        from serving.errors import BundleError, reason_of
+        from serving.events import write_line
+        from serving.server import serve
+
     try:
         bundle, options = parse_arguments(arguments, prog)
         serve(bundle, options)
-        ignore()
-        _end_with_threads()
-    except (BundleError, OSError) as error:
+    except (BundleError, OSError, ImportError, MemoryError) as error:
         if "--debug" in arguments:
             raise
-        write_line(f"error: {' '.join(str(error).split())}")
+        write_line(f"error: {' '.join(reason_of(error).split())}")
         return 2
     return 0
 

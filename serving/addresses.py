@@ -5,7 +5,7 @@ import socket
 from functools import cache
 from typing import Any, NamedTuple
 
-from serving.errors import ServeError
+from serving.errors import ServeError, quoted
 
 ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"
 
@@ -39,11 +39,15 @@ def resolve(host: str) -> tuple[Address, ...]:
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not name:
         raise ServeError("--host is empty; give an address or a name, such as 127.0.0.1")
+    if name == "*":  # glibc takes it for the loopback addresses
+        raise ServeError("--host * is no address; :: is every address of this machine, 0.0.0.0 every IPv4 address")
     try:
         found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else "it is no host name"
-        raise ServeError(f"--host {host} can't be resolved: {said.lower()}; give an address of this machine") from None
+        raise ServeError(
+            f"--host {quoted(host)[1:-1]} can't be resolved: {said.lower()}; give an address of this machine"
+        ) from None
     return tuple(dict.fromkeys(Address(family, sockaddr) for family, _, _, _, sockaddr in found))
 
 

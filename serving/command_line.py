@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ServeError
+from serving.errors import ServeError, quoted
 from serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
 from serving.options import ServeOptions, flag, kinds
 
@@ -29,14 +29,16 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str) -> tuple[Path, S
 
 def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> ServeOptions:
     """The options, of which the command line has `given` some. Raises `ServeError`."""
-    file = given.pop("config", None) or environment.get(CONFIG)
+    if (file := given.pop("config", None)) == "":
+        raise ServeError("--config is empty; give a file, or leave it out")
+    file = file or environment.get(CONFIG)
     settings = from_file(kinds(), file) if file else {}
     settings |= from_environment(kinds(), environment)
     settings = {name: setting for name, setting in settings.items() if name not in given}
+    if not {"port", "uds"} & {*given, *settings} and environment.get("PORT"):
+        settings["port"] = Setting(_port(environment["PORT"]), "PORT in the environment")
     values = {name: setting.value for name, setting in settings.items()}
     values |= {name: given[name] for name in kinds() if name in given}
-    if "port" not in values and "uds" not in values and environment.get("PORT"):
-        values["port"] = _port(environment["PORT"])
     try:
         return ServeOptions(**values)
     except ServeError as error:
@@ -56,7 +58,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=_Formatter,
     )
     parser.add_argument(
-        "bundle", metavar="PATH", type=Path, help="a bundle, or a folder of bundles: NAME/ or NAME/VERSION/"
+        "bundle", metavar="PATH", type=_path, help="a bundle, or a folder of bundles: NAME/ or NAME/VERSION/"
     )
     parser.add_argument("--config", metavar="FILE", help="read options from this TOML file")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
@@ -108,7 +110,14 @@ def _with_sources(message: str, settings: Mapping[str, Setting]) -> str:
     return f"{message} ({', '.join(found)})" if found else message
 
 
+def _path(text: str) -> Path:
+    """A path; nothing would be the folder that the server was started in."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a bundle, or a folder of bundles")
+    return Path(text)
+
+
 def _port(text: str) -> int:
     if not text.isdecimal():
-        raise ServeError(f"$PORT must be a number, not {text!r}")
+        raise ServeError(f"$PORT must be a number, not {quoted(text)}")
     return int(text)

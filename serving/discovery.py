@@ -13,7 +13,7 @@ from typing import NamedTuple
 from serving.errors import BundleError
 from serving.manifest import MANIFEST_FILE, read_manifest
 
-VERSION_RULE = "a version's folder is a positive integer without leading zeros, such as 1 or 42"
+VERSION_RULE = "a version's folder is a positive integer of at most 18 digits without leading zeros, such as 42"
 
 _VERSION = re.compile("[1-9][0-9]{0,17}")
 _MOST_SHOWN = 5

@@ -21,6 +21,17 @@ def install(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of trpo-tf"
 
 
+def reason_of(error: BaseException) -> str:
+    """What to tell the operator of an error that ends the start: its message, or what a start without memory lacks."""
+    if not isinstance(error, ImportError | MemoryError):
+        return str(error)
+    while error.__context__ is not None:  # NumPy puts pages of advice around the cause
+        error = error.__context__
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; {install('serve')}"
+    return f"can't start ({str(error) or 'out of memory'}); give the process more memory (the container's, ulimit -v)"
+
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 

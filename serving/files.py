@@ -22,6 +22,16 @@ NEARLY = 4
 """Files that the server may have closed since it counted its own."""
 
 
+def occupy_standard_descriptors() -> None:
+    """Open /dev/null where stdin, stdout or stderr is closed, so that no connection gets their numbers.
+
+    libuv aborts the process when it closes such a connection.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def raise_file_limit(options: ServeOptions) -> ServeOptions:
     """Raise this process's limit to what the options need; where the system doesn't allow it, take fewer connections.
 

@@ -10,14 +10,11 @@ import hmac
 import os
 import re
 import secrets
-import stat
 import sys
 from pathlib import Path
 
 from serving.errors import ServeError
-
-MOST_BYTES = 2**20
-"""Largest file of keys: some ten thousand of them."""
+from serving.regular_file import read_regular
 
 _NAME = re.compile(r"[\w.@][\w.@-]*")
 _LINE = re.compile(r"([\w.@-]+):([0-9a-f]{64})")
@@ -97,18 +94,9 @@ def read_keys(path: str | Path) -> dict[bytes, str]:
 def _read(path: str | Path) -> str:
     """The text of a file, without the mark that Windows' editors put at its start. Raises `KeyFileError`."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
-            raise KeyFileError(f"can't read the keys in {path}: it is not a regular file")
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-    except KeyFileError:
-        raise
+        return read_regular(path).decode("utf-8-sig")
     except OSError as error:
         raise KeyFileError(f"can't read the keys in {path}: {error.strerror or error}") from None
-    if len(content) > MOST_BYTES:
-        raise KeyFileError(f"can't read the keys in {path}: it has more than {MOST_BYTES} bytes")
-    try:
-        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise KeyFileError(f"can't read the keys in {path}: it is not text; {_MAKE}") from None
 
@@ -137,8 +125,11 @@ def main() -> None:
     parser.add_argument("name", metavar="NAME", type=_name, help="whose key it is, as the access log shows it")
     name = parser.parse_args().name
     key = secrets.token_urlsafe(32)
+    try:
+        os.write(1, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n".encode())
+    except OSError as error:
+        sys.exit(f"error: can't write the key's line: {error.strerror}; no key was made")
     sys.stderr.write(f"{key}\n")
-    sys.stdout.write(f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n")
 
 
 if __name__ == "__main__":

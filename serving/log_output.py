@@ -140,7 +140,7 @@ class LineOutput:
     def _write_bytes(self, content: bytes) -> int:
         """How many bytes could be written."""
         written = 0
-        while written < len(content):
+        while written < len(content) and self._descriptor >= 0:
             try:
                 if self._thread is None and not self._is_writable(PATIENCE_SECONDS):
                     break

@@ -7,6 +7,7 @@ from serving.errors import install
 from serving.events import emit, shown
 from serving.exchange import Exchange, GrpcExchange, Observers
 from serving.options import ServeError, ServeOptions
+from serving.signals import held_back
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def observers_of(options: ServeOptions) -> Iterator[Observers]:
         yield log
         return
     try:
-        from serving.tracing import Tracer
+        with held_back():
+            from serving.tracing import Tracer
     except ImportError as error:
         raise ServeError(f"--otlp-endpoint: {error}; {install('tracing')}") from None
     tracer = Tracer(options.otlp_endpoint, "https" if options.tls_cert else "http")

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.errors import ServeError
+from serving.errors import ServeError, quoted
+from serving.regular_file import read_regular
 
 PREFIX = "TRPO_TF_"
 
@@ -57,14 +58,16 @@ def from_file(kinds: Mapping[str, type], path: str | Path) -> dict[str, Setting]
     import tomllib
 
     try:
-        document = tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        document = tomllib.loads(read_regular(path).decode("utf-8-sig"))
     except OSError as error:
         raise ServeError(f"can't read --config {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServeError(f"--config {path} is not TOML: {error}") from None
     settings: dict[str, Setting] = {}
     for key, value in document.items():
         name, source = key.replace("-", "_"), f"{key} in {path}"
+        if isinstance(value, dict) and name not in kinds:
+            raise ServeError(f"there is no table {source}; put its options at the top, before any [table]")
         if name not in kinds:
             nearest = _nearest(name, kinds).replace("_", "-")
             raise ServeError(f"there is no option {source}; the nearest is {nearest}")
@@ -90,7 +93,7 @@ def _converted(text: str, kind: type, source: str) -> Any:
             return _SWITCHES[text.strip().lower()]
         return split_list(text) if kind is tuple else kind(text)
     except (KeyError, ValueError):
-        raise ServeError(f"{source} must be {_EXPECTED[kind]}, not {text!r}") from None
+        raise ServeError(f"{source} must be {_EXPECTED[kind]}, not {quoted(text)}") from None
 
 
 def _checked(value: Any, kind: type, source: str) -> Any:
@@ -99,7 +102,7 @@ def _checked(value: Any, kind: type, source: str) -> Any:
     if kind is tuple and isinstance(value, list) and all(isinstance(part, str) for part in value):
         return tuple(value)
     if type(value) is not kind:
-        raise ServeError(f"{source} must be {_EXPECTED[kind].removeprefix('1, 0, ')}, not {value!r}")
+        raise ServeError(f"{source} must be {_EXPECTED[kind].removeprefix('1, 0, ')}, not {quoted(value)}")
     return value
 
 

@@ -5,13 +5,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from serving.addresses import is_local
 from serving.errors import ServeError as ServeError
+from serving.errors import quoted
 
 OUT_OF_BOUNDS = ("reject", "clip", "allow")
 
 LOG_FORMATS = ("text", "json")
+
+_MOST: dict[str, int] = {
+    "poll": 10**6,  # timers of gRPC and of the event loop hold no more than some weeks
+    "timeout": 10**6,
+    "keep_alive": 10**6,
+    "drain": 10**6,
+    "workers": 1024,
+    "max_body": 2**31 - 1,  # gRPC's sizes have 32 bits
+    "max_connections": 10**6,
+}
 
 
 def _option(
@@ -103,8 +115,12 @@ class ServeOptions:
             choices, value = option.metadata["choices"], getattr(self, option.name)
             if value == "":
                 raise ServeError(f"{flag(option.name)} is empty; give a value, or leave it out")
+            if isinstance(value, str) and "\0" in value:
+                raise ServeError(f"{flag(option.name)} has a NUL character; leave it out")
             if choices and value not in choices:
-                raise ServeError(f"{flag(option.name)} must be one of {', '.join(choices)}, not {value!r}")
+                raise ServeError(f"{flag(option.name)} must be one of {', '.join(choices)}, not {quoted(value)}")
+            if option.name in _MOST and value > _MOST[option.name]:
+                raise ServeError(f"{flag(option.name)} must be at most {_MOST[option.name]}, not {quoted(value)}")
         for name in (
             "versions",
             "workers",
@@ -118,8 +134,8 @@ class ServeOptions:
         ):
             value = getattr(self, name)
             if not 0 < value < math.inf:
-                raise ServeError(f"{flag(name)} must be more than 0, not {value}")
-        if not 0 <= self.poll < math.inf:
+                raise ServeError(f"{flag(name)} must be more than 0, not {quoted(value)}")
+        if not self.poll >= 0:
             raise ServeError(f"--poll must be 0 or more seconds, not {self.poll}")
         if not 0 <= self.canary < 1:
             raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
@@ -131,21 +147,28 @@ class ServeOptions:
             )
         for name in ("port", "grpc_port"):
             if not -1 <= (port := getattr(self, name)) <= 65535:
-                raise ServeError(f"there is no {flag(name)} {port}; choose one from 1 to 65535, or 0 for a free one")
+                raise ServeError(
+                    f"there is no {flag(name)} {quoted(port)}; choose one from 1 to 65535, or 0 for a free one"
+                )
         if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
             raise ServeError(f"HTTP and gRPC can't share port {self.grpc_port}; choose another --port or --grpc-port")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ServeError("--tls-cert and --tls-key belong together; give both")
         if self.tls_client_ca and not self.tls_cert:
             raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
-        if self.otlp_endpoint is not None and not re.match("https?://[^/]", self.otlp_endpoint):
-            raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {self.otlp_endpoint}")
+        if self.otlp_endpoint is not None and not _is_url(self.otlp_endpoint):
+            said = quoted(self.otlp_endpoint)
+            raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {said}")
         for name in self.allow_host:
             if not re.fullmatch(r"[\w.-]+|\[?[0-9a-fA-F:.]+\]?", name):
-                raise ServeError(f"--allow-host takes a name such as policies.example, without a port, not {name}")
+                raise ServeError(
+                    f"--allow-host takes a name such as policies.example, without a port, not {quoted(name)}"
+                )
         for origin in self.cors_origin:
             if origin != "*" and not re.fullmatch(r"[a-zA-Z][\w+.-]*://[^/@?#\s]+", origin):
-                raise ServeError(f"--cors-origin takes an origin such as https://app.example, or *, not {origin}")
+                raise ServeError(
+                    f"--cors-origin takes an origin such as https://app.example, or *, not {quoted(origin)}"
+                )
         if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca):
             self._refuse_strangers()
 
@@ -180,14 +203,27 @@ class ServeOptions:
                 f"{error}, and for one that others reach give --keys or --tls-client-ca, or --insecure"
             ) from None
         raise ServeError(
-            f"anybody who reaches {self.host} could ask this server: give --keys or --tls-client-ca, or --insecure "
-            "if the network is trusted"
+            f"anybody who reaches --host {self.host} could ask this server: give --keys or --tls-client-ca, or "
+            "--insecure if the network is trusted"
         )
 
 
 def kinds() -> dict[str, type]:
     """Each option's type by its name: str also for one that may be left out, tuple for a list of strings."""
     return {option.name: str if option.default is None else type(option.default) for option in fields(ServeOptions)}
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:  # brackets, or a port, that are none
+        return False
 
 
 def flag(name: str) -> str:

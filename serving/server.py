@@ -12,9 +12,9 @@ from pathlib import Path
 from serving.board import Board
 from serving.credentials import Credentials
 from serving.events import configure, emit, flush
-from serving.files import raise_file_limit
+from serving.files import occupy_standard_descriptors, raise_file_limit
 from serving.options import ServeError, ServeOptions
-from serving.signals import Stopped, guarded, ignore
+from serving.signals import Stopped, guarded, held_back, ignore
 from serving.sockets import listeners
 from serving.supervisor import Seat, supervise
 
@@ -31,6 +31,7 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
     options = options or ServeOptions()
     if options.workers > 1 and "onnxruntime" in sys.modules:
         raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `python -m serving`")
+    occupy_standard_descriptors()
     configure(options.log_format, options.workers)
     with guarded():
         try:
@@ -44,11 +45,14 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
 
 def _serve(path: Path, options: ServeOptions) -> None:
     options = raise_file_limit(options)
-    board, credentials = Board(options.workers), Credentials(options)
+    board = Board(options.workers)
+    with held_back():
+        credentials = Credentials(options)
     with listeners(options) as (sockets, places, grpc):
 
         def answer(seat: Seat) -> None:
-            from serving.worker import work
+            with held_back():
+                from serving.worker import work
 
             own = sockets[seat.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):

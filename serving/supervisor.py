@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 from serving.channel import MOST_TEXT, open_channel, receive, send
 from serving.credentials import Credentials
-from serving.errors import BundleError
+from serving.errors import BundleError, reason_of
 from serving.events import configure_worker, emit, flush
 from serving.options import ServeError, ServeOptions
+from serving.signals import was_told
 
 RESTART_SECONDS = 1.0
 """A worker is started at most this often."""
@@ -119,7 +120,8 @@ class Supervisor:
         """Until SIGTERM or SIGINT, and all workers have ended. Raises `ServeError` if one can't start at first."""
         with _signals() as woken, self.selector:
             self.selector.register(woken, selectors.EVENT_READ)
-            self.start(0)  # alone, so that what is wrong with all of them is said once
+            if not was_told():
+                self.start(0)  # alone, so that what is wrong with all of them is said once
             while self.workers or (self.due and not self.stop_signals):
                 for key, _ in self.selector.select(self.patience()):
                     if key.fileobj is woken:
@@ -320,9 +322,9 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
         work(seat)
         status = 0
-    except (BundleError, OSError) as error:
+    except (BundleError, OSError, ImportError, MemoryError) as error:
         if seat.channel is not None:
-            send(seat.channel, {"failed": str(error)[:MOST_TEXT]})
+            send(seat.channel, {"failed": reason_of(error)[:MOST_TEXT]})
         status = 2
     except Exception as error:  # noqa: BLE001 (it is logged)
         emit("fault", f"worker {seat.worker_index} failed", level=logging.ERROR, fault=error)

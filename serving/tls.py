@@ -2,7 +2,6 @@
 
 import os
 import ssl
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import NamedTuple
 
 from serving.errors import ServeError
 from serving.options import ServeOptions
+from serving.regular_file import read_regular
 from serving.sockets import reason
-
-MAX_FILE = 2**20
-"""Most bytes of a file: a chain has some thousand, all public authorities together half of this."""
 
 _EXPIRED = 10
 """What OpenSSL calls a certificate whose time is over, X509_V_ERR_CERT_HAS_EXPIRED."""
@@ -105,18 +102,10 @@ def _refuse_password() -> str:
 
 def _read(path: str) -> bytes:
     try:
-        # A pipe without a writer must not hold the start, nor an endless file.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ServeError(f"the TLS file {path} is not a regular file; give a PEM file")
-            content = file.read(MAX_FILE + 1)
-    except ServeError:
-        raise
-    except (OSError, ValueError) as error:
-        said = reason(error) if isinstance(error, OSError) else str(error)
-        raise ServeError(f"can't read the TLS file {path}: {said}") from None
-    if b"-----BEGIN " not in content or len(content) > MAX_FILE:
+        content = read_regular(path)
+    except OSError as error:
+        raise ServeError(f"can't read the TLS file {path}: {reason(error)}; give a PEM file") from None
+    if b"-----BEGIN " not in content:
         raise ServeError(f"the TLS file {path} is not PEM; give a file with -----BEGIN ... in it")
     return content
 

@@ -35,6 +35,7 @@ from serving.options import ServeError, ServeOptions
 from serving.reloading import Reloader
 from serving.repository import Repository
 from serving.routes import ReleaseRoutes, Route, make_routes, without_readiness
+from serving.signals import was_told
 from serving.site import Site
 from serving.sockets import BACKLOG, GrpcPort, refuse_new
 from serving.supervisor import MOST_NAMES, Seat, announce
@@ -132,6 +133,8 @@ class Worker:
     async def run(self, listeners: list[socket.socket], places: list[str], grpc_port: GrpcPort | None) -> None:
         """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
         self._listen_to_signals()
+        if was_told():
+            self._stop()
         grpc_server = self._grpc_server() if grpc_port else None
         if grpc_server and grpc_port:
             await grpc_server.start(grpc_port)

@@ -103,8 +103,13 @@ def test_what_kubernetes_sets_for_services_of_such_a_name_is_no_option():
             "-1",
             "--max-body must be more than 0, not -1 (--max-body is TRPO_TF_MAX_BODY in",
         ),
+        ("OTLP_ENDPOINT", "http://[", "--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not 'http://['"),
+        ("OTLP_ENDPOINT", "http://a:b", "--otlp-endpoint must be a URL"),
+        ("HOST", "*", "--host * is no address; :: is every address of this machine, 0.0.0.0 every IPv4 address"),
+        ("HOST", "0.0.0.0", "anybody who reaches --host 0.0.0.0 could ask this server: give --keys"),
+        ("CONFIG", "/dev/zero", "can't read --config /dev/zero: it is not a regular file"),
         ("CONFIG", "/nowhere", "can't read --config /nowhere: No such file or directory"),
-        ("CONFIG", "/", "can't read --config /: Is a directory"),
+        ("CONFIG", "/", "can't read --config /: it is not a regular file"),
     ],
 )
 def test_a_wrong_value_names_its_source(name, text, message):
@@ -120,7 +125,10 @@ def test_a_wrong_value_names_its_source(name, text, message):
         ("max_body = true", "max_body in {} must be a whole number, not True"),
         ("access-log = 1", "access-log in {} must be true or false, not 1"),
         ("keys = 1", "keys in {} must be text, not 1"),
-        ("[limits]\nmax-body = 1", "there is no option limits in {}; the nearest is "),
+        ("[limits]\nmax-body = 1", "there is no table limits in {}; put its options at the top"),
+        ("[host]\nname = 1", "host in {} must be text, not {{'name': 1}}"),
+        ("max-body = " + "[" * 5000, "--config {} is not TOML: "),
+        ('keys = "a\\u0000b"', "--keys has a NUL character; leave it out (--keys is keys in {})"),
         ("max-boddy = 1", "there is no option max-boddy in {}; the nearest is max-body"),
         ("max-body = 1\nmax_body = 2", "max_body in {} is there twice; remove one of the two"),
         ("timeout = nan", "--timeout must be more than 0, not nan (--timeout is timeout in {})"),
@@ -140,6 +148,36 @@ def test_a_file_from_a_windows_editor_is_read(tmp_path):
     (tmp_path / "file").write_bytes("\ufeffmax-body = 7\r\ntimeout = 8\r\n".encode())
     found = options(f"--config={tmp_path / 'file'}")
     assert (found.max_body, found.timeout) == (7, 8.0)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in kinds().items() if kind in (int, float)])
+def test_a_number_is_refused_at_the_start_or_served(name):
+    """One that no timer, no memory map and none of gRPC's 32-bit sizes can hold."""
+    with_enough = {"canary": ["--versions=2"]}.get(name, [])
+    for text in ("9" * 30, "9" * 4000, "-1e300" if kinds()[name] is float else "-300000"):
+        if name in ("versions", "max_batch", "max_buffered") and not text.startswith("-"):
+            assert getattr(options(f"--{name.replace('_', '-')}={text}"), name) > 0
+            continue
+        with pytest.raises(ServeError, match=f"^[^\n]*--{name.replace('_', '-')} [^\n]{{,200}}$"):
+            options(f"--{name.replace('_', '-')}={text}", *with_enough)
+
+
+def test_the_port_of_the_environment_is_named():
+    with pytest.raises(ServeError, match=r"no --port 99999; .* \(--port is PORT in the environment\)"):
+        options(PORT="99999")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    wrong = run("bundle", f"--config={tmp_path / 'pipe'}")
+    said = f"error: can't read --config {tmp_path / 'pipe'}: it is not a regular file\n"
+    assert (wrong.returncode, wrong.stderr) == (2, said)
+
+
+@pytest.mark.parametrize("arguments", [[""], ["bundle", "--config", ""]])
+def test_an_empty_path_is_refused(arguments):
+    with pytest.raises((ServeError, SystemExit)):
+        parse_arguments(arguments, "serve")
 
 
 @pytest.mark.parametrize("name", [name for name, kind in kinds().items() if kind is str])

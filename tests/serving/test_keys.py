@@ -101,3 +101,11 @@ def test_a_wrong_file_leaves_the_keys_as_they_were(tmp_path):
     assert ring.reload()
     assert not ring.reload()
     assert (ring.name_of(b"Bearer a"), ring.name_of(b"bearer b")) == (None, "b")
+
+
+def test_a_line_that_cannot_be_written_is_said():
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "serving.keys", "robot"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: can't write the key's line: No space left on device; no key was made\n"

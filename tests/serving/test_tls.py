@@ -72,7 +72,7 @@ WRONG = [
             ("empty", "is not PEM"),
             ("text", "is not PEM"),
             ("der", "is not PEM"),
-            ("huge", "is not PEM"),
+            ("huge", "has more than 1048576 bytes"),
             ("half", "can't be used"),
             ("folder", "can't read|is not a regular file"),
             ("pipe", "is not a regular file"),
