@@ -168,11 +168,10 @@ def test_two_signals_end_it_at_once_though_a_worker_hangs(start, discrete):
 def test_a_signal_during_the_start_ends_it(discrete, workers, number):
     code = (
         "import sys, time, serving.__main__ as m\n"
-        "class Slow:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'serving.worker':\n"
-        "            print('loading', flush=True); time.sleep(60)\n"
-        "sys.meta_path.insert(0, Slow())\n"
+        "import serving.discovery\n"
+        "def slow(path):\n"
+        "    print('loading', flush=True); time.sleep(60)\n"
+        "serving.discovery.settle = slow\n"
         "sys.exit(m.main())\n"
     )
     command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
