@@ -136,17 +136,24 @@ def _strings(pid: int, file: str) -> list[str]:
         return [os.fsdecode(part) for part in content.read().split(b"\0")[:-1]]
 
 
+def _number(*texts: str) -> int:
+    """The one number that is given. Raises `NotReady`."""
+    if len(texts) != 1 or not texts[0].isdecimal():
+        raise NotReady(f"{' '.join(texts) or 'nothing'} is no number; give a PORT, or --pid PID")
+    return int(texts[0])
+
+
 def main(arguments: list[str]) -> int:
     """Check, and tell on stderr what is wrong."""
     try:
         if arguments[:1] == ["--pid"]:
-            check_server(options_of(int(arguments[1])))
+            check_server(options_of(_number(*arguments[1:])))
         elif arguments:
-            check_port(int(arguments[0]))
+            check_port(_number(*arguments))
         elif (options := find_server()) is not None:
             check_server(options)
         else:
-            check_port(int(os.environ.get("PORT") or "8080"))
+            check_port(_number(os.environ.get("PORT") or "8080"))
     except (OSError, NotReady) as error:
         sys.stderr.write(f"not ready: {error}\n")
         return 1

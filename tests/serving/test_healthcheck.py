@@ -138,3 +138,14 @@ def test_it_is_cheap():
     code = f"import sys; sys.path[0] = {str(CHECK.parents[1])!r}; import serving.command_line; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "onnxruntime", "uvloop", "asyncio", "ssl", "tomllib"} & set(loaded)
+
+
+@pytest.mark.parametrize("arguments", [["http"], ["--pid"], ["--pid", "x"], ["--help"], ["8080", "8081"], ["-1"]])
+def test_what_is_no_number_is_one_line(arguments):
+    status, said = check(*arguments)
+    assert status == 1
+    assert said.endswith(" is no number; give a PORT, or --pid PID\n")
+
+
+def test_a_port_of_the_environment_that_is_no_number_is_one_line():
+    assert check(PORT="http") == (1, "not ready: http is no number; give a PORT, or --pid PID\n")
