@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from serving.errors import ServeError
+
 QUEUE_BYTES = 2**20
 """Most bytes that wait for the thread."""
 
@@ -66,7 +68,10 @@ class LineOutput:
         self._has_lines, self._hurry = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="log", daemon=True) if threaded else None
         if self._thread is not None:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                raise ServeError(f"{error}; raise the limit of processes (ulimit -u), or free memory") from None
 
     def put(self, line: bytes) -> None:
         """Write a line, which has its end, or drop it."""

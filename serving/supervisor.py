@@ -134,10 +134,16 @@ class Supervisor:
             raise ServeError(self.failure)
 
     def start(self, index: int) -> None:
-        """Fork a worker."""
+        """Fork a worker. Raises `OSError` if the system has no process, or no files, for it."""
         ours, theirs = open_channel()
         seat = Seat(index, theirs, self.settled, tuple(self.unloaded))
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            said = f"no process can be started ({error.strerror}); raise the limit of processes (ulimit -u)"
+            raise ServeError(said) from None
         if pid == 0:
             # Another worker must see its channel close when the parent dies, so this one keeps none of them open.
             for channel in (ours, *(worker.channel for worker in self.workers.values())):
@@ -147,6 +153,15 @@ class Supervisor:
         self.due.pop(index, None)
         self.workers[index] = _Worker(pid, ours, time.monotonic())
         self.selector.register(ours, selectors.EVENT_READ, index)
+
+    def start_again(self, index: int, now: float) -> None:
+        """Start a worker in another's place; if that can't be done now, later."""
+        try:
+            self.start(index)
+        except OSError as error:
+            self.due[index] = now + RESTART_SECONDS
+            message = f"worker {index} can't be started, and is tried again: {error}"
+            emit("worker", message, level=logging.WARNING, worker=index)
 
     def hear(self, index: int) -> None:
         """Take a worker's message, or notice its end."""
@@ -259,7 +274,7 @@ class Supervisor:
             return
         for index, when in list(self.due.items()):
             if now >= when:
-                self.start(index)
+                self.start_again(index, now)
         if now >= self.ping_due:
             self.ping_due = now + PING_SECONDS
             for index, worker in self.workers.items():

@@ -217,3 +217,42 @@ def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: [Errno 13] Permission denied: '/models'\n"
+
+
+FORKS = """
+import errno, os, sys, serving.supervisor, serving.__main__ as m
+fork, calls = os.fork, []
+def limited():
+    calls.append(0)
+    if len(calls) in {refused}:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = limited
+sys.exit(m.main())
+"""
+
+
+def test_a_worker_that_cannot_be_started_again_at_once_is_later(start, discrete):
+    with start(discrete, "--workers", "2", code=FORKS.format(refused=(3, 4))) as server:
+        killed, kept = workers_of(server.process)
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: len(workers_of(server.process)) == 2 and killed not in workers_of(server.process), 20)
+        assert kept in workers_of(server.process)
+        status, said = server.stop(signal.SIGTERM)
+    assert status == 0
+    assert said.count("can't be started, and is tried again: no process can be started") == 2
+
+
+def test_a_start_without_a_process_or_a_thread_is_one_line(discrete):
+    threadless = (
+        "import sys, threading, serving.__main__ as m\n"
+        "def start(self):\n"
+        '    raise RuntimeError("can\'t start new thread")\n'
+        "threading.Thread.start = start\n"
+        "sys.exit(m.main())\n"
+    )
+    for code, workers in ((threadless, "1"), (FORKS.format(refused=(1,)), "2")):
+        command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 2
+        assert re.fullmatch(r"error: .*; raise the limit of processes \(ulimit -u\).*\n", done.stderr)
