@@ -28,9 +28,7 @@ class _Handler(logging.Handler):
     """Writes to stderr as `LineOutput` does."""
 
     def __init__(self, formatter: logging.Formatter, dropped: Dropped, process: int, *, threaded: bool) -> None:
-        super().__init__()
-        self.setFormatter(formatter)
-        self.dropped = dropped
+        # Before the rest: logging flushes at the end of the process whatever handlers were made, half or whole.
         self.output = LineOutput(
             # Once it is closed its number may be that of a client's connection.
             2 if sys.__stderr__ is not None else -1,
@@ -38,6 +36,9 @@ class _Handler(logging.Handler):
             lambda lines: dropped.add(process, lines),
             threaded=threaded,
         )
+        super().__init__()
+        self.setFormatter(formatter)
+        self.dropped = dropped
 
     def emit(self, record: logging.LogRecord) -> None:
         self.output.put(self._line(record))
