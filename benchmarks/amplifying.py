@@ -86,6 +86,9 @@ def _texts(size: int) -> Iterator[tuple[str, bytes]]:
         ("commas", b'{"instances":[', b",", b"]}"),
         ("instances", b'{"instances":[', b"{},", b"{}]}"),
         ("rows", b'{"instances":[', b'{"obs":0},', b'{"obs":0}]}'),
+        ("data within data", b'{"inputs":[' + b'{"data":[{' * 4000, b"}", b""),
+        ("instances within instances", b'{"instances":[' + b'{"instances":[{' * 4000, b"} ", b""),
+        ("names of an instance", b'{"instances":[{', b'"obs":[1],', b'"obs":[1]}]}'),
         ("digits", b'{"inputs":[{"name":"obs","datatype":"FP32","shape":[1,1000],"data":[', b"9", b"]}]}"),
     ):
         yield name, start + part * ((size - len(start) - len(end)) // len(part)) + end
@@ -113,6 +116,15 @@ def _right(size: int) -> Iterator[Request]:
         yield Request(f"{name}, instances", PREDICT, b'{"instances":%b}' % text, sums=sums)
         objects = b'{"instances":[%b]}' % text[1:-1].replace(b"[", b'{"obs":[').replace(b"]", b"]}")
         yield Request(f"{name}, objects", PREDICT, objects, sums=sums)
+    row = [0.5, *[1] * (ROW - 1)]
+    text = json.dumps(row, separators=(",", ":")).encode()[1:-1]
+    rows = (size - 200) // (len(text) + 1)
+    yield Request(
+        "0.5 among ones",
+        INFER,
+        tensor % (rows, b"[%b]" % b",".join([text] * rows)),
+        sums=[sum(row)] * rows,
+    )
     rows = size // (4 * ROW) - 1
     data = rng.uniform(-1, 1, (rows, ROW)).astype("<f4")
     sums = data.sum(axis=1).tolist()

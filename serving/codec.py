@@ -36,6 +36,7 @@ _DATATYPE_OF = {np.dtype(name): datatype for name, datatype in DATATYPES.items()
 
 # The Python types that JSON data may hold, by kind of NumPy type: 1 is a float, true is no number.
 _ELEMENTS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+_INTEGERS = _ELEMENTS["i"]
 
 
 def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -54,6 +55,7 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 # What JSON data may hold, by name of NumPy type.
 _ALLOWED = {name: Element(datatype, np.dtype(name), *_range(np.dtype(name))) for name, datatype in DATATYPES.items()}
+_TYPES = {name: _ELEMENTS[element.dtype.kind] for name, element in _ALLOWED.items()}
 
 
 class InferRequest(NamedTuple):
@@ -76,7 +78,7 @@ def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: in
 def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """Check a parsed request, whose binary tensors have their bytes as `data`. Raises `RequestError`."""
     request_id = document.get("id")
-    if not isinstance(request_id, str | None):
+    if request_id is not None and not isinstance(request_id, str):
         raise RequestError("id must be a string")
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
@@ -184,7 +186,7 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
             return read_varints(data, shape, element, where)
         case _:
             raise RequestError(f"{where} must have its data as a list")
-    if not _ELEMENTS[element.dtype.kind].issuperset(map(type, flat)):
+    if not _TYPES[spec.dtype].issuperset(map(type, flat)):
         raise RequestError(f"{where} must hold nothing but {expected} data")
     if not element.least <= min(flat) <= max(flat) <= element.greatest:
         raise RequestError(f"{where} holds a number out of range for {expected}")
@@ -196,7 +198,7 @@ def array_from_bytes(data: memoryview, shape: list[int], spec: Spec) -> Array:
     where, dtype = f"input {spec.name!r}", np.dtype(spec.dtype)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise RequestError(f"{where} must have {math.prod(shape) * dtype.itemsize} bytes of data, not {len(data)}")
-    if dtype.kind == "b" and max(data) > 1:
+    if dtype.kind == "b" and np.frombuffer(data, np.uint8).max() > 1:
         raise RequestError(f"{where} must hold nothing but bytes 0 and 1")
     # A copy: where the tensor begins in the body, its numbers need not be aligned.
     array: Array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
@@ -209,7 +211,7 @@ def _shape(tensor: Document, spec: Spec, max_batch: int, where: str) -> list[int
     shape = tensor.get("shape")
     if not (
         isinstance(shape, list)
-        and {int}.issuperset(map(type, shape))
+        and _INTEGERS.issuperset(map(type, shape))
         and shape[1:] == [*spec.shape]
         and len(shape) > 0
         and shape[0] > 0

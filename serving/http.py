@@ -30,6 +30,9 @@ MAX_UNREAD = 2**20
 MAX_QUIET = 64 * 1024
 """Bytes of them from which on they are counted."""
 
+MUCH = 64 * 1024
+"""Bytes received at once after which other connections have their turn."""
+
 LINGER_SECONDS = 2.0
 """How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
 
@@ -94,6 +97,8 @@ class Connection(asyncio.Protocol):
             return
         if self.is_under_way:
             self._bound()
+            if len(data) >= MUCH:
+                self._let_others()
         elif not self._paused:
             self.idle_since = self._now()
             self.deadline = self.idle_since + self._site.options.keep_alive
@@ -119,6 +124,16 @@ class Connection(asyncio.Protocol):
                 offer = another
             else:
                 return
+
+    def _let_others(self) -> None:
+        """Read on in the next round of the event loop, which would otherwise read up to 8 MB of one client at once."""
+        if not (self._closing or self._paused):
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self._paused or self._transport.is_closing()):
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
@@ -163,8 +178,11 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header. One that is there again is as if it had one list of values (RFC 9110, 5.3); trailers are left."""
         if not self._method:
-            name, head = name.lower(), self._head
-            head[name] = b"%b, %b" % (head[name], value) if name in head else value
+            name, value, head = name.lower(), value.rstrip(b" \t"), self._head  # the parser leaves blanks at the end
+            if name not in head:
+                head[name] = value
+            elif len(head[name]) <= MAX_HEAD:  # a longer one is refused anyway, and to copy it each time takes seconds
+                head[name] = b"%b, %b" % (head[name], value)
 
     def on_headers_complete(self) -> None:
         """Judge the head. A request that is refused by it has its body thrown away, not kept."""
@@ -192,13 +210,8 @@ class Connection(asyncio.Protocol):
     def _judge(self) -> Route:
         """The route of the request. Raises `HttpError`."""
         head = self._head
-        if b"host" not in head:
-            if not self._is_old():
-                raise HttpError(400, "the Host header is missing")
-        elif b"," in head[b"host"]:
-            raise HttpError(400, "there is more than one Host header")
-        if self._checks_host and (head.get(b"host") not in self._site.known_hosts or self._target[0] != _SLASH):
-            self._site.check_host(self._target, head.get(b"host", b""))
+        if head.get(b"host") not in self._site.known_hosts or self._target[0] != _SLASH:
+            self._check_host()
         route = self._site.judge(self._target, self._method, head)
         if b"transfer-encoding" in head:
             if self._is_old():  # its framing is faulty (RFC 9112, 6.1): a proxy may have seen another request
@@ -208,6 +221,15 @@ class Connection(asyncio.Protocol):
         if self._site.reserve and self in self._site.reserve and not route.is_health:
             self._site.find_place(self, self._now())
         return route
+
+    def _check_host(self) -> None:
+        host = self._head.get(b"host")
+        if host is None and not self._is_old():
+            raise HttpError(400, "the Host header is missing")
+        if host is not None and b"," in host:
+            raise HttpError(400, "there is more than one Host header")
+        if self._checks_host:
+            self._site.check_host(self._target, host)
 
     def _is_old(self) -> bool:
         return bool(self._parser.get_http_version() == "1.0")

@@ -53,7 +53,7 @@ def parse_instances(body: bytes | bytearray, max_batch: int) -> Document:
     """A JSON object; of a large body, its `instances` as `JsonArray`. Raises `RequestError`."""
     if len(body) <= SMALL:
         return _parse(body)
-    if body.count(b"{") > max_batch + MAX_DEPTH:
+    if max(body.count(b"{"), body.count(b"}")) > max_batch + MAX_DEPTH:
         raise RequestError(f"there may be {max_batch} instances at most")
     document, arrays = parse_large(body, b"instances")
     if array := _taken(document.get("instances"), arrays):
@@ -75,7 +75,7 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
     while place < len(content):
         quote = content.find(b'"', place)
         end = quote if quote >= 0 else len(content)
-        start, stop = _find_array(content, place, end) if name == key else (0, 0)
+        start, stop = _find_array(content, place, end, name) if name == key else (0, 0)
         if stop:
             mark = f"{_MARK}{len(arrays)}"
             arrays[mark] = JsonArray(bytes(memoryview(content)[start:stop]))
@@ -92,24 +92,36 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
             raise RequestError(
                 f"beside the numbers of its inputs a request may have {SMALL} bytes of JSON and {_MOST_STRINGS} strings"
             )
-        place, name = after, bytes(content[end + 1 : after - 1])
+        place, name = after, unescaped(bytes(content[end + 1 : after - 1]))
     return _parse(b"".join(rest)), arrays
 
 
-def _find_array(content: bytes | bytearray, place: int, end: int) -> tuple[int, int]:
-    """Where the array begins and ends that is the value of the key before `place`; 0 and 0 if it isn't one of numbers.
+def _find_array(content: bytes | bytearray, place: int, end: int, name: bytes) -> tuple[int, int]:
+    """Where the array begins and ends that is the value of key `name` before `place`; 0 and 0 if it has no numbers.
 
-    It has no strings, so that it ends before `end`, where the next one is; as an exception it may hold objects whose
-    values are such arrays.
+    It has no strings, so that it ends before `end`, where the next one is. Only `instances` may be objects whose values
+    are such arrays. Raises `RequestError` if these have no end, which is looked for once: behind each key again it
+    could take minutes.
     """
-    if _BEFORE_OBJECTS.match(content, place):
-        last = _AFTER_OBJECTS.search(content, place)
-        return (content.find(b"[", place), last.end()) if last else (0, 0)
+    if name == b"instances" and _BEFORE_OBJECTS.match(content, place):
+        if last := _AFTER_OBJECTS.search(content, place):
+            return content.find(b"[", place), last.end()
+        raise RequestError("instances that begin with an object must end with one")
     if not _BEFORE_ARRAY.match(content, place) or end - place <= _LONG:
         return 0, 0
     for brace in (b"{", b"}"):
         end = found if (found := content.find(brace, place, end)) >= 0 else end
     return content.find(b"[", place, end), content.rfind(b"]", place, end) + 1
+
+
+def unescaped(string: bytes) -> bytes:
+    """What a JSON string stands for, without its quotes; as it is if that is nothing."""
+    if b"\\" not in string:
+        return string
+    try:
+        return str(orjson.loads(b'"%b"' % string)).encode()
+    except orjson.JSONDecodeError:
+        return string
 
 
 def _taken(value: Any, arrays: dict[str, JsonArray]) -> JsonArray | None:

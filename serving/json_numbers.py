@@ -18,6 +18,9 @@ from serving.observations import Array
 _PIECE = 32 * 1024
 """Bytes of text that are parsed at once."""
 
+_SHORT = 4
+"""Digits of an integer that fits 16 bits."""
+
 _BLANKS = b" \t\r\n"
 _KINDS = bytes(byte if byte in b"[]," else ord(",") if byte in _BLANKS else ord("1") for byte in range(256))
 """What stands for each byte: a bracket for itself, `,` for what parts numbers, `1` for what is in them."""
@@ -108,7 +111,7 @@ def _read_numbers(text: bytes, count: int, spec: Element) -> Array:
         raise TypeError  # true and false would pass for 1 and 0
     numbers, place = np.empty(count, spec.dtype), 0
     for piece in _pieces(text):
-        values = _parse(piece, spec.dtype)
+        values = _read(piece, spec.dtype)
         if not spec.least <= values.min() <= values.max() <= spec.greatest:
             raise OverflowError
         numbers[place : place + len(values)] = values
@@ -126,34 +129,47 @@ def _pieces(text: bytes) -> Iterator[bytes]:
         start = end + 1
 
 
-def _read_short(piece: bytes) -> Array | None:
-    """The numbers of a piece if each is of one to four digits, and nothing else."""
-    if b"." in piece or piece.count(b",") * 5 < len(piece) or piece.translate(None, b"0123456789,"):
-        return None
-    digits = np.frombuffer(b"%b," % piece, np.uint8) - np.uint8(ord("0"))
-    ends = np.flatnonzero(digits > 9)
+def _read(piece: bytes, dtype: np.dtype[Any]) -> Array:
+    """The numbers of a piece: integers, or floats for a type of floats.
+
+    Short integers are read all at once, in a third of the time; only the others, if they are few, as Python objects.
+    """
+    commas = piece.count(b",")
+    if commas * 5 < len(piece) or commas < 2 * sum(map(piece.count, (b".", b"-", b"e", b"E"))):
+        return _parse(piece, dtype)
+    text = np.frombuffer(b"%b," % piece, np.uint8)
+    digits = text - np.uint8(ord("0"))
+    odd = ends = np.flatnonzero(digits > 9)
+    if len(odd) > commas + 1:
+        is_end = text[odd] == ord(",")
+        ends = odd[is_end]
     lengths = np.diff(ends, prepend=-1) - 1
-    longest = int(lengths.max())
-    if longest > 4 or lengths.min() < 1 or ((lengths > 1) & (digits[ends - lengths] == 0)).any():
-        return None
+    is_other = (lengths > 1) & (digits[ends - lengths] == 0)  # leading zeros, which JSON does not have
+    if lengths.min() < 1 or lengths.max() > _SHORT:
+        is_other |= (lengths < 1) | (lengths > _SHORT)
+    if len(odd) > len(ends):
+        is_other[np.searchsorted(ends, odd[~is_end])] = True
     numbers = digits[ends - 1].astype(np.int16)
-    for place in range(1, longest):
+    for place in range(1, min(int(lengths.max()), _SHORT)):
         numbers += (digits[ends - 1 - place] * (lengths > place)).astype(np.int16) * np.int16(10**place)
-    return numbers
+    if not is_other.any():
+        return numbers
+    parsed = _parse(text[np.repeat(is_other, lengths + 1)][:-1].tobytes(), dtype)
+    values = numbers.astype(parsed.dtype)
+    values[is_other] = parsed
+    return values
 
 
 def _parse(piece: bytes, dtype: np.dtype[Any]) -> Array:
     """The numbers of a piece as they are in JSON: 64-bit integers, or floats for a type of floats."""
     if not piece:
         raise TypeError  # an empty list inside, or nothing behind the last comma
-    if (short := _read_short(piece)) is not None:  # a third of the time
-        return short
     values = orjson.loads(b"[%b]" % piece)
     is_whole = not (b"." in piece or b"e" in piece or b"E" in piece)
     if dtype.kind != "f" and not is_whole:
         raise TypeError
     if is_whole and (whole := _packed(values, "q")) is not None:  # twice as fast as to make floats of them
-        return whole
+        return whole.astype(np.float64) if dtype.kind == "f" else whole  # to be rounded as Python's integers are
     if dtype.kind == "f":
         numbers = _packed(values, "d")
     else:

@@ -13,14 +13,18 @@ import numpy as np
 import orjson
 
 from serving.codec import DATATYPES, InferRequest, RequestError, read_request
-from serving.json_body import Document, JsonArray, parse_instances
+from serving.json_body import Document, JsonArray, parse_instances, unescaped
 from serving.manifest import ArraySpec, Manifest
 from serving.observations import Array
 
 SIGNATURE = "serving_default"
 
 _OBJECTS, _LISTS = re.compile(rb"\[\s*\{"), re.compile(rb"\[\s*\[")
-_ROW, _NAME, _ROW_END = re.compile(rb"\s*\{"), re.compile(rb'\s*"([^"\\{}]*+)"\s*:'), re.compile(rb"\}\s*[],]")
+_ROW, _NAME, _ROW_END = (
+    re.compile(rb"\s*\{"),
+    re.compile(rb'\s*"((?:[^"\\{}]|\\[^{}])*+)"\s*:'),
+    re.compile(rb"\}\s*[],]"),
+)
 
 
 def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
@@ -114,13 +118,16 @@ def _columns_of_objects(text: bytes, manifest: Manifest, max_batch: int) -> tupl
             value = text[match.end() : end].rstrip()
             if value.endswith(b",") == (end == close):
                 raise _unlike(manifest)
-            columns.setdefault(match[1].decode(errors="replace"), []).append(value.removesuffix(b","))
+            column = columns.get(unescaped(match[1]).decode(errors="replace"))
+            if column is None or len(column) == rows:
+                raise _unlike(manifest)
+            column.append(value.removesuffix(b","))
             place = end
         match = _ROW_END.match(text, place)
         if place != close or not match or any(len(column) != rows for column in columns.values()):
             raise _unlike(manifest)
         place = match.end()
-    if place != len(text) or len(columns) > len(manifest.observation):
+    if place != len(text):
         raise _unlike(manifest)
     return rows, {name: JsonArray(b"[%b]" % b",".join(column)) for name, column in columns.items()}
 

@@ -51,7 +51,7 @@ class Site:
         self.unread = 0  # bytes of answers that clients leave unread
         self.stopping = False
         self._is_allowed_host = host_check(options)
-        self.known_hosts: set[bytes | None] = set()  # that are allowed
+        self.known_hosts: set[bytes] = set()  # that are allowed
         self.cross_origin = CrossOrigin(options.cors_origin)
         self.common = _date() + self.cross_origin.vary  # headers of every answer
 
@@ -87,11 +87,11 @@ class Site:
             raise too_large(self.options.max_body)
         return route
 
-    def check_host(self, target: bytes, host: bytes) -> None:
+    def check_host(self, target: bytes, host: bytes | None) -> None:
         """Raise `HttpError` if a request names a server that this is not, in its target or its Host header."""
-        if not self._is_allowed_host(host) or not self._is_allowed_host(authority_of(target)):
+        if not self._is_allowed_host(host or b"") or not self._is_allowed_host(authority_of(target)):
             raise HttpError(403, "the Host is none of this server's names; the server has --allow-host to add one")
-        if len(self.known_hosts) < MOST_KNOWN_HOSTS:
+        if host is not None and len(self.known_hosts) < MOST_KNOWN_HOSTS:
             self.known_hosts.add(host)
 
     def _load(self) -> tuple[int, int]:

@@ -143,6 +143,27 @@ def test_over_http(measured, request_):
             np.testing.assert_allclose(actions(answer), np.multiply(request_.sums, 0.5), rtol=1e-4, atol=1e-3)
 
 
+FRAMED = {
+    "one header": (b"a:\r\n" * 60_000 + b"\r\n", 431),
+    "headers": (b"".join(b"%x:\r\n" % number for number in range(40_000)) + b"\r\n", 431),
+    "chunks of a byte": (b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 500_000 + b"0\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("name", FRAMED)
+def test_the_framing_of_http(measured, name):
+    rest, status = FRAMED[name]
+    seen = []
+
+    def send():
+        with socket.create_connection(("127.0.0.1", measured.server.port), 30) as connection:
+            connection.sendall(b"POST /v2/models/wide/infer HTTP/1.1\r\nHost: localhost\r\n" + rest)
+            seen.append(int(connection.recv(4096).split()[1]))
+
+    assert_bounded(measured.cost(send))
+    assert {*seen} == {status}
+
+
 @pytest.fixture(scope="module")
 def channel(measured):
     grpc = pytest.importorskip("grpc")

@@ -350,6 +350,19 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert re.findall(rb"request \d", raw(server.port, requests.encode())) == [b"request %d" % i for i in range(5)]
 
 
+def test_blanks_behind_a_header_are_no_part_of_it(server):
+    body = json.dumps(REQUEST).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\t \r\nInference-Header-Content-Length: {len(body)} \t\r\n"
+    head += f"Content-Encoding: identity \r\nConnection: close\r\nContent-Length: {len(body)} \r\n\r\n"
+    assert raw(server.port, head.encode() + body).startswith(b"HTTP/1.1 200")
+
+
+def test_a_host_may_be_missing_in_http_1_0_alone(server):
+    for _ in range(2):
+        assert raw(server.port, b"GET /v2 HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+        assert raw(server.port, b"GET /v2 HTTP/1.1\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
 def test_expect_continue_is_honoured(server):
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     assert raw(server.port, head.encode()) == b"HTTP/1.1 100 Continue\r\n\r\n"

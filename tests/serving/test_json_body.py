@@ -198,6 +198,55 @@ def test_what_is_long_beside_the_numbers_of_inputs_is_refused(document):
         decode_request(json.dumps(document).encode() + PADDING, MANIFEST)
 
 
+def written_for(text, dtype="float32"):
+    """A large request of the rows of four numbers in `text`."""
+    rows = (text.count(",") + 1) // 4
+    head = json.dumps({"inputs": [{"name": "obs", "datatype": DATATYPES[dtype], "shape": [rows, 4], "data": 0}]})
+    manifest = replace(MANIFEST, observation=(ArraySpec("obs", dtype, (4,)),))
+    return head.replace('"data": 0', f'"data": [{text}]').encode() + PADDING, manifest
+
+
+@pytest.mark.parametrize("odd", ["0.25", "-7", "1E3", "12345", "-0", "9007199791611905", "99999999999999999999"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_number_among_short_integers_is_itself(odd, dtype):
+    for before in (0, 1, 1000):
+        values = [*["1"] * before, odd, *["30", "2"] * 1000, *["4"] * (3 - before % 4)]
+        if dtype == "float16" and float(odd) > 65519:
+            with pytest.raises(RequestError, match="out of range"):
+                decode_request(*written_for(",".join(values), dtype))
+            continue
+        read = decode_request(*written_for(",".join(values), dtype)).observations
+        assert read.tobytes() == np.array([json.loads(value) for value in values], dtype).tobytes()
+
+
+@pytest.mark.parametrize("odd", ["", "01", "007", "-", "1.", ".5", "+1", "null", "true", "1e", "--1"])
+def test_what_is_no_number_among_short_integers_is_refused(odd):
+    for values in (
+        ["1", odd, "1", *["2"] * 4001],
+        [*["1"] * 4000, "1", "1", "1", odd],
+        [odd, "1", "12345", "1"] * 1000,
+    ):
+        with pytest.raises(RequestError):
+            decode_request(*written_for(",".join(values)))
+
+
+def test_names_with_escapes_are_those_that_they_stand_for():
+    body, manifest = written_for(",".join(["0.5"] * 4000))
+    plain = decode_request(body, manifest).observations
+    for name in ("inputs", "data", "obs", "shape"):
+        escaped = name.replace("a", "\\u0061").replace("i", "\\u0069").replace("o", "\\u006f")
+        spelled = body.replace(f'"{name}"'.encode(), f'"{escaped}"'.encode())
+        assert np.array_equal(decode_request(spelled, manifest).observations, plain)
+    rows = b'{"instances":[%b{"\\u006fbs":[1,2,3,4]}]}' % (b'{"obs":[1,2,3,4]},' * 999)
+    assert decode_instances(rows + PADDING, manifest).observations.shape == (1000, 4)
+
+
+def test_data_of_an_unknown_member_may_be_objects():
+    body, manifest = written_for(",".join(["0.5"] * 4000))
+    body = body.replace(b"{", b'{"x":{"data":[{"a":1},2]},', 1)
+    assert decode_request(body, manifest).observations.shape == (1000, 4)
+
+
 def test_an_array_that_is_given_twice_is_refused():
     tensor = b'{"name":"obs","datatype":"FP32","shape":[1,2,3],"data":[0,1,,3,4,5],"data":[0,1,2,3,4,5]}'
     with pytest.raises(RequestError, match="only the inputs"):
