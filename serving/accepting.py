@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from serving.events import emit
+from serving.silence import has_sent
 from serving.tls import Tls
 
 HANDSHAKE_RESERVE = 16
@@ -28,7 +29,7 @@ QUIET_SECONDS = 60.0
 class TlsAcceptor:
     """Accepts connections and shakes hands with each, by the certificates that are in force when it comes.
 
-    At the bound the connection that has waited for its handshake longest is closed for a new one.
+    At the bound a connection is closed for a new one: the oldest that has never sent anything, or else the oldest.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class TlsAcceptor:
         """
         self._connect, self._listeners, self._tls = connect, listeners, tls
         self._timeout, self._room, self._evicted = timeout, room, evicted
-        self._pending: dict[asyncio.Task[None], None] = {}  # the longest first
+        self._pending: dict[asyncio.Task[None], socket.socket] = {}  # the longest first
         self._loop = asyncio.get_running_loop()
         self._quiet_until = 0.0
         self._is_closed = False
@@ -86,7 +87,7 @@ class TlsAcceptor:
             if len(self._pending) >= max(HANDSHAKE_RESERVE, self._room()):
                 self._end_longest()
             task = self._loop.create_task(self._shake_hands(connection))
-            self._pending[task] = None
+            self._pending[task] = connection
             task.add_done_callback(lambda done: self._pending.pop(done, None))
 
     def _resume(self, listener: socket.socket) -> None:
@@ -94,7 +95,8 @@ class TlsAcceptor:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _end_longest(self) -> None:
-        longest = next(iter(self._pending))
+        silent = (task for task, connection in self._pending.items() if not has_sent(connection))
+        longest = next(silent, next(iter(self._pending)))
         del self._pending[longest]
         longest.cancel()
         self._evicted()

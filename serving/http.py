@@ -33,6 +33,9 @@ MAX_QUIET = 64 * 1024
 MUCH = 64 * 1024
 """Bytes received at once after which other connections have their turn."""
 
+_NO_PARSER = httptools.HttpRequestParser(object())
+"""Of a connection that is lost."""
+
 LINGER_SECONDS = 2.0
 """How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
 
@@ -147,6 +150,8 @@ class Connection(asyncio.Protocol):
         self._site.unread -= self.unread
         self.unread = 0
         self._release()
+        # A parser and its connection hold each other, and the connection what TLS has buffered: free that now.
+        self._parser = _NO_PARSER
 
     def pause_writing(self) -> None:
         """The client doesn't read its answers: take no more requests until it does."""
@@ -399,9 +404,10 @@ class Connection(asyncio.Protocol):
         """Whether nothing is under way: no request, and no answer."""
         return not (self.is_under_way or self._closing or self._paused or self._transport.get_write_buffer_size())
 
-    def fileno(self) -> int:
-        """The socket's file descriptor."""
-        return int(self._transport.get_extra_info("socket").fileno())
+    @property
+    def sock(self) -> Any:
+        """The transport's socket."""
+        return self._transport.get_extra_info("socket")
 
     def count_unread(self) -> None:
         """Count what the client leaves unread, if that is much."""

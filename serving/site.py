@@ -16,6 +16,7 @@ from serving.keys import KeyRing, gives_key, refusal
 from serving.metrics import Metrics
 from serving.options import ServeOptions
 from serving.routes import RETRY_SECONDS, HttpError, Route, Routes, find_route, no_content, too_large
+from serving.silence import has_sent
 
 if TYPE_CHECKING:
     from serving.http import Connection
@@ -116,12 +117,20 @@ class Site:
         if len(self.connections) - len(self.reserve) <= self.options.max_connections:
             return
         if len(self.reserve) >= RESERVE:
-            idle = (waiting for waiting in self.reserve if not waiting.is_under_way)
-            oldest = next(idle, next(iter(self.reserve)))
+            leaving = self._first_to_leave()
             self.metrics.evictions += 1
-            oldest.abort()
-            self.dismiss(oldest)
+            leaving.abort()
+            self.dismiss(leaving)
         self.reserve[connection] = None
+
+    def _first_to_leave(self) -> "Connection":
+        """Of the reserve the oldest that has never sent anything; or else that asks nothing; or else the oldest.
+
+        Many may come in one turn of the event loop, and the requests of those who ask are not read yet.
+        """
+        quiet = [waiting for waiting in self.reserve if not waiting.is_under_way]
+        silent = (waiting for waiting in quiet if not has_sent(waiting.sock))
+        return next(silent, next(iter(quiet or self.reserve)))
 
     def dismiss(self, connection: "Connection") -> None:
         """Forget a connection that has ended."""
@@ -146,7 +155,7 @@ class Site:
             if connection not in self.reserve and connection.is_idle and now - connection.idle_since >= IDLE_SECONDS
         ]
         for connection in sorted(idle, key=lambda connection: connection.idle_since):
-            if not _has_input(connection.fileno()):
+            if not _has_input(connection.sock.fileno()):
                 return connection
         return None
 

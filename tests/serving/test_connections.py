@@ -1,11 +1,15 @@
 """Who gets a place when there are more connections than places, and what unread answers may hold."""
 
 import json
+import os
 import re
+import signal
 import socket
+import ssl
 import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 from conftest import serve
@@ -158,6 +162,41 @@ def test_a_flood_is_bounded_and_does_not_shut_health_out(narrow, said):
         assert len(established) <= PLACES + 64
 
 
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "TLS"])
+def test_who_has_asked_stays_when_many_come_at_once(start, discrete, certificates, has_tls):
+    """They all wait when the server goes on, and it has read nothing yet."""
+    own = ("--tls-cert", str(certificates / "server.pem"), "--tls-key", str(certificates / "server.key"))
+    context = ssl.create_default_context(cafile=certificates / "ca.pem") if has_tls else None
+    with start(discrete, "--max-connections", str(PLACES), *(own if has_tls else ())) as server, ExitStack() as stack:
+        stack.enter_context(suspended(server.process.pid))
+        asked = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+        if context is None:
+            asked.sendall(LIVE)
+        answers = stack.enter_context(ThreadPoolExecutor(1)).submit(live_over, asked, context)
+        time.sleep(0.1)  # for the first bytes of a handshake
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
+        os.kill(server.process.pid, signal.SIGCONT)
+        assert answers.result(10).startswith(b"HTTP/1.1 200 ")
+
+
+def live_over(connection: socket.socket, context: ssl.SSLContext | None) -> bytes:
+    if context is None:
+        return connection.recv(1000)
+    with context.wrap_socket(connection, server_hostname="127.0.0.1") as over:
+        over.sendall(LIVE)
+        return over.recv(1000)
+
+
+@contextmanager
+def suspended(pid: int):
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_one_of_the_reserve_has_a_place_once_one_is_free(narrow):
     with ExitStack() as stack:
         fill(stack, narrow, HALF, PLACES - 1)
@@ -175,23 +214,43 @@ def test_one_of_the_reserve_has_a_place_once_one_is_free(narrow):
         assert (answer.status, bool(answer.read())) == (200, True)
 
 
+def resident(server) -> int:
+    with open(f"/proc/{server.process.pid}/status") as file:
+        return int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1]) * 1024
+
+
+def test_unread_answers_over_tls_are_freed_with_their_connection(start, discrete, certificates):
+    """Clients leave as much as they may, one after the other."""
+    own = ("--tls-cert", str(certificates / "server.pem"), "--tls-key", str(certificates / "server.key"))
+    context = ssl.create_default_context(cafile=certificates / "ca.pem")
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
+    with start(discrete, *own) as server:
+        for turn in range(60):
+            raw = socket.socket()
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.settimeout(10)
+            raw.connect(("127.0.0.1", server.port))
+            with context.wrap_socket(raw, server_hostname="127.0.0.1") as connection:
+                connection.settimeout(0.2)
+                with suppress(OSError):
+                    connection.sendall(ask)
+            if turn == 5:
+                before = resident(server)
+        assert resident(server) - before < 4e6
+
+
 def test_unread_answers_are_bounded_together(start, discrete):
     """Each of the clients may leave a mebibyte unread, but not all of them."""
-
-    def resident() -> int:
-        with open(f"/proc/{server.process.pid}/status") as file:
-            return int(re.search(r"VmRSS:\s+(\d+) kB", file.read())[1]) * 1024
-
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300
     with start(discrete, "--max-buffered", str(UNREAD)) as server, ExitStack() as stack:
         assert server.request("GET", "/openapi.json")[0] == 200
-        before, peak = resident(), 0
+        before, peak = resident(server), 0
         for _ in range(100):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10))
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(0.2)
             with suppress(OSError):
                 connection.sendall(ask)
-            peak = max(peak, resident())
+            peak = max(peak, resident(server))
         assert server.request("POST", INFER, BODY)[0] == 200
         assert peak - before < 4 * UNREAD
