@@ -5,6 +5,7 @@
 # make image-test                build it, run it locked down, play episodes, stop it under load; image-test-grpc also by gRPC
 # make image-arm64               build it for linux/arm64, emulated where this machine is another
 # make soak                      ten minutes at full load while new versions of the model arrive, in the container
+# make chaos                     two minutes of everything at once, in the container: clients check every answer meanwhile
 # make fuzz                      100,000 malformed requests to a server
 # make reload                    a new version every second for a minute, at full load: no request may fail
 # make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe, and of the checkout in
@@ -25,8 +26,8 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak fuzz reload protocol \
-	bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act requirements clean
+.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
+	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -55,6 +56,10 @@ image-arm64:
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python tests/container/soak.py --minutes 10 --json docs/soak.json
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.container.chaos --json docs/chaos.json
+	$(BIN)/python -m tests.container.chaos --tls --json docs/chaos_tls.json
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fuzz_serve.py

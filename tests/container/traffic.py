@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any
 
@@ -64,51 +65,78 @@ class Tally:
         return 0
 
 
-class Client(asyncio.Protocol):
+class Asking(asyncio.Protocol, ABC):
     """One connection: asks, reads the whole answer, asks again."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self) -> None:
         self._received = b""
-        self._is_asking = self._is_known = False
+        self._is_waiting = False
         self.lost = asyncio.get_running_loop().create_future()
 
+    @abstractmethod
+    def request(self) -> bytes:
+        """What to send next."""
+
+    @abstractmethod
+    def answered(self, head: bytes, body: bytes, microseconds: int) -> bool:
+        """Take an answer; whether to ask again."""
+
+    @abstractmethod
+    def unanswered(self, error: Exception | None) -> None:
+        """Take note that the connection was closed with a request under way."""
+
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self.transport = transport
         self._ask()
 
     def _ask(self) -> None:
-        self._is_asking, self._sent = True, time.perf_counter()
-        self._transport.write(self._tally.request)
+        self._is_waiting, self._sent = True, time.perf_counter()
+        self.transport.write(self.request())
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end or len(body) < int(re.search(rb"content-length: (\d+)", head)[1]):  # type: ignore[index]
             return
-        self._received, self._is_asking = b"", False
-        self._count(head, body)
-        if b"connection: close" in head or self._tally.is_over:
-            self._transport.close()
+        self._received, self._is_waiting = b"", False
+        goes_on = self.answered(head, body, int((time.perf_counter() - self._sent) * 1e6))
+        if b"connection: close" in head or not goes_on:
+            self.transport.close()
         else:
             self._ask()
 
-    def _count(self, head: bytes, body: bytes) -> None:
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._is_waiting:
+            self.unanswered(error)
+        if not self.lost.done():  # who waited may have given up
+            self.lost.set_result(None)
+
+
+class Client(Asking):
+    """One that always asks the same, and counts what it sees in a tally."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+        self._is_known = False
+
+    def request(self) -> bytes:
+        return self._tally.request
+
+    def answered(self, head: bytes, body: bytes, microseconds: int) -> bool:
         if not self._is_known:
             self._is_known = True
             self._tally.first_answer()
-        taken = int((time.perf_counter() - self._sent) * 1e6)
         version = VERSION.search(body)
         if head.startswith(b"HTTP/1.1 200 ") and version:
-            self._tally.microseconds[min(taken, LONGEST_MICROSECONDS)] += 1
+            self._tally.microseconds[min(microseconds, LONGEST_MICROSECONDS)] += 1
             self._tally.versions.add(version[1].decode())
         else:
             self._tally.failures[f"answered {head.partition(b' ')[2][:40].decode()}"] += 1
+        return not self._tally.is_over
 
-    def connection_lost(self, error: Exception | None) -> None:
-        if self._is_asking:
-            self._tally.failures[f"not answered: {error or 'closed'}"] += 1
-        self.lost.set_result(None)
+    def unanswered(self, error: Exception | None) -> None:
+        self._tally.failures[f"not answered: {error or 'closed'}"] += 1
 
 
 async def _keep_asking(tally: Tally, port: int) -> None:

@@ -1,0 +1,72 @@
+"""The processes of all clients, on one core."""
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
+from types import ModuleType
+from typing import Any
+
+from tests.container.chaos import amplifying, grpc_clients, http_clients, probes, rude, rude_grpc, silent
+from tests.container.chaos.target import Target
+from tests.container.engine import CheckError
+
+CORE = max(os.sched_getaffinity(0))
+"""Of all that is not the server."""
+
+TO_THE_END: tuple[ModuleType, ...] = (http_clients, grpc_clients, silent, rude_grpc, amplifying)
+"""Clients that go on while the server ends."""
+
+BEFORE_THE_END: tuple[ModuleType, ...] = (rude, probes)
+POLITENESS = dict.fromkeys(("silent", "rude_grpc", "amplifying"), 5)
+"""Of those that would take the core from the good clients: the server shall have most of its work from these."""
+
+REPORT_SECONDS = 90.0
+PROCESSES = multiprocessing.get_context("spawn")
+
+
+def _act(name: str, run: Callable[[Target, Event], Any], target: Target, is_over: Event, reports: "Queue[Any]") -> None:
+    os.sched_setaffinity(0, {CORE})
+    os.nice(POLITENESS.get(name, 0))
+    reports.put((name, run(target, is_over)))
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+class Crowd:
+    """All clients, in two groups that end one after the other. `found` has their reports by module."""
+
+    def __init__(self, target: Target) -> None:
+        self.found: dict[str, Any] = {}
+        self._reports: Queue[Any] = PROCESSES.Queue()
+        self._ends = {group: PROCESSES.Event() for group in (BEFORE_THE_END, TO_THE_END)}
+        self._processes = {
+            _name(module): PROCESSES.Process(
+                target=_act, args=(_name(module), module.run, target, is_over, self._reports), daemon=True
+            )
+            for group, is_over in self._ends.items()
+            for module in group
+        }
+        for process in self._processes.values():
+            process.start()
+
+    def end_first(self) -> None:
+        """End those that don't go on while the server ends. Raises `CheckError` if one doesn't."""
+        self._end(BEFORE_THE_END)
+
+    def end_rest(self) -> None:
+        """End the others. Raises `CheckError` if one doesn't."""
+        self._end(TO_THE_END)
+
+    def _end(self, group: tuple[ModuleType, ...]) -> None:
+        self._ends[group].set()
+        while missing := {_name(module) for module in group} - set(self.found):
+            try:
+                name, report = self._reports.get(timeout=REPORT_SECONDS)
+            except queue.Empty:
+                raise CheckError(f"these clients did not report: {', '.join(missing)}") from None
+            self.found[name] = report

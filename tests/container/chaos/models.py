@@ -1,0 +1,139 @@
+"""Versions of a model whose right answers are known, and bundles that must not be served."""
+
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+import serving
+from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, read_manifest
+from serving.policy import Policy
+from serving.verify import read_golden
+from tests.container.engine import ROOT
+
+BUNDLES = ROOT / "tests" / "serving" / "bundles"
+OBSERVATIONS = np.random.default_rng(1).normal(size=(64, 3))
+GIBIBYTE = 2**30
+
+Action = tuple[float, ...]
+
+
+def make_version(model: str, version: int, folder: Path) -> list[Action]:
+    """Write a bundle with weights of its own; its actions for `OBSERVATIONS`."""
+    graph = onnx.load(BUNDLES / "continuous" / MODEL_FILE)
+    (weights,) = (tensor for tensor in graph.graph.initializer if list(tensor.dims) == [8, 2])
+    drawn = np.random.default_rng((version, *model.encode())).normal(scale=0.3, size=(8, 2))
+    weights.CopyFrom(numpy_helper.from_array(drawn.astype(np.float32), weights.name))
+    content = graph.SerializeToString()
+    manifest = replace(read_manifest(BUNDLES / "continuous"), name=model)
+    cases = read_golden((BUNDLES / "continuous" / GOLDEN_FILE).read_bytes(), manifest)
+    policy = Policy(content, manifest)
+    golden = io.BytesIO()
+    np.savez(golden, **(cases | {"action": policy.run(cases["obs"], cases["noise"])}))
+    write_files(folder, manifest, {MODEL_FILE: content, GOLDEN_FILE: golden.getvalue()})
+    return [tuple(map(float, action)) for action in serving.load(folder).act_batch(OBSERVATIONS)]
+
+
+def write_files(folder: Path, manifest: serving.Manifest, files: dict[str, bytes]) -> None:
+    """Write a bundle of these files, each listed in the manifest."""
+    folder.mkdir(parents=True)
+    listed = {name: FileEntry.of(content) for name, content in files.items()}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=listed).to_json())
+
+
+def _truncated_model(folder: Path) -> None:
+    os.truncate(folder / MODEL_FILE, 500)
+
+
+def _truncated_manifest(folder: Path) -> None:
+    os.truncate(folder / MANIFEST_FILE, 100)
+
+
+def _missing_model(folder: Path) -> None:
+    (folder / MODEL_FILE).unlink()
+
+
+def _sparse_model(folder: Path) -> None:
+    os.truncate(folder / MODEL_FILE, GIBIBYTE)
+
+
+def _sparse_manifest(folder: Path) -> None:
+    os.truncate(folder / MANIFEST_FILE, GIBIBYTE)
+
+
+@cache
+def bomb() -> bytes:
+    """Golden cases of 1 MB that unpack to a gibibyte."""
+    packed, rows = io.BytesIO(), GIBIBYTE // 24
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("obs.npy", "w", force_zip64=True) as member:
+            header = {"descr": "<f8", "fortran_order": False, "shape": (rows, 3)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for _ in range(rows * 24 // 2**20):
+                member.write(bytes(2**20))
+        for name in ("noise.npy", "action.npy"):
+            archive.writestr(name, b"")
+    return packed.getvalue()
+
+
+def _zip_bomb(folder: Path) -> None:
+    manifest, model = read_manifest(folder), (folder / MODEL_FILE).read_bytes()
+    shutil.rmtree(folder)
+    write_files(folder, manifest, {MODEL_FILE: model, GOLDEN_FILE: bomb()})
+
+
+def _fifo_model(folder: Path) -> None:
+    (folder / MODEL_FILE).unlink()
+    os.mkfifo(folder / MODEL_FILE)
+
+
+def _fifo_manifest(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
+    os.mkfifo(folder / MANIFEST_FILE)
+
+
+def _folder_for_a_manifest(folder: Path) -> None:
+    (folder / MANIFEST_FILE).unlink()
+    (folder / MANIFEST_FILE).mkdir()
+
+
+def _circular_link(folder: Path) -> None:
+    (folder / MODEL_FILE).unlink()
+    (folder / MODEL_FILE).symlink_to(MODEL_FILE)
+
+
+def _unreadable(folder: Path) -> None:
+    (folder / MODEL_FILE).chmod(0)
+
+
+def _other_inputs(folder: Path) -> None:
+    """Another policy, which takes four numbers where the model's clients send three."""
+    shutil.rmtree(folder)
+    shutil.copytree(BUNDLES / "discrete", folder)
+
+
+def _other_weights(folder: Path) -> None:
+    """A graph that was changed after its checksum was taken."""
+    content = bytearray((folder / MODEL_FILE).read_bytes())
+    content[-1] ^= 1
+    (folder / MODEL_FILE).write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    damage.__name__.strip("_"): damage
+    for damage in (
+        *(_sparse_model, _zip_bomb, _fifo_model, _other_inputs, _missing_model, _sparse_manifest, _truncated_model),
+        *(_fifo_manifest, _folder_for_a_manifest, _truncated_manifest, _circular_link, _unreadable, _other_weights),
+    )
+}
+"""What is done to a good bundle in its folder, by name."""

@@ -1,0 +1,30 @@
+"""A short run of what `make chaos` runs long, with a process of this machine's instead of the container."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import serving
+
+ROOT = serving.__path__[0].removesuffix("/serving")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--tls",)], ids=["plain", "TLS"])
+def test_a_short_run(tmp_path, options):
+    """How fast it is depends on what else this machine does, so that only what must always hold is held here."""
+    found_file = tmp_path / "found.json"
+    command = [sys.executable, "-m", "tests.container.chaos", "--local", "--seconds", "10", "--json", str(found_file)]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert found_file.exists(), done.stderr
+    found = json.loads(found_file.read_text())
+    assert found["wrong"] == 0, found["wrong_messages"]
+    assert found["lost_elsewhere"] == []
+    assert (found["died_early"], found["status"]) == (False, 0), done.stderr
+    assert found["metrics"]["falls"] == []
+    assert found["right"] > 500
+    assert found["blows"]["killed"] >= 1
+    assert found["published"]["good"] >= 5
+    assert found["rotations"]["new files"] >= 1
