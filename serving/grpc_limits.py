@@ -6,11 +6,13 @@ from typing import Any
 
 from serving.errors import RequestError
 
-WAIT_SECONDS = 1.0
-"""How long a message waits for its turn, about: those that arrive have so much time, and less the more wait."""
-
 LOOK_SECONDS = 0.01
-"""How often those that arrive are looked at when others wait, and how long each may take at least."""
+"""How often messages that arrive are looked at when others wait."""
+
+WAIT_LOOKS, LEAST_LOOKS = 100, 2
+"""How many looks a message waits for its turn, about: those that arrive have as many, and fewer the more wait; and how
+many each has at least. Looks, not seconds: a process that has no processor for a while hasn't read what is there.
+"""
 
 
 MAX_METADATA, MOST_ENTRIES = 16 * 1024, 256
@@ -41,8 +43,9 @@ class Turns:
     def __init__(self, most: int, most_waiting: int) -> None:
         """To be used in the event loop; of more than `most_waiting` the longest ends with `BusyError`."""
         self._most, self._free, self._most_waiting = most, most, most_waiting
-        self._arriving: dict[asyncio.Timeout, float] = {}  # since when; the longest first
-        self._waiting: dict[asyncio.Future[None], float] = {}  # since when; the longest first
+        self._arriving: dict[asyncio.Timeout, int] = {}  # since which look; the longest first
+        self._waiting: dict[asyncio.Future[None], int] = {}  # since which look; the longest first
+        self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Any, seconds: float) -> Any:
@@ -52,7 +55,7 @@ class Turns:
                 self._free -= 1
             else:
                 await self._wait()
-            self._arriving[limit] = asyncio.get_running_loop().time()
+            self._arriving[limit] = self._looks
             try:
                 return await context.read()
             finally:
@@ -60,14 +63,13 @@ class Turns:
                 self._release()
 
     async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
         if len(self._waiting) >= self._most_waiting:
             longest = next(iter(self._waiting))
             del self._waiting[longest]
             if not longest.done():
                 longest.set_exception(BusyError())
-        turn = loop.create_future()
-        self._waiting[turn] = loop.time()
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = self._looks
         self._watch()
         try:
             await turn
@@ -92,15 +94,15 @@ class Turns:
     def _end_slow(self) -> None:
         """End those who have had their time, if others wait."""
         self._timer = None
-        now = asyncio.get_running_loop().time()
         if not (waiting := len(self._waiting)):
             return
-        left = WAIT_SECONDS - (now - next(iter(self._waiting.values())))
-        patience = max(LOOK_SECONDS, min(left, WAIT_SECONDS * self._most / waiting))
-        slow = [limit for limit, since in self._arriving.items() if now - since >= patience]
+        self._looks += 1
+        left = WAIT_LOOKS - (self._looks - next(iter(self._waiting.values())))
+        patience = max(LEAST_LOOKS, min(left, WAIT_LOOKS * self._most / waiting))
+        slow = [limit for limit, since in self._arriving.items() if self._looks - since >= patience]
         for limit in slow[:waiting]:
             del self._arriving[limit]
-            limit.reschedule(now)
+            limit.reschedule(asyncio.get_running_loop().time())
         self._watch()
 
 
