@@ -7,6 +7,7 @@ import pytest
 import serving
 
 EXTRAS = {
+    "serving.grpc_listener": "grpc",
     "serving.grpc_server": "grpc",
     "serving.grpc_codec": "google.protobuf",
     "serving.grpc_messages": "google.protobuf",
