@@ -59,7 +59,6 @@ soak: $(VENV)/.installed-dev
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.container.chaos --json docs/chaos.json
-	$(BIN)/python -m tests.container.chaos --tls --json docs/chaos_tls.json
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fuzz_serve.py
