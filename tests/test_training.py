@@ -115,8 +115,8 @@ def test_the_summary_tells_returns_before_and_after(trained):
     assert {"python", "tensorflow", "numpy", "trpo-tf"} <= set(summary["versions"])
 
 
-def test_nothing_is_traced_again_after_the_first_iteration(trained):
-    components = trained.run.components
+def test_nothing_is_traced_again_after_the_first_iteration(small_config, tmp_path):
+    components = train(small_config(eval_episodes=0), tmp_path / "run").components
     assert components.update.experimental_get_tracing_count() == 1
     assert components.value_function.fit.experimental_get_tracing_count() == 1
     assert components.value_function.values.experimental_get_tracing_count() == 1

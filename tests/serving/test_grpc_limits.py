@@ -105,9 +105,10 @@ def test_metadata_of_any_bytes_is_nobodys_fault(start, discrete):
 
 @pytest.mark.parametrize("path", [MODEL_INFER.path, HEALTH_WATCH.path])
 def test_metadata_in_many_frames_is_bounded_as_well(grpc_server, path):
-    """gRPC looks at the size of each frame alone."""
+    """gRPC looks at the size of each frame alone, and at that of several where they come at once."""
     with closing(Call(grpc_server.grpc_port, path.encode(), {b"x-%d" % n: b"v" * 120 for n in range(2000)})) as large:
-        assert b"metadata is larger than 16384 bytes" in large.answer()
+        answer = large.answer()
+    assert b"metadata is larger than 16384 bytes" in answer or b"grpc-status\x018" in answer  # by gRPC itself
 
 
 class Sender:
