@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from conftest import serve
@@ -151,15 +152,21 @@ def test_clients_that_ask_again_and_again_keep_their_connections(narrow):
     assert (lost, statuses) == ([], {503})
 
 
+def established(server) -> int:
+    """Connections to the server's port, as the system has them."""
+    lines = Path(f"/proc/{server.process.pid}/net/tcp").read_text().splitlines()
+    return sum(line.split()[1].endswith(f":{server.port:04X}") and line.split()[3] == "01" for line in lines)
+
+
 @pytest.mark.parametrize("said", [b"", HALF], ids=["silent", "half a head"])
 def test_a_flood_is_bounded_and_does_not_shut_health_out(narrow, said):
     with ExitStack() as stack:
         fill(stack, narrow, said, 200)
         assert narrow.request("GET", "/v2/health/ready")[0] == 200
-        with open(f"/proc/{narrow.process.pid}/net/tcp") as file:
-            port = f":{narrow.port:04X}"
-            established = [line for line in file if line.split()[1].endswith(port) and line.split()[3] == "01"]
-        assert len(established) <= PLACES + 64
+        deadline = time.monotonic() + 5
+        while established(narrow) > PLACES + 64 and time.monotonic() < deadline:
+            time.sleep(0.05)  # those that had to go are being closed
+        assert established(narrow) <= PLACES + 64
 
 
 @pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "TLS"])
