@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import queue
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from types import ModuleType
@@ -64,9 +66,12 @@ class Crowd:
 
     def _end(self, group: tuple[ModuleType, ...]) -> None:
         self._ends[group].set()
+        deadline = time.monotonic() + REPORT_SECONDS
         while missing := {_name(module) for module in group} - set(self.found):
-            try:
-                name, report = self._reports.get(timeout=REPORT_SECONDS)
-            except queue.Empty:
-                raise CheckError(f"these clients did not report: {', '.join(missing)}") from None
-            self.found[name] = report
+            with suppress(queue.Empty):
+                name, report = self._reports.get(timeout=1.0)
+                self.found[name] = report
+                continue
+            gone = [name for name in missing if not self._processes[name].is_alive()]
+            if gone or time.monotonic() > deadline:
+                raise CheckError(f"these clients did not report: {', '.join(gone or missing)}")

@@ -5,6 +5,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tests.container.chaos.processes import REPLACED_SECONDS, Attacker, cpu_seco
 from tests.container.chaos.publishing import Publisher
 from tests.container.chaos.report import Course, summary
 from tests.container.chaos.rotation import Secrets, rotate
-from tests.container.chaos.server import Running, as_process, in_container
+from tests.container.chaos.server import TLS_MEMORY, Running, as_process, in_container
 from tests.container.chaos.target import Target
-from tests.container.engine import CheckError, free_port
+from tests.container.engine import MEMORY, CheckError, free_port
 
 START_SECONDS = 60.0
 ATTACKS = 20
@@ -32,7 +33,8 @@ def chaos(folder: Path, seconds: float, *, has_tls: bool, is_local: bool) -> tup
     secrets.prepare()
     authority = secrets.folder / "authority.pem" if has_tls else None
     target = Target(free_port(), free_port(), secrets.steady, authority, publisher.answers)
-    serve, seen_as = (as_process, str(secrets.folder)) if is_local else (in_container, "/secrets")
+    contained = partial(in_container, memory=TLS_MEMORY if has_tls else MEMORY)
+    serve, seen_as = (as_process, str(secrets.folder)) if is_local else (contained, "/secrets")
     options = secrets.options(seen_as)
     with serve(publisher.folder, secrets.folder, target.port, target.grpc_port, *options) as running:
         wait_until_ready(target, running)

@@ -26,6 +26,9 @@ OPTIONS = (
     # Of each worker, and the container's memory is for both.
     *("--max-connections", "128", "--max-buffered", str(16 * 2**20)),
 )
+TLS_MEMORY = "384m"
+"""Of the container over TLS, which takes more for each connection."""
+
 STALL_EVERY, STALL_SECONDS = 15.0, 6.0
 END_SECONDS = 30.0
 
@@ -93,12 +96,20 @@ class Running:
 
 
 @contextmanager
-def in_container(models: Path, secrets: Path, port: int, grpc_port: int, *options: str) -> Iterator[Running]:
+def in_container(
+    models: Path, secrets: Path, port: int, grpc_port: int, *options: str, memory: str
+) -> Iterator[Running]:
     """The image, locked down, on a core of its own."""
     engine = find_engine()
     execute(*engine.build, TAG, str(ROOT), "--build-arg", "EXTRA=grpc")
     name = f"trpo-tf-chaos-{os.getpid()}"
-    limits = (*LOCKED_DOWN, f"--cpuset-cpus={CORE}", f"--ulimit=nofile={FILES}:{FILES}")
+    limits = (
+        *LOCKED_DOWN,
+        f"--memory={memory}",
+        f"--memory-swap={memory}",
+        f"--cpuset-cpus={CORE}",
+        f"--ulimit=nofile={FILES}:{FILES}",
+    )
     attached = ("--attach=stderr", "--log-driver=none", f"--name={name}", f"--env=PORT={port}")
     mounts = (f"--volume={models}:/models:ro", f"--volume={secrets}:/secrets:ro")
     command = [*engine.run, *attached, *limits, *mounts, TAG, "--grpc-port", str(grpc_port), *OPTIONS, *options]
