@@ -12,6 +12,7 @@ from serving.golden import read_golden_file
 from serving.manifest import EPISODE_FILES, MANIFEST_FILE, MODEL_FILE, model_version, read_checked, read_manifest
 from serving.memory import check_memory
 from serving.policy import Policy
+from serving.regular_file import fingerprint
 from serving.signature import signed_copy
 from serving.verify import check_golden
 
@@ -46,12 +47,4 @@ def load_model(place: Place, public_key: str | None = None, share: int = 1) -> M
 def mark(folder: Path, *, deep: bool) -> Mark:
     """The mark of the manifest alone; `deep` of every file."""
     files = [os.path.join(base, name) for base, _, names in os.walk(folder) for name in names] if deep else []
-    return tuple(map(_stat, [str(folder / MANIFEST_FILE), *sorted(files)]))
-
-
-def _stat(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return tuple(map(fingerprint, [str(folder / MANIFEST_FILE), *sorted(files)]))

@@ -20,3 +20,12 @@ def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most} bytes")
     return content
+
+
+def fingerprint(path: str) -> tuple[int, ...] | None:
+    """What tells a file from the one that was there before, without reading it; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -5,13 +5,13 @@ done in a thread, since a file system may not answer.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from serving.errors import ServeError
 from serving.events import emit
+from serving.regular_file import fingerprint
 
 LOOK_SECONDS = 0.5
 """How often the files are looked at. One that has changed is read once it is the same at two looks."""
@@ -57,7 +57,7 @@ class Reloader:
             is_asked = self._asked.wait(LOOK_SECONDS)
             self._asked.clear()
             for number, followed in enumerate(self._followed):
-                mark = [_stat(file) for file in followed.files]
+                mark = [fingerprint(file) for file in followed.files]
                 is_due = mark == self._seen[number] != self._tried[number]
                 self._seen[number] = mark
                 if is_asked or is_due:
@@ -82,11 +82,3 @@ class Reloader:
     def _log(self, message: str, level: int) -> None:
         if self._logs:
             emit("reload", message, level=level)
-
-
-def _stat(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
