@@ -1,6 +1,6 @@
 """What clients of a policy rely on: a version that takes or gives something else would fail all of their requests."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from serving.manifest import ArraySpec, Manifest, NoiseSpec
 
@@ -35,6 +35,24 @@ def interface_of(manifest: Manifest) -> Interface:
     )
 
 
+def to_json(interface: Interface) -> list[Any]:
+    """Turn an interface into lists, which `from_json` reads back."""
+    inputs, action, outputs, noise, batch = interface
+    return [sorted(inputs), action, sorted(outputs), noise, batch]
+
+
+def from_json(document: list[Any]) -> Interface:
+    """Read what `to_json` made, also after a way through JSON."""
+    inputs, action, outputs, noise, batch = document
+    return Interface(
+        frozenset(map(_named, inputs)),
+        _named(action),
+        frozenset(map(_named, outputs)),
+        noise and (noise[0], noise[1], _array_of(noise[2])),
+        batch,
+    )
+
+
 def breaking_change(old: Interface, new: Interface) -> str:
     """What a request that `old` answers would find changed in `new`; empty if nothing.
 
@@ -52,6 +70,16 @@ def breaking_change(old: Interface, new: Interface) -> str:
     if new.batch not in (None, old.batch):
         return f"its batches are of {new.batch}, not of {'any number' if old.batch is None else old.batch}"
     return ""
+
+
+def _named(document: list[Any]) -> tuple[str, Array]:
+    name, array = document
+    return name, _array_of(array)
+
+
+def _array_of(document: list[Any]) -> Array:
+    datatype, shape = document
+    return datatype, tuple(shape)
 
 
 def _array(spec: ArraySpec | NoiseSpec) -> Array:

@@ -5,7 +5,7 @@ the catalog that comes of it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import count
@@ -21,6 +21,9 @@ from serving.options import ServeOptions
 
 OnEvent = Callable[[str, str, str, str], None]
 """Called with model, version, result (`loaded`, `refused` or `unloaded`) and reason, in the thread that loads."""
+
+Acting = tuple[str, Interface]
+"""Version that answers for a model, and its interface."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,18 @@ class Repository:
         self._slots: dict[Place, Slot] = {}
         self._interfaces: dict[Place, tuple[Mark, Interface | None]] = {}
         self._unloaded: set[str] = set()
+        self._acted: dict[str, Acting] = {}
         self._missed: set[str] = set()
         self.is_readable, self._is_started = True, False
         self.catalog = Catalog(is_strict=options.strict_readiness)
 
-    def start(self, unloaded: Iterable[str] = ()) -> None:
-        """Load for the first time, all but the models `unloaded`. Raises `BundleError` if none of them loads."""
+    def start(self, unloaded: Iterable[str] = (), acted: Mapping[str, Acting] | None = None) -> None:
+        """Load for the first time, all but the models `unloaded`. Raises `BundleError` if none of them loads.
+
+        Versions must fit the interfaces of `acted`, which clients of another worker process have met.
+        """
         self._unloaded.update(unloaded)
+        self._acted.update(acted or {})
         self.refresh()
         if self.catalog.absent and not self.catalog.releases:
             raise BundleError(next(entry.reason for entry in self.catalog.entries if entry.name in self.catalog.absent))
@@ -99,6 +107,7 @@ class Repository:
                 releases[name] = self._release(models, before.releases.get(name))
         wanted = {place for places in found.places.values() for place in places if place.name not in self._unloaded}
         self._slots = {place: slot for place, slot in self._slots.items() if place in wanted or place.name in kept}
+        self._acted = {name: acted for name, acted in self._acted.items() if name not in releases}
         self._interfaces = {place: known for place, known in self._interfaces.items() if place in wanted}
         absent = frozenset(place.name for place in wanted) - releases.keys()
         releases = dict(sorted(releases.items()))
@@ -122,7 +131,15 @@ class Repository:
         """Unload every version of a model, until `load`. Raises `LookupError` if there is no such model."""
         self._newest(name)
         self._unloaded.add(name)
+        self._acted.pop(name, None)
         self.refresh()
+
+    def acting(self, name: str) -> Acting | None:
+        """What answers for a model, or did in the process that this one takes the place of."""
+        if name not in self.catalog.releases:
+            return self._acted.get(name)
+        newest = [*self.catalog.releases[name].versions.values()][-1]
+        return newest.version, interface_of(newest.policy.manifest)
 
     def _newest(self, name: str) -> Entry:
         for entry in self.catalog.entries:
@@ -176,21 +193,18 @@ class Repository:
         alone, so that a server that starts refuses what one that runs did. The oldest one, and a bundle that is
         replaced in its place, are compared with what acts.
         """
-        acting = [*self.catalog.releases[name].versions.values()][-1] if name in self.catalog.releases else None
+        acting = self.acting(name)
         refused: dict[Place, str] = {}
-        older: tuple[str, Interface] | None = None
+        older: Acting | None = None
         for place in places:
             interface, slot = self._interface(place), self._slots.get(place)
             if interface is None:
                 continue  # loading says why
-            against = older
-            if slot is not None and slot.is_current(place):
-                against = None
-            elif against is None and acting is not None and not _is_older(place.version, acting.version):
-                against = acting.version, interface_of(acting.policy.manifest)
-            change = breaking_change(against[1], interface) if against else ""
-            if against and change:
-                refused[place] = f"{change}, as clients of version {against[0]} expect"
+            reason = ""
+            if slot is None or not slot.is_current(place):
+                reason = _misfit((place.version, interface), older or acting)
+            if reason:
+                refused[place] = reason
             else:
                 older = place.version or "before", interface
         return refused
@@ -289,6 +303,21 @@ def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
         return newest if is_due else older
 
     return Release(versions, choose)
+
+
+def _misfit(candidate: Acting, acting: Acting | None) -> str:
+    """Why a version may not act in the other's place; empty if it may.
+
+    The newer of the two must answer all requests that the older one answers.
+    """
+    if acting is None:
+        return ""
+    (version, interface), (known, expected) = candidate, acting
+    if _is_older(version, known):
+        change = breaking_change(interface, expected)
+        return change and f"version {known} is acting, and differs: {change}"
+    change = breaking_change(expected, interface)
+    return change and f"{change}, as clients of version {known} expect"
 
 
 def _is_older(version: str, acting: str) -> bool:

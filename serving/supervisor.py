@@ -1,10 +1,11 @@
 """The parent of several workers: forks them, starts those anew that die, and passes on what one of them is told.
 
 Parent and worker talk over a `serving.channel`. A worker says `ready` or `failed` when it starts, `ask` when a client
-wants a model loaded or unloaded, `done` when it has done so itself, and `reloaded` when it has new credentials. The
-parent says `do` to all of them, `answer` to the one that asked, `reload` after SIGHUP, and `stop`. Every second it
-says `ping`, which a worker answers in its event loop with `pong`: one that does not hangs, and is replaced. A worker
-whose socket closes has lost its parent, and stops.
+wants a model loaded or unloaded, `done` when it has done so itself, and `reloaded` when it has new credentials. It
+says what `acts` for each model, so that a worker that takes its place keeps to the same interfaces. The parent says
+`do` to all of them, `answer` to the one that asked, `reload` after SIGHUP, and `stop`. Every second it says `ping`,
+which a worker answers in its event loop with `pong`: one that does not hangs, and is replaced. A worker whose socket
+closes has lost its parent, and stops.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -61,12 +62,14 @@ class Seat(NamedTuple):
         channel: to the parent, if there is one.
         settled: what the first worker has found out about what is served, for those that come later.
         unloaded: models that clients have unloaded.
+        acted: version and interface, as `serving.interface.to_json` makes it, that answered last for each model.
     """
 
     worker_index: int
     channel: socket.socket | None = None
     settled: Any = None
     unloaded: tuple[str, ...] = ()
+    acted: Mapping[str, Any] = {}
 
 
 @dataclass
@@ -104,6 +107,7 @@ class Supervisor:
     due: dict[int, float] = field(default_factory=dict)  # when to start a worker again
     asked: dict[int, _Asked] = field(default_factory=dict)
     unloaded: set[str] = field(default_factory=set)
+    acted: dict[str, Any] = field(default_factory=dict)
     settled: Any = None
     failure: str = ""
     is_announced: bool = False
@@ -136,7 +140,7 @@ class Supervisor:
     def start(self, index: int) -> None:
         """Fork a worker. Raises `OSError` if the system has no process, or no files, for it."""
         ours, theirs = open_channel()
-        seat = Seat(index, theirs, self.settled, tuple(self.unloaded))
+        seat = Seat(index, theirs, self.settled, tuple(self.unloaded), self.acted)
         try:
             pid = os.fork()
         except OSError as error:
@@ -175,6 +179,8 @@ class Supervisor:
                 self.slowest_start = max(self.slowest_start, time.monotonic() - worker.started)
                 self.settled = settled
                 self.welcome(names, count)
+            case {"acts": changed}:
+                self.acted = {name: acts for name, acts in (self.acted | changed).items() if acts}
             case {"reloaded": True}:
                 self.credentials.refresh()
             case {"failed": text}:

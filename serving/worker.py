@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from serving.accepting import TlsAcceptor
 from serving.allocation import return_large_blocks
 from serving.batching import Gatherer
 from serving.board import Board
+from serving.catalog import Release
 from serving.channel import MOST_TEXT, receive, send
 from serving.control import control_routes
 from serving.credentials import Credentials
@@ -28,6 +29,7 @@ from serving.exchange import Observers
 from serving.files import FileWatch
 from serving.gathering import GatheringConnection
 from serving.http import SWEEP_SECONDS, Connection
+from serving.interface import from_json, to_json
 from serving.look_thread import LookThread
 from serving.metrics import Metrics
 from serving.observers import observers_of
@@ -57,6 +59,9 @@ not run for a while, the first thing that it sees is that the time is over.
 ASK_SECONDS = 1.0
 """How long they, and who is connected already, may take to ask. All are answered, and closed then."""
 
+NAMES_AT_ONCE = 32
+"""Models of which one message tells what answers."""
+
 CONTROL_SECONDS = 30.0
 """How long to wait until all workers have loaded or unloaded a model."""
 
@@ -80,7 +85,9 @@ def work(
     # Every worker sees the same folder, so one of them tells what comes of it.
     repository = Repository(source, options, metrics.reloaded if seat.worker_index == 0 else None)
     try:
-        repository.start(seat.unloaded)
+        repository.start(
+            seat.unloaded, {name: (version, from_json(acted)) for name, (version, acted) in seat.acted.items()}
+        )
     except BundleError:
         if seat.settled is None:
             raise
@@ -247,6 +254,7 @@ class Worker:
             finally:
                 if self._repository.catalog != self.catalog:
                     routes = await self._looks.run(self._routes)
+                    self._say_acting(self.catalog.releases)
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
                     if not self._stopping.is_set():
@@ -305,6 +313,18 @@ class Worker:
             announce(shown, count, places)
         settled = [str(root), only and [only.name, str(only.folder)]]
         self._tell({"ready": shown, "count": count, "settled": settled})
+        self._say_acting({})
+
+    def _say_acting(self, before: Mapping[str, Release]) -> None:
+        """Tell the parent what answers for each model that changed, some models at a time: packets must be small."""
+        after, changed = self._repository.catalog.releases, {}
+        for name in before.keys() | after.keys():
+            if before.get(name) is not after.get(name):
+                acting = self._repository.acting(name)
+                changed[name] = acting and [acting[0], to_json(acting[1])]
+        names = list(changed)
+        for first in range(0, len(names), NAMES_AT_ONCE):
+            self._tell({"acts": {name: changed[name] for name in names[first : first + NAMES_AT_ONCE]}})
 
     def _say_reloaded(self) -> None:
         """Tell the parent, so that a worker which it starts later has the same keys and certificates."""

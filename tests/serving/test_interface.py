@@ -1,6 +1,7 @@
 """A new version whose inputs or outputs are others: it takes over only where that is allowed."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -8,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 from followed import Followed, put
+from waiting import wait_for, workers_of
 
 from serving import ArraySpec, GraphSpec, NoiseSpec
 from serving.errors import BundleError
-from serving.interface import breaking_change, interface_of
+from serving.interface import breaking_change, from_json, interface_of, to_json
 from serving.manifest import Manifest
 from serving.options import ServeOptions
 
@@ -60,6 +62,12 @@ def test_what_may_change(newer):
 @pytest.mark.parametrize(("why", "newer"), BREAKING.items())
 def test_what_breaks_clients(why, newer):
     assert why in breaking_change(interface_of(POLICY), interface_of(newer))
+
+
+@pytest.mark.parametrize("manifest", [POLICY, *FREE.values(), *BREAKING.values()])
+def test_an_interface_is_the_same_after_a_way_through_json(manifest):
+    interface = interface_of(manifest)
+    assert from_json(json.loads(json.dumps(to_json(interface)))) == interface
 
 
 def test_what_was_missing_may_come():
@@ -132,6 +140,45 @@ def test_to_go_back_is_to_remove_the_newest_also_if_it_answered_more(discrete, t
     assert document["graph"]["outputs"] == []
     shutil.rmtree(newer)
     assert followed.look() == [("walk", "1", "loaded"), ("walk", "2", "unloaded")]
+
+
+def test_a_refused_version_does_not_come_to_act_when_it_is_the_oldest(discrete, continuous, tmp_path):
+    """Also where two versions are kept loaded, and the older would answer most of a canary's requests."""
+    put(discrete, tmp_path / "walk" / "1")
+    followed = Followed(tmp_path, ServeOptions(versions=2))
+    put(continuous, tmp_path / "walk" / "2")
+    put(discrete, tmp_path / "walk" / "3")
+    followed.look()
+    followed.look()
+    assert followed.loaded == {"walk": ["1", "3"]}
+    shutil.rmtree(tmp_path / "walk" / "1")
+    followed.look()
+    followed.look()
+    assert followed.loaded == {"walk": ["3"]}
+    assert "version 3 is acting, and differs: its inputs are" in followed.repository.catalog.entries[1].reason
+
+
+def test_a_worker_that_takes_anothers_place_keeps_to_its_interface(start, discrete, continuous, tmp_path):
+    """The refused version is the oldest in the folder, so the folder alone would make it the one that decides."""
+    walk = tmp_path / "models" / "walk"
+    put(discrete, walk / "1")
+    with start(tmp_path / "models", "--poll", "0.05", "--workers", "2") as server:
+
+        def version() -> str:
+            status, answer = server.request("POST", "/v2/models/walk/infer", BODY)[:2]
+            assert status == 200
+            return answer["model_version"]
+
+        put(continuous, walk / "2")
+        assert server.process.stderr.readline().startswith("refused walk version 2")
+        put(discrete, walk / "3")
+        wait_for(lambda: {version() for _ in range(20)} == {"3"})
+        shutil.rmtree(walk / "1")
+        before = workers_of(server.process)
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: len(set(workers_of(server.process)) - set(before)) == 2, 10)
+        assert {version() for _ in range(40)} == {"3"}
 
 
 def test_a_server_says_so_and_goes_on_with_the_older_one(start, discrete, continuous, tmp_path, scrape):

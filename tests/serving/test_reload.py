@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import wait_for, workers_of
 
 from serving.keys import read_keys
 
@@ -36,15 +37,6 @@ def models(discrete, tmp_path) -> Path:
     """A repository with version 1 of a model."""
     put(discrete, tmp_path / "models" / "walk" / "1")
     return tmp_path / "models"
-
-
-def wait_for(condition, seconds: float = 20.0):
-    """What a condition is once it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)
-    return found
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -115,10 +107,6 @@ def failures(asking: list[Client]) -> list[object]:
 
 def all_at(asking: list[Client], version: str) -> bool:
     return all(client.versions[-1:] == [version] for client in asking)
-
-
-def children(process: subprocess.Popen) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 # Reloading
@@ -441,10 +429,10 @@ def test_a_worker_that_is_started_again_leaves_unloaded_what_was(start, discrete
     put(discrete, models / "run" / "1")
     with start(models, "--repository-api", "--keys", keys, "--workers", "2") as server:
         assert server.request("POST", "/v2/repository/models/walk/unload", "", header) == (200, {})
-        before = children(server.process)
+        before = workers_of(server.process)
         for worker in before:
             os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: len(set(children(server.process)) - set(before)) == 2)
+        wait_for(lambda: len(set(workers_of(server.process)) - set(before)) == 2)
         assert {server.request("GET", "/v2/models/walk/ready", headers=header)[0] for _ in range(20)} == {503}
 
 
@@ -525,14 +513,14 @@ def test_a_signal_to_every_process_is_the_same_as_one_to_the_parent(models, tmp_
 def test_a_killed_worker_costs_its_own_connections_and_no_more(start, models):
     with start(models, "--workers", "2") as server:
         parent = server.process
-        assert len(children(parent)) == 2
+        assert len(workers_of(parent)) == 2
         assert "onnxruntime" not in Path(f"/proc/{parent.pid}/maps").read_text()
         assert len(list(Path(f"/proc/{parent.pid}/task").iterdir())) == 1
         with clients(server.connect, count=8) as asking:
-            first, second = before = children(parent)
+            first, second = before = workers_of(parent)
             os.kill(first, signal.SIGKILL)
-            replaced = wait_for(lambda: set(children(parent)) - set(before))
-            assert second in children(parent)
+            replaced = wait_for(lambda: set(workers_of(parent)) - set(before))
+            assert second in workers_of(parent)
             lost = len(failures(asking))
             assert lost <= 8
             for client in asking:
@@ -568,7 +556,7 @@ def sockets_of(process: subprocess.Popen, connections: list[http.client.HTTPConn
     def count() -> list[int]:
         return [
             sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{worker}/fd").iterdir())
-            for worker in children(process)
+            for worker in workers_of(process)
         ]
 
     before = count()
@@ -584,6 +572,6 @@ def sockets_of(process: subprocess.Popen, connections: list[http.client.HTTPConn
 
 def test_workers_end_with_their_parent(start, models):
     with start(models, "--workers", "2") as server:
-        workers = children(server.process)
+        workers = workers_of(server.process)
         server.process.kill()
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))

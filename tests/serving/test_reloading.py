@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 from serving.reloading import Followed, Reloader
 
@@ -30,13 +31,6 @@ def replace(path: Path, text: str) -> None:
 
 def status(server, key: str) -> int:
     return server.request("GET", "/v2", headers={"authorization": f"Bearer {key}"})[0]
-
-
-def wait_for(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

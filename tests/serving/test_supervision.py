@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
+from waiting import wait_for, workers_of
 
 INFER = "/v2/models/discrete/infer"
 
@@ -32,17 +32,6 @@ def changed(work, seat):
 s._be_worker = changed
 sys.exit(m.main())
 """
-
-
-def workers_of(process) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def wait_for(condition, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def request(rows: int) -> dict:

@@ -14,10 +14,10 @@ from tests.container.chaos.models import BUNDLES, DAMAGES, Action, bomb, make_ve
 from tests.container.chaos.target import GUEST, MODEL, WIDE
 
 EVERY_SECONDS = 1.0
-KEPT, OTHERS_KEPT = 3, 2
+KEPT, OTHERS_KEPT = 2, 3
 """Good versions of the model in the repository at a time, and others.
 
-The oldest is always a good one: a worker that starts has only the others to see whether it is fit for clients.
+So the oldest is always one that must not act, also when a worker is started.
 """
 
 GUEST_PERIOD, GUEST_STAYS = 5, 3
