@@ -15,16 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trpo_tf.quiet import import_tensorflow
+from settings import with_settings
 
-import_tensorflow()
-
-from settings import with_settings  # noqa: E402
-
-from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
-from trpo_tf.benchmark.worker import use_one_thread  # noqa: E402
-from trpo_tf.config import load_preset, preset_for  # noqa: E402
-from trpo_tf.training import train  # noqa: E402
+from trpo_tf.benchmark.machine import describe_machine
+from trpo_tf.benchmark.worker import use_one_thread
+from trpo_tf.config import load_preset, preset_for
+from trpo_tf.training import train
 
 OUT = Path(__file__).parents[1] / "docs" / "ablation.json"
 FIRST_SEED = 100

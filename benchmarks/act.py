@@ -23,9 +23,6 @@ PARTS = 10
 
 def write_cheetah(folder: Path) -> None:
     """Write the bundle of an untrained policy of 17-64-64-6, with a LiteRT file."""
-    from trpo_tf.quiet import import_tensorflow
-
-    import_tensorflow()
     from export import write_bundle
     from trpo_tf.components import build_components
     from trpo_tf.config import Config, PolicyConfig

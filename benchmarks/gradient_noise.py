@@ -12,29 +12,25 @@ import dataclasses
 import sys
 from typing import Any
 
-from trpo_tf.quiet import import_tensorflow
+import numpy as np
+import tensorflow as tf
+from settings import with_settings
 
-import_tensorflow()
-
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
-from settings import with_settings  # noqa: E402
-
-from trpo_tf.advantages import generalized_advantages, standardized  # noqa: E402
-from trpo_tf.benchmark.worker import use_one_thread  # noqa: E402
-from trpo_tf.components import Components, build_components  # noqa: E402
-from trpo_tf.config import Config, load_preset, preset_for  # noqa: E402
-from trpo_tf.iteration import columns, estimate, fit_critic, iterate, remembered  # noqa: E402
-from trpo_tf.normalization import Normalizer, scale_rewards  # noqa: E402
-from trpo_tf.phases import PhaseClock  # noqa: E402
-from trpo_tf.sampling.batch import Batch  # noqa: E402
-from trpo_tf.sampling.experience import Experience  # noqa: E402
-from trpo_tf.solvers.adam import AdamState  # noqa: E402
-from trpo_tf.solvers.conjugate_gradient import conjugate_gradient  # noqa: E402
-from trpo_tf.state import TrainingState  # noqa: E402
-from trpo_tf.training import with_env_backend  # noqa: E402
-from trpo_tf.updates.directions import natural_gradient  # noqa: E402
-from trpo_tf.updates.problem import LocalProblem, Rows  # noqa: E402
+from trpo_tf.advantages import generalized_advantages, standardized
+from trpo_tf.benchmark.worker import use_one_thread
+from trpo_tf.components import Components, build_components
+from trpo_tf.config import Config, load_preset, preset_for
+from trpo_tf.iteration import columns, estimate, fit_critic, iterate, remembered
+from trpo_tf.normalization import Normalizer, scale_rewards
+from trpo_tf.phases import PhaseClock
+from trpo_tf.sampling.batch import Batch
+from trpo_tf.sampling.experience import Experience
+from trpo_tf.solvers.adam import AdamState
+from trpo_tf.solvers.conjugate_gradient import conjugate_gradient
+from trpo_tf.state import TrainingState
+from trpo_tf.training import with_env_backend
+from trpo_tf.updates.directions import natural_gradient
+from trpo_tf.updates.problem import LocalProblem, Rows
 
 MEMORIES, TRACES = (1, 4, 16, 48), (0.5, 0.8, 0.95)
 BATCHES, TRIED, WARM = 500, 96, 20

@@ -41,9 +41,6 @@ COSTS = ("sampling", "acting", "update", "critic")
 
 def measure(point: Point) -> dict[str, float]:
     """Median milliseconds of each part once all is compiled, and the policy's parameters."""
-    from trpo_tf.quiet import import_tensorflow
-
-    import_tensorflow()
     import numpy as np
 
     from trpo_tf.components import build_components

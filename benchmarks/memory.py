@@ -21,9 +21,6 @@ EARLY, LATE, BETWEEN = 50, 500, 50
 
 def measure_ours() -> dict[str, Any]:
     """A whole run, with its checkpoints and logs: memory every fifty iterations, and the most until the fiftieth."""
-    from trpo_tf.quiet import import_tensorflow
-
-    import_tensorflow()
     from trpo_tf.config import Config, SamplingConfig
     from trpo_tf.training import train
 

@@ -12,17 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.quiet import import_tensorflow
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from settings import with_settings
 
-import_tensorflow()
-
-import optuna  # noqa: E402
-from optuna.storages.journal import JournalFileBackend, JournalStorage  # noqa: E402
-from settings import with_settings  # noqa: E402
-
-from trpo_tf.benchmark.worker import use_one_thread  # noqa: E402
-from trpo_tf.config import Config, load_preset, preset_for  # noqa: E402
-from trpo_tf.training import train  # noqa: E402
+from trpo_tf.benchmark.worker import use_one_thread
+from trpo_tf.config import Config, load_preset, preset_for
+from trpo_tf.training import train
 
 FIRST_SEED = 100
 SPACE: dict[str, tuple[Any, ...]] = {

@@ -14,10 +14,6 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "export"))
 
-from trpo_tf.quiet import import_tensorflow  # noqa: E402
-
-import_tensorflow()
-
 import gymnasium as gym  # noqa: E402
 import numpy as np  # noqa: E402
 from untrained import untrained_policy  # noqa: E402

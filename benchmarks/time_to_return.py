@@ -41,9 +41,6 @@ def measure_ours(task: Task, seed: int) -> dict[str, Any]:
 
     And the seconds of compiling among them.
     """
-    from trpo_tf.quiet import import_tensorflow
-
-    import_tensorflow()
     from trpo_tf.config import load_preset, preset_for
     from trpo_tf.training import train
 

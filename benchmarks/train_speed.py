@@ -14,22 +14,17 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from processes import ask
 
-from trpo_tf.quiet import import_tensorflow
-
-import_tensorflow()
-
-import numpy as np  # noqa: E402
-
-from trpo_tf.components import build_components  # noqa: E402
-from trpo_tf.config import Config, SamplingConfig, TrustRegionConfig, load_preset, preset_for  # noqa: E402
-from trpo_tf.envs import make_env  # noqa: E402
-from trpo_tf.iteration import iterate  # noqa: E402
-from trpo_tf.reporting.profiling import phase_milliseconds  # noqa: E402
-from trpo_tf.sampling.experience import Experience  # noqa: E402
-from trpo_tf.training import with_env_backend  # noqa: E402
-from trpo_tf.vector_envs import make_vector_env  # noqa: E402
+from trpo_tf.components import build_components
+from trpo_tf.config import Config, SamplingConfig, TrustRegionConfig, load_preset, preset_for
+from trpo_tf.envs import make_env
+from trpo_tf.iteration import iterate
+from trpo_tf.reporting.profiling import phase_milliseconds
+from trpo_tf.sampling.experience import Experience
+from trpo_tf.training import with_env_backend
+from trpo_tf.vector_envs import make_vector_env
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "speed.json"

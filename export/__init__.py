@@ -1,9 +1,15 @@
 """Export a policy, any TensorFlow function of observations and noise, to a verified bundle."""
 
-from export.bundle import Evidence, convert_policy, write_bundle
-from export.function import GraphForm, InferenceFunction, PolicySpec
-from export.onnx_graph import ExportError, to_onnx, with_constants
-from export.proof import ParityError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from export import tensorflow_import
+
+if TYPE_CHECKING:
+    from export.bundle import Evidence, convert_policy, write_bundle
+    from export.function import GraphForm, InferenceFunction, PolicySpec
+    from export.onnx_graph import ExportError, to_onnx, with_constants
+    from export.proof import ParityError
 
 __all__ = [
     "Evidence",
@@ -17,3 +23,22 @@ __all__ = [
     "with_constants",
     "write_bundle",
 ]
+
+_MODULES = {
+    "bundle": ("Evidence", "convert_policy", "write_bundle"),
+    "function": ("GraphForm", "InferenceFunction", "PolicySpec"),
+    "onnx_graph": ("ExportError", "to_onnx", "with_constants"),
+    "proof": ("ParityError",),
+}
+
+tensorflow_import.prepare()
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: `trpo_tf` imports this package, and works in part without TensorFlow.
+    module = next((module for module, names in _MODULES.items() if name in names), None)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"export.{module}"), name)
+    globals()[name] = value
+    return value

@@ -200,8 +200,6 @@ def test_a_graph_answers_the_distribution_and_the_value_on_request(trained, tmp_
 TWICE = """
 import sys
 sys.path.insert(0, {tests!r})
-from trpo_tf.quiet import import_tensorflow
-import_tensorflow()
 from pathlib import Path
 from trpo_tf.exporting import export_run
 from trpo_tf.runs import load_run

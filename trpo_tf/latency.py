@@ -15,7 +15,6 @@ from serving.latency import Call, Durations, Latency, ratio
 from serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
 from serving.observations import Observation, structured, take
 from serving.runtime import open_session
-from trpo_tf.quiet import import_tensorflow
 
 ACT, BARE = "policy.act", "ONNX Runtime"
 _OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("savedmodel", "tensorflow")}
@@ -71,7 +70,6 @@ def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:
 
 
 def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict[str, Call]:
-    import_tensorflow()
     from export.targets import TARGETS
 
     still = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)

@@ -35,7 +35,6 @@ from engine import (
 )
 
 import serving
-from trpo_tf.quiet import import_tensorflow
 
 BUNDLES = ROOT / "tests" / "serving" / "bundles"
 MOST_MEGABYTES = {"serve": 130, "grpc": 140}
@@ -198,7 +197,6 @@ def check_image(engine: Engine, extra: str, folder: Path, say: Callable[[str], N
     tag = build(engine, extra, say)
     say(f"parts in the SBOM     {check_sbom(engine, tag)}")
 
-    import_tensorflow()
     import policies
 
     policies.of_every_type(folder / "types")

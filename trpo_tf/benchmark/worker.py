@@ -11,20 +11,16 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from trpo_tf.quiet import import_tensorflow
+import tensorflow as tf
 
-import_tensorflow()
-
-import tensorflow as tf  # noqa: E402
-
-import serving  # noqa: E402
-from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
-from trpo_tf.benchmark.results import BUNDLE_FOLDER, RUN_FOLDER, Result, is_finished, write_result  # noqa: E402
-from trpo_tf.config import Config  # noqa: E402
-from trpo_tf.evaluation import evaluate, longest_episode  # noqa: E402
-from trpo_tf.exporting import export_run, versions  # noqa: E402
-from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run  # noqa: E402
-from trpo_tf.training import resume, train  # noqa: E402
+import serving
+from trpo_tf.benchmark.machine import describe_machine
+from trpo_tf.benchmark.results import BUNDLE_FOLDER, RUN_FOLDER, Result, is_finished, write_result
+from trpo_tf.config import Config
+from trpo_tf.evaluation import evaluate, longest_episode
+from trpo_tf.exporting import export_run, versions
+from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run
+from trpo_tf.training import resume, train
 
 EPISODES = 20
 _EXPORT_EPISODES = 3

@@ -10,7 +10,6 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from trpo_tf.commands.terminal import FAILED, Flag, fail, print_fields, say
-from trpo_tf.quiet import import_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Export:
 
     def __call__(self) -> None:
         """Export and print what was written."""
-        import_tensorflow()
         from export import GraphForm, ParityError
         from trpo_tf.exporting import export_run, further_outputs
         from trpo_tf.runs import load_run
@@ -95,7 +93,6 @@ class Verify:
         if importlib.util.find_spec("tensorflow") is None:
             print_fields(fields, as_json=self.json)
             return
-        import_tensorflow()
         from export.proof import full_table
         from export.verify import verify_targets
 

@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 from trpo_tf.commands.terminal import Flag, say
 from trpo_tf.commands.training import is_bundle
 from trpo_tf.errors import UserError
-from trpo_tf.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     from trpo_tf.recording import Recording
@@ -66,7 +65,6 @@ class Record:
         if is_bundle(self.source):
             policy = load(self.source)
             return record(policy, self._environment(policy.manifest.provenance.get("environment")), kind, **options)
-        import_tensorflow()
         from trpo_tf.exporting import converted
         from trpo_tf.runs import load_run
 
@@ -95,7 +93,6 @@ class Report:
 
     def __call__(self) -> None:
         """Write it."""
-        import_tensorflow()
         from trpo_tf.files import write_atomically
         from trpo_tf.reporting.run_report import html_report, read_story
 

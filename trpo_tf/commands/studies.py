@@ -9,7 +9,6 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from trpo_tf.commands.terminal import FAILED, Flag, OptionalFolder, fail, say
-from trpo_tf.quiet import import_tensorflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +20,6 @@ class Demo:
 
     def __call__(self) -> None:
         """Run everything."""
-        import_tensorflow()
         from trpo_tf.demo import demo
 
         demo(self.out)
@@ -48,7 +46,6 @@ class Lab:
 
     def __call__(self) -> None:
         """Run, print and draw."""
-        import_tensorflow()
         from trpo_tf.tabular.lab import ALGORITHMS, laboratory
         from trpo_tf.tabular.mdps import NAMED
         from trpo_tf.tabular.report import draw, table
@@ -94,7 +91,6 @@ class Benchmark:
 
     def __call__(self) -> None:
         """Run, and print a table; a run that failed makes the exit status 1."""
-        import_tensorflow()
         from trpo_tf.benchmark.run import benchmark
 
         seeds = range(self.first_seed, self.first_seed + self.seeds)

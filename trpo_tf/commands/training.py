@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 from trpo_tf.commands.terminal import Flag, OptionalFolder, print_fields, say
 from trpo_tf.config import Config
 from trpo_tf.errors import UserError
-from trpo_tf.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     from serving import Policy
@@ -43,7 +42,6 @@ class Train:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
         if self.resume is not None and dataclasses.replace(self, resume=None, profile=False) != type(self)():
             raise UserError("--resume goes on with the run's own settings and folder; give only --profile beside it")
-        import_tensorflow()
         from trpo_tf.training import resume, train
 
         logged: list[dict[str, Any]] = []
@@ -108,7 +106,6 @@ def _policy_of(source: Path) -> tuple["Policy", str | None]:
     if is_bundle(source):
         policy = load(source)
         return policy, policy.manifest.provenance.get("environment")
-    import_tensorflow()
     from trpo_tf.exporting import in_process
     from trpo_tf.runs import is_run, load_run
 
