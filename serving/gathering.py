@@ -9,7 +9,7 @@ from time import perf_counter
 
 from serving.batching import Answers, Gatherer
 from serving.codec import InferRequest
-from serving.http import MAX_UNREAD, Connection
+from serving.http import MAX_UNREAD, Connection, Decoded
 from serving.routes import HttpError, Steps
 from serving.site import Site
 
@@ -24,13 +24,19 @@ class GatheringConnection(Connection):
     def on_message_complete(self) -> None:
         """Let the request wait for the others of this round; one that no policy answers is answered at once."""
         choose = self._route and self._route.choose
-        if self._closing or not choose or (self._paused and self.unread > MAX_UNREAD):
+        if self._closing or not choose or self._is_large() or (self._paused and self.unread > MAX_UNREAD):
             super().on_message_complete()
             return
         self._was_whole = perf_counter()
-        steps, keep = choose(), self._parser.should_keep_alive()
+        steps = choose()
+        keep = self._parser.should_keep_alive()
+        self._act(steps, steps.decode_safely(self._head, self._body), keep=keep)
+
+    def _act(self, steps: Steps, decoded: Decoded, *, keep: bool) -> None:
         try:
-            request = steps.decode(self._head, self._body)
+            if isinstance(decoded, HttpError):
+                raise decoded
+            request = steps.admit(decoded)
         except Exception as error:  # noqa: BLE001 (each has its answer)
             self._finish(self._failed(steps.failure(error)), keep=keep)
             return
@@ -48,18 +54,12 @@ class GatheringConnection(Connection):
         except Exception as error:  # noqa: BLE001 (each has its answer, and others wait for theirs)
             response = self._failed(steps.failure(error))
         self._finish(response, keep=keep)
-        if not (self._closing or self._paused):
-            self.idle_since = self._now()
-            self.deadline = self.idle_since + self._site.options.keep_alive
+        self._rest()
 
     def _flush(self) -> None:
+        super()._flush()
         if self._is_waiting:
             self._gatherer.run()
-
-    def on_message_begin(self) -> None:
-        """Answer what waits before a further request begins."""
-        self._flush()
-        super().on_message_begin()
 
     def eof_received(self) -> bool:
         """Answer what waits before the connection is closed."""
@@ -76,11 +76,6 @@ class GatheringConnection(Connection):
     def _bound(self) -> None:
         if not self._is_waiting:
             super()._bound()
-
-    def _refuse(self, error: HttpError) -> None:
-        self._flush()
-        if not self._closing:
-            super()._refuse(error)
 
     def _end(self) -> None:
         self._flush()

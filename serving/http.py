@@ -1,23 +1,28 @@
 """HTTP/1.1 on one connection: a uvloop protocol on httptools' parser, with every limit that a stranger must meet.
 
-The policy runs inline in the event loop: its few microseconds are cheaper than a hop to a thread. What a request
-may cost is bounded before it is parsed: its head, its body, all bodies together, its time, and the answers that its
-sender leaves unread. docs/serving.md lists the limits.
+The policy runs inline in the event loop: its few microseconds are cheaper than a hop to a thread. Only large bodies
+are decoded in a thread: that takes tens of milliseconds, in which others are answered.
+
+What a request may cost is bounded before it is parsed: its head, its body, all bodies together, its time, and the
+answers that its sender leaves unread. docs/serving.md lists the limits.
 """
 
 import asyncio
 import logging
 import math
 import socket
+from concurrent.futures import Future
+from contextlib import suppress
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 
+from serving.codec import InferRequest
 from serving.events import emit, shown
 from serving.exchange import Exchange, http_client, sane_id
-from serving.routes import NO_CONTENT, HttpError, Response, Route, too_large
+from serving.routes import NO_CONTENT, HttpError, Response, Route, Steps, too_large
 from serving.site import Site, busy
 from serving.traceparent import parse_traceparent
 
@@ -33,6 +38,11 @@ MAX_QUIET = 64 * 1024
 MUCH = 64 * 1024
 """Bytes received at once after which other connections have their turn."""
 
+LARGE = 256 * 1024
+"""Bytes of a body from which on it is decoded in a thread; so is any that is compressed."""
+
+Decoded = InferRequest | HttpError
+
 _NO_PARSER = httptools.HttpRequestParser(object())
 """Of a connection that is lost."""
 
@@ -45,6 +55,14 @@ SWEEP_SECONDS = 0.5
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
+class _Aside(NamedTuple):
+    """A request that a thread decodes, and whether its connection is kept."""
+
+    decoding: Future[Decoded]
+    steps: Steps
+    keep: bool
+
+
 class Connection(asyncio.Protocol):
     """One client. Requests are answered in the order in which they come, each as soon as it is whole."""
 
@@ -53,6 +71,7 @@ class Connection(asyncio.Protocol):
         self._now = asyncio.get_running_loop().time
         self._parser: Any = httptools.HttpRequestParser(self)
         self._closing = self._paused = self._is_timed = self._is_deferred = False
+        self._aside: _Aside | None = None
         self._counted = 0  # bytes of the body, among those of all
         self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
         self.idle_since = self._now()
@@ -102,7 +121,12 @@ class Connection(asyncio.Protocol):
             self._bound()
             if len(data) >= MUCH:
                 self._let_others()
-        elif not self._paused:
+        else:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is under way until the next request comes."""
+        if not (self._closing or self._paused):
             self.idle_since = self._now()
             self.deadline = self.idle_since + self._site.options.keep_alive
 
@@ -135,7 +159,7 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not (self._paused or self._transport.is_closing()):
+        if not (self._paused or self._aside or self._transport.is_closing()):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
@@ -165,14 +189,17 @@ class Connection(asyncio.Protocol):
         """It does again."""
         self._paused = False
         self.count_unread()
-        if not self._closing:
+        if self._aside:
+            self.deadline = math.inf
+        elif not self._closing:
             self._transport.resume_reading()
             self.deadline = self._now() + self._site.options.timeout
 
     # The parser's side
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request begins. What is still under way is answered first."""
+        self._flush()
         self._began = perf_counter()
         self.is_under_way = True
 
@@ -263,11 +290,53 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._was_whole = perf_counter()
+        if self._route is not None and self._route.choose is not None and self._is_large():
+            self._decode_aside(self._route.choose())
+            return
         response = self._respond()
         if isinstance(response, asyncio.Future):
             self._answer_later(response)
         else:
             self._finish(response, keep=self._parser.should_keep_alive())
+
+    def _is_large(self) -> bool:
+        return len(self._body) > LARGE or b"content-encoding" in self._head
+
+    def _decode_aside(self, steps: Steps) -> None:
+        """Have the body decoded in a thread, and read nothing from the client until it is answered."""
+        self.deadline = math.inf
+        self._transport.pause_reading()
+        decoding = self._site.decoder.submit(steps.decode_safely, self._head, self._body)
+        self._aside = _Aside(decoding, steps, self._parser.should_keep_alive())
+        loop = asyncio.get_running_loop()
+
+        def decoded(done: Future[Decoded]) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile: the process ends
+                loop.call_soon_threadsafe(self._on_decoded, done)
+
+        decoding.add_done_callback(decoded)
+
+    def _on_decoded(self, done: Future[Decoded]) -> None:
+        if self._aside and self._aside.decoding is done:
+            self._flush()
+            self._rest()
+
+    def _flush(self) -> None:
+        """Answer what a thread decodes, for something else to come after it. This may have to wait for the thread."""
+        aside, self._aside = self._aside, None
+        if aside and not self._closing:
+            self._act(aside.steps, aside.decoding.result(), keep=aside.keep)
+            self._read_on()
+
+    def _act(self, steps: Steps, decoded: Decoded, *, keep: bool) -> None:
+        """Answer a request of a policy."""
+        try:
+            if isinstance(decoded, HttpError):
+                raise decoded
+            response = steps.act(steps.admit(decoded))
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            response = self._failed(steps.failure(error))
+        self._finish(response, keep=keep)
 
     def _finish(self, response: Response, *, keep: bool) -> None:
         keep = keep and not self._site.stopping
@@ -369,6 +438,8 @@ class Connection(asyncio.Protocol):
 
     def _bound(self) -> None:
         """Hold a request that isn't whole yet to its limits."""
+        if self._aside:
+            return
         if not self._is_timed:
             self._is_timed = True
             self.deadline = self._now() + self._site.options.timeout
@@ -427,6 +498,9 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: HttpError) -> None:
         """Answer, and take nothing more."""
+        self._flush()
+        if self._closing:
+            return
         response = error.response
         if self.is_under_way and self._parser.get_method() == b"HEAD":
             response = response._replace(body=b"")  # also if the head isn't whole

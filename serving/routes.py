@@ -76,14 +76,30 @@ Answer = Callable[..., "Response | asyncio.Future[Response]"]
 class Steps(NamedTuple):
     """How a request for actions is answered: from headers and body to a request, and from what acted to a response.
 
-    `decode` raises `RequestError`, `TooLargeError` and `HttpError`; `failure` makes of an error what is answered.
+    `decode` is a pure function, which a thread may run; it raises `RequestError`, `TooLargeError` and `HttpError`.
+    `admit` raises `RequestError`; `failure` makes of an error what is answered.
     """
 
     policy: Policy
     decode: Callable[[Headers, Body], InferRequest]
+    admit: Admission
     encode: Callable[[InferRequest, Answers], Response]
     series: Series
     max_body: int
+
+    def decode_safely(self, headers: Headers, body: Body) -> "InferRequest | HttpError":
+        """The request, or what is answered if there is none.
+
+        An error that was raised in a thread would hold the body by its frames, until cycles are collected.
+        """
+        try:
+            return self.decode(headers, body)
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            return self.failure(error)
+
+    def act(self, request: InferRequest) -> Response:
+        """The answer to a request that was admitted. Raises `FloatingPointError` if it is not finite."""
+        return self.encode(request, self.policy.infer(request.observations, request.noise, [*request.outputs]))
 
     def failure(self, error: Exception) -> HttpError:
         """The answer to a request that raised `error`, which is its cause if that is the server's own fault."""
@@ -253,8 +269,7 @@ def _acting(choose: Choose) -> Route:
     def answer(headers: Headers, body: Body) -> Response:
         steps = choose()
         try:
-            request = steps.decode(headers, body)
-            return steps.encode(request, steps.policy.infer(request.observations, request.noise, [*request.outputs]))
+            return steps.act(steps.admit(steps.decode(headers, body)))
         except Exception as error:  # noqa: BLE001 (each has its answer)
             failure = steps.failure(error)
             try:
@@ -273,8 +288,8 @@ def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: M
         body = _decoded(headers, body, options)
         json_length = headers.get(binary.HEADER)
         if json_length is None:
-            return admit(decode_request(body, manifest, max_batch=options.max_batch))
-        return admit(binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch))
+            return decode_request(body, manifest, max_batch=options.max_batch)
+        return binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
 
     def encode(request: InferRequest, answers: Answers) -> Response:
         if not any(request.outputs.values()):
@@ -282,7 +297,7 @@ def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: M
         content, length = binary.encode_binary(answers, request.outputs, manifest, version, request.request_id)
         return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream", series)
 
-    return Steps(model.policy, decode, encode, series, options.max_body)
+    return Steps(model.policy, decode, admit, encode, series, options.max_body)
 
 
 def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> Steps:
@@ -292,12 +307,12 @@ def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: 
 
     def decode(headers: Headers, body: Body) -> InferRequest:
         body = _decoded(headers, body, options)
-        return admit(decode_instances(body, manifest, max_batch=options.max_batch))
+        return decode_instances(body, manifest, max_batch=options.max_batch)
 
     def encode(_request: InferRequest, answers: Answers) -> Response:
         return Response(200, encode_predictions(answers[manifest.action.name]), acted, series=series)
 
-    return Steps(model.policy, decode, encode, series, options.max_body)
+    return Steps(model.policy, decode, admit, encode, series, options.max_body)
 
 
 def _scrape(metrics: Metrics) -> Response:

@@ -7,6 +7,7 @@ it takes the place of the connection that has been idle the longest; if none is 
 import fcntl
 import struct
 import termios
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Site:
         self.buffered = 0  # bytes of bodies under way
         self.unread = 0  # bytes of answers that clients leave unread
         self.stopping = False
+        self.decoder = ThreadPoolExecutor(1, "decode")
         self._is_allowed_host = host_check(options)
         self.known_hosts: set[bytes] = set()  # that are allowed
         self.cross_origin = CrossOrigin(options.cors_origin)

@@ -20,10 +20,6 @@ from serving.options import ServeOptions
 BUNDLE = Path(__file__).parent / "bundles" / "wide"
 SIZE = ServeOptions.max_body - 1024
 MOST_GROWTH, MOST_SECONDS = 8, 0.05
-DENSE_SECONDS = 2 * MOST_SECONDS
-"""For right JSON of as many numbers as there is room for, which takes 30 to 50 ms of an idle processor: with that, on a
-busy one nothing could be told at 50.
-"""
 TRIES = 12
 """The machine may be busy with other things: the best try counts."""
 
@@ -124,17 +120,17 @@ def actions(answer) -> list[float]:
     return np.ravel(answer["predictions"] if "predictions" in answer else answer["outputs"][0]["data"]).tolist()
 
 
-def assert_bounded(cost, *, is_dense: bool = False) -> None:
+def assert_bounded(cost) -> None:
     growth, seconds = cost
     assert growth <= MOST_GROWTH * ServeOptions.max_body
-    assert seconds <= (DENSE_SECONDS if is_dense else MOST_SECONDS)
+    assert seconds <= MOST_SECONDS
 
 
 @pytest.mark.parametrize("request_", HTTP, ids=lambda request: f"{request.name} {request.path}")
 def test_over_http(measured, request_):
     answers = []
     cost = measured.cost(lambda: answers.append(answer_of(measured.server, request_)))
-    assert_bounded(cost, is_dense=request_.sums is not None)
+    assert_bounded(cost)
     for status, answer in answers:
         if request_.sums is None:
             assert status in {400, 404, 413}
