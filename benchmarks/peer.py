@@ -17,7 +17,17 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 SCORES = Path(__file__).parents[1] / "trpo_tf" / "benchmark" / "peers" / "sb3-contrib.csv"
-COLUMNS = ("environment", "seed", "steps", "mean_return", "std_return", "seconds", "version")
+COLUMNS = (
+    "environment",
+    "seed",
+    "steps",
+    "mean_return",
+    "std_return",
+    "seconds",
+    "version",
+    "settings",
+    "untrained_return",
+)
 EPISODES = 20
 ENVIRONMENTS_TOGETHER = 2
 FIRST_EVALUATION_SEED = 1_000_000
@@ -72,7 +82,7 @@ def measure(env_id: str, seed: int, steps: int | None) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     mean, std = evaluate_policy(model, evaluation_env(env_id, envs), EPISODES, deterministic=True)
     version = f"{sb3_contrib.__version__}, torch {torch.__version__}"
-    return dict(zip(COLUMNS, (env_id, seed, steps, mean, std, round(seconds, 1), version), strict=True))
+    return dict(zip(COLUMNS, (env_id, seed, steps, mean, std, round(seconds, 1), version, "zoo", None), strict=True))
 
 
 def evaluation_env(env_id: str, trained_in: VecEnv) -> VecEnv:

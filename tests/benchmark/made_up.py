@@ -30,8 +30,8 @@ def result(environment: str, seed: int, score: float, curve=((100, 0.0), (1000, 
     )
 
 
-def peer_run(environment: str, seed: int, score: float, steps: int = 10_000) -> PeerRun:
-    return PeerRun(environment, seed, steps, score, 1.0, 3.0, "1.0")
+def peer_run(environment: str, seed: int, score: float, steps: int = 10_000, settings: str = "zoo") -> PeerRun:
+    return PeerRun(environment, seed, steps, score, 1.0, 3.0, "1.0", settings, None)
 
 
 RESULTS = [result("Left-v0", seed, score) for seed, score in enumerate([10.0, 20.0, 60.0])] + [

@@ -7,17 +7,18 @@ import pytest
 import tomli_w
 from made_up import result
 
-from trpo_tf.benchmark import suites
-from trpo_tf.benchmark.peers import load_peer, peer_names, scores_of
+from trpo_tf.benchmark import plans
+from trpo_tf.benchmark.peers import load_peer, peer_names, runs_in
+from trpo_tf.benchmark.plans import plan
 from trpo_tf.benchmark.progress import steps_so_far
 from trpo_tf.benchmark.results import folder_of, is_finished, read_result, require_same_settings, write_result
-from trpo_tf.benchmark.suites import SUITES, plan
+from trpo_tf.benchmark.suites import SUITES, UNTUNED
 from trpo_tf.config import Config, load_preset
 from trpo_tf.errors import UserError
 
 
 def test_a_suite_is_planned_seed_by_seed_with_presets_and_its_own_steps(monkeypatch):
-    monkeypatch.setattr(suites, "_is_missing", lambda package: False)
+    monkeypatch.setattr(plans, "_missing", lambda env_id: None)
     planned = plan(["classic"], range(7, 9), None)
     assert [config.seed for config in planned.configs] == [7] * 6 + [8] * 6
     assert planned.left_out == ()
@@ -40,6 +41,43 @@ def test_what_this_machine_cannot_make_is_left_out_and_told(monkeypatch):
     planned = plan(["classic"], range(2), None)
     assert len(planned.configs) == 10
     assert planned.left_out == ("LunarLander-v3 was left out: it needs Box2D, which is not installed",)
+
+
+def test_environments_of_packages_of_their_own_are_left_out_each_with_its_first(monkeypatch):
+    missing = ("shimmy", "dm_control", "minigrid")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    left_out = dict(note.split(" was left out: it needs ") for note in plan(["unseen"], range(1), None).left_out)
+    assert left_out["shimmy:dm_control/finger-spin-v0"] == "shimmy, which is not installed"
+    assert left_out["trpo_tf.benchmark.environments:MiniGrid-DoorKey-5x5-Flat-v0"] == "minigrid, which is not installed"
+    assert len(left_out) == 4
+
+
+@pytest.mark.parametrize("suite", sorted(UNTUNED))
+def test_where_nothing_is_tuned_every_environment_has_the_default_settings(suite, monkeypatch):
+    monkeypatch.setattr(plans, "_missing", lambda env_id: None if can_be_made(env_id) else "something")
+    planned = plan([suite], range(2), None)
+    made = {config.env_id for config in planned.configs}
+    assert len(made) + len(planned.left_out) == len(SUITES[suite])
+    assert "Hopper-v5" in made or "HalfCheetah-v5" in made  # for which there are presets
+    for config in planned.configs:
+        defaults = Config(config.env_id, seed=config.seed, total_steps=SUITES[suite][config.env_id], eval_episodes=0)
+        sampling = dataclasses.replace(config.sampling, env_backend="auto")
+        assert dataclasses.replace(config, sampling=sampling) == defaults
+
+
+def can_be_made(env_id: str) -> bool:
+    return not env_id.startswith("shimmy:") and "MiniGrid" not in env_id
+
+
+def test_what_the_defaults_are_chosen_on_is_not_what_they_are_judged_on():
+    assert not SUITES["unseen"].keys() & SUITES["unseen-training"].keys()
+
+
+def test_an_environment_cannot_be_trained_with_its_preset_and_without_in_one_benchmark():
+    with pytest.raises(UserError, match="Hopper-v5 is asked for with its preset and without; run mujoco by itself"):
+        plan(["unseen", "mujoco"], range(1), None)
+    assert len(plan(["mujoco", "Hopper-v5"], range(1), None).configs) == 8
 
 
 def test_an_environment_trains_for_as_long_as_its_preset_says():
@@ -67,12 +105,17 @@ def test_a_plan_that_cannot_work_is_refused(names, seeds, steps, message):
 def test_the_peer_s_scores_come_with_the_package():
     assert peer_names() == ["sb3-contrib"]
     runs = load_peer("sb3-contrib")
-    assert len({(run.environment, run.seed) for run in runs}) == len(runs)
-    assert scores_of(runs, "CartPole-v1", 100_000)[:3] == [500.0, 448.05, 500.0]
-    assert scores_of(runs, "CartPole-v1", 5000) == []
-    planned = {env_id: steps for suite in SUITES.values() for env_id, steps in suite.items()}
-    assert {run.environment for run in runs} <= planned.keys()
-    assert all(run.steps == planned[run.environment] for run in runs)
+    assert len({(run.environment, run.settings, run.seed) for run in runs}) == len(runs)
+    scores = [run.mean_return for run in runs_in(runs, "CartPole-v1", 100_000, "zoo")]
+    assert scores[:3] == [500.0, 448.05, 500.0]
+    assert runs_in(runs, "CartPole-v1", 5000, "zoo") == runs_in(runs, "CartPole-v1", 100_000, "default") == []
+    planned = {
+        (env_id, steps, "default" if name in UNTUNED else "zoo")
+        for name, suite in SUITES.items()
+        for env_id, steps in suite.items()
+    }
+    assert {(run.environment, run.steps, run.settings) for run in runs} <= planned
+    assert all((run.settings == "zoo") == (run.untrained_return is None) for run in runs)
     with pytest.raises(UserError, match="peer 'nobody' is unknown; choose one of sb3-contrib"):
         load_peer("nobody")
 

@@ -20,6 +20,10 @@ class PeerRun(NamedTuple):
     std_return: float
     seconds: float
     version: str
+    settings: str
+    """zoo: RL Baselines3 Zoo's for the environment; default: the peer's own, for every environment"""
+    untrained_return: float | None
+    """mean return of as many episodes before training, actions sampled; None if it was not measured"""
 
 
 def peer_names() -> list[str]:
@@ -34,9 +38,10 @@ def load_peer(name: str) -> list[PeerRun]:
     return [_run(row) for row in csv.DictReader((PEERS / f"{name}.csv").read_text().splitlines())]
 
 
-def scores_of(runs: Sequence[PeerRun], environment: str, steps: int) -> list[float]:
-    """Scores in one environment, of the runs that trained for as many steps."""
-    return [run.mean_return for run in runs if (run.environment, run.steps) == (environment, steps)]
+def runs_in(runs: Sequence[PeerRun], environment: str, steps: int, settings: str) -> list[PeerRun]:
+    """The runs in one environment that trained for as many steps with such settings."""
+    wanted = (environment, steps, settings)
+    return [run for run in runs if (run.environment, run.steps, run.settings) == wanted]
 
 
 def _run(row: dict[str, str]) -> PeerRun:
@@ -48,4 +53,6 @@ def _run(row: dict[str, str]) -> PeerRun:
         float(row["std_return"]),
         float(row["seconds"]),
         row["version"],
+        row["settings"],
+        float(row["untrained_return"]) if row["untrained_return"] else None,
     )

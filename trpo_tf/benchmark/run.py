@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from serving.errors import install
 from trpo_tf.benchmark.peers import PeerRun, load_peer
+from trpo_tf.benchmark.plans import Plan, plan
 from trpo_tf.benchmark.pool import Job, run_jobs
 from trpo_tf.benchmark.progress import BenchmarkProgress
 from trpo_tf.benchmark.results import (
@@ -19,7 +20,6 @@ from trpo_tf.benchmark.results import (
     read_result,
     require_same_settings,
 )
-from trpo_tf.benchmark.suites import Plan, plan
 from trpo_tf.config import Config
 from trpo_tf.errors import UserError
 from trpo_tf.files import write_atomically
@@ -63,7 +63,7 @@ def benchmark(
     finished = [folder_of(out, config) for config in planned.configs if is_finished(folder_of(out, config))]
     results = sorted(map(read_result, finished), key=lambda result: _order(planned, result))
     notes = [*planned.left_out, *(f"{name} failed: {reason}" for name, reason in failures.items())]
-    return Outcome(_write_report(out, results, notes, peer, peer_runs) if results else "", failures)
+    return Outcome(_write_report(out, planned, results, notes, peer, peer_runs) if results else "", failures)
 
 
 def _order(planned: Plan, result: Result) -> tuple[int, int]:
@@ -108,14 +108,19 @@ def _command(folder: Path, config: Config) -> tuple[str, ...]:
 
 
 def _write_report(
-    out: Path, results: Sequence[Result], notes: Sequence[str], peer: str | None, peer_runs: Sequence[PeerRun]
+    out: Path,
+    planned: Plan,
+    results: Sequence[Result],
+    notes: Sequence[str],
+    peer: str | None,
+    peer_runs: Sequence[PeerRun],
 ) -> str:
     from trpo_tf.benchmark.figures import draw
     from trpo_tf.benchmark.report import html_report
     from trpo_tf.benchmark.summary import summarize
     from trpo_tf.benchmark.tables import results_csv, results_json, terminal_table
 
-    summaries = summarize(results, peer_runs)
+    summaries = summarize(results, peer_runs, planned.untuned)
     page = html_report(summaries, results, notes, peer, draw(summaries, results, peer, "svg"))
     for name, content in (
         ("results.json", results_json(results, summaries, peer).encode()),

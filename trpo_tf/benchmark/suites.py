@@ -1,14 +1,8 @@
-"""What a benchmark trains: which environments, for how many steps, from which seeds."""
+"""The suites: which environments, and for how many steps. Imports nothing, so that scripts of peers can."""
 
-import dataclasses
-import importlib.util
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
-from trpo_tf.config import Config, load_preset, preset_for
-from trpo_tf.envs import make_env
-from trpo_tf.errors import UserError
-from trpo_tf.training import with_env_backend
+_OWN = "trpo_tf.benchmark.environments"
 
 SUITES: Mapping[str, Mapping[str, int]] = {
     "classic": {
@@ -32,70 +26,50 @@ SUITES: Mapping[str, Mapping[str, int]] = {
         ),
         1_000_000,
     ),
+    "unseen-training": {
+        "CartPole-v1": 50_000,
+        "Acrobot-v1": 100_000,
+        "Pendulum-v1": 100_000,
+        "MountainCarContinuous-v0": 50_000,
+        "LunarLanderContinuous-v3": 100_000,
+        "shimmy:dm_control/cartpole-swingup-v0": 150_000,
+        "HalfCheetah-v5": 200_000,
+        "Swimmer-v5": 200_000,
+        "FrozenLake-v1": 50_000,
+        "Taxi-v4": 100_000,
+        f"{_OWN}:MiniGrid-Empty-8x8-Flat-v0": 50_000,
+        f"{_OWN}:ScoreAtEnd-v0": 100_000,
+        f"{_OWN}:DriftingMass-v0": 100_000,
+        f"{_OWN}:LateShift-v0": 100_000,
+        f"{_OWN}:PendulumInOtherUnits-v0": 100_000,
+    },
+    "unseen": {
+        "shimmy:dm_control/reacher-easy-v0": 100_000,
+        "shimmy:dm_control/finger-spin-v0": 100_000,
+        "shimmy:dm_control/cheetah-run-v0": 100_000,
+        "Pusher-v5": 100_000,
+        "Hopper-v5": 100_000,
+        "LunarLander-v3": 100_000,
+        "BipedalWalker-v3": 100_000,
+        "CliffWalking-v1": 50_000,
+        f"{_OWN}:MiniGrid-DoorKey-5x5-Flat-v0": 100_000,
+        f"{_OWN}:SignalsAtEnd-v0": 100_000,
+        f"{_OWN}:ThirtyAxes-v0": 100_000,
+        f"{_OWN}:AcrobotInOtherUnits-v0": 100_000,
+    },
 }
-"""Environment steps of each environment: those that RL Baselines3 Zoo trains for, and 1M for all of MuJoCo."""
+"""Environment steps of each environment: those that RL Baselines3 Zoo trains for, and 1M for all of MuJoCo.
 
-_NEEDS = {"LunarLander-v3": "Box2D"}
+`unseen-training` is what the defaults may be chosen on; on `unseen` they are judged, and nothing is chosen.
+"""
 
+UNTUNED = frozenset(("unseen", "unseen-training"))
+"""Suites in which every environment has the default settings, whether there is a preset for it or not."""
 
-class Plan(NamedTuple):
-    """The runs of a benchmark, and a line for each environment of a suite that this machine can't make."""
-
-    configs: tuple[Config, ...]
-    left_out: tuple[str, ...]
-
-
-def plan(names: Sequence[str], seeds: range, steps: int | None) -> Plan:
-    """A run for each seed of each environment, seed by seed, with the environment's preset.
-
-    Args:
-        names: suites, or environments beside them; those are trained as long as their presets say.
-        seeds: seeds of every environment.
-        steps: environment steps of every run, instead of what the suites say.
-
-    Raises `UserError` for a name that is neither, or settings that can't work.
-    """
-    if not names:
-        raise UserError(f"which suite? Name one of {', '.join(SUITES)}, for example: trpo-tf benchmark classic")
-    if len(seeds) < 1:
-        raise UserError("seeds must be at least 1")
-    if seeds.start < 0:
-        raise UserError("first_seed must be at least 0")
-    steps_of: dict[str, int | None] = {}
-    for name in names:
-        steps_of |= SUITES[name] if name in SUITES else {_environment(name): None}
-    left_out = {env_id: _NEEDS[env_id] for env_id in steps_of if _is_missing(_NEEDS.get(env_id))}
-    configs = [
-        _config(env_id, seed, suite_steps if steps is None else steps)
-        for seed in seeds
-        for env_id, suite_steps in steps_of.items()
-        if env_id not in left_out
-    ]
-    return Plan(
-        tuple(configs),
-        tuple(
-            f"{env_id} was left out: it needs {package}, which is not installed" for env_id, package in left_out.items()
-        ),
-    )
-
-
-def _config(env_id: str, seed: int, steps: int | None) -> Config:
-    preset = load_preset(preset_for(env_id), env_id)
-    # The benchmark plays the exported policy at the end; a run's own evaluation would be the same once more.
-    changed = {"seed": seed, "eval_episodes": 0, **({} if steps is None else {"total_steps": steps})}
-    try:
-        return with_env_backend(dataclasses.replace(preset, **changed))  # type: ignore[arg-type]
-    except UserError as error:
-        raise UserError(f"--steps {steps} can't work for {env_id}: {error}") from error
-
-
-def _environment(name: str) -> str:
-    try:
-        make_env(name).close()
-    except UserError as error:
-        raise UserError(f"{name!r} is neither a suite ({', '.join(SUITES)}) nor an environment: {error}") from error
-    return name
-
-
-def _is_missing(package: str | None) -> bool:
-    return package is not None and importlib.util.find_spec(package) is None
+NEEDS = {
+    "LunarLander": ("Box2D",),
+    "BipedalWalker": ("Box2D",),
+    "shimmy:": ("shimmy", "dm_control"),
+    f"{_OWN}:MiniGrid": ("minigrid",),
+}
+"""How an id begins -> what it is made with beside what training needs."""

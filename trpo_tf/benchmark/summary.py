@@ -1,12 +1,12 @@
 """What a benchmark found in each environment, beside a peer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from trpo_tf.benchmark.peers import PeerRun, scores_of
+from trpo_tf.benchmark.peers import PeerRun, runs_in
 from trpo_tf.benchmark.results import Result
 from trpo_tf.benchmark.statistics import (
     Estimate,
@@ -50,9 +50,17 @@ class Summary:
         return asdict(self)
 
 
-def summarize(results: Sequence[Result], peer: Sequence[PeerRun]) -> list[Summary]:
-    """A summary for each environment, in the order in which they first occur."""
-    return [_summary(environment, results, peer) for environment in dict.fromkeys(r.environment for r in results)]
+def summarize(
+    results: Sequence[Result], peer: Sequence[PeerRun], untuned: Collection[str] = frozenset()
+) -> list[Summary]:
+    """A summary for each environment, in the order in which they first occur.
+
+    Where our runs are `untuned`, of the default settings, the peer's are those of its own defaults.
+    """
+    return [
+        _summary(environment, results, peer, "default" if environment in untuned else "zoo")
+        for environment in dict.fromkeys(r.environment for r in results)
+    ]
 
 
 def mean_improvement(summaries: Sequence[Summary]) -> float | None:
@@ -73,11 +81,11 @@ def common_curve(results: Sequence[Result]) -> tuple[list[float], Estimate] | No
     return grid.tolist(), interquartile_curve(np.stack([np.interp(grid, steps, returns) for steps, returns in curves]))
 
 
-def _summary(environment: str, results: Sequence[Result], peer: Sequence[PeerRun]) -> Summary:
+def _summary(environment: str, results: Sequence[Result], peer: Sequence[PeerRun], settings: str) -> Summary:
     runs = [result for result in results if result.environment == environment]
     scores = np.array([run.score for run in runs])
     total_steps = runs[0].config["total_steps"]
-    theirs = np.array(scores_of(peer, environment, total_steps))
+    theirs = np.array([run.mean_return for run in runs_in(peer, environment, total_steps, settings)])
     return Summary(
         environment=environment,
         total_steps=total_steps,

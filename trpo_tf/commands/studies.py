@@ -75,7 +75,8 @@ class Benchmark:
     """
 
     suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
-    """classic, mujoco, or environments, which train for as long as their presets say"""
+    """classic, mujoco, unseen (the default settings on environments that nothing was tuned on), unseen-training (those
+    that the defaults were chosen on), or environments, which train for as long as their presets say"""
     seeds: int = 5
     """runs of each environment"""
     first_seed: int = 0
