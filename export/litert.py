@@ -8,6 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
 from export.function import InferenceFunction, PolicySpec
+from export.litert_operations import OVERFLOWING, REPLACEMENTS, replace_operations
 from export.onnx_graph import ExportError
 from export.parity import Actor
 from export.saved_model import signature_names
@@ -42,14 +44,27 @@ def to_litert(function: InferenceFunction, spec: PolicySpec, *, int8_observation
         raise ExportError("int8_observations are empty; give some that the policy visits")
     with tempfile.TemporaryDirectory() as folder:
         _write_archive(function, spec, folder)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        replace_operations(Path(folder), OVERFLOWING)
         try:
-            with _quiet_stderr():
-                if int8_observations is None:
-                    return _renamed(converter.convert(), spec)
-                return _renamed(_quantized(converter, spec, int8_observations), spec)
+            return _converted(folder, spec, int8_observations)
         except ConverterError as error:
-            raise ExportError(f"{_lacking(error)} can't be expressed in LiteRT; replace it in the network") from error
+            lacking = _lacking(error)
+            if not lacking & REPLACEMENTS.keys():
+                raise _inexpressible(error) from error
+        # Not before: the converter knows GELU by its error function, which is faster than what stands for that.
+        replace_operations(Path(folder), lacking)
+        try:
+            return _converted(folder, spec, int8_observations)
+        except ConverterError as error:
+            raise _inexpressible(error) from error
+
+
+def _converted(folder: str, spec: PolicySpec, int8_observations: Observation | None) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    with _quiet_stderr():
+        if int8_observations is None:
+            return _renamed(converter.convert(), spec)
+        return _renamed(_quantized(converter, spec, int8_observations), spec)
 
 
 def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
@@ -153,7 +168,11 @@ def _quantized(converter: Any, spec: PolicySpec, observations: Observation) -> b
     return bytes(debugger.get_nondebug_quantized_model())
 
 
-def _lacking(error: ConverterError) -> str:
-    """The operations that an error names, without the prefix of TensorFlow's dialect; its first line if none."""
-    names = sorted({data.operator.name.removeprefix("tf.") for data in error.errors} - {""})
-    return ", ".join(names) or str(error).partition("\n")[0]
+def _lacking(error: ConverterError) -> set[str]:
+    """The operations that an error names, without the prefix of TensorFlow's dialect."""
+    return {data.operator.name.removeprefix("tf.") for data in error.errors} - {""}
+
+
+def _inexpressible(error: ConverterError) -> ExportError:
+    what = ", ".join(sorted(_lacking(error))) or str(error).partition("\n")[0]
+    return ExportError(f"{what} can't be expressed in LiteRT; replace it in the network")

@@ -12,6 +12,7 @@ import tf2onnx
 from numpy.typing import NDArray
 from onnx import checker, numpy_helper
 
+from export.onnx_operations import HANDLERS
 from serving.model_check import DOMAINS, OPERATORS
 from serving.runtime import open_session
 
@@ -45,7 +46,9 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
     traced = tf.function(function, autograph=False)
     neutral, names = with_neutral_names(signature)
     captures = traced.get_concrete_function(*neutral).graph.captures
-    model, _ = tf2onnx.convert.from_function(traced, input_signature=list(neutral), opset=opset)
+    model, _ = tf2onnx.convert.from_function(
+        traced, input_signature=list(neutral), opset=opset, custom_op_handlers=HANDLERS
+    )
     _rename_inputs(model.graph, names)
     model.graph.ClearField("doc_string")  # it names the traced function by a count of this process
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)

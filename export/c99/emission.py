@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,10 @@ from export.c99.expressions import (
     Expression,
     Fold,
     Index,
+    Inner,
+    Lookup,
     Memory,
+    Place,
     Step,
     is_integer,
     memories,
@@ -81,6 +84,11 @@ class Body:
                 name = self._constant(weights.values, weights.c_type, "weights")
                 row, length = f"{name}[{self._index(rows)}]", weights.values.shape[1]
                 return f"{function}({row}, {self._pointer(memory, starts)}, {length})", CALL
+            case Inner(memory, starts, other, other_starts, length):
+                pointers = f"{self._pointer(memory, starts)}, {self._pointer(other, other_starts)}"
+                return f"{self._helper('dot')}({pointers}, {length})", CALL
+            case Lookup(memory, starts, places):
+                return f"{self._name(memory, 'table')}[{' + '.join(self._terms(starts, places))}]", CALL
             case Fold(function, memory, starts, length):
                 return f"{self._helper(function)}({self._pointer(memory, starts)}, {length})", CALL
             case Apply():
@@ -110,8 +118,21 @@ class Body:
         self.helpers[name] = None
         return name
 
+    def _terms(self, starts: Index, places: Iterable[Place]) -> Iterator[str]:
+        """What adds up to the place of a computed index."""
+        start = self._index(starts)
+        if start != "0":
+            yield start
+        for place in places:
+            index, _ = self._formula(place.index)
+            term = f"{self._helper('place')}({index}, {place.count})"
+            yield term if place.stride == 1 else f"{place.stride} * {term}"
+
+    def _name(self, memory: Memory, noun: str) -> str:
+        return self._home(memory) if memory.values is None else self._constant(memory.values, memory.c_type, noun)
+
     def _pointer(self, memory: Memory, starts: Index) -> str:
-        name, start = self._home(memory), self._index(starts)
+        name, start = self._name(memory, "matrix"), self._index(starts)
         return name if start == "0" else f"&{name}[{start}]"
 
     def _constant_element(self, memory: Memory, at: Index, noun: str) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """What C code computes, as formulas of one element each: element i of a result from elements of arrays."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,35 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Inner:
+    """The inner product of `length` computed numbers from starts[i] on and as many others from other_starts[i] on."""
+
+    memory: Memory
+    starts: Index
+    other: Memory
+    other_starts: Index
+    length: int
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """memory[starts[i] + the sum of stride x element i of an index]; each index is kept between 0 and count - 1."""
+
+    memory: Memory
+    starts: Index
+    places: tuple["Place", ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A computed index along an axis of so many elements, `stride` apart; below 0 it counts from the end."""
+
+    index: "Expression"
+    stride: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Fold:
     """A C function (`argmax`, `total` ...) of `length` numbers of memory from starts[i] on."""
 
@@ -61,7 +90,7 @@ class Fold:
     length: int
 
 
-Expression = Element | Apply | Dot | Fold
+Expression = Element | Apply | Dot | Inner | Lookup | Fold
 
 
 @dataclass(frozen=True)
@@ -82,6 +111,11 @@ def take(expression: Expression, which: Index) -> Expression:
             return Apply(operator, tuple(take(argument, which) for argument in arguments))
         case Dot(weights, rows, memory, starts):
             return Dot(weights, rows[which], memory, starts[which])
+        case Inner(memory, starts, other, other_starts, length):
+            return Inner(memory, starts[which], other, other_starts[which], length)
+        case Lookup(memory, starts, places):
+            taken = tuple(replace(place, index=take(place.index, which)) for place in places)
+            return Lookup(memory, starts[which], taken)
         case Fold(function, memory, starts, length):
             return Fold(function, memory, starts[which], length)
 
@@ -94,6 +128,12 @@ def memories(expression: Expression) -> Iterator[Memory]:
                 yield from memories(argument)
         case Dot(weights, _, memory, _):
             yield from (weights, memory)
+        case Inner(memory, _, other, _):
+            yield from (memory, other)
+        case Lookup(memory, _, places):
+            yield memory
+            for place in places:
+                yield from memories(place.index)
         case Element(memory) | Fold(_, memory):
             yield memory
 
@@ -101,14 +141,14 @@ def memories(expression: Expression) -> Iterator[Memory]:
 def is_integer(expression: Expression) -> bool:
     """Whether the value is an integer in C."""
     match expression:
-        case Element(memory):
+        case Element(memory) | Lookup(memory):
             return memory.c_type != "float"
         case Apply(operator):
             return operator.integer
-        case Dot():
+        case Dot() | Inner():
             return False
         case Fold(function):
-            return function == "argmax"
+            return function in ("argmax", "argmin")
 
 
 def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Expression:
@@ -116,6 +156,9 @@ def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Ex
     match expression:
         case Apply(operator, arguments):
             return Apply(operator, tuple(transform(argument, change) for argument in arguments))
+        case Lookup(_, _, places):
+            changed = tuple(replace(place, index=transform(place.index, change)) for place in places)
+            return replace(expression, places=changed)
         case Dot():
             return change(expression)
     return expression

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from export.c99 import operators as c
 from export.c99.expressions import Apply, Dot, Expression, Memory, Step, constant, take, transform
+from export.c99.lookups import gather
 from export.c99.moves import MOVES, origins
 from export.c99.rules import RULES, narrowed
 from export.c99.static_graph import Node, StaticGraph
@@ -30,17 +31,20 @@ def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: M
         for output, value in zip(node.outputs, _outputs(node, graph, values, steps), strict=True):
             shaped = replace(value, shape=graph.arrays[output].shape)
             values[output] = stored(steps, shaped) if graph.readers[output] > 1 else shaped
-    return [*steps, Step(action, np.arange(action.size), _value(name, graph, values).expression)]
+    steps.append(Step(action, np.arange(action.size), _value(name, graph, values).expression))
+    return [step for step in steps if len(step.positions)]
 
 
 def _outputs(node: Node, graph: StaticGraph, values: dict[str, Value], steps: list[Step]) -> list[Value]:
     arguments = [_value(name, graph, values) if name else None for name in node.inputs]
     if node.operator in RULES:
         value = RULES[node.operator](node, arguments, steps)
-        may_overflow = value.is_integer and node.operator in ("Add", "Mul", "Sub")
+        may_overflow = value.is_integer and node.operator in ("Add", "Div", "Mul", "Neg", "Sub")
         return [narrowed(steps, value, graph.arrays[node.outputs[0]].dtype) if may_overflow else value]
     moved = [argument for place, argument in enumerate(arguments) if place in MOVES[node.operator] and argument]
     places = [argument for place, argument in enumerate(arguments) if place not in MOVES[node.operator] and argument]
+    if node.operator == "Gather" and places[0].known is None:
+        return [gather(node, [moved[0], places[0]], steps)]
     if any(argument.known is None for argument in places):
         raise ExportError(f"the C target has no {node.operator} by computed places; use another layer")
     zero = known(np.zeros(1, np.int64 if moved[0].is_integer else np.float32))

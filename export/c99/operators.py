@@ -72,6 +72,43 @@ static int32_t argmax(const float *x, int n)
     }
     return (int32_t)best;
 }""",
+    "argmin": """\
+/* Place of the smallest of n numbers, the first of equals. */
+static int32_t argmin(const float *x, int n)
+{
+    int best = 0;
+    for (int i = 1; i < n; ++i) {
+        if (x[i] < x[best]) {
+            best = i;
+        }
+    }
+    return (int32_t)best;
+}""",
+    "place": """\
+/* An index of an axis of n elements: below 0 it counts from the end, and none is out of range. */
+static int32_t place(int64_t index, int32_t n)
+{
+    index = index < 0 ? index + n : index;
+    return (int32_t)(index < 0 ? 0 : index < n ? index : n - 1);
+}""",
+    "to_integer": """\
+/* A number without its fraction, or the bound that it is beyond; 0 for NaN. */
+static int64_t to_integer(float x, int64_t low, int64_t high)
+{
+    if (isnan(x)) {
+        return 0;
+    }
+    return x <= (float)low ? low : x >= (float)high ? high : (int64_t)x;
+}""",
+    "product": """\
+static float product(const float *x, int n)
+{
+    float result = 1.0f;
+    for (int i = 0; i < n; ++i) {
+        result *= x[i];
+    }
+    return result;
+}""",
     "total": """\
 static float total(const float *x, int n)
 {
@@ -109,6 +146,34 @@ static float minimum(float x, float y)
 static float maximum(float x, float y)
 {
     return x > y || isnan(x) ? x : y;
+}""",
+    "sign": """\
+static float sign(float x)
+{
+    return (float)((x > 0.0f) - (x < 0.0f));
+}""",
+    "floor_mod": """\
+/* The remainder that has the divisor's sign; 0 for a divisor of 0. */
+static int64_t floor_mod(int64_t x, int64_t y)
+{
+    const int64_t rest = y == 0 || y == -1 ? 0 : x % y;
+    return rest != 0 && (rest < 0) != (y < 0) ? rest + y : rest;
+}""",
+    "quotient": """\
+/* Rounded towards zero; 0 for a divisor of 0. */
+static int64_t quotient(int64_t x, int64_t y)
+{
+    return y == 0 ? 0 : y == -1 ? (int64_t)(0 - (uint64_t)x) : x / y;
+}""",
+    "minimum_int": """\
+static int64_t minimum_int(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}""",
+    "maximum_int": """\
+static int64_t maximum_int(int64_t x, int64_t y)
+{
+    return x > y ? x : y;
 }""",
     "relu": """\
 static float relu(float x)
@@ -151,7 +216,12 @@ DIVIDE = Operator("{} / {}", PRODUCT, (PRODUCT, UNARY), noun="divisor")
 MINIMUM = _call("minimum", 2, noun="upper")
 MAXIMUM = _call("maximum", 2, noun="lower")
 EXPONENTIAL = _call("expf")
+LOGARITHM = _call("logf")
+SQUARE_ROOT = _call("sqrtf")
+ABSOLUTE = _call("fabsf")
 ELU = _call("elu", 2)
+FLOAT_MOD = _call("fmodf", 2)
+TO_INTEGER = Operator("to_integer({}, {}, {})", CALL, integer=True, helper="to_integer")
 TO_FLOAT = Operator("(float){}", UNARY, (UNARY,))
 EQUAL = _compare("==")
 SELECT = Operator("{} ? {} : {}", CONDITIONAL, (LOGICAL,))
@@ -159,10 +229,17 @@ SELECT_INTEGER = Operator(SELECT.text, SELECT.binding, SELECT.wants, integer=Tru
 TRUTH = Operator("{} != 0", COMPARISON, (SUM,), integer=True)
 
 FLOATS: Mapping[str, Operator] = {
-    "Abs": _call("fabsf"),
+    "Abs": ABSOLUTE,
+    "Acos": _call("acosf"),
+    "Acosh": _call("acoshf"),
     "Add": ADD,
+    "Asin": _call("asinf"),
+    "Asinh": _call("asinhf"),
+    "Atan": _call("atanf"),
+    "Atanh": _call("atanhf"),
     "Ceil": _call("ceilf"),
     "Cos": _call("cosf"),
+    "Cosh": _call("coshf"),
     "Div": DIVIDE,
     "Elu": ELU,
     "Equal": EQUAL,
@@ -171,10 +248,12 @@ FLOATS: Mapping[str, Operator] = {
     "Floor": _call("floorf"),
     "Greater": _compare(">"),
     "GreaterOrEqual": _compare(">="),
+    "IsInf": Operator("!!isinf({})", UNARY, integer=True),
+    "IsNaN": Operator("!!isnan({})", UNARY, integer=True),
     "LeakyRelu": _call("leaky_relu", 2, noun="slope"),
     "Less": _compare("<"),
     "LessOrEqual": _compare("<="),
-    "Log": _call("logf"),
+    "Log": LOGARITHM,
     "Max": MAXIMUM,
     "Min": MINIMUM,
     "Mul": MULTIPLY,
@@ -183,13 +262,17 @@ FLOATS: Mapping[str, Operator] = {
     "PRelu": _call("leaky_relu", 2, noun="slope"),
     "Reciprocal": Operator("1.0f / {}", PRODUCT, (UNARY,)),
     "Relu": _call("relu"),
+    "Round": _call("rintf"),
     "Sigmoid": _call("sigmoid"),
+    "Sign": _call("sign"),
     "Sin": _call("sinf"),
+    "Sinh": _call("sinhf"),
     "Softplus": _call("softplus"),
     "Softsign": _call("softsign"),
-    "Sqrt": _call("sqrtf"),
+    "Sqrt": SQUARE_ROOT,
     "Sub": SUBTRACT,
     "Sum": ADD,
+    "Tan": _call("tanf"),
     "Tanh": _call("tanhf"),
 }
 """By ONNX's name, of floats."""
@@ -199,6 +282,11 @@ INTEGERS: Mapping[str, Operator] = {
     "Add": Operator("(int64_t){} + {}", SUM, (UNARY, PRODUCT), integer=True),
     "Sub": Operator("(int64_t){} - {}", SUM, (UNARY, PRODUCT), integer=True),
     "Mul": Operator("(int64_t){} * {}", PRODUCT, (UNARY,), integer=True),
+    "Div": Operator("quotient({}, {})", CALL, integer=True, helper="quotient"),
+    "Mod": Operator("floor_mod({}, {})", CALL, integer=True, helper="floor_mod"),
+    "Neg": Operator("-(int64_t){}", UNARY, (UNARY,), integer=True),
+    "Min": Operator("minimum_int({}, {})", CALL, integer=True, helper="minimum_int"),
+    "Max": Operator("maximum_int({}, {})", CALL, integer=True, helper="maximum_int"),
     "Equal": EQUAL,
     "Greater": _compare(">"),
     "GreaterOrEqual": _compare(">="),
@@ -207,6 +295,7 @@ INTEGERS: Mapping[str, Operator] = {
     "And": Operator("{} && {}", LOGICAL, (COMPARISON,), integer=True),
     "Or": Operator("{} || {}", LOGICAL, (COMPARISON,), integer=True),
     "Not": Operator("!{}", UNARY, (CALL,), integer=True),
+    "Xor": Operator("!{} != !{}", COMPARISON, (CALL,), integer=True),
 }
 """By ONNX's name, of integers and truth values."""
 

@@ -1,5 +1,6 @@
 """The C sources of a policy: `policy.h` and `policy.c`."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -121,11 +122,12 @@ def _size(array: ArraySpec | NoiseSpec) -> int:
 
 
 def _identifiers(names: Sequence[str]) -> list[str]:
-    """Names that C takes, all of them different."""
+    """Names that C takes, all of them different; the first of several that are alike keeps its own."""
+    clean = [re.sub(r"[^a-z0-9_]", "_", name.lower()) for name in names]
     found: list[str] = []
-    for name in names:
-        clean = re.sub(r"[^a-z0-9_]", "_", name.lower())
-        found.append(f"{clean}_{len(found)}" if clean in found else clean)
+    for name in clean:
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        found.append(next(free for free in numbered if free not in (*clean, *found)) if name in found else name)
     return found
 
 

@@ -18,7 +18,7 @@ from serving.runtime import open_session
 _SHAPE_ONLY = {"Shape", "Size"}
 """Operators whose answer does not depend on the numbers they are given."""
 
-_CONVOLUTIONAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"}
+_CONVOLUTIONAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from export.c99.expressions import (
 )
 from export.onnx_graph import ExportError
 
+_OF_NOTHING = {"total": 0.0, "product": 1.0}
+"""What a C function is of no elements."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -84,6 +87,8 @@ def joined(steps: list[Step], values: Sequence[Value], which: Index, shape: tupl
     bounds = np.cumsum([0, *(value.size for value in values)])
     source = np.searchsorted(bounds, which, side="right") - 1
     used = np.unique(source)
+    if not len(used):
+        return Value(take(values[0].expression, which), shape)
     if len(used) == 1:
         return rearranged(steps, values[used[0]], which - bounds[used[0]], shape)
     pieces = []
@@ -106,26 +111,38 @@ def stored(steps: list[Step], value: Value) -> Value:
 
 
 def in_rows(steps: list[Step], value: Value) -> tuple[Memory, int]:
-    """Memory in which the value's elements, floats, stand side by side, and where the first of them is."""
+    """As `in_place`, of floats. Raises `ExportError` for integers."""
     if value.is_integer:
         raise ExportError("the C target multiplies, sums and compares rows of floats only; cast integers to float32")
+    return in_place(steps, value)
+
+
+def in_place(steps: list[Step], value: Value) -> tuple[Memory, int]:
+    """Memory in which the value's elements stand side by side, and where the first of them is."""
     expression = value.expression
-    if isinstance(expression, Element) and expression.memory.values is None:
+    if isinstance(expression, Element) and value.size:
         first = int(expression.at[0])
         if np.array_equal(expression.at, first + np.arange(value.size)):
             return expression.memory, first
-    memory = Memory("float", value.size)
+    memory = Memory("int64_t" if value.is_integer else "float", value.size)
     steps.append(Step(memory, np.arange(value.size), value.expression))
     return memory, 0
 
 
 def folded(steps: list[Step], function: str, value: Value, axes: Sequence[int]) -> Value:
-    """A C function of the elements along `axes`, which keep a length of 1."""
+    """A C function of the elements along `axes`, which keep a length of 1.
+
+    Raises `ExportError` for integers, and for an extreme of no elements.
+    """
     last = sorted(axis % len(value.shape) for axis in axes)
     order = [axis for axis in range(len(value.shape)) if axis not in last] + last
     which = np.arange(value.size).reshape(value.shape).transpose(order).ravel()
     length = math.prod(value.shape[axis] for axis in last)
+    shape = tuple(1 if axis in last else size for axis, size in enumerate(value.shape))
+    if length == 0:
+        if function not in _OF_NOTHING:
+            raise ExportError(f"the C target has no {function} of no elements; leave out the part of width 0")
+        return known(np.full(shape, _OF_NOTHING[function], np.float32))
     memory, first = in_rows(steps, rearranged(steps, value, which, which.shape))
     starts = first + np.arange(0, value.size, length)
-    shape = tuple(1 if axis in last else size for axis, size in enumerate(value.shape))
     return Value(Fold(function, memory, starts, length), shape)

@@ -1,0 +1,123 @@
+"""TensorFlow operations that LiteRT lacks or computes worse, as functions of operations that it has.
+
+They hold for float32, and are accurate to a few units of its last place of the larger of the result and 1.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+_ERF_IS_ONE = 4.0
+"""From here on erf x is 1 to float32."""
+_ERF = (1.12837927, 0.102769056, -1.91830756e-4, -6.19784691e-4, 8.7637337e-5, -5.66847681e-6, 1.41852274e-7)
+"""Coefficients c of erf x = tanh(x sum_k c[k] x^2k), the minimax fit of the relative error on [0, 4]."""
+
+
+def erf(x: Any) -> Any:
+    """A tanh of a polynomial: 1.7e-7 from the error function at most, 2.7e-7 of it."""
+    near = tf.clip_by_value(x, -_ERF_IS_ONE, _ERF_IS_ONE)
+    return tf.tanh(near * tf.math.polyval([tf.constant(c) for c in reversed(_ERF)], near * near))
+
+
+def softplus(x: Any) -> Any:
+    """max(x, 0) + log(1 + e^-|x|), where LiteRT's own log(1 + e^x) overflows from 89 on."""
+    return tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
+
+
+def _sinh(x: Any) -> Any:
+    return 0.5 * (tf.math.expm1(x) - tf.math.expm1(-x))
+
+
+def _asin(x: Any) -> Any:
+    return tf.atan2(x, tf.sqrt((1.0 - x) * (1.0 + x)))
+
+
+def _cross(a: Any, b: Any) -> Any:
+    def turned(vector: Any, by: int) -> Any:
+        return tf.gather(vector, [by % 3, (1 + by) % 3, (2 + by) % 3], axis=-1)
+
+    return turned(a, 1) * turned(b, 2) - turned(a, 2) * turned(b, 1)
+
+
+REPLACEMENTS: dict[str, Callable[..., Any]] = {
+    "Acos": lambda x: tf.atan2(tf.sqrt((1.0 - x) * (1.0 + x)), x),
+    "Acosh": lambda x: tf.math.log(x + tf.sqrt((x - 1.0) * (x + 1.0))),
+    "Asin": _asin,
+    "Asinh": lambda x: tf.sign(x) * tf.math.log(tf.abs(x) + tf.sqrt(x * x + 1.0)),
+    "Atan": lambda x: tf.atan2(x, tf.ones_like(x)),
+    "Atanh": lambda x: 0.5 * (tf.math.log1p(x) - tf.math.log1p(-x)),
+    "Cosh": lambda x: 0.5 * (tf.exp(x) + tf.exp(-x)),
+    "Cross": _cross,
+    "Erf": erf,
+    "Erfc": lambda x: 1.0 - erf(x),
+    "Sinh": _sinh,
+    "Softplus": softplus,
+    "Tan": lambda x: tf.sin(x) / tf.cos(x),
+    "TruncateMod": lambda x, y: tf.sign(x) * tf.math.floormod(tf.abs(x), tf.abs(y)),
+}
+"""By TensorFlow's name of the operation."""
+
+OVERFLOWING = frozenset({"Softplus"})
+"""Those that LiteRT has, and computes worse."""
+
+
+def replace_operations(saved_model: Path, names: Collection[str]) -> None:
+    """Make calls of functions of the float32 operations `names` in a SavedModel's folder, and in all that it calls."""
+    file = saved_model / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    graph = model.meta_graphs[0].graph_def
+    replaced = [
+        name
+        for nodes in [graph.node, *(function.node_def for function in graph.library.function)]
+        for name in _call_functions(nodes, names)
+    ]
+    for function in graph.library.function:
+        for key, name in function.ret.items():
+            function.ret[key] = _output(name, {node.name for node in function.node_def if _is_call(node)})
+    graph.library.function.extend(_definition(name) for name in sorted(set(replaced)))
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _call_functions(nodes: Iterable[Any], names: Collection[str]) -> Iterator[str]:
+    """Replace operations among the nodes of one function; the operations replaced."""
+    for node in nodes:
+        if node.op in names and node.attr["T"].type == types_pb2.DT_FLOAT:
+            operation, arguments = node.op, sum(not name.startswith("^") for name in node.input)
+            shapes = node.attr["_output_shapes"]
+            node.op = "PartitionedCall"
+            node.ClearField("attr")
+            node.attr["_output_shapes"].CopyFrom(shapes)
+            node.attr["f"].func.name = _function_name(operation)
+            node.attr["Tin"].list.type.extend([types_pb2.DT_FLOAT] * arguments)
+            node.attr["Tout"].list.type.append(types_pb2.DT_FLOAT)
+            yield operation
+    calls = {node.name for node in nodes if _is_call(node)}
+    for node in nodes:
+        node.input[:] = [_output(name, calls) for name in node.input]
+
+
+def _is_call(node: Any) -> bool:
+    return node.op == "PartitionedCall" and node.attr["f"].func.name in map(_function_name, REPLACEMENTS)
+
+
+def _output(name: str, calls: Collection[str]) -> str:
+    """The name of a tensor in a function, `node:argument:place`, if the node calls one: the argument is `output`."""
+    node, *place = name.split(":")
+    return f"{node}:output:{place[-1]}" if node in calls and len(place) > 1 else name
+
+
+def _function_name(operation: str) -> str:
+    return f"{operation}_of_others"
+
+
+def _definition(operation: str) -> Any:
+    function = REPLACEMENTS[operation]
+    arguments = function.__code__.co_argcount
+    traced = tf.function(function, [tf.TensorSpec(None, tf.float32)] * arguments, autograph=False)
+    definition = traced.get_concrete_function().function_def
+    definition.signature.name = _function_name(operation)
+    return definition

@@ -1,0 +1,156 @@
+"""TensorFlow operations that tf2onnx lacks or converts wrongly, as formulas of standard ONNX operators.
+
+Every formula is accurate to float32. Where a textbook form cancels near zero another one is taken, so that the relative
+error there is a few units of the last place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+_SMALL = 0.2
+"""Largest |s| at which the series of atanh s is taken; the first term left out is s^10 / 11 < 1e-8 of the sum."""
+
+Formula = Callable[..., str]
+"""A `Builder` and names of tensors -> the name of the result."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Adds nodes to the graph under conversion; numbers become constants of the type `dtype`."""
+
+    graph: Any
+    dtype: np.dtype[Any]
+
+    def __call__(self, operator: str, *arguments: Any, **attributes: Any) -> str:
+        """Add a node of names, numbers or arrays; the name of its output."""
+        names = [argument if isinstance(argument, str) else self._constant(argument) for argument in arguments]
+        return str(self.graph.make_node(operator, names, attr=attributes).output[0])
+
+    def _constant(self, value: Any) -> str:
+        values = value if isinstance(value, np.ndarray) else np.array(value, self.dtype)
+        (constant,) = self.graph.make_consts([values], values.dtype)
+        return str(constant.output[0])
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the operation is one of integers."""
+        return self.dtype.kind in "iu"
+
+
+def erfc(make: Builder, x: str) -> str:
+    """1 - erf x: exact to the last place of 1, which is what GELU's product with x needs."""
+    return make("Sub", 1.0, make("Erf", x))
+
+
+def expm1(make: Builder, x: str) -> str:
+    """(e^x + 1) tanh(x / 2), which has no difference of two numbers close to each other."""
+    return make("Mul", make("Tanh", make("Mul", x, 0.5)), make("Add", make("Exp", x), 1.0))
+
+
+def log1p(make: Builder, x: str) -> str:
+    """2 atanh s with s = x / (2 + x), by its series where |s| < 0.2; log(1 + x) elsewhere."""
+    s = make("Div", x, make("Add", x, 2.0))
+    square = make("Mul", s, s)
+    series = make("Mul", square, 1 / 9)
+    for denominator in (7, 5, 3):
+        series = make("Mul", square, make("Add", series, 1 / denominator))
+    doubled = make("Add", s, s)
+    near = make("Add", doubled, make("Mul", doubled, series))
+    return make("Where", make("Less", make("Abs", s), _SMALL), near, make("Log", make("Add", x, 1.0)))
+
+
+def _zero_where_zero(make: Builder, factor: str, product: str) -> str:
+    return make("Where", make("Equal", factor, 0.0), 0.0, product)
+
+
+def xlogy(make: Builder, x: str, y: str) -> str:
+    """x log y, 0 where x is."""
+    return _zero_where_zero(make, x, make("Mul", x, make("Log", y)))
+
+
+def xlog1py(make: Builder, x: str, y: str) -> str:
+    """x log(1 + y), 0 where x is."""
+    return _zero_where_zero(make, x, make("Mul", x, log1p(make, y)))
+
+
+def xdivy(make: Builder, x: str, y: str) -> str:
+    """x / y, 0 where x is."""
+    return _zero_where_zero(make, x, make("Div", x, y))
+
+
+def mul_no_nan(make: Builder, x: str, y: str) -> str:
+    """x y, 0 where y is."""
+    return _zero_where_zero(make, y, make("Mul", x, y))
+
+
+def cross(make: Builder, a: str, b: str) -> str:
+    """The vector product along the last axis, whose length is 3."""
+
+    def turned(vector: str, by: int) -> str:
+        return make("Gather", vector, (np.arange(3) + by) % 3, axis=-1)
+
+    return make("Sub", make("Mul", turned(a, 1), turned(b, 2)), make("Mul", turned(a, 2), turned(b, 1)))
+
+
+def broadcast_args(make: Builder, one: str, other: str) -> str:
+    """The shape that two shapes broadcast to: that of a sum of two arrays of these shapes."""
+    wide = [make("Cast", shape, to=TensorProto.INT64) for shape in (one, other)]
+    total = make("Add", *(make("ConstantOfShape", shape) for shape in wide))
+    return make("Cast", make("Shape", total), to=helper.np_dtype_to_tensor_dtype(make.dtype))
+
+
+def floor_mod(make: Builder, x: str, y: str) -> str:
+    """The remainder that has the divisor's sign."""
+    if make.is_integer:
+        return make("Mod", x, y)
+    return make("Sub", x, make("Mul", make("Floor", make("Div", x, y)), y))
+
+
+def floor_div(make: Builder, x: str, y: str) -> str:
+    """The quotient rounded down, where ONNX rounds that of integers towards zero."""
+    if make.is_integer:
+        return make("Div", make("Sub", x, make("Mod", x, y)), y)
+    return make("Floor", make("Div", x, y))
+
+
+def truncate_mod(make: Builder, x: str, y: str) -> str:
+    """The remainder that has the dividend's sign."""
+    return make("Mod", x, y, fmod=1)
+
+
+def _handler(formula: Formula) -> Callable[..., None]:
+    def convert(graph: Any, node: Any, name: str, _arguments: Any) -> None:
+        inputs, outputs = list(node.input), list(node.output)
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        make = Builder(graph, np.dtype(helper.tensor_dtype_to_np_dtype(graph.get_dtype(inputs[0]))))
+        graph.remove_node(name)
+        result = formula(make, *inputs)
+        graph.make_node("Identity", [result], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+    return convert
+
+
+FORMULAS: dict[str, Formula] = {
+    "BroadcastArgs": broadcast_args,
+    "Cross": cross,
+    "Erfc": erfc,
+    "Expm1": expm1,
+    "FloorDiv": floor_div,
+    "FloorMod": floor_mod,
+    "Log1p": log1p,
+    "MulNoNan": mul_no_nan,
+    "TruncateMod": truncate_mod,
+    "Xdivy": xdivy,
+    "Xlog1py": xlog1py,
+    "Xlogy": xlogy,
+}
+"""By TensorFlow's name of the operation."""
+
+HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
+    name: (_handler(formula), []) for name, formula in FORMULAS.items()
+}
+"""What `tf2onnx.convert` takes as `custom_op_handlers`."""
