@@ -85,7 +85,7 @@ def test_a_benchmark_stopped_and_killed_goes_on_and_does_nothing_twice(here):
 
 def check_report(folder: Path, printed: str) -> None:
     lines = printed.splitlines()
-    assert lines[1].split()[:2] == [WALK, "2"]
+    assert lines[1].split()[:2] == ["Walk-v0", "2"]
     assert lines[-1] == "report written to out/report.html"
     assert sorted(path.name for path in folder.iterdir()) == [
         "report.html",
@@ -102,6 +102,7 @@ def check_report(folder: Path, printed: str) -> None:
         assert [steps for steps, _ in run["curve"]][-1] == run["steps"]
         assert run["evaluation"]["episodes"] == 20
         assert 0 <= run["evaluation"]["mean_return"] <= 1
+        assert 0 <= run["untrained_return"] <= 1
         assert run["versions"]["tensorflow"]
         assert run["machine"]["cores"] >= 1
     assert len(list(csv.DictReader((folder / "results.csv").read_text().splitlines()))) == 2
@@ -121,7 +122,7 @@ def test_a_run_that_fails_is_reported_and_others_finish(here):
     assert reason in err
     assert err.splitlines()[-1] == "error: runs failed: 1; the same command tries them again"
     assert "Traceback" not in err
-    assert out.splitlines()[1].split()[0] == WALK
+    assert out.splitlines()[1].split()[0] == "Walk-v0"
     page = (here / "out" / "report.html").read_text()
     assert reason.replace("'", "&#x27;") in page
     assert not (here / "out" / "runs" / name / "result.json").exists()

@@ -61,7 +61,7 @@ def test_where_nothing_is_tuned_every_environment_has_the_default_settings(suite
     assert len(made) + len(planned.left_out) == len(SUITES[suite])
     assert "Hopper-v5" in made or "HalfCheetah-v5" in made  # for which there are presets
     for config in planned.configs:
-        defaults = Config(config.env_id, seed=config.seed, total_steps=SUITES[suite][config.env_id], eval_episodes=0)
+        defaults = Config(config.env_id, seed=config.seed, total_steps=SUITES[suite][config.env_id])
         sampling = dataclasses.replace(config.sampling, env_backend="auto")
         assert dataclasses.replace(config, sampling=sampling) == defaults
 

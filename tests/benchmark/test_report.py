@@ -1,16 +1,19 @@
 """Summaries, tables, figure and page of a benchmark, from results made up."""
 
 import csv
+import dataclasses
+import html
 import io
 import json
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
-from made_up import PEER, RESULTS, result
+from made_up import PEER, RESULTS, peer_run, result
 
 from trpo_tf.benchmark.figures import draw
 from trpo_tf.benchmark.report import html_report
-from trpo_tf.benchmark.summary import common_curve, mean_improvement, summarize
+from trpo_tf.benchmark.summary import common_curve, overall_improvement, shortfalls, summarize
 from trpo_tf.benchmark.tables import results_csv, results_json, terminal_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -57,12 +60,14 @@ def test_a_summary_an_environment(summaries):
     assert left.peer.mean == 17.5
     assert left.peer.improvement.value == pytest.approx((0 + 0 + 1 + 0.5 + 1 + 1) / 6)
     assert right.scores == (-5.0,)
-    assert mean_improvement(summaries) == left.peer.improvement.value
+    assert left.spread == pytest.approx(np.std([10, 20, 60], ddof=1))
+    assert (right.spread, right.untrained) == (0.0, None)
+    assert overall_improvement(summaries) == left.peer.improvement
 
 
 def test_a_peer_s_runs_of_another_length_are_not_compared_with(summaries):
     assert summaries[1].peer is None
-    assert mean_improvement(summaries[1:]) is None
+    assert overall_improvement(summaries[1:]) is None
 
 
 def test_curves_are_compared_where_all_seeds_have_one():
@@ -81,8 +86,8 @@ def test_the_page_has_a_row_an_environment_and_needs_nothing_beside_it(summaries
     text = html_report(summaries, RESULTS, ["Up-v0 failed: <no> & never"], "a peer", figure)
     page = Page(text)
     assert [row[0] for row in page.rows] == ["Left-v0", "Right-v0"]
-    assert page.rows[0][5:7] == ["30.0", "10.0 to 60.0"]
-    assert page.rows[1][-4:] == ["-"] * 4
+    assert page.rows[0][4:9] == ["-", "30.0", "30.0", "10.0 to 60.0", "26.5"]
+    assert page.rows[1][-5:] == ["-"] * 5
     assert page.details == len(RESULTS)
     (address,) = page.addresses
     assert address.startswith("data:image/svg+xml;base64,")
@@ -94,7 +99,7 @@ def test_the_page_without_a_peer_has_no_columns_for_one(summaries):
     alone = summarize(RESULTS, [])
     page = Page(html_report(alone, RESULTS, [], None, draw(alone, RESULTS, None, "svg")))
     assert len({len(row) for row in page.rows}) == 1
-    assert page.rows[0][-2:] == ["30.0", "10.0 to 60.0"]
+    assert page.rows[0][-3:] == ["30.0", "10.0 to 60.0", "26.5"]
 
 
 def test_the_figure_is_the_same_each_time(summaries):
@@ -118,6 +123,31 @@ def test_files_hold_every_run(summaries):
 
 def test_the_terminal_s_table(summaries):
     lines = terminal_table(summaries, "a peer").splitlines()
-    assert " ".join(lines[0].split()) == "environment seeds mean IQM and 95% interval a peer, IQM improvement"
-    assert lines[1].split()[:6] == ["Left-v0", "3", "30.0", "30.0", "[10.0,", "60.0]"]
-    assert lines[2].split() == ["Right-v0", "1", "-5.0", "-5.0", "[-5.0,", "-5.0]"]
+    assert " ".join(lines[0].split()) == "environment seeds untrained IQM spread a peer, IQM spread improvement"
+    assert lines[1].split()[:8] == ["Left-v0", "3", "-", "30.0", "26.5", "17.5", "3.5", "0.58"]
+    assert lines[2].split() == ["Right-v0", "1", "-", "-5.000", "0.000", "-", "-", "-"]
+    assert lines[4].startswith("probability of improvement over a peer, mean of environments: 0.58 [")
+    assert len(lines) == 5
+
+
+def test_where_training_did_harm_or_the_peer_is_far_ahead_is_told():
+    def summaries_of(score: float, untrained: float):
+        ours = [dataclasses.replace(result("m:A-v0", seed, score), untrained_return=untrained) for seed in range(2)]
+        return summarize(ours, [peer_run("m:A-v0", 0, 20.0), peer_run("m:A-v0", 1, 24.0)])
+
+    beaten = "A-v0: 19.1 is below a peer's 22.0 by more than the spread of its seeds, 2.8"
+    harmed = "A-v0: 19.1 after training is below 19.2 before"
+    assert shortfalls(summaries_of(19.1, 19.0), "a peer") == [beaten]
+    assert shortfalls(summaries_of(19.1, 19.2), "a peer") == [harmed, beaten]
+    assert shortfalls(summaries_of(19.2, 19.2), "a peer") == []
+    text = terminal_table(summaries_of(19.1, 19.2), "a peer")
+    assert text.endswith(f"\n{harmed}\n{beaten}")
+    page = html_report(summaries_of(19.1, 19.2), [result("m:A-v0", 0, 19.1)], [], "a peer", b"")
+    assert html.escape(beaten) in page
+
+
+def test_runs_of_the_default_settings_are_compared_with_the_peer_s_own_defaults():
+    peer = [peer_run("A-v0", 0, 1.0), peer_run("A-v0", 0, 2.0, settings="default")]
+    (tuned,) = summarize([result("A-v0", 0, 5.0)], peer)
+    (untuned,) = summarize([result("A-v0", 0, 5.0)], peer, {"A-v0"})
+    assert (tuned.peer.scores, untuned.peer.scores) == ((1.0,), (2.0,))

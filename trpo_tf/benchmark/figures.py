@@ -75,7 +75,7 @@ def _draw_panel(axes: "Axes", summary: Summary, results: Sequence[Result]) -> No
     if summary.peer is not None:
         _draw_peer(axes, summary.peer)
     _draw_final(axes, summary)
-    axes.set_title(summary.environment, fontsize=10, fontweight="bold")
+    axes.set_title(summary.name, fontsize=10, fontweight="bold")
     axes.set_xlim(0, 1.04 * summary.total_steps)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

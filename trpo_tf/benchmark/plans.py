@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from trpo_tf.benchmark.results import EPISODES
 from trpo_tf.benchmark.suites import NEEDS, SUITES, UNTUNED
 from trpo_tf.config import Config, load_preset, preset_for
 from trpo_tf.envs import make_env
@@ -74,8 +75,10 @@ def _wanted(name: str) -> dict[str, _Wanted]:
 
 
 def _config(env_id: str, seed: int, preset: str, steps: int | None) -> Config:
-    # The benchmark plays the exported policy at the end; a run's own evaluation would be the same once more.
-    changed = {"seed": seed, "eval_episodes": 0, **({} if steps is None else {"total_steps": steps})}
+    # The benchmark plays the exported policy at the end; a run's own evaluation would be the same once more. That of
+    # the new policy comes with it, which says whether settings not made for the environment did harm.
+    episodes = EPISODES if preset == "default" else 0
+    changed = {"seed": seed, "eval_episodes": episodes, **({} if steps is None else {"total_steps": steps})}
     try:
         return with_env_backend(dataclasses.replace(load_preset(preset, env_id), **changed))  # type: ignore[arg-type]
     except UserError as error:

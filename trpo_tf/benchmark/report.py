@@ -8,7 +8,7 @@ from html import escape
 
 from trpo_tf.benchmark.results import Result
 from trpo_tf.benchmark.statistics import Estimate
-from trpo_tf.benchmark.summary import Summary, mean_improvement
+from trpo_tf.benchmark.summary import Summary, overall_improvement, shortfalls
 from trpo_tf.reporting.html import definitions, page
 
 
@@ -29,7 +29,7 @@ def html_report(
         f"<h1>Benchmark of trpo-tf</h1>{_lead(summaries, results, peer)}",
         _notes(notes),
         f'<h2>Learning curves</h2><img alt="Learning curves" src="data:image/svg+xml;base64,{image}">',
-        f"<h2>Final scores</h2>{_table(summaries, peer)}{_legend(peer)}",
+        f"<h2>Final scores</h2>{_table(summaries, peer)}{_notes(shortfalls(summaries, peer))}{_legend(peer)}",
         f"<h2>Machine and versions</h2>{_machines(results)}",
         f"<h2>Runs and their settings</h2>{''.join(map(_run, results))}",
     ]
@@ -39,10 +39,12 @@ def html_report(
 def _lead(summaries: Sequence[Summary], results: Sequence[Result], peer: str | None) -> str:
     seeds = [result.seed for result in results]
     told = f"{len(results)} runs, {len(summaries)} environments, seeds {min(seeds)} to {max(seeds)}."
-    improvement = mean_improvement(summaries)
+    improvement = overall_improvement(summaries)
     if improvement is not None:
+        value, low, high = (f"{number:.2f}" for number in improvement)
         told += (
-            f" A run of trpo-tf scores above one of {peer} with probability {improvement:.2f}, mean of environments."
+            f" A run of trpo-tf scores above one of {peer} with probability {value} (95% interval {low} to {high}), "
+            "mean of environments."
         )
     return f'<p class="lead">{escape(told)}</p>'
 
@@ -52,31 +54,35 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _table(summaries: Sequence[Summary], peer: str | None) -> str:
-    groups = '<tr><th colspan="2"></th><th colspan="4" class="ours">trpo-tf</th>'
-    heads = ["environment", "steps", "seeds", "steps/s", "mean", "IQM"]
+    groups = '<tr><th colspan="2"></th><th colspan="6" class="ours">trpo-tf</th>'
+    heads = ["environment", "steps", "seeds", "steps/s", "untrained", "mean", "IQM", "spread"]
     if peer:
-        groups += f'<th colspan="3" class="peer">{escape(peer)}</th><th colspan="1"></th>'
-        heads += ["seeds", "mean", "IQM", "probability of<br>improvement"]
+        groups += f'<th colspan="4" class="peer">{escape(peer)}</th><th colspan="1"></th>'
+        heads += ["seeds", "mean", "IQM", "spread", "probability of<br>improvement"]
     head = f"{groups}</tr><tr>{''.join(f'<th>{name}</th>' for name in heads)}</tr>"
     rows = "".join(f"<tr>{_cells(summary, peer)}</tr>" for summary in summaries)
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
 def _cells(summary: Summary, peer: str | None) -> str:
+    digits = summary.digits
+    untrained = "-" if summary.untrained is None else f"{summary.untrained:,.{digits}f}"
     cells = (
-        f"<td>{escape(summary.environment)}</td><td>{summary.total_steps:,}</td><td>{len(summary.scores)}</td>"
-        f"<td>{summary.steps_per_second:,.0f}</td><td>{summary.mean:,.1f}</td>{_estimate(summary.iqm, 'ours')}"
+        f"<td>{escape(summary.name)}</td><td>{summary.total_steps:,}</td><td>{len(summary.scores)}</td>"
+        f"<td>{summary.steps_per_second:,.0f}</td><td>{untrained}</td><td>{summary.mean:,.{digits}f}</td>"
+        f"{_estimate(summary.iqm, 'ours', digits)}<td>{summary.spread:,.{digits}f}</td>"
     )
     if peer and summary.peer:
         theirs = summary.peer
-        cells += f"<td>{len(theirs.scores)}</td><td>{theirs.mean:,.1f}</td>{_estimate(theirs.iqm, 'peer')}"
-        cells += _estimate(theirs.improvement, "", digits=2)
+        cells += f"<td>{len(theirs.scores)}</td><td>{theirs.mean:,.{digits}f}</td>"
+        cells += f"{_estimate(theirs.iqm, 'peer', digits)}<td>{theirs.spread:,.{digits}f}</td>"
+        cells += _estimate(theirs.improvement, "", 2)
     elif peer:
-        cells += "<td>-</td>" * 4
+        cells += "<td>-</td>" * 5
     return cells
 
 
-def _estimate(estimate: Estimate, kind: str, digits: int = 1) -> str:
+def _estimate(estimate: Estimate, kind: str, digits: int) -> str:
     value, low, high = (f"{number:,.{digits}f}" for number in estimate)
     return f'<td><span class="{kind}">{value}</span><small>{low} to {high}</small></td>'
 
@@ -84,9 +90,10 @@ def _estimate(estimate: Estimate, kind: str, digits: int = 1) -> str:
 def _legend(peer: str | None) -> str:
     told = (
         "A run's score is the mean return of its exported policy over 20 deterministic episodes. IQM is the mean of "
-        "the middle half of the seeds' scores. Below a value stands its 95% interval, by bootstrap over the seeds. In "
-        "the figure, thin lines are the seeds' returns in training, where actions are sampled; the dot at the end is "
-        "the score."
+        "the middle half of the seeds' scores, spread their standard deviation. Below a value stands its 95% interval, "
+        "by bootstrap over the seeds. Untrained is the mean return before training, with sampled actions. In the "
+        "figure, thin lines are the seeds' returns in training, where actions are sampled; the dot at the end is the "
+        "score."
     )
     if peer:
         told += (

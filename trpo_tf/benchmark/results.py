@@ -17,6 +17,9 @@ from trpo_tf.config import Config, read_config
 from trpo_tf.errors import UserError
 from trpo_tf.files import write_atomically
 
+EPISODES = 20
+"""Of an evaluation."""
+
 RESULT_FILE = "result.json"
 RUN_FOLDER = "run"
 BUNDLE_FOLDER = "bundle"
@@ -43,6 +46,8 @@ class Result:
     config: Mapping[str, Any]
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
+    untrained_return: float | None = None
+    """mean return of the new policy, actions sampled; None if it was not measured"""
 
     @property
     def score(self) -> float:

@@ -2,10 +2,10 @@
 
 As in Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021), whose
 package rliable gives the measures. The bootstrap is ours since rliable's draws from NumPy's global generator, so that a
-report would not come out the same twice.
+report would not come out the same twice, and takes as many runs in every environment.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +33,23 @@ def interquartile_mean(scores: Scores) -> Estimate:
 
 def probability_of_improvement(ours: Scores, theirs: Scores) -> Estimate:
     """Probability that a seed of ours scores above one of theirs, ties counting half; [seeds] and [seeds]."""
+    return mean_improvement([(ours, theirs)])
+
+
+def mean_improvement(environments: Sequence[tuple[Scores, Scores]]) -> Estimate:
+    """Mean over environments of the probability of improvement, of our scores and theirs in each.
+
+    The bootstrap is stratified: seeds are drawn within each environment.
+    """
     return _bootstrap(
-        lambda x, y: float(metrics.probability_of_improvement(x[:, np.newaxis], y[:, np.newaxis])), ours, theirs
+        lambda *samples: np.mean([_share_above(*pair) for pair in zip(samples[::2], samples[1::2], strict=True)]),
+        *(scores for pair in environments for scores in pair),
     )
+
+
+def _share_above(ours: Scores, theirs: Scores) -> float:
+    # As rliable's, which takes a millisecond for five seeds.
+    return float((np.sign(ours[:, np.newaxis] - theirs).mean() + 1) / 2)
 
 
 def interquartile_curve(curves: Scores) -> Estimate:

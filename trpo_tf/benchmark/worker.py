@@ -15,14 +15,13 @@ import tensorflow as tf
 
 import serving
 from trpo_tf.benchmark.machine import describe_machine
-from trpo_tf.benchmark.results import BUNDLE_FOLDER, RUN_FOLDER, Result, is_finished, write_result
+from trpo_tf.benchmark.results import BUNDLE_FOLDER, EPISODES, RUN_FOLDER, Result, is_finished, write_result
 from trpo_tf.config import Config
 from trpo_tf.evaluation import evaluate, longest_episode
 from trpo_tf.exporting import export_run, versions
 from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run
 from trpo_tf.training import resume, train
 
-EPISODES = 20
 _EXPORT_EPISODES = 3
 FAILED = 1
 INTERRUPTED = 130
@@ -69,6 +68,7 @@ def carry_out(config: Config, folder: Path) -> Result:
         config=config.to_dict(),
         versions=versions(),
         machine=describe_machine(),
+        untrained_return=run.summary["untrained"].get("mean_return"),
     )
 
 
