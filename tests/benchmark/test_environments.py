@@ -1,5 +1,8 @@
 """The benchmark's own environments have the optima and the random scores that they say."""
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -37,6 +40,18 @@ def test_each_is_made_by_its_id_and_keeps_to_its_spaces(env_id):
         if terminated or truncated:
             env.reset()
     assert action_spec(env.action_space).name == "action"
+
+
+def test_a_peer_is_trained_on_them_where_tensorflow_is_not_installed():
+    code = """import sys
+sys.modules["tensorflow"] = sys.modules["onnxruntime"] = None
+import gymnasium
+from trpo_tf.benchmark.suites import SUITES
+(env_id,) = (env_id for env_id in SUITES["unseen"] if "Axes" in env_id)
+print(gymnasium.make(env_id).action_space.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(30,)\n"), done.stderr
 
 
 def test_a_minigrid_is_its_picture_as_numbers():
