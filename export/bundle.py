@@ -278,7 +278,10 @@ def _written(
     actors, proofs = {}, {}
     for name, target in targets.items():
         observer(f"writing and comparing {name}")
-        target.write(material, folder)
+        try:
+            target.write(material, folder)
+        except tf.errors.OpError as error:  # a full disk, say
+            raise ExportError(f"{name} can't be written: {error.message}") from error
         actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.formed
         proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples)

@@ -1,10 +1,24 @@
 """Folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def named_when_full(path: Path) -> Iterator[None]:
+    """Name `path` in an `OSError` of a full disk, quota or size limit, of which a write does not say where it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -16,7 +30,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     _refuse_existing(target)
     existing = next(parent for parent in target.absolute().parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing) as scratch:
+    with named_when_full(target), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing) as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
         yield folder

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,16 @@ def test_an_exported_episode_is_listed_and_verified(cart_bundle):
 
 def test_export_takes_the_option():
     assert cli.parse(["export", "run", "--out", "bundle", "--record"]).record is True
+
+
+def test_a_video_that_does_not_fit_on_the_disk_is_no_file(cart, tmp_path):
+    """The encoder is a process of its own, which leaves a file that is cut off; a limit of sizes is the full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        done = record(cart.folder, "--out", tmp_path / "cart.mp4")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.returncode == 2
+    assert re.fullmatch("error: .*(File too large|is the disk of .* full).*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []

@@ -3,13 +3,15 @@
 import os
 from pathlib import Path
 
+from export.folders import named_when_full, sync
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` beside `path`, flush it to disk, and move it into place."""
     # Not a `tempfile`, which only its owner may read.
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with scratch.open("wb") as file:
+        with named_when_full(path), scratch.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -17,9 +19,4 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    # By hand, since `export.folders` comes with TensorFlow.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)

@@ -235,7 +235,19 @@ def _mp4(frames: Iterator[Image.Image], rate: float) -> tuple[bytes, int]:
         for count, frame in enumerate(itertools.chain([first], frames), 1):  # noqa: B007
             writer.send(frame.tobytes())
         writer.close()
+        if _frame_count(path) != count:
+            raise OSError(f"the video can't be written: is the disk of {folder} full?")
         return path.read_bytes(), count
+
+
+def _frame_count(video: Path) -> int:
+    """Frames that can be read; 0 of a file that was cut off. The encoder's exit status is not known here."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(video))[0]  # type: ignore[no-any-return]
+    except (RuntimeError, OSError):
+        return 0
 
 
 def _gif(frames: Iterator[Image.Image], rate: float) -> tuple[bytes, int]:

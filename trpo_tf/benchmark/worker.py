@@ -17,6 +17,7 @@ import serving
 from trpo_tf.benchmark.machine import describe_machine
 from trpo_tf.benchmark.results import BUNDLE_FOLDER, EPISODES, RUN_FOLDER, Result, is_finished, write_result
 from trpo_tf.config import Config
+from trpo_tf.errors import UserError
 from trpo_tf.evaluation import evaluate, longest_episode
 from trpo_tf.exporting import export_run, versions
 from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run
@@ -39,7 +40,8 @@ def main(folder: Path, config: Config) -> None:
         print(interrupt, file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001  whatever a run fails by is for the report
-        traceback.print_exc()
+        if not isinstance(error, OSError | UserError):
+            traceback.print_exc()
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         sys.exit(FAILED)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from export.folders import named_when_full
 from trpo_tf.files import write_atomically
 from trpo_tf.reporting.event_file import EventFile
 from trpo_tf.runs import METRICS_FILE, TENSORBOARD_FOLDER
@@ -18,7 +19,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, iteration: int) -> None:
         """`iteration` is the last that counts: a killed run may have logged more than it saved."""
-        path = folder / METRICS_FILE
+        self._folder, path = folder, folder / METRICS_FILE
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
             write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
@@ -31,12 +32,14 @@ class MetricsLog:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in metrics.items()
         }
-        self._lines.write(json.dumps(finite) + "\n")
-        self._lines.flush()
-        for name, value in finite.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step=metrics["steps"])
-        self._events.flush()
+        with named_when_full(self._folder / METRICS_FILE):
+            self._lines.write(json.dumps(finite) + "\n")
+            self._lines.flush()
+        with named_when_full(self._folder / TENSORBOARD_FOLDER):
+            for name, value in finite.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(name, value, step=metrics["steps"])
+            self._events.flush()
 
     def __enter__(self) -> Self:
         return self

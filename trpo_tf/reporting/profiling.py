@@ -45,8 +45,11 @@ class Profiler:
 
     def _stop(self) -> None:
         if self._tracing:
-            tf.profiler.experimental.stop()
             self._tracing = False
+            try:
+                tf.profiler.experimental.stop()
+            except tf.errors.OpError as error:  # a full disk, say
+                raise OSError(f"the trace can't be written: {error.message}") from error
 
 
 def phase_milliseconds(logged: Sequence[Mapping[str, Any]]) -> dict[str, float]:
