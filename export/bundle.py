@@ -4,7 +4,8 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,9 @@ def write_bundle(
         if not standard.repeatable:
             observer(_NOT_REPEATABLE)
         material = _material(function, outputs, manifest, form, standard)
-        actors, proofs = _written(folder, manifest, chosen, material, standard, observer)
+        optional = chosen.keys() - {"onnx", *targets}
+        actors, proofs = _written(folder, manifest, chosen, material, standard, optional, observer)
+        chosen = {target: chosen[target] for target in proofs}
         if not is_repeatable(proofs, standard):
             observer(_NOT_REPEATABLE)
             proofs, standard = without_returns(proofs), replace(standard, repeatable=False)
@@ -272,9 +275,13 @@ def _written(
     targets: Mapping[str, Target],
     material: Material,
     standard: Standard,
+    optional: Collection[str],
     observer: Callable[[str], None],
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
-    """Write every target and compare it: what runs it, and its proof."""
+    """Write every target and compare it: what runs it, and its proof.
+
+    An `optional` one that can't be made is left out, which the observer is told.
+    """
     actors, proofs = {}, {}
     for name, target in targets.items():
         observer(f"writing and comparing {name}")
@@ -282,6 +289,12 @@ def _written(
             target.write(material, folder)
         except tf.errors.OpError as error:  # a full disk, say
             raise ExportError(f"{name} can't be written: {error.message}") from error
+        except ExportError as error:
+            if name not in optional:
+                raise
+            observer(f"{name} is left out: {error}")
+            shutil.rmtree(folder / target.path, ignore_errors=True)
+            continue
         actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.formed
         proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples)

@@ -19,6 +19,8 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
 from export.function import InferenceFunction, PolicySpec
+from export.litert_errors import inexpressible, lacking
+from export.litert_integers import narrow_integers
 from export.litert_operations import OVERFLOWING, REPLACEMENTS, replace_operations
 from export.onnx_graph import ExportError
 from export.parity import Actor
@@ -26,49 +28,66 @@ from export.saved_model import signature_names
 from serving.errors import install
 from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
 from serving.policy import draw_noise
+from serving.verify import in_batches_of
 
 # As in export.quantize: what is left in floats is what 8 bits would spoil.
 _QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _LEFT_IN_FLOATS = [name for name in vars(BuiltinOperator) if name.isupper() and name not in _QUANTIZED]
 
 
-def to_litert(function: InferenceFunction, spec: PolicySpec, *, int8_observations: Observation | None = None) -> bytes:
-    """A model of one signature, whose inputs and output have the spec's names and types, and a free batch dimension.
+def to_litert(
+    function: InferenceFunction,
+    spec: PolicySpec,
+    *,
+    batch: int | None = None,
+    int8_observations: Observation | None = None,
+) -> bytes:
+    """A model of one signature, whose inputs and output have the spec's names and types.
 
-    With `int8_observations` [n, ...], which should be some that the policy visits, matrix products and convolutions
-    are of 8-bit integers, calibrated on them; inputs and output keep their types.
+    Args:
+        function: the policy.
+        spec: its arrays. Actions of 64-bit integers have 32 bits where they are choices of a largest score.
+        batch: the one number of rows that the model takes, which recurrent layers need; any if absent.
+        int8_observations: [n, ...], some that the policy visits: matrix products and convolutions are then of 8-bit
+            integers, calibrated on these; inputs and output keep their types.
 
-    Raises `ExportError` for an operation that LiteRT lacks, or for no observations.
+    Raises:
+        ExportError: an operation that LiteRT lacks, or no observations.
     """
     if int8_observations is not None and batch_size(int8_observations) == 0:
         raise ExportError("int8_observations are empty; give some that the policy visits")
     with tempfile.TemporaryDirectory() as folder:
-        _write_archive(function, spec, folder)
+        _write_archive(function, spec, folder, batch)
         replace_operations(Path(folder), OVERFLOWING)
         try:
-            return _converted(folder, spec, int8_observations)
+            return _converted(folder, spec, batch, int8_observations)
         except ConverterError as error:
-            lacking = _lacking(error)
-            if not lacking & REPLACEMENTS.keys():
-                raise _inexpressible(error) from error
+            replaceable = lacking(error) & REPLACEMENTS.keys()
+            if not replaceable:
+                raise inexpressible(error) from error
         # Not before: the converter knows GELU by its error function, which is faster than what stands for that.
-        replace_operations(Path(folder), lacking)
+        replace_operations(Path(folder), replaceable)
         try:
-            return _converted(folder, spec, int8_observations)
+            return _converted(folder, spec, batch, int8_observations)
         except ConverterError as error:
-            raise _inexpressible(error) from error
+            raise inexpressible(error) from error
 
 
-def _converted(folder: str, spec: PolicySpec, int8_observations: Observation | None) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observations: Observation | None) -> bytes:
     with _quiet_stderr():
-        if int8_observations is None:
-            return _renamed(converter.convert(), spec)
-        return _renamed(_quantized(converter, spec, int8_observations), spec)
+        model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        if int8_observations is not None:
+            if len(model.subgraphs) > 1:  # its quantiser would end the process
+                raise ExportError("8 bits in LiteRT go with no loop or branch; unroll recurrent layers (unroll=True)")
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            model = _parsed(_quantized(converter, spec, batch, int8_observations))
+    _rename_inputs(model, spec)
+    narrow_integers(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
-    """The model in LiteRT's interpreter, which may not be called from several threads at once.
+    """The model in LiteRT's interpreter, for any number of rows; not to be called from several threads at once.
 
     Raises `ExportError` if LiteRT isn't installed or refuses the model.
     """
@@ -76,24 +95,27 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ExportError(f"LiteRT is not installed; {install('litert')}") from error
-    parts, noise = spec.signature()
+    parts, noise_input = spec.signature()
     inputs = signature_names(spec)
-    zeros = {
-        inputs[tensor.name]: np.zeros((1, *tensor.shape[1:]), tensor.dtype.name)
-        for tensor in (*list_parts(parts), noise)
-    }
     try:
         with _quiet_stderr():
             run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
-            run(**zeros)
+            size = int(run.get_input_details()[inputs[spec.noise.name]]["shape_signature"][0])
+            run(
+                **{
+                    inputs[tensor.name]: np.zeros((max(1, size), *tensor.shape[1:]), tensor.dtype.name)
+                    for tensor in (*list_parts(parts), noise_input)
+                }
+            )
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"LiteRT can't load the model: {error}") from error
 
-    def act(observations: Observation, noise: Array) -> Array:
+    def act(observations: Observation, noise: Array | None) -> Array:
         feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        return run(**{inputs[name]: array for name, array in feeds.items()})[spec.action.name]  # type: ignore[no-any-return]
+        actions = run(**{inputs[name]: array for name, array in feeds.items()})[spec.action.name]
+        return actions.astype(spec.action.dtype)  # type: ignore[no-any-return]
 
-    return act
+    return lambda observations, noise: in_batches_of(size if size > 0 else None, act, observations, noise)
 
 
 @contextlib.contextmanager
@@ -109,7 +131,7 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str) -> None:
+def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, batch: int | None) -> None:
     """Write a SavedModel by way of Keras: one that TensorFlow writes by itself converts to another function."""
     neutral = _neutral_names(spec)
 
@@ -123,7 +145,7 @@ def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str) -
     endpoint = tf.function(serve, autograph=False)
     endpoint.get_concrete_function(
         **{
-            argument: tf.TensorSpec(tensors[name].shape, tensors[name].dtype, argument)
+            argument: tf.TensorSpec((batch, *tensors[name].shape[1:]), tensors[name].dtype, argument)
             for argument, name in neutral.items()
         }
     )
@@ -138,23 +160,28 @@ def _neutral_names(spec: PolicySpec) -> dict[str, str]:
     return {f"graph_input_{place}": name for place, name in enumerate(names)}
 
 
-def _renamed(content: bytes, spec: PolicySpec) -> bytes:
-    """The model with the names of `signature_names` for its signature's inputs, in which upper case is kept."""
-    model: Any = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+def _parsed(content: bytes) -> Any:
+    return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+
+
+def _rename_inputs(model: Any, spec: PolicySpec) -> None:
+    """Give the signature's inputs the names of `signature_names`, in which upper case is kept."""
     neutral, names = _neutral_names(spec), signature_names(spec)
     for signature in model.signatureDefs:
         for tensor in signature.inputs:
             tensor.name = names[neutral[tensor.name.decode()]].encode()
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _quantized(converter: Any, spec: PolicySpec, observations: Observation) -> bytes:
+def _quantized(converter: Any, spec: PolicySpec, batch: int | None, observations: Observation) -> bytes:
     """Convert with the products alone in 8 bits, which only TensorFlow's debugger of quantisation can do."""
     noise = draw_noise(spec.noise, batch_size(observations), np.random.default_rng(0))
 
     def calibration() -> Iterator[dict[str, Array]]:
         feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        yield {argument: feeds[name] for argument, name in _neutral_names(spec).items()}
+        size = batch or len(noise)
+        for start in range(0, len(noise), size):
+            rows = np.arange(start, start + size) % len(noise)
+            yield {argument: feeds[name][rows] for argument, name in _neutral_names(spec).items()}
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration
@@ -166,13 +193,3 @@ def _quantized(converter: Any, spec: PolicySpec, observations: Observation) -> b
             converter=converter, debug_dataset=calibration, debug_options=options
         )
     return bytes(debugger.get_nondebug_quantized_model())
-
-
-def _lacking(error: ConverterError) -> set[str]:
-    """The operations that an error names, without the prefix of TensorFlow's dialect."""
-    return {data.operator.name.removeprefix("tf.") for data in error.errors} - {""}
-
-
-def _inexpressible(error: ConverterError) -> ExportError:
-    what = ", ".join(sorted(_lacking(error))) or str(error).partition("\n")[0]
-    return ExportError(f"{what} can't be expressed in LiteRT; replace it in the network")

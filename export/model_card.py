@@ -77,7 +77,7 @@ def _limits(manifest: Manifest) -> Iterator[str]:
     else:
         yield f"- Actions are deterministic unless it is given noise, standard {manifest.noise.law}."
     if manifest.graph.batch is not None:
-        yield f"- policy.onnx takes batches of {manifest.graph.batch} and no other."
+        yield f"- The ONNX, ORT and LiteRT files take batches of {manifest.graph.batch} and no other."
     if any(not figures["exact"] for figures in manifest.parity.values()):
         yield "- Targets of 8 bits act nearly the same only; what counts is the return in the table."
     if not all(figures.get("repeatable", True) for figures in manifest.parity.values()):

@@ -34,6 +34,11 @@ import serving  # pip install '.[serve]' in a checkout of trpo-tf
 policy = serving.load(".")
 action = policy.act(observation)
 """
+_SERVING_BATCH = """\
+import numpy as np, serving  # pip install '.[serve]' in a checkout of trpo-tf
+policy = serving.load(".")
+action = policy.act_batch({observations})[0]
+"""
 _C = """\
 #include "policy.h"
 {arguments}
@@ -42,40 +47,56 @@ _C = """\
 
 
 def snippet(target: str, manifest: Manifest) -> tuple[str, str]:
-    """Language, and lines that make `action` of `observation`, run in the bundle's folder."""
+    """Language, and lines that make `action` of `observation`, run in the bundle's folder.
+
+    A graph of a fixed batch is given the observation as often as it takes rows.
+    """
     path = TARGETS[target].path
     if path in (C_FOLDER, C_INT8_FOLDER):
         return "c", _c(manifest)
     if path == MODEL_FILE:
-        sample = "sample = policy.act(observation, deterministic=False)\n"
-        return "python", _SERVING + (sample if manifest.graph.noise != "none" else "")
+        return "python", _serving(manifest)
     values = {"path": path, "action": manifest.action.name}
     if target == "savedmodel":
         return "python", _TENSORFLOW.format(
             feeds=_feeds(manifest, signature_names(spec_of(manifest)), noise=False), **values
         )
+    rows = manifest.graph.batch or 1
     if target.startswith("litert"):
-        return "python", _LITERT.format(
-            feeds=_feeds(manifest, signature_names(spec_of(manifest)), noise=True), **values
-        )
+        feeds = _feeds(manifest, signature_names(spec_of(manifest)), noise=True, rows=rows)
+        return "python", _LITERT.format(feeds=feeds, **values)
     if target == "ort":
         values["path"] = f"{path}/policy.ort"
     noise = manifest.graph.noise == "required"
-    numpy = ", numpy as np" if noise else ""
-    return "python", _ONNX_RUNTIME.format(feeds=_feeds(manifest, {}, noise=noise), numpy=numpy, **values)
+    numpy = ", numpy as np" if noise or rows > 1 else ""
+    return "python", _ONNX_RUNTIME.format(feeds=_feeds(manifest, {}, noise=noise, rows=rows), numpy=numpy, **values)
 
 
-def _feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool) -> str:
-    """A dict of batches of one, from `observation` as `serving.load(...).act` takes it.
+def _serving(manifest: Manifest) -> str:
+    rows, samples = manifest.graph.batch or 1, manifest.graph.noise != "none"
+    if rows == 1:
+        return _SERVING + ("sample = policy.act(observation, deterministic=False)\n" if samples else "")
+    observations = _feeds(manifest, {}, noise=False, rows=rows) if len(manifest.observation) > 1 else _rows("", rows)
+    sample = f"sample = policy.act_batch({observations}, deterministic=False)[0]\n"
+    return _SERVING_BATCH.format(observations=observations) + (sample if samples else "")
+
+
+def _rows(part: str, rows: int) -> str:
+    """A batch of `observation`, or of a part of it, so many times."""
+    return f"observation{part}[None]" if rows == 1 else f"np.repeat(observation{part}[None], {rows}, 0)"
+
+
+def _feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool, rows: int = 1) -> str:
+    """A dict of batches of so many rows, from `observation` as `serving.load(...).act` takes it.
 
     `inputs` are names that the target has instead of the manifest's.
     """
     first, *others = (spec.name for spec in manifest.observation)
-    parts = [f'"{inputs.get(first, first)}": observation[None]']
+    parts = [f"{inputs.get(first, first)!r}: {_rows('', rows)}"]
     if others:
-        parts = [f'"{inputs.get(name, name)}": observation["{name}"][None]' for name in (first, *others)]
+        parts = [f"{inputs.get(name, name)!r}: {_rows(f'[{name!r}]', rows)}" for name in (first, *others)]
     if noise:
-        shape = ", ".join(map(str, (1, *manifest.noise.shape)))
+        shape = ", ".join(map(str, (rows, *manifest.noise.shape)))
         parts.append(f'"{manifest.noise.name}": np.zeros(({shape}), "{manifest.noise.dtype}")')
     return "{" + ", ".join(parts) + "}"
 

@@ -166,11 +166,12 @@ def _write_ort(material: Material, folder: Path) -> None:
 
 
 def _write_litert(material: Material, folder: Path) -> None:
-    (folder / LITERT_FILE).write_bytes(litert.to_litert(material.function, material.spec))
+    (folder / LITERT_FILE).write_bytes(litert.to_litert(material.function, material.spec, batch=material.batch))
 
 
 def _write_litert_int8(material: Material, folder: Path) -> None:
-    content = litert.to_litert(material.function, material.spec, int8_observations=_calibration(material))
+    calibration = _calibration(material)
+    content = litert.to_litert(material.function, material.spec, batch=material.batch, int8_observations=calibration)
     (folder / LITERT_INT8_FILE).write_bytes(content)
 
 

@@ -21,7 +21,7 @@ from serving.manifest import (
     read_manifest,
 )
 from serving.memory import check_memory
-from serving.observations import Array, Observation, structured, take
+from serving.observations import Array, Observation, batch_size, structured, take
 from serving.policy import Policy
 from serving.signature import signed_copy
 
@@ -84,11 +84,21 @@ def replay(
     A graph without noise input is not given any.
     """
     fed = None if manifest.graph.noise == "none" else noise
-    rows, size = len(noise), manifest.graph.batch
+    return in_batches_of(manifest.graph.batch, run, observations, fed)
+
+
+def in_batches_of(
+    size: int | None,
+    run: Callable[[Observation, Array | None], Array],
+    observations: Observation,
+    noise: Array | None,
+) -> Array:
+    """Actions [n, ...] of `run`, called on so many rows at a time, the last ones filled up; on all at once if None."""
     if size is None:
-        return run(observations, fed)
+        return run(observations, noise)
+    rows = batch_size(observations)
     batches = np.arange(-(-rows // size) * size).reshape(-1, size) % rows
-    answers = [run(take(observations, batch), None if fed is None else fed[batch]) for batch in batches]
+    answers = [run(take(observations, batch), None if noise is None else noise[batch]) for batch in batches]
     return np.concatenate(answers)[:rows]
 
 

@@ -19,6 +19,7 @@ _SHAPE_ONLY = {"Shape", "Size"}
 """Operators whose answer does not depend on the numbers they are given."""
 
 _CONVOLUTIONAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}
+_LOOPS = {"GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,10 @@ def _refuse_unknown(nodes: list[Node], known: set[str]) -> None:
     if convolutional:
         raise ExportError(f"the C target has no convolutions ({', '.join(convolutional)}); use the ONNX file")
     unknown = sorted(operators - known)
+    if operators & _LOOPS:
+        raise ExportError(
+            f"the C target has no loops or branches ({', '.join(sorted(operators & _LOOPS))}); give recurrent layers "
+            "unroll=True, or use the ONNX file"
+        )
     if unknown:
         raise ExportError(f"the C target has no {', '.join(unknown)}; use other layers, or the ONNX file")

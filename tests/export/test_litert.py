@@ -1,5 +1,6 @@
 """Policies in LiteRT: the same actions in floats, nearly the same in 8 bits, and what it lacks named."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,8 +111,8 @@ def test_observations_and_actions_of_any_type(dtype):
 LACKING = {
     "BesselI0": (lambda obs, noise: tf.math.bessel_i0(obs @ WEIGHTS) + noise, spec_of()),
     "PyFunc": (lambda obs, noise: tf.numpy_function(lambda x: x, [obs @ WEIGHTS], tf.float32) + noise, spec_of()),
-    "Cast": (lambda obs, noise: tf.cast(obs, tf.float32) @ WEIGHTS + noise, spec_of("uint64")),
-    "Maximum, Minimum": (
+    "Cast of uint64": (lambda obs, noise: tf.cast(obs, tf.float32) @ WEIGHTS + noise, spec_of("uint64")),
+    "Maximum, Minimum of float64": (
         lambda obs, noise: tf.clip_by_value(tf.cast(obs @ WEIGHTS + noise, tf.float64), -1.0, 1.0),
         spec_of(action="float64"),
     ),
@@ -122,6 +123,73 @@ LACKING = {
 def test_operations_that_litert_lacks_are_named_in_one_line(operations):
     with pytest.raises(ExportError, match=rf"^{operations} can't be expressed in LiteRT; [^\n]+$"):
         to_litert(*LACKING[operations])
+
+
+def half(obs, noise):
+    return tf.cast(tf.tanh(tf.cast(obs @ WEIGHTS, tf.float16)), tf.float32) + noise
+
+
+@pytest.mark.parametrize(
+    ("function", "observation", "message"),
+    [
+        (half, "float32", "Tanh of float16 can't be expressed in LiteRT; cast to float32 before it"),
+        (lambda obs, noise: tf.where(obs > 0, 1.0, 0.0)[:, :2] + noise, "int8", "Greater of int8 .* cast to int32"),
+        (lambda obs, noise: tf.cast(obs - 3, tf.float32)[:, :2] + noise, "float64", "Sub of float64 .* to float32"),
+    ],
+)
+def test_where_the_type_is_the_reason_it_is_said(function, observation, message):
+    with pytest.raises(ExportError, match=f"^{message}"):
+        to_litert(function, spec_of(observation))
+
+
+RECURRENT = {
+    "LSTM": lambda: keras.layers.LSTM(4),
+    "GRU": lambda: keras.layers.GRU(4),
+    "SimpleRNN": lambda: keras.layers.SimpleRNN(4),
+    "both ways": lambda: keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True)),
+}
+WINDOW = PolicySpec(
+    (ArraySpec("obs", "float32", (5, 3)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,))
+)
+
+
+@pytest.mark.parametrize("layer", RECURRENT)
+def test_layers_over_time_are_carried_at_a_fixed_batch(layer):
+    network = keras.Sequential([keras.Input((5, 3)), RECURRENT[layer](), keras.layers.Flatten(), keras.layers.Dense(2)])
+    function = lambda obs, noise: network(obs) + noise  # noqa: E731
+    obs = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=(7, 2)).astype(np.float32)
+    for batch in (1, 3):
+        found = litert_actor(to_litert(function, WINDOW, batch=batch), WINDOW)(obs, noise)
+        np.testing.assert_allclose(found, function(obs, noise), atol=1e-6)
+    with pytest.raises(ExportError, match=r"^8 bits in LiteRT go with no loop"):
+        to_litert(function, WINDOW, batch=1, int8_observations=obs)
+    with pytest.raises(ExportError, match=r"^a loop over time of a free batch .* \(--batch 1\)"):
+        to_litert(function, WINDOW)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "multi-discrete", "multi-binary"])
+def test_choices_have_32_bits_throughout(kind):
+    """As TensorFlow Lite Micro wants them."""
+    content = to_litert(case(kind).policy.function, case(kind).policy.spec)
+    (graph,) = ModelT.InitFromPackedBuf(content).subgraphs
+    assert TensorType.INT64 not in [tensor.type for tensor in graph.tensors]
+
+
+def test_choices_that_meet_other_integers_of_64_bits_keep_theirs():
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (3,)), ArraySpec("offset", "int64", ())),
+        ArraySpec("action", "int64", (2,)),
+        NoiseSpec("normal", (2,)),
+    )
+
+    def function(obs, noise):
+        first, far = tf.argmax(obs["obs"], 1), tf.argmin(obs["obs"], 1) + 2**40
+        return tf.stack([first + obs["offset"], far], 1) + tf.cast(noise, tf.int64)
+
+    obs = {"obs": np.array([[0.1, 0.3, 0.2]], np.float32), "offset": np.array([2**35])}
+    actions = litert_actor(to_litert(function, spec), spec)(obs, np.zeros((1, 2), np.float32))
+    np.testing.assert_array_equal(actions, [[2**35 + 1, 2**40]])
 
 
 def test_no_observations_are_refused():
