@@ -64,13 +64,20 @@ class _Aside(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """One client. Requests are answered in the order in which they come, each as soon as it is whole."""
+    """One client. Requests are answered in the order in which they come, each as soon as it is whole.
+
+    Attributes:
+        acts_later: whether `_act` leaves a request pending.
+    """
+
+    acts_later = False
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._now = asyncio.get_running_loop().time
         self._parser: Any = httptools.HttpRequestParser(self)
         self._closing = self._paused = self._is_timed = self._is_deferred = False
+        self._is_pending = False  # a request that is whole waits for its answer
         self._aside: _Aside | None = None
         self._counted = 0  # bytes of the body, among those of all
         self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
@@ -121,11 +128,12 @@ class Connection(asyncio.Protocol):
             self._bound()
             if len(data) >= MUCH:
                 self._let_others()
-        else:
-            self._rest()
+        elif not self._paused:
+            self.idle_since = self._now()
+            self.deadline = self.idle_since + self._site.options.keep_alive
 
     def _rest(self) -> None:
-        """Nothing is under way until the next request comes."""
+        """Wait for the next request."""
         if not (self._closing or self._paused):
             self.idle_since = self._now()
             self.deadline = self.idle_since + self._site.options.keep_alive
@@ -159,11 +167,12 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not (self._paused or self._aside or self._transport.is_closing()):
+        if not (self._paused or self._is_pending or self._transport.is_closing()):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
+        self._flush()
         self._closing = True
         return self._is_deferred
 
@@ -189,17 +198,16 @@ class Connection(asyncio.Protocol):
         """It does again."""
         self._paused = False
         self.count_unread()
-        if self._aside:
-            self.deadline = math.inf
-        elif not self._closing:
+        if not (self._closing or self._is_pending):
             self._transport.resume_reading()
             self.deadline = self._now() + self._site.options.timeout
 
     # The parser's side
 
     def on_message_begin(self) -> None:
-        """A request begins. What is still under way is answered first."""
-        self._flush()
+        """A request begins. One that waits is answered before it."""
+        if self._is_pending:
+            self._flush()
         self._began = perf_counter()
         self.is_under_way = True
 
@@ -290,21 +298,23 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._was_whole = perf_counter()
-        if self._route is not None and self._route.choose is not None and self._is_large():
-            self._decode_aside(self._route.choose())
-            return
+        if self._route is not None and self._route.choose is not None:
+            if len(self._body) > LARGE or b"content-encoding" in self._head:
+                self._decode_aside(self._route.choose())
+                return
+            if self.acts_later:
+                steps, keep = self._route.choose(), self._parser.should_keep_alive()
+                self._act(steps, steps.decode_safely(self._head, self._body), keep=keep)
+                return
         response = self._respond()
         if isinstance(response, asyncio.Future):
             self._answer_later(response)
         else:
             self._finish(response, keep=self._parser.should_keep_alive())
 
-    def _is_large(self) -> bool:
-        return len(self._body) > LARGE or b"content-encoding" in self._head
-
     def _decode_aside(self, steps: Steps) -> None:
         """Have the body decoded in a thread, and read nothing from the client until it is answered."""
-        self.deadline = math.inf
+        self.deadline, self._is_pending = math.inf, True
         self._transport.pause_reading()
         decoding = self._site.decoder.submit(steps.decode_safely, self._head, self._body)
         self._aside = _Aside(decoding, steps, self._parser.should_keep_alive())
@@ -319,13 +329,16 @@ class Connection(asyncio.Protocol):
     def _on_decoded(self, done: Future[Decoded]) -> None:
         if self._aside and self._aside.decoding is done:
             self._flush()
-            self._rest()
 
     def _flush(self) -> None:
-        """Answer what a thread decodes, for something else to come after it. This may have to wait for the thread."""
+        """Answer the request that waits, for something else to come after it. This may have to wait for the thread."""
         aside, self._aside = self._aside, None
-        if aside and not self._closing:
+        if aside is None:
+            return
+        self._is_pending = False
+        if not self._closing:
             self._act(aside.steps, aside.decoding.result(), keep=aside.keep)
+            self._rest()
             self._read_on()
 
     def _act(self, steps: Steps, decoded: Decoded, *, keep: bool) -> None:
@@ -438,7 +451,7 @@ class Connection(asyncio.Protocol):
 
     def _bound(self) -> None:
         """Hold a request that isn't whole yet to its limits."""
-        if self._aside:
+        if self._is_pending:
             return
         if not self._is_timed:
             self._is_timed = True
@@ -460,6 +473,8 @@ class Connection(asyncio.Protocol):
         """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
         if self._closing or self._paused:
             self.abort()
+        elif self._is_pending:
+            self._flush()
         elif self.is_under_way:
             self._refuse(HttpError(408, f"the request did not arrive within {self._site.options.timeout:g} s"))
         else:
@@ -517,6 +532,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """Close once everything is written."""
+        self._flush()
         self._closing = True
         self.deadline = self._now() + self._site.options.timeout
         self._transport.close()
