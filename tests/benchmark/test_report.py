@@ -140,6 +140,7 @@ def test_where_training_did_harm_or_the_peer_is_far_ahead_is_told():
     assert shortfalls(summaries_of(19.1, 19.0), "a peer") == [beaten]
     assert shortfalls(summaries_of(19.1, 19.2), "a peer") == [harmed, beaten]
     assert shortfalls(summaries_of(19.2, 19.2), "a peer") == []
+    assert shortfalls(summaries_of(19.2, np.nextafter(19.2, 20)), "a peer") == []
     text = terminal_table(summaries_of(19.1, 19.2), "a peer")
     assert text.endswith(f"\n{harmed}\n{beaten}")
     page = html_report(summaries_of(19.1, 19.2), [result("m:A-v0", 0, 19.1)], [], "a peer", b"")

@@ -1,5 +1,6 @@
 """What a benchmark found in each environment, beside a peer."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,12 +95,12 @@ def shortfalls(summaries: Sequence[Summary], peer: str | None) -> list[str]:
     lines = []
     for summary in summaries:
         ours, digits = summary.iqm.value, summary.digits
-        if summary.untrained is not None and ours < summary.untrained:
+        if summary.untrained is not None and _is_below(ours, summary.untrained):
             lines.append(
                 f"{summary.name}: {ours:,.{digits}f} after training is below {summary.untrained:,.{digits}f} before"
             )
         theirs = summary.peer
-        if theirs and ours < theirs.iqm.value - theirs.spread:
+        if theirs and _is_below(ours, theirs.iqm.value - theirs.spread):
             lines.append(
                 f"{summary.name}: {ours:,.{digits}f} is below {peer}'s {theirs.iqm.value:,.{digits}f} by more than the "
                 f"spread of its seeds, {theirs.spread:,.{digits}f}"
@@ -147,6 +148,11 @@ def _peer_summary(ours: Scores, runs: Sequence[PeerRun]) -> PeerSummary:
         untrained=_mean([run.untrained_return for run in runs]),
         improvement=_plain(probability_of_improvement(ours, scores)),
     )
+
+
+def _is_below(value: float, bound: float) -> bool:
+    # Means of equal returns differ by rounding.
+    return value < bound and not math.isclose(value, bound, rel_tol=1e-9)
 
 
 def _spread(scores: Scores) -> float:
