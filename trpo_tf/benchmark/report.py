@@ -54,11 +54,11 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _table(summaries: Sequence[Summary], peer: str | None) -> str:
-    groups = '<tr><th colspan="2"></th><th colspan="6" class="ours">trpo-tf</th>'
-    heads = ["environment", "steps", "seeds", "steps/s", "untrained", "mean", "IQM", "spread"]
+    groups = '<tr><th colspan="2"></th><th colspan="5" class="ours">trpo-tf</th>'
+    heads = ["environment", "steps", "seeds", "steps/s", "untrained", "IQM", "spread"]
     if peer:
-        groups += f'<th colspan="4" class="peer">{escape(peer)}</th><th colspan="1"></th>'
-        heads += ["seeds", "mean", "IQM", "spread", "probability of<br>improvement"]
+        groups += f'<th colspan="3" class="peer">{escape(peer)}</th><th colspan="1"></th>'
+        heads += ["seeds", "IQM", "spread", "probability of<br>improvement"]
     head = f"{groups}</tr><tr>{''.join(f'<th>{name}</th>' for name in heads)}</tr>"
     rows = "".join(f"<tr>{_cells(summary, peer)}</tr>" for summary in summaries)
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
@@ -69,16 +69,16 @@ def _cells(summary: Summary, peer: str | None) -> str:
     untrained = "-" if summary.untrained is None else f"{summary.untrained:,.{digits}f}"
     cells = (
         f"<td>{escape(summary.name)}</td><td>{summary.total_steps:,}</td><td>{len(summary.scores)}</td>"
-        f"<td>{summary.steps_per_second:,.0f}</td><td>{untrained}</td><td>{summary.mean:,.{digits}f}</td>"
+        f"<td>{summary.steps_per_second:,.0f}</td><td>{untrained}</td>"
         f"{_estimate(summary.iqm, 'ours', digits)}<td>{summary.spread:,.{digits}f}</td>"
     )
     if peer and summary.peer:
         theirs = summary.peer
-        cells += f"<td>{len(theirs.scores)}</td><td>{theirs.mean:,.{digits}f}</td>"
-        cells += f"{_estimate(theirs.iqm, 'peer', digits)}<td>{theirs.spread:,.{digits}f}</td>"
+        cells += f"<td>{len(theirs.scores)}</td>{_estimate(theirs.iqm, 'peer', digits)}"
+        cells += f"<td>{theirs.spread:,.{digits}f}</td>"
         cells += _estimate(theirs.improvement, "", 2)
     elif peer:
-        cells += "<td>-</td>" * 5
+        cells += "<td>-</td>" * 4
     return cells
 
 
