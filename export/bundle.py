@@ -160,7 +160,11 @@ def write_bundle(
         if not is_repeatable(proofs, standard):
             observer(_NOT_REPEATABLE)
             proofs, standard = without_returns(proofs), replace(standard, repeatable=False)
-        manifest = replace(manifest, parity=judged(proofs, standard, accept_loss=accept_loss))
+        parity = judged(proofs, standard, accept_loss=accept_loss)
+        for target, figures in parity.items():
+            if renamed := chosen[target].renamed(spec):
+                figures["inputs"] = renamed
+        manifest = replace(manifest, parity=parity)
         _finish(folder, manifest, chosen, standard)
         observer("measuring latencies")
         latencies = measure_latencies(actors, standard.observations, standard.noise)

@@ -1,5 +1,7 @@
 """From an inference function to a SavedModel that TensorFlow alone can run."""
 
+import itertools
+import keyword
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,17 @@ def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
 def signature_names(spec: PolicySpec) -> dict[str, str]:
     """The inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
 
-    They are the same, unless one can't be an argument in Python: then what `input_names` makes of it.
+    They are the same, unless one can't be an argument in Python or differs from another in case alone: then what
+    `input_names` makes of it, and a number behind that of the noise.
     """
     observation = [part.name for part in spec.observation]
     found = input_names(tuple((name,) for name in observation))
-    return {**dict(zip(observation, found, strict=True)), spec.noise.name: spec.noise.name}
+    taken = {name.lower() for name in found}
+    own = spec.noise.name
+    wanted = [own] if own.isidentifier() and own.isascii() and not keyword.iskeyword(own) and own != "self" else []
+    numbered = (f"noise_{number}" for number in itertools.count(2))
+    noise = next(name for name in itertools.chain(wanted, ["noise"], numbered) if name.lower() not in taken)
+    return {**dict(zip(observation, found, strict=True)), own: noise}
 
 
 def _named(function: Any, neutral: Mapping[str, str], spec: PolicySpec) -> Any:

@@ -1,7 +1,7 @@
 """The targets of an export, by name: how each is written, run here to be compared, and when it can't be had."""
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Target:
         exact: whether it computes in floats.
         formed: whether it has the graph's form, its noise input and its batch.
         refusal: why it can't carry a policy, told before anything is converted.
+        names: of its inputs, by the spec's names.
     """
 
     path: str
@@ -85,6 +86,11 @@ class Target:
     exact: bool = True
     formed: bool = False
     refusal: Refusal = lambda *_: None
+    names: Callable[[PolicySpec], Mapping[str, str]] = lambda _: {}
+
+    def renamed(self, spec: PolicySpec) -> dict[str, str]:
+        """Those inputs that have other names in the target, by the spec's names."""
+        return {name: own for name, own in self.names(spec).items() if own != name}
 
     def files(self, manifest: Manifest) -> list[str]:
         """Those of the manifest's files that belong to it."""
@@ -213,7 +219,7 @@ def _open_saved_model(folder: Path, manifest: Manifest) -> Actor:
         parts = by_name(observations, manifest.observation[0].name)
         feeds, signature = {names[name]: tf.constant(part) for name, part in parts.items()}, deterministic
         if noise.any():
-            feeds[manifest.noise.name], signature = tf.constant(noise), sample
+            feeds[names[manifest.noise.name]], signature = tf.constant(noise), sample
         return signature(**feeds)[manifest.action.name].numpy()  # type: ignore[no-any-return]
 
     return act
@@ -256,7 +262,9 @@ def spec_of(manifest: Manifest) -> PolicySpec:
 
 TARGETS: dict[str, Target] = {
     "onnx": Target(MODEL_FILE, _write_onnx, _onnx_opener(MODEL_FILE), "ONNX Runtime and the server", formed=True),
-    "savedmodel": Target(SAVED_MODEL_FOLDER, _write_saved_model, _open_saved_model, "TensorFlow alone"),
+    "savedmodel": Target(
+        SAVED_MODEL_FOLDER, _write_saved_model, _open_saved_model, "TensorFlow alone", names=signature_names
+    ),
     "onnx-int8": Target(
         STATIC_FILE, _write_static, _onnx_opener(STATIC_FILE), "8-bit accelerators (QDQ)", formed=True, exact=False
     ),
@@ -270,7 +278,12 @@ TARGETS: dict[str, Target] = {
     ),
     "ort": Target(ORT_FOLDER, _write_ort, _open_ort, "a minimal build of ONNX Runtime", formed=True),
     "litert": Target(
-        LITERT_FILE, _write_litert, _litert_opener(LITERT_FILE), "phones and small boards", refusal=_no_litert
+        LITERT_FILE,
+        _write_litert,
+        _litert_opener(LITERT_FILE),
+        "phones and small boards",
+        refusal=_no_litert,
+        names=signature_names,
     ),
     "litert-int8": Target(
         LITERT_INT8_FILE,
@@ -278,15 +291,24 @@ TARGETS: dict[str, Target] = {
         _litert_opener(LITERT_INT8_FILE),
         "small boards with 8-bit kernels",
         refusal=_no_litert,
+        names=signature_names,
         exact=False,
     ),
-    "c": Target(C_FOLDER, _c_writer(C_FOLDER, int8=False), _c_opener(C_FOLDER), "microcontrollers", refusal=_no_c),
+    "c": Target(
+        C_FOLDER,
+        _c_writer(C_FOLDER, int8=False),
+        _c_opener(C_FOLDER),
+        "microcontrollers",
+        refusal=_no_c,
+        names=c99.argument_names,
+    ),
     "c-int8": Target(
         C_INT8_FOLDER,
         _c_writer(C_INT8_FOLDER, int8=True),
         _c_opener(C_INT8_FOLDER),
         "microcontrollers with little flash",
         refusal=_no_c,
+        names=c99.argument_names,
         exact=False,
     ),
 }

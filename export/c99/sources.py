@@ -112,6 +112,12 @@ def arguments(spec: PolicySpec) -> list[Memory]:
     ]
 
 
+def argument_names(spec: PolicySpec) -> dict[str, str]:
+    """The arguments of `policy_act` that are inputs, by the spec's names."""
+    *inputs, _ = arguments(spec)
+    return {array.name: memory.name for array, memory in zip(input_arrays(spec), inputs, strict=True)}
+
+
 def argument_type(dtype: str) -> str:
     """The C type of an observation of that dtype."""
     return "float" if np.dtype(dtype).kind == "f" else _NARROWED.get(dtype, f"{dtype}_t")

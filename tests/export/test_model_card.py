@@ -10,6 +10,7 @@ from hand_made import network
 from export import Evidence, GraphForm, PolicySpec, write_bundle
 from export.targets import TARGETS
 from serving import ArraySpec, NoiseSpec, load
+from serving.manifest import read_manifest
 
 PYTHON = [name for name in TARGETS if not name.startswith("c")]
 
@@ -30,6 +31,29 @@ def written(folder, names, form, targets=PYTHON):
     evidence = Evidence(visited if len(names) > 1 else visited[names[0]])
     write_bundle(function, spec, folder, targets=targets, form=form, evidence=evidence)
     return visited
+
+
+def test_names_that_a_target_can_not_take_are_mapped_and_the_manifest_says_how(tmp_path, monkeypatch):
+    names = ("class", "self", "a", "A", "a b", "a_b", "Noise", "\u00e9")
+    folder = tmp_path / "bundle"
+    visited = written(folder, names, GraphForm(), targets=["savedmodel", "litert", "ort", "c"])
+    parity = read_manifest(folder).parity
+    assert "inputs" not in parity["onnx"] | parity["ort"]
+    for target in ("savedmodel", "litert"):
+        inputs = parity[target]["inputs"]
+        assert inputs == {
+            **{"class": "obs_class", "self": "obs_self", "a": "a_2", "a b": "a_b_2", "\u00e9": "obs__"},
+            "noise": "noise_2",
+        }
+    header = (folder / "c" / "policy.h").read_text()
+    assert all(f" {parity['c']['inputs'][name]}[" in header for name in names)
+    observation = {name: values[0] for name, values in visited.items()}
+    expected = load(folder).act(observation)
+    monkeypatch.chdir(folder)
+    for lines in python_lines(folder):
+        known = {"observation": observation}
+        exec(lines, known)
+        np.testing.assert_allclose(known["action"], expected, atol=1e-5, err_msg=lines)
 
 
 def python_lines(folder):
