@@ -290,9 +290,7 @@ def _written(
     for name, target in targets.items():
         observer(f"writing and comparing {name}")
         try:
-            target.write(material, folder)
-        except tf.errors.OpError as error:  # a full disk, say
-            raise ExportError(f"{name} can't be written: {error.message}") from error
+            _write(name, target, material, folder)
         except ExportError as error:
             if name not in optional:
                 raise
@@ -303,6 +301,19 @@ def _written(
         samples = manifest.graph.noise != "none" or not target.formed
         proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples)
     return actors, proofs
+
+
+def _write(name: str, target: Target, material: Material, folder: Path) -> None:
+    """Write a target. Raises `ExportError` for whatever its converter raises, and `OSError` for a full disk."""
+    try:
+        target.write(material, folder)
+    except (ExportError, OSError):
+        raise
+    except tf.errors.OpError as error:  # a full disk, say
+        raise ExportError(f"{name} can't be written: {error.message}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{name} can't be made of this function: {reason}") from error
 
 
 def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], standard: Standard) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from export.folding import with_constants_folded
 from export.onnx_graph import BATCH, ExportError, check_graph, graphs_of, set_field
 from serving.manifest import NOISE_INPUTS
 
@@ -87,7 +88,10 @@ def without_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def with_fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
-    """Inputs and outputs of exactly `size` rows, for runtimes that plan ahead. Raises `ExportError` below 1."""
+    """Inputs and outputs of exactly `size` rows, for runtimes that plan ahead. Raises `ExportError` below 1.
+
+    What depends on the number of rows alone becomes constant.
+    """
     if size < 1:
         raise ExportError(f"a batch of {size} rows isn't one; choose 1 or more")
     fixed = copy.deepcopy(model)
@@ -100,8 +104,9 @@ def with_fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     for tensor in graph.initializer:
         if tensor.name in inputs:  # the one row of an optional input
             tensor.CopyFrom(numpy_helper.from_array(np.repeat(numpy_helper.to_array(tensor), size, 0), tensor.name))
-    check_graph(fixed)
-    return fixed
+    folded = with_constants_folded(fixed)
+    check_graph(folded)
+    return folded
 
 
 def _added(prefix: str) -> list[str]:

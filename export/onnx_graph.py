@@ -41,20 +41,31 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
     """
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+    model = _converted(function, signature, opset)
+    model.graph.ClearField("doc_string")  # it names the traced function by a count of this process
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    _name_batch(model)
+    drop_unread(model.graph)
+    check_graph(model)
+    return model
+
+
+def _converted(function: Callable[..., Any], signature: Sequence[Any], opset: int) -> onnx.ModelProto:
+    """What tf2onnx makes of the function, its inputs named, and what it closes over as weights."""
     # tf2onnx logs what it can't convert and goes on; check_graph is what decides, so its log adds nothing.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     traced = tf.function(function, autograph=False)
     neutral, names = with_neutral_names(signature)
     captures = traced.get_concrete_function(*neutral).graph.captures
-    model, _ = tf2onnx.convert.from_function(
-        traced, input_signature=list(neutral), opset=opset, custom_op_handlers=HANDLERS
-    )
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            traced, input_signature=list(neutral), opset=opset, custom_op_handlers=HANDLERS
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"tf2onnx can't convert the function: {reason}") from error
     _rename_inputs(model.graph, names)
-    model.graph.ClearField("doc_string")  # it names the traced function by a count of this process
-    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     _bind_tensors(model, captures)
-    _name_batch(model)
-    check_graph(model)
     return cast(onnx.ModelProto, model)
 
 
@@ -103,6 +114,27 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from graphs_of(inner)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a conditional or loop holds, at any depth."""
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.node or inner.output:
+                yield from graphs_of(inner)
+
+
+def names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Tensors that nodes read, those in their inner graphs too."""
+    inner = [graph for node in nodes for graph in inner_graphs(node)]
+    every = [*nodes, *(node for graph in inner for node in graph.node)]
+    return {name for node in every for name in node.input} | {o.name for graph in inner for o in graph.output}
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Leave out initializers that nothing reads; ONNX Runtime would warn of each when it loads the graph."""
+    kept = names_read(graph.node) | {value.name for value in (*graph.input, *graph.output)}
+    set_field(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in kept])
 
 
 def set_field(field: Any, values: Iterable[Any]) -> None:

@@ -97,7 +97,8 @@ def _feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool, rows: 
         parts = [f"{inputs.get(name, name)!r}: {_rows(f'[{name!r}]', rows)}" for name in (first, *others)]
     if noise:
         shape = ", ".join(map(str, (rows, *manifest.noise.shape)))
-        parts.append(f'"{manifest.noise.name}": np.zeros(({shape}), "{manifest.noise.dtype}")')
+        own = manifest.noise.name
+        parts.append(f'{inputs.get(own, own)!r}: np.zeros(({shape}), "{manifest.noise.dtype}")')
     return "{" + ", ".join(parts) + "}"
 
 

@@ -27,6 +27,21 @@ def model():
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 
 
+def counting(update):
+    """A policy that counts its calls in the variable that `update` changes."""
+    steps = tf.Variable(0.0, trainable=False, name="steps")
+
+    def function(observation, noise):
+        update(steps)
+        return torque(observation, noise) + 0.0 * steps
+
+    return function
+
+
+def drops_out(observation, noise, layer=keras.layers.Dropout(0.5, seed=1)):  # noqa: B008
+    return layer(torque(observation, noise), training=True)
+
+
 WRONG = {
     r"function is a Keras Sequential.*lambda observation, noise: model\(observation\)": lambda: {"function": model()},
     "function must be a function of two arguments, observation and noise": lambda: {"function": lambda observation: 0},
@@ -41,6 +56,22 @@ WRONG = {
     "observations of the evidence: .*float64": lambda: {"evidence": Evidence(np.zeros((5, 3)))},
     "observations of the evidence: .*'obs'": lambda: {"evidence": Evidence({"x": np.zeros((5, 3), np.float32)})},
     "observer must be a function": lambda: {"observer": None},
+    r"function gives a tensor of as many axes as the batch decides.* float32\[None, 1\]; name the axis": lambda: {
+        "function": lambda observation, noise: tf.squeeze(torque(observation, noise))
+    },
+    r"function updates a variable when it is called \(AssignAddVariableOp of steps\).*training=False": lambda: {
+        "function": counting(lambda steps: steps.assign_add(1.0))
+    },
+    r"function updates a variable when it is called \(AssignVariableOp": lambda: {
+        "function": counting(tf.function(lambda steps: steps.assign(2.0)))
+    },
+    r"function updates a variable .*training=False": lambda: {"function": drops_out},
+    "function calls a tf.function made with jit_compile=True.*python_function": lambda: {
+        "function": tf.function(torque, jit_compile=True)
+    },
+    "function computes in bfloat16.*dtype='float32'": lambda: {
+        "function": lambda observation, noise: tf.cast(tf.cast(torque(observation, noise), tf.bfloat16), tf.float32)
+    },
     "function must give one tensor": lambda: {"function": lambda observation, noise: [observation, noise]},
     "spec must be a PolicySpec": lambda: {"spec": OBS},
     "path must be that of the folder to make, not None": lambda: {"path": None},
@@ -66,6 +97,19 @@ def test_write_bundle_names_the_argument_before_it_makes_anything(reason, tmp_pa
         write_bundle(**given)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_weights_than_an_onnx_file_holds_are_refused_before_the_conversion(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.function_checks.MOST_WEIGHT_BYTES", 2**20)
+    weights = tf.Variable(tf.zeros((3, 2**17)))
+    steps = []
+    for function in (
+        lambda observation, noise: observation @ weights[:, :1] + noise,
+        lambda observation, noise: observation @ tf.constant(np.zeros((3, 2**17), np.float32))[:, :1] + noise,
+    ):
+        with pytest.raises(ExportError, match=r"function has 0\.0 GiB of weights, and an ONNX file holds 2"):
+            write_bundle(function, SPEC, tmp_path / "bundle", observer=steps.append)
+    assert steps == []
 
 
 MADE_WRONG = {

@@ -9,6 +9,7 @@ from zoo import KINDS, agrees, case, converted, onnx_actor
 from export import ExportError, GraphForm, convert_policy
 from export.inputs import with_fixed_batch, with_noise, with_optional_input
 from export.onnx_graph import OPSETS
+from export.quantize import quantize_static
 from serving.observations import take
 from serving.runtime import open_session
 
@@ -119,6 +120,28 @@ def test_a_fixed_batch_without_noise_fed_is_deterministic():
     session = open_session(with_fixed_batch(graph("gaussian"), 3).SerializeToString())
     actions = session.run(None, {"obs": tested.visited[:3]})[0]
     np.testing.assert_allclose(actions, tested.reference.act(tested.visited[:3], tested.still[:3]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_constants_alone_is_left_to_compute_at_a_fixed_batch(kind, batch):
+    model = with_fixed_batch(with_noise(graph(kind), "noise", "none"), batch)
+    nodes = model.graph.node
+    variable = {i.name for i in model.graph.input} | {name for node in nodes for name in node.output}
+    assert all(variable.intersection(node.input) for node in nodes)
+    assert not {"Shape", "Size", "Range", "ConstantOfShape"} & {node.op_type for node in nodes}
+    read = {name for node in nodes for name in node.input} | {output.name for output in model.graph.output}
+    assert {tensor.name for tensor in model.graph.initializer} <= read
+
+
+def test_weights_of_8_bits_stay_so_at_a_fixed_batch():
+    tested = case("gaussian")
+    quantized = onnx.load_from_string(
+        quantize_static(converted("gaussian"), tested.policy.spec, tested.visited, tested.noise)
+    )
+    fixed = with_fixed_batch(quantized, 2)
+    for kind in ("QuantizeLinear", "DequantizeLinear"):
+        assert sum(n.op_type == kind for n in fixed.graph.node) == sum(n.op_type == kind for n in quantized.graph.node)
 
 
 def test_an_empty_batch_is_refused():

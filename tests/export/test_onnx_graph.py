@@ -1,5 +1,6 @@
 """From function to graph: what runtimes are promised, and what is refused."""
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -44,6 +45,14 @@ def test_the_same_policy_makes_the_same_bytes_whatever_was_traced_before(policy,
     other = Discrete()
     convert_policy(other.function, other.spec)
     assert convert_policy(policy.function, policy.spec) == converted
+
+
+def test_no_weight_is_kept_that_nothing_reads():
+    """ONNX Runtime would warn of it at each load."""
+    normalization = keras.layers.Normalization(mean=np.arange(3.0), variance=np.ones(3))
+    model = to_onnx(lambda obs, noise: {"action": normalization(obs)[:, :2] + noise}, SIGNATURE)
+    read = {name for node in model.graph.node for name in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= read
 
 
 def test_inputs_and_output_have_the_spec_s_names_types_and_a_free_batch(converted):

@@ -1,0 +1,69 @@
+"""What a function's traced graph holds that no target can carry, told before anything is converted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+
+from export.onnx_graph import ExportError
+
+MOST_WEIGHT_BYTES = 2**31 - 2**20
+"""Of all weights: protobuf, and so an ONNX file, holds 2 GiB, and the graph takes a part of it."""
+
+_GIB = 2**30
+
+
+def check_traced(graph: Any) -> None:
+    """Raise `ExportError` for weights beyond 2 GiB, variables that a call updates, XLA functions, or bfloat16."""
+    size = sum(np.prod(each.shape, dtype=np.int64) * each.dtype.size for each in _weights(graph))
+    if size > MOST_WEIGHT_BYTES:
+        raise ExportError(f"function has {size / _GIB:.1f} GiB of weights, and an ONNX file holds 2; make them fewer")
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    updates = sorted({node.op for node in nodes if _updates(node.op)})
+    if updates:
+        raise ExportError(
+            f"function updates a variable when it is called ({', '.join(updates)}{_updated(graph)}), and what is exported "
+            "has no state; call layers with training=False, and give what changes as an input"
+        )
+    if any(function.attr["_XlaMustCompile"].b for function in definition.library.function):
+        raise ExportError(
+            "function calls a tf.function made with jit_compile=True, which no converter looks into; call its "
+            "python_function"
+        )
+    if any(types_pb2.DT_BFLOAT16 in _types(node) for node in nodes):
+        raise ExportError(
+            "function computes in bfloat16, which ONNX Runtime does not; build the network anew with dtype='float32', "
+            "with the same weights"
+        )
+
+
+def _weights(graph: Any) -> Iterator[Any]:
+    """Variables, tensors of another graph or none, and constants: whatever has a shape and a dtype."""
+    yield from graph.variables
+    yield from (outside for outside, _ in graph.captures if outside.dtype != tf.resource)
+    yield from (operation.outputs[0] for operation in graph.get_operations() if operation.type == "Const")
+
+
+def _updates(operator: str) -> bool:
+    return operator.startswith(("Assign", "ResourceScatter", "ResourceApply", "Scatter")) and not operator.endswith(
+        "Nd"
+    )
+
+
+def _updated(graph: Any) -> str:
+    """The name of a variable that the function itself updates, if one does."""
+    names = {inside.name: outside for outside, inside in graph.captures}
+    handles = {id(variable.handle): variable.name for variable in graph.variables}
+    for operation in graph.get_operations():
+        if _updates(operation.type) and operation.inputs:
+            name = handles.get(id(names.get(operation.inputs[0].name)))
+            if name:
+                return f" of {name.partition(':')[0]}"
+    return ""
+
+
+def _types(node: Any) -> set[int]:
+    return {value.type for value in node.attr.values()}
