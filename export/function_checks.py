@@ -25,8 +25,8 @@ def check_traced(graph: Any) -> None:
     updates = sorted({node.op for node in nodes if _updates(node.op)})
     if updates:
         raise ExportError(
-            f"function updates a variable when it is called ({', '.join(updates)}{_updated(graph)}), and what is exported "
-            "has no state; call layers with training=False, and give what changes as an input"
+            f"function updates a variable when it is called ({', '.join(updates)}{_updated(graph)}), and an exported "
+            "policy has no state; call layers with training=False, and give what changes as an input"
         )
     if any(function.attr["_XlaMustCompile"].b for function in definition.library.function):
         raise ExportError(
@@ -48,9 +48,7 @@ def _weights(graph: Any) -> Iterator[Any]:
 
 
 def _updates(operator: str) -> bool:
-    return operator.startswith(("Assign", "ResourceScatter", "ResourceApply", "Scatter")) and not operator.endswith(
-        "Nd"
-    )
+    return operator.startswith(("Assign", "ResourceScatter", "ResourceApply"))
 
 
 def _updated(graph: Any) -> str:

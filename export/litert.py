@@ -77,8 +77,7 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
     with _quiet_stderr():
         model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
         if int8_observations is not None:
-            if len(model.subgraphs) > 1:  # its quantiser would end the process
-                raise ExportError("8 bits in LiteRT go with no loop or branch; unroll recurrent layers (unroll=True)")
+            _check_quantizable(model)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             model = _parsed(_quantized(converter, spec, batch, int8_observations))
     _rename_inputs(model, spec)
@@ -158,6 +157,15 @@ def _neutral_names(spec: PolicySpec) -> dict[str, str]:
     """Arguments that any TensorFlow function may have, each with the name of the input that it stands for."""
     names = [*(part.name for part in spec.observation), spec.noise.name]
     return {f"graph_input_{place}": name for place, name in enumerate(names)}
+
+
+def _check_quantizable(model: Any) -> None:
+    """Raise `ExportError` for what LiteRT's quantiser crashes on, which may be the end of the process."""
+    if len(model.subgraphs) > 1:
+        raise ExportError("8 bits in LiteRT go with no loop or branch; unroll recurrent layers (unroll=True)")
+    codes = {max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes}
+    if codes.isdisjoint(getattr(BuiltinOperator, name) for name in _QUANTIZED):
+        raise ExportError("the function has no matrix product and no convolution to compute in 8 bits; use floats")
 
 
 def _parsed(content: bytes) -> Any:

@@ -19,6 +19,7 @@ import serving
 from export import Evidence, ExportError, GraphForm, write_bundle
 from export.cases import observation_cases
 from export.litert import to_litert
+from export.targets import TARGETS
 from export.verify import verify_targets
 from serving import ArraySpec, BundleError
 from serving.golden import read_golden
@@ -74,6 +75,24 @@ def test_the_served_policy_acts_as_the_keras_one(exported):
     zeros = np.zeros_like(noise)
     np.testing.assert_allclose(served.act_batch(obs), policy.function(obs, zeros).numpy(), atol=1e-6)
     np.testing.assert_allclose(served.run(obs, noise), policy.function(obs, noise).numpy(), atol=1e-6)
+
+
+def test_all_targets_are_those_that_turn_out_to_carry_the_policy(tmp_path):
+    """Which a converter alone finds out: C can't sort, and nothing is there for 8 bits. One that is named must be made."""
+    spec = Continuous().spec
+
+    def smallest(observation, noise):
+        return tf.clip_by_value(tf.sort(observation, axis=1)[:, :2] / 5.0 + noise, -1.0, 1.0)
+
+    said = []
+    visited = Evidence(observations(spec.observation, 50))
+    bundle = write_bundle(smallest, spec, tmp_path / "all", targets=["all"], evidence=visited, observer=said.append)
+    assert bundle.parity.keys() == TARGETS.keys() - {"c", "c-int8", "litert-int8"}
+    assert {path.name for path in (tmp_path / "all").iterdir()}.isdisjoint({"c", "c-int8", "policy.int8.tflite"})
+    assert "c is left out: the C target has no TopK; use other layers, or the ONNX file" in said
+    assert "litert-int8 is left out: the function has no matrix product and no convolution" in "\n".join(said)
+    with pytest.raises(ExportError, match="the C target has no TopK"):
+        write_bundle(smallest, spec, tmp_path / "named", targets=["all", "c"], evidence=visited)
 
 
 def test_the_files_listed_are_the_files_there(exported):
