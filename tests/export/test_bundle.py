@@ -78,7 +78,7 @@ def test_the_served_policy_acts_as_the_keras_one(exported):
 
 
 def test_all_targets_are_those_that_turn_out_to_carry_the_policy(tmp_path):
-    """Which a converter alone finds out: C can't sort, and nothing is there for 8 bits. One that is named must be made."""
+    """Which a converter alone finds out: C can't sort, and nothing is there for 8 bits. A named one must be made."""
     spec = Continuous().spec
 
     def smallest(observation, noise):
