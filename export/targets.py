@@ -238,12 +238,22 @@ def _c_opener(path: str) -> Callable[[Path, Manifest], Actor]:
     return open_c
 
 
-def _no_litert(_graph: Any, spec: PolicySpec) -> str | None:
+_FLOAT64 = "a large offset is subtracted from the observation in float64; give what is small, or float32"
+
+
+def _subtracts_in_float64(graph: Any) -> bool:
+    """Whether numbers are centred before they become float32, which what computes in float32 alone can't do."""
+    return any(node.type == "Sub" and node.inputs[0].dtype == tf.float64 for node in graph.get_operations())
+
+
+def _no_litert(graph: Any, spec: PolicySpec) -> str | None:
     if importlib.util.find_spec("ai_edge_litert") is None:
         return f"LiteRT, which it is compared in, is not installed ({install('litert')})"
     wide = [array.name for array in (*spec.observation, spec.action) if array.dtype == "uint64"]
     if wide:
         return f"LiteRT has no uint64 ({wide[0]})"
+    if _subtracts_in_float64(graph):
+        return f"LiteRT computes in float32, and {_FLOAT64}"
     kind = np.dtype(spec.action.dtype)
     return f"LiteRT gives no {kind} actions" if kind.kind == "f" and kind != np.float32 else None
 
@@ -251,6 +261,8 @@ def _no_litert(_graph: Any, spec: PolicySpec) -> str | None:
 def _no_c(graph: Any, _spec: PolicySpec) -> str | None:
     if c99.host_compiler() is None:
         return "there is no C compiler to compare it with (install gcc or clang, or set CC)"
+    if _subtracts_in_float64(graph):
+        return f"C computes in float32, and {_FLOAT64}"
     found = sorted({operation.type for operation in graph.get_operations()} & _CONVOLUTIONS)
     return f"C has no convolutions ({', '.join(found)})" if found else None
 

@@ -53,18 +53,19 @@ class IntegerBox(Walk):
 class Reach(gym.Env):
     """One step: the reward is minus the squared distance of the action from a target that is seen."""
 
-    def __init__(self, low: float = -2.0, high: float = 6.0, dimensions: int = 2) -> None:
+    def __init__(self, low: float = -2.0, high: float = 6.0, dimensions: int = 2, offset: float = 0.0) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (dimensions,), np.float64)
+        self._offset = offset
         self.action_space = gym.spaces.Box(low, high, (dimensions,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         self._target = self.np_random.normal(2.0, 1.0, self.observation_space.shape)
-        return self._target.copy(), {}
+        return self._target + self._offset, {}
 
     def step(self, action):
         assert self.action_space.contains(action), action
-        return self._target.copy(), -float(np.sum((action - self._target) ** 2)), True, False, {}
+        return self._target + self._offset, -float(np.sum((action - self._target) ** 2)), True, False, {}
 
 
 class Deadline(gym.Env):
@@ -310,6 +311,7 @@ gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 
 gym.register("IntegerBox-v0", IntegerBox, max_episode_steps=5)
 gym.register("Gossip-v0", Echo, kwargs={"space": gym.spaces.Text(3)})
 gym.register("Reach-v0", Reach, max_episode_steps=5)
+gym.register("FarReach-v0", Reach, max_episode_steps=5, kwargs={"offset": 1e7})
 gym.register("HalfBoundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": 1.5, "high": np.inf})
 gym.register("WideReach-v0", Reach, max_episode_steps=5, kwargs={"low": -3e38, "high": 3e38})
 gym.register("UnboundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": -np.inf, "high": np.inf})

@@ -1,18 +1,22 @@
 """The functions that a config stands for: policy, critic, update."""
 
+import contextlib
+import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import keras
 import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config import Config
-from trpo_tf.envs import action_spec, make_env, observation_parts, observation_spec
-from trpo_tf.errors import UserError
+from trpo_tf.envs import action_spec, environment_seed, make_env, observation_parts, observation_spec
+from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.normalization import Moments, Normalizer
-from trpo_tf.policies.encoders import make_encoder
+from trpo_tf.policies.encoders import Encoder, make_encoder
 from trpo_tf.policies.heads import Head, make_head
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
@@ -59,7 +63,7 @@ class Components:
 
     def trained(self, state: TrainingState) -> TrainedPolicy:
         """The policy at `state`."""
-        return TrainedPolicy(self.policy, state.theta, Normalizer.of(state.observation_moments))
+        return TrainedPolicy(self.policy, state.theta, self.policy.encoder.normalizer(state.observation_moments))
 
 
 def build_components(
@@ -71,8 +75,7 @@ def build_components(
     """
     env = make_env(config.env_id, time_feature=config.sampling.time_feature)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
-    spaces = list(observation_parts(env.observation_space).values())
-    encoder = make_encoder(spaces, observation, normalize=config.sampling.normalize_observations)
+    encoder = _encoder(config, env)
     horizon = env.spec.max_episode_steps if env.spec else None
     env.close()
 
@@ -120,6 +123,40 @@ def build_components(
         iteration_steps=_iteration_steps(config, head),
         initial_control=ALGORITHMS[config.algo].initial_control(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
+    )
+
+
+def with_observation_offset(config: Config) -> Config:
+    """The config with the offset that the environment's first observation asks for, with a warning that says so.
+
+    Raises `UserError` for an environment or a space that can't be trained.
+    """
+    if config.sampling.observation_offset:
+        return config
+    env = make_env(config.env_id, time_feature=config.sampling.time_feature)
+    encoder = _encoder(config, env)
+    offset: tuple[float, ...] = ()
+    # A reset that fails is for the sampler to tell.
+    with contextlib.closing(env), contextlib.suppress(EnvironmentFailure):
+        if encoder.has_wide_numbers:
+            offset = encoder.needed_offset(env.reset(seed=environment_seed(config.seed, 0))[0])
+    if not offset:
+        return config
+    warnings.warn(
+        f"{np.count_nonzero(offset)} of {len(offset)} observed numbers are 8,192 or more at first, where float32 does "
+        "not see small changes; their first values are subtracted in float64 (observation_offset in config.toml)",
+        stacklevel=3,
+    )
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, observation_offset=offset))
+
+
+def _encoder(config: Config, env: gym.Env[Any, Any]) -> Encoder:
+    space, sampling = env.observation_space, config.sampling
+    return make_encoder(
+        list(observation_parts(space).values()),
+        observation_spec(space),
+        normalize=sampling.normalize_observations,
+        offset=sampling.observation_offset,
     )
 
 

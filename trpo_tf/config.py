@@ -59,6 +59,9 @@ class SamplingConfig:
     """observe the logarithm of the steps left as well, and take the time limit for the end of the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
+    observation_offset: tuple[float, ...] = ()
+    """subtracted from the observation's numbers in float64, so that small changes of large ones are seen; none: the
+    first observation's values where those are 8,192 or more, of types that float32 does not hold"""
     statistics_window: int = 0
     """environment steps that statistics of observations reach back; 0: the whole run"""
     value_scaling: str = "rewards"

@@ -23,7 +23,6 @@ from trpo_tf.config import Config
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.files import write_atomically
-from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.recording import best_kind, record_apart
 from trpo_tf.runs import BUNDLES_FILE, Run, bundles_of
@@ -131,7 +130,7 @@ def _value(run: Run) -> InferenceFunction:
 
     def value(observation: Any, _noise: Any) -> Any:
         parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
-        inputs = components.policy.encoder(Normalizer.of(state.observation_moments), observation)
+        inputs = components.policy.encoder(components.policy.encoder.normalizer(state.observation_moments), observation)
         return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
 
     return value

@@ -12,7 +12,7 @@ from serving.observations import map_parts, take
 from trpo_tf.advantages import Floats, generalized_advantages, standardized
 from trpo_tf.components import Components
 from trpo_tf.config import Config, SamplingConfig
-from trpo_tf.normalization import Moments, Normalizer, scale_rewards
+from trpo_tf.normalization import Moments, scale_rewards
 from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
@@ -59,7 +59,7 @@ def iterate(
     clock = PhaseClock(traced=traced)
 
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
-    experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+    experience.actor.load(state.theta, components.policy.encoder.normalizer(state.observation_moments))
     correlation = config.sampling.noise_correlation * annealing(config, state)
     batch, episodes, branches = experience.collect(_rng(config, state, _SAMPLING), clock, correlation)
 
@@ -168,7 +168,7 @@ def estimate(config: Config, components: Components, state: TrainingState, memor
     length, width = memory.reward.shape
     newest = slice(width - n, None)
     observations = map_parts(lambda part: part.reshape((length + 1) * width, *part.shape[2:]), memory.observation)
-    inputs = components.encode(Normalizer.of(state.observation_moments), observations)
+    inputs = components.encode(components.policy.encoder.normalizer(state.observation_moments), observations)
     answers = components.value_function.values(state.value_theta, inputs).numpy().reshape(length + 1, width)
     value = ValueScale.of(sampling.value_scaling, state.return_moments).values(answers)
 
@@ -224,7 +224,8 @@ def vine_rows(
     Q(s, a) is a rollout's discounted reward, and the critic's value where it was cut off.
     """
     n, k, longest = branches.reward.shape
-    normalizer, factor = Normalizer.of(state.observation_moments), present_discount(config, state)
+    normalizer = components.policy.encoder.normalizer(state.observation_moments)
+    factor = present_discount(config, state)
     finals = map_parts(lambda part: part.reshape(n * k, *part.shape[2:]), branches.final_observation)
     answers = components.value_function.values(state.value_theta, components.encode(normalizer, finals)).numpy()
     scaling = config.sampling.value_scaling

@@ -1,7 +1,7 @@
 """The types of a config's settings, checked when it is made: they come from Python and from files too."""
 
 import reprlib
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from trpo_tf.errors import UserError
 
@@ -17,7 +17,7 @@ def check_types(config: Any) -> None:
             value = whole_number(value)
             object.__setattr__(config, name, value)
         if not _is_of(value, kind):
-            wanted = "a tuple of int" if get_origin(kind) is tuple else f"of type {kind.__name__}"
+            wanted = f"a tuple of {get_args(kind)[0].__name__}" if get_args(kind) else f"of type {kind.__name__}"
             raise UserError(f"{name} must be {wanted}, not {reprlib.repr(value)}")
 
 
@@ -30,5 +30,5 @@ def _is_of(value: Any, kind: Any) -> bool:
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple) and all(_is_of(each, int) for each in value)
+        return isinstance(value, list | tuple) and all(_is_of(each, get_args(kind)[0]) for each in value)
     return isinstance(value, kind)

@@ -17,7 +17,7 @@ import keras
 from serving.arguments import expect
 from trpo_tf.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.checkpoints import save_checkpoint
-from trpo_tf.components import Components, build_components
+from trpo_tf.components import Components, build_components, with_observation_offset
 from trpo_tf.config import Config
 from trpo_tf.envs import readable_errors, resolved_id
 from trpo_tf.errors import EnvironmentFailure, UserError
@@ -84,7 +84,7 @@ def train(
     listening = checked_callbacks(callbacks)
     config = with_version(config)
     folder = Path(out) if out is not None else default_folder(config)
-    config = with_env_backend(config)
+    config = with_observation_offset(with_env_backend(config))
     components = build_components(config, policy_network, value_network)
     for name, network in (("policy_network", policy_network), ("value_network", value_network)):
         if network is not None:

@@ -10,7 +10,6 @@ from trpo_tf.checked_env import not_finite
 from trpo_tf.config import Config
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.evaluation import OnStep, longest_episode
-from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.state import Best, TrainingState
@@ -25,7 +24,7 @@ class Trials:
 
     def __init__(self, config: Config, policy: Policy) -> None:
         """Makes the environments, which it owns."""
-        self._actor = Actor(policy, config.trial_episodes)
+        self._actor, self._encoder = Actor(policy, config.trial_episodes), policy.encoder
         self._longest = longest_episode(config.env_id, config.trial_interval, config.trial_episodes)
         sampling = config.sampling
         self._envs = make_vector_env(
@@ -41,7 +40,7 @@ class Trials:
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite, and what `on_step`
         does.
         """
-        self._actor.load(state.theta, Normalizer.of(state.observation_moments))
+        self._actor.load(state.theta, self._encoder.normalizer(state.observation_moments))
         mean_return, steps, cut = self._play(on_step)
         state = dataclasses.replace(state, trial_steps=state.trial_steps + steps)
         if state.best is None or mean_return >= state.best.mean_return:

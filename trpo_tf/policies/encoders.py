@@ -1,7 +1,7 @@
 """The encoder: from observations as the environment gives them to what a network sees, inside the policy's graph."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from serving import ArraySpec
 from serving.observations import Observation, by_name
-from trpo_tf.normalization import OBSERVATION_CLIP, Normalizer
+from trpo_tf.errors import UserError
+from trpo_tf.normalization import OBSERVATION_CLIP, Moments, Normalizer
 
+_FIRST_CENTRED = 2.0**13
 _SMALLEST_IMAGE = 16
 """Pixels, each way: what is smaller is a table of numbers."""
 
@@ -31,15 +33,21 @@ class Encoder:
         plain: Sequence[ArraySpec] = (),
         choices: Sequence[ArraySpec] = (),
         images: Sequence[ArraySpec] = (),
+        offset: Sequence[float] = (),
     ) -> None:
         """Parts of the observation by what becomes of them.
 
         `normalized` numbers are standardised and clipped to +-10 deviations, `plain` ones are left as they are,
-        `choices` become one-hot vectors, whose first and last are the spec's bounds.
+        `choices` become one-hot vectors, whose first and last are the spec's bounds. The `offset`, one for each of the
+        numbers, is subtracted in float64 before they become float32. Raises `UserError` if there are more or fewer.
         """
         self._normalized, self._plain, self._choices, self._images = normalized, plain, choices, images
         self._only = next(spec.name for group in (normalized, plain, choices, images) for spec in group)
         self.statistics = _size(normalized)
+        self._numbers = (*normalized, *plain)
+        self._offset = np.asarray(offset or np.zeros(_size(self._numbers)), np.float64)
+        if self._offset.shape != (_size(self._numbers),):
+            raise UserError(f"observation_offset must be {_size(self._numbers)} numbers, or none")
         options = sum(int(count) for spec in choices for count in _counts(spec))
         self.width = self.statistics + _size(plain) + options
         self.inputs = [tf.TensorSpec((None, self.width), tf.float32)] if self.width else []
@@ -48,31 +56,55 @@ class Encoder:
     def __call__(self, normalizer: Normalizer, observation: Any) -> Any:
         """The network's inputs; numbers have the normaliser's float type."""
         parts, dtype = by_name(observation, self._only), normalizer.mean.dtype
-        columns = [_flat(parts[spec.name], spec, dtype) for spec in self._normalized]
-        if columns:
-            values = (_side_by_side(columns) - normalizer.mean) * normalizer.scale
-            columns = [tf.clip_by_value(values, -OBSERVATION_CLIP, OBSERVATION_CLIP)]
-        columns += [_flat(parts[spec.name], spec, dtype) for spec in self._plain]
+        offsets = np.split(self._offset, _ends(self._numbers)[:-1])
+        columns = [
+            _flat(parts[spec.name], spec, dtype, offset) for spec, offset in zip(self._numbers, offsets, strict=False)
+        ]
+        if self._normalized:
+            count = len(self._normalized)
+            values = (_side_by_side(columns[:count]) - normalizer.mean) * normalizer.scale
+            columns[:count] = [tf.clip_by_value(values, -OBSERVATION_CLIP, OBSERVATION_CLIP)]
         columns += [one_hot for spec in self._choices for one_hot in _one_hot(parts[spec.name], spec, dtype)]
         inputs = [_side_by_side(columns)] if columns else []
         inputs += [_channels_last(parts[spec.name], spec) for spec in self._images]
         return inputs[0] if len(inputs) == 1 else tuple(inputs)
 
+    @property
+    def has_wide_numbers(self) -> bool:
+        """Whether there are numbers of types whose values float32 does not hold."""
+        return any(map(_is_wide, self._numbers))
+
     def by_part(self, statistics: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Statistics [statistics] as those of each normalised part, flat, by its name."""
-        ends = np.cumsum([math.prod(spec.shape) for spec in self._normalized], dtype=int)
-        parts = np.split(statistics, ends[:-1])
+        parts = np.split(statistics, _ends(self._normalized)[:-1])
         return {spec.name: part for spec, part in zip(self._normalized, parts, strict=False)}
 
     def measured(self, observations: Observation) -> NDArray[np.float64]:
         """What the statistics are taken of: the normalised numbers of observations [n, ...], as [n, statistics]."""
-        parts = by_name(observations, self._only)
-        rows = [parts[spec.name].reshape(-1, math.prod(spec.shape)) for spec in self._normalized]
-        return np.concatenate(rows, axis=1, dtype=np.float64) if rows else np.zeros((0, 0))
+        return _rows(by_name(observations, self._only), self._normalized)
+
+    def normalizer(self, moments: Moments) -> Normalizer:
+        """Statistics of what is `measured`, as the graph takes them: the mean less the offset."""
+        offset = self._offset[: self.statistics] if moments.total else 0.0
+        return Normalizer.of(moments._replace(mean=moments.mean - offset))
+
+    def needed_offset(self, observation: Observation) -> tuple[float, ...]:
+        """Offsets for an environment whose first observation this is, or none if none is needed.
+
+        A number of a type wider than float32 is centred by its first value, where that is 8,192 or more: from there on
+        neighbouring numbers of float32 lie 0.001 apart or further. Other numbers get 0.
+        """
+        parts = {name: part[np.newaxis] for name, part in by_name(observation, self._only).items()}
+        first = _rows(parts, self._numbers).ravel()
+        wide = np.repeat([_is_wide(spec) for spec in self._numbers], [math.prod(spec.shape) for spec in self._numbers])
+        offset = np.where(wide & np.isfinite(first) & (np.abs(first) >= _FIRST_CENTRED), first, 0.0)
+        return tuple(offset.tolist()) if offset.any() else ()
 
 
-def make_encoder(spaces: Sequence[gym.Space[Any]], specs: Sequence[ArraySpec], *, normalize: bool) -> Encoder:
-    """The encoder of an observation whose parts have these spaces and specs."""
+def make_encoder(
+    spaces: Sequence[gym.Space[Any]], specs: Sequence[ArraySpec], *, normalize: bool, offset: Sequence[float] = ()
+) -> Encoder:
+    """The encoder of an observation whose parts have these spaces and specs. Raises `UserError` for a wrong offset."""
     groups: dict[str, list[ArraySpec]] = {"normalized": [], "plain": [], "choices": [], "images": []}
     for space, spec in zip(spaces, specs, strict=True):
         if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
@@ -82,7 +114,7 @@ def make_encoder(spaces: Sequence[gym.Space[Any]], specs: Sequence[ArraySpec], *
         else:
             kind = "normalized" if normalize and isinstance(space, gym.spaces.Box) else "plain"
         groups[kind].append(spec)
-    return Encoder(**groups)
+    return Encoder(**groups, offset=offset)
 
 
 def is_image(spec: ArraySpec) -> bool:
@@ -109,7 +141,24 @@ def _size(specs: Sequence[ArraySpec]) -> int:
     return sum(math.prod(spec.shape) for spec in specs)
 
 
-def _flat(values: Any, spec: ArraySpec, dtype: Any) -> Any:
+def _ends(specs: Sequence[ArraySpec]) -> NDArray[np.int64]:
+    return np.cumsum([math.prod(spec.shape) for spec in specs], dtype=np.int64)
+
+
+def _is_wide(spec: ArraySpec) -> bool:
+    """Whether float32 can't hold all values of the part's type."""
+    return np.dtype(spec.dtype).itemsize > 2 and spec.dtype != "float32"
+
+
+def _rows(parts: Mapping[str, NDArray[Any]], specs: Sequence[ArraySpec]) -> NDArray[np.float64]:
+    """The numbers of these parts [n, ...] side by side, [n, numbers]."""
+    rows = [parts[spec.name].reshape(-1, math.prod(spec.shape)) for spec in specs]
+    return np.concatenate(rows, axis=1, dtype=np.float64) if rows else np.zeros((0, 0))
+
+
+def _flat(values: Any, spec: ArraySpec, dtype: Any, offset: NDArray[np.float64]) -> Any:
+    if offset.any():
+        values = tf.cast(values, tf.float64) - offset.reshape(spec.shape)
     numbers = tf.cast(values, dtype)
     return numbers if len(spec.shape) == 1 else tf.reshape(numbers, (-1, math.prod(spec.shape)))
 
