@@ -1,6 +1,6 @@
 """From steps to the body of a C function, and the constants and helpers that it needs."""
 
-import textwrap
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -139,7 +139,7 @@ class Body:
         assert memory.values is not None
         values = memory.values[at]
         if values.tobytes() == values[:1].tobytes() * len(values):
-            return _literal(values[0]), UNARY if values[0] < 0 else CALL
+            return _literal(values[0].item()), UNARY if values[0] < 0 else CALL
         if values.dtype.kind != "f" and (formula := _as_formula(values)):
             return formula, CALL if formula == "i" else SUM
         return f"{self._constant(memory.values, memory.c_type, noun)}[{self._index(at)}]", CALL
@@ -180,21 +180,24 @@ def declaration(name: str, values: NDArray[Any], c_type: str) -> str:
     return f"static const {c_type} {name}{dimensions} = {{\n{numbers},\n}};"
 
 
-def _wrapped(values: Iterable[Any], first: str, others: str) -> str:
-    text = ", ".join(map(_literal, values))
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=others, break_on_hyphens=False)
+def _wrapped(values: NDArray[Any], first: str, others: str) -> str:
+    """The numbers with commas between them, in lines of at most `WIDTH`; textwrap would take most of an export."""
+    lines, line = [], first
+    for text in map(_literal, values.tolist()):
+        if len(line) + len(text) > WIDTH - 1 and line is not first:
+            lines.append(line.rstrip())
+            line = others
+        line += f"{text}, "
+    return "\n".join([*lines, line.removesuffix(", ")])
 
 
-def _literal(number: Any) -> str:
+def _literal(number: float) -> str:
     """A number as C writes it, with all the digits that float32 has."""
-    if number.dtype.kind != "f":
-        return str(int(number))
-    value = float(number)
-    if np.isnan(value):
-        return "NAN"
-    if np.isinf(value):
-        return "INFINITY" if value > 0 else "-INFINITY"
-    text = f"{value:.9g}"
+    if isinstance(number, int):
+        return str(number)
+    if not math.isfinite(number):
+        return "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
+    text = f"{number:.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 

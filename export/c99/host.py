@@ -1,9 +1,12 @@
 """Run a policy's C sources on this machine, to compare them with what they come from."""
 
 import ctypes
+import math
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +22,10 @@ from export.parity import Actor
 from serving.observations import Array, Observation, by_name
 
 _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
-_SECONDS = 120
+_SECONDS = 600
+_LARGE = 2**20
+"""Bytes of text from which on a table is not for the compiler to read."""
+_TABLE = re.compile(rb"^static const (\w+) (\w+)((?:\[\d+\])+) = \{\n", re.MULTILINE)
 
 
 def host_compiler() -> str | None:
@@ -65,15 +71,50 @@ def _compiled(sources: Mapping[str, bytes]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in sources.items():
             (Path(folder) / name).write_bytes(content)
+        tables = _move_tables(Path(folder)) if sys.platform == "linux" else []
         library = Path(folder) / "policy.so"
-        command = [compiler, *_FLAGS, SOURCE_FILE, "-o", library.name, "-lm"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        command = [compiler, *_FLAGS, SOURCE_FILE, *tables, "-o", library.name, "-lm"]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise ExportError(
+                f"{compiler} takes more than {_SECONDS} s for the C sources; export a smaller network"
+            ) from None
         if done.returncode != 0:
             raise ExportError(f"{compiler} can't compile the C sources: {' '.join(done.stderr.split())[:300]}")
         # PyDLL holds the interpreter's lock during a call: the policy's scratch memory serves one at a time.
         function = ctypes.PyDLL(str(library)).policy_act
     function.restype = None
     return function
+
+
+def _move_tables(folder: Path) -> list[str]:
+    """Move large tables of numbers from the C source to an object that the assembler makes of their bytes.
+
+    A compiler takes a second and 50 MB for each MB of floats as text. What is compiled is the source but for these
+    tables, which NumPy reads from it. The names of the files to compile beside it.
+    """
+    source, kept, end = (folder / SOURCE_FILE).read_bytes(), [], 0
+    assembly = ['.section .note.GNU-stack,"",@progbits', ".section .rodata"]
+    for found in _TABLE.finditer(source):
+        stop = source.index(b"\n};", found.end())
+        if stop - found.end() < _LARGE:
+            continue
+        c_type, name, shape = (group.decode() for group in found.groups())
+        numbers = source[found.end() : stop].translate(None, b"{}f\n ").rstrip(b",")
+        exact = np.float64 if c_type == "float" else np.int64
+        values = np.fromstring(numbers.decode(), exact, sep=",").astype(_dtype(c_type))
+        if len(values) != math.prod(map(int, re.findall(r"\d+", shape))):
+            raise ExportError(f"{SOURCE_FILE} declares {name}{shape} and gives {len(values)} numbers; export it again")
+        (folder / f"{name}.bin").write_bytes(values.tobytes())
+        assembly += [".balign 16", f".globl {name}", f".hidden {name}", f"{name}:", f'.incbin "{name}.bin"']
+        kept += [source[end : found.start()], f"extern const {c_type} {name}{shape};".encode()]
+        end = stop + len(b"\n};")
+    if not kept:
+        return []
+    (folder / SOURCE_FILE).write_bytes(b"".join([*kept, source[end:]]))
+    (folder / "tables.s").write_text("\n".join([*assembly, ""]))
+    return ["tables.s"]
 
 
 def _dtype(c_type: str) -> np.dtype[Any]:

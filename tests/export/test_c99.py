@@ -311,6 +311,33 @@ def test_the_header_is_c_plus_plus_as_well(tmp_path):
         assert f"{name}[POLICY_{name.upper()}]".encode() in header
 
 
+@pytest.fixture(scope="module")
+def wide():
+    """A policy one of whose layers is a megabyte of text."""
+    policy = untrained_policy(NUMBERS, BOUNDED, hidden_sizes=(400, 400))
+    return Exported(policy.function, policy.spec)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_large_tables_act_as_they_are_written(wide, int8):
+    sources = c_sources(wide.model, wide.spec, int8=int8)
+    lines = sources[SOURCE_FILE].splitlines()
+    assert max(map(len, lines)) <= 120
+    if not int8:
+        assert_acts_as_onnx_runtime(wide)
+    changed = re.sub(rb"(weights_2\[400\]\[400\] = \{\n +\{)-?[\d.]+", rb"\g<1>99", sources[SOURCE_FILE])
+    actors = [compiled_actor({**sources, SOURCE_FILE: text}, wide.spec) for text in (sources[SOURCE_FILE], changed)]
+    one, other = (actor(wide.observations, wide.noise) for actor in actors)
+    assert np.abs(one - other).max() > 0.1
+
+
+def test_a_large_table_that_lacks_a_number_is_refused(wide):
+    sources = c_sources(wide.model, wide.spec)
+    short = re.sub(rb"(weights_2\[400\]\[400\] = \{\n +\{)-?[\d.]+f, ", rb"\1", sources[SOURCE_FILE])
+    with pytest.raises(ExportError, match=r"policy.c declares weights_2\[400\]\[400\] and gives 159999 numbers"):
+        compiled_actor({**sources, SOURCE_FILE: short}, wide.spec)
+
+
 def test_scratch_does_not_grow_with_depth():
     deep = untrained_policy(*SIZES["CartPole-v1"], hidden_sizes=(64, 64, 64, 64))
     sources = c_sources(convert_policy(deep.function, deep.spec), deep.spec)
