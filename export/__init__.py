@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from export import tensorflow_import
 
 if TYPE_CHECKING:
-    from export.bundle import Evidence, convert_policy, write_bundle
+    from export.bundle import convert_policy, write_bundle
+    from export.evidence import Evidence
     from export.function import GraphForm, InferenceFunction, PolicySpec
     from export.onnx_graph import ExportError, to_onnx, with_constants
     from export.proof import ParityError
@@ -25,7 +26,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "bundle": ("Evidence", "convert_policy", "write_bundle"),
+    "bundle": ("convert_policy", "write_bundle"),
+    "evidence": ("Evidence",),
     "function": ("GraphForm", "InferenceFunction", "PolicySpec"),
     "onnx_graph": ("ExportError", "to_onnx", "with_constants"),
     "proof": ("ParityError",),

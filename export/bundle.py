@@ -1,7 +1,6 @@
 """Write a bundle: a policy in every format asked for, each proven to act like it, with a manifest of it all."""
 
 import io
-import itertools
 import json
 import os
 import shutil
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from export.cases import observation_cases
+from export.evidence import Evidence, check_episodes, standard_of
 from export.folders import new_folder
 from export.function import (
     DEFAULT_FORM,
@@ -31,11 +31,12 @@ from export.latency import latency_json, measure_latencies
 from export.metadata import manifest_metadata, with_metadata
 from export.model_card import CARD_FILE, model_card
 from export.onnx_graph import OPSET, ExportError, to_onnx
-from export.parity import Actor, Environment, Episode, Reference, play, repeats
 from export.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
-from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
+from export.reference import Actor, Answered
+from export.soundness import outputs_of
+from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets, spec_of
 from serving import ArraySpec, BundleError, GraphSpec, Manifest
-from serving.arguments import expect, expect_count
+from serving.arguments import expect
 from serving.manifest import (
     GOLDEN_FILE,
     LATENCY_FILE,
@@ -45,13 +46,9 @@ from serving.manifest import (
     Statistics,
     read_manifest,
 )
-from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
-from serving.policy import as_observations, draw_noise
+from serving.observations import Array, by_name
+from serving.policy import as_observations
 from serving.signature import sign, signer
-
-_VISITED = 512
-"""Observations of the policy's own episodes that it is compared and calibrated on."""
-
 
 _NOT_REPEATABLE = (
     "the environment plays another episode from the same seed (does it draw from global random numbers?): targets are "
@@ -59,36 +56,8 @@ _NOT_REPEATABLE = (
 )
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What an export is compared on, beside random observations and the bounds.
-
-    Attributes:
-        observations: recorded observations [n, ...]; by default those of the episodes.
-        environment: an environment to play whole episodes in.
-        scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n].
-        episodes: how many, of seeds from 0 on.
-        untrained_return: mean return before training, against which a loss of return is weighed.
-    """
-
-    observations: Observation | None = None
-    environment: Environment | None = None
-    scores: InferenceFunction | None = None
-    episodes: int = 20
-    untrained_return: float | None = None
-
-    def __post_init__(self) -> None:
-        expect_count(self.episodes, "episodes", 1, ExportError)
-        if self.scores is not None:
-            check_function(self.scores, "scores")
-        if self.environment is not None and not all(hasattr(self.environment, each) for each in ("reset", "step")):
-            raise ExportError(f"environment must be one, with reset and step, not {self.environment!r}")
-        if self.observations is not None:
-            wanted = "observations must be an array [n, ...], or a dict of them by input"
-            parts = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
-            for part in parts:
-                expect(part, np.ndarray, wanted, ExportError)
-
+_LEAST_GOLDEN, _MOST_GOLDEN = 16, 128
+"""Golden cases without noise, and as many with it."""
 
 _NO_EVIDENCE = Evidence()
 
@@ -141,6 +110,7 @@ def write_bundle(
         signer(signing_key)  # before all the work
     with new_folder(Path(path)) as folder:
         chosen = checked_targets(targets, function, spec, observer)
+        check_episodes(chosen, evidence)
         for file, content in (files or {}).items():
             (folder / file).write_bytes(content)
         outputs = all_outputs(function, spec, form)
@@ -150,10 +120,11 @@ def write_bundle(
             name, spec.observation, spec.action, spec.noise, graph, provenance=provenance or {}, statistics=kept
         )
         observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
-        standard = _standard(function, spec, evidence)
+        graphs = _graphs(function, outputs, spec, form)
+        standard = standard_of(function, outputs, manifest, evidence, _serialized(graphs.outputs))
         if not standard.repeatable:
             observer(_NOT_REPEATABLE)
-        material = _material(function, outputs, manifest, form, standard)
+        material = _material(function, outputs, manifest, form, graphs, standard)
         optional = chosen.keys() - {"onnx", *targets}
         actors, proofs = _written(folder, manifest, chosen, material, standard, optional, observer)
         chosen = {target: chosen[target] for target in proofs}
@@ -164,7 +135,7 @@ def write_bundle(
         for target, figures in parity.items():
             if renamed := chosen[target].renamed(spec):
                 figures["inputs"] = renamed
-        manifest = replace(manifest, parity=parity)
+        manifest = replace(manifest, parity=_with_missing(parity, chosen, manifest, observer))
         _finish(folder, manifest, chosen, standard)
         observer("measuring latencies")
         latencies = measure_latencies(actors, standard.observations, standard.noise)
@@ -233,44 +204,31 @@ def _further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...
     return tuple(ArraySpec(name, tensor.dtype.name, tuple(tensor.shape[1:])) for name, tensor in further.items())
 
 
-def _standard(function: InferenceFunction, spec: PolicySpec, evidence: Evidence) -> Standard:
-    """The reference, its episodes, and the golden cases."""
-    act = _tensorflow_actor(function, spec)
-    scores = None if evidence.scores is None else _tensorflow_actor(evidence.scores, spec)
-    reference = Reference(act, scores)
-    still = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
-    environment, episodes = evidence.environment, {}
-    if environment is not None:
-        names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
-        episodes = {seed: list(play(act, environment, seed, still, names)) for seed in range(evidence.episodes)}
-    visited = evidence.observations if evidence.observations is not None else _visited(episodes)
-    rng = np.random.default_rng(0)
-    observations = observation_cases(spec.observation, visited, rng)
-    noise = draw_noise(spec.noise, batch_size(observations), rng)
-    first = dict(itertools.islice(episodes.items(), 1))
-    repeatable = environment is None or repeats(reference, environment, first, still)
-    return Standard(
-        reference, observations, noise, visited, environment, episodes, evidence.untrained_return, repeatable
-    )
+@dataclass(frozen=True)
+class _Graphs:
+    """ONNX with optional noise and a free batch: of the action alone, and of all outputs."""
+
+    plain: onnx.ModelProto
+    outputs: onnx.ModelProto
 
 
-def _visited(episodes: Mapping[int, Episode]) -> Observation | None:
-    """Observations [n, ...], evenly spaced over all episodes."""
-    seen = [observation for episode in episodes.values() for observation, _ in episode]
-    if not seen:
-        return None
-    first, *rest = seen[:: -(-len(seen) // _VISITED)]
-    return map_parts(lambda *parts: np.stack(parts), first, *rest)  # type: ignore[no-any-return]
+def _graphs(function: InferenceFunction, outputs: Outputs, spec: PolicySpec, form: GraphForm) -> _Graphs:
+    plain = _converted(all_outputs(function, spec), spec, form.opset)
+    return _Graphs(plain, _converted(outputs, spec, form.opset) if form.outputs else plain)
 
 
 def _material(
-    function: InferenceFunction, outputs: Outputs, manifest: Manifest, form: GraphForm, standard: Standard
+    function: InferenceFunction,
+    outputs: Outputs,
+    manifest: Manifest,
+    form: GraphForm,
+    graphs: _Graphs,
+    standard: Standard,
 ) -> Material:
-    spec = PolicySpec(manifest.observation, manifest.action, manifest.noise)
-    plain = _converted(all_outputs(function, spec), spec, form.opset)
-    graph = with_noise(_converted(outputs, spec, form.opset) if form.outputs else plain, spec.noise.name, form.noise)
-    graph = with_metadata(graph, manifest_metadata(manifest))
-    return Material(function, outputs, spec, _serialized(graph), form.batch, _serialized(plain), standard.visited)
+    spec = spec_of(manifest)
+    graph = with_metadata(with_noise(graphs.outputs, spec.noise.name, form.noise), manifest_metadata(manifest))
+    plain = _serialized(graphs.plain)
+    return Material(function, outputs, spec, _serialized(graph), form.batch, plain, standard.visited)
 
 
 def _written(
@@ -299,7 +257,8 @@ def _written(
             continue
         actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.formed
-        proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples)
+        further = target.further(folder, manifest) if target.further and manifest.graph.outputs else None
+        proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples, further=further)
     return actors, proofs
 
 
@@ -314,6 +273,17 @@ def _write(name: str, target: Target, material: Material, folder: Path) -> None:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"{name} can't be made of this function: {reason}") from error
+
+
+def _with_missing(
+    parity: Mapping[str, Any], targets: Mapping[str, Target], manifest: Manifest, observer: Callable[[str], None]
+) -> dict[str, Any]:
+    """The manifest's parity, which says what a target does not answer."""
+    names = [spec.name for spec in manifest.graph.outputs]
+    missing = [name for name, target in targets.items() if target.further is None and names]
+    for name in missing:
+        observer(f"{name} answers the action alone, without {', '.join(names)}")
+    return {name: figures | ({"without": names} if name in missing else {}) for name, figures in parity.items()}
 
 
 def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], standard: Standard) -> None:
@@ -337,23 +307,25 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
     }
 
 
-def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
-    traced = tf.function(function, spec.signature(), autograph=False)
-
-    def act(observations: Observation, noise: Array) -> Array:
-        return traced(map_parts(tf.constant, observations), tf.constant(noise)).numpy()  # type: ignore[no-any-return]
-
-    return act
-
-
 def _golden(standard: Standard, manifest: Manifest) -> bytes:
-    """Cases with zero noise, then the same with noise; ties, to which any answer is right, are left out."""
-    reference = standard.reference
-    observations = map_parts(lambda part: np.concatenate([part, part]), standard.observations)
-    noise = np.concatenate([standard.still, standard.noise])
-    decisive = reference.decisive(observations, noise)
-    observations, noise = take(observations, decisive), noise[decisive]
-    arrays = {manifest.noise.name: noise, manifest.action.name: reference.act(observations, noise)}
+    """Cases with zero noise, then the same with noise, of which no rounding changes the action.
+
+    Where there are few such, those that it changes least.
+    """
+    chosen = [cases.take(_firmest(cases)) for cases in (standard.golden, standard.noisy_golden)]
+    arrays: dict[str, list[Array]] = {}
+    for cases in chosen:
+        inputs = by_name(cases.observations, manifest.observation[0].name) | {manifest.noise.name: cases.noise}
+        for name, array in {**inputs, **outputs_of(cases)}.items():
+            arrays.setdefault(name, []).append(array)
     buffer = io.BytesIO()
-    np.savez(buffer, **by_name(observations, manifest.observation[0].name), **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **{name: np.concatenate(parts) for name, parts in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def _firmest(cases: Answered) -> NDArray[np.int64]:
+    (firm,) = np.nonzero(cases.firm)
+    least = min(_LEAST_GOLDEN, len(cases))
+    if len(firm) < least:
+        firm = np.sort(np.argsort(cases.fragility, kind="stable")[:least])
+    return np.asarray(firm[np.unique(np.linspace(0, len(firm) - 1, _MOST_GOLDEN).astype(int))])

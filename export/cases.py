@@ -1,41 +1,128 @@
-"""Observations to compare formats on: drawn at random, at the bounds, and recorded in the environment."""
+"""Observations and noise to compare formats on: made up over the declared space, and recorded in the environment."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving import ArraySpec
-from serving.observations import Array, Observation, batch_size, map_parts, structured
+from serving import ArraySpec, NoiseSpec
+from serving.observations import Array, Observation, batch_size, list_parts, map_parts, structured
 
-_WIDE = 1e3
-"""A bound beyond this is treated as absent: some environments state the largest float."""
+_ABSENT = 1e18
+"""A bound beyond this is no bound: some environments state the largest float, whose square no float32 holds."""
+
+_NEAR = 10.0
+"""Random numbers lie this close to 0, or twice as far from the only bound, where a space has no end."""
+
+_SMALLEST, _LARGEST, _LARGEST_INTEGER = 1e-3, 1e6, 2.0**40
+"""Magnitudes tried where there is no bound. Integers go beyond 32 bits, which a target may have narrowed them to."""
+
+_FAR = 1e3
+"""Beyond this, where there is no bound, a policy need not answer a finite number."""
+
+_MOST_VALUES, _MOST_ELEMENTS = 512, 64
+"""An input of at most as many elements, each of at most as many values, takes each of them."""
+
+_TAILS = {"normal": (-6.0, 6.0), "gumbel": (-3.0, 20.0), "logistic": (-20.0, 20.0)}
+"""Draws that are rarer than one in 100 million, by law."""
+_TAIL_PERIOD = 8
 
 
 def observation_cases(
     specs: Sequence[ArraySpec], recorded: Observation | None, rng: np.random.Generator, count: int = 64
 ) -> Observation:
-    """Observations [case, ...] in the specs' dtypes: `count` random, the bounds, and up to `count` recorded.
+    """Observations [case, ...] in the specs' dtypes: some made up, and up to `count` of those recorded.
 
-    Of recorded observations [n, ...] their extremes are added too, and points well beyond those: where a
-    normaliser clips.
+    Made up are `count` random ones over the declared space, half as many whose magnitudes are spread by powers of
+    ten, corners of the space, and as many as it takes to have every value of inputs with few. Of recorded
+    observations [n, ...] their extremes are added, and points well beyond those: where a normaliser clips.
     """
     named = structured({spec.name: spec for spec in specs})
+    rows = max([0, *map(_values, specs)])
     if recorded is None or batch_size(recorded) == 0:
-        return map_parts(lambda spec: _made_up(spec, rng, count), named)  # type: ignore[no-any-return]
-    available = batch_size(recorded)
-    chosen = rng.choice(available, min(count, available), replace=False)
+        return map_parts(lambda spec: _made_up(spec, rng, count, rows), named)  # type: ignore[no-any-return]
+    chosen = rng.choice(batch_size(recorded), min(count, batch_size(recorded)), replace=False)
     return map_parts(  # type: ignore[no-any-return]
-        lambda spec, values: np.concatenate([_made_up(spec, rng, count), _visited(spec, values, chosen)]),
+        lambda spec, values: np.concatenate([_made_up(spec, rng, count, rows), _visited(spec, values, chosen)]),
         named,
         recorded,
     )
 
 
-def _made_up(spec: ArraySpec, rng: np.random.Generator, count: int) -> Array:
-    low, high = _finite_bounds(spec)
-    drawn = rng.uniform(low, high, (count, *spec.shape))
-    return _cast(np.concatenate([drawn, low[np.newaxis], high[np.newaxis]]), spec)
+def far_rows(specs: Sequence[ArraySpec], observations: Observation) -> NDArray[np.bool_]:
+    """Which observations [n, ...] hold a number beyond 1000 on a side on which its input has no bound: [n]."""
+    far = np.zeros(batch_size(observations), bool)
+    for spec, part in zip(specs, list_parts(observations), strict=True):
+        low, high = _bounds(spec)
+        values = part.astype(np.float64)
+        beyond = (np.isinf(low) & (values < -_FAR)) | (np.isinf(high) & (values > _FAR))
+        far |= beyond.reshape(len(far), -1).any(axis=1)
+    return far
+
+
+def with_tails(spec: NoiseSpec, noise: Array, rng: np.random.Generator) -> Array:
+    """Noise [n, k] in which every eighth row has draws from both tails of its law, that few samples would reach."""
+    rare = noise.copy()
+    rare[::_TAIL_PERIOD] = rng.choice(_TAILS[spec.law], rare[::_TAIL_PERIOD].shape)
+    return rare
+
+
+def _made_up(spec: ArraySpec, rng: np.random.Generator, count: int, rows: int) -> Array:
+    low, high = _near_bounds(spec)
+    drawn = rng.uniform(low, high, (count + rows, *spec.shape))
+    if _values(spec):
+        drawn[count:] = _every_value(spec, rng, rows)
+    corners = np.where(rng.random((max(count // 8, 1), *spec.shape)) < 0.5, low, high)
+    ends = np.stack([low, high, np.clip(0.0, low, high)])
+    return _cast(np.concatenate([drawn, _magnitudes(spec, rng, count // 2), corners, ends]), spec)
+
+
+def _magnitudes(spec: ArraySpec, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Distances from a bound, or from 0, of every order of magnitude.
+
+    The first half has one magnitude a row, the second half another for each number.
+    """
+    low, high = _bounds(spec)
+    open_low, open_high = np.isinf(low), np.isinf(high)
+    integers = np.dtype(spec.dtype).kind in "iu"
+    unbounded = min(_LARGEST_INTEGER if integers else _LARGEST, _largest_of(spec.dtype))
+    from_zero = open_low | ((low < 0) & (high > 0))
+    start = np.where(from_zero, np.where(open_low & ~open_high & (high < 0), high, 0.0), low)
+    reach = np.maximum(np.where(open_high, unbounded, high) - start, start - np.where(open_low, -unbounded, low))
+    smallest = 1.0 if integers else np.minimum(_SMALLEST, reach)
+    place = rng.random((count, *spec.shape))
+    whole = count // 2
+    place[:whole] = np.linspace(0, 1, whole).reshape(-1, *[1] * len(spec.shape))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.where(reach > 0, smallest * (np.maximum(reach, smallest) / smallest) ** place, 0.0)
+    sign = np.where(rng.random(size.shape) < 0.5, -1.0, 1.0)
+    return np.asarray(np.clip(start + sign * size, low, high))
+
+
+def _every_value(spec: ArraySpec, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
+    """Each value in turn, in another order for each element."""
+    low, high = _ends(spec)
+    turns = rng.permuted(np.tile(np.arange(rows).reshape(-1, *[1] * len(spec.shape)), (1, *spec.shape)), axis=0)
+    return np.asarray(low + turns % (high - low + 1))
+
+
+def _values(spec: ArraySpec) -> int:
+    """How many values an element has, where they are few."""
+    if np.dtype(spec.dtype).kind not in "iub" or math.prod(spec.shape) > _MOST_ELEMENTS:
+        return 0
+    low, high = _ends(spec)
+    most = float((high - low).max(initial=0.0)) + 1
+    return int(most) if most <= _MOST_VALUES else 0
+
+
+def _ends(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bounds of integers and truth values, within what their type holds."""
+    low, high = spec.bounds()
+    if spec.dtype == "bool":
+        return np.maximum(low, 0), np.minimum(high, 1)
+    info = np.iinfo(spec.dtype)
+    return np.ceil(np.maximum(low, info.min)), np.floor(np.minimum(high, info.max))
 
 
 def _visited(spec: ArraySpec, recorded: Array, chosen: NDArray[np.int64]) -> Array:
@@ -43,19 +130,40 @@ def _visited(spec: ArraySpec, recorded: Array, chosen: NDArray[np.int64]) -> Arr
     largest = recorded.max(axis=0, keepdims=True).astype(np.float64)
     margin = 20.0 * (largest - smallest)
     beyond = np.clip(np.concatenate([smallest - margin, largest + margin]), *spec.bounds())
-    return _cast(np.concatenate([recorded[chosen].astype(np.float64), smallest, largest, beyond]), spec)
+    return np.concatenate([recorded[chosen], _cast(np.concatenate([smallest, largest, beyond]), spec)])
 
 
 def _cast(cases: NDArray[np.float64], spec: ArraySpec) -> Array:
     dtype = np.dtype(spec.dtype)
-    return (np.rint(cases) if dtype.kind in "iu" else cases).astype(dtype)
+    if dtype.kind == "f":
+        return np.clip(cases, -_largest_of(spec.dtype), _largest_of(spec.dtype)).astype(dtype)
+    low, high = _ends(spec)
+    # The largest integer of 64 bits is no float64: the next one below it is.
+    return np.clip(np.rint(cases), low, np.minimum(high, np.nextafter(_largest_of(spec.dtype), 0))).astype(dtype)
 
 
-def _finite_bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The bounds; where one is absent, 20 from the other; where both are, +-10."""
+def _largest_of(dtype: str) -> float:
+    kind = np.dtype(dtype)
+    if kind.kind == "b":
+        return 2.0
+    return float(np.finfo(kind).max) if kind.kind == "f" else float(np.iinfo(kind).max) + 1
+
+
+def _bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bounds, infinite where a space states the largest float, or the limits of integers of 32 bits or more."""
     low, high = spec.bounds()
-    no_low, no_high = low < -_WIDE, high > _WIDE
+    dtype = np.dtype(spec.dtype)
+    most = _ABSENT
+    if dtype.kind in "iu" and dtype.itemsize >= 4:
+        most = min(_ABSENT, float(np.iinfo(dtype).max))
+    return np.where(low <= -most, -np.inf, low), np.where(high >= most, np.inf, high)
+
+
+def _near_bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bounds; where one is absent, 20 from the other; where both are, +-10."""
+    low, high = _bounds(spec)
+    no_low, no_high = np.isinf(low), np.isinf(high)
     return (
-        np.where(no_low, np.where(no_high, -10.0, high - 20.0), low),
-        np.where(no_high, np.where(no_low, 10.0, low + 20.0), high),
+        np.where(no_low, np.where(no_high, -_NEAR, high - 2 * _NEAR), low),
+        np.where(no_high, np.where(no_low, _NEAR, low + 2 * _NEAR), high),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.parity import Actor
+from export.reference import Actor
 from serving.latency import measure
 from serving.manifest import LATENCY_FILE
 from serving.observations import Array, Observation, take

@@ -23,7 +23,7 @@ from export.litert_errors import inexpressible, lacking
 from export.litert_integers import narrow_integers
 from export.litert_operations import OVERFLOWING, REPLACEMENTS, replace_operations
 from export.onnx_graph import ExportError
-from export.parity import Actor
+from export.reference import Actor
 from export.saved_model import signature_names
 from serving.errors import install
 from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured

@@ -1,27 +1,21 @@
 """How an exported policy compares with the function it came from: on cases, and along whole episodes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.onnx_graph import ExportError
+from export.reference import Actor, Answered, Answers, Reference, close_rows, matches, matches_output
 from serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
-from serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
-
-Actor = Callable[[Observation, Array], Array]
-"""observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
+from serving.verify import difference
 
 Episode = list[tuple[Observation, float]]
 
 BATCH_SIZES = (1, 2, 7, 64)
-TIE = 1e-5
-"""Two best scores closer than this are a tie, which rounding may break either way."""
-
 _LONGEST_EPISODE = 2_000
 
 
@@ -35,51 +29,24 @@ class Environment(Protocol):
         """Act: observation, reward, terminated, truncated, info."""
 
 
-class Answered(NamedTuple):
-    """A batch of cases, what the policy as it was trained answers, and which rows have one best action."""
-
-    observations: Observation
-    noise: Array
-    actions: Array
-    decisive: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The policy as it was trained.
-
-    `scores` gives, for a policy of discrete actions, what each of its choices maximises: [batch, ..., n].
-    """
-
-    act: Actor
-    scores: Actor | None = None
-
-    def decisive(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
-        """Which rows have one best action, every choice by a margin of `TIE`."""
-        if self.scores is None:
-            return np.ones(len(noise), bool)
-        scores = self.scores(observations, noise)
-        if scores.shape[-1] == 1:
-            return np.ones(len(noise), bool)
-        best = np.partition(scores, -2, axis=-1)[..., -2:]
-        margins = (best[..., 1] - best[..., 0]).reshape(len(noise), -1)
-        return margins.min(axis=1) > TIE  # type: ignore[no-any-return]
-
-    def answered(self, observations: Observation, noise: Array) -> Answered:
-        """The batch with its answers."""
-        return Answered(observations, noise, self.act(observations, noise), self.decisive(observations, noise))
-
-
 @dataclass(frozen=True)
 class Agreement:
-    """Of one target with the reference: largest |difference| of an action, rows compared, and how many were equal.
+    """Of one target with the reference.
 
-    Equal are continuous actions up to 1e-5 + 1e-5 |action|.
+    Equal are continuous actions up to 1e-5 + 1e-5 |action| and what rounding may change, and choices that score as the
+    best does.
+
+    Attributes:
+        max_difference: the largest |difference| of an action where one alone is right.
+        equal: rows that were equal.
+        compared: rows.
+        undecided: rows in which more than one action is right.
     """
 
     max_difference: float = 0.0
     equal: int = 0
     compared: int = 0
+    undecided: int = 0
 
     @property
     def complete(self) -> bool:
@@ -88,7 +55,8 @@ class Agreement:
 
     def __add__(self, other: "Agreement") -> "Agreement":
         largest = max(self.max_difference, other.max_difference)
-        return Agreement(largest, self.equal + other.equal, self.compared + other.compared)
+        counts = (getattr(self, name) + getattr(other, name) for name in ("equal", "compared", "undecided"))
+        return Agreement(largest, *counts)
 
 
 @dataclass(frozen=True)
@@ -125,35 +93,28 @@ def student_t(freedom: int) -> float:
     return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
-def in_batches(reference: Reference, observations: Observation, noise: Array) -> list[Answered]:
-    """Cases [case, ...] once at each of `BATCH_SIZES`."""
-    return [
-        reference.answered(take(observations, slice(start, start + size)), noise[start : start + size])
-        for size in BATCH_SIZES
-        for start in range(0, len(noise), size)
-    ]
+def in_batches(cases: Answered) -> list[Answered]:
+    """The cases once at each of `BATCH_SIZES`."""
+    return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]
 
 
-def compare_cases(actor: Actor, cases: Iterable[Answered]) -> Agreement:
-    """Compare on every batch.
-
-    Raises `ExportError` for actions of another shape or type, or that are not finite.
-    """
-    return sum((_compare(actor, batch) for batch in cases), Agreement())
-
-
-def compare_along(actor: Actor, reference: Reference, episodes: Mapping[int, Episode], still: Array) -> Agreement:
-    """Compare on every observation of the reference's own episodes, without noise: `still` is zeros [1, k].
-
-    Errors as in `compare_cases`.
-    """
-    agreement = Agreement()
+def along(reference: Reference, episodes: Mapping[int, Episode], still: Array) -> list[Answered]:
+    """Every observation of the reference's own episodes, without noise: `still` is zeros [1, k]."""
+    batches = []
     for episode in episodes.values():
         for start in range(0, len(episode), BATCH_SIZES[-1]):
             seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
             observations = map_parts(lambda *parts: np.stack(parts), *seen)
-            agreement += _compare(actor, reference.answered(observations, np.repeat(still, len(seen), axis=0)))
-    return agreement
+            batches.append(reference.answered(observations, np.repeat(still, len(seen), axis=0)))
+    return batches
+
+
+def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | None = None) -> Agreement:
+    """Compare on every batch, the further outputs too if the target has any.
+
+    Raises `ExportError` for answers of another shape or type, or actions that are not finite.
+    """
+    return sum((_compare(actor, batch, further) for batch in cases), Agreement())
 
 
 def compare_returns(
@@ -202,22 +163,38 @@ def _names(episode: Episode) -> Sequence[str]:
 
 def agreement(actual: Array, expected: Array) -> Agreement:
     """Of two arrays of actions [n, ...]; integers must be the same."""
-    if expected.dtype.kind == "f":
-        close = np.isclose(actual, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE)
-    else:
-        close = actual == expected
-    equal = close.all(axis=tuple(range(1, close.ndim)))
+    equal = close_rows(actual, expected, np.zeros(expected.shape))
     return Agreement(difference(actual, expected), int(equal.sum()), len(expected))
 
 
-def _compare(actor: Actor, batch: Answered) -> Agreement:
-    expected, actual = batch.actions, actor(batch.observations, batch.noise)
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        described = " not ".join(f"{array.dtype} actions of shape {list(array.shape)}," for array in (actual, expected))
-        raise ExportError(f"answers {described.removesuffix(',')}")
+def _compare(actor: Actor, batch: Answered, further: Answers | None) -> Agreement:
+    actual = actor(batch.observations, batch.noise)
+    _check_array(actual, batch.actions, "actions")
     if not np.isfinite(actual).all():
         raise ExportError("answers an action that is not finite; look for an overflow in the network")
-    return agreement(actual[batch.decisive], expected[batch.decisive])
+    if further is not None and batch.further:
+        _compare_further(further(batch.observations, batch.noise), batch)
+    right, decided = matches(actual, batch), batch.decided
+    worst = difference(actual[decided], batch.actions[decided])
+    return Agreement(worst, int(right.sum()), len(batch), len(batch) - int(decided.sum()))
+
+
+def _compare_further(answers: Mapping[str, Array], batch: Answered) -> None:
+    for name, expected in batch.further.items():
+        _check_array(answers[name], expected, f"output {name!r}")
+        right = matches_output(answers[name], batch, name)
+        if not right.all():
+            worst = difference(answers[name][~right], expected[~right])
+            raise ExportError(
+                f"differs from the policy in output {name!r}, by {worst:.3g} at most; look for an operation in it that "
+                "the format computes otherwise"
+            )
+
+
+def _check_array(actual: Array, expected: Array, what: str) -> None:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        described = " not ".join(f"{array.dtype} {what} of shape {list(array.shape)}," for array in (actual, expected))
+        raise ExportError(f"answers {described.removesuffix(',')}")
 
 
 def _same(one: Episode, other: Episode) -> bool:

@@ -2,35 +2,43 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from export.coarseness import MOST_ERROR, action_error, output_error
 from export.latency import BATCHES
 from export.onnx_graph import ExportError
 from export.parity import (
-    Actor,
     Agreement,
-    Answered,
     Environment,
     Episode,
-    Reference,
     Returns,
-    compare_along,
+    along,
     compare_cases,
     compare_returns,
     in_batches,
     repeats,
 )
+from export.reference import Actor, Answered, Answers, Reference
+from export.soundness import check_bounds
 from export.targets import TARGETS
-from serving.observations import Array, Observation
+from serving import ArraySpec
+from serving.observations import Array, Observation, batch_size, take
 
 EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 """Return that a target may lose, as a share of what training gained."""
 
-COLUMNS = ("target", "bytes", "difference", "on episodes", "equal actions", "return", "gain (95% interval)")
+LEAST_DECIDED = 0.5
+"""Share of cases in which one action alone must be right, or they would show nothing."""
+
+COLUMNS = (
+    *("target", "bytes", "difference", "on episodes", "equal actions", "decided", "8-bit error"),
+    *("return", "gain (95% interval)"),
+)
 LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
 
 
@@ -56,6 +64,9 @@ class Standard:
         untrained_return: mean return before training, where known.
         repeatable: whether the environment plays the same episode again from the same seed. Where it does not, returns
             of two policies can't be compared, and what proves a target are cases: those that the policy visits too.
+        action: what actions are declared to be.
+        outputs: what further outputs are declared to be.
+        far: which of the golden cases lie where no 8 bits reach [case].
     """
 
     reference: Reference
@@ -66,6 +77,9 @@ class Standard:
     episodes: Mapping[int, Episode]
     untrained_return: float | None
     repeatable: bool = True
+    action: ArraySpec | None = None
+    outputs: tuple[ArraySpec, ...] = ()
+    far: NDArray[np.bool_] | None = None
 
     @cached_property
     def still(self) -> Array:
@@ -73,14 +87,35 @@ class Standard:
         return np.zeros_like(self.noise)
 
     @cached_property
-    def cases(self) -> list[Answered]:
-        """Golden cases without noise; answered once for all targets."""
-        return in_batches(self.reference, self.observations, self.still)
+    def golden(self) -> Answered:
+        """Golden cases without noise, each answered by itself; once for all targets."""
+        return self.reference.alone(self.observations, self.still).with_margins()
 
     @cached_property
-    def noisy_cases(self) -> list[Answered]:
+    def noisy_golden(self) -> Answered:
         """The same with noise."""
-        return in_batches(self.reference, self.observations, self.noise)
+        return self.reference.alone(self.observations, self.noise).with_margins()
+
+    @cached_property
+    def along(self) -> list[Answered]:
+        """Every observation of the reference's own episodes."""
+        return along(self.reference, self.episodes, self.still[:1])
+
+    @cached_property
+    def visits(self) -> Answered:
+        """Observations that the policy visits; where none are known, the golden cases that are not far."""
+        if self.visited is None:
+            return self.golden if self.far is None else self.golden.take(~self.far)
+        rows = np.unique(np.linspace(0, batch_size(self.visited) - 1, _MOST_VISITED).astype(int))
+        return self.reference.answered(take(self.visited, rows), np.repeat(self.still[:1], len(rows), axis=0))
+
+    def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
+        """Golden cases at several batch sizes; the far ones are for targets in floats alone."""
+        golden = self.noisy_golden if noise else self.golden
+        return in_batches(golden if exact or self.far is None else golden.take(~self.far))
+
+
+_MOST_VISITED = 512
 
 
 @dataclass(frozen=True)
@@ -92,12 +127,16 @@ class Proof:
         cases: on the golden cases, at several batch sizes.
         along: along the reference's own episodes.
         returns: of episodes that it plays by itself, if there was an environment.
+        decided: least share of rows with one right action, with noise, without, and along episodes.
+        errors: in 8 bits, of each output on what the policy visits.
     """
 
     exact: bool
     cases: Agreement
     along: Agreement
     returns: Returns | None
+    decided: float = 1.0
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     def failure(self, standard: Standard) -> str | None:
         """Why the target may not be shipped, or None."""
@@ -106,6 +145,17 @@ class Proof:
             return (
                 f"differs from the trained policy by {both.max_difference:.3g}; "
                 "look for an operation in the network that the format computes otherwise"
+            )
+        if self.decided < LEAST_DECIDED:
+            return (
+                f"can't be compared: in {1 - self.decided:.0%} of the cases several actions are as good but for "
+                "rounding, so that each machine would choose another; train the policy on, or scale what it compares"
+            )
+        if self.error > MOST_ERROR:
+            worst = max(self.errors, key=self.errors.__getitem__)
+            return (
+                f"loses the policy in 8 bits: its {worst!r} errs by {self.error:.2f} of what the best constant does on "
+                f"the observations that the policy visits, allowed are {MOST_ERROR}; scale inputs alike, or ship floats"
             )
         if self.returns is None:
             return None
@@ -123,6 +173,11 @@ class Proof:
             f"{share * gained:.3g}, {share:.0%} of what training gained"
         )
 
+    @property
+    def error(self) -> float:
+        """The largest of the errors."""
+        return max(self.errors.values(), default=0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """As the manifest has it, in `parity`."""
         document: dict[str, Any] = {
@@ -133,7 +188,10 @@ class Proof:
             "episode_steps": self.along.compared,
             "episode_steps_equal": self.along.equal,
             "episode_max_difference": self.along.max_difference,
+            "decided": self.decided,
         }
+        if not self.exact:
+            document["error"] = self.error
         if self.returns is None:
             return document
         count = len(self.returns.target)
@@ -148,21 +206,62 @@ class Proof:
         }
 
 
-def prove(name: str, actor: Actor, standard: Standard, *, exact: bool, samples: bool) -> Proof:
-    """Compare an actor on golden cases and episodes, with noise if it `samples`.
+def prove(
+    name: str, actor: Actor, standard: Standard, *, exact: bool, samples: bool, further: Answers | None = None
+) -> Proof:
+    """Compare an actor on golden cases and episodes, with noise if it `samples`, and its `further` outputs.
 
-    Raises `ExportError`, naming the target, for actions of another shape or type, or that are not finite.
+    Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
+    outside their bounds, and further outputs that differ.
     """
-    reference, still = standard.reference, standard.still[:1]
+    bounded, compared = _bounded(actor, standard.action), further if exact else None
     try:
-        cases = compare_cases(actor, standard.cases + standard.noisy_cases if samples else standard.cases)
-        along = compare_along(actor, reference, standard.episodes, still)
+        groups = [compare_cases(bounded, standard.cases(exact=exact, noise=False), compared)]
+        if samples:
+            groups.append(compare_cases(bounded, standard.cases(exact=exact, noise=True), compared))
+        visited = compare_cases(bounded, standard.along, compared)
+        errors = {} if exact else _errors(bounded, further, standard)
+        decided = min((1 - each.undecided / each.compared for each in (*groups, visited) if each.compared), default=1.0)
+        cases = sum(groups, Agreement())
         if standard.environment is None or not standard.repeatable:
-            return Proof(exact, cases, along, None)
-        returns = compare_returns(actor, reference, standard.environment, standard.episodes, still)
+            return Proof(exact, cases, visited, None, decided, errors)
+        still = standard.still[:1]
+        returns = compare_returns(bounded, standard.reference, standard.environment, standard.episodes, still)
     except ExportError as error:
         raise ExportError(f"{name} {error}") from None
-    return Proof(exact, cases, along, returns)
+    return Proof(exact, cases, visited, returns, decided, errors)
+
+
+def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
+    """The actor, whose actions are held to their bounds."""
+    if action is None:
+        return actor
+
+    def act(observations: Observation, noise: Array) -> Array:
+        actions = actor(observations, noise)
+        if actions.shape[1:] == action.shape:
+            check_bounds(actions, action)
+        return actions
+
+    return act
+
+
+def _errors(actor: Actor, further: Answers | None, standard: Standard) -> dict[str, float]:
+    """Of each output in 8 bits, on what the policy visits."""
+    visits, action = (
+        standard.visits,
+        standard.action or ArraySpec("action", "float32", standard.golden.actions.shape[1:]),
+    )
+    batches = [visits.take(slice(start, start + 64)) for start in range(0, len(visits), 64)]
+    actions = np.concatenate([actor(batch.observations, batch.noise) for batch in batches])
+    errors = {action.name: action_error(actions, visits, action)}
+    if further is None or not visits.further:
+        return errors
+    answers = [further(batch.observations, batch.noise) for batch in batches]
+    for spec in standard.outputs:
+        found = np.concatenate([answer[spec.name] for answer in answers])
+        errors[spec.name] = output_error(found, visits.further[spec.name], spec)
+    return errors
 
 
 def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
@@ -241,6 +340,8 @@ def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[st
     yield f"{figures['max_difference']:.1e}"
     yield f"{figures['episode_max_difference']:.1e}" if figures["episode_steps"] else "-"
     yield f"{equal / compared:.2%}" if compared else "-"
+    yield f"{figures['decided']:.1%}" if "decided" in figures else "-"
+    yield f"{figures['error']:.3f}" if "error" in figures else "-"
     if "return" not in figures:
         yield from ("-", "-")
         return

@@ -1,5 +1,6 @@
 """The targets of an export, by name: how each is written, run here to be compared, and when it can't be had."""
 
+import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from export.function import InferenceFunction, Outputs, PolicySpec
 from export.inputs import with_fixed_batch
 from export.onnx_graph import ExportError
 from export.ort_format import to_ort
-from export.parity import Actor
 from export.quantize import quantize_dynamic, quantize_static
+from export.reference import Actor, Answers
 from export.saved_model import signature_names, write_saved_model
 from serving import Manifest, Policy
 from serving.errors import install
@@ -77,6 +78,7 @@ class Target:
         formed: whether it has the graph's form, its noise input and its batch.
         refusal: why it can't carry a policy, told before anything is converted.
         names: of its inputs, by the spec's names.
+        further: runs its further outputs here, as `open` does; None if it answers the action alone.
     """
 
     path: str
@@ -87,6 +89,7 @@ class Target:
     formed: bool = False
     refusal: Refusal = lambda *_: None
     names: Callable[[PolicySpec], Mapping[str, str]] = lambda _: {}
+    further: Callable[[Path, Manifest], Answers] | None = None
 
     def renamed(self, spec: PolicySpec) -> dict[str, str]:
         """Those inputs that have other names in the target, by the spec's names."""
@@ -198,31 +201,54 @@ def _onnx_opener(file: str) -> Callable[[Path, Manifest], Actor]:
     return open_onnx
 
 
-def _open_ort(folder: Path, manifest: Manifest) -> Actor:
-    session = open_session((folder / ORT_FOLDER / ORT_FILE).read_bytes())
+def _session_further(file: str) -> Callable[[Path, Manifest], Answers]:
+    """Straight from a session: what is not finite is for the comparison to find."""
 
-    def run(observations: Observation, noise: Array | None) -> Array:
+    def open_further(folder: Path, manifest: Manifest) -> Answers:
+        run = _session_runner(folder / file, manifest)
+        names = [spec.name for spec in manifest.graph.outputs]
+        return lambda observations, noise: {
+            name: replay(functools.partial(run, name), manifest, observations, noise) for name in names
+        }
+
+    return open_further
+
+
+def _session_runner(file: Path, manifest: Manifest) -> Callable[[str, Observation, Array | None], Array]:
+    session = open_session(file.read_bytes())
+
+    def run(output: str, observations: Observation, noise: Array | None) -> Array:
         feeds = by_name(observations, manifest.observation[0].name)
         if noise is not None:
             feeds[manifest.noise.name] = noise
-        return session.run([manifest.action.name], feeds)[0]  # type: ignore[no-any-return]
+        return session.run([output], feeds)[0]  # type: ignore[no-any-return]
 
+    return run
+
+
+def _open_ort(folder: Path, manifest: Manifest) -> Actor:
+    run = functools.partial(_session_runner(folder / ORT_FOLDER / ORT_FILE, manifest), manifest.action.name)
     return lambda observations, noise: replay(run, manifest, observations, noise)
 
 
 def _open_saved_model(folder: Path, manifest: Manifest) -> Actor:
+    answer = _saved_model_answers(folder, manifest)
+    return lambda observations, noise: answer(observations, noise)[manifest.action.name]
+
+
+def _saved_model_answers(folder: Path, manifest: Manifest) -> Answers:
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
     sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
     names = signature_names(spec_of(manifest))
 
-    def act(observations: Observation, noise: Array) -> Array:
+    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
         parts = by_name(observations, manifest.observation[0].name)
         feeds, signature = {names[name]: tf.constant(part) for name, part in parts.items()}, deterministic
         if noise.any():
             feeds[names[manifest.noise.name]], signature = tf.constant(noise), sample
-        return signature(**feeds)[manifest.action.name].numpy()  # type: ignore[no-any-return]
+        return {name: tensor.numpy() for name, tensor in signature(**feeds).items()}
 
-    return act
+    return answer
 
 
 def _litert_opener(file: str) -> Callable[[Path, Manifest], Actor]:
@@ -273,12 +299,30 @@ def spec_of(manifest: Manifest) -> PolicySpec:
 
 
 TARGETS: dict[str, Target] = {
-    "onnx": Target(MODEL_FILE, _write_onnx, _onnx_opener(MODEL_FILE), "ONNX Runtime and the server", formed=True),
+    "onnx": Target(
+        MODEL_FILE,
+        _write_onnx,
+        _onnx_opener(MODEL_FILE),
+        "ONNX Runtime and the server",
+        formed=True,
+        further=_session_further(MODEL_FILE),
+    ),
     "savedmodel": Target(
-        SAVED_MODEL_FOLDER, _write_saved_model, _open_saved_model, "TensorFlow alone", names=signature_names
+        SAVED_MODEL_FOLDER,
+        _write_saved_model,
+        _open_saved_model,
+        "TensorFlow alone",
+        names=signature_names,
+        further=_saved_model_answers,
     ),
     "onnx-int8": Target(
-        STATIC_FILE, _write_static, _onnx_opener(STATIC_FILE), "8-bit accelerators (QDQ)", formed=True, exact=False
+        STATIC_FILE,
+        _write_static,
+        _onnx_opener(STATIC_FILE),
+        "8-bit accelerators (QDQ)",
+        formed=True,
+        exact=False,
+        further=_session_further(STATIC_FILE),
     ),
     "onnx-int8-dynamic": Target(
         DYNAMIC_FILE,
@@ -287,8 +331,16 @@ TARGETS: dict[str, Target] = {
         "small files of large networks",
         formed=True,
         exact=False,
+        further=_session_further(DYNAMIC_FILE),
     ),
-    "ort": Target(ORT_FOLDER, _write_ort, _open_ort, "a minimal build of ONNX Runtime", formed=True),
+    "ort": Target(
+        ORT_FOLDER,
+        _write_ort,
+        _open_ort,
+        "a minimal build of ONNX Runtime",
+        formed=True,
+        further=_session_further(f"{ORT_FOLDER}/{ORT_FILE}"),
+    ),
     "litert": Target(
         LITERT_FILE,
         _write_litert,

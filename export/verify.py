@@ -10,7 +10,8 @@ import numpy as np
 from export.latency import measure_latencies
 from export.model_card import target_sizes
 from export.onnx_graph import ExportError
-from export.parity import Actor, Agreement, agreement
+from export.parity import Agreement, agreement
+from export.reference import Actor
 from export.targets import TARGETS
 from serving import BundleError
 from serving.golden import read_golden

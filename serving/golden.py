@@ -37,11 +37,11 @@ def read_golden_file(bundle: Path, manifest: Manifest) -> bytes:
 
 def _most_bytes(manifest: Manifest) -> int:
     """The largest that the archive may be, and what it unpacks to."""
-    return golden_bytes(manifest, MOST_CASES) + _MEMBER_BYTES * (len(manifest.observation) + 2)
+    return golden_bytes(manifest, MOST_CASES) + _MEMBER_BYTES * (len(manifest.observation) + 1 + len(manifest.outputs))
 
 
 def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The policy's inputs and the action, each [case, ...], by the manifest's names.
+    """The policy's inputs, the action, and those further outputs that it has, each [case, ...], by the manifest's names.
 
     Raises `BundleError` for what can't be read, and for an array of another dtype or shape than the manifest's.
     """
@@ -54,6 +54,7 @@ def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
             names = archive.namelist()
             if len(set(names)) < len(names):
                 raise BundleError(f"{GOLDEN_FILE} has two members of one name; export the bundle again")
+            specs += [spec for spec in manifest.graph.outputs if f"{spec.name}.npy" in names]
             _check_memory(archive, manifest, specs)
             cases = {spec.name: _read_array(archive, spec) for spec in specs}
     except BundleError:

@@ -42,7 +42,7 @@ def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False
 
 def golden_bytes(manifest: Manifest, cases: int) -> int:
     """Bytes of the arrays of that many golden cases."""
-    arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, manifest.action]
+    arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, *manifest.outputs]
     return cases * sum(np.dtype(array.dtype).itemsize * math.prod(array.shape) for array in arrays)
 
 

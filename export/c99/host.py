@@ -18,7 +18,7 @@ from export.c99.sources import SOURCE_FILE, arguments
 from export.c99.static_graph import input_arrays
 from export.function import PolicySpec
 from export.onnx_graph import ExportError
-from export.parity import Actor
+from export.reference import Actor
 from serving.observations import Array, Observation, by_name
 
 _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")

@@ -17,11 +17,10 @@ from hand_made import Continuous, Discrete, observations
 
 import serving
 from export import Evidence, ExportError, GraphForm, write_bundle
-from export.cases import observation_cases
 from export.litert import to_litert
 from export.targets import TARGETS
 from export.verify import verify_targets
-from serving import ArraySpec, BundleError
+from serving import BundleError
 from serving.golden import read_golden
 from serving.manifest import FileEntry, read_manifest
 from serving.verify import verify
@@ -302,44 +301,6 @@ def test_an_output_of_no_fixed_shape_is_refused(tmp_path):
     form = GraphForm(outputs={"total": lambda obs, noise: tf.reduce_sum(obs)})
     with pytest.raises(ExportError, match=r"output 'total' has shape \(\); rows must have a fixed one"):
         write_bundle(policy.function, policy.spec, tmp_path / "bundle", form=form)
-
-
-BOUNDS = {
-    "none": ((-np.inf, np.inf), (-10, 10)),
-    "the largest floats": ((-3.4e38, 3.4e38), (-10, 10)),
-    "below": ((2, np.inf), (2, 22)),
-    "above": ((-np.inf, 5), (-15, 5)),
-    "both": ((-2, 3), (-2, 3)),
-}
-
-
-@pytest.mark.parametrize("given", BOUNDS)
-def test_cases_reach_the_bounds_or_lie_around_zero(given):
-    (low, high), (smallest, largest) = BOUNDS[given]
-    cases = observation_cases([ArraySpec("obs", "float32", (2,), low, high)], None, np.random.default_rng(0))
-    assert (cases.min(), cases.max()) == (smallest, largest)
-    assert cases.std() > (largest - smallest) / 5  # spread, not heaped at an end
-
-
-def test_cases_hold_recorded_observations_and_points_far_beyond_them():
-    recorded = np.random.default_rng(0).normal(7.0, 0.1, (30, 2)).astype(np.float32)
-    cases = observation_cases([ArraySpec("obs", "float32", (2,))], recorded, np.random.default_rng(0))
-    rows = {tuple(row) for row in cases}
-    assert {tuple(row) for row in recorded} <= rows
-    assert cases.max() > recorded.max() + 10 * np.ptp(recorded)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int64"])
-def test_cases_of_integers_stay_within_their_type(dtype):
-    info = np.iinfo(dtype)
-    spec = ArraySpec("obs", dtype, (1,), float(info.min), float(info.max))
-    recorded = np.array([[0], [200]], dtype)
-    cases = observation_cases([spec], recorded, np.random.default_rng(0))
-    assert cases.dtype == dtype
-    if dtype == "uint8":
-        assert (cases.min(), cases.max()) == (0, 255)
-    else:
-        assert (cases.min(), cases.max()) == (-4000, 4200)
 
 
 def test_a_name_that_can_not_be_served_is_refused_and_nothing_is_left(tmp_path):

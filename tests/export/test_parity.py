@@ -9,9 +9,8 @@ import pytest
 from export import ExportError, ParityError
 from export.parity import (
     Agreement,
-    Reference,
     Returns,
-    compare_along,
+    along,
     compare_cases,
     compare_returns,
     in_batches,
@@ -19,6 +18,7 @@ from export.parity import (
     student_t,
 )
 from export.proof import Proof, Standard, judged, prove
+from export.reference import Reference
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
 NOISE = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
@@ -75,7 +75,9 @@ NOISES = [np.zeros_like(NOISE), NOISE]
 
 
 def compared(actor, reference=continuous, observations=OBSERVATIONS, noises=NOISES):
-    return compare_cases(actor, [batch for noise in noises for batch in in_batches(reference, observations, noise)])
+    return compare_cases(
+        actor, [batch for noise in noises for batch in in_batches(reference.alone(observations, noise))]
+    )
 
 
 def test_the_reference_agrees_with_itself_in_every_row_twice_a_batch_size():
@@ -126,8 +128,8 @@ def test_a_discrete_action_may_differ_at_a_tie_only():
     no_noise = np.zeros_like(rows)
     last_of_ties = lambda o, n: (o + n)[:, ::-1].argmax(axis=-1) ^ 1  # noqa: E731
     assert last_of_ties(rows, no_noise)[0] != choose(rows, no_noise)[0]
-    assert compared(last_of_ties, discrete, rows, [no_noise]) == Agreement(0.0, 4, 4)  # the one row that is no tie
-    assert compared(lambda o, n: 1 - choose(o, n), discrete, rows, [no_noise]).equal == 0
+    assert compared(last_of_ties, discrete, rows, [no_noise]) == Agreement(0.0, 8, 8, undecided=4)
+    assert compared(lambda o, n: 1 - choose(o, n), discrete, rows, [no_noise]) == Agreement(1.0, 4, 8, undecided=4)
 
 
 STILL = np.zeros((1, 2), np.float32)
@@ -143,7 +145,7 @@ def returns(actor, reference, seeds=3):
 
 @pytest.mark.parametrize("reference", [discrete, continuous])
 def test_the_reference_plays_its_own_episodes(reference):
-    assert compare_along(reference.act, reference, played(reference), STILL) == Agreement(0.0, 30, 30)
+    assert compare_cases(reference.act, along(reference, played(reference), STILL)) == Agreement(0.0, 30, 30)
     found = returns(reference.act, reference)
     assert found.parted == ()
     assert found.target == found.reference
@@ -154,7 +156,7 @@ def test_another_action_on_the_way_is_counted():
     other = lambda o, n: choose(o, n) ^ (o[:, 0] > 0.4)  # noqa: E731
     seen = [observation for episode in played(discrete).values() for observation, _ in episode]
     beyond = sum(bool(observation[0] > 0.4) for observation in seen)
-    found = compare_along(other, discrete, played(discrete), STILL)
+    found = compare_cases(other, along(discrete, played(discrete), STILL))
     assert 0 < beyond < 30
     assert found.compared - found.equal == beyond
 
@@ -162,7 +164,7 @@ def test_another_action_on_the_way_is_counted():
 def test_a_free_run_catches_what_single_steps_do_not():
     # At the tie of every step any action is right, and an episode that parts there is excused.
     always_tied = Reference(choose, lambda o, n: np.zeros_like(o))
-    assert compare_along(choose, always_tied, played(always_tied), STILL).compared == 0
+    assert compare_cases(choose, along(always_tied, played(always_tied), STILL)).undecided == 30
     assert returns(lambda o, n: 1 - choose(o, n), always_tied).parted == ()
     assert returns(lambda o, n: 1 - choose(o, n), discrete).parted == (0, 1, 2)
 

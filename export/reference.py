@@ -1,0 +1,189 @@
+"""The policy as it was trained: what it answers on cases, and which answers of a target are right."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.observations import Array, Observation, take
+from serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+
+Actor = Callable[[Observation, Array], Array]
+"""observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
+
+Answers = Callable[[Observation, Array], dict[str, Array]]
+"""The same arguments -> arrays [batch, ...] by output name."""
+
+TIE = 1e-5
+"""Two best scores closer than this are a tie, which rounding may break either way."""
+_RELATIVE_TIE = 1e-6
+"""The same, as a share of the best score: for scores above 10."""
+
+ROUNDED = 1e-3
+"""A row is undecided if rounding may move its action further than this, plus as much of the action."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A batch of cases, and what the policy answers as it was trained.
+
+    Attributes:
+        observations: [batch, ...].
+        noise: [batch, k].
+        actions: [batch, ...].
+        further: whatever else it answers, [batch, ...] by name.
+        scores: of discrete actions, [batch, ..., n], where known.
+        rounding: gives what rounding may change, by output name.
+        margins: what it gives, where that was asked already.
+        action: the name of the actions there.
+    """
+
+    observations: Observation
+    noise: Array
+    actions: Array
+    further: Mapping[str, Array] = field(default_factory=dict)
+    scores: Array | None = None
+    rounding: Answers | None = None
+    margins: Mapping[str, Array] | None = None
+    action: str = "action"
+
+    def __len__(self) -> int:
+        return len(self.noise)
+
+    def take(self, rows: Any) -> "Answered":
+        """The rows that an index, slice or mask chooses."""
+        return replace(
+            self,
+            observations=take(self.observations, rows),
+            noise=self.noise[rows],
+            actions=self.actions[rows],
+            further={name: array[rows] for name, array in self.further.items()},
+            scores=None if self.scores is None else self.scores[rows],
+            margins=None if self.margins is None else {name: part[rows] for name, part in self.margins.items()},
+        )
+
+    def with_margins(self) -> "Answered":
+        """The same, with what rounding may change."""
+        if self.rounding is None or self.margins is not None:
+            return self
+        return replace(self, margins=self.rounding(self.observations, self.noise))
+
+    @cached_property
+    def acceptable(self) -> NDArray[np.bool_]:
+        """Which choices score as the best does, but for rounding: [batch, elements, n]. Needs scores."""
+        assert self.scores is not None
+        scores = self.scores.reshape(len(self), -1, self.scores.shape[-1]).astype(np.float64)
+        best = scores.max(axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(scores >= best - np.maximum(TIE, _RELATIVE_TIE * np.abs(best)))
+
+    @cached_property
+    def decided(self) -> NDArray[np.bool_]:
+        """Which rows have one right action, as far as margins are known: [batch].
+
+        Every choice is the best by more than a tie, and rounding moves no number by more than `ROUNDED` of it.
+        """
+        return self.fragility <= (ROUNDED if self.actions.dtype.kind == "f" else 0)
+
+    @cached_property
+    def firm(self) -> NDArray[np.bool_]:
+        """Which rows are decided, and by more than rounding of any machine changes."""
+        return self.fragility <= (ABSOLUTE_TOLERANCE if self.actions.dtype.kind == "f" else 0)
+
+    @property
+    def fragility(self) -> NDArray[np.float64]:
+        """By how much of it rounding may change each row's action, or how many other choices are as good: [batch]."""
+        if self.scores is not None:
+            return np.asarray(self.acceptable.sum(axis=-1).max(axis=1) - 1.0)
+        if self.margins is None:
+            return np.zeros(len(self))
+        shares = self.margins[self.action] / (1 + np.abs(self.actions.astype(np.float64)))
+        return np.asarray(shares.reshape(len(self), -1).max(axis=1, initial=0.0))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The policy as it was trained.
+
+    Attributes:
+        act: its actions.
+        scores: for discrete actions, what each of its choices maximises: [batch, ..., n].
+        further: what else it answers.
+        rounding: gives what rounding may change, by output name.
+        action: the name of the actions there.
+    """
+
+    act: Actor
+    scores: Actor | None = None
+    further: Answers | None = None
+    rounding: Answers | None = None
+    action: str = "action"
+
+    def decisive(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
+        """Which rows have one right action."""
+        return self.answered(observations, noise).decided
+
+    def answered(self, observations: Observation, noise: Array) -> Answered:
+        """The batch with its answers."""
+        further = {} if self.further is None else self.further(observations, noise)
+        scores = None if self.scores is None else self.scores(observations, noise)
+        actions = self.act(observations, noise)
+        return Answered(observations, noise, actions, further, scores, self.rounding, action=self.action)
+
+    def alone(self, observations: Observation, noise: Array) -> Answered:
+        """The same cases, each answered in a batch of its own."""
+        rows = [self.answered(take(observations, slice(n, n + 1)), noise[n : n + 1]) for n in range(len(noise))]
+        first, join = rows[0], np.concatenate
+        return replace(
+            first,
+            observations=observations,
+            noise=noise,
+            actions=join([row.actions for row in rows]),
+            further={name: join([row.further[name] for row in rows]) for name in first.further},
+            scores=None if self.scores is None else join([row.scores for row in rows if row.scores is not None]),
+        )
+
+
+def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool_]:
+    """Which rows of two arrays [n, ...] are the same up to `margin`, floats up to the tolerance as well: [n]."""
+    rows = (len(expected), -1)
+    one, other = (array.reshape(rows).astype(np.float64) for array in (actual, expected))
+    if expected.dtype.kind == "f":
+        margin = margin.reshape(rows) + ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(other)
+    elif not margin.any():
+        return np.asarray((actual == expected).reshape(rows).all(axis=1))
+    with np.errstate(invalid="ignore"):
+        close = (np.abs(one - other) <= margin.reshape(rows)) | (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.asarray(close.all(axis=1))
+
+
+def choices(actions: Array, batch: Answered) -> NDArray[np.int64]:
+    """Which of the choices each action is, counted as the scores are: [batch, elements]."""
+    assert batch.scores is not None
+    rows = (len(batch), -1)
+    best = batch.scores.reshape(len(batch), -1, batch.scores.shape[-1]).argmax(axis=-1)
+    offset = actions.reshape(rows).astype(np.int64) - batch.actions.reshape(rows).astype(np.int64)
+    return np.asarray(best + offset)
+
+
+def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:
+    """Which rows are right: choices that score as the best does, or the same numbers but for rounding."""
+    if batch.scores is None:
+        return matches_output(actions, batch, batch.action)
+    chosen, count = choices(actions, batch), batch.scores.shape[-1]
+    known = (chosen >= 0) & (chosen < count)
+    best = np.take_along_axis(batch.acceptable, np.clip(chosen, 0, count - 1)[..., np.newaxis], axis=-1)[..., 0]
+    return np.asarray((known & best).all(axis=1))
+
+
+def matches_output(actual: Array, batch: Answered, name: str) -> NDArray[np.bool_]:
+    """Which rows of one output are the same numbers but for rounding."""
+    expected = batch.actions if name == batch.action else batch.further[name]
+    close = close_rows(actual, expected, np.zeros(expected.shape))
+    if close.all():  # only otherwise is what rounding may change worth computing
+        return close
+    margins = batch.with_margins().margins
+    return close if margins is None else close_rows(actual, expected, margins[name])
