@@ -284,11 +284,15 @@ def _no_litert(graph: Any, spec: PolicySpec) -> str | None:
     return f"LiteRT gives no {kind} actions" if kind.kind == "f" and kind != np.float32 else None
 
 
-def _no_c(graph: Any, _spec: PolicySpec) -> str | None:
+def _no_c(graph: Any, spec: PolicySpec) -> str | None:
     if c99.host_compiler() is None:
         return "there is no C compiler to compare it with (install gcc or clang, or set CC)"
     if _subtracts_in_float64(graph):
         return f"C computes in float32, and {_FLOAT64}"
+    try:
+        c99.arguments(spec)
+    except ExportError as error:
+        return str(error)
     found = sorted({operation.type for operation in graph.get_operations()} & _CONVOLUTIONS)
     return f"C has no convolutions ({', '.join(found)})" if found else None
 

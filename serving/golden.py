@@ -41,7 +41,7 @@ def _most_bytes(manifest: Manifest) -> int:
 
 
 def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The policy's inputs, the action, and those further outputs that it has, each [case, ...], by the manifest's names.
+    """The inputs, the action, and those further outputs that it has, each [case, ...], by the manifest's names.
 
     Raises `BundleError` for what can't be read, and for an array of another dtype or shape than the manifest's.
     """

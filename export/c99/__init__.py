@@ -5,6 +5,6 @@ compare them with what they come from.
 """
 
 from export.c99.host import compiled_actor, host_compiler
-from export.c99.sources import HEADER_FILE, SOURCE_FILE, argument_names, c_sources
+from export.c99.sources import HEADER_FILE, SOURCE_FILE, argument_names, arguments, c_sources
 
-__all__ = ["HEADER_FILE", "SOURCE_FILE", "argument_names", "c_sources", "compiled_actor", "host_compiler"]
+__all__ = ["HEADER_FILE", "SOURCE_FILE", "argument_names", "arguments", "c_sources", "compiled_actor", "host_compiler"]

@@ -277,14 +277,14 @@ FLOATS: Mapping[str, Operator] = {
 }
 """By ONNX's name, of floats."""
 
-# 64 bits, so that no observation of 32 bits can overflow a sum.
+# Unsigned while they are computed, since only then is an overflow defined: it wraps around, as in ONNX.
 INTEGERS: Mapping[str, Operator] = {
-    "Add": Operator("(int64_t){} + {}", SUM, (UNARY, PRODUCT), integer=True),
-    "Sub": Operator("(int64_t){} - {}", SUM, (UNARY, PRODUCT), integer=True),
-    "Mul": Operator("(int64_t){} * {}", PRODUCT, (UNARY,), integer=True),
+    "Add": Operator("(int64_t)((uint64_t){} + {})", UNARY, (UNARY, PRODUCT), integer=True),
+    "Sub": Operator("(int64_t)((uint64_t){} - {})", UNARY, (UNARY, PRODUCT), integer=True),
+    "Mul": Operator("(int64_t)((uint64_t){} * {})", UNARY, (UNARY,), integer=True),
     "Div": Operator("quotient({}, {})", CALL, integer=True, helper="quotient"),
     "Mod": Operator("floor_mod({}, {})", CALL, integer=True, helper="floor_mod"),
-    "Neg": Operator("-(int64_t){}", UNARY, (UNARY,), integer=True),
+    "Neg": Operator("(int64_t)(0 - (uint64_t){})", UNARY, (UNARY,), integer=True),
     "Min": Operator("minimum_int({}, {})", CALL, integer=True, helper="minimum_int"),
     "Max": Operator("maximum_int({}, {})", CALL, integer=True, helper="maximum_int"),
     "Equal": EQUAL,

@@ -14,12 +14,13 @@ from export.c99.operators import HELPERS
 from export.c99.scratch import lay_out
 from export.c99.static_graph import input_arrays, static_graph
 from export.function import PolicySpec
+from export.onnx_graph import ExportError
 from serving import ArraySpec, NoiseSpec
 
 HEADER_FILE = "policy.h"
 SOURCE_FILE = "policy.c"
 
-_NARROWED = {"bool": "uint8_t", "int64": "int32_t", "uint64": "uint32_t"}
+_WIDEST = 2**63 - 1
 
 _HEADER = """\
 /* A policy: one observation in, one action out.
@@ -95,16 +96,19 @@ def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str
 def arguments(spec: PolicySpec) -> list[Memory]:
     """What `policy_act` is called with: each part of the observation, noise and action, in row-major order.
 
-    Floats of any width are float, integers of 64 bits have 32, truth values are bytes; of actions all integers are
-    int32_t.
+    Floats of any width are float, truth values are bytes, and integers of 64 bits have 32 where their bounds do; of
+    actions all integers are int32_t where their bounds are within it, otherwise int64_t.
+
+    Raises `ExportError` for integers beyond those of int64_t.
     """
     names = [array.name for array in spec.observation]
     parts = ["obs"] if len(names) == 1 else [f"obs_{name}" for name in _identifiers(names)]
     observation = [
-        Memory(argument_type(array.dtype), _size(array), name)
-        for array, name in zip(spec.observation, parts, strict=True)
+        Memory(argument_type(array), _size(array), name) for array, name in zip(spec.observation, parts, strict=True)
     ]
-    action_type = "float" if np.dtype(spec.action.dtype).kind == "f" else "int32_t"
+    action_type = argument_type(spec.action)
+    if action_type not in ("float", "int64_t"):
+        action_type = "int64_t" if action_type == "uint32_t" else "int32_t"
     return [
         *observation,
         Memory("float", _size(spec.noise), "noise"),
@@ -118,9 +122,25 @@ def argument_names(spec: PolicySpec) -> dict[str, str]:
     return {array.name: memory.name for array, memory in zip(input_arrays(spec), inputs, strict=True)}
 
 
-def argument_type(dtype: str) -> str:
-    """The C type of an observation of that dtype."""
-    return "float" if np.dtype(dtype).kind == "f" else _NARROWED.get(dtype, f"{dtype}_t")
+def argument_type(array: ArraySpec) -> str:
+    """The C type of an array's numbers: its own, or of 32 bits where all integers between its bounds fit.
+
+    Raises `ExportError` for integers beyond those of int64_t.
+    """
+    dtype = np.dtype(array.dtype)
+    if dtype.kind in "fb":
+        return "float" if dtype.kind == "f" else "uint8_t"
+    if dtype.itemsize < np.dtype("int64").itemsize:
+        return f"{dtype}_t"
+    lows, highs = (bound if isinstance(bound, tuple) else (bound,) for bound in (array.low, array.high))
+    low, high = max(min(lows), np.iinfo(dtype).min), min(max(highs), np.iinfo(dtype).max)
+    if high > _WIDEST:
+        raise ExportError(
+            f"the C target has integers up to 2^63 - 1, and {array.name!r} may hold larger ones; declare its bounds"
+        )
+    narrow = f"{dtype}_t".replace("64", "32")
+    limits = np.iinfo(narrow.removesuffix("_t"))
+    return narrow if limits.min <= low and high <= limits.max else "int64_t"
 
 
 def _size(array: ArraySpec | NoiseSpec) -> int:

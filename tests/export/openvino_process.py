@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from export import PolicySpec
-from export.parity import Actor
+from export.reference import Actor
 from serving.observations import by_name
 
 

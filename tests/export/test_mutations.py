@@ -1,0 +1,82 @@
+"""The proof turned round: an exporter that is wrong in any of many ways writes nothing, and the page says who told."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import onnx
+import pytest
+from mutated_policies import POLICIES
+from mutations import MUTATIONS
+
+from export import ExportError, ParityError, bundle
+from export.evidence import standard_of
+from export.function import all_outputs
+from export.proof import judged
+from export.targets import TARGETS
+from serving import GraphSpec, Manifest
+
+PAGE = Path(__file__).parents[2] / "docs" / "proof.md"
+CHECKS = {
+    "type and shape": r"answers \w+ (actions|output '\w+') of shape",
+    "finite numbers": "is not finite",
+    "declared bounds": "outside the declared bounds",
+    "equal answers": "differs from the trained policy by",
+    "further outputs": "differs from the policy in output",
+    "8-bit error": "loses the policy in 8 bits",
+}
+
+
+@cache
+def prepared(name):
+    """A policy's manifest, its graphs and what targets are held against: made once for all mutations."""
+    policy = POLICIES[name]()
+    spec, outputs = policy.spec, all_outputs(policy.function, policy.spec, policy.form)
+    further = bundle._further_outputs(outputs, spec)
+    manifest = Manifest(name, spec.observation, spec.action, spec.noise, GraphSpec(outputs=further))
+    graphs = bundle._graphs(policy.function, outputs, spec, policy.form)
+    content = graphs.outputs.SerializeToString()
+    standard = standard_of(policy.function, outputs, manifest, policy.evidence(), content)
+    return policy, outputs, manifest, graphs, standard
+
+
+def export(name, target, folder, mutate=lambda graph: None):
+    """Write and compare one target as `write_bundle` does, from graphs that are changed before."""
+    policy, outputs, manifest, graphs, standard = prepared(name)
+    changed = {
+        id(model): onnx.ModelProto.FromString(model.SerializeToString()) for model in (graphs.plain, graphs.outputs)
+    }
+    for model in changed.values():
+        mutate(model.graph)
+    graphs = bundle._Graphs(*(changed[id(model)] for model in (graphs.plain, graphs.outputs)))
+    material = bundle._material(policy.function, outputs, manifest, policy.form, graphs, standard)
+    _, proofs = bundle._written(folder, manifest, {target: TARGETS[target]}, material, standard, lambda _: None)
+    return judged(proofs, standard, accept_loss=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), sorted({(mutation.policy, mutation.target) for mutation in MUTATIONS.values()})
+)
+def test_what_is_right_is_written(name, target, tmp_path):
+    figures = export(name, target, tmp_path)[target]
+    assert figures["decided"] > 0.9
+    assert figures["cases_equal"] == figures["cases"] or not figures["exact"]
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_what_is_wrong_is_refused(name, tmp_path, monkeypatch):
+    mutation = MUTATIONS[name]
+    prepared(mutation.policy)
+    mutation.patch(monkeypatch)
+    with pytest.raises((ExportError, ParityError)) as refused:
+        export(mutation.policy, mutation.target, tmp_path, mutation.graph)
+    found = [check for check, words in CHECKS.items() if re.search(words, str(refused.value))]
+    assert len(found) == 1, str(refused.value)
+    row = f"| {name} | `{mutation.target}` | {found[0]} |"
+    assert row in PAGE.read_text().splitlines(), row
+
+
+def test_the_page_tells_of_these_mutations_and_no_others():
+    rows = [line.split("|")[1].strip() for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    assert len(MUTATIONS) >= 30
+    assert rows[1:] == list(MUTATIONS)
