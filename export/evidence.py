@@ -90,7 +90,7 @@ def standard_of(
     rng = np.random.default_rng(0)
     observations = observation_cases(spec.observation, visited, rng)
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
-    kept = _answerable(reference, spec, observations, noise)
+    kept = answerable(reference, spec, observations, noise)
     observations, noise = take(observations, kept), noise[kept]
     far = far_rows(spec.observation, observations)
     first = dict(itertools.islice(episodes.items(), 1))
@@ -130,7 +130,7 @@ def _reference(
     return Reference(act, scores, further, Rounding(graph, spec), spec.action.name)
 
 
-def _answerable(reference: Reference, spec: PolicySpec, observations: Observation, noise: Array) -> NDArray[np.bool_]:
+def answerable(reference: Reference, spec: PolicySpec, observations: Observation, noise: Array) -> NDArray[np.bool_]:
     """Cases [case], without those far beyond any declared bound to which the policy has no finite answer."""
     kept = ~far_rows(spec.observation, observations)
     finite = np.ones_like(kept)

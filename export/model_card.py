@@ -38,8 +38,10 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield from _training(manifest)
     yield "\n## How the targets compare\n"
     yield "With the Keras policy: largest difference of an action on golden cases and along whole episodes, equal"
-    yield "actions (continuous ones to 1e-5), return of episodes that each plays by itself from the same seeds, and"
-    yield "how much that is above Keras's. Latencies of the machine that exported are in latency.json.\n"
+    yield "actions (continuous ones to 1e-5 and what rounding may change), share of cases in which one action alone is"
+    yield "right, error in 8 bits (1 is that of the best constant action), return of episodes that each plays by itself"
+    yield "from the same seeds, and how much that is above Keras's. Latencies of the machine that exported are in"
+    yield "latency.json.\n"
     yield from _table(COLUMNS, proof_rows(manifest.parity, target_sizes(manifest)))
     accepted = {name: figures["accepted"] for name, figures in manifest.parity.items() if "accepted" in figures}
     for name, reason in accepted.items():
@@ -78,6 +80,9 @@ def _limits(manifest: Manifest) -> Iterator[str]:
         yield f"- Actions are deterministic unless it is given noise, standard {manifest.noise.law}."
     if manifest.graph.batch is not None:
         yield f"- The ONNX, ORT and LiteRT files take batches of {manifest.graph.batch} and no other."
+    for name, figures in manifest.parity.items():
+        if "without" in figures:
+            yield f"- {name} answers the action alone, without {', '.join(figures['without'])}."
     if any(not figures["exact"] for figures in manifest.parity.values()):
         yield "- Targets of 8 bits act nearly the same only; what counts is the return in the table."
     if not all(figures.get("repeatable", True) for figures in manifest.parity.values()):

@@ -39,17 +39,19 @@ class Rounding:
     """
 
     def __init__(self, graph: bytes, spec: PolicySpec) -> None:
-        """Take a graph with a free batch and a noise input."""
+        """Take a graph with a free batch; noise is left out if it has no input for it."""
         self._observation, self._noise = spec.observation[0].name, spec.noise.name
         model = onnx.load_from_string(graph)
         self._names = [output.name for output in model.graph.output]
         rng = np.random.default_rng(0)
         changed = [_changed(model, rng) for _ in range(_DRAWS)]
         self._plain, *self._others = (open_session(content) for content in (graph, *changed))
+        self._inputs = {value.name for value in model.graph.input}
 
     def __call__(self, observations: Observation, noise: Array) -> dict[str, Array]:
         """How far each output moves: [batch, ...] by name."""
-        feeds = {**by_name(observations, self._observation), self._noise: noise}
+        named = {**by_name(observations, self._observation), self._noise: noise}
+        feeds = {name: array for name, array in named.items() if name in self._inputs}
         plain = self._plain.run(self._names, feeds)
         moved = [np.zeros(answer.shape) for answer in plain]
         for session in self._others:

@@ -22,6 +22,7 @@ from export.saved_model import signature_names, write_saved_model
 from serving import Manifest, Policy
 from serving.errors import install
 from serving.manifest import MODEL_FILE
+from serving.not_finite import NotFiniteError
 from serving.observations import Array, Observation, batch_size, by_name
 from serving.policy import draw_noise
 from serving.runtime import open_session
@@ -196,7 +197,14 @@ def _c_writer(path: str, *, int8: bool) -> Callable[[Material, Path], None]:
 def _onnx_opener(file: str) -> Callable[[Path, Manifest], Actor]:
     def open_onnx(folder: Path, manifest: Manifest) -> Actor:
         policy = Policy((folder / file).read_bytes(), manifest)
-        return lambda observations, noise: replay(policy.run, manifest, observations, noise)
+
+        def act(observations: Observation, noise: Array | None) -> Array:
+            try:
+                return policy.run(observations, noise)
+            except NotFiniteError as error:  # the comparison says so of any target
+                return error.answers[manifest.action.name]
+
+        return lambda observations, noise: replay(act, manifest, observations, noise)
 
     return open_onnx
 

@@ -13,6 +13,7 @@ from export.onnx_graph import ExportError
 from export.parity import Agreement, agreement
 from export.reference import Actor
 from export.targets import TARGETS
+from export.thorough import compare_anew
 from serving import BundleError
 from serving.golden import read_golden
 from serving.manifest import GOLDEN_FILE, read_checked, read_manifest
@@ -21,18 +22,29 @@ from serving.observations import structured, take
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of it: the manifest's parity with differences as found here, latencies, and targets that can't run."""
+    """What came of it.
+
+    Attributes:
+        parity: the manifest's, with differences as found here.
+        sizes: bytes of each target.
+        latencies: of each target here.
+        skipped: targets that can't run here, with the reason.
+        new_cases: how many were drawn beside the golden ones.
+    """
 
     parity: Mapping[str, Any]
     sizes: Mapping[str, int]
     latencies: Mapping[str, Any]
     skipped: Mapping[str, str]
+    new_cases: int = 0
 
 
-def verify_targets(bundle: str | Path) -> Checked:
+def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
     """Replay the golden cases in every target that can be run here; `serving.verify` is to come first.
 
-    Raises `BundleError` for a target in floats that doesn't reproduce them.
+    With a seed, targets are compared with each other on cases drawn from it, too.
+
+    Raises `BundleError` for a target in floats that doesn't reproduce them, or differs on the new cases.
     """
     folder = Path(bundle)
     manifest = read_manifest(folder)
@@ -58,8 +70,9 @@ def verify_targets(bundle: str | Path) -> Checked:
                 f"{folder}: {name} differs from its golden cases by {found.max_difference:.3g} on this machine"
             )
         parity[name] = {**manifest.parity[name], **_found(found)}
+    new_cases = 0 if seed is None else compare_anew(folder, manifest, actors, observations, seed)
     latencies = measure_latencies(actors, observations, noise)
-    return Checked(parity, target_sizes(manifest), latencies, skipped)
+    return Checked(parity, target_sizes(manifest), latencies, skipped, new_cases)
 
 
 def _found(found: Agreement) -> dict[str, Any]:

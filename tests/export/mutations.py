@@ -102,7 +102,14 @@ def inserted(place: str, *nodes: onnx.NodeProto, **constants: Any) -> Callable[[
 def cast(place: str, *types: int) -> Callable[[Graph], None]:
     names = ["in", *(f"{place}/{n}" for n in range(len(types) - 1)), "out"]
     pairs = zip(names, names[1:], types, strict=False)
-    return inserted(place, *(helper.make_node("Cast", [a], [b], to=to) for a, b, to in pairs))
+    insert = inserted(place, *(helper.make_node("Cast", [a], [b], to=to) for a, b, to in pairs))
+
+    def change(graph: Graph) -> None:
+        insert(graph)
+        for output in (output for output in graph.output if output.name == place):
+            output.type.tensor_type.elem_type = types[-1]
+
+    return change
 
 
 def attribute(operator: str, name: str, value: Any) -> Callable[[Graph], None]:
@@ -384,12 +391,10 @@ MUTATIONS: dict[str, Mutation] = {
         ),
     ),
     "saturate 8 bits": Mutation("continuous", "onnx-int8", patch=quantized(units(1 / 16, "clip_by_value"))),
-    "8 bits of too few steps": Mutation("continuous", "onnx-int8", patch=quantized(units(64, "Tanh"))),
+    "8 bits of too few steps": Mutation("continuous", "onnx-int8", patch=quantized(units(64, "matmul_2"))),
     "shift the zero of 8 bits": Mutation("continuous", "onnx-int8", patch=quantized(zero_points(64))),
     "8 bits that answer a constant": Mutation("continuous", "onnx-int8", patch=quantized(units(0, "matmul_2"))),
-    "8 bits that choose the next action": Mutation(
-        "discrete", "onnx-int8", patch=quantized(constant("MatMul", lambda w: w, 0), units(-1, "matmul_2/b"))
-    ),
+    "8 bits that choose the worst action": Mutation("discrete", "onnx-int8", patch=quantized(units(-1, "matmul_2/b"))),
     "C: keep a sum of the call before": Mutation(
         "continuous", "c", patch=text("float sum = 0.0f", "static float sum = 0.0f")
     ),

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import secrets
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from trpo_tf.commands.terminal import FAILED, Flag, fail, print_fields, say
+from trpo_tf.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Verify:
     """the bundle folder"""
     public_key: Annotated[Path | None, arg(metavar="FILE")] = None
     """check the signature, with this key"""
+    thorough: Flag = False
+    """compare the targets with each other on new cases too, which TensorFlow is needed for"""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """of the new cases, another each time by default"""
     json: Flag = False
     """print JSON"""
 
@@ -91,16 +97,21 @@ class Verify:
         result = verify(self.bundle, self.public_key)
         fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
         if importlib.util.find_spec("tensorflow") is None:
+            if self.thorough:
+                raise UserError("--thorough needs TensorFlow, which is not installed; leave it out")
             print_fields(fields, as_json=self.json)
             return
         from export.proof import full_table
         from export.verify import verify_targets
 
-        found = verify_targets(self.bundle)
+        seed = (secrets.randbits(32) if self.seed is None else self.seed) if self.thorough else None
+        found = verify_targets(self.bundle, seed)
         if self.json:
-            say(json.dumps({**fields, **dataclasses.asdict(found)}))
+            say(json.dumps({**fields, **dataclasses.asdict(found), "seed": seed}))
             return
         print_fields(fields, as_json=False)
+        if self.thorough:
+            say(f"{found.new_cases} new cases of seed {seed}: every target in floats answers as policy.onnx does")
         say(f"\n{full_table(found.parity, found.sizes, found.latencies)}")
         for name, reason in found.skipped.items():
             say(f"{name} was not run: {reason}")
