@@ -15,7 +15,15 @@ from export.parity import Environment, Episode, play, repeats
 from export.proof import Standard
 from export.reference import Actor, Answers, Reference
 from export.rounding import Rounding, undefined_choice
-from export.soundness import check_actions, check_further, check_rows, check_scores, is_finite_rows, outputs_of
+from export.soundness import (
+    check_actions,
+    check_further,
+    check_rows,
+    check_scores,
+    check_scores_shape,
+    is_finite_rows,
+    outputs_of,
+)
 from export.targets import Target, spec_of
 from serving import Manifest
 from serving.arguments import expect, expect_count
@@ -136,6 +144,7 @@ def answerable(reference: Reference, spec: PolicySpec, observations: Observation
     finite = np.ones_like(kept)
     for drawn in (noise, np.zeros_like(noise)):
         answered = reference.answered(observations, drawn)
+        check_scores_shape(answered)
         for array in outputs_of(answered).values():
             finite &= is_finite_rows(array)
         if answered.scores is not None:

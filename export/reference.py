@@ -1,5 +1,6 @@
 """The policy as it was trained: what it answers on cases, and which answers of a target are right."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -75,10 +76,10 @@ class Answered:
     def acceptable(self) -> NDArray[np.bool_]:
         """Which choices score as the best does, but for rounding: [batch, elements, n]. Needs scores."""
         assert self.scores is not None
-        scores = self.scores.reshape(len(self), -1, self.scores.shape[-1]).astype(np.float64)
-        best = scores.max(axis=-1, keepdims=True)
+        best = self.scores.max(axis=-1, keepdims=True).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            return np.asarray(scores >= best - np.maximum(TIE, _RELATIVE_TIE * np.abs(best)))
+            good = self.scores >= best - np.maximum(TIE, _RELATIVE_TIE * np.abs(best))
+        return np.asarray(good.reshape(len(self), math.prod(good.shape[1:-1]), good.shape[-1]))
 
     @cached_property
     def decided(self) -> NDArray[np.bool_]:
@@ -97,11 +98,11 @@ class Answered:
     def fragility(self) -> NDArray[np.float64]:
         """By how much of it rounding may change each row's action, or how many other choices are as good: [batch]."""
         if self.scores is not None:
-            return np.asarray(self.acceptable.sum(axis=-1).max(axis=1) - 1.0)
+            return np.asarray(self.acceptable.sum(axis=-1).max(axis=1, initial=1) - 1.0)
         if self.margins is None:
             return np.zeros(len(self))
         shares = self.margins[self.action] / (1 + np.abs(self.actions.astype(np.float64)))
-        return np.asarray(shares.reshape(len(self), -1).max(axis=1, initial=0.0))
+        return np.asarray(flat(shares).max(axis=1, initial=0.0))
 
 
 @dataclass(frozen=True)
@@ -147,26 +148,28 @@ class Reference:
         )
 
 
+def flat(array: Array) -> Array:
+    """An array [n, ...] as [n, elements]; n may be 0."""
+    return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
 def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool_]:
     """Which rows of two arrays [n, ...] are the same up to `margin`, floats up to the tolerance as well: [n]."""
-    rows = (len(expected), -1)
-    one, other = (array.reshape(rows).astype(np.float64) for array in (actual, expected))
+    one, other, allowed = (flat(array).astype(np.float64) for array in (actual, expected, margin))
     if expected.dtype.kind == "f":
-        margin = margin.reshape(rows) + ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(other)
+        allowed += ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(other)
     elif not margin.any():
-        return np.asarray((actual == expected).reshape(rows).all(axis=1))
+        return np.asarray(flat(actual == expected).all(axis=1))
     with np.errstate(invalid="ignore"):
-        close = (np.abs(one - other) <= margin.reshape(rows)) | (one == other) | (np.isnan(one) & np.isnan(other))
+        close = (np.abs(one - other) <= allowed) | (one == other) | (np.isnan(one) & np.isnan(other))
     return np.asarray(close.all(axis=1))
 
 
 def choices(actions: Array, batch: Answered) -> NDArray[np.int64]:
     """Which of the choices each action is, counted as the scores are: [batch, elements]."""
     assert batch.scores is not None
-    rows = (len(batch), -1)
-    best = batch.scores.reshape(len(batch), -1, batch.scores.shape[-1]).argmax(axis=-1)
-    offset = actions.reshape(rows).astype(np.int64) - batch.actions.reshape(rows).astype(np.int64)
-    return np.asarray(best + offset)
+    best = flat(batch.scores.argmax(axis=-1))
+    return np.asarray(best + flat(actions).astype(np.int64) - flat(batch.actions).astype(np.int64))
 
 
 def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.onnx_graph import ExportError
-from export.reference import Answered, Reference, choices, matches, matches_output
+from export.reference import Answered, Reference, choices, flat, matches, matches_output
 from serving import ArraySpec
 from serving.observations import Array
 from serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
@@ -54,8 +54,7 @@ def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] 
     """Which rows have the same scores but for rounding and choose accordingly; None without scores."""
     if answered.scores is None or expected.scores is None:
         return None
-    rows = (len(expected), -1)
-    one, other = (each.scores.reshape(rows).astype(np.float64) for each in (answered, expected))  # type: ignore[union-attr]
+    one, other = (flat(scores).astype(np.float64) for scores in (answered.scores, expected.scores))
     largest = np.abs(np.where(np.isfinite(other), other, 0.0)).max(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         close = (np.abs(one - other) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * largest) | (one == other)
@@ -90,15 +89,20 @@ def check_scores(cases: Answered) -> None:
     scores = cases.scores
     if scores is None:
         return
-    if scores.ndim < 2 or scores[..., 0].size != cases.actions.size:
-        shape = ", ".join(map(str, ["batch", *cases.actions.shape[1:], "n"]))
-        raise ExportError(f"scores must be [{shape}], one for each choice; they have shape {list(scores.shape)}")
     if np.isnan(scores).any() or not np.isfinite(scores.max(axis=-1)).all():
         raise ExportError("scores are not finite; look for an overflow or NaN in the policy's weights")
     decided = cases.take(cases.decided)
-    first = decided.actions.reshape(len(decided), -1).astype(np.int64) - choices(decided.actions, decided)
-    if len(decided) and (first != first[0]).any():
+    first = flat(decided.actions).astype(np.int64) - choices(decided.actions, decided)
+    if (first != first[:1]).any():
         raise ExportError("scores are not what the actions maximise; give the function whose argmax is the action")
+
+
+def check_scores_shape(cases: Answered) -> None:
+    """Raise `ExportError` unless there is a score for each choice of each action."""
+    scores = cases.scores
+    if scores is not None and (scores.ndim < 2 or scores[..., 0].size != cases.actions.size):
+        shape = ", ".join(map(str, ["batch", *cases.actions.shape[1:], "n"]))
+        raise ExportError(f"scores must be [{shape}], one for each choice; they have shape {list(scores.shape)}")
 
 
 def check_further(visited: Answered, *, is_known: bool) -> None:
@@ -116,7 +120,7 @@ def is_finite_rows(array: Array) -> NDArray[np.bool_]:
     """Which rows [n] of an array [n, ...] hold finite numbers alone."""
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
-    return np.asarray(np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+    return np.asarray(np.isfinite(flat(array)).all(axis=1))
 
 
 def outputs_of(cases: Answered) -> Mapping[str, Array]:
