@@ -25,6 +25,7 @@ from export.function import (
     all_outputs,
     check_answer,
     check_function,
+    spec_of,
 )
 from export.inputs import with_noise, with_optional_input
 from export.latency import latency_json, measure_latencies
@@ -34,7 +35,7 @@ from export.onnx_graph import OPSET, ExportError, to_onnx
 from export.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
 from export.reference import Actor, Answered
 from export.soundness import outputs_of
-from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets, spec_of
+from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
 from serving import ArraySpec, BundleError, GraphSpec, Manifest
 from serving.arguments import expect
 from serving.manifest import (

@@ -9,13 +9,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from export.cases import far_rows, observation_cases, with_tails
-from export.function import InferenceFunction, Outputs, PolicySpec, check_function
+from export.function import InferenceFunction, Outputs, PolicySpec, check_function, spec_of
 from export.onnx_graph import ExportError
 from export.parity import Environment, Episode, play, repeats
 from export.proof import Standard
 from export.reference import Actor, Answers, Reference
 from export.rounding import Rounding, undefined_choice
 from export.soundness import (
+    BATCHES,
     check_actions,
     check_further,
     check_rows,
@@ -24,7 +25,7 @@ from export.soundness import (
     is_finite_rows,
     outputs_of,
 )
-from export.targets import Target, spec_of
+from export.targets import Target
 from serving import Manifest
 from serving.arguments import expect, expect_count
 from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
@@ -153,10 +154,10 @@ def answerable(reference: Reference, spec: PolicySpec, observations: Observation
 
 
 def _check_policy(standard: Standard, spec: PolicySpec) -> None:
-    for cases in (standard.golden, standard.noisy_golden):
+    for cases, sizes in ((standard.golden, BATCHES), (standard.noisy_golden, ())):
         check_actions(cases, spec.action)
         check_scores(cases)
-        check_rows(standard.reference, cases)
+        check_rows(standard.reference, cases, sizes)
     for batch in standard.along:
         check_actions(batch, spec.action)
     check_further(standard.visits, is_known=standard.visited is not None)

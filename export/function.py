@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from export.function_checks import check_traced
 from export.onnx_graph import OPSET, OPSETS, ExportError
-from serving import ArraySpec, NoiseSpec
+from serving import ArraySpec, Manifest, NoiseSpec
 from serving.arguments import expect, expect_count
 from serving.manifest import NOISE_INPUTS
 from serving.observations import structured
@@ -138,6 +138,11 @@ def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm =
         return {spec.action.name: function(observation, noise), **more}
 
     return answer
+
+
+def spec_of(manifest: Manifest) -> PolicySpec:
+    """The arrays that a manifest declares."""
+    return PolicySpec(manifest.observation, manifest.action, manifest.noise)
 
 
 def _tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:

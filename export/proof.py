@@ -1,7 +1,7 @@
 """The proof that a target acts like the policy it was made of, what it must show, and the table of it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -96,9 +96,9 @@ class Standard:
         """The same with noise."""
         return self.reference.alone(self.observations, self.noise).with_margins()
 
-    @cached_property
-    def along(self) -> list[Answered]:
-        """Every observation of the reference's own episodes."""
+    @property
+    def along(self) -> Iterator[Answered]:
+        """Every observation of the reference's own episodes; answered anew each time, since they may be large."""
         return along(self.reference, self.episodes, self.still[:1])
 
     @cached_property

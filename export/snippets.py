@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from export.c99.sources import arguments
+from export.function import spec_of
 from export.saved_model import signature_names
-from export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS, spec_of
+from export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS
 from serving import Manifest
 from serving.manifest import MODEL_FILE
 

@@ -4,7 +4,7 @@ It answers the same each time, each observation by itself, with finite numbers w
 its scores are those that its choices maximise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,17 @@ from serving import ArraySpec
 from serving.observations import Array
 from serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 
-_SIZES = (2, 7, 64)
+BATCHES = (1, 2, 7, 64)
 _FINITE_SHARE = 0.5
 
 
-def check_rows(reference: Reference, cases: Answered) -> None:
-    """Raise `ExportError` unless each case, answered by itself in `cases`, is answered so in any batch, and again."""
+def check_rows(reference: Reference, cases: Answered, sizes: Sequence[int] = ()) -> None:
+    """Raise `ExportError` unless each case, answered by itself in `cases`, is answered so in a batch of all.
+
+    So it must be at each of `sizes`, too, in a shuffled order; at 1 that tells whether it is answered so again.
+    """
     rng = np.random.default_rng(1)
-    for size in (1, *_SIZES, len(cases)):
+    for size in (*sizes, len(cases)):
         order = rng.permutation(len(cases))
         for start in range(0, len(order), size):
             expected = cases.take(order[start : start + size])

@@ -1,6 +1,5 @@
 """The targets of an export, by name: how each is written, run here to be compared, and when it can't be had."""
 
-import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +14,24 @@ from export import c99, litert
 from export.function import InferenceFunction, Outputs, PolicySpec
 from export.inputs import with_fixed_batch
 from export.onnx_graph import ExportError
+from export.openers import (
+    c_opener,
+    litert_opener,
+    onnx_opener,
+    ort_opener,
+    saved_model_further,
+    saved_model_opener,
+    session_further,
+)
 from export.ort_format import to_ort
 from export.quantize import quantize_dynamic, quantize_static
 from export.reference import Actor, Answers
 from export.saved_model import signature_names, write_saved_model
-from serving import Manifest, Policy
+from serving import Manifest
 from serving.errors import install
 from serving.manifest import MODEL_FILE
-from serving.not_finite import NotFiniteError
-from serving.observations import Array, Observation, batch_size, by_name
+from serving.observations import Observation, batch_size
 from serving.policy import draw_noise
-from serving.runtime import open_session
-from serving.verify import replay
 
 DEFAULT_TARGETS = ("onnx", "savedmodel")
 ALL = "all"
@@ -194,84 +199,6 @@ def _c_writer(path: str, *, int8: bool) -> Callable[[Material, Path], None]:
     return write
 
 
-def _onnx_opener(file: str) -> Callable[[Path, Manifest], Actor]:
-    def open_onnx(folder: Path, manifest: Manifest) -> Actor:
-        policy = Policy((folder / file).read_bytes(), manifest)
-
-        def act(observations: Observation, noise: Array | None) -> Array:
-            try:
-                return policy.run(observations, noise)
-            except NotFiniteError as error:  # the comparison says so of any target
-                return error.answers[manifest.action.name]
-
-        return lambda observations, noise: replay(act, manifest, observations, noise)
-
-    return open_onnx
-
-
-def _session_further(file: str) -> Callable[[Path, Manifest], Answers]:
-    """Straight from a session: what is not finite is for the comparison to find."""
-
-    def open_further(folder: Path, manifest: Manifest) -> Answers:
-        run = _session_runner(folder / file, manifest)
-        names = [spec.name for spec in manifest.graph.outputs]
-        return lambda observations, noise: {
-            name: replay(functools.partial(run, name), manifest, observations, noise) for name in names
-        }
-
-    return open_further
-
-
-def _session_runner(file: Path, manifest: Manifest) -> Callable[[str, Observation, Array | None], Array]:
-    session = open_session(file.read_bytes())
-
-    def run(output: str, observations: Observation, noise: Array | None) -> Array:
-        feeds = by_name(observations, manifest.observation[0].name)
-        if noise is not None:
-            feeds[manifest.noise.name] = noise
-        return session.run([output], feeds)[0]  # type: ignore[no-any-return]
-
-    return run
-
-
-def _open_ort(folder: Path, manifest: Manifest) -> Actor:
-    run = functools.partial(_session_runner(folder / ORT_FOLDER / ORT_FILE, manifest), manifest.action.name)
-    return lambda observations, noise: replay(run, manifest, observations, noise)
-
-
-def _open_saved_model(folder: Path, manifest: Manifest) -> Actor:
-    answer = _saved_model_answers(folder, manifest)
-    return lambda observations, noise: answer(observations, noise)[manifest.action.name]
-
-
-def _saved_model_answers(folder: Path, manifest: Manifest) -> Answers:
-    loaded = tf.saved_model.load(str(folder / SAVED_MODEL_FOLDER))
-    sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
-    names = signature_names(spec_of(manifest))
-
-    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
-        parts = by_name(observations, manifest.observation[0].name)
-        feeds, signature = {names[name]: tf.constant(part) for name, part in parts.items()}, deterministic
-        if noise.any():
-            feeds[names[manifest.noise.name]], signature = tf.constant(noise), sample
-        return {name: tensor.numpy() for name, tensor in signature(**feeds).items()}
-
-    return answer
-
-
-def _litert_opener(file: str) -> Callable[[Path, Manifest], Actor]:
-    return lambda folder, manifest: litert.litert_actor((folder / file).read_bytes(), spec_of(manifest))
-
-
-def _c_opener(path: str) -> Callable[[Path, Manifest], Actor]:
-    def open_c(folder: Path, manifest: Manifest) -> Actor:
-        files = (c99.HEADER_FILE, c99.SOURCE_FILE)
-        sources = {file: (folder / path / file).read_bytes() for file in files}
-        return c99.compiled_actor(sources, spec_of(manifest))
-
-    return open_c
-
-
 _FLOAT64 = "a large offset is subtracted from the observation in float64; give what is small, or float32"
 
 
@@ -305,58 +232,53 @@ def _no_c(graph: Any, spec: PolicySpec) -> str | None:
     return f"C has no convolutions ({', '.join(found)})" if found else None
 
 
-def spec_of(manifest: Manifest) -> PolicySpec:
-    """The arrays that a manifest declares."""
-    return PolicySpec(manifest.observation, manifest.action, manifest.noise)
-
-
 TARGETS: dict[str, Target] = {
     "onnx": Target(
         MODEL_FILE,
         _write_onnx,
-        _onnx_opener(MODEL_FILE),
+        onnx_opener(MODEL_FILE),
         "ONNX Runtime and the server",
         formed=True,
-        further=_session_further(MODEL_FILE),
+        further=session_further(MODEL_FILE),
     ),
     "savedmodel": Target(
         SAVED_MODEL_FOLDER,
         _write_saved_model,
-        _open_saved_model,
+        saved_model_opener(SAVED_MODEL_FOLDER),
         "TensorFlow alone",
         names=signature_names,
-        further=_saved_model_answers,
+        further=saved_model_further(SAVED_MODEL_FOLDER),
     ),
     "onnx-int8": Target(
         STATIC_FILE,
         _write_static,
-        _onnx_opener(STATIC_FILE),
+        onnx_opener(STATIC_FILE),
         "8-bit accelerators (QDQ)",
         formed=True,
         exact=False,
-        further=_session_further(STATIC_FILE),
+        further=session_further(STATIC_FILE),
     ),
     "onnx-int8-dynamic": Target(
         DYNAMIC_FILE,
         _write_dynamic,
-        _onnx_opener(DYNAMIC_FILE),
+        onnx_opener(DYNAMIC_FILE),
         "small files of large networks",
         formed=True,
         exact=False,
-        further=_session_further(DYNAMIC_FILE),
+        further=session_further(DYNAMIC_FILE),
     ),
     "ort": Target(
         ORT_FOLDER,
         _write_ort,
-        _open_ort,
+        ort_opener(f"{ORT_FOLDER}/{ORT_FILE}"),
         "a minimal build of ONNX Runtime",
         formed=True,
-        further=_session_further(f"{ORT_FOLDER}/{ORT_FILE}"),
+        further=session_further(f"{ORT_FOLDER}/{ORT_FILE}"),
     ),
     "litert": Target(
         LITERT_FILE,
         _write_litert,
-        _litert_opener(LITERT_FILE),
+        litert_opener(LITERT_FILE),
         "phones and small boards",
         refusal=_no_litert,
         names=signature_names,
@@ -364,7 +286,7 @@ TARGETS: dict[str, Target] = {
     "litert-int8": Target(
         LITERT_INT8_FILE,
         _write_litert_int8,
-        _litert_opener(LITERT_INT8_FILE),
+        litert_opener(LITERT_INT8_FILE),
         "small boards with 8-bit kernels",
         refusal=_no_litert,
         names=signature_names,
@@ -373,7 +295,7 @@ TARGETS: dict[str, Target] = {
     "c": Target(
         C_FOLDER,
         _c_writer(C_FOLDER, int8=False),
-        _c_opener(C_FOLDER),
+        c_opener(C_FOLDER),
         "microcontrollers",
         refusal=_no_c,
         names=c99.argument_names,
@@ -381,7 +303,7 @@ TARGETS: dict[str, Target] = {
     "c-int8": Target(
         C_INT8_FOLDER,
         _c_writer(C_INT8_FOLDER, int8=True),
-        _c_opener(C_INT8_FOLDER),
+        c_opener(C_INT8_FOLDER),
         "microcontrollers with little flash",
         refusal=_no_c,
         names=c99.argument_names,

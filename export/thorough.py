@@ -7,12 +7,13 @@ import numpy as np
 
 from export.cases import observation_cases, with_tails
 from export.evidence import answerable
+from export.function import spec_of
 from export.onnx_graph import ExportError
 from export.parity import compare_cases, in_batches
 from export.reference import Actor, Answered, Reference
 from export.rounding import Rounding
-from export.soundness import check_actions, check_bounds, check_rows
-from export.targets import TARGETS, spec_of
+from export.soundness import BATCHES, check_actions, check_bounds, check_rows
+from export.targets import TARGETS
 from serving import BundleError, Manifest
 from serving.manifest import MODEL_FILE
 from serving.observations import Observation, batch_size, take
@@ -44,7 +45,7 @@ def compare_anew(bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], 
             cases = reference.alone(observations, drawn).with_margins()
             name = "onnx"
             check_actions(cases, spec.action)
-            check_rows(reference, cases)
+            check_rows(reference, cases, BATCHES)
             for name, actor in actors.items():
                 _compare(name, actor, cases, manifest)
     except ExportError as error:

@@ -251,6 +251,12 @@ def test_a_policy_s_whole_way(run, here):
     assert list(verified["latencies"]) == ["onnx", "savedmodel"]
     assert verified["verified"] is True
     assert verified["max_difference"] <= 1e-5
+    assert verified["new_cases"] == 0
+    status, out, err = run("verify", "bundle", "--thorough", "--seed", "7")
+    assert (status, err) == (0, "")
+    assert re.search(
+        r"^\d+ new cases of seed 7: every target in floats answers as policy\.onnx does$", out, re.MULTILINE
+    )
 
 
 def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):

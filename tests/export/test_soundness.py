@@ -1,17 +1,22 @@
 """What a policy must show by itself: policies that no target can act like are refused, and say why."""
 
 import re
+from dataclasses import replace
 
 import keras
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from hand_made import Continuous
+from mutations import FLOAT, inserted
+from onnx import helper
 
 import serving
 from export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
 from export.verify import verify_targets
-from serving import ArraySpec, NoiseSpec
+from serving import ArraySpec, BundleError, NoiseSpec
+from serving.manifest import FileEntry, read_manifest
 from serving.verify import verify
 
 OBSERVATION = ArraySpec("obs", "float32", (3,), -5.0, 5.0)
@@ -256,3 +261,58 @@ def test_targets_are_compared_anew_from_any_seed(tmp_path):
     write_bundle(policy.function, policy.spec, tmp_path / "bundle", targets=["onnx", "savedmodel", "c"])
     assert {verify_targets(tmp_path / "bundle", seed).new_cases for seed in range(3)} == {107 + 64 + 4}
     assert verify_targets(tmp_path / "bundle").new_cases == 0
+
+
+def rewritten(bundle, change):
+    """A bundle whose graph is changed, with the checksum that goes with it."""
+    model = onnx.load(bundle / "policy.onnx")
+    change(model.graph)
+    content = model.SerializeToString()
+    (bundle / "policy.onnx").write_bytes(content)
+    manifest = read_manifest(bundle)
+    manifest = replace(manifest, files={**manifest.files, "policy.onnx": FileEntry.of(content)})
+    (bundle / "manifest.json").write_text(manifest.to_json())
+
+
+def test_a_graph_that_answers_single_observations_otherwise_is_found_without_tensorflow(tmp_path):
+    write_bundle(torque, SPEC, tmp_path / "bundle", targets=["onnx"])
+    verify(tmp_path / "bundle")
+    change = inserted(
+        "action",
+        helper.make_node("Shape", ["in"], ["rows"], start=0, end=1),
+        helper.make_node("Equal", ["rows", "single"], ["is_single"]),
+        helper.make_node("Cast", ["is_single"], ["shift"], to=FLOAT),
+        helper.make_node("Add", ["in", "shift"], ["out"]),
+        single=np.int64([1]),
+    )
+    rewritten(tmp_path / "bundle", change)
+    with pytest.raises(BundleError, match="differs from its golden cases by 1, asked by itself"):
+        verify(tmp_path / "bundle")
+
+
+def test_new_cases_find_what_golden_ones_do_not(tmp_path):
+    """The first number counts as 0 where no golden case is: from 1.1 to 2.9."""
+    bundle = tmp_path / "bundle"
+    write_bundle(torque, SPEC, bundle, targets=["onnx", "savedmodel"])
+    with np.load(bundle / "golden.npz") as golden:
+        kept = np.abs(golden["obs"][:, 0] - 2.0) > 1.0
+        arrays = {name: golden[name][kept] for name in golden.files}
+    np.savez(bundle / "golden.npz", **arrays)
+    manifest = read_manifest(bundle)
+    entry = FileEntry.of((bundle / "golden.npz").read_bytes())
+    (bundle / "manifest.json").write_text(replace(manifest, files={**manifest.files, "golden.npz": entry}).to_json())
+    change = inserted(
+        "obs",
+        helper.make_node("Sub", ["in", "centre"], ["shifted"]),
+        helper.make_node("Abs", ["shifted"], ["distance"]),
+        helper.make_node("Greater", ["distance", "width"], ["is_outside"]),
+        helper.make_node("Where", ["is_outside", "in", "zero"], ["out"]),
+        centre=np.float32([2, 99, 99]),
+        width=np.float32(0.9),
+        zero=np.float32(0),
+    )
+    rewritten(bundle, change)
+    verify(bundle)
+    verify_targets(bundle)
+    with pytest.raises(BundleError, match=r"savedmodel differs from policy\.onnx by .*, on new cases of seed 5"):
+        verify_targets(bundle, 5)
