@@ -58,7 +58,7 @@ COUPLED = {
     "a softmax over the rows": lambda o, n: torque(tf.nn.softmax(o, axis=0), n),
     "the largest of the batch": lambda o, n: torque(o, n) * tf.reduce_max(tf.abs(o)) / 10,
     "the row before": lambda o, n: torque(tf.roll(o, 1, axis=0), n),
-    "the batch's own moments": lambda o, n: torque((o - tf.reduce_mean(o, 0)) / tf.math.reduce_std(o, 0), n),
+    "the batch's own moments": lambda o, n: torque((o - tf.reduce_mean(o, 0)) / (0.1 + tf.math.reduce_std(o, 0)), n),
     "noise of the batch": lambda o, n: tf.tanh(torque(o, n) + tf.reduce_sum(n)),
 }
 
