@@ -1,6 +1,7 @@
 """MODEL_CARD.md: what a bundle's policy does, how it was trained, how each target compares, and how to run it."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from export.proof import COLUMNS, proof_rows
 from export.snippets import snippet
@@ -54,6 +55,16 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield f"{name}, for {TARGETS[name].purpose}:\n\n```{language}\n{lines}```\n"
 
 
+def _made(config: Any) -> Iterator[str]:
+    """How the environment was made, where it is not as it is registered."""
+    settings = config.get("environment") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return
+    shown = {name: ", ".join(value) if isinstance(value, list | tuple) else value for name, value in settings.items()}
+    if any(shown.values()):
+        yield f"The environment was made with {', '.join(f'{name} {value}' for name, value in shown.items() if value)}."
+
+
 def _training(manifest: Manifest) -> Iterator[str]:
     origin = manifest.provenance
     if "algorithm" not in origin:
@@ -61,6 +72,7 @@ def _training(manifest: Manifest) -> Iterator[str]:
     summary = origin.get("summary", {})
     yield "\n## How it was trained\n"
     yield f"With {origin['algorithm']}, {origin['steps']:,} environment steps, seed {origin['seed']}."
+    yield from _made(origin.get("config"))
     for stage, when in (("untrained", "before training"), ("trained", "after training")):
         result = summary.get(stage, {})
         if result.get("episodes"):

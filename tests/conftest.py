@@ -81,9 +81,8 @@ def small_config():
             if hasattr(config, name):
                 config = dataclasses.replace(config, **{name: value})
                 continue
-            part = next(
-                p for p in ("sampling", "policy", "trust_region", "critic") if hasattr(getattr(config, p), name)
-            )
+            parts = ("environment", "sampling", "policy", "trust_region", "critic")
+            part = next(part for part in parts if hasattr(getattr(config, part), name))
             component = dataclasses.replace(getattr(config, part), **{name: value})
             config = dataclasses.replace(config, **{part: component})
         return config

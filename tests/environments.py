@@ -3,7 +3,7 @@
 import copy
 import os
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -315,3 +315,18 @@ gym.register("FarReach-v0", Reach, max_episode_steps=5, kwargs={"offset": 1e7})
 gym.register("HalfBoundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": 1.5, "high": np.inf})
 gym.register("WideReach-v0", Reach, max_episode_steps=5, kwargs={"low": -3e38, "high": 3e38})
 gym.register("UnboundedReach-v0", Reach, max_episode_steps=5, kwargs={"low": -np.inf, "high": np.inf})
+
+
+class Noted(gym.RewardWrapper):
+    """Rewards times a factor; each environment that is made is noted, with what it was made of."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, env: gym.Env, times: float = 1.0) -> None:
+        super().__init__(env)
+        self._times = times
+        kwargs, limit = env.unwrapped.spec.kwargs, env.spec.max_episode_steps
+        self.made.append({"times": times, "limit": limit, "sutton_barto_reward": kwargs.get("sutton_barto_reward")})
+
+    def reward(self, reward):
+        return self._times * reward

@@ -94,8 +94,8 @@ def test_one_process_at_a_time_trains_a_run(tmp_path):
 
 def commands_of(page: Path) -> list[str]:
     """Lines that a reader would type to train, without what stands for something else and without comments."""
-    lines = re.findall(r"^    (trpo-tf train [^\n]*)$", page.read_text(), re.MULTILINE)
-    return [line.partition("  #")[0] for line in lines]
+    lines = re.findall(r"^    (trpo-tf train (?:[^\n]*\\\n)*[^\n]*)$", page.read_text(), re.MULTILINE)
+    return [line.partition("  #")[0].replace("\\\n", "") for line in lines]
 
 
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if commands_of(page)]

@@ -21,7 +21,7 @@ from trpo_tf.commands.showing import Record, Report
 from trpo_tf.commands.studies import Benchmark, Demo, Lab
 from trpo_tf.commands.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.commands.training import Evaluate, Train
-from trpo_tf.config import Config, differing_settings, load_preset, preset_for
+from trpo_tf.config import Config, differing_settings, load_preset, preset_for, read_config, with_changes
 from trpo_tf.errors import UserError
 from trpo_tf.setting_types import whole_number
 
@@ -111,12 +111,26 @@ def parse(arguments: list[str]) -> Callable[[], None]:
             args=arguments,
             config=(OmitArgPrefixes,),
         )
-        if not isinstance(command, Train) or not command.config.env_id:
+        if not isinstance(command, Train):
             return command
-        env_id = command.config.env_id
-        preset = command.preset or preset_for(_with_version(env_id))
-        default = Train(load_preset(preset, env_id, differing_settings(command.config)))
+        if command.resume is not None:
+            # Another default tells whether the steps were given: any number may be.
+            unknown: Train = _AnyTrain(_AnyConfig("", total_steps=0))
+            return tyro.cli(_AnyTrain, args=arguments[1:], default=unknown, config=(OmitArgPrefixes,))
+        if command.settings is None and not command.config.env_id:
+            return command
+        default = Train(with_changes(_settings_to_start_from(command), command.changes))
         return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=default, config=(OmitArgPrefixes,))
+
+
+def _settings_to_start_from(command: Train) -> Config:
+    if command.settings is not None:
+        if command.preset is not None:
+            raise UserError("--config has all settings; leave out --preset")
+        return read_config(command.settings)
+    env_id = command.config.env_id
+    preset = command.preset or preset_for(_with_version(env_id))
+    return load_preset(preset, env_id, differing_settings(command.config))
 
 
 def _whole_numbers() -> ConstructorRegistry:

@@ -73,7 +73,7 @@ def build_components(
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
-    env = make_env(config.env_id, time_feature=config.sampling.time_feature)
+    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
     observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
     encoder = _encoder(config, env)
     horizon = env.spec.max_episode_steps if env.spec else None
@@ -133,7 +133,7 @@ def with_observation_offset(config: Config) -> Config:
     """
     if config.sampling.observation_offset:
         return config
-    env = make_env(config.env_id, time_feature=config.sampling.time_feature)
+    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
     encoder = _encoder(config, env)
     offset: tuple[float, ...] = ()
     # A reset that fails is for the sampler to tell.

@@ -4,14 +4,15 @@ import dataclasses
 import math
 import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
+from trpo_tf.environment import Environment, as_json
 from trpo_tf.errors import UserError
 from trpo_tf.setting_types import check_types, whole_number
 
@@ -27,6 +28,27 @@ ENV_BACKENDS = ("auto", "gymnasium", "envpool")
 VALUE_SCALINGS = ("targets", "rewards", "none")
 
 PRESETS = resources.files("trpo_tf") / "presets"
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """How the environment is made. Gymnasium makes it then, not EnvPool."""
+
+    env_kwargs: str = ""
+    """arguments of the environment's constructor, as JSON: '{"difficulty": 2}'"""
+    max_episode_steps: int = 0
+    """steps after which an episode is cut; 0: the registered limit, if there is one"""
+    env_wrapper: UseAppendAction[tuple[str, ...]] = ()
+    """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        object.__setattr__(self, "env_kwargs", as_json(self.env_kwargs))
+        check_types(self)
+        object.__setattr__(self, "env_wrapper", tuple(self.env_wrapper))
+        _require(self.max_episode_steps >= 0, "max_episode_steps", "at least 0")
+        made = Environment("", self.env_kwargs, self.max_episode_steps, self.env_wrapper)
+        _ = made.arguments, made.wrappers
 
 
 @dataclass(frozen=True)
@@ -258,6 +280,7 @@ class Config:
     (trpo, npg and nac)"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0 for several episodes of every environment"""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     vine: VineConfig = field(default_factory=VineConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -295,6 +318,11 @@ class Config:
             _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
 
     @property
+    def made_environment(self) -> Environment:
+        """The environment, as everything that belongs to the run makes it."""
+        return Environment(self.env_id, **dataclasses.asdict(self.environment))
+
+    @property
     def sampler_is_vine(self) -> bool:
         """Whether the policy learns from rollouts that branch off."""
         return self.sampling.sampler == "vine"
@@ -322,6 +350,26 @@ class Config:
     def from_dict(cls, values: dict[str, Any]) -> "Config":
         """The inverse of `to_dict`; what is absent takes its default. Raises `UserError` on unknown names."""
         return _from_dict(cls, values)  # type: ignore[no-any-return]
+
+
+def with_changes(config: Config, changes: Sequence[str]) -> Config:
+    """The config with settings as `group.name=value`, the value as TOML has it, or a text. Raises `UserError`."""
+    values = config.to_dict()
+    for change in changes:
+        path, equals, text = change.partition("=")
+        *groups, name = path.strip().split(".")
+        if not equals:
+            raise UserError(f"--set takes GROUP.NAME=VALUE, such as trust_region.max_kl=0.02, not {change!r}")
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {change}: {group} is no group of settings")
+        try:
+            place[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[name] = text.strip()
+    return Config.from_dict(values)
 
 
 def preset_names() -> list[str]:

@@ -1,11 +1,12 @@
 """Gymnasium environments: how they are made, seeded, and described."""
 
 import contextlib
+import copy
 import functools
 import importlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from serving.errors import install
 from serving.manifest import Bound
 from serving.observations import leaves_of
 from trpo_tf.checked_env import CheckedEnv
+from trpo_tf.environment import Environment
 from trpo_tf.errors import UserError
 from trpo_tf.time_feature import TimeFeature
 
@@ -28,24 +30,32 @@ ATARI_ARGUMENTS: dict[str, Any] = {"frameskip": 1, "repeat_action_probability": 
 _STICKINESS = 0.25
 
 
-def make_env(env_id: str, *, time_feature: bool = False, checked: bool = True, **arguments: Any) -> gym.Env[Any, Any]:
-    """One environment, of these arguments; of Atari's namespace `ALE/`, with the standard preprocessing.
+def make_env(
+    environment: str | Environment, *, time_feature: bool = False, checked: bool = True, **arguments: Any
+) -> gym.Env[Any, Any]:
+    """One environment, of these arguments as well; of Atari's namespace `ALE/`, with the standard preprocessing.
 
     With `time_feature` the steps left are observed. Unless `checked` is off, what the environment answers is held to
     its spaces. Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or
     with `time_feature` for an environment without a time limit.
     """
+    made = Environment.of(environment)
+    env_id = made.env_id
     with readable_errors(env_id):
         name = resolved_id(env_id)
+        arguments = made.arguments | arguments
         if is_atari(env_id):
             register_atari(env_id)
             arguments |= ATARI_ARGUMENTS
         if str(spec_of(env_id).entry_point).startswith("gymnasium.envs.mujoco"):
             _hear_mujoco()
         # Gymnasium's own checks warn, and look at the first step alone.
-        env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **arguments)
+        limit = made.max_episode_steps or None
+        env: gym.Env[Any, Any] = gym.make(name, max_episode_steps=limit, disable_env_checker=True, **arguments)
         if is_atari(env_id):
             env = preprocess_atari(env)
+        for module, wrapper, options in made.wrappers:
+            env = _wrapper(module, wrapper)(env, **options)
     if time_feature:
         env = TimeFeature(env)
     return CheckedEnv(env, observation_spec(env.observation_space), env_id) if checked else env
@@ -83,14 +93,37 @@ def resolved_id(env_id: str) -> str:
     return env_id if version is None else f"{env_id}-v{version}"
 
 
-def time_limit(env_id: str) -> int | None:
-    """Most steps of an episode, if the environment was registered with a limit. Raises what Gymnasium does."""
-    return spec_of(env_id).max_episode_steps
+def spec_of(environment: str | Environment) -> EnvSpec:
+    """What an id was registered with, after its module is imported, and the environment's own time limit.
+
+    Raises what Gymnasium or the import does.
+    """
+    made = Environment.of(environment)
+    spec = gym.spec(resolved_id(made.env_id).rpartition(":")[2])
+    if made.is_registered:
+        return spec
+    spec = copy.copy(spec)
+    spec.max_episode_steps = made.max_episode_steps or spec.max_episode_steps
+    spec.vector_entry_point = None  # which would be another environment
+    return spec
 
 
-def spec_of(env_id: str) -> EnvSpec:
-    """What an id was registered with, after its module is imported. Raises what Gymnasium or the import does."""
-    return gym.spec(resolved_id(env_id).rpartition(":")[2])
+def register_callable(env_id: str, make: Callable[..., gym.Env[Any, Any]]) -> None:
+    """Have `make` called for environments of this id, in this process. Raises `UserError` for an id that is taken."""
+    known = gym.registry.get(env_id)
+    if known is not None and not callable(known.entry_point):
+        raise UserError(f"make_env needs an id of its own, and {env_id!r} is registered; for example 'My{env_id}'")
+    gym.registry.pop(env_id, None)
+    with readable_errors(env_id):
+        gym.register(env_id, make)
+
+
+def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:
+    found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    # What a bundle's manifest names is not called unless it is a wrapper.
+    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+        raise UserError(f"env_wrapper {module}:{name} is no gymnasium.Wrapper")
+    return found
 
 
 def environment_seed(seed: int, number: int) -> int:
@@ -188,5 +221,5 @@ def readable_errors(env_id: str) -> Iterator[None]:
         if not isinstance(error, gym.error.Error | ModuleNotFoundError):
             reason = f"its constructor raised {type(error).__name__}: {reason}"
         if isinstance(error, TypeError):
-            reason += "; arguments are given where it is registered: gymnasium.register(..., kwargs={...})"
+            reason += "; arguments are given by --env-kwargs, as JSON"
         raise UserError(f"environment {env_id!r} can't be made: {reason}") from error

@@ -9,7 +9,8 @@ import numpy as np
 
 from serving import ArraySpec, Policy
 from serving.arguments import expect, expect_count
-from trpo_tf.envs import action_spec, make_env, observation_spec, readable_errors, time_limit
+from trpo_tf.environment import Environment
+from trpo_tf.envs import action_spec, make_env, observation_spec, readable_errors, spec_of
 from trpo_tf.errors import UserError
 from trpo_tf.time_feature import observes_time
 
@@ -48,20 +49,20 @@ class Evaluation:
         return asdict(self)
 
 
-def longest_episode(env_id: str, total_steps: int, episodes: int) -> int:
+def longest_episode(environment: str | Environment, total_steps: int, episodes: int) -> int:
     """Steps after which each of `episodes` is cut, so that all take `total_steps` at most.
 
     An environment's own time limit is not cut short if it is 1,000 steps or less. Raises `UserError` for an id that
     Gymnasium does not know.
     """
-    with readable_errors(env_id):
-        limit = time_limit(env_id) or 0
+    with readable_errors(str(environment)):
+        limit = spec_of(environment).max_episode_steps or 0
     return max(total_steps // episodes, min(limit, _SHORT_LIMIT), 1)
 
 
 def evaluate(
     policy: Policy,
-    env_id: str,
+    environment: str | Environment,
     *,
     episodes: int = 20,
     seed: int = FIRST_SEED,
@@ -79,13 +80,13 @@ def evaluate(
     """
     wanted = "policy must be a serving.Policy: of a run in_process(run.policy, name), of a bundle serving.load(folder)"
     expect(policy, Policy, wanted, UserError)
-    expect(env_id, str, "env_id must be the id of a registered environment", UserError)
+    expect(environment, str | Environment, "environment must be the id of a registered one", UserError)
     expect_count(episodes, "episodes", 1, UserError)
     expect_count(seed, "seed", 0, UserError)
-    env = make_env(env_id, time_feature=observes_time(policy.manifest.observation))
+    env = make_env(environment, time_feature=observes_time(policy.manifest.observation))
     try:
-        check_spaces(policy, env, env_id)
-        longest = longest or longest_episode(env_id, _trained_for(policy), episodes)
+        check_spaces(policy, env, str(environment))
+        longest = longest or longest_episode(environment, _trained_for(policy), episodes)
         rng = np.random.default_rng(seed)
         returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
         for k in range(episodes):

@@ -63,13 +63,13 @@ def export_run(
     """
     expect(run, Run, "run must be a Run, as train and load_run give it", UserError)
     expect(out, (str, os.PathLike), "out must be the path of the folder to make", UserError)
-    policy, env_id = run.policy, run.config.env_id
+    policy, env_id, environment = run.policy, run.config.env_id, run.config.made_environment
     files = {WEIGHTS_FILE: pack(run.state.weights())}
     if with_episode:
         observer("recording an episode")
         kind = best_kind()
-        files[f"episode.{kind}"] = record_apart(*converted(policy, env_id), env_id, kind).video
-    env = make_env(env_id, time_feature=run.config.sampling.time_feature)
+        files[f"episode.{kind}"] = record_apart(*converted(policy, env_id, run.config), environment, kind).video
+    env = make_env(environment, time_feature=run.config.sampling.time_feature)
     evidence = Evidence(
         environment=env,
         scores=policy.scores if policy.is_discrete else None,

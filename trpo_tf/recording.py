@@ -21,6 +21,7 @@ from PIL import Image
 from serving import Manifest, Policy
 from serving.errors import install
 from serving.manifest import MANIFEST_FILE, MODEL_FILE
+from trpo_tf.environment import Environment
 from trpo_tf.envs import is_atari, make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation import FIRST_SEED, check_spaces, play
@@ -61,7 +62,7 @@ class Recording:
 
 def record(
     policy: Policy,
-    env_id: str,
+    environment: str | Environment,
     kind: str,
     *,
     seed: int = FIRST_SEED,
@@ -76,7 +77,7 @@ def record(
 
     Args:
         policy: what acts.
-        env_id: the environment.
+        environment: the environment.
         kind: `mp4` or `gif`.
         seed: of the environment, and of samples.
         deterministic: act by the distribution's mode.
@@ -92,7 +93,8 @@ def record(
     if width < 16 or not 0 < max_seconds < math.inf:
         raise UserError("width must be 16 at least, max_seconds above 0 and finite")
     _choose_display()
-    env = _rendering(env_id, time_feature=observes_time(policy.manifest.observation))
+    env_id = str(environment)
+    env = _rendering(environment, time_feature=observes_time(policy.manifest.observation))
     try:
         check_spaces(policy, env, env_id)
         rate = _frames_per_second(env, env_id)
@@ -117,7 +119,7 @@ def record(
 def record_apart(
     model: bytes,
     manifest: Manifest,
-    env_id: str,
+    environment: str | Environment,
     kind: str,
     *,
     seed: int = FIRST_SEED,
@@ -134,7 +136,9 @@ def record_apart(
         bundle.mkdir()
         (bundle / MODEL_FILE).write_bytes(model)
         (bundle / MANIFEST_FILE).write_text(manifest.to_json())
-        options = {"out": out, "env-id": env_id, "seed": seed, "width": width, "max-seconds": max_seconds}
+        options = {"out": out, "seed": seed, "width": width, "max-seconds": max_seconds}
+        if environment != Environment.recorded(manifest.provenance):
+            options["env-id"] = str(environment)
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "trpo_tf.cli", "record", str(bundle), "--json"),
@@ -170,14 +174,14 @@ def _choose_display() -> None:
     os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "osmesa")
 
 
-def _rendering(env_id: str, *, time_feature: bool) -> gym.Env[Any, Any]:
+def _rendering(environment: str | Environment, *, time_feature: bool) -> gym.Env[Any, Any]:
     """The environment with frames to see. Raises `UserError` if it has none."""
-    plain = make_env(env_id)
+    plain = make_env(environment)
     modes: Sequence[str] = plain.metadata.get("render_modes") or ()
     plain.close()
     if "rgb_array" not in modes:
-        raise UserError(f"{env_id} can't be recorded: its metadata has no render mode 'rgb_array'")
-    return make_env(env_id, time_feature=time_feature, render_mode="rgb_array")
+        raise UserError(f"{environment} can't be recorded: its metadata has no render mode 'rgb_array'")
+    return make_env(environment, time_feature=time_feature, render_mode="rgb_array")
 
 
 def _frames_per_second(env: gym.Env[Any, Any], env_id: str) -> float:

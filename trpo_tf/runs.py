@@ -78,10 +78,15 @@ def create_run(folder: Path, config: Config, components: Components, state: Trai
     with new_folder(folder) as scratch:
         for name, network in networks.items():
             (scratch / name).write_text(architecture(network, name.removesuffix(".json")))
-        (scratch / CONFIG_FILE).write_text(tomli_w.dumps(config.to_dict()))
+        write_config(scratch, config)
         (scratch / CHECKPOINTS_FOLDER).mkdir()
         save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
     return Run(folder, config, components, state)
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write a run's settings."""
+    write_atomically(folder / CONFIG_FILE, tomli_w.dumps(config.to_dict()).encode())
 
 
 def bundles_of(folder: Path) -> list[str]:

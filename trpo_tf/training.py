@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import keras
 
-from serving.arguments import expect
+from serving.arguments import expect, expect_count
 from trpo_tf.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.checkpoints import save_checkpoint
 from trpo_tf.components import Components, build_components, with_observation_offset
-from trpo_tf.config import Config
-from trpo_tf.envs import readable_errors, resolved_id
+from trpo_tf.config import Config, read_config
+from trpo_tf.envs import readable_errors, register_callable, resolved_id
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.evaluation import OnStep, evaluate, longest_episode
 from trpo_tf.exporting import in_process, versions
@@ -30,7 +31,17 @@ from trpo_tf.reporting.metrics import MetricsLog
 from trpo_tf.reporting.profiling import FIRST_TRACED, Profiler
 from trpo_tf.reporting.progress import Progress, watch
 from trpo_tf.run_lock import locked
-from trpo_tf.runs import CHECKPOINTS_FOLDER, METRICS_FILE, Run, create_run, load_run, with_summary
+from trpo_tf.runs import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    METRICS_FILE,
+    Run,
+    create_run,
+    load_run,
+    require_run,
+    with_summary,
+    write_config,
+)
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
@@ -39,6 +50,9 @@ from trpo_tf.vector_envs import choose_backend
 
 Observer = Callable[[dict[str, Any]], None]
 """Called with the metrics of each iteration."""
+
+MakeEnv = Callable[..., gym.Env[Any, Any]]
+"""Called with the settings' `env_kwargs`, and `render_mode` where an episode is recorded."""
 
 Watch = Callable[[str, int], OnStep]
 """What is played, how many episodes -> what is told of each step, and stops if it was asked to."""
@@ -52,6 +66,7 @@ def train(
     value_network: keras.Model | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     init_from: str | Path | None = None,
+    make_env: MakeEnv | None = None,
     observer: Observer | None = None,
     profile: bool = False,
     progress: bool = True,
@@ -67,6 +82,9 @@ def train(
         callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
             Weights that they set in the model become the policy's (docs/policies.md).
         init_from: a run or bundle whose weights and normalisers to start from.
+        make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
+            Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
+            or register the id in a module and train "module:Mine-v0".
         observer: called with each iteration's metrics.
         profile: trace a few iterations into the run's TensorBoard folder (docs/metrics.md).
         progress: show it on standard error.
@@ -82,6 +100,8 @@ def train(
     expect(init_from, str | os.PathLike | None, "init_from must be the path of a run or bundle", UserError)
     expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
     listening = checked_callbacks(callbacks)
+    if make_env is not None:
+        register_callable(config.env_id, make_env)
     config = with_version(config)
     folder = Path(out) if out is not None else default_folder(config)
     config = with_observation_offset(with_env_backend(config))
@@ -107,29 +127,58 @@ def train(
 def resume(
     folder: str | Path,
     *,
+    total_steps: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    make_env: MakeEnv | None = None,
     observer: Observer | None = None,
     profile: bool = False,
     progress: bool = True,
 ) -> Run:
     """Go on with a run from its latest checkpoint; arguments and errors as in `train`.
 
+    `total_steps` is the run's from then on, also if it was complete. What falls towards the end of a run (`anneal`,
+    `final_discount`, `final_std`) then falls towards the new end, from where that puts it.
+
     A run that was killed ends with the same weights, to the bit, as one that was not, on the same machine, versions
     and number of threads.
     """
     expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
     listening = checked_callbacks(callbacks)
-    run = load_run(folder)
-    if "trained" in run.summary:
-        raise UserError(f"{folder} is complete; start a new run from it with --init-from {folder}")
-    if profile:
-        _check_long_enough_to_trace(run.config, run.components, run.state)
-    return _train(run, listening, observer, profile, progress)
+    expect(folder, str | os.PathLike, "the run must be the path of its folder", UserError)
+    folder = Path(folder)
+    require_run(folder)
+    if make_env is not None:
+        register_callable(read_config(folder / CONFIG_FILE).env_id, make_env)
+    with locked(folder):
+        run = load_run(folder)
+        if total_steps is not None:
+            run = _with_total_steps(run, total_steps)
+        elif "trained" in run.summary:
+            raise UserError(
+                f"{folder} is complete; start a new run from it with --init-from {folder}, or lengthen it with "
+                f"--resume {folder} --total-steps N"
+            )
+        if profile:
+            _check_long_enough_to_trace(run.config, run.components, run.state)
+        return _train(run, listening, observer, profile, progress)
+
+
+def _with_total_steps(run: Run, total_steps: int) -> Run:
+    """The run, no longer complete, with as many steps in its folder. Raises `UserError` if that leaves none to take."""
+    expect_count(total_steps, "total_steps", 1, UserError)
+    least = run.state.steps + run.components.iteration_steps
+    if total_steps < least:
+        raise UserError(f"total_steps must be at least {least:,}: {run.folder} has taken {run.state.steps:,}")
+    write_config(run.folder, dataclasses.replace(run.config, total_steps=total_steps))
+    summary = {name: value for name, value in run.summary.items() if name == "untrained"}
+    return with_summary(load_run(run.folder), summary)
 
 
 def with_env_backend(config: Config) -> Config:
     """The config with "auto" replaced by the backend that it stands for here. Raises `UserError`."""
-    backend = "gymnasium" if config.sampler_is_vine else choose_backend(config.sampling.env_backend, config.env_id)
+    backend = "gymnasium"
+    if not config.sampler_is_vine:
+        backend = choose_backend(config.sampling.env_backend, config.made_environment)
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
 
 
@@ -287,10 +336,10 @@ def _evaluate(run: Run, watched: Watch, *, deterministic: bool) -> dict[str, Any
         return {"episodes": 0}
     return evaluate(
         in_process(run.policy, "policy"),
-        config.env_id,
+        config.made_environment,
         episodes=episodes,
         deterministic=deterministic,
-        longest=longest_episode(config.env_id, config.total_steps, episodes),
+        longest=longest_episode(config.made_environment, config.total_steps, episodes),
         on_step=watched("evaluating", episodes),
     ).to_dict()
 

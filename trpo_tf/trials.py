@@ -25,10 +25,10 @@ class Trials:
     def __init__(self, config: Config, policy: Policy) -> None:
         """Makes the environments, which it owns."""
         self._actor, self._encoder = Actor(policy, config.trial_episodes), policy.encoder
-        self._longest = longest_episode(config.env_id, config.trial_interval, config.trial_episodes)
+        self._longest = longest_episode(config.made_environment, config.trial_interval, config.trial_episodes)
         sampling = config.sampling
         self._envs = make_vector_env(
-            config.env_id, config.trial_episodes, sampling.env_backend, time_feature=sampling.time_feature
+            config.made_environment, config.trial_episodes, sampling.env_backend, time_feature=sampling.time_feature
         )
 
     def run(self, state: TrainingState, on_step: OnStep = lambda *_: None) -> tuple[TrainingState, dict[str, Any]]:

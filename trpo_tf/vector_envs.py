@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from serving.errors import install
 from serving.observations import ROOT, Observation, by_name, leaves_of, structured
 from trpo_tf.checked_env import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
+from trpo_tf.environment import Environment
 from trpo_tf.envs import is_atari, make_env, observation_spec, readable_errors, resolved_id, spec_of
 from trpo_tf.errors import UserError, environment_failure
 from trpo_tf.time_feature import VectorTimeFeature
@@ -51,7 +52,7 @@ class VectorEnv(Protocol):
         """Free what they hold."""
 
 
-def choose_backend(backend: str, env_id: str) -> str:
+def choose_backend(backend: str, environment: str | Environment) -> str:
     """The backend's name; "auto" is the fastest one installed that has the environment.
 
     Gymnasium's own vectorised environments come first, then EnvPool, then Gymnasium's environments in turn. Raises
@@ -59,9 +60,9 @@ def choose_backend(backend: str, env_id: str) -> str:
     """
     if backend == "gymnasium":
         return backend
-    if backend == "auto" and _is_vectorized(env_id):
+    if backend == "auto" and _is_vectorized(environment):
         return "gymnasium"
-    reason = _why_not_envpool(env_id)
+    reason = _why_not_envpool(Environment.of(environment))
     if backend == "auto":
         return "gymnasium" if reason else "envpool"
     if reason:
@@ -69,23 +70,26 @@ def choose_backend(backend: str, env_id: str) -> str:
     return backend
 
 
-def make_vector_env(env_id: str, num_envs: int, backend: str = "gymnasium", *, time_feature: bool = False) -> VectorEnv:
+def make_vector_env(
+    environment: str | Environment, num_envs: int, backend: str = "gymnasium", *, time_feature: bool = False
+) -> VectorEnv:
     """`num_envs` environments of backend "gymnasium" or "envpool", whose steps left `time_feature` has observed.
 
     Raises `UserError` for an id it can't make.
     """
     envs: VectorEnv
     if backend == "envpool":
-        envs = EnvPool(env_id, num_envs)
+        envs = EnvPool(str(environment), num_envs)
     else:
+        env_id = str(environment)
         with readable_errors(env_id):
-            if is_atari(env_id) or spec_of(env_id).vector_entry_point is None:
-                return make_sync_env(env_id, num_envs, time_feature=time_feature)
+            if is_atari(env_id) or spec_of(environment).vector_entry_point is None:
+                return make_sync_env(environment, num_envs, time_feature=time_feature)
             vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
         if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
         envs = Vectorized(vectorized)
-    return VectorTimeFeature(envs, spec_of(env_id).max_episode_steps) if time_feature else envs
+    return VectorTimeFeature(envs, spec_of(environment).max_episode_steps) if time_feature else envs
 
 
 _CHECKED_STEPS = 100
@@ -202,12 +206,12 @@ class InTurn:
         return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
 
 
-def make_sync_env(env_id: str, num_envs: int, *, time_feature: bool = False) -> InTurn:
+def make_sync_env(environment: str | Environment, num_envs: int, *, time_feature: bool = False) -> InTurn:
     """The environments of `make_env`, stepped in turn.
 
     Unchecked, since `InTurn` looks at what they answer itself.
     """
-    return InTurn([make_env(env_id, time_feature=time_feature, checked=False) for _ in range(num_envs)])
+    return InTurn([make_env(environment, time_feature=time_feature, checked=False) for _ in range(num_envs)])
 
 
 _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")
@@ -280,15 +284,18 @@ class EnvPool:
         self._pool.close()
 
 
-def _is_vectorized(env_id: str) -> bool:
+def _is_vectorized(environment: str | Environment) -> bool:
     """Whether Gymnasium steps many at once; False of an environment that it doesn't know, which is not told here."""
     try:
-        return spec_of(env_id).vector_entry_point is not None
+        return spec_of(environment).vector_entry_point is not None
     except (gym.error.Error, ImportError):
         return False
 
 
-def _why_not_envpool(env_id: str) -> str | None:
+def _why_not_envpool(environment: Environment) -> str | None:
+    env_id = environment.env_id
+    if not environment.is_registered:
+        return "it takes no env_kwargs, max_episode_steps or env_wrapper"
     if importlib.util.find_spec("envpool") is None:
         return f"it is not installed ({install('envpool')})"
     import envpool

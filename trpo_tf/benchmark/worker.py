@@ -54,10 +54,10 @@ def carry_out(config: Config, folder: Path) -> Result:
         export_run(run, bundle, episodes=_EXPORT_EPISODES)
     evaluation = evaluate(
         serving.load(bundle),
-        config.env_id,
+        config.made_environment,
         episodes=EPISODES,
         deterministic=True,
-        longest=longest_episode(config.env_id, config.total_steps, EPISODES),
+        longest=longest_episode(config.made_environment, config.total_steps, EPISODES),
     )
     return Result(
         environment=config.env_id,

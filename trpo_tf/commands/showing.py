@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from trpo_tf.commands.terminal import Flag, say
 from trpo_tf.commands.training import is_bundle
+from trpo_tf.environment import Environment
 from trpo_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,20 +65,23 @@ class Record:
         }
         if is_bundle(self.source):
             policy = load(self.source)
-            return record(policy, self._environment(policy.manifest.provenance.get("environment")), kind, **options)
+            return record(policy, self._environment(Environment.recorded(policy.manifest.provenance)), kind, **options)
         from trpo_tf.exporting import converted
         from trpo_tf.runs import load_run
 
         run = load_run(self.source)
         return record_apart(
-            *converted(run.policy, run.config.env_id), self._environment(run.config.env_id), kind, **options
+            *converted(run.policy, run.config.env_id, run.config),
+            self._environment(run.config.made_environment),
+            kind,
+            **options,
         )
 
-    def _environment(self, own: str | None) -> str:
-        env_id = self.env_id or own
-        if env_id is None:
+    def _environment(self, own: Environment | None) -> str | Environment:
+        environment = self.env_id or own
+        if environment is None:
             raise UserError(f"{self.source} names no environment; give one with --env-id")
-        return env_id
+        return environment
 
 
 @dataclasses.dataclass(frozen=True)

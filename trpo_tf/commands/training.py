@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from trpo_tf.commands.terminal import Flag, OptionalFolder, print_fields, say
 from trpo_tf.config import Config
+from trpo_tf.environment import Environment
 from trpo_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ class Train:
     config: Config = dataclasses.field(default_factory=lambda: Config(""))
     preset: Annotated[str | None, arg(metavar="NAME")] = None
     """settings to start from: an environment's name, or `default`; if absent, the environment's own where it has one"""
+    settings: Annotated[Path | None, arg(name="config", metavar="FILE")] = None
+    """settings to start from: the config.toml of a run, in place of a preset"""
+    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
+    """change a setting by its name in config.toml; may be given repeatedly"""
     out: OptionalFolder = None
     """the run folder to make, by default runs/ENVIRONMENT-seedSEED"""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
-    """go on with this run instead, from its latest checkpoint"""
+    """go on with this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
     init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
     """start from the weights of this run or bundle"""
     profile: Flag = False
@@ -40,18 +45,27 @@ class Train:
         """Train, showing progress."""
         if self.resume is None and not self.config.env_id:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
-        if self.resume is not None and dataclasses.replace(self, resume=None, profile=False) != type(self)():
-            raise UserError("--resume goes on with the run's own settings and folder; give only --profile beside it")
+        if self.resume is not None and self._settings_beside_resume():
+            raise UserError(
+                "--resume goes on with the run's own settings; give only --total-steps or --profile beside it"
+            )
         from trpo_tf.training import resume, train
 
         logged: list[dict[str, Any]] = []
         if self.resume:
-            run = resume(self.resume, observer=logged.append, profile=self.profile)
+            total = self.config.total_steps or None
+            run = resume(self.resume, total_steps=total, observer=logged.append, profile=self.profile)
         else:
             run = train(self.config, self.out, init_from=self.init_from, observer=logged.append, profile=self.profile)
         _print_run(run)
         if self.profile:
             _print_profile(run, logged)
+
+    def _settings_beside_resume(self) -> bool:
+        given = dataclasses.asdict(self), dataclasses.asdict(type(self)())
+        for values in given:
+            del values["resume"], values["profile"], values["config"]["total_steps"]
+        return given[0] != given[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,41 +92,41 @@ class Evaluate:
         """Evaluate and print."""
         if self.longest_episode is not None and self.longest_episode < 1:
             raise UserError("longest_episode must be at least 1")
-        policy, env_id = _policy_of(self.source)
+        policy, recorded = _policy_of(self.source)
         from trpo_tf.evaluation import cut_note, evaluate
         from trpo_tf.reporting.progress import SlowLine, watch
 
-        env_id = self.env_id or env_id
-        if env_id is None:
+        environment = self.env_id or recorded
+        if environment is None:
             raise UserError(f"{self.source} names no environment; give one with --env-id")
         result = evaluate(
             policy,
-            env_id,
+            environment,
             episodes=self.episodes,
             seed=self.seed,
             deterministic=not self.stochastic,
             longest=self.longest_episode,
             on_step=watch(SlowLine(), "evaluating", self.episodes),
         ).to_dict()
-        print_fields({"environment": env_id, **result}, as_json=self.json)
+        print_fields({"environment": str(environment), **result}, as_json=self.json)
         if (note := cut_note(result)) and not self.json:
             say(note)
 
 
-def _policy_of(source: Path) -> tuple["Policy", str | None]:
+def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
     """The policy of a bundle or a run, and the environment it was trained on."""
     from serving import load
 
     if is_bundle(source):
         policy = load(source)
-        return policy, policy.manifest.provenance.get("environment")
+        return policy, Environment.recorded(policy.manifest.provenance)
     from trpo_tf.exporting import in_process
     from trpo_tf.runs import is_run, load_run
 
     if not is_run(source):
         raise UserError(f"{source} is neither a run folder nor a bundle")
     run = load_run(source)
-    return in_process(run.policy, run.config.env_id, run.config), run.config.env_id
+    return in_process(run.policy, run.config.env_id, run.config), run.config.made_environment
 
 
 def is_bundle(source: Path) -> bool:

@@ -38,11 +38,11 @@ class Experience:
         config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature
         seed = environment_seed(config.seed, state.checkpoint)
         if config.sampler_is_vine:
-            trunk = make_sync_env(config.env_id, n, time_feature=timed)
-            twigs = [make_env(config.env_id, time_feature=timed) for _ in range(n)]
+            trunk = make_sync_env(config.made_environment, n, time_feature=timed)
+            twigs = [make_env(config.made_environment, time_feature=timed) for _ in range(n)]
             self._sampler = Vine(trunk, twigs, self.actor, seed, self._longest_first(state))
         else:
-            envs = make_vector_env(config.env_id, n, config.sampling.env_backend, time_feature=timed)
+            envs = make_vector_env(config.made_environment, n, config.sampling.env_backend, time_feature=timed)
             self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(state))
 
     def is_over(self, state: TrainingState, period: int) -> bool:
@@ -60,7 +60,7 @@ class Experience:
         """The longest first episode: the time limit, or what the latest episodes took; 0 if neither is known."""
         if not self._config.sampling.stagger:
             return 0
-        return spec_of(self._config.env_id).max_episode_steps or max(state.recent_lengths, default=0)
+        return spec_of(self._config.made_environment).max_episode_steps or max(state.recent_lengths, default=0)
 
     def collect(
         self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0

@@ -1,0 +1,94 @@
+"""Which environment, and how it is made: an id, arguments, a time limit, wrappers."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trpo_tf.errors import UserError
+
+_WRAPPER = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\{.*\})?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment as a run makes it.
+
+    Attributes:
+        env_id: Gymnasium's id, `module:Name-v0` where a module registers it.
+        env_kwargs: arguments of its constructor, a JSON object.
+        max_episode_steps: the time limit; 0 for the registered one.
+        env_wrapper: wrappers, the innermost first: `module:Class`, then their arguments as a JSON object, if any.
+    """
+
+    env_id: str
+    env_kwargs: str = ""
+    max_episode_steps: int = 0
+    env_wrapper: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, environment: "str | Environment") -> "Environment":
+        """The environment of an id, or the environment itself."""
+        return environment if isinstance(environment, cls) else cls(str(environment))
+
+    @classmethod
+    def recorded(cls, provenance: Mapping[str, Any]) -> "Environment | None":
+        """The environment that a bundle's provenance names, as its run made it; None if it names none."""
+        config = provenance.get("config")
+        config = config if isinstance(config, dict) else {}
+        env_id, own = provenance.get("environment") or config.get("env_id"), config.get("environment", {})
+        if not isinstance(env_id, str):
+            return None
+        try:
+            return cls(env_id, own["env_kwargs"], int(own["max_episode_steps"]), tuple(own["env_wrapper"]))
+        except (KeyError, TypeError, ValueError):
+            return cls(env_id)
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether it is made just as it is registered."""
+        return self == Environment(self.env_id)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`env_kwargs` as a dict. Raises `UserError`."""
+        return _arguments(self.env_kwargs, "env_kwargs")
+
+    @property
+    def wrappers(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Module, name in it, and arguments of each wrapper. Raises `UserError`."""
+        found = []
+        for text in self.env_wrapper:
+            match = _WRAPPER.fullmatch(text.strip())
+            if match is None:
+                raise UserError(
+                    f"env_wrapper must be module:Class or, with arguments, module:Class{{...}}, not {text!r}"
+                )
+            found.append((match[1], match[2], _arguments(match[3] or "", "env_wrapper")))
+        return found
+
+    def __str__(self) -> str:
+        return self.env_id
+
+
+def as_json(arguments: Any) -> Any:
+    """A dict of arguments as JSON; anything else as it is. Raises `UserError` for values that JSON has not."""
+    if not isinstance(arguments, Mapping):
+        return arguments
+    try:
+        return json.dumps(dict(arguments)) if arguments else ""
+    except (TypeError, ValueError) as error:
+        raise UserError(f"env_kwargs must be plain values ({error}); or give train a make_env") from error
+
+
+def _arguments(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text or "{}")
+    except ValueError as error:
+        raise UserError(
+            f"{name} has arguments that are not JSON ({error}); for example '{{\"difficulty\": 2}}'"
+        ) from None
+    if not isinstance(values, dict):
+        raise UserError(f"{name} has arguments that are no JSON object, as '{{\"difficulty\": 2}}' is: {text}")
+    return values
