@@ -111,6 +111,7 @@ def iterate(
         "explained_variance": estimates.explained_variance,
         "clipped_rewards": estimates.clipped_rewards,
         "branch_steps": steps - batch.steps,
+        **{f"info/{name}": value for name, value in experience.take_info().items()},
         "steps_per_second": steps / sum(seconds.values()),
         "seconds_sampling": seconds_sampling,
         **{f"seconds_{phase}": spent for phase, spent in seconds.items()},

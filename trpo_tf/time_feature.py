@@ -82,6 +82,10 @@ class VectorTimeFeature:
         self._envs.end(places)
         self._ended[list(places)] = True
 
+    def take_info(self) -> dict[str, float]:
+        """What the environments told."""
+        return self._envs.take_info()  # type: ignore[no-any-return]
+
     def close(self) -> None:
         """Close them."""
         self._envs.close()

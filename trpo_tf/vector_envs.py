@@ -22,6 +22,7 @@ from trpo_tf.checked_env import FLAGS, INTEGERS, NUMBERS, conforming, integer_bo
 from trpo_tf.environment import Environment
 from trpo_tf.envs import is_atari, make_env, observation_spec, readable_errors, resolved_id, spec_of
 from trpo_tf.errors import UserError, environment_failure
+from trpo_tf.info_means import InfoMeans
 from trpo_tf.time_feature import VectorTimeFeature
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
@@ -47,6 +48,9 @@ class VectorEnv(Protocol):
 
     def end(self, places: Sequence[int]) -> None:
         """End some environments' episodes: the next step resets them."""
+
+    def take_info(self) -> dict[str, float]:
+        """Means of the numbers that the environments told in `info` since the last call, as `InfoMeans` has them."""
 
     def close(self) -> None:
         """Free what they hold."""
@@ -112,12 +116,16 @@ class Vectorized:
         """Raises `NotImplementedError`."""
         raise NotImplementedError(f"the episodes of {places} can't be ended")
 
+    def take_info(self) -> dict[str, float]:
+        """Nothing: of these classic tasks none tells anything."""
+        return {}
+
 
 class InTurn:
     """Gymnasium's environments one after the other, those of MuJoCo in two halves at once.
 
-    As `gym.vector.SyncVectorEnv`, without gathering what environments tell beside the transition, which takes as long
-    as a small environment's step. MuJoCo's physics lets other threads run meanwhile.
+    As `gym.vector.SyncVectorEnv`, without gathering in arrays what environments tell beside the transition, which takes
+    as long as a small environment's step. MuJoCo's physics lets other threads run meanwhile.
     """
 
     can_end = True
@@ -132,6 +140,7 @@ class InTurn:
             for part, rows in zip(parts, self._observation.values(), strict=True)
         }
         self._to_check = np.full(self.num_envs, _CHECKED_STEPS).tolist()
+        self._info = [InfoMeans() for _ in envs]
         self._reward = np.zeros(self.num_envs)
         self._terminated, self._truncated = (np.zeros(self.num_envs, bool) for _ in range(2))
         middle = self.num_envs // 2 if isinstance(envs[0].unwrapped, MujocoEnv) else 0
@@ -160,6 +169,10 @@ class InTurn:
         """End these environments' episodes: the next step resets them."""
         self._truncated[list(places)] = True
 
+    def take_info(self) -> dict[str, float]:
+        """See `VectorEnv`."""
+        return InfoMeans.taken(self._info)
+
     def close(self) -> None:
         """Close them."""
         self._beside.shutdown()
@@ -173,12 +186,14 @@ class InTurn:
                     observation, _ = self.envs[i].reset()
                     self._reward[i], self._terminated[i], self._truncated[i] = 0.0, False, False
                 else:
-                    observation, reward, terminated, truncated, _ = self.envs[i].step(actions[i])
+                    observation, reward, terminated, truncated, info = self.envs[i].step(actions[i])
                     self._reward[i] = reward if type(reward) in NUMBERS else plain_reward(reward)
                     self._terminated[i] = (
                         terminated if type(terminated) in FLAGS else plain_flag(terminated, "terminated")
                     )
                     self._truncated[i] = truncated if type(truncated) in FLAGS else plain_flag(truncated, "truncated")
+                    if info and isinstance(info, dict):
+                        self._info[i].add(info, ended=bool(self._terminated[i] or self._truncated[i]))
                 self._observe(i, observation)
             except Exception as error:
                 raise environment_failure("step", error, f"environment {i + 1} of {self.num_envs}") from error
@@ -278,6 +293,10 @@ class EnvPool:
         # Each call is answered in the order of its environments.
         order = np.argsort(np.concatenate([ended, others]))
         return [np.concatenate(parts)[order] for parts in zip(*states, strict=True)]
+
+    def take_info(self) -> dict[str, float]:
+        """Nothing: EnvPool's `info` has other names than Gymnasium's, and is not read."""
+        return {}
 
     def close(self) -> None:
         """Free the pool's threads."""

@@ -78,6 +78,10 @@ class Experience:
                 return *sampler.collect(length, rng, clock, noise_correlation=noise_correlation), None
         raise RuntimeError("call restart before collect")
 
+    def take_info(self) -> dict[str, float]:
+        """Means of what the environments told in `info` since the last call."""
+        return {} if self._sampler is None else self._sampler.take_info()
+
     def __enter__(self) -> Self:
         return self
 

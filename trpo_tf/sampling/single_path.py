@@ -103,6 +103,10 @@ class SinglePath:
         episodes = self._episodes(rewards, ended, cut, resetting)
         return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
 
+    def take_info(self) -> dict[str, float]:
+        """Means of what the environments told since the last call."""
+        return self._envs.take_info()
+
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()

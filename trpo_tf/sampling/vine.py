@@ -134,6 +134,10 @@ class Vine:
             weight,
         )
 
+    def take_info(self) -> dict[str, float]:
+        """Means of what the trunk's environments told since the last call."""
+        return self._trunk.take_info()
+
     def close(self) -> None:
         """Close the environments."""
         self._trunk.close()
