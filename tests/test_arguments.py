@@ -23,7 +23,7 @@ WRONG = {
     "out must be the path of the folder to make, not None": lambda trained: export_run(trained.run, None),
     "targets must be a list of names": lambda trained: export_run(trained.run, "bundle", targets="onnx"),
     "policy must be a serving.Policy: .*in_process": lambda trained: evaluate(trained.run.policy, "CartPole-v1"),
-    "env_id must be the id of a registered": lambda trained: evaluate(
+    "environment must be the id of a registered": lambda trained: evaluate(
         in_process(trained.run.policy, "walk"), gym.make("CartPole-v1")
     ),
     "episodes must be at least 1": lambda trained: evaluate(in_process(trained.run.policy, "walk"), "x", episodes=-2),
