@@ -1,10 +1,12 @@
 """One trained-like policy of each kind that is exported, with observations such as it visits."""
 
+import functools
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 import gymnasium as gym
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -30,6 +32,8 @@ PARTS = gym.spaces.Dict(
         "arm": gym.spaces.Dict({"place": gym.spaces.Box(-9, 9, (1, 2), np.float64), "eye": PIXELS}),
     }
 )
+WINDOW = gym.spaces.Box(-np.inf, np.inf, (4, 6), np.float32)
+COUNTS = gym.spaces.Box(0, 2**40, (600,), np.int64)
 REACH = gym.spaces.Box(np.float32([-2, 0]), np.float32([6, 1]))
 KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, bool]]] = {
     "categorical": (NUMBERS, gym.spaces.Discrete(3, start=2), {}),
@@ -40,6 +44,8 @@ KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], dict[str, bool]]] = {
     "multi-binary": (NUMBERS, gym.spaces.MultiBinary(4), {}),
     "pixels": (PIXELS, gym.spaces.Discrete(4), {}),
     "dict": (PARTS, gym.spaces.MultiDiscrete([3, 2, 2]), {}),
+    "window": (WINDOW, REACH, {}),
+    "wide": (COUNTS, gym.spaces.Discrete(3), {}),
 }
 """Observation and action space, and what the head is told."""
 
@@ -120,13 +126,26 @@ def case(kind: str) -> Case:
     visited = _visited(observation_space, 64)
     head = make_head(action_spec(action_space), initial_log_std=-0.5, **settings)
     encoder = make_encoder(list(observation_parts(observation_space).values()), specs, normalize=True)
-    network = default_network(encoder.inputs, (16, 16), head.inputs, last_layer_scale=1.0, seed=1)
+    if kind == "window":
+        network = attending(head.inputs)
+    else:
+        network = default_network(encoder.inputs, (16, 16), head.inputs, last_layer_scale=1.0, seed=1)
     policy = Policy(encoder, network, head, specs, action_spec(action_space))
     moments = Moments.empty((encoder.statistics,)).updated(encoder.measured(visited))
     rng = np.random.default_rng(2)
     theta = policy.initial_theta() + 0.05 * rng.standard_normal(policy.network.size)
     trained = TrainedPolicy(policy, theta.astype(np.float32), Normalizer.of(moments))
     return Case(trained, visited, draw_noise(policy.spec.noise, batch_size(visited), rng))
+
+
+def attending(outputs: int) -> keras.Model:
+    """Attention over a window of four steps, group normalisation and GELU: operations that no dense network has."""
+    layers, initializer = keras.layers, functools.partial(keras.initializers.GlorotUniform, seed=1)
+    steps = layers.Reshape(WINDOW.shape)(inputs := keras.Input((24,)))
+    attended = layers.MultiHeadAttention(2, 3, kernel_initializer=initializer())(steps, steps)
+    hidden = layers.Dense(16, kernel_initializer=initializer())(layers.Flatten()(layers.Add()([steps, attended])))
+    active = layers.Activation("gelu")(layers.GroupNormalization(4)(hidden))
+    return keras.Model(inputs, layers.Dense(outputs, kernel_initializer=initializer())(active))
 
 
 def _visited(space: gym.Space[Any], count: int) -> Observation:
