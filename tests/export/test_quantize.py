@@ -56,7 +56,7 @@ def test_every_product_is_quantised_and_nothing_else(quantized):
         weights = {tensor.name for tensor in after.initializer}
         assert not [node for node in left if weights.intersection(node.input)]  # others are of computed numbers alone
         integer = [node for node in after.node if node.op_type in {"MatMulInteger", "ConvInteger"}]
-        assert len(integer) == len(products)
+        assert len(integer) + len(left) == len(products)
     else:
         assert len(left) == len(products)
         assert all(made_by[read].op_type == "DequantizeLinear" for node in left for read in node.input)
