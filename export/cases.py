@@ -18,9 +18,6 @@ _NEAR = 10.0
 _SMALLEST, _LARGEST, _LARGEST_INTEGER = 1e-3, 1e6, 2.0**40
 """Magnitudes tried where there is no bound. Integers go beyond 32 bits, which a target may have narrowed them to."""
 
-_FAR = 1e3
-"""Beyond this, where there is no bound, a policy need not answer a finite number."""
-
 _MOST_VALUES, _MOST_ELEMENTS = 512, 64
 """An input of at most as many elements, each of at most as many values, takes each of them."""
 
@@ -50,13 +47,17 @@ def observation_cases(
     )
 
 
-def far_rows(specs: Sequence[ArraySpec], observations: Observation) -> NDArray[np.bool_]:
-    """Which observations [n, ...] hold a number beyond 1000 on a side on which its input has no bound: [n]."""
+def far_rows(
+    specs: Sequence[ArraySpec], observations: Observation, recorded: Observation | None = None
+) -> NDArray[np.bool_]:
+    """Which observations [n, ...] are beyond all random and recorded ones where their input has no bound: [n]."""
     far = np.zeros(batch_size(observations), bool)
-    for spec, part in zip(specs, list_parts(observations), strict=True):
-        low, high = _bounds(spec)
-        values = part.astype(np.float64)
-        beyond = (np.isinf(low) & (values < -_FAR)) | (np.isinf(high) & (values > _FAR))
+    visited = list_parts(recorded) if recorded is not None and batch_size(recorded) else [None] * len(specs)
+    for spec, part, seen in zip(specs, list_parts(observations), visited, strict=True):
+        (low, high), (smallest, largest) = _bounds(spec), _near_bounds(spec)
+        if seen is not None:
+            smallest, largest = np.minimum(smallest, seen.min(axis=0)), np.maximum(largest, seen.max(axis=0))
+        beyond = (np.isinf(low) & (part < smallest)) | (np.isinf(high) & (part > largest))
         far |= beyond.reshape(len(far), -1).any(axis=1)
     return far
 

@@ -99,9 +99,9 @@ def standard_of(
     rng = np.random.default_rng(0)
     observations = observation_cases(spec.observation, visited, rng)
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
-    kept = answerable(reference, spec, observations, noise)
-    observations, noise = take(observations, kept), noise[kept]
-    far = far_rows(spec.observation, observations)
+    far = far_rows(spec.observation, observations, visited)
+    kept = ~far | answerable(reference, observations, noise)
+    observations, noise, far = take(observations, kept), noise[kept], far[kept]
     first = dict(itertools.islice(episodes.items(), 1))
     repeatable = environment is None or repeats(reference, environment, first, still)
     standard = Standard(
@@ -139,10 +139,9 @@ def _reference(
     return Reference(act, scores, further, Rounding(graph, spec), spec.action.name)
 
 
-def answerable(reference: Reference, spec: PolicySpec, observations: Observation, noise: Array) -> NDArray[np.bool_]:
-    """Cases [case], without those far beyond any declared bound to which the policy has no finite answer."""
-    kept = ~far_rows(spec.observation, observations)
-    finite = np.ones_like(kept)
+def answerable(reference: Reference, observations: Observation, noise: Array) -> NDArray[np.bool_]:
+    """Which cases [case] the policy has finite answers to, with noise and without."""
+    finite = np.ones(len(noise), bool)
     for drawn in (noise, np.zeros_like(noise)):
         answered = reference.answered(observations, drawn)
         check_scores_shape(answered)
@@ -150,7 +149,7 @@ def answerable(reference: Reference, spec: PolicySpec, observations: Observation
             finite &= is_finite_rows(array)
         if answered.scores is not None:
             finite &= is_finite_rows(answered.scores.max(axis=-1))
-    return kept | finite
+    return finite
 
 
 def _check_policy(standard: Standard, spec: PolicySpec) -> None:

@@ -67,7 +67,10 @@ def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] 
 def check_actions(cases: Answered, action: ArraySpec) -> None:
     """Raise `ExportError` for actions that are not finite, or outside the bounds that they are declared with."""
     if not is_finite_rows(cases.actions).all():
-        raise ExportError("the policy answers an action that is not finite; look for an overflow or NaN in its weights")
+        raise ExportError(
+            "the policy answers an action that is not finite within its observations' bounds; look for NaN in its "
+            "weights, or for a standard deviation that overflows"
+        )
     check_bounds(cases.actions, action, "the policy")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.cases import observation_cases, with_tails
+from export.cases import far_rows, observation_cases, with_tails
 from export.evidence import answerable
 from export.function import spec_of
 from export.onnx_graph import ExportError
@@ -39,7 +39,8 @@ def compare_anew(bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], 
     reference = Reference(actors["onnx"], rounding=_rounding(bundle, manifest), action=spec.action.name)
     name = "onnx"
     try:
-        kept = answerable(reference, spec, observations, noise)
+        far = far_rows(spec.observation, observations, visited)
+        kept = ~far | answerable(reference, observations, noise)
         observations, noise = take(observations, kept), noise[kept]
         for drawn in (np.zeros_like(noise), noise):
             cases = reference.alone(observations, drawn).with_margins()

@@ -5,7 +5,6 @@ import pytest
 
 from export.cases import far_rows, observation_cases, with_tails
 from serving import ArraySpec, NoiseSpec
-from serving.observations import take
 from serving.policy import draw_noise
 
 
@@ -113,14 +112,15 @@ def test_cases_of_integers_stay_within_their_type_and_go_beyond_32_bits(dtype, d
         assert (cases.min(), cases.max()) == (info.min, info.max)
 
 
-def test_far_are_rows_beyond_a_thousand_where_there_is_no_bound():
-    specs = [ArraySpec("a", "float32", (2,), -np.inf, 1e9), ArraySpec("b", "float32", ())]
+def test_far_is_beyond_random_and_recorded_observations_where_there_is_no_bound():
+    specs = [ArraySpec("a", "float32", (2,), -np.inf, 12), ArraySpec("b", "float32", ())]
     observations = {
-        "a": np.float32([[0, 1e8], [-2000, 0], [0, 0], [0, 0]]),
-        "b": np.float32([0, 0, 1001, -999]),
+        "a": np.float32([[0, 12], [-9, 0], [0, 0], [0, 0], [0, 0]]),
+        "b": np.float32([0, 0, 10.5, -99, -101]),
     }
-    np.testing.assert_array_equal(far_rows(specs, observations), [False, True, True, False])
-    np.testing.assert_array_equal(far_rows(specs, take(observations, slice(2, 3))), [True])
+    np.testing.assert_array_equal(far_rows(specs, observations), [False, True, True, True, True])
+    recorded = {"a": np.zeros((2, 2), np.float32), "b": np.float32([-100, 3])}
+    np.testing.assert_array_equal(far_rows(specs, observations, recorded), [False, True, True, False, True])
 
 
 @pytest.mark.parametrize(("law", "tail"), [("normal", 6), ("gumbel", 20), ("logistic", 20)])

@@ -95,6 +95,18 @@ def test_a_policy_that_draws_by_itself_is_refused(tmp_path):
     assert "RandomUniform" in said or "another each time" in said
 
 
+@pytest.mark.parametrize(("high", "is_written"), [(np.inf, True), (1000.0, False)])
+def test_a_policy_that_overflows_is_refused_where_it_is_declared_to_act(high, is_written, tmp_path):
+    """Its standard deviation is infinite from 89 on, and infinity times no noise is no number."""
+    spec = replace(SPEC, observation=(ArraySpec("obs", "float32", (3,), -high, high),))
+    function = lambda o, n: tf.tanh(o[:, :2] + tf.exp(o[:, 1:]) * n)  # noqa: E731
+    if is_written:
+        write_bundle(function, spec, tmp_path / "bundle", targets=["onnx"], evidence=Evidence(SEEN))
+    else:
+        said = refusal(function, spec, tmp_path / "bundle", targets=["onnx"])
+        assert "not finite within its observations' bounds" in said
+
+
 FALSE_BOUNDS = {
     "an action that is not clipped": (lambda o, n: o @ WEIGHTS[:, :2], SPEC, r"of -\d.* to \d.* outside .*-1 to 1"),
     "noise that is not clipped": (lambda o, n: 0.5 * torque(o, n) + 0.1 * n, SPEC, "outside the declared bounds"),
