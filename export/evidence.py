@@ -1,6 +1,7 @@
 """What targets are compared on: the policy's own answers to made-up cases, observations, and whole episodes."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from export.function import InferenceFunction, Outputs, PolicySpec, check_functi
 from export.onnx_graph import ExportError
 from export.parity import Environment, Episode, play, repeats
 from export.proof import Standard
-from export.reference import Actor, Answers, Reference
+from export.reference import Actor, Answered, Answers, Reference
 from export.rounding import Rounding, undefined_choice
 from export.soundness import (
     BATCHES,
@@ -33,6 +34,9 @@ from serving.policy import draw_noise
 
 _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""
+
+_MOST_CASES, _MOST_NUMBERS = 4096, 2_000_000
+"""Cases that bounds are checked on beside the golden ones, and numbers in all of their observations."""
 
 _LEAST_EPISODES = 2
 """In 8 bits: one difference of returns has no interval."""
@@ -152,6 +156,16 @@ def answerable(reference: Reference, observations: Observation, noise: Array) ->
     return finite
 
 
+def _many(reference: Reference, spec: PolicySpec, visited: Observation | None) -> Answered:
+    """As many more cases as one batch may have, for bounds that few observations break."""
+    size = sum(math.prod(part.shape) for part in spec.observation)
+    rng = np.random.default_rng(1)
+    observations = observation_cases(spec.observation, visited, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
+    noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
+    answered = Answered(observations, noise, reference.act(observations, noise), action=spec.action.name)
+    return answered.take(~far_rows(spec.observation, observations, visited) | is_finite_rows(answered.actions))
+
+
 def _check_policy(standard: Standard, spec: PolicySpec) -> None:
     for cases, sizes in ((standard.golden, BATCHES), (standard.noisy_golden, ())):
         check_actions(cases, spec.action)
@@ -159,6 +173,7 @@ def _check_policy(standard: Standard, spec: PolicySpec) -> None:
         check_rows(standard.reference, cases, sizes)
     for batch in standard.along:
         check_actions(batch, spec.action)
+    check_actions(_many(standard.reference, spec, standard.visited), spec.action)
     check_further(standard.visits, is_known=standard.visited is not None)
 
 

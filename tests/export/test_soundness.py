@@ -110,6 +110,11 @@ def test_a_policy_that_overflows_is_refused_where_it_is_declared_to_act(high, is
 FALSE_BOUNDS = {
     "an action that is not clipped": (lambda o, n: o @ WEIGHTS[:, :2], SPEC, r"of -\d.* to \d.* outside .*-1 to 1"),
     "noise that is not clipped": (lambda o, n: 0.5 * torque(o, n) + 0.1 * n, SPEC, "outside the declared bounds"),
+    "one observation in a hundred": (
+        lambda o, n: torque(o, n) + tf.nn.relu(o[:, :1] - 4.9),
+        SPEC,
+        "outside the declared bounds",
+    ),
     "choices counted from another start": (
         lambda o, n: choose(logits)(o, n) + 7,
         CHOICES,
