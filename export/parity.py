@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from export.onnx_graph import ExportError
-from export.reference import Actor, Answered, Answers, Reference, close_rows, matches, matches_output
+from export.reference import Actor, Answered, Answers, Reference, matches, matches_output
 from serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
 from serving.verify import difference
 
@@ -164,12 +164,6 @@ def play(
 def _names(episode: Episode) -> Sequence[str]:
     observation = episode[0][0]
     return list(observation) if isinstance(observation, dict) else ()
-
-
-def agreement(actual: Array, expected: Array) -> Agreement:
-    """Of two arrays of actions [n, ...]; integers must be the same."""
-    equal = close_rows(actual, expected, np.zeros(expected.shape))
-    return Agreement(difference(actual, expected), int(equal.sum()), len(expected))
 
 
 def _compare(actor: Actor, batch: Answered, further: Answers | None) -> Agreement:

@@ -1,5 +1,6 @@
 """Check every target of a bundle on this machine: its golden cases, and how fast it answers."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from export.function import spec_of
 from export.latency import measure_latencies
 from export.model_card import target_sizes
 from export.onnx_graph import ExportError
-from export.parity import Agreement, agreement
-from export.reference import Actor
+from export.parity import Agreement, compare_cases
+from export.reference import Actor, Answered
+from export.rounding import Rounding
 from export.targets import TARGETS
 from export.thorough import compare_anew
-from serving import BundleError
+from serving import BundleError, Manifest
 from serving.golden import read_golden
-from serving.manifest import GOLDEN_FILE, read_checked, read_manifest
-from serving.observations import structured, take
+from serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from serving.observations import Array, Observation, structured
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,12 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
     manifest = read_manifest(folder)
     cases = read_golden(read_checked(folder, manifest, GOLDEN_FILE), manifest)
     observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
-    noise, expected = cases[manifest.noise.name], cases[manifest.action.name]
+    noise = cases[manifest.noise.name]
     still = ~noise.reshape(len(noise), -1).any(axis=1)
+    further = {spec.name: cases[spec.name] for spec in manifest.graph.outputs if spec.name in cases}
+    expected = cases[manifest.action.name]
+    rounding = None if manifest.graph.batch else functools.partial(_rounded, folder, manifest)
+    golden = Answered(observations, noise, expected, further, rounding=rounding, action=manifest.action.name)
 
     parity: dict[str, Any] = {}
     actors: dict[str, Actor] = {}
@@ -64,7 +71,7 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
             skipped[name] = str(error)
             continue
         rows = still if target.formed and manifest.graph.noise == "none" else np.ones(len(noise), bool)
-        found = agreement(actors[name](take(observations, rows), noise[rows]), expected[rows])
+        found = _replayed(name, actors[name], golden.take(rows), folder, manifest)
         if target.exact and not found.complete:
             raise BundleError(
                 f"{folder}: {name} differs from its golden cases by {found.max_difference:.3g} on this machine"
@@ -73,6 +80,20 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
     new_cases = 0 if seed is None else compare_anew(folder, manifest, actors, observations, seed)
     latencies = measure_latencies(actors, observations, noise)
     return Checked(parity, target_sizes(manifest), latencies, skipped, new_cases)
+
+
+def _replayed(name: str, actor: Actor, golden: Answered, folder: Path, manifest: Manifest) -> Agreement:
+    target = TARGETS[name]
+    further = target.further(folder, manifest) if target.exact and target.further and golden.further else None
+    try:
+        return compare_cases(actor, [golden], further)
+    except ExportError as error:
+        raise BundleError(f"{folder}: {name} {error}, on this machine") from None
+
+
+def _rounded(folder: Path, manifest: Manifest, observations: Observation, noise: Array) -> dict[str, Array]:
+    """What rounding may change, which is worth finding out only where an answer differs."""
+    return Rounding((folder / MODEL_FILE).read_bytes(), spec_of(manifest))(observations, noise)
 
 
 def _found(found: Agreement) -> dict[str, Any]:

@@ -195,6 +195,7 @@ def test_a_wide_policy_is_not_refused_for_the_order_of_its_sums(tmp_path):
     manifest = write_bundle(act, spec, tmp_path / "bundle", targets=["onnx", "c"], evidence=Evidence(seen))
     assert all(figures["decided"] > 0.5 for figures in manifest.parity.values())
     verify(tmp_path / "bundle")
+    verify_targets(tmp_path / "bundle", 3)
     wrong = lambda o, n: act(o, n) + 1e-3 * tf.cast(tf.shape(o)[0] > 1, tf.float32)  # noqa: E731
     assert "depends on the others" in refusal(
         wrong, spec, tmp_path / "wrong", targets=["onnx"], evidence=Evidence(seen)
@@ -266,6 +267,7 @@ def test_further_outputs_are_golden_and_what_leaves_them_out_says_so(tmp_path):
     assert [name for name, figures in manifest.parity.items() if "without" in figures] == ["c"]
     assert "c answers the action alone, without value, twice." in (folder / "MODEL_CARD.md").read_text()
     verify(folder)
+    verify_targets(folder)
     with np.load(folder / "golden.npz") as golden:
         defined = golden["obs"][:, 0] >= 0
         np.testing.assert_allclose(golden["value"][defined], np.sqrt(golden["obs"][defined, 0]), rtol=1e-6)
