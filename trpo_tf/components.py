@@ -157,6 +157,7 @@ def _encoder(config: Config, env: gym.Env[Any, Any]) -> Encoder:
         observation_spec(space),
         normalize=sampling.normalize_observations,
         offset=sampling.observation_offset,
+        least_deviation=sampling.least_deviation,
     )
 
 

@@ -59,7 +59,7 @@ class SamplingConfig:
     """single-path or vine: whole trajectories, or rollouts of several actions from states along them"""
     env_backend: str = "auto"
     """gymnasium, envpool, or auto: the fastest one installed that has the environment"""
-    num_envs: int = 8
+    num_envs: int = 4
     """environments stepped together"""
     batch_size: int = 2048
     """environment steps in an iteration, over all environments"""
@@ -75,7 +75,7 @@ class SamplingConfig:
     """discounted (return) or average (reward, of a task that goes on for ever)"""
     noise_correlation: float = 0.0
     """correlation of a continuous action's noise with that of the step before: explores further (single path)"""
-    stagger: bool = False
+    stagger: bool = True
     """cut each environment's first episode at a random step, so that a batch shows all parts of an episode"""
     time_feature: bool = False
     """observe the logarithm of the steps left as well, and take the time limit for the end of the task"""
@@ -84,9 +84,11 @@ class SamplingConfig:
     observation_offset: tuple[float, ...] = ()
     """subtracted from the observation's numbers in float64, so that small changes of large ones are seen; none: the
     first observation's values where those are 8,192 or more, of types that float32 does not hold"""
-    statistics_window: int = 0
+    statistics_window: int = 16_384
     """environment steps that statistics of observations reach back; 0: the whole run"""
-    value_scaling: str = "rewards"
+    least_deviation: float = 0.1
+    """divide observations by no less than this, so that one that hardly varies is not magnified; 0: by their deviation"""
+    value_scaling: str = "targets"
     """rewards: divide rewards by the deviation of the discounted return, and clip them to 10; targets: standardise what
     the critic is fitted to instead; none"""
 
@@ -106,6 +108,7 @@ class SamplingConfig:
         _require_one_of(self.objective, "objective", OBJECTIVES)
         _require_one_of(self.value_scaling, "value_scaling", VALUE_SCALINGS)
         _require(self.statistics_window >= 0, "statistics_window", "at least 0")
+        _require(self.least_deviation >= 0, "least_deviation", "at least 0")
         _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
         _require(0 <= self.noise_correlation < 1, "noise_correlation", "at least 0 and below 1")
         _require(self.sampler != "vine" or self.noise_correlation == 0, "noise_correlation", "0, for the vine")
@@ -457,12 +460,17 @@ def read_config(path: Path) -> Config:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, with what those of an earlier release stand for."""
+    """The settings of a run, with what those of an earlier release stand for.
+
+    A run's own file has every setting that its release had. One written by hand has some, and defaults for the others.
+    """
     sampling = dict(values.get("sampling", {}))
-    if "scale_rewards" not in sampling:
-        return values
-    scaling = "rewards" if sampling.pop("scale_rewards") else "none"
-    return {**values, "sampling": {"value_scaling": scaling, **sampling}}
+    former: dict[str, Any] = {}
+    if "scale_rewards" in sampling:
+        former["value_scaling"] = "rewards" if sampling.pop("scale_rewards") else "none"
+    if {"num_envs", "batch_size", "objective", "gae_lambda", "normalize_observations"} <= sampling.keys():
+        former |= {"stagger": False, "statistics_window": 0, "least_deviation": 0.0}
+    return {**values, "sampling": {**former, **sampling}}
 
 
 def _require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:

@@ -135,6 +135,8 @@ def with_observations(
     if window == 0 or before.total == 0:
         return state
     policy, critic = networks
+    widened = components.policy.encoder.widened
+    before, after = widened(before), widened(after)
     return dataclasses.replace(
         state,
         theta=policy.recentred(state.theta, before, after),

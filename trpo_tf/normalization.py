@@ -31,6 +31,10 @@ class Moments(NamedTuple):
             return self
         return Moments(self.mean, self.deviations * (most / self.total), np.asarray(float(most)))
 
+    def widened(self, least_deviation: float) -> "Moments":
+        """The same mean, and the variance plus the square of `least_deviation`; unchanged without samples."""
+        return self._replace(deviations=self.deviations + least_deviation**2 * self.total)
+
     def updated(self, samples: NDArray[np.generic], window: int = 0) -> "Moments":
         """Add samples [n, ...] (Chan, Golub & LeVeque 1983, eq 2.1). No samples change nothing.
 
