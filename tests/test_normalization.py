@@ -26,6 +26,13 @@ def test_a_constant_observation_stays_finite():
     assert np.isfinite(normalizer.scale).all()
 
 
+def test_an_observation_that_hardly_varies_is_not_magnified():
+    samples = np.random.default_rng(0).normal((3.0, 0.0), (1e-3, 50.0), (1000, 2))
+    normalizer = Normalizer.of(Moments.empty((2,)).updated(samples).widened(0.1))
+    np.testing.assert_allclose(normalizer.scale, (10.0, 1 / 50), rtol=0.1)
+    np.testing.assert_array_equal(Normalizer.of(Moments.empty((2,)).widened(0.1)).scale, 1.0)
+
+
 def test_integer_observations_do_not_overflow():
     samples = np.array([[250], [255], [0]], np.uint8)
     moments = Moments.empty((1,)).updated(samples)

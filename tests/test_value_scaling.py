@@ -71,9 +71,12 @@ def test_one_reward_at_the_end_is_clipped_only_with_scaled_rewards_and_is_counte
     assert len(set(np.round(last, 3))) == 5  # every size is told from every other
 
 
+@pytest.mark.parametrize("least_deviation", [0.0, 3.0])
 @pytest.mark.parametrize("hidden", [(), (8, 8)])
-def test_statistics_that_follow_leave_policy_and_critic_the_same_functions(hidden, small_config):
-    config = small_config("environments:Reach-v0", hidden_sizes=hidden, statistics_window=100)
+def test_statistics_that_follow_leave_policy_and_critic_the_same_functions(hidden, least_deviation, small_config):
+    config = small_config(
+        "environments:Reach-v0", hidden_sizes=hidden, statistics_window=100, least_deviation=least_deviation
+    )
     components = build_components(config)
     rng = np.random.default_rng(0)
     state = components.initial_state(ENVS)
@@ -83,6 +86,10 @@ def test_statistics_that_follow_leave_policy_and_critic_the_same_functions(hidde
     after = with_observations(config, components, state, near)
     assert (after.observation_moments.variance < 0.2 * wide.variance).all()
     assert not np.allclose(after.theta, state.theta)
+
+    def encoded(state, observations):
+        return components.encode(components.policy.encoder.normalizer(state.observation_moments), observations)
+
     # Inside ten deviations of either, beyond which inputs are clipped.
     observations = rng.uniform(-20.0, 30.0, (64, 2))
     for theta, functions in (
@@ -90,7 +97,9 @@ def test_statistics_that_follow_leave_policy_and_critic_the_same_functions(hidde
         ("value_theta", lambda s, x: components.value_function.values(s.value_theta, x)),
     ):
         answers = [
-            functions(s, components.encode(Normalizer.of(s.observation_moments), observations)).numpy()
+            functions(
+                s, components.encode(components.policy.encoder.normalizer(s.observation_moments), observations)
+            ).numpy()
             for s in (state, after)
         ]
         np.testing.assert_allclose(answers[1], answers[0], rtol=2e-3, atol=2e-4, err_msg=theta)

@@ -87,7 +87,7 @@ class SamplingConfig:
     statistics_window: int = 16_384
     """environment steps that statistics of observations reach back; 0: the whole run"""
     least_deviation: float = 0.1
-    """divide observations by no less than this, so that one that hardly varies is not magnified; 0: by their deviation"""
+    """observations are divided by no less than this, so that one that hardly varies is not magnified; 0: no limit"""
     value_scaling: str = "targets"
     """rewards: divide rewards by the deviation of the discounted return, and clip them to 10; targets: standardise what
     the critic is fitted to instead; none"""

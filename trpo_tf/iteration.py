@@ -135,12 +135,11 @@ def with_observations(
     if window == 0 or before.total == 0:
         return state
     policy, critic = networks
-    widened = components.policy.encoder.widened
-    before, after = widened(before), widened(after)
+    least = components.policy.encoder.least_deviation
     return dataclasses.replace(
         state,
-        theta=policy.recentred(state.theta, before, after),
-        value_theta=critic.recentred(state.value_theta, before, after),
+        theta=policy.recentred(state.theta, before, after, least),
+        value_theta=critic.recentred(state.value_theta, before, after, least),
     )
 
 

@@ -32,7 +32,7 @@ class Moments(NamedTuple):
         return Moments(self.mean, self.deviations * (most / self.total), np.asarray(float(most)))
 
     def widened(self, least_deviation: float) -> "Moments":
-        """The same mean, and the variance plus the square of `least_deviation`; unchanged without samples."""
+        """Add the square of `least_deviation` to the variance; without samples nothing changes."""
         return self._replace(deviations=self.deviations + least_deviation**2 * self.total)
 
     def updated(self, samples: NDArray[np.generic], window: int = 0) -> "Moments":

@@ -40,14 +40,14 @@ class Encoder:
 
         `normalized` numbers are standardised and clipped to +-10 deviations, `plain` ones are left as they are,
         `choices` become one-hot vectors, whose first and last are the spec's bounds. The `offset`, one for each of the
-        numbers, is subtracted in float64 before they become float32. A standardised number with a variance far below the
-        square of `least_deviation` is divided by that. Raises `UserError` if there are more or fewer offsets.
+        numbers, is subtracted in float64 before they become float32. Standardised numbers are divided by the root of
+        their variance plus `least_deviation` squared. Raises `UserError` if there are more or fewer offsets.
         """
         self._normalized, self._plain, self._choices, self._images = normalized, plain, choices, images
         self._only = next(spec.name for group in (normalized, plain, choices, images) for spec in group)
         self.statistics = _size(normalized)
         self._numbers = (*normalized, *plain)
-        self._least_deviation = least_deviation
+        self.least_deviation = least_deviation
         self._offset = np.asarray(offset or np.zeros(_size(self._numbers)), np.float64)
         if self._offset.shape != (_size(self._numbers),):
             raise UserError(f"observation_offset must be {_size(self._numbers)} numbers, or none")
@@ -89,12 +89,8 @@ class Encoder:
     def normalizer(self, moments: Moments) -> Normalizer:
         """Statistics of what is `measured`, as the graph takes them: the mean less the offset."""
         offset = self._offset[: self.statistics] if moments.total else 0.0
-        widened = self.widened(moments)
+        widened = moments.widened(self.least_deviation)
         return Normalizer.of(widened._replace(mean=widened.mean - offset))
-
-    def widened(self, moments: Moments) -> Moments:
-        """What is `measured`, with the deviations that it is divided by."""
-        return moments.widened(self._least_deviation)
 
     def needed_offset(self, observation: Observation) -> tuple[float, ...]:
         """Offsets for an environment whose first observation this is, or none if none is needed.

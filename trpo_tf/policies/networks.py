@@ -132,16 +132,20 @@ class PureNetwork:
             return linearize_chain(self.network, weights, inputs)
         return linearize(lambda parts: self.apply(parts, inputs)[0], list(weights))
 
-    def recentred(self, theta: NDArray[np.float32], before: Moments, after: Moments) -> NDArray[np.float32]:
+    def recentred(
+        self, theta: NDArray[np.float32], before: Moments, after: Moments, least_deviation: float
+    ) -> NDArray[np.float32]:
         """Parameters that answer to observations standardised by `after` as `theta` does to those by `before`.
 
         For a chain of dense layers whose first inputs are the standardised ones; up to what is clipped. A number that
         had not varied `before` keeps its weights, since its deviation meant nothing.
         """
+        has_varied = before.has_varied
+        before, after = before.widened(least_deviation), after.widened(least_deviation)
         kernel, bias, *others = (np.array(part, np.float64) for part in self.split_array(theta))
         seen = kernel[: len(before.mean)]
         bias += (seen * before.scale[:, np.newaxis] * (after.mean - before.mean)[:, np.newaxis]).sum(axis=0)
-        seen *= np.where(before.has_varied, before.scale / after.scale, 1.0)[:, np.newaxis]
+        seen *= np.where(has_varied, before.scale / after.scale, 1.0)[:, np.newaxis]
         return np.concatenate([part.ravel() for part in (kernel, bias, *others)]).astype(np.float32)
 
     def assign(self, theta: NDArray[np.float32]) -> None:
