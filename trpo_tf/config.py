@@ -169,7 +169,7 @@ class PolicyConfig:
 class TrustRegionConfig:
     """The policy update."""
 
-    max_kl: float = 0.01
+    max_kl: float = 0.015
     """largest mean KL divergence of an update, in nats"""
     entropy_coefficient: float = 0.0
     """weight of the policy's mean entropy, in nats, beside the surrogate, or with final_std of half its squared
