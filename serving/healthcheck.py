@@ -150,10 +150,10 @@ def main(arguments: list[str]) -> int:
             check_server(options_of(_number(*arguments[1:])))
         elif arguments:
             check_port(_number(*arguments))
-        elif (options := find_server()) is not None:
-            check_server(options)
         else:
-            check_port(_number(os.environ.get("PORT") or "8080"))
+            port = _number(os.environ.get("PORT") or "8080")
+            options = find_server()
+            check_port(port) if options is None else check_server(options)
     except (OSError, NotReady) as error:
         sys.stderr.write(f"not ready: {error}\n")
         return 1

@@ -44,7 +44,8 @@ class Telling(gym.Env):
 @pytest.fixture(params=[False, True], ids=["plain", "with the time"])
 def logged(request, small_config, tmp_path):
     gym.register("Telling-v0", Telling, max_episode_steps=50)
-    train(small_config("Telling-v0", total_steps=320, time_feature=request.param), tmp_path / "run", progress=False)
+    config = small_config("Telling-v0", total_steps=320, time_feature=request.param, stagger=False)
+    train(config, tmp_path / "run", progress=False)
     gym.registry.pop("Telling-v0")
     return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 

@@ -92,7 +92,7 @@ def test_a_run_without_leaves_no_trace(trained):
 
 
 def test_a_trace_that_is_interrupted_is_written_and_the_resumed_run_has_its_own(small_config, tmp_path, capfd):
-    config = small_config("environments:Ring-v0", total_steps=ITERATIONS * BATCH, eval_episodes=0)
+    config = small_config("environments:Ring-v0", total_steps=ITERATIONS * BATCH, eval_episodes=0, stagger=False)
     asker = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, _: epoch == 2 and os.kill(os.getpid(), signal.SIGINT)
     )
@@ -116,7 +116,7 @@ def test_physics_is_the_time_in_environments_and_phases_share_the_iteration(
     vine = VineConfig(rollout_states=8, branch_length=4)
     branch_steps = 8 * 2 * 4 if sampler == "vine" else 0
     settings = {"vine": vine, "sampler": sampler, "total_steps": BATCH + branch_steps, "eval_episodes": 0}
-    run = train(small_config("environments:Ring-v0", **settings), tmp_path / "run")
+    run = train(small_config("environments:Ring-v0", stagger=False, **settings), tmp_path / "run")
     (metrics,) = logged(run.folder)
     assert metrics["steps"] == BATCH + branch_steps
     assert metrics["seconds_physics"] >= nap * metrics["steps"]

@@ -43,15 +43,14 @@ def make_env(
     env_id = made.env_id
     with readable_errors(env_id):
         name = resolved_id(env_id)
-        arguments = made.arguments | arguments
+        arguments = {"max_episode_steps": made.max_episode_steps or None} | made.arguments | arguments
         if is_atari(env_id):
             register_atari(env_id)
             arguments |= ATARI_ARGUMENTS
         if str(spec_of(env_id).entry_point).startswith("gymnasium.envs.mujoco"):
             _hear_mujoco()
         # Gymnasium's own checks warn, and look at the first step alone.
-        limit = made.max_episode_steps or None
-        env: gym.Env[Any, Any] = gym.make(name, max_episode_steps=limit, disable_env_checker=True, **arguments)
+        env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **arguments)
         if is_atari(env_id):
             env = preprocess_atari(env)
         for module, wrapper, options in made.wrappers:

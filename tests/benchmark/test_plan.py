@@ -144,7 +144,7 @@ def test_a_run_begun_with_other_settings_is_refused(finished, tmp_path):
         (folder / "run" / "config.toml").write_text(tomli_w.dumps(settings))
     require_same_settings(folder, config)
     changed = dataclasses.replace(config, trust_region=dataclasses.replace(config.trust_region, max_kl=0.5))
-    with pytest.raises(UserError, match=r"Left-v0-seed2 was begun with other settings \(max_kl was 0.01, now 0.5\)"):
+    with pytest.raises(UserError, match=r"Left-v0-seed2 was begun with other settings \(max_kl was 0.015, now 0.5\)"):
         require_same_settings(folder, changed)
 
 

@@ -14,8 +14,8 @@ from trpo_tf.updates.inner import kl_penalty, ppo
 from trpo_tf.updates.problem import LocalProblem
 from trpo_tf.updates.steps import adaptive_radius, backtracking, kl_sphere, l2_ball
 
-CONFIG = TrustRegionConfig(cg_iterations=60, cg_tolerance=1e-10)
-CONTROL = tf.constant(CONFIG.max_kl, tf.float64)
+CONFIG = TrustRegionConfig(max_kl=0.01, cg_iterations=60, cg_tolerance=1e-10)
+CONTROL = tf.constant(0.01, tf.float64)
 
 
 def problem_of(kind, seed=0):
