@@ -160,6 +160,7 @@ def test_a_new_certificate_is_shown_and_a_wrong_one_is_not(start, discrete, cert
         wait_for(lambda: shown() == second)
         for _ in range(10):
             wait_for(lambda: shown() == second)
+        wait_for(lambda: len(lines) == 2)  # by the worker that also tells the parent
         if workers == "2":  # one that starts now has it as well, though the file is wrong again
             replace(tmp_path / "cert", "nonsense")
             wait_for(lambda: len(lines) == 3)

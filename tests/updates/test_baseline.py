@@ -26,7 +26,7 @@ def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batc
     gradients = {"return": [], "monte-carlo": []}
     with Experience(config, components.policy) as experience:
         experience.restart(state)
-        for _ in range(6):  # a critic that knows something
+        for _ in range(12):  # a critic that knows something
             state, _ = iterate(config, components, experience, state)
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(0)
