@@ -1,5 +1,6 @@
 """Profile of a run: a trace of a few iterations, and a table of where their time went."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -46,10 +47,17 @@ class Profiler:
     def _stop(self) -> None:
         if self._tracing:
             self._tracing = False
+            _wait_for_another_second(Path(self._folder, "plugins", "profile"))
             try:
                 tf.profiler.experimental.stop()
             except tf.errors.OpError as error:  # a full disk, say
                 raise OSError(f"the trace can't be written: {error.message}") from error
+
+
+def _wait_for_another_second(traces: Path) -> None:
+    """Sleep until a second has passed since the last trace: TensorFlow names a trace by its second and overwrites it."""
+    written = [trace.stat().st_mtime for trace in traces.glob("*")]
+    time.sleep(min(1.0, max(0.0, max(written, default=0.0) + 1.0 - time.time())))
 
 
 def phase_milliseconds(logged: Sequence[Mapping[str, Any]]) -> dict[str, float]:
