@@ -22,7 +22,8 @@ COPY deploy/image /build/
 RUN sh /build/slim.sh ${EXTRA} \
  && /build/sbom/bin/cyclonedx-py environment --output-reproducible /opt/venv/bin/python > /build/packages.json \
  && /build/sbom/bin/python /build/sbom.py ${VERSION} < /build/packages.json > /opt/sbom.cdx.json
-COPY serving /app/serving
+COPY trpo_tf/__init__.py trpo_tf/__main__.py /app/trpo_tf/
+COPY serving /app/trpo_tf/serving
 ENV PYTHONPATH=/app PYTHONPYCACHEPREFIX=/opt/bytecode
 RUN /opt/venv/bin/python /build/bytecode.py
 
@@ -56,5 +57,5 @@ USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["python", "/app/serving/healthcheck.py"]
-ENTRYPOINT ["python", "-m", "serving", "/models"]
+    CMD ["python", "/app/trpo_tf/serving/healthcheck.py"]
+ENTRYPOINT ["trpo-tf", "serve", "/models"]

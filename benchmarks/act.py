@@ -23,9 +23,9 @@ PARTS = 10
 
 def write_cheetah(folder: Path) -> None:
     """Write the bundle of an untrained policy of 17-64-64-6, with a LiteRT file."""
-    from export import write_bundle
     from trpo_tf.components import build_components
     from trpo_tf.config import Config, PolicyConfig
+    from trpo_tf.export import write_bundle
 
     components = build_components(Config(ENV_ID, policy=PolicyConfig(hidden_sizes=(64, 64))))
     policy = components.trained(components.initial_state(1))
@@ -34,7 +34,7 @@ def write_cheetah(folder: Path) -> None:
 
 def measure(bundle: Path) -> dict[str, Any]:
     """As `trpo-tf bench-latency`."""
-    command = [sys.executable, "-m", "trpo_tf.cli", "bench-latency", str(bundle), "--seconds", str(SECONDS), "--json"]
+    command = [sys.executable, "-m", "trpo_tf", "bench-latency", str(bundle), "--seconds", str(SECONDS), "--json"]
     return dict(ask(command)["microseconds"])
 
 
@@ -42,7 +42,7 @@ def measure_memory(bundle: Path, calls: int) -> list[float]:
     """Resident megabytes before `calls` calls on observations that differ, and after each tenth of them."""
     import numpy as np
 
-    import serving
+    from trpo_tf import serving
 
     policy = serving.load(bundle)
     (spec,) = policy.manifest.observation

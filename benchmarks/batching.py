@@ -17,8 +17,8 @@ import numpy as np
 import serve_speed
 import tensorflow as tf
 
-from export import PolicySpec, write_bundle
-from serving import ArraySpec, NoiseSpec
+from trpo_tf.export import PolicySpec, write_bundle
+from trpo_tf.serving import ArraySpec, NoiseSpec
 
 CONNECTIONS = (1, 8, 64)
 MODES = {"off": (), "on": ("--batching",)}
@@ -47,7 +47,7 @@ def measure(bundle: Path, seconds: float, rounds: int) -> dict[tuple[str, int], 
     seen: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for mode, options in MODES.items():
-            command = (sys.executable, "-m", "serving", str(bundle), "--port", str(serve_speed.PORT), *options)
+            command = (sys.executable, "-m", "trpo_tf", "serve", str(bundle), "--port", str(serve_speed.PORT), *options)
             contender = serve_speed.Contender(mode, command)
             with serve_speed.served(contender):
                 for connections in CONNECTIONS:

@@ -25,7 +25,7 @@ from amplifying import grpc_requests, http_requests
 try:
     import grpc
 
-    from serving.grpc_messages import MODEL_INFER
+    from trpo_tf.serving.grpc_messages import MODEL_INFER
 except ImportError:
     grpc = None
 
@@ -222,7 +222,7 @@ def status_of(channel, content: bytes) -> str:
 @contextmanager
 def served() -> Iterator[tuple[int, int, str]]:
     """Port, process id and gRPC's address of a server of its own."""
-    command = [sys.executable, "-m", "serving", str(BUNDLE), "--port", "0", "--timeout", "2"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(BUNDLE), "--port", "0", "--timeout", "2"]
     command += ["--grpc-port", "0"] if grpc else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

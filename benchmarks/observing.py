@@ -12,10 +12,10 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-import serving
-from serving.catalog import Catalog, Model, Release
-from serving.exposition import render
-from serving.metrics import Metrics
+from trpo_tf import serving
+from trpo_tf.serving.catalog import Catalog, Model, Release
+from trpo_tf.serving.exposition import render
+from trpo_tf.serving.metrics import Metrics
 
 BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
 CALLS = 20_000

@@ -89,7 +89,7 @@ def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[Told], int
         model = Path(scratch) / "policy"
         model.mkdir()
         publish(given.bundle, model, 1)
-        command = [sys.executable, "-m", "serving", scratch, "--port", "0", "--poll", str(given.every / 4)]
+        command = [sys.executable, "-m", "trpo_tf", "serve", scratch, "--port", "0", "--poll", str(given.every / 4)]
         with subprocess.Popen([*command, "--workers", str(given.workers)], stderr=subprocess.PIPE, text=True) as server:
             announced = re.search(r":(\d+)$", server.stderr.readline())
             if announced is None:

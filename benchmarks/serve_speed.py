@@ -28,7 +28,7 @@ from typing import Any
 import grpc
 from grpc_load import request_of as grpc_request_of
 
-from serving.grpc_messages import MODEL_INFER
+from trpo_tf.serving.grpc_messages import MODEL_INFER
 
 HERE = Path(__file__).parent
 PEERS = HERE / "serve_peers"
@@ -65,7 +65,7 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
     """Ours, the floor, and the peers that there is an environment for."""
     port, bundle, floor = str(PORT), str(BUNDLE), str(HERE / "serve_floor.py")
     socket_path = str(scratch / "socket")
-    serve, raw_floor = (sys.executable, "-m", "serving", bundle), ("--uds", socket_path, "--raw")
+    serve, raw_floor = (sys.executable, "-m", "trpo_tf", "serve", bundle), ("--uds", socket_path, "--raw")
     over_grpc = (*serve, "--port", port, "--grpc-port", str(GRPC_PORT))
     ours = [
         Contender("ours", (*serve, "--port", port), "discrete"),

@@ -18,11 +18,11 @@ import gymnasium as gym  # noqa: E402
 import numpy as np  # noqa: E402
 from untrained import untrained_policy  # noqa: E402
 
-from export import Evidence, write_bundle  # noqa: E402
-from export.latency import BATCHES, read_latencies  # noqa: E402
-from export.model_card import target_sizes  # noqa: E402
-from export.targets import TARGETS  # noqa: E402
 from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
+from trpo_tf.export import Evidence, write_bundle  # noqa: E402
+from trpo_tf.export.latency import BATCHES, read_latencies  # noqa: E402
+from trpo_tf.export.model_card import target_sizes  # noqa: E402
+from trpo_tf.export.targets import TARGETS  # noqa: E402
 
 OUT = ROOT / "docs" / "targets.json"
 NUMBERS = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-import serving
-from serving.latency import Latency
+from trpo_tf import serving
+from trpo_tf.serving.latency import Latency
 
 SPIN_NANOSECONDS = 200_000
 

@@ -9,7 +9,7 @@ from statistics import mean
 
 import gymnasium as gym
 
-import serving
+from trpo_tf import serving
 
 
 def play(policy: serving.Policy, env: gym.Env, seed: int) -> float:

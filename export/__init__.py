@@ -3,14 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from export import tensorflow_import
-
 if TYPE_CHECKING:
-    from export.bundle import convert_policy, write_bundle
-    from export.evidence import Evidence
-    from export.function import GraphForm, InferenceFunction, PolicySpec
-    from export.onnx_graph import ExportError, to_onnx, with_constants
-    from export.proof import ParityError
+    from trpo_tf.export.bundle import convert_policy, write_bundle
+    from trpo_tf.export.evidence import Evidence
+    from trpo_tf.export.function import GraphForm, InferenceFunction, PolicySpec
+    from trpo_tf.export.onnx_graph import ExportError, to_onnx, with_constants
+    from trpo_tf.export.proof import ParityError
 
 __all__ = [
     "Evidence",
@@ -33,11 +31,9 @@ _MODULES = {
     "proof": ("ParityError",),
 }
 
-tensorflow_import.prepare()
-
 
 def __getattr__(name: str) -> Any:
-    # On demand: `trpo_tf` imports this package, and works in part without TensorFlow.
+    # On demand: this package works in part without TensorFlow.
     module = next((module for module, names in _MODULES.items() if name in names), None)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,9 +14,9 @@ import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export.evidence import Evidence, check_episodes, standard_of
-from export.folders import new_folder
-from export.function import (
+from trpo_tf.export.evidence import Evidence, check_episodes, standard_of
+from trpo_tf.export.folders import new_folder
+from trpo_tf.export.function import (
     DEFAULT_FORM,
     GraphForm,
     InferenceFunction,
@@ -27,18 +27,18 @@ from export.function import (
     check_function,
     spec_of,
 )
-from export.inputs import with_noise, with_optional_input
-from export.latency import latency_json, measure_latencies
-from export.metadata import manifest_metadata, with_metadata
-from export.model_card import CARD_FILE, model_card
-from export.onnx_graph import OPSET, ExportError, to_onnx
-from export.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
-from export.reference import Actor, Answered
-from export.soundness import outputs_of
-from export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
-from serving import ArraySpec, BundleError, GraphSpec, Manifest
-from serving.arguments import expect
-from serving.manifest import (
+from trpo_tf.export.inputs import with_noise, with_optional_input
+from trpo_tf.export.latency import latency_json, measure_latencies
+from trpo_tf.export.metadata import manifest_metadata, with_metadata
+from trpo_tf.export.model_card import CARD_FILE, model_card
+from trpo_tf.export.onnx_graph import OPSET, ExportError, to_onnx
+from trpo_tf.export.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
+from trpo_tf.export.reference import Actor, Answered
+from trpo_tf.export.soundness import outputs_of
+from trpo_tf.export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
+from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest
+from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.manifest import (
     GOLDEN_FILE,
     LATENCY_FILE,
     MANIFEST_FILE,
@@ -47,9 +47,9 @@ from serving.manifest import (
     Statistics,
     read_manifest,
 )
-from serving.observations import Array, by_name
-from serving.policy import as_observations
-from serving.signature import sign, signer
+from trpo_tf.serving.observations import Array, by_name
+from trpo_tf.serving.policy import as_observations
+from trpo_tf.serving.signature import sign, signer
 
 _NOT_REPEATABLE = (
     "the environment plays another episode from the same seed (does it draw from global random numbers?): targets are "
@@ -87,7 +87,7 @@ def write_bundle(
         function: observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow.
         spec: the arrays' names, types, shapes and bounds, and the law of the noise.
         path: the folder to make.
-        targets: names of `export.targets.TARGETS`, or `all` for each that can carry the policy.
+        targets: names of `trpo_tf.export.targets.TARGETS`, or `all` for each that can carry the policy.
         form: the ONNX graph's opset, noise input, batch, and further outputs.
         name: the model's name when served.
         evidence: more to compare on.

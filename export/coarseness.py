@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from export.reference import TIE, Answered, choices
-from serving import ArraySpec
-from serving.observations import Array
-from serving.verify import ABSOLUTE_TOLERANCE
+from trpo_tf.export.reference import TIE, Answered, choices
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.observations import Array
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE
 
 MOST_ERROR = 0.2
 """Of a target in 8 bits: it then leaves less than 4% of the answers' variance unexplained."""

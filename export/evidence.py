@@ -9,14 +9,14 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export.cases import far_rows, observation_cases, with_tails
-from export.function import InferenceFunction, Outputs, PolicySpec, check_function, spec_of
-from export.onnx_graph import ExportError
-from export.parity import Environment, Episode, play, repeats
-from export.proof import Standard
-from export.reference import Actor, Answered, Answers, Reference
-from export.rounding import Rounding, undefined_choice
-from export.soundness import (
+from trpo_tf.export.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.function import InferenceFunction, Outputs, PolicySpec, check_function, spec_of
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.parity import Environment, Episode, play, repeats
+from trpo_tf.export.proof import Standard
+from trpo_tf.export.reference import Actor, Answered, Answers, Reference
+from trpo_tf.export.rounding import Rounding, undefined_choice
+from trpo_tf.export.soundness import (
     BATCHES,
     check_actions,
     check_further,
@@ -26,11 +26,11 @@ from export.soundness import (
     is_finite_rows,
     outputs_of,
 )
-from export.targets import Target
-from serving import Manifest
-from serving.arguments import expect, expect_count
-from serving.observations import Array, Observation, batch_size, by_name, map_parts, take
-from serving.policy import draw_noise
+from trpo_tf.export.targets import Target
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, map_parts, take
+from trpo_tf.serving.policy import draw_noise
 
 _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""

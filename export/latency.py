@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from export.reference import Actor
-from serving.latency import measure
-from serving.manifest import LATENCY_FILE
-from serving.observations import Array, Observation, take
+from trpo_tf.export.reference import Actor
+from trpo_tf.serving.latency import measure
+from trpo_tf.serving.manifest import LATENCY_FILE
+from trpo_tf.serving.observations import Array, Observation, take
 
 BATCHES = (1, 64)
 _SECONDS = 0.2

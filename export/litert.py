@@ -18,19 +18,19 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
-from export.function import InferenceFunction, PolicySpec
-from export.litert_errors import inexpressible, lacking
-from export.litert_integers import narrow_integers
-from export.litert_operations import OVERFLOWING, REPLACEMENTS, replace_operations
-from export.onnx_graph import ExportError
-from export.reference import Actor
-from export.saved_model import signature_names
-from serving.errors import install
-from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
-from serving.policy import draw_noise
-from serving.verify import in_batches_of
+from trpo_tf.export.function import InferenceFunction, PolicySpec
+from trpo_tf.export.litert_errors import inexpressible, lacking
+from trpo_tf.export.litert_integers import narrow_integers
+from trpo_tf.export.litert_operations import OVERFLOWING, REPLACEMENTS, replace_operations
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.reference import Actor
+from trpo_tf.export.saved_model import signature_names
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
+from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.verify import in_batches_of
 
-# As in export.quantize: what is left in floats is what 8 bits would spoil.
+# As in trpo_tf.export.quantize: what is left in floats is what 8 bits would spoil.
 _QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _LEFT_IN_FLOATS = [name for name in vars(BuiltinOperator) if name.isupper() and name not in _QUANTIZED]
 

@@ -4,7 +4,7 @@ import re
 
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from export.onnx_graph import ExportError
+from trpo_tf.export.onnx_graph import ExportError
 
 _TYPES = {
     "bf16": "bfloat16",

@@ -7,8 +7,8 @@ from typing import Any
 
 import onnx
 
-from export.onnx_graph import ExportError, set_field
-from serving import Manifest
+from trpo_tf.export.onnx_graph import ExportError, set_field
+from trpo_tf.serving import Manifest
 
 PREFIX = "trpo-tf."
 """Of our keys; others belong to other tools."""

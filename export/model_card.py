@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from export.proof import COLUMNS, proof_rows
-from export.snippets import snippet
-from export.targets import TARGETS
-from serving import ArraySpec, Manifest
+from trpo_tf.export.proof import COLUMNS, proof_rows
+from trpo_tf.export.snippets import snippet
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.serving import ArraySpec, Manifest
 
 CARD_FILE = "MODEL_CARD.md"
 

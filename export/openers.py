@@ -6,15 +6,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from export import c99, litert
-from export.function import spec_of
-from export.reference import Actor, Answers
-from export.saved_model import signature_names
-from serving import Manifest, Policy
-from serving.not_finite import NotFiniteError
-from serving.observations import Array, Observation, by_name
-from serving.runtime import open_session
-from serving.verify import replay
+from trpo_tf.export import c99, litert
+from trpo_tf.export.function import spec_of
+from trpo_tf.export.reference import Actor, Answers
+from trpo_tf.export.saved_model import signature_names
+from trpo_tf.serving import Manifest, Policy
+from trpo_tf.serving.not_finite import NotFiniteError
+from trpo_tf.serving.observations import Array, Observation, by_name
+from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.verify import replay
 
 
 def onnx_opener(file: str) -> Callable[[Path, Manifest], Actor]:

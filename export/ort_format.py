@@ -4,8 +4,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from export.onnx_graph import ExportError
-from serving.runtime import onnxruntime
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.serving.runtime import onnxruntime
 
 _ERRORS_ONLY = 3
 
@@ -28,7 +28,7 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"ONNX Runtime can't convert the graph to its own format: {reason}") from error
-        from export.ort_order import in_order  # here, since telemetry must be off first
+        from trpo_tf.export.ort_order import in_order  # here, since telemetry must be off first
 
         return in_order(target.read_bytes()), _required_operators(target)
 

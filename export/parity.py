@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from export.onnx_graph import ExportError
-from export.reference import Actor, Answered, Answers, Reference, matches, matches_output
-from serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
-from serving.verify import difference
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.reference import Actor, Answered, Answers, Reference, matches, matches_output
+from trpo_tf.serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
+from trpo_tf.serving.verify import difference
 
 Episode = list[tuple[Observation, float]]
 

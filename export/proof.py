@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.coarseness import MOST_ERROR, action_error, output_error
-from export.latency import BATCHES
-from export.onnx_graph import ExportError
-from export.parity import (
+from trpo_tf.export.coarseness import MOST_ERROR, action_error, output_error
+from trpo_tf.export.latency import BATCHES
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.parity import (
     Agreement,
     Environment,
     Episode,
@@ -23,11 +23,11 @@ from export.parity import (
     in_batches,
     repeats,
 )
-from export.reference import Actor, Answered, Answers, Reference
-from export.soundness import check_bounds
-from export.targets import TARGETS
-from serving import ArraySpec
-from serving.observations import Array, Observation, batch_size, take
+from trpo_tf.export.reference import Actor, Answered, Answers, Reference
+from trpo_tf.export.soundness import check_bounds
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.observations import Array, Observation, batch_size, take
 
 EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 """Return that a target may lose, as a share of what training gained."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.observations import Array, Observation, take
-from serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
+from trpo_tf.serving.observations import Array, Observation, take
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 
 Actor = Callable[[Observation, Array], Array]
 """observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""

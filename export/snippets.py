@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from export.c99.sources import arguments
-from export.function import spec_of
-from export.saved_model import signature_names
-from export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS
-from serving import Manifest
-from serving.manifest import MODEL_FILE
+from trpo_tf.export.c99.sources import arguments
+from trpo_tf.export.function import spec_of
+from trpo_tf.export.saved_model import signature_names
+from trpo_tf.export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.manifest import MODEL_FILE
 
 _ONNX_RUNTIME = """\
 import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -31,7 +31,7 @@ feeds = {{name: tf.constant(array) for name, array in feeds.items()}}
 action = act(**feeds)["{action}"].numpy()[0]
 """
 _SERVING = """\
-import serving  # pip install '.[serve]' in a checkout of trpo-tf
+from trpo_tf import serving  # pip install '.[serve]' in a checkout of trpo-tf
 policy = serving.load(".")
 action = policy.act(observation)
 """

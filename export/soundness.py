@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from export.onnx_graph import ExportError
-from export.reference import Answered, Reference, choices, flat, matches, matches_output
-from serving import ArraySpec
-from serving.observations import Array
-from serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.reference import Answered, Reference, choices, flat, matches, matches_output
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.observations import Array
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 
 BATCHES = (1, 2, 7, 64)
 _FINITE_SHARE = 0.5

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from export import c99, litert
-from export.function import InferenceFunction, Outputs, PolicySpec
-from export.inputs import with_fixed_batch
-from export.onnx_graph import ExportError
-from export.openers import (
+from trpo_tf.export import c99, litert
+from trpo_tf.export.function import InferenceFunction, Outputs, PolicySpec
+from trpo_tf.export.inputs import with_fixed_batch
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.openers import (
     c_opener,
     litert_opener,
     onnx_opener,
@@ -23,15 +23,15 @@ from export.openers import (
     saved_model_opener,
     session_further,
 )
-from export.ort_format import to_ort
-from export.quantize import quantize_dynamic, quantize_static
-from export.reference import Actor, Answers
-from export.saved_model import signature_names, write_saved_model
-from serving import Manifest
-from serving.errors import install
-from serving.manifest import MODEL_FILE
-from serving.observations import Observation, batch_size
-from serving.policy import draw_noise
+from trpo_tf.export.ort_format import to_ort
+from trpo_tf.export.quantize import quantize_dynamic, quantize_static
+from trpo_tf.export.reference import Actor, Answers
+from trpo_tf.export.saved_model import signature_names, write_saved_model
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.manifest import MODEL_FILE
+from trpo_tf.serving.observations import Observation, batch_size
+from trpo_tf.serving.policy import draw_noise
 
 DEFAULT_TARGETS = ("onnx", "savedmodel")
 ALL = "all"

@@ -4,9 +4,7 @@ import contextlib
 import functools
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -16,34 +14,17 @@ _KINDS = "IWE"
 _NO_CUDA = "E[0-9]{4} .*cuInit"
 
 
-def prepare() -> None:
-    """Have the first import of TensorFlow in this process, by any module, log nothing but errors.
+def quiet_spec(path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    """Find TensorFlow, as a module whose first import uses the CPU alone and logs nothing but errors.
 
-    A user's TF_CPP_MIN_LOG_LEVEL goes before that: 0 shows all. Repeated calls change nothing.
+    A user's TF_CPP_MIN_LOG_LEVEL goes before that: 0 shows all.
     """
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     level = os.environ.setdefault(_LEVEL, "2")
-    known = any(isinstance(finder, _QuietFinder) for finder in sys.meta_path)
-    if level in ("1", "2", "3") and not known:
-        sys.meta_path.insert(0, _QuietFinder(int(level)))
-
-
-class _QuietFinder(MetaPathFinder):
-    """Finds TensorFlow as Python would, and filters what its import logs."""
-
-    def __init__(self, level: int) -> None:
-        self._level = level
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Leave all other modules to the finders that follow."""
-        if fullname != "tensorflow":
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = functools.partial(_execute, spec.loader.exec_module, self._level)  # type: ignore[method-assign]
-        return spec
+    spec = PathFinder.find_spec("tensorflow", path, target)
+    if spec is not None and spec.loader is not None and level in ("1", "2", "3"):
+        spec.loader.exec_module = functools.partial(_execute, spec.loader.exec_module, int(level))  # type: ignore[method-assign]
+    return spec
 
 
 def _execute(execute: Callable[[ModuleType], None], level: int, tensorflow: ModuleType) -> None:

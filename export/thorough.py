@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from export.cases import far_rows, observation_cases, with_tails
-from export.evidence import answerable
-from export.function import spec_of
-from export.onnx_graph import ExportError
-from export.parity import compare_cases, in_batches
-from export.reference import Actor, Answered, Reference
-from export.rounding import Rounding
-from export.soundness import BATCHES, check_actions, check_bounds, check_rows
-from export.targets import TARGETS
-from serving import BundleError, Manifest
-from serving.manifest import MODEL_FILE
-from serving.observations import Observation, batch_size, take
-from serving.policy import draw_noise
+from trpo_tf.export.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.evidence import answerable
+from trpo_tf.export.function import spec_of
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.parity import compare_cases, in_batches
+from trpo_tf.export.reference import Actor, Answered, Reference
+from trpo_tf.export.rounding import Rounding
+from trpo_tf.export.soundness import BATCHES, check_actions, check_bounds, check_rows
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.serving import BundleError, Manifest
+from trpo_tf.serving.manifest import MODEL_FILE
+from trpo_tf.serving.observations import Observation, batch_size, take
+from trpo_tf.serving.policy import draw_noise
 
 _VISITED = 64
 

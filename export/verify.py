@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from export.function import spec_of
-from export.latency import measure_latencies
-from export.model_card import target_sizes
-from export.onnx_graph import ExportError
-from export.parity import Agreement, compare_cases
-from export.reference import Actor, Answered
-from export.rounding import Rounding
-from export.targets import TARGETS
-from export.thorough import compare_anew
-from serving import BundleError, Manifest
-from serving.golden import read_golden
-from serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
-from serving.observations import Array, Observation, structured
+from trpo_tf.export.function import spec_of
+from trpo_tf.export.latency import measure_latencies
+from trpo_tf.export.model_card import target_sizes
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.parity import Agreement, compare_cases
+from trpo_tf.export.reference import Actor, Answered
+from trpo_tf.export.rounding import Rounding
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.export.thorough import compare_anew
+from trpo_tf.serving import BundleError, Manifest
+from trpo_tf.serving.golden import read_golden
+from trpo_tf.serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.observations import Array, Observation, structured
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Checked:
 
 
 def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
-    """Replay the golden cases in every target that can be run here; `serving.verify` is to come first.
+    """Replay the golden cases in every target that can be run here; `trpo_tf.serving.verify` is to come first.
 
     With a seed, targets are compared with each other on cases drawn from it, too.
 

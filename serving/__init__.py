@@ -1,4 +1,4 @@
-"""Serve a policy bundle: in process with `load`, or over HTTP with `python -m serving`.
+"""Serve a policy bundle: in process with `load`, or over HTTP with `trpo-tf serve`.
 
 Needs NumPy and ONNX Runtime; TensorFlow is neither used nor needed.
 """
@@ -6,11 +6,11 @@ Needs NumPy and ONNX Runtime; TensorFlow is neither used nor needed.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from serving.errors import BundleError
+from trpo_tf.serving.errors import BundleError
 
 if TYPE_CHECKING:
-    from serving.manifest import ArraySpec, GraphSpec, Manifest, NoiseSpec
-    from serving.policy import Policy, load
+    from trpo_tf.serving.manifest import ArraySpec, GraphSpec, Manifest, NoiseSpec
+    from trpo_tf.serving.policy import Policy, load
 
 __all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Policy", "load"]
 
@@ -21,6 +21,7 @@ def __getattr__(name: str) -> Any:
     # On demand: the parent of `--workers` forks, so it must not have the threads that NumPy and ONNX Runtime start.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("serving.policy" if name in ("Policy", "load") else "serving.manifest"), name)
+    module = "policy" if name in ("Policy", "load") else "manifest"
+    value = getattr(import_module(f"trpo_tf.serving.{module}"), name)
     globals()[name] = value
     return value

@@ -1,18 +1,18 @@
-"""`python -m serving PATH`: serve policies over HTTP."""
+"""`trpo-tf serve PATH`: serve policies over HTTP."""
 
 import os
 import sys
 import threading
 from collections.abc import Sequence
 
-from serving.signals import Stopped, guarded, held_back, ignore
+from trpo_tf.serving.signals import Stopped, guarded, held_back, ignore
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving") -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments and serve; the exit status is 0 after SIGTERM or SIGINT, 2 for a user's error."""
     try:
         with guarded():
-            status = _serve(sys.argv[1:] if arguments is None else arguments, prog)
+            status = _serve(sys.argv[1:] if arguments is None else arguments)
     except Stopped:
         status = 0
     if status == 0:
@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m serving"
     return status
 
 
-def _serve(arguments: Sequence[str], prog: str) -> int:
+def _serve(arguments: Sequence[str]) -> int:
     with held_back():  # imported here, where a signal ends the start without a traceback
-        from serving.command_line import parse_arguments
-        from serving.errors import BundleError, reason_of
-        from serving.events import write_line
-        from serving.server import serve
+        from trpo_tf.serving.command_line import parse_arguments
+        from trpo_tf.serving.errors import BundleError, reason_of
+        from trpo_tf.serving.events import write_line
+        from trpo_tf.serving.server import serve
 
     try:
-        bundle, options = parse_arguments(arguments, prog)
+        bundle, options = parse_arguments(arguments, "trpo-tf serve")
         serve(bundle, options)
     except (BundleError, OSError, ImportError, MemoryError) as error:
         if "--debug" in arguments:

@@ -10,9 +10,9 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from serving.events import emit
-from serving.silence import has_sent
-from serving.tls import Tls
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.silence import has_sent
+from trpo_tf.serving.tls import Tls
 
 HANDSHAKE_RESERVE = 16
 """Handshakes that are always allowed at a time, so that a client learns from an answer that the server is full."""

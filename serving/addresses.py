@@ -5,7 +5,7 @@ import socket
 from functools import cache
 from typing import Any, NamedTuple
 
-from serving.errors import ServeError, quoted
+from trpo_tf.serving.errors import ServeError, quoted
 
 ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"
 

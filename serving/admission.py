@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from serving.bounds import bounds_check
-from serving.catalog import Model
-from serving.codec import InferRequest, RequestError
-from serving.metrics import Metrics
-from serving.options import ServeOptions
+from trpo_tf.serving.bounds import bounds_check
+from trpo_tf.serving.catalog import Model
+from trpo_tf.serving.codec import InferRequest, RequestError
+from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.options import ServeOptions
 
 Admission = Callable[[InferRequest], InferRequest]
 """A request as the policy may see it. It raises `RequestError`."""

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.codec import InferRequest
-from serving.events import emit
-from serving.not_finite import NotFiniteError, check_finite
-from serving.observations import Array, Observation, batch_size, by_name, structured
-from serving.policy import Policy
+from trpo_tf.serving.codec import InferRequest
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.not_finite import NotFiniteError, check_finite
+from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, structured
+from trpo_tf.serving.policy import Policy
 
 Answers = dict[str, Array]
 Done = Callable[[Answers | Exception], None]

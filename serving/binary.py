@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import orjson
 
-from serving.codec import (
+from trpo_tf.serving.codec import (
     InferRequest,
     RequestError,
     array_from_bytes,
@@ -19,9 +19,9 @@ from serving.codec import (
     read_request,
     response_document,
 )
-from serving.json_body import Document, parse_object
-from serving.manifest import Manifest
-from serving.observations import Array
+from trpo_tf.serving.json_body import Document, parse_object
+from trpo_tf.serving.manifest import Manifest
+from trpo_tf.serving.observations import Array
 
 HEADER = b"inference-header-content-length"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.manifest import ArraySpec, Manifest, NoiseSpec
-from serving.observations import Array
-from serving.runtime import onnxruntime
+from trpo_tf.serving.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.observations import Array
+from trpo_tf.serving.runtime import onnxruntime
 
 
 class BoundGraph:

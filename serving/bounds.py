@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.manifest import ArraySpec
-from serving.observations import Array, Observation, by_name, structured
+from trpo_tf.serving.manifest import ArraySpec
+from trpo_tf.serving.observations import Array, Observation, by_name, structured
 
 Bounded = Callable[[Observation], Observation]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from serving.errors import BundleError
+from trpo_tf.serving.errors import BundleError
 
 _CHUNK = 2**20
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from serving.policy import Policy
+from trpo_tf.serving.policy import Policy
 
 
 @dataclass(frozen=True)

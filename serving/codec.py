@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from serving import __version__
-from serving.errors import RequestError as RequestError
-from serving.errors import quoted
-from serving.json_body import Document, JsonArray, parse_object
-from serving.json_numbers import Element, read_array
-from serving.manifest import ArraySpec, Manifest, NoiseSpec
-from serving.observations import Array, Observation, batch_size, structured
-from serving.parameters import check_served
-from serving.policy import draw_noise
-from serving.varints import Varints, read_varints
+from trpo_tf.serving import __version__
+from trpo_tf.serving.errors import RequestError as RequestError
+from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.json_body import Document, JsonArray, parse_object
+from trpo_tf.serving.json_numbers import Element, read_array
+from trpo_tf.serving.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.observations import Array, Observation, batch_size, structured
+from trpo_tf.serving.parameters import check_served
+from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.varints import Varints, read_varints
 
 Spec = ArraySpec | NoiseSpec
 

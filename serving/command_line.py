@@ -9,9 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ServeError, quoted
-from serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
-from serving.options import ServeOptions, flag, kinds
+from trpo_tf.serving.errors import ServeError, quoted
+from trpo_tf.serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
+from trpo_tf.serving.options import ServeOptions, flag, kinds
 
 _EPILOG = f"""
 Each option can also be set in the environment and in a TOML file: --max-body as {PREFIX}MAX_BODY=1000000, or as
@@ -47,7 +47,7 @@ def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> Serve
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
     """The options of the command line; those that are not given are left out of what is parsed."""
-    from serving import __version__
+    from trpo_tf.serving import __version__
 
     parser = argparse.ArgumentParser(
         prog=prog,

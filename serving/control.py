@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from serving.catalog import Catalog
-from serving.errors import BundleError, RequestError
-from serving.json_body import parse_object
-from serving.routes import RETRY_SECONDS, Body, Headers, HttpError, Response, Route, any_model
+from trpo_tf.serving.catalog import Catalog
+from trpo_tf.serving.errors import BundleError, RequestError
+from trpo_tf.serving.json_body import parse_object
+from trpo_tf.serving.routes import RETRY_SECONDS, Body, Headers, HttpError, Response, Route, any_model
 
 Control = Callable[[str, str], Awaitable[None]]
 """Called with `load` or `unload` and a model's name, it returns once every worker has done so.

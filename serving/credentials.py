@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from serving.errors import ServeError
-from serving.options import ServeOptions
-from serving.reloading import Followed
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.reloading import Followed
 
 if TYPE_CHECKING:
-    from serving.keys import KeyRing
-    from serving.tls import Tls
+    from trpo_tf.serving.keys import KeyRing
+    from trpo_tf.serving.tls import Tls
 
 
 class Credentials:
@@ -48,7 +48,7 @@ class Credentials:
 def _load_keys(options: ServeOptions) -> "KeyRing | None":
     if not options.keys:
         return None
-    from serving.keys import KeyRing
+    from trpo_tf.serving.keys import KeyRing
 
     return KeyRing(options.keys)
 
@@ -56,6 +56,6 @@ def _load_keys(options: ServeOptions) -> "KeyRing | None":
 def _load_tls(options: ServeOptions) -> "Tls | None":
     if not options.tls_cert:
         return None
-    from serving.tls import load_tls
+    from trpo_tf.serving.tls import load_tls
 
     return load_tls(options)

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 
-from serving.options import ServeOptions
+from trpo_tf.serving.options import ServeOptions
 
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\s]*?)\.?(?::\d*)?")
 

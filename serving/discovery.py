@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.errors import BundleError
-from serving.manifest import MANIFEST_FILE, read_manifest
+from trpo_tf.serving.errors import BundleError
+from trpo_tf.serving.manifest import MANIFEST_FILE, read_manifest
 
 VERSION_RULE = "a version's folder is a positive integer of at most 18 digits without leading zeros, such as 42"
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.manifest import MOST_STATISTICS, ArraySpec, Manifest, Statistics
-from serving.observations import Array, Observation
+from trpo_tf.serving.manifest import MOST_STATISTICS, ArraySpec, Manifest, Statistics
+from trpo_tf.serving.observations import Array, Observation
 
 Float64 = NDArray[np.float64]
 

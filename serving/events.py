@@ -11,7 +11,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
-from serving.log_output import Dropped, LineOutput
+from trpo_tf.serving.log_output import Dropped, LineOutput
 
 _MOST_BYTES = 256
 """Of a stranger's text that is shown."""
@@ -21,7 +21,7 @@ _MOST_TRACEBACK = 8000
 
 _UNSAFE = re.compile(rb"[^!#-\[\]-~]")
 
-logger = logging.getLogger("serving")
+logger = logging.getLogger("trpo_tf.serving")
 
 
 class _Handler(logging.Handler):
@@ -97,7 +97,7 @@ def _installed() -> _Handler | None:
 
 def _notice(lines: int) -> logging.LogRecord:
     message = f"{lines} line{' was' if lines == 1 else 's were'} dropped, since stderr could not be written to"
-    record = logging.LogRecord("serving", logging.WARNING, "", 0, message, (), None)
+    record = logging.LogRecord("trpo_tf.serving", logging.WARNING, "", 0, message, (), None)
     record.event, record.fields = "dropped", {"lines": lines}
     return record
 

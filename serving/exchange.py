@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from serving.metrics import Series
-from serving.routes import Response
-from serving.traceparent import TraceParent
+from trpo_tf.serving.metrics import Series
+from trpo_tf.serving.routes import Response
+from trpo_tf.serving.traceparent import TraceParent
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from serving.drift import Moments, drift, joined, moments_from_json
-from serving.events import dropped_lines
-from serving.manifest import Statistics
-from serving.metrics import BUCKETS, Metrics, Snapshot, sha256_of
+from trpo_tf.serving.drift import Moments, drift, joined, moments_from_json
+from trpo_tf.serving.events import dropped_lines
+from trpo_tf.serving.manifest import Statistics
+from trpo_tf.serving.metrics import BUCKETS, Metrics, Snapshot, sha256_of
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 

@@ -6,9 +6,9 @@ import os
 import resource
 from dataclasses import replace
 
-from serving.errors import ServeError
-from serving.events import emit
-from serving.options import ServeOptions
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.options import ServeOptions
 
 OWN_FILES = 96
 """Files of a worker without any connection: models that are read, libraries, pipes, its sockets that listen."""

@@ -6,11 +6,11 @@ end, what has been gathered is run at once; so answers keep their order.
 
 from functools import partial
 
-from serving.batching import Answers, Gatherer
-from serving.codec import InferRequest
-from serving.http import Connection, Decoded
-from serving.routes import HttpError, Steps
-from serving.site import Site
+from trpo_tf.serving.batching import Answers, Gatherer
+from trpo_tf.serving.codec import InferRequest
+from trpo_tf.serving.http import Connection, Decoded
+from trpo_tf.serving.routes import HttpError, Steps
+from trpo_tf.serving.site import Site
 
 
 class GatheringConnection(Connection):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.manifest import GOLDEN_FILE, ArraySpec, BundleError, Manifest, NoiseSpec, read_checked
-from serving.memory import available_bytes, golden_bytes
+from trpo_tf.serving.manifest import GOLDEN_FILE, ArraySpec, BundleError, Manifest, NoiseSpec, read_checked
+from trpo_tf.serving.memory import available_bytes, golden_bytes
 
 MOST_CASES = 10_000
 """Golden cases that are read; an export has some hundreds."""

@@ -11,17 +11,17 @@ import numpy as np
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from serving.binary import bytes_of
-from serving.catalog import Model
-from serving.codec import InferRequest, RequestError, output_document, read_request
-from serving.grpc_large import Contents, take_apart, with_short_names
-from serving.grpc_messages import MODEL_INFER, Call
-from serving.json_body import Document
-from serving.limits import SMALL
-from serving.manifest import Manifest
-from serving.observations import Array
-from serving.varints import Varints
-from serving.wire import WireError
+from trpo_tf.serving.binary import bytes_of
+from trpo_tf.serving.catalog import Model
+from trpo_tf.serving.codec import InferRequest, RequestError, output_document, read_request
+from trpo_tf.serving.grpc_large import Contents, take_apart, with_short_names
+from trpo_tf.serving.grpc_messages import MODEL_INFER, Call
+from trpo_tf.serving.json_body import Document
+from trpo_tf.serving.limits import SMALL
+from trpo_tf.serving.manifest import Manifest
+from trpo_tf.serving.observations import Array
+from trpo_tf.serving.varints import Varints
+from trpo_tf.serving.wire import WireError
 
 Message = Any
 

@@ -6,9 +6,9 @@ numbers stay bytes, which NumPy reads. The rest must be small, and is parsed as 
 
 from collections.abc import Iterator
 
-from serving.errors import RequestError
-from serving.limits import SMALL
-from serving.wire import BYTES, FIXED32, FIXED64, VARINT, Field, encoded, fields_of, written
+from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.limits import SMALL
+from trpo_tf.serving.wire import BYTES, FIXED32, FIXED64, VARINT, Field, encoded, fields_of, written
 
 MOST_FIELDS = 4096
 """Fields that a large message may have, those of its inputs among them."""

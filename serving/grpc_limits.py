@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from serving.errors import RequestError
+from trpo_tf.serving.errors import RequestError
 
 LOOK_SECONDS = 0.01
 """How often messages that arrive are looked at when others wait."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import grpc
 from grpc._cython import cygrpc
 
-from serving.errors import ServeError
-from serving.grpc_limits import MAX_METADATA
-from serving.options import ServeOptions
-from serving.sockets import GrpcPort
-from serving.tls import Tls, TlsFiles
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.grpc_limits import MAX_METADATA
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.sockets import GrpcPort
+from trpo_tf.serving.tls import Tls, TlsFiles
 
 CALLS_A_CONNECTION = 128
 """Calls of one connection at a time; its client holds further ones back."""

@@ -18,17 +18,17 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is fo
 
 import grpc
 
-from serving.admission import Admission, admission
-from serving.batching import Gatherer
-from serving.catalog import Catalog, Model
-from serving.codec import InferRequest, RequestError, model_metadata, server_metadata
-from serving.errors import quoted
-from serving.events import emit
-from serving.exchange import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
-from serving.grpc_codec import Message, decode_infer, encode_infer, from_document, parse
-from serving.grpc_limits import BusyError, Turns, Watchers, check_metadata
-from serving.grpc_listener import make_server, open_port
-from serving.grpc_messages import (
+from trpo_tf.serving.admission import Admission, admission
+from trpo_tf.serving.batching import Gatherer
+from trpo_tf.serving.catalog import Catalog, Model
+from trpo_tf.serving.codec import InferRequest, RequestError, model_metadata, server_metadata
+from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.exchange import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
+from trpo_tf.serving.grpc_codec import Message, decode_infer, encode_infer, from_document, parse
+from trpo_tf.serving.grpc_limits import BusyError, Turns, Watchers, check_metadata
+from trpo_tf.serving.grpc_listener import make_server, open_port
+from trpo_tf.serving.grpc_messages import (
     HEALTH,
     HEALTH_CHECK,
     HEALTH_WATCH,
@@ -41,15 +41,15 @@ from serving.grpc_messages import (
     SERVER_READY,
     Call,
 )
-from serving.keys import KeyRing, refusal
-from serving.metrics import Metrics, Series
-from serving.not_finite import NotFiniteError
-from serving.observations import Array
-from serving.options import ServeOptions
-from serving.policy import Policy
-from serving.sockets import GrpcPort
-from serving.tls import Tls
-from serving.traceparent import parse_traceparent
+from trpo_tf.serving.keys import KeyRing, refusal
+from trpo_tf.serving.metrics import Metrics, Series
+from trpo_tf.serving.not_finite import NotFiniteError
+from trpo_tf.serving.observations import Array
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.policy import Policy
+from trpo_tf.serving.sockets import GrpcPort
+from trpo_tf.serving.tls import Tls
+from trpo_tf.serving.traceparent import parse_traceparent
 
 WATCH_SECONDS = 0.5
 """How often a health service's watchers are told, if it has changed."""

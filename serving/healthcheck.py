@@ -1,7 +1,7 @@
 """Ask the server on this machine whether it is ready, for HEALTHCHECK: exit status 0, or 1 and the reason.
 
-`python serving/healthcheck.py` finds the server among the processes, and what it listens on by its command line and its
-environment, as the server itself has read them. `--pid PID` says which process it is. With a PORT that port of
+`python trpo_tf/serving/healthcheck.py` finds the server among the processes, and what it listens on by its command line
+and its environment, as the server itself has read them. `--pid PID` says which process it is. With a PORT that port of
 127.0.0.1 is asked, over TLS if need be. It imports nothing of the server but what reads options, since it runs often.
 """
 
@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from serving.options import ServeOptions
+    from trpo_tf.serving.options import ServeOptions
 
 _REQUEST = b"GET /v2/health/ready HTTP/1.0\r\nHost: localhost\r\n\r\n"
 _TIMEOUT = 3.0
@@ -91,14 +91,14 @@ def _connect(options: "ServeOptions") -> socket.socket:
 
 def options_of(pid: int) -> "ServeOptions":
     """The options of a server that runs. Raises `OSError`, or `NotReady` if the process is none."""
-    from serving.command_line import make_options, make_parser
+    from trpo_tf.serving.command_line import make_options, make_parser
 
     arguments = server_arguments(_strings(pid, "cmdline"))
     if arguments is None:
         raise NotReady(f"process {pid} is not the server")
     environment = dict(variable.split("=", 1) for variable in _strings(pid, "environ") if "=" in variable)
     os.chdir(f"/proc/{pid}/cwd")  # where its relative paths begin
-    return make_options(vars(make_parser("serving").parse_args(arguments)), environment)
+    return make_options(vars(make_parser("trpo-tf serve").parse_args(arguments)), environment)
 
 
 def find_server() -> "ServeOptions | None":
@@ -124,9 +124,9 @@ def _servers() -> list[int]:
 
 
 def server_arguments(command: list[str]) -> list[str] | None:
-    """What follows `python -m serving` or `trpo-tf serve` in a command; None if it is another one."""
+    """What follows `trpo-tf serve` or `python -m trpo_tf serve` in a command; None if it is another one."""
     for index, (first, second) in enumerate(itertools.pairwise(command)):
-        if (first, second) == ("-m", "serving") or (os.path.basename(first), second) == ("trpo-tf", "serve"):
+        if os.path.basename(first) in ("trpo-tf", "trpo_tf") and second == "serve":
             return command[index + 2 :]
     return None
 
@@ -164,5 +164,6 @@ if __name__ == "__main__":
     # Run by its path, this folder is where Python looks for modules first: `import http` would find the server's.
     folder = os.path.dirname(os.path.abspath(__file__))
     if os.path.abspath(sys.path[0]) == folder:
-        sys.path[0] = os.path.dirname(folder)
+        above = os.path.dirname(folder)  # `trpo_tf`, or in a checkout the folder that has it
+        sys.path[0] = os.path.dirname(above) if os.path.basename(above) == "trpo_tf" else above
     sys.exit(main(sys.argv[1:]))

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import httptools
 
-from serving.codec import InferRequest
-from serving.events import emit, shown
-from serving.exchange import Exchange, http_client, sane_id
-from serving.routes import NO_CONTENT, HttpError, Response, Route, Steps, too_large
-from serving.site import Site, busy
-from serving.traceparent import parse_traceparent
+from trpo_tf.serving.codec import InferRequest
+from trpo_tf.serving.events import emit, shown
+from trpo_tf.serving.exchange import Exchange, http_client, sane_id
+from trpo_tf.serving.routes import NO_CONTENT, HttpError, Response, Route, Steps, too_large
+from trpo_tf.serving.site import Site, busy
+from trpo_tf.serving.traceparent import parse_traceparent
 
 MAX_HEAD = 16 * 1024
 """Most bytes of a request's target and headers."""

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from serving.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.manifest import ArraySpec, Manifest, NoiseSpec
 
 Array = tuple[str, tuple[int, ...]]
 """Datatype, and shape without the batch."""

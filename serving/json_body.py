@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from serving.errors import RequestError
-from serving.limits import MAX_DEPTH, SMALL, STRING, check_depth
+from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.limits import MAX_DEPTH, SMALL, STRING, check_depth
 
 Document = dict[str, Any]
 Text = bytes | bytearray | memoryview

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from serving.errors import RequestError
-from serving.observations import Array
+from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.observations import Array
 
 _PIECE = 32 * 1024
 """Bytes of text that are parsed at once."""

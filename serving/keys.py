@@ -1,4 +1,4 @@
-"""Bearer keys: `python -m serving.keys NAME >> FILE` makes one, shows it once, and appends its hash to a file.
+"""Bearer keys: `python -m trpo_tf.serving.keys NAME >> FILE` makes one, shows it once, and appends its hash to a file.
 
 A line of the file is `NAME:SHA-256 of the key in hex`; `#` begins a comment. A key has 256 random bits, so that a plain
 hash can't be guessed from, however fast it is.
@@ -13,12 +13,12 @@ import secrets
 import sys
 from pathlib import Path
 
-from serving.errors import ServeError
-from serving.regular_file import read_regular
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.regular_file import read_regular
 
 _NAME = re.compile(r"[\w.@][\w.@-]*")
 _LINE = re.compile(r"([\w.@-]+):([0-9a-f]{64})")
-_MAKE = "make it with python -m serving.keys NAME"
+_MAKE = "make it with python -m trpo_tf.serving.keys NAME"
 
 
 class KeyFileError(ServeError):
@@ -87,7 +87,7 @@ def read_keys(path: str | Path) -> dict[bytes, str]:
             raise KeyFileError(f"{path}, line {number}: there is another {name!r}; give each key a name of its own")
         names[digest] = name
     if not names:
-        raise KeyFileError(f"{path} has no key in it; make one with python -m serving.keys NAME")
+        raise KeyFileError(f"{path} has no key in it; make one with python -m trpo_tf.serving.keys NAME")
     return names
 
 
@@ -116,10 +116,10 @@ def _name(text: str) -> str:
 def main() -> None:
     """Print a line for the file on stdout, and the key itself on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m serving.keys",
+        prog="python -m trpo_tf.serving.keys",
         description="Make a key for a client. Its name and SHA-256 go to stdout, for the file that --keys names; the "
         "key itself goes to stderr, once.",
-        epilog="example: python -m serving.keys robot >> keys",
+        epilog="example: python -m trpo_tf.serving.keys robot >> keys",
         allow_abbrev=False,
     )
     parser.add_argument("name", metavar="NAME", type=_name, help="whose key it is, as the access log shows it")

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from serving.errors import RequestError
+from trpo_tf.serving.errors import RequestError
 
 SMALL = 64 * 1024
 """Bytes of a message, or of what it has beside its tensors' numbers, that may be parsed whatever they are.

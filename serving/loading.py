@@ -5,16 +5,23 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from serving.catalog import Episode, Model
-from serving.discovery import Place
-from serving.errors import BundleError
-from serving.golden import read_golden_file
-from serving.manifest import EPISODE_FILES, MANIFEST_FILE, MODEL_FILE, model_version, read_checked, read_manifest
-from serving.memory import check_memory
-from serving.policy import Policy
-from serving.regular_file import fingerprint
-from serving.signature import signed_copy
-from serving.verify import check_golden
+from trpo_tf.serving.catalog import Episode, Model
+from trpo_tf.serving.discovery import Place
+from trpo_tf.serving.errors import BundleError
+from trpo_tf.serving.golden import read_golden_file
+from trpo_tf.serving.manifest import (
+    EPISODE_FILES,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    model_version,
+    read_checked,
+    read_manifest,
+)
+from trpo_tf.serving.memory import check_memory
+from trpo_tf.serving.policy import Policy
+from trpo_tf.serving.regular_file import fingerprint
+from trpo_tf.serving.signature import signed_copy
+from trpo_tf.serving.verify import check_golden
 
 Mark = tuple[tuple[int, ...] | None, ...]
 """What tells a folder's content from what was there before, without reading it: the manifest's stat comes first."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from serving.errors import ServeError
+from trpo_tf.serving.errors import ServeError
 
 QUEUE_BYTES = 2**20
 """Most bytes that wait for the thread."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from serving.events import emit
+from trpo_tf.serving.events import emit
 
 SLOW_SECONDS = 5.0
 """A look that takes longer is logged, and again when it is over."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bundle_files import read_at_most, read_exactly, sha256_of_file
-from serving.errors import BundleError as BundleError
+from trpo_tf.serving.bundle_files import read_at_most, read_exactly, sha256_of_file
+from trpo_tf.serving.errors import BundleError as BundleError
 
 FORMAT = "trpo-tf-bundle"
 FORMAT_VERSION = 3

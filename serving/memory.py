@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.errors import BundleError
-from serving.manifest import EPISODE_FILES, GOLDEN_FILE, MODEL_FILE, ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.errors import BundleError
+from trpo_tf.serving.manifest import EPISODE_FILES, GOLDEN_FILE, MODEL_FILE, ArraySpec, Manifest, NoiseSpec
 
 MODEL_FACTOR = 4
 """Memory to load a graph, in units of its file: that was 3.1 for a file of 64 MB, most of it one matrix."""

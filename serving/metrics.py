@@ -16,11 +16,11 @@ from typing import Any
 
 import orjson
 
-from serving.board import Board
-from serving.catalog import Catalog, Model
-from serving.drift import Watch, moments_to_json
-from serving.events import emit
-from serving.manifest import MODEL_FILE
+from trpo_tf.serving.board import Board
+from trpo_tf.serving.catalog import Catalog, Model
+from trpo_tf.serving.drift import Watch, moments_to_json
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.manifest import MODEL_FILE
 
 BUCKETS = (
     *(5e-6, 7.5e-6),

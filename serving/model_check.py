@@ -6,8 +6,8 @@ The file is looked at as it lies, before ONNX Runtime sees it: `serving.wire` wa
 
 from collections.abc import Callable, Iterator
 
-from serving.manifest import MODEL_FILE, BundleError
-from serving.wire import WireError, fields_of
+from trpo_tf.serving.manifest import MODEL_FILE, BundleError
+from trpo_tf.serving.wire import WireError, fields_of
 
 OPERATORS = frozenset(
     """

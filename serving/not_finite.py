@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.bounds import is_outside
-from serving.manifest import ArraySpec, Manifest, NoiseSpec, Statistics
-from serving.observations import Array, is_finite
+from trpo_tf.serving.bounds import is_outside
+from trpo_tf.serving.manifest import ArraySpec, Manifest, NoiseSpec, Statistics
+from trpo_tf.serving.observations import Array, is_finite
 
 MOST_DEVIATIONS = 1e6
 """Standard deviations of training beyond which an observation is absurd."""

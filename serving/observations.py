@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.input_names import ROOT as ROOT
-from serving.input_names import Path, input_names
+from trpo_tf.serving.input_names import ROOT as ROOT
+from trpo_tf.serving.input_names import Path, input_names
 
 Array = NDArray[Any]
 

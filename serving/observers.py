@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serving.errors import install
-from serving.events import emit, shown
-from serving.exchange import Exchange, GrpcExchange, Observers
-from serving.options import ServeError, ServeOptions
-from serving.signals import held_back
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.events import emit, shown
+from trpo_tf.serving.exchange import Exchange, GrpcExchange, Observers
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.signals import held_back
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def observers_of(options: ServeOptions) -> Iterator[Observers]:
         return
     try:
         with held_back():
-            from serving.tracing import Tracer
+            from trpo_tf.serving.tracing import Tracer
     except ImportError as error:
         raise ServeError(f"--otlp-endpoint: {error}; {install('tracing')}") from None
     tracer = Tracer(options.otlp_endpoint, "https" if options.tls_cert else "http")

@@ -3,13 +3,13 @@
 from typing import Any
 from urllib.parse import quote
 
-from serving import __version__
-from serving.catalog import Catalog, Model
-from serving.codec import tensor_metadata
-from serving.json_body import Document
-from serving.limits import MAX_DEPTH
-from serving.manifest import ArraySpec, Manifest, NoiseSpec
-from serving.options import ServeOptions
+from trpo_tf.serving import __version__
+from trpo_tf.serving.catalog import Catalog, Model
+from trpo_tf.serving.codec import tensor_metadata
+from trpo_tf.serving.json_body import Document
+from trpo_tf.serving.limits import MAX_DEPTH
+from trpo_tf.serving.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.options import ServeOptions
 
 _KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
 

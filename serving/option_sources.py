@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from serving.errors import ServeError, quoted
-from serving.regular_file import read_regular
+from trpo_tf.serving.errors import ServeError, quoted
+from trpo_tf.serving.regular_file import read_regular
 
 PREFIX = "TRPO_TF_"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from serving.addresses import is_local
-from serving.errors import ServeError as ServeError
-from serving.errors import quoted
+from trpo_tf.serving.addresses import is_local
+from trpo_tf.serving.errors import ServeError as ServeError
+from trpo_tf.serving.errors import quoted
 
 OUT_OF_BOUNDS = ("reject", "clip", "allow")
 
@@ -53,7 +53,7 @@ class ServeOptions:
         False, "answer anybody who reaches the address, without keys or client certificates", section="who may ask"
     )
     keys: str | None = _option(
-        None, "ask clients for a bearer key of this file; python -m serving.keys makes keys", metavar="FILE"
+        None, "ask clients for a bearer key of this file; python -m trpo_tf.serving.keys makes keys", metavar="FILE"
     )
     tls_cert: str | None = _option(None, "serve TLS with this certificate chain (PEM)", metavar="FILE")
     tls_key: str | None = _option(None, "private key of the certificate (PEM, not encrypted)", metavar="FILE")

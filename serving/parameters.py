@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from serving.errors import RequestError
+from trpo_tf.serving.errors import RequestError
 
 NOT_SERVED = {
     **dict.fromkeys(("sequence_id", "sequence_start", "sequence_end"), "a policy has no state between requests"),

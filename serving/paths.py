@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from serving.errors import quoted
+from trpo_tf.serving.errors import quoted
 
 PREDICT = ":predict"
 """What ends a path of TensorFlow Serving's: a model whose own name ends so has none."""

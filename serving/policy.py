@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.arguments import expect
-from serving.bound import BoundGraph
-from serving.manifest import (
+from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.bound import BoundGraph
+from trpo_tf.serving.manifest import (
     MODEL_FILE,
     ArraySpec,
     BundleError,
@@ -18,12 +18,12 @@ from serving.manifest import (
     read_checked,
     read_manifest,
 )
-from serving.memory import check_memory
-from serving.model_check import check_model
-from serving.not_finite import check_finite
-from serving.observations import Array, Observation, batch_size, by_name, is_finite, parts_of, structured
-from serving.runtime import onnxruntime, open_session
-from serving.signature import signed_copy
+from trpo_tf.serving.memory import check_memory
+from trpo_tf.serving.model_check import check_model
+from trpo_tf.serving.not_finite import check_finite
+from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, is_finite, parts_of, structured
+from trpo_tf.serving.runtime import onnxruntime, open_session
+from trpo_tf.serving.signature import signed_copy
 
 # Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}

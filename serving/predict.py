@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import orjson
 
-from serving.codec import DATATYPES, InferRequest, RequestError, read_request
-from serving.json_body import Document, JsonArray, parse_instances, unescaped
-from serving.manifest import ArraySpec, Manifest
-from serving.observations import Array
+from trpo_tf.serving.codec import DATATYPES, InferRequest, RequestError, read_request
+from trpo_tf.serving.json_body import Document, JsonArray, parse_instances, unescaped
+from trpo_tf.serving.manifest import ArraySpec, Manifest
+from trpo_tf.serving.observations import Array
 
 SIGNATURE = "serving_default"
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from serving.errors import ServeError
-from serving.events import emit
-from serving.regular_file import fingerprint
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.regular_file import fingerprint
 
 LOOK_SECONDS = 0.5
 """How often the files are looked at. One that has changed is read once it is the same at two looks."""

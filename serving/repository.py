@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import count
 
-from serving.catalog import Catalog, Entry, Model, Release
-from serving.discovery import Found, Place, Source, find_places, holds_bundle, settle
-from serving.errors import BundleError, quoted
-from serving.events import emit
-from serving.interface import Interface, breaking_change, interface_of
-from serving.loading import Mark, load_model, mark
-from serving.manifest import read_manifest
-from serving.options import ServeOptions
+from trpo_tf.serving.catalog import Catalog, Entry, Model, Release
+from trpo_tf.serving.discovery import Found, Place, Source, find_places, holds_bundle, settle
+from trpo_tf.serving.errors import BundleError, quoted
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.interface import Interface, breaking_change, interface_of
+from trpo_tf.serving.loading import Mark, load_model, mark
+from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.options import ServeOptions
 
 OnEvent = Callable[[str, str, str, str], None]
 """Called with model, version, result (`loaded`, `refused` or `unloaded`) and reason, in the thread that loads."""

@@ -11,22 +11,29 @@ from urllib.parse import quote
 
 import orjson
 
-from serving import binary
-from serving.admission import Admission, admission
-from serving.catalog import Catalog, Model, Release
-from serving.codec import InferRequest, RequestError, decode_request, encode_response, model_metadata, server_metadata
-from serving.console.pages import Page, console_models, console_pages
-from serving.errors import quoted
-from serving.exposition import CONTENT_TYPE, render
-from serving.limits import ENCODINGS, TooLargeError, decompress
-from serving.metrics import KINDS, Metrics, Series
-from serving.not_finite import NotFiniteError
-from serving.observations import Array
-from serving.openapi import describe
-from serving.options import ServeOptions
-from serving.paths import PREDICT, decoded_path, name_in, not_found, part_of
-from serving.policy import Policy
-from serving.predict import decode_instances, encode_predictions, model_status
+from trpo_tf.serving import binary
+from trpo_tf.serving.admission import Admission, admission
+from trpo_tf.serving.catalog import Catalog, Model, Release
+from trpo_tf.serving.codec import (
+    InferRequest,
+    RequestError,
+    decode_request,
+    encode_response,
+    model_metadata,
+    server_metadata,
+)
+from trpo_tf.serving.console.pages import Page, console_models, console_pages
+from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.exposition import CONTENT_TYPE, render
+from trpo_tf.serving.limits import ENCODINGS, TooLargeError, decompress
+from trpo_tf.serving.metrics import KINDS, Metrics, Series
+from trpo_tf.serving.not_finite import NotFiniteError
+from trpo_tf.serving.observations import Array
+from trpo_tf.serving.openapi import describe
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.paths import PREDICT, decoded_path, name_in, not_found, part_of
+from trpo_tf.serving.policy import Policy
+from trpo_tf.serving.predict import decode_instances, encode_predictions, model_status
 
 Body = bytes | bytearray
 Headers = Mapping[bytes, bytes]

@@ -9,14 +9,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from serving.board import Board
-from serving.credentials import Credentials
-from serving.events import configure, emit, flush
-from serving.files import occupy_standard_descriptors, raise_file_limit
-from serving.options import ServeError, ServeOptions
-from serving.signals import Stopped, guarded, held_back, ignore
-from serving.sockets import listeners
-from serving.supervisor import Seat, supervise
+from trpo_tf.serving.board import Board
+from trpo_tf.serving.credentials import Credentials
+from trpo_tf.serving.events import configure, emit, flush
+from trpo_tf.serving.files import occupy_standard_descriptors, raise_file_limit
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.signals import Stopped, guarded, held_back, ignore
+from trpo_tf.serving.sockets import listeners
+from trpo_tf.serving.supervisor import Seat, supervise
 
 
 def serve(path: str | Path, options: ServeOptions | None = None) -> None:
@@ -30,7 +30,7 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
     """
     options = options or ServeOptions()
     if options.workers > 1 and "onnxruntime" in sys.modules:
-        raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `python -m serving`")
+        raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `trpo-tf serve`")
     occupy_standard_descriptors()
     configure(options.log_format, options.workers)
     with guarded():
@@ -52,7 +52,7 @@ def _serve(path: Path, options: ServeOptions) -> None:
 
         def answer(seat: Seat) -> None:
             with held_back():
-                from serving.worker import work
+                from trpo_tf.serving.worker import work
 
             own = sockets[seat.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):

@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from serving.bundle_files import copy_regular
-from serving.errors import install
-from serving.manifest import SIGNATURE_FILE, BundleError
-from serving.memory import available_bytes
+from trpo_tf.serving.bundle_files import copy_regular
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.manifest import SIGNATURE_FILE, BundleError
+from trpo_tf.serving.memory import available_bytes
 
 
 def signer(private_key: Path) -> Any:

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from serving.cross_origin import CrossOrigin, authority_of, host_check
-from serving.exchange import NOBODY, Observers
-from serving.keys import KeyRing, gives_key, refusal
-from serving.metrics import Metrics
-from serving.options import ServeOptions
-from serving.routes import RETRY_SECONDS, HttpError, Route, Routes, find_route, no_content, too_large
-from serving.silence import has_sent
+from trpo_tf.serving.cross_origin import CrossOrigin, authority_of, host_check
+from trpo_tf.serving.exchange import NOBODY, Observers
+from trpo_tf.serving.keys import KeyRing, gives_key, refusal
+from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.routes import RETRY_SECONDS, HttpError, Route, Routes, find_route, no_content, too_large
+from trpo_tf.serving.silence import has_sent
 
 if TYPE_CHECKING:
-    from serving.http import Connection
+    from trpo_tf.serving.http import Connection
 
 RESERVE = 64
 """Connections beyond `--max-connections`, for health and for those who wait for a place."""

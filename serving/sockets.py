@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.addresses import ANY_IPV4, ANY_IPV6, Address, bracketed, resolve, url_of
-from serving.errors import ServeError
-from serving.options import ServeOptions
+from trpo_tf.serving.addresses import ANY_IPV4, ANY_IPV6, Address, bracketed, resolve, url_of
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.options import ServeOptions
 
 BACKLOG = 2048
 

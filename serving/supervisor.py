@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from serving.channel import MOST_TEXT, open_channel, receive, send
-from serving.credentials import Credentials
-from serving.errors import BundleError, reason_of
-from serving.events import configure_worker, emit, flush
-from serving.options import ServeError, ServeOptions
-from serving.signals import was_told
+from trpo_tf.serving.channel import MOST_TEXT, open_channel, receive, send
+from trpo_tf.serving.credentials import Credentials
+from trpo_tf.serving.errors import BundleError, reason_of
+from trpo_tf.serving.events import configure_worker, emit, flush
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.signals import was_told
 
 RESTART_SECONDS = 1.0
 """A worker is started at most this often."""

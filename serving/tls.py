@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.errors import ServeError
-from serving.options import ServeOptions
-from serving.regular_file import read_regular
-from serving.sockets import reason
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.regular_file import read_regular
+from trpo_tf.serving.sockets import reason
 
 _EXPIRED = 10
 """What OpenSSL calls a certificate whose time is over, X509_V_ERR_CERT_HAS_EXPIRED."""

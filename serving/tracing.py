@@ -19,11 +19,11 @@ from opentelemetry.semconv.attributes.http_attributes import (
 from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_SCHEME
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from serving import __version__
-from serving.events import shown
-from serving.exchange import Exchange, GrpcExchange
-from serving.metrics import Series
-from serving.traceparent import TraceParent
+from trpo_tf.serving import __version__
+from trpo_tf.serving.events import shown
+from trpo_tf.serving.exchange import Exchange, GrpcExchange
+from trpo_tf.serving.metrics import Series
+from trpo_tf.serving.traceparent import TraceParent
 
 FLUSH_SECONDS = 3.0
 """How long the last spans may take to be delivered when the server ends."""

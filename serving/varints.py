@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from serving.errors import RequestError
-from serving.json_numbers import Element
-from serving.observations import Array
+from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.json_numbers import Element
+from trpo_tf.serving.observations import Array
 
 _PIECE = 32 * 1024
 """Bytes that are read at once: what is made of them stays in the processor's cache."""

@@ -14,36 +14,36 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from serving.accepting import TlsAcceptor
-from serving.allocation import return_large_blocks
-from serving.batching import Gatherer
-from serving.board import Board
-from serving.catalog import Release
-from serving.channel import MOST_TEXT, receive, send
-from serving.control import control_routes
-from serving.credentials import Credentials
-from serving.discovery import Place, Source, settle
-from serving.errors import BundleError, install
-from serving.events import emit
-from serving.exchange import Observers
-from serving.files import FileWatch
-from serving.gathering import GatheringConnection
-from serving.http import SWEEP_SECONDS, Connection
-from serving.interface import from_json, to_json
-from serving.look_thread import LookThread
-from serving.metrics import Metrics
-from serving.observers import observers_of
-from serving.options import ServeError, ServeOptions
-from serving.reloading import Reloader
-from serving.repository import Repository
-from serving.routes import ReleaseRoutes, Route, make_routes, without_readiness
-from serving.signals import was_told
-from serving.site import Site
-from serving.sockets import BACKLOG, GrpcPort, refuse_new
-from serving.supervisor import MOST_NAMES, Seat, announce
+from trpo_tf.serving.accepting import TlsAcceptor
+from trpo_tf.serving.allocation import return_large_blocks
+from trpo_tf.serving.batching import Gatherer
+from trpo_tf.serving.board import Board
+from trpo_tf.serving.catalog import Release
+from trpo_tf.serving.channel import MOST_TEXT, receive, send
+from trpo_tf.serving.control import control_routes
+from trpo_tf.serving.credentials import Credentials
+from trpo_tf.serving.discovery import Place, Source, settle
+from trpo_tf.serving.errors import BundleError, install
+from trpo_tf.serving.events import emit
+from trpo_tf.serving.exchange import Observers
+from trpo_tf.serving.files import FileWatch
+from trpo_tf.serving.gathering import GatheringConnection
+from trpo_tf.serving.http import SWEEP_SECONDS, Connection
+from trpo_tf.serving.interface import from_json, to_json
+from trpo_tf.serving.look_thread import LookThread
+from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.observers import observers_of
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.reloading import Reloader
+from trpo_tf.serving.repository import Repository
+from trpo_tf.serving.routes import ReleaseRoutes, Route, make_routes, without_readiness
+from trpo_tf.serving.signals import was_told
+from trpo_tf.serving.site import Site
+from trpo_tf.serving.sockets import BACKLOG, GrpcPort, refuse_new
+from trpo_tf.serving.supervisor import MOST_NAMES, Seat, announce
 
 if TYPE_CHECKING:
-    from serving.grpc_server import GrpcServer
+    from trpo_tf.serving.grpc_server import GrpcServer
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that loads a model may keep Python from the event loop: a tenth of what it could by default."""
@@ -204,7 +204,7 @@ class Worker:
     def _grpc_server(self) -> "GrpcServer":
         """Raises `ServeError` if gRPC is not installed."""
         try:
-            from serving.grpc_server import GrpcServer
+            from trpo_tf.serving.grpc_server import GrpcServer
         except ImportError as error:
             raise ServeError(f"--grpc-port needs {error.name}; {install('grpc')}") from None
         return GrpcServer(

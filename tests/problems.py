@@ -5,11 +5,11 @@ import contextlib
 import keras
 import numpy as np
 
-from serving import ArraySpec
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads import Head, make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
+from trpo_tf.serving import ArraySpec
 from trpo_tf.updates.problem import Rows
 
 OBSERVATIONS = 3

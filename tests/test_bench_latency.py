@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving import BundleError
-from serving.bound import BoundRow
-from serving.golden import read_golden
-from serving.latency import measure_in_turns
-from serving.manifest import read_manifest
-from serving.verify import agree
 from trpo_tf import cli, latency
 from trpo_tf.latency import ACT, BARE, callers, figures
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.bound import BoundRow
+from trpo_tf.serving.golden import read_golden
+from trpo_tf.serving.latency import measure_in_turns
+from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.verify import agree
 
 WALK = "environments:Walk-v0"
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ BUNDLES = ROOT / "tests/serving/bundles"
 @pytest.fixture(scope="module")
 def with_litert(trained, tmp_path_factory):
     """A bundle that holds a LiteRT file as well."""
-    from export import write_bundle
+    from trpo_tf.export import write_bundle
 
     folder, policy = tmp_path_factory.mktemp("litert") / "bundle", trained.run.policy
     name, targets = WALK.partition(":")[2], ["savedmodel", "litert"]

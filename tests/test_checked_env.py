@@ -119,7 +119,7 @@ def test_an_environment_that_can_not_be_made_is_one_line_and_leaves_nothing(env_
 def test_an_id_without_a_version_stands_for_the_latest_with_its_preset(tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "trpo_tf.cli", "train", "environments:Edition"),
+            *(sys.executable, "-m", "trpo_tf", "train", "environments:Edition"),
             *("--preset", "default", "--total-steps", "2048", "--eval-episodes", "1"),
         ],
         cwd=tmp_path,

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import serving
-from serving.options import ServeOptions
-from trpo_tf import cli
+from trpo_tf import cli, serving
 from trpo_tf.config import Config, load_preset
+from trpo_tf.serving.options import ServeOptions
 
 ROOT = Path(__file__).parents[1]
 WALK = "environments:Walk-v0"
@@ -277,7 +276,7 @@ def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):
 
 LOSSY = """
 import numpy as np
-from export import targets
+from trpo_tf.export import targets
 from trpo_tf import cli
 exact = targets.TARGETS["onnx"]
 def open_wrong(folder, manifest):
@@ -351,7 +350,7 @@ def test_a_damaged_checkpoint_is_one_line_of_warning(run, trained, tmp_path):
     folder = Path(shutil.copytree(trained.run.folder, tmp_path / "run"))
     last = max((folder / "checkpoints").iterdir())
     last.write_bytes(last.read_bytes()[:-1])
-    command = [sys.executable, "-m", "trpo_tf.cli", "evaluate", str(folder), "--episodes", "1"]
+    command = [sys.executable, "-m", "trpo_tf", "evaluate", str(folder), "--episodes", "1"]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=60
@@ -372,7 +371,7 @@ def test_a_bundle_is_evaluated_without_tensorflow():
 
 def test_a_reader_that_has_enough_is_no_error(bundle):
     done = subprocess.run(
-        f"{sys.executable} -m trpo_tf.cli verify {bundle} | head -n 1",
+        f"{sys.executable} -m trpo_tf verify {bundle} | head -n 1",
         shell=True,
         cwd=Path(__file__).parents[1],
         capture_output=True,

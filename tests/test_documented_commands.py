@@ -33,7 +33,7 @@ ELSEWHERE = {
     r"trpo-tf train CartPole-v1( --algo \S+| --sampler vine --total-steps 300000)?$": "tests/test_settings.py runs it",
     r"trpo-tf benchmark ": "takes hours; tests/benchmark runs the command with small suites",
     r"trpo-tf bench-latency BUNDLE \[": "shows options in brackets; tests/test_bench_latency.py runs it",
-    r"python -m serving|TRPO_TF_\S+ .*python -m serving": "tests/serving starts servers with these options",
+    r"trpo-tf serve|TRPO_TF_\S+ .*trpo-tf serve": "tests/serving starts servers with these options",
     r"python examples/": "tests/test_examples.py runs it",
     r"pip install ": "changes the environment that the tests run in; CI installs the extras",
     r"make ": "takes minutes to hours, and needs other programs; CI has make demo and make test",
@@ -96,7 +96,7 @@ def serve(arguments: list[str]) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     process = subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf.cli", "serve", *arguments, "--port", port],
+        [sys.executable, "-m", "trpo_tf", "serve", *arguments, "--port", port],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )

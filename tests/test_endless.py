@@ -66,7 +66,7 @@ def test_a_limit_of_a_thousand_steps_is_played_whole_and_a_longer_one_is_not(env
 
 def start(folder, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf.cli", *arguments],
+        [sys.executable, "-m", "trpo_tf", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "ENDLESS_SECONDS": "0.004"},
         stdout=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-import serving
+from trpo_tf import serving
 from trpo_tf.evaluation import evaluate
 
 WALK = "environments:Walk-v0"

@@ -44,7 +44,7 @@ def start(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "filling.py").write_text(FILLING)
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return subprocess.run(
-        [sys.executable, "-m", "trpo_tf.cli", *TRAIN],
+        [sys.executable, "-m", "trpo_tf", *TRAIN],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": paths, **environment},
         capture_output=True,

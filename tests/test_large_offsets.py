@@ -6,16 +6,15 @@ import numpy as np
 import onnx
 import pytest
 
-import serving
-from export import ExportError
-from serving import ArraySpec
-from trpo_tf import cli
+from trpo_tf import cli, serving
 from trpo_tf.config import Config
 from trpo_tf.errors import UserError
+from trpo_tf.export import ExportError
 from trpo_tf.exporting import export_run, in_process
 from trpo_tf.normalization import Moments
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.runs import load_run
+from trpo_tf.serving import ArraySpec
 from trpo_tf.training import train
 
 FAR = "environments:FarReach-v0"

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import export
-import serving
-from serving import ArraySpec, NoiseSpec
-from serving.input_names import input_names
-from serving.observations import leaves_of
-from serving.verify import read_golden, verify
+from trpo_tf import export, serving
 from trpo_tf.envs import observation_spec
 from trpo_tf.evaluation import evaluate
 from trpo_tf.exporting import export_run, further_outputs
+from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.input_names import input_names
+from trpo_tf.serving.observations import leaves_of
+from trpo_tf.serving.verify import read_golden, verify
 from trpo_tf.training import train
 
 LABYRINTH = "environments:Labyrinth-v0"
@@ -100,7 +99,7 @@ def test_the_saved_model_and_a_server_take_the_manifest_s_names(bundle):
     np.testing.assert_allclose(answers["output_value"], answered["output_value"], rtol=1e-5, atol=1e-5)
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving", str(bundle), "--port", "0"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trpo_tf", "serve", str(bundle), "--port", "0"], stderr=subprocess.PIPE, text=True
     )
     try:
         port = int(process.stderr.readline().rsplit(":", 1)[-1])

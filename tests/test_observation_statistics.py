@@ -5,12 +5,12 @@ import re
 import numpy as np
 import pytest
 
-import serving
-from serving.catalog import Catalog, Model, Release
-from serving.exposition import render
-from serving.metrics import Metrics
+from trpo_tf import serving
 from trpo_tf.config import SamplingConfig
 from trpo_tf.exporting import statistics
+from trpo_tf.serving.catalog import Catalog, Model, Release
+from trpo_tf.serving.exposition import render
+from trpo_tf.serving.metrics import Metrics
 from trpo_tf.training import train
 
 

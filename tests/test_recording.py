@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import serving
-from serving.manifest import FileEntry, read_manifest
-from trpo_tf import cli
+from trpo_tf import cli, serving
+from trpo_tf.serving.manifest import FileEntry, read_manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,7 +41,7 @@ def record(*arguments, **environment: str) -> subprocess.CompletedProcess:
     """By a process, as MuJoCo and TensorFlow ask for."""
     kept = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     return subprocess.run(
-        [sys.executable, "-m", "trpo_tf.cli", "record", *map(str, arguments)],
+        [sys.executable, "-m", "trpo_tf", "record", *map(str, arguments)],
         env={**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **environment},
         capture_output=True,
         text=True,

@@ -26,7 +26,7 @@ PATIENCE = 300
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf.cli", "train", *arguments],
+        [sys.executable, "-m", "trpo_tf", "train", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from serving.manifest import read_manifest
 from trpo_tf import cli
 from trpo_tf.exporting import export_run
 from trpo_tf.phases import PHASES
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.run_report import html_report, read_story
 from trpo_tf.runs import load_run
+from trpo_tf.serving.manifest import read_manifest
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_the_commands_of_an_algorithm_s_page_train(page, tmp_path):
         vine = 128 * 4 * 20 if config.sampler_is_vine else 0
         steps = ["--total-steps", str(config.sampling.batch_size + vine), "--out", f"run{number}"]
         done = subprocess.run(
-            [sys.executable, "-m", "trpo_tf.cli", *arguments, *small, *steps],
+            [sys.executable, "-m", "trpo_tf", *arguments, *small, *steps],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,

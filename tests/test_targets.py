@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 import pytest
 
-import serving
-from export import ExportError, GraphForm, PolicySpec
-from export.metadata import read_metadata
-from export.model_card import target_sizes
-from export.snippets import snippet
-from export.targets import TARGETS
-from export.verify import verify_targets
-from serving.golden import read_golden
-from serving.manifest import read_manifest
-from serving.observations import map_parts, structured, take
-from serving.verify import agree, verify
+from trpo_tf import serving
+from trpo_tf.export import ExportError, GraphForm, PolicySpec
+from trpo_tf.export.metadata import read_metadata
+from trpo_tf.export.model_card import target_sizes
+from trpo_tf.export.snippets import snippet
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.export.verify import verify_targets
 from trpo_tf.exporting import export_run, further_outputs
+from trpo_tf.serving.golden import read_golden
+from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.observations import map_parts, structured, take
+from trpo_tf.serving.verify import agree, verify
 from trpo_tf.training import train
 
 KINDS = {
@@ -182,7 +182,7 @@ def test_a_graph_answers_the_distribution_and_the_value_on_request(trained, tmp_
     export_run(run, tmp_path / "bundle", form=GraphForm(outputs=outputs), episodes=1)
     manifest = read_manifest(tmp_path / "bundle")
     assert [(spec.name, spec.shape) for spec in manifest.graph.outputs] == [("logits", (2,)), ("value", ())]
-    from serving.runtime import open_session
+    from trpo_tf.serving.runtime import open_session
 
     session = open_session((tmp_path / "bundle" / "policy.onnx").read_bytes())
     observations, noise, actions = golden(tmp_path / "bundle")

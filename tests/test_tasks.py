@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-import serving
-from export import convert_policy
+from trpo_tf import serving
 from trpo_tf.config import ALGORITHMS, Config, SamplingConfig, TrustRegionConfig, VineConfig, load_preset
 from trpo_tf.evaluation import evaluate
+from trpo_tf.export import convert_policy
 from trpo_tf.exporting import export_run, in_process
 from trpo_tf.training import train
 

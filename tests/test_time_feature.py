@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from serving import load
 from trpo_tf.cli import main
 from trpo_tf.components import build_components
 from trpo_tf.envs import make_env
@@ -16,6 +15,7 @@ from trpo_tf.exporting import export_run
 from trpo_tf.normalization import Normalizer
 from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.experience import Experience
+from trpo_tf.serving import load
 from trpo_tf.time_feature import LOG_STEPS_LEFT
 from trpo_tf.training import resume, train
 

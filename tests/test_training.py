@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import serving
+from trpo_tf import serving
 from trpo_tf.components import build_components
 from trpo_tf.config import read_config
 from trpo_tf.errors import EnvironmentFailure, UserError

@@ -1,9 +1,11 @@
 """Train policies with trust region policy optimization in TensorFlow."""
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-import export  # noqa: F401 (from here on the import of TensorFlow is quiet)
 
 if TYPE_CHECKING:
     from trpo_tf.config import Config
@@ -31,3 +33,26 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"trpo_tf.{module}"), name)
     globals()[name] = value
     return value
+
+
+class _TensorFlowFinder:
+    """Finds TensorFlow where Python would, for `trpo_tf.export.tensorflow_import` to import it."""
+
+    @staticmethod
+    def find_spec(
+        fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Leave other modules to the finders that follow, and TensorFlow too if only `trpo_tf.serving` is in use."""
+        if fullname != "tensorflow" or _parts_in_use() == {"serving"}:
+            return None
+        # Not imported above: whoever only serves needs none of it, and keeps TensorFlow's own settings.
+        from trpo_tf.export.tensorflow_import import quiet_spec
+
+        return quiet_spec(path, target)
+
+
+def _parts_in_use() -> set[str]:
+    return {name.split(".")[1] for name in sys.modules if name.startswith("trpo_tf.")}
+
+
+sys.meta_path.insert(0, _TensorFlowFinder)

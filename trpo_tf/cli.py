@@ -13,8 +13,6 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from serving import __version__
-from serving.errors import install
 from trpo_tf.commands.acting import BenchLatency, Predict, Serve
 from trpo_tf.commands.exporting import Export, Verify
 from trpo_tf.commands.showing import Record, Report
@@ -23,6 +21,8 @@ from trpo_tf.commands.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail,
 from trpo_tf.commands.training import Evaluate, Train
 from trpo_tf.config import Config, differing_settings, load_preset, preset_for, read_config, with_changes
 from trpo_tf.errors import UserError
+from trpo_tf.serving import __version__
+from trpo_tf.serving.errors import install
 from trpo_tf.setting_types import whole_number
 
 
@@ -67,8 +67,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; wrong use ends with one line and exit status 2, or with a traceback after `--debug`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["serve"]:
-        Serve(tuple(arguments[1:]))()  # the server reads its options itself
     if arguments == ["--version"]:
         say(f"trpo-tf {__version__}")
         return
@@ -175,7 +173,3 @@ def _with_version(env_id: str) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_where: Any) -> None:
     if not issubclass(category, DeprecationWarning | FutureWarning):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

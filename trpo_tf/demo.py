@@ -14,17 +14,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from export.targets import SAVED_MODEL_FOLDER
-from serving import Manifest, Policy, load
-from serving.manifest import MODEL_FILE
-from serving.verify import verify
 from trpo_tf.config import load_preset
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation import FIRST_SEED, evaluate
+from trpo_tf.export.targets import SAVED_MODEL_FOLDER
 from trpo_tf.exporting import export_run
 from trpo_tf.processes import end_with_parent
 from trpo_tf.runs import Run
+from trpo_tf.serving import Manifest, Policy, load
+from trpo_tf.serving.manifest import MODEL_FILE
+from trpo_tf.serving.verify import verify
 from trpo_tf.training import train
 
 ENV_ID = "CartPole-v1"
@@ -78,7 +78,7 @@ def _seconds(call: Any) -> float:
 @contextlib.contextmanager
 def _server(bundle: Path) -> Iterator[int]:
     """A server process of its own on a free port, which ends with this one however that ends."""
-    command = [sys.executable, "-m", "serving", str(bundle), "--port", "0"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(bundle), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=end_with_parent)
     try:
         assert process.stderr is not None

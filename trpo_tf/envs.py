@@ -15,13 +15,13 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 from numpy.typing import NDArray
 
-from serving import ArraySpec
-from serving.errors import install
-from serving.manifest import Bound
-from serving.observations import leaves_of
 from trpo_tf.checked_env import CheckedEnv
 from trpo_tf.environment import Environment
 from trpo_tf.errors import UserError
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.manifest import Bound
+from trpo_tf.serving.observations import leaves_of
 from trpo_tf.time_feature import TimeFeature
 
 # Gymnasium's sticky actions stand in for ALE's own: the same process, frame by frame, but it draws from the

@@ -7,11 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from serving import ArraySpec, Policy
-from serving.arguments import expect, expect_count
 from trpo_tf.environment import Environment
 from trpo_tf.envs import action_spec, make_env, observation_spec, readable_errors, spec_of
 from trpo_tf.errors import UserError
+from trpo_tf.serving import ArraySpec, Policy
+from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.time_feature import observes_time
 
 LONGEST_EPISODE = 100_000

@@ -12,20 +12,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from export import Evidence, GraphForm, InferenceFunction, convert_policy, write_bundle
-from export.function import DEFAULT_FORM
-from export.targets import DEFAULT_TARGETS
-from serving import Manifest, Policy
-from serving.arguments import expect
-from serving.manifest import MODEL_FILE, FileEntry, Statistics
 from trpo_tf.checkpoints import pack
 from trpo_tf.config import Config
 from trpo_tf.envs import make_env
 from trpo_tf.errors import UserError
+from trpo_tf.export import Evidence, GraphForm, InferenceFunction, convert_policy, write_bundle
+from trpo_tf.export.function import DEFAULT_FORM
+from trpo_tf.export.targets import DEFAULT_TARGETS
 from trpo_tf.files import write_atomically
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.recording import best_kind, record_apart
 from trpo_tf.runs import BUNDLES_FILE, Run, bundles_of
+from trpo_tf.serving import Manifest, Policy
+from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.manifest import MODEL_FILE, FileEntry, Statistics
 from trpo_tf.value_scaling import ValueScale
 
 WEIGHTS_FILE = "weights.npz"
@@ -57,7 +57,7 @@ def export_run(
     with_episode: bool = False,
     observer: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
-    """Write the bundle of a run's policy to `out`; arguments and errors as in `export.write_bundle`.
+    """Write the bundle of a run's policy to `out`; arguments and errors as in `trpo_tf.export.write_bundle`.
 
     `with_episode` records one, episode.mp4, or episode.gif without what encodes the other.
     """

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from serving.manifest import BundleError, read_checked, read_manifest
 from trpo_tf.checkpoints import load_checkpoint, unpack
 from trpo_tf.errors import UserError
 from trpo_tf.exporting import WEIGHTS_FILE
 from trpo_tf.runs import CHECKPOINTS_FOLDER, is_run
+from trpo_tf.serving.manifest import BundleError, read_checked, read_manifest
 from trpo_tf.state import Arrays, TrainingState
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from serving.observations import map_parts, take
 from trpo_tf.advantages import Floats, generalized_advantages, standardized
 from trpo_tf.components import Components
 from trpo_tf.config import Config, SamplingConfig
@@ -18,6 +17,7 @@ from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.experience import Experience
 from trpo_tf.sampling.vine import Branches
 from trpo_tf.schedules import annealing, control, entropy_term, present_discount
+from trpo_tf.serving.observations import map_parts, take
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.state import TrainingState
 from trpo_tf.updates.problem import Rows

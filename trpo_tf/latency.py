@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from serving import Manifest, load
-from serving.bound import BoundRow
-from serving.golden import read_golden
-from serving.latency import Call, Durations, Latency, ratio
-from serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
-from serving.observations import Observation, structured, take
-from serving.runtime import open_session
+from trpo_tf.serving import Manifest, load
+from trpo_tf.serving.bound import BoundRow
+from trpo_tf.serving.golden import read_golden
+from trpo_tf.serving.latency import Call, Durations, Latency, ratio
+from trpo_tf.serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.observations import Observation, structured, take
+from trpo_tf.serving.runtime import open_session
 
 ACT, BARE = "policy.act", "ONNX Runtime"
 _OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("savedmodel", "tensorflow")}
@@ -70,7 +70,7 @@ def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:
 
 
 def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict[str, Call]:
-    from export.targets import TARGETS
+    from trpo_tf.export.targets import TARGETS
 
     still = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)
     calls: dict[str, Call] = {}

@@ -18,13 +18,13 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image
 
-from serving import Manifest, Policy
-from serving.errors import install
-from serving.manifest import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.environment import Environment
 from trpo_tf.envs import is_atari, make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation import FIRST_SEED, check_spaces, play
+from trpo_tf.serving import Manifest, Policy
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.manifest import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.time_feature import observes_time
 
 KINDS = ("mp4", "gif")
@@ -141,7 +141,7 @@ def record_apart(
             options["env-id"] = str(environment)
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "trpo_tf.cli", "record", str(bundle), "--json"),
+                *(sys.executable, "-m", "trpo_tf", "record", str(bundle), "--json"),
                 *itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in options.items()),
                 *(() if deterministic else ("--stochastic",)),
             ],

@@ -19,15 +19,15 @@ from typing import Any
 
 import tomli_w
 
-from export.folders import new_folder
-from serving.arguments import expect
 from trpo_tf.checkpoints import load_checkpoint, save_checkpoint
 from trpo_tf.components import Components, build_components
 from trpo_tf.config import Config, read_config
 from trpo_tf.errors import UserError
+from trpo_tf.export.folders import new_folder
 from trpo_tf.files import write_atomically
 from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture
 from trpo_tf.policies.policy import TrainedPolicy
+from trpo_tf.serving.arguments import expect
 from trpo_tf.state import TrainingState, WeightsMismatch
 
 CONFIG_FILE = "config.toml"

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.observations import ROOT, by_name, structured
 from trpo_tf.normalization import Moments
 from trpo_tf.sampling.batch import Batch
+from trpo_tf.serving.observations import ROOT, by_name, structured
 from trpo_tf.solvers.adam import AdamState
 
 RECENT_EPISODES = 20

@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium as gym
 import keras
 
-from serving.arguments import expect, expect_count
 from trpo_tf.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.checkpoints import save_checkpoint
 from trpo_tf.components import Components, build_components, with_observation_offset
@@ -43,6 +42,7 @@ from trpo_tf.runs import (
     write_config,
 )
 from trpo_tf.sampling.experience import Experience
+from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.signals import StopRequest
 from trpo_tf.state import TrainingState
 from trpo_tf.trials import Trials

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from serving.observations import is_finite, map_parts, observation_of, write
 from trpo_tf.checked_env import not_finite
 from trpo_tf.config import Config
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.evaluation import OnStep, longest_episode
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
+from trpo_tf.serving.observations import is_finite, map_parts, observation_of, write
 from trpo_tf.state import Best, TrainingState
 from trpo_tf.vector_envs import Step, make_vector_env
 

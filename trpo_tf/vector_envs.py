@@ -16,13 +16,13 @@ from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from serving.errors import install
-from serving.observations import ROOT, Observation, by_name, leaves_of, structured
 from trpo_tf.checked_env import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
 from trpo_tf.environment import Environment
 from trpo_tf.envs import is_atari, make_env, observation_spec, readable_errors, resolved_id, spec_of
 from trpo_tf.errors import UserError, environment_failure
 from trpo_tf.info_means import InfoMeans
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.observations import ROOT, Observation, by_name, leaves_of, structured
 from trpo_tf.time_feature import VectorTimeFeature
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]

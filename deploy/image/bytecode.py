@@ -10,13 +10,13 @@ import py_compile
 import sys
 from contextlib import suppress
 
-import serving
+from trpo_tf import serving
 
 
 def main() -> None:
     """Import every module of the server that its packages suffice for, and compile all that was loaded with them."""
-    own = [module.name for module in pkgutil.walk_packages(serving.__path__, "serving.")]
-    for name in (*own, "runpy", "ssl", "traceback", "numpy.random"):
+    own = [module.name for module in pkgutil.walk_packages(serving.__path__, "trpo_tf.serving.")]
+    for name in (*own, "trpo_tf.__main__", "runpy", "ssl", "traceback", "numpy.random"):
         with suppress(ModuleNotFoundError):
             importlib.import_module(name)
     loaded = {getattr(module, "__file__", None) or "" for module in sys.modules.values()}

@@ -18,3 +18,12 @@ for unused in _core/include _core/lib _pyinstaller distutils f2py random/lib; do
 find "$site" -type d -name tests -prune -exec rm -rf {} +
 find "$site" -type f \( -name '*.py[ix]' -o -name '*.px[di]' -o -name '*.c' -o -name '*.h' -o -name '*.a' \) -delete
 find "$bin" -type f ! -name 'python*' -delete
+
+# The program, as an installation of the project has it.
+cat > "$bin/trpo-tf" <<EOF
+#!$bin/python
+from trpo_tf.__main__ import main
+
+main()
+EOF
+chmod 755 "$bin/trpo-tf"

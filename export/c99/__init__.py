@@ -4,7 +4,7 @@
 compare them with what they come from.
 """
 
-from export.c99.host import compiled_actor, host_compiler
-from export.c99.sources import HEADER_FILE, SOURCE_FILE, argument_names, arguments, c_sources
+from trpo_tf.export.c99.host import compiled_actor, host_compiler
+from trpo_tf.export.c99.sources import HEADER_FILE, SOURCE_FILE, argument_names, arguments, c_sources
 
 __all__ = ["HEADER_FILE", "SOURCE_FILE", "argument_names", "arguments", "c_sources", "compiled_actor", "host_compiler"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.c99.expressions import (
+from trpo_tf.export.c99.expressions import (
     BYTES,
     Apply,
     Dot,
@@ -26,7 +26,7 @@ from export.c99.expressions import (
     is_integer,
     memories,
 )
-from export.c99.operators import CALL, SUM, UNARY, WEIGHT_SCALE
+from trpo_tf.export.c99.operators import CALL, SUM, UNARY, WEIGHT_SCALE
 
 WIDTH = 110
 _LONGEST_FORMULA = 80

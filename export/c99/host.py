@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from export.c99.sources import SOURCE_FILE, arguments
-from export.c99.static_graph import input_arrays
-from export.function import PolicySpec
-from export.onnx_graph import ExportError
-from export.reference import Actor
-from serving.observations import Array, Observation, by_name
+from trpo_tf.export.c99.sources import SOURCE_FILE, arguments
+from trpo_tf.export.c99.static_graph import input_arrays
+from trpo_tf.export.function import PolicySpec
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.export.reference import Actor
+from trpo_tf.serving.observations import Array, Observation, by_name
 
 _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
 _SECONDS = 600

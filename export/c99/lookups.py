@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from export.c99.expressions import Index, Lookup, Place, Step, take
-from export.c99.static_graph import Node
-from export.c99.values import Value, in_place, stored
+from trpo_tf.export.c99.expressions import Index, Lookup, Place, Step, take
+from trpo_tf.export.c99.static_graph import Node
+from trpo_tf.export.c99.values import Value, in_place, stored
 
 
 def gather(node: Node, arguments: list[Value], steps: list[Step]) -> Value:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.c99 import operators as c
-from export.c99.expressions import Apply, Dot, Expression, Memory, Step, constant, take, transform
-from export.c99.lookups import gather
-from export.c99.moves import MOVES, origins
-from export.c99.rules import RULES, narrowed
-from export.c99.static_graph import Node, StaticGraph
-from export.c99.values import Value, joined, known, of_memory, stored
-from export.onnx_graph import ExportError
+from trpo_tf.export.c99 import operators as c
+from trpo_tf.export.c99.expressions import Apply, Dot, Expression, Memory, Step, constant, take, transform
+from trpo_tf.export.c99.lookups import gather
+from trpo_tf.export.c99.moves import MOVES, origins
+from trpo_tf.export.c99.rules import RULES, narrowed
+from trpo_tf.export.c99.static_graph import Node, StaticGraph
+from trpo_tf.export.c99.values import Value, joined, known, of_memory, stored
+from trpo_tf.export.onnx_graph import ExportError
 
 KNOWN = {*MOVES, *RULES}
 """Operators that may depend on an input."""

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from export.c99.expressions import Index
-from export.c99.static_graph import Node
-from export.onnx_graph import OPSET
-from serving.runtime import open_session
+from trpo_tf.export.c99.expressions import Index
+from trpo_tf.export.c99.static_graph import Node
+from trpo_tf.export.onnx_graph import OPSET
+from trpo_tf.serving.runtime import open_session
 
 _EVERY = range(1_000)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from export.c99 import operators as c
-from export.c99.expressions import Dot, Index, Inner, Memory, Step
-from export.c99.static_graph import Node
-from export.c99.values import Value, apply, in_rows, known, like, rearranged
+from trpo_tf.export.c99 import operators as c
+from trpo_tf.export.c99.expressions import Dot, Index, Inner, Memory, Step
+from trpo_tf.export.c99.static_graph import Node
+from trpo_tf.export.c99.values import Value, apply, in_rows, known, like, rearranged
 
 
 def matmul(_: Node, arguments: list[Value], steps: list[Step]) -> Value:

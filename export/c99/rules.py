@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
-from export.c99 import operators as c
-from export.c99.expressions import Apply, Element, Fold, Memory, Step, take
-from export.c99.lookups import gather_elements, gather_nd
-from export.c99.products import gemm, matmul
-from export.c99.static_graph import Node
-from export.c99.values import Value, apply, folded, known, like, of_memory, stored
-from export.onnx_graph import ExportError
+from trpo_tf.export.c99 import operators as c
+from trpo_tf.export.c99.expressions import Apply, Element, Fold, Memory, Step, take
+from trpo_tf.export.c99.lookups import gather_elements, gather_nd
+from trpo_tf.export.c99.products import gemm, matmul
+from trpo_tf.export.c99.static_graph import Node
+from trpo_tf.export.c99.values import Value, apply, folded, known, like, of_memory, stored
+from trpo_tf.export.onnx_graph import ExportError
 
 Rule = Callable[[Node, list[Any], list[Step]], Value]
 """node, arguments, steps so far -> its output; more steps may be added."""

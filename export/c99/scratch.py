@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from export.c99.expressions import Memory, Step, memories
+from trpo_tf.export.c99.expressions import Memory, Step, memories
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.c99.emission import WIDTH, Body
-from export.c99.expressions import BYTES, Memory, memories
-from export.c99.lowering import KNOWN, lower, with_int8_weights
-from export.c99.operators import HELPERS
-from export.c99.scratch import lay_out
-from export.c99.static_graph import input_arrays, static_graph
-from export.function import PolicySpec
-from export.onnx_graph import ExportError
-from serving import ArraySpec, NoiseSpec
+from trpo_tf.export.c99.emission import WIDTH, Body
+from trpo_tf.export.c99.expressions import BYTES, Memory, memories
+from trpo_tf.export.c99.lowering import KNOWN, lower, with_int8_weights
+from trpo_tf.export.c99.operators import HELPERS
+from trpo_tf.export.c99.scratch import lay_out
+from trpo_tf.export.c99.static_graph import input_arrays, static_graph
+from trpo_tf.export.function import PolicySpec
+from trpo_tf.export.onnx_graph import ExportError
+from trpo_tf.serving import ArraySpec, NoiseSpec
 
 HEADER_FILE = "policy.h"
 SOURCE_FILE = "policy.c"

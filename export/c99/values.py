@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.c99 import operators as c
-from export.c99.expressions import (
+from trpo_tf.export.c99 import operators as c
+from trpo_tf.export.c99.expressions import (
     Apply,
     Element,
     Expression,
@@ -21,7 +21,7 @@ from export.c99.expressions import (
     is_integer,
     take,
 )
-from export.onnx_graph import ExportError
+from trpo_tf.export.onnx_graph import ExportError
 
 _OF_NOTHING = {"total": 0.0, "product": 1.0}
 """What a C function is of no elements."""

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-from serving import __version__
-from serving.catalog import Catalog, Model
-from serving.paths import part_of
+from trpo_tf.serving import __version__
+from trpo_tf.serving.catalog import Catalog, Model
+from trpo_tf.serving.paths import part_of
 
 _FILES = Path(__file__).parent
 

@@ -32,7 +32,7 @@ def here(tmp_path, monkeypatch):
 
 def start(*arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf.cli", "benchmark", *arguments],
+        [sys.executable, "-m", "trpo_tf", "benchmark", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -7,7 +7,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 tool=${CONTAINER_TOOL:-$root/../shared/tools/container}
 tag=trpo-tf-serving-arm64 base=localhost/trpo-tf-base-arm64
-verify="import platform, serving.verify as v; print('on', platform.machine(), v.verify('/models'))"
+verify="import platform, trpo_tf.serving.verify as v; print('on', platform.machine(), v.verify('/models'))"
 ask='{"inputs": [{"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, -0.2, 0.05, 0.3]}]}'
 port=8099
 bundle=$root/tests/serving/bundles/discrete

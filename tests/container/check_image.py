@@ -34,7 +34,7 @@ from engine import (
     wait_until_ready,
 )
 
-import serving
+from trpo_tf import serving
 
 BUNDLES = ROOT / "tests" / "serving" / "bundles"
 MOST_MEGABYTES = {"serve": 130, "grpc": 140}
@@ -44,8 +44,8 @@ CONNECTIONS = 64
 Act = Callable[[np.ndarray], int]
 
 VERIFY_ALL = """
-import pathlib, serving.verify
-print(sum(serving.verify.verify(bundle).golden_cases for bundle in pathlib.Path("/models").iterdir()))
+import pathlib, trpo_tf.serving.verify
+print(sum(trpo_tf.serving.verify.verify(bundle).golden_cases for bundle in pathlib.Path("/models").iterdir()))
 """
 
 
@@ -96,7 +96,7 @@ def check_inside(engine: Engine, name: str) -> dict[str, str]:
     libraries = found.pop("libraries")
     expect(not any(found.values()), f"there is what should not be there: {found}")
     expect(len(libraries) > 0, "no library of ONNX Runtime is loaded")
-    healthy = engine("exec", name, "python", "/app/serving/healthcheck.py", check=False)
+    healthy = engine("exec", name, "python", "/app/trpo_tf/serving/healthcheck.py", check=False)
     expect(healthy.returncode == 0, f"the health check fails: {healthy.stderr}")
     status = process_status(engine, name)
     expect("0" not in status["Uid"].split(), "the server runs as root")
@@ -170,7 +170,7 @@ def check_health_over_tls(engine: Engine, tag: str, folder: Path) -> None:
     mount = f"--volume={folder}:/run/secrets:ro"
     with running(engine, tag, BUNDLES / "discrete", free_port(), on=(*on, mount)) as name:
         deadline = time.monotonic() + STOP_SECONDS
-        while (done := engine("exec", name, "python", "/app/serving/healthcheck.py", check=False)).returncode:
+        while (done := engine("exec", name, "python", "/app/trpo_tf/serving/healthcheck.py", check=False)).returncode:
             expect(time.monotonic() < deadline, f"with TLS the container is unhealthy: {done.stderr}")
             time.sleep(0.2)
         context = ssl.create_default_context(cafile=str(folder / "cert"))

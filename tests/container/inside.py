@@ -1,4 +1,4 @@
-"""Looks around in a container that serves, whose code is /app/serving and whose server is process 1: JSON on stdout.
+"""Looks around in a container that serves, whose code is /app/trpo_tf and whose server is process 1: JSON on stdout.
 
 check_image.py runs it inside. All but `libraries` must be empty.
 """
@@ -10,9 +10,20 @@ import shutil
 import sys
 from pathlib import Path
 
-import serving.__main__  # noqa: F401
+import trpo_tf.serving.__main__  # noqa: F401
 
-MODULES = ("tensorflow", "keras", "onnx", "gymnasium", "trpo_tf", "export", "pip", "setuptools", "cyclonedx")
+MODULES = (
+    "tensorflow",
+    "keras",
+    "onnx",
+    "gymnasium",
+    "trpo_tf.training",
+    "trpo_tf.export",
+    "tyro",
+    "pip",
+    "setuptools",
+    "cyclonedx",
+)
 PROGRAMS = ("cc", "gcc", "ld", "make", "pip", "pip3", "curl")
 NOT_THE_IMAGE = ("/proc", "/dev", "/sys", "/tmp", "/run", "/var/tmp")  # podman has memory at the last three
 

@@ -45,7 +45,7 @@ def add_version(repository: Path, version: int) -> None:
 @contextmanager
 def local_server(repository: Path, port: int) -> Iterator[Callable[[], int]]:
     """A server process on core 0; how to read its resident memory in KiB."""
-    command = [sys.executable, "-m", "serving", str(repository), "--port", str(port), "--poll", "0.2"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(repository), "--port", str(port), "--poll", "0.2"]
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment) as server:
         try:

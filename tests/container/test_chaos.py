@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-import serving
+from trpo_tf import serving
 
-ROOT = serving.__path__[0].removesuffix("/serving")
+ROOT = serving.__path__[0].removesuffix("/trpo_tf/serving")
 
 
 @pytest.mark.slow

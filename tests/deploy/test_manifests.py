@@ -10,9 +10,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-import serving
-from serving.command_line import make_options, parse_arguments
-from serving.errors import ServeError
+from trpo_tf import serving
+from trpo_tf.serving.command_line import make_options, parse_arguments
+from trpo_tf.serving.errors import ServeError
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -118,13 +118,13 @@ def test_probes_ask_routes_that_there_are(server):
 
 def test_the_server_understands_the_arguments():
     (container,) = RUNTIME["spec"]["containers"]
-    assert container["command"][:3] == ["python", "-m", "serving"]
-    bundle, options = parse_arguments([*container["command"][3:], *container["args"]], "serving")
+    assert container["command"][:2] == ["trpo-tf", "serve"]
+    bundle, options = parse_arguments([*container["command"][2:], *container["args"]], "trpo-tf serve")
     assert str(bundle) == "/mnt/models"
     assert options.tcp_port == container["ports"][0]["containerPort"]
     entry = re.search(r"^ENTRYPOINT (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert entry
-    bundle, _ = parse_arguments(json.loads(entry[1])[3:], "serving")
+    bundle, _ = parse_arguments(json.loads(entry[1])[2:], "trpo-tf serve")
     assert str(bundle) == POD["containers"][0]["volumeMounts"][0]["mountPath"]
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from export import PolicySpec
-from export.c99 import SOURCE_FILE
-from export.c99.sources import arguments
-from serving.observations import Observation, by_name
+from trpo_tf.export import PolicySpec
+from trpo_tf.export.c99 import SOURCE_FILE
+from trpo_tf.export.c99.sources import arguments
+from trpo_tf.serving.observations import Observation, by_name
 
 FIRMWARE = Path(__file__).parent / "firmware"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")

@@ -7,13 +7,13 @@ import gymnasium as gym
 import numpy as np
 from untrained import untrained_policy
 
-from export import PolicySpec, convert_policy
-from export.c99 import HEADER_FILE
-from export.cases import observation_cases
-from serving import ArraySpec, NoiseSpec
-from serving.observations import batch_size, by_name
-from serving.policy import draw_noise
-from serving.runtime import open_session
+from trpo_tf.export import PolicySpec, convert_policy
+from trpo_tf.export.c99 import HEADER_FILE
+from trpo_tf.export.cases import observation_cases
+from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.observations import batch_size, by_name
+from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime import open_session
 
 spaces = gym.spaces
 NUMBERS = spaces.Box(-5, 5, (3,), np.float32)

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export import PolicySpec
-from serving import ArraySpec, NoiseSpec
+from trpo_tf.export import PolicySpec
+from trpo_tf.serving import ArraySpec, NoiseSpec
 
 
 def network(inputs: int, outputs: int) -> keras.Model:

@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-from export import Evidence, GraphForm, PolicySpec
-from export.function import InferenceFunction
-from serving import ArraySpec, NoiseSpec
+from trpo_tf.export import Evidence, GraphForm, PolicySpec
+from trpo_tf.export.function import InferenceFunction
+from trpo_tf.serving import ArraySpec, NoiseSpec
 
 RNG = np.random.default_rng(0)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from export import PolicySpec
-from export.reference import Actor
-from serving.observations import by_name
+from trpo_tf.export import PolicySpec
+from trpo_tf.export.reference import Actor
+from trpo_tf.serving.observations import by_name
 
 
 def openvino_actor(pool: ProcessPoolExecutor, content: bytes, spec: PolicySpec) -> Actor:

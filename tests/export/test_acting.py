@@ -5,10 +5,10 @@ import onnx
 import pytest
 from zoo import KINDS, case, converted
 
-from export.inputs import with_fixed_batch, with_noise
-from serving import ArraySpec, GraphSpec, Manifest, Policy
-from serving.observations import leaves_of, take
-from serving.policy import draw_noise
+from trpo_tf.export.inputs import with_fixed_batch, with_noise
+from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, Policy
+from trpo_tf.serving.observations import leaves_of, take
+from trpo_tf.serving.policy import draw_noise
 
 
 def served(kind: str, form: GraphSpec) -> Policy:

@@ -4,8 +4,8 @@ import pytest
 from c99_cases import BOARD_TOOLS, on_the_board
 from c99_policies import POLICIES, SIZES, exported, sized, stated
 
-from export.c99 import c_sources
-from serving.verify import agree
+from trpo_tf.export.c99 import c_sources
+from trpo_tf.serving.verify import agree
 
 
 @pytest.mark.parametrize("name", POLICIES)

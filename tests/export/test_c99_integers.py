@@ -6,10 +6,10 @@ import tensorflow as tf
 from c99_cases import sanitized
 from c99_policies import Exported
 
-from export import ExportError, PolicySpec, write_bundle
-from export.c99 import HEADER_FILE, c_sources, compiled_actor
-from export.c99.sources import argument_type
-from serving import ArraySpec, NoiseSpec
+from trpo_tf.export import ExportError, PolicySpec, write_bundle
+from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_actor
+from trpo_tf.export.c99.sources import argument_type
+from trpo_tf.serving import ArraySpec, NoiseSpec
 
 
 def spec_of(dtype, low=-np.inf, high=np.inf, action="float32"):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import serving
-from export import Evidence, ExportError, GraphForm, PolicySpec, convert_policy, write_bundle
-from serving import ArraySpec, BundleError, Manifest, NoiseSpec
+from trpo_tf import serving
+from trpo_tf.export import Evidence, ExportError, GraphForm, PolicySpec, convert_policy, write_bundle
+from trpo_tf.serving import ArraySpec, BundleError, Manifest, NoiseSpec
 
 OBS, ACTION, NOISE = (
     ArraySpec("obs", "float32", (3,)),
@@ -100,7 +100,7 @@ def test_write_bundle_names_the_argument_before_it_makes_anything(reason, tmp_pa
 
 
 def test_more_weights_than_an_onnx_file_holds_are_refused_before_the_conversion(tmp_path, monkeypatch):
-    monkeypatch.setattr("export.function_checks.MOST_WEIGHT_BYTES", 2**20)
+    monkeypatch.setattr("trpo_tf.export.function_checks.MOST_WEIGHT_BYTES", 2**20)
     weights = tf.Variable(tf.zeros((3, 2**17)))
     steps = []
     for function in (

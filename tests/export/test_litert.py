@@ -8,10 +8,10 @@ from hand_made import Continuous, observations
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator, ModelT, TensorType
 from zoo import KINDS, agrees, case, error
 
-from export import ExportError, PolicySpec
-from export.litert import litert_actor, to_litert
-from serving import ArraySpec, NoiseSpec
-from serving.manifest import DTYPES
+from trpo_tf.export import ExportError, PolicySpec
+from trpo_tf.export.litert import litert_actor, to_litert
+from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.manifest import DTYPES
 
 TOLERANCE = 0.05
 """Share of a continuous action's range, or of discrete actions that are others."""

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from hand_made import network
 
-from export import Evidence, GraphForm, PolicySpec, write_bundle
-from export.targets import TARGETS
-from serving import ArraySpec, NoiseSpec, load
-from serving.manifest import read_manifest
+from trpo_tf.export import Evidence, GraphForm, PolicySpec, write_bundle
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.serving import ArraySpec, NoiseSpec, load
+from trpo_tf.serving.manifest import read_manifest
 
 PYTHON = [name for name in TARGETS if not name.startswith("c")]
 

@@ -9,12 +9,12 @@ import pytest
 from mutated_policies import POLICIES
 from mutations import MUTATIONS
 
-from export import ExportError, ParityError, bundle
-from export.evidence import standard_of
-from export.function import all_outputs
-from export.proof import judged
-from export.targets import TARGETS
-from serving import GraphSpec, Manifest
+from trpo_tf.export import ExportError, ParityError, bundle
+from trpo_tf.export.evidence import standard_of
+from trpo_tf.export.function import all_outputs
+from trpo_tf.export.proof import judged
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.serving import GraphSpec, Manifest
 
 PAGE = Path(__file__).parents[2] / "docs" / "proof.md"
 CHECKS = {

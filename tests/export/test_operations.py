@@ -9,13 +9,13 @@ import tensorflow as tf
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from test_litert import operators
 
-from export import Evidence, PolicySpec, convert_policy, write_bundle
-from export.c99 import c_sources, compiled_actor
-from export.litert import litert_actor, to_litert
-from export.ort_format import to_ort
-from export.targets import TARGETS
-from serving import ArraySpec, NoiseSpec
-from serving.runtime import open_session
+from trpo_tf.export import Evidence, PolicySpec, convert_policy, write_bundle
+from trpo_tf.export.c99 import c_sources, compiled_actor
+from trpo_tf.export.litert import litert_actor, to_litert
+from trpo_tf.export.ort_format import to_ort
+from trpo_tf.export.targets import TARGETS
+from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.runtime import open_session
 
 WIDTH = 6
 SPEC = PolicySpec(

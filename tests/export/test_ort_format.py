@@ -5,12 +5,12 @@ import pytest
 from onnxruntime.tools.reduced_build_config_parser import parse_config
 from zoo import KINDS, agrees, case, converted, onnx_actor
 
-from export import ExportError
-from export.metadata import with_metadata
-from export.ort_format import to_ort
-from serving import BundleError
-from serving.model_check import check_model
-from serving.runtime import open_session
+from trpo_tf.export import ExportError
+from trpo_tf.export.metadata import with_metadata
+from trpo_tf.export.ort_format import to_ort
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.model_check import check_model
+from trpo_tf.serving.runtime import open_session
 
 
 @pytest.mark.parametrize("kind", KINDS)

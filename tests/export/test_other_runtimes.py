@@ -15,10 +15,10 @@ import pytest
 from openvino_process import one_process, openvino_actor
 from zoo import KINDS, agrees, case, converted, error, onnx_actor
 
-from export.inputs import with_fixed_batch, with_noise
-from export.quantize import quantize_dynamic, quantize_static
-from serving.observations import batch_size
-from serving.verify import agree
+from trpo_tf.export.inputs import with_fixed_batch, with_noise
+from trpo_tf.export.quantize import quantize_dynamic, quantize_static
+from trpo_tf.serving.observations import batch_size
+from trpo_tf.serving.verify import agree
 
 WEB = Path(__file__).parent / "web"
 CONTINUOUS_AND_DISCRETE = ["gaussian", "categorical", "dict"]

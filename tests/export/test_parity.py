@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export import ExportError, ParityError
-from export.parity import (
+from trpo_tf.export import ExportError, ParityError
+from trpo_tf.export.parity import (
     Agreement,
     Returns,
     along,
@@ -17,8 +17,8 @@ from export.parity import (
     play,
     student_t,
 )
-from export.proof import Proof, Standard, judged, prove
-from export.reference import Reference
+from trpo_tf.export.proof import Proof, Standard, judged, prove
+from trpo_tf.export.reference import Reference
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
 NOISE = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)

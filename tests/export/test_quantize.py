@@ -6,13 +6,13 @@ import pytest
 from onnx import numpy_helper
 from zoo import KINDS, case, converted, error, onnx_actor
 
-from export import ExportError, convert_policy
-from export.inputs import with_noise
-from export.onnx_graph import check_graph
-from export.quantize import quantize_dynamic, quantize_static
-from serving.manifest import Manifest
-from serving.policy import Policy
-from serving.runtime import open_session
+from trpo_tf.export import ExportError, convert_policy
+from trpo_tf.export.inputs import with_noise
+from trpo_tf.export.onnx_graph import check_graph
+from trpo_tf.export.quantize import quantize_dynamic, quantize_static
+from trpo_tf.serving.manifest import Manifest
+from trpo_tf.serving.policy import Policy
+from trpo_tf.serving.runtime import open_session
 
 TOLERANCE = 0.05
 """Share of a continuous action's range, or of discrete actions that are others."""

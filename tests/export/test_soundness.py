@@ -12,12 +12,12 @@ from hand_made import Continuous
 from mutations import FLOAT, inserted
 from onnx import helper
 
-import serving
-from export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
-from export.verify import verify_targets
-from serving import ArraySpec, BundleError, NoiseSpec
-from serving.manifest import FileEntry, read_manifest
-from serving.verify import verify
+from trpo_tf import serving
+from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
+from trpo_tf.export.verify import verify_targets
+from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
+from trpo_tf.serving.manifest import FileEntry, read_manifest
+from trpo_tf.serving.verify import verify
 
 OBSERVATION = ArraySpec("obs", "float32", (3,), -5.0, 5.0)
 SPEC = PolicySpec((OBSERVATION,), ArraySpec("action", "float32", (2,), -1, 1), NoiseSpec("normal", (2,)))

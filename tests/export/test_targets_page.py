@@ -9,9 +9,9 @@ import onnx
 import tensorflow as tf
 from zoo import case
 
-import serving
-from export.metadata import read_metadata
-from serving.verify import verify
+from trpo_tf import serving
+from trpo_tf.export.metadata import read_metadata
+from trpo_tf.serving.verify import verify
 
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
 ANY_POLICY, ELSEWHERE, ONE_BY_ONE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

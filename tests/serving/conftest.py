@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import serving.golden
-from serving.catalog import Catalog
-from serving.discovery import settle
-from serving.loading import load_model
-from serving.repository import make_release
+from trpo_tf.serving.catalog import Catalog
+from trpo_tf.serving.discovery import settle
+from trpo_tf.serving.golden import read_golden
+from trpo_tf.serving.loading import load_model
+from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.repository import make_release
 
 BUNDLES = Path(__file__).parent / "bundles"
 START_SECONDS = 30
@@ -61,8 +62,8 @@ class Server:
 
 @contextmanager
 def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
-    """A server of the bundle, on a free port; run by `code` rather than `python -m serving`, if given."""
-    program = ["-m", "serving"] if code is None else ["-c", code]
+    """A server of the bundle, on a free port; run by `code` rather than `trpo-tf serve`, if given."""
+    program = ["-m", "trpo_tf", "serve"] if code is None else ["-c", code]
     command = [sys.executable, *program, str(bundle), "--port", "0", *arguments]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -128,7 +129,7 @@ def controlled(discrete, tmp_path_factory) -> Path:
     for bundle in ("continuous", "discrete"):
         shutil.copytree(discrete.parent / bundle, folder / "models" / bundle)
     path = folder / "socket"
-    command = [sys.executable, "-m", "serving", str(folder / "models"), "--uds", str(path), "--repository-api"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(folder / "models"), "--uds", str(path), "--repository-api"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr.readline() == f"serving continuous, discrete on unix:{path}\n"
@@ -211,8 +212,7 @@ def golden():
     """Golden cases of a bundle."""
 
     def read(bundle: Path):
-        manifest = serving.manifest.read_manifest(bundle)
-        return serving.golden.read_golden((bundle / "golden.npz").read_bytes(), manifest)
+        return read_golden((bundle / "golden.npz").read_bytes(), read_manifest(bundle))
 
     return read
 

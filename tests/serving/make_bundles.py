@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from export import Evidence, GraphForm, PolicySpec, write_bundle
-from serving import ArraySpec, NoiseSpec
-from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, FileEntry, read_manifest
+from trpo_tf.export import Evidence, GraphForm, PolicySpec, write_bundle
+from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.manifest import GOLDEN_FILE, MANIFEST_FILE, FileEntry, read_manifest
 
 FOLDER = Path(__file__).parent / "bundles"
 

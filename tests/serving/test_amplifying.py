@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.amplifying import Request, grpc_requests, http_requests
-from serving.options import ServeOptions
+from trpo_tf.serving.options import ServeOptions
 
 BUNDLE = Path(__file__).parent / "bundles" / "wide"
 SIZE = ServeOptions.max_body - 1024
@@ -192,7 +192,7 @@ def ended(channel, request: Request) -> tuple[str, bytes]:
 
 
 def numbers_of(content: bytes) -> list[float]:
-    from serving.grpc_messages import MODEL_INFER
+    from trpo_tf.serving.grpc_messages import MODEL_INFER
 
     answer = MODEL_INFER.response.FromString(content)
     raw = answer.raw_output_contents

@@ -10,9 +10,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-import serving
-from serving.batching import Waiting, batches, run_together
-from serving.codec import InferRequest
+from trpo_tf import serving
+from trpo_tf.serving.batching import Waiting, batches, run_together
+from trpo_tf.serving.codec import InferRequest
 
 INFER = "/v2/models/judged/infer"
 ROWS = np.float32([[0.25, 0.5], [0.04, -1.0], [0.5, 2.0]])

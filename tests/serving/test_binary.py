@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import serving
-from serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from serving.binary import decode_binary, encode_binary
-from serving.codec import DATATYPES, RequestError
-from serving.manifest import DTYPES
-from serving.predict import decode_instances, encode_predictions
+from trpo_tf import serving
+from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
+from trpo_tf.serving.binary import decode_binary, encode_binary
+from trpo_tf.serving.codec import DATATYPES, RequestError
+from trpo_tf.serving.manifest import DTYPES
+from trpo_tf.serving.predict import decode_instances, encode_predictions
 
 OBS = ArraySpec("obs", "float32", (3,))
 MANIFEST = Manifest("policy", (OBS,), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,)))

@@ -5,7 +5,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from serving.board import PLACE_BYTES, Board
+from trpo_tf.serving.board import PLACE_BYTES, Board
 
 fork = get_context("fork")
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import serving
-from serving.policy import draw_noise
+from trpo_tf import serving
+from trpo_tf.serving.policy import draw_noise
 
 
 def answers(policy, observations):
@@ -110,7 +110,7 @@ def test_memory_does_not_grow(continuous, run_python):
     code = f"""
 import json, re
 import numpy as np
-import serving
+from trpo_tf import serving
 
 policy, rng = serving.load({str(continuous)!r}), np.random.default_rng(0)
 good, bad = np.zeros(3), np.full(3, np.nan)

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import serving
-from serving import BundleError
-from serving.manifest import MOST_MANIFEST_BYTES, FileEntry, Manifest, read_manifest
-from serving.memory import available_bytes
-from serving.verify import verify
+from trpo_tf import serving
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.manifest import MOST_MANIFEST_BYTES, FileEntry, Manifest, read_manifest
+from trpo_tf.serving.memory import available_bytes
+from trpo_tf.serving.verify import verify
 
 GROWN = 64 * 2**20
 """Bytes by which resident memory may not grow; what is offered is many times that."""
@@ -232,7 +232,7 @@ def test_golden_cases_that_unpack_to_more_than_they_may_are_refused(damaged, run
     content = make()
     put_golden(damaged, content)
     code = (
-        "import resource, sys; from serving import BundleError; from serving.verify import verify\n"
+        "import resource, sys; from trpo_tf.serving import BundleError; from trpo_tf.serving.verify import verify\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"try: verify({str(damaged)!r})\n"
         "except BundleError as error: print(error)\n"
@@ -322,7 +322,8 @@ def small_group():
     group.rmdir()
 
 
-ENTER = "import os, sys; open({procs!r}, 'w').write(str(os.getpid())); import serving.__main__ as m; sys.exit(m.main())"
+ENTER = "import os, sys; open({procs!r}, 'w').write(str(os.getpid()))\n"
+ENTER += "import trpo_tf.serving.__main__ as m; sys.exit(m.main())"
 
 
 def test_a_container_of_256_mb_outlives_a_version_of_a_gigabyte(start, discrete, tmp_path, small_group):
@@ -345,7 +346,7 @@ def test_a_container_of_256_mb_outlives_a_version_of_a_gigabyte(start, discrete,
 def test_the_command_line_says_it_in_one_line(damaged):
     grow(damaged / "policy.onnx", 2**40)
     done = subprocess.run(
-        [sys.executable, "-m", "serving", str(damaged), "--port", "0"],
+        [sys.executable, "-m", "trpo_tf", "serve", str(damaged), "--port", "0"],
         capture_output=True,
         text=True,
         timeout=60,

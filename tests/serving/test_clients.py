@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-import serving
+from trpo_tf import serving
 
 requests = pytest.importorskip("requests")
 INFER = "/v2/models/discrete/infer"
@@ -104,7 +104,7 @@ def curl(*arguments: object, data: bytes = b"") -> subprocess.CompletedProcess:
 
 def test_a_unix_socket_is_its_users_alone_and_gone_in_the_end(discrete, tmp_path):
     path = tmp_path / "socket"
-    command = [sys.executable, "-m", "serving", str(discrete), "--uds", str(path)]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(discrete), "--uds", str(path)]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr.readline() == f"serving discrete on unix:{path}\n"
@@ -130,7 +130,7 @@ def test_a_socket_left_by_a_killed_server_is_taken_over_and_a_file_is_not(start,
         assert server.request("GET", "/v2")[0] == 200
     path.unlink(missing_ok=True)
     path.write_text("mine")
-    command = [sys.executable, "-m", "serving", str(discrete), "--uds", str(path)]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(discrete), "--uds", str(path)]
     assert subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 2
     assert path.read_text() == "mine"
 
@@ -160,7 +160,7 @@ def test_tls_and_client_certificates(start, discrete, certificates):
 @pytest.mark.parametrize("argument", ["--tls-cert", "--keys"])
 def test_files_that_cannot_be_used_are_one_line(discrete, tmp_path, argument):
     more = ["--tls-key", "nowhere"] if argument == "--tls-cert" else []
-    command = [sys.executable, "-m", "serving", str(discrete), "--port", "0", argument, "nowhere", *more]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(discrete), "--port", "0", argument, "nowhere", *more]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import serving
-from serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from serving.codec import (
+from trpo_tf import serving
+from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
+from trpo_tf.serving.codec import (
     DATATYPES,
     RequestError,
     decode_request,
@@ -14,9 +14,9 @@ from serving.codec import (
     encode_response,
     model_metadata,
 )
-from serving.manifest import DTYPES
-from serving.parameters import NOT_SERVED
-from serving.policy import draw_noise
+from trpo_tf.serving.manifest import DTYPES
+from trpo_tf.serving.parameters import NOT_SERVED
+from trpo_tf.serving.policy import draw_noise
 
 MANIFEST = Manifest(
     "policy",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import serving
-from serving.command_line import make_options, make_parser, parse_arguments
-from serving.errors import ServeError
-from serving.option_sources import from_environment, from_file, split_list
-from serving.options import ServeOptions, kinds
+from trpo_tf import serving
+from trpo_tf.serving.command_line import make_options, make_parser, parse_arguments
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.option_sources import from_environment, from_file, split_list
+from trpo_tf.serving.options import ServeOptions, kinds
 
 EXAMPLES = {
     "host": "::1",
@@ -28,7 +28,7 @@ def options(*arguments: str, **environment: str) -> ServeOptions:
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "serving", *arguments]
+    command = [sys.executable, "-m", "trpo_tf", "serve", *arguments]
     return subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
     )
@@ -219,7 +219,7 @@ def test_version():
 
 
 def test_a_documented_file_is_read(tmp_path):
-    page = (Path(serving.__file__).parents[1] / "docs" / "serving.md").read_text()
+    page = (Path(serving.__file__).parents[2] / "docs" / "serving.md").read_text()
     text = page.partition("```toml\n")[2].partition("```")[0]
     assert text
     (tmp_path / "serving.toml").write_text(text)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from browser import browse
 
-import serving
-from serving.manifest import MANIFEST_FILE, FileEntry
+from trpo_tf import serving
+from trpo_tf.serving.manifest import MANIFEST_FILE, FileEntry
 
 EPISODE = (Path(__file__).parent / "episode.mp4").read_bytes()
 NO_METRICS = "network: Failed to load resource: the server responded with a status of 404 (Not Found)"
@@ -155,7 +155,9 @@ def test_nothing_scrolls_sideways(page, server, width, scheme):
 
 def test_a_key_is_asked_for_and_a_wrong_one_is_told(page, start, filmed, tmp_path):
     keys = tmp_path / "keys"
-    made = subprocess.run([sys.executable, "-m", "serving.keys", "me"], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "trpo_tf.serving.keys", "me"], capture_output=True, text=True, check=True
+    )
     keys.write_text(made.stdout)
     key = made.stderr.split()[-1]
     with start(filmed, "--keys", str(keys)) as server:

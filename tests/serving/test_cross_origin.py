@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import serve
 
-from serving.cross_origin import host_check
-from serving.errors import ServeError
-from serving.options import ServeOptions
+from trpo_tf.serving.cross_origin import host_check
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.options import ServeOptions
 
 INFER = "/v2/models/discrete/infer"
 BODY = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
@@ -112,7 +112,7 @@ def sharing(discrete, tmp_path_factory):
     """A server that lets two sites ask, and wants a key."""
     folder = tmp_path_factory.mktemp("sharing")
     made = subprocess.run(
-        [sys.executable, "-m", "serving.keys", "app"], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-m", "trpo_tf.serving.keys", "app"], capture_output=True, text=True, timeout=30, check=True
     )
     (folder / "keys").write_text(made.stdout)
     arguments = (

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-import serving
-from serving.control import control_routes
-from serving.http import MAX_HEAD
-from serving.limits import MAX_DEPTH
-from serving.metrics import Metrics
-from serving.options import ServeOptions
-from serving.routes import make_routes
+from trpo_tf import serving
+from trpo_tf.serving.control import control_routes
+from trpo_tf.serving.http import MAX_HEAD
+from trpo_tf.serving.limits import MAX_DEPTH
+from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.routes import make_routes
 
-PAGE = (Path(serving.__file__).parents[1] / "docs" / "serving.md").read_text()
+PAGE = (Path(serving.__file__).parents[2] / "docs" / "serving.md").read_text()
 
 # A line with curl in it, and those that its quoted text goes on in.
 COMMANDS = re.findall(r"^    ((?:[^\n|']*(?:'[^']*')?[^\n|]*\| )*curl (?:[^\n']|'[^']*')*)$", PAGE, re.MULTILINE)
@@ -53,8 +53,8 @@ def test_the_python_snippet_of_grpc_works(grpc_server):
 def test_every_method_and_status_of_grpc_is_in_a_table():
     """The statuses are those in the code; two come from gRPC itself."""
     grpc = pytest.importorskip("grpc")
-    from serving import grpc_server
-    from serving.grpc_messages import HEALTH, INFERENCE, SERVICES
+    from trpo_tf.serving import grpc_server
+    from trpo_tf.serving.grpc_messages import HEALTH, INFERENCE, SERVICES
 
     tables = re.findall(
         r"^\| (`[^|]*`) \|", PAGE.partition("## Over gRPC")[2].partition("## Batching")[0], re.MULTILINE

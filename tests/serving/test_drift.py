@@ -4,9 +4,9 @@ import shutil
 import numpy as np
 import pytest
 
-import serving
-from serving.drift import MOST_DEVIATIONS, WINDOW, Input, Watch, drift, empty, joined, moments_of
-from serving.manifest import MOST_STATISTICS, ArraySpec, BundleError, Manifest, NoiseSpec, Statistics
+from trpo_tf import serving
+from trpo_tf.serving.drift import MOST_DEVIATIONS, WINDOW, Input, Watch, drift, empty, joined, moments_of
+from trpo_tf.serving.manifest import MOST_STATISTICS, ArraySpec, BundleError, Manifest, NoiseSpec, Statistics
 
 MEAN, STDDEV = np.array([1.0, -20.0, 0.0, 300.0]), np.array([0.1, 5.0, 1.0, 30.0])
 STATISTICS = Statistics(tuple(MEAN), tuple(STDDEV))

@@ -10,13 +10,13 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from serving.files import files_of
-from serving.options import ServeOptions
+from trpo_tf.serving.files import files_of
+from trpo_tf.serving.options import ServeOptions
 
 LIMITED = """
-import resource, sys, serving.__main__
+import resource, sys, trpo_tf.serving.__main__
 resource.setrlimit(resource.RLIMIT_NOFILE, ({}, {}))
-sys.exit(serving.__main__.main(sys.argv[1:]))
+sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
 """
 
 
@@ -74,7 +74,7 @@ def test_files_that_are_used_up_are_said_once_and_soon_forgotten(start, discrete
 
 def test_silent_grpc_connections_leave_room_for_http(start, discrete):
     grpc = pytest.importorskip("grpc")
-    from serving.grpc_messages import SERVER_LIVE
+    from trpo_tf.serving.grpc_messages import SERVER_LIVE
 
     limit = files_of(40, ServeOptions(grpc_port=0))
     options = ("--grpc-port", "0", "--max-connections", "40", "--timeout", "2")

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import serving
+from trpo_tf import serving
 
-SCRIPT = Path(serving.__file__).parents[1] / "benchmarks" / "fuzz_serve.py"
+SCRIPT = Path(serving.__file__).parents[2] / "benchmarks" / "fuzz_serve.py"
 
 
 def test_malformed_requests_do_no_harm():

@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager, suppress
 import numpy as np
 import pytest
 
-import serving
+from trpo_tf import serving
 
 grpc = pytest.importorskip("grpc")
 
-from serving.grpc_messages import (  # noqa: E402
+from trpo_tf.serving.grpc_messages import (  # noqa: E402
     HEALTH_CHECK,
     HEALTH_WATCH,
     INFERENCE,
@@ -224,18 +224,18 @@ def test_an_action_that_is_not_finite_is_invalid_if_its_observation_is_absurd(st
 
 def test_a_failure_of_the_runtime_is_internal_and_logged_without_its_words(start, discrete):
     code = """
-import serving.policy, serving.verify, serving.__main__, sys
+import trpo_tf.serving.policy, trpo_tf.serving.verify, trpo_tf.serving.__main__, sys
 
-infer = serving.policy.Policy.infer
-serving.verify._ONE_BY_ONE = 0
+infer = trpo_tf.serving.policy.Policy.infer
+trpo_tf.serving.verify._ONE_BY_ONE = 0
 
 def broken(self, observations, *rest):
     if len(observations) == 1:
         raise RuntimeError("the runtime's own words")
     return infer(self, observations, *rest)  # the golden cases
 
-serving.policy.Policy.infer = broken
-serving.__main__.main(sys.argv[1:])
+trpo_tf.serving.policy.Policy.infer = broken
+trpo_tf.serving.__main__.main(sys.argv[1:])
 """
     with start(discrete, "--grpc-port", "0", code=code) as server:
         with channel_to(server) as channel:
@@ -366,12 +366,12 @@ def test_a_call_that_its_client_leaves_is_counted_and_no_more_under_way(start, d
 
 def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scrape):
     code = """
-import asyncio, sys, serving.__main__
-from serving.grpc_server import GrpcServer
+import asyncio, sys, trpo_tf.serving.__main__
+from trpo_tf.serving.grpc_server import GrpcServer
 async def act(self, policy, asked):
     await asyncio.sleep(60)
 GrpcServer._act = act
-sys.exit(serving.__main__.main(sys.argv[1:]))
+sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
 """
     with start(discrete, "--grpc-port", "0", code=code) as server, channel_to(server) as channel:
         assert error_of(channel, MODEL_INFER, request_for(ROW), wait=1)[0] == Code.DEADLINE_EXCEEDED
@@ -418,7 +418,7 @@ def test_too_much_metadata_ends_its_call_alone(channel, size):
 
 def test_keys_are_asked_for_as_over_http(start, discrete, tmp_path):
     made = subprocess.run(
-        [sys.executable, "-m", "serving.keys", "robot"], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-m", "trpo_tf.serving.keys", "robot"], capture_output=True, text=True, timeout=30, check=True
     )
     (tmp_path / "keys").write_text(made.stdout)
     key = made.stderr.strip()
@@ -502,8 +502,8 @@ def test_a_watcher_is_told_of_the_end_and_does_not_delay_it(start, discrete):
 
 def test_a_watcher_is_told_of_an_end_that_comes_while_it_is_told_of_the_beginning(start, discrete):
     code = """
-import os, signal, sys, serving.__main__
-from serving.grpc_server import GrpcServer
+import os, signal, sys, trpo_tf.serving.__main__
+from trpo_tf.serving.grpc_server import GrpcServer
 watch = GrpcServer._watch
 async def watch_to_the_end(self, messages, context):
     class Context:
@@ -515,7 +515,7 @@ async def watch_to_the_end(self, messages, context):
                 await stopping.wait()
     await watch(self, messages, Context())
 GrpcServer._watch = watch_to_the_end
-sys.exit(serving.__main__.main(sys.argv[1:]))
+sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
 """
     with start(discrete, "--grpc-port", "0", code=code) as server, channel_to(server) as channel:
         watch = channel.unary_stream(HEALTH_WATCH.path, response_deserializer=HEALTH_WATCH.response.FromString)(b"")
@@ -539,7 +539,7 @@ def test_a_second_signal_ends_what_is_under_way(start, discrete):
 
 def serve_fails(*arguments, **environment):
     done = subprocess.run(
-        [sys.executable, "-m", "serving", *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "trpo_tf", "serve", *arguments], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     return done.stderr
@@ -557,7 +557,8 @@ def test_a_reachable_address_needs_keys_over_grpc_alone_too(discrete, tmp_path):
 
 
 def test_grpc_is_imported_only_if_it_is_asked_for(start, discrete):
-    absent = "import sys; sys.modules['grpc'] = None; from serving.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    absent = "import sys; sys.modules['grpc'] = None\n"
+    absent += "from trpo_tf.serving.__main__ import main; sys.exit(main(sys.argv[1:]))"
     with start(discrete, code=absent) as server:
         assert server.request("GET", "/v2")[0] == 200
     done = subprocess.run(

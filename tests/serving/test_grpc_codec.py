@@ -10,14 +10,14 @@ import pytest
 
 pytest.importorskip("grpc")
 
-import serving
-from serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from serving.catalog import Model
-from serving.codec import DATATYPES, RequestError
-from serving.grpc_codec import decode_infer, encode_infer
-from serving.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
-from serving.manifest import DTYPES
-from serving.parameters import NOT_SERVED
+from trpo_tf import serving
+from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
+from trpo_tf.serving.catalog import Model
+from trpo_tf.serving.codec import DATATYPES, RequestError
+from trpo_tf.serving.grpc_codec import decode_infer, encode_infer
+from trpo_tf.serving.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
+from trpo_tf.serving.manifest import DTYPES
+from trpo_tf.serving.parameters import NOT_SERVED
 
 PROTOCOL = Path(serving.__file__).parent / "protocol"
 TYPED = {
@@ -219,7 +219,7 @@ def test_fields_are_those_of_tritonclient(call):
 
 def test_health_is_grpcs_own():
     health = pytest.importorskip("grpc_health.v1.health_pb2")
-    from serving.grpc_messages import HEALTH_CHECK, HEALTH_WATCH
+    from trpo_tf.serving.grpc_messages import HEALTH_CHECK, HEALTH_WATCH
 
     for call in (HEALTH_CHECK, HEALTH_WATCH):
         assert fields_of(call.request.DESCRIPTOR) == fields_of(health.HealthCheckRequest.DESCRIPTOR)

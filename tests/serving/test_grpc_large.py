@@ -11,14 +11,14 @@ pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import ArraySpec, Manifest, NoiseSpec, grpc_codec
-from serving.codec import DATATYPES, RequestError
-from serving.grpc_codec import LargeRequest, decode_infer, parse
-from serving.grpc_large import LONGEST_NAME, MOST_FIELDS
-from serving.grpc_messages import HEALTH_CHECK, MODEL_INFER, MODEL_METADATA
-from serving.limits import SMALL
-from serving.manifest import DTYPES
-from serving.wire import encoded, written
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, grpc_codec
+from trpo_tf.serving.codec import DATATYPES, RequestError
+from trpo_tf.serving.grpc_codec import LargeRequest, decode_infer, parse
+from trpo_tf.serving.grpc_large import LONGEST_NAME, MOST_FIELDS
+from trpo_tf.serving.grpc_messages import HEALTH_CHECK, MODEL_INFER, MODEL_METADATA
+from trpo_tf.serving.limits import SMALL
+from trpo_tf.serving.manifest import DTYPES
+from trpo_tf.serving.wire import encoded, written
 
 MANIFEST = Manifest(
     "policy", (ArraySpec("obs", "float32", (2,)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import serving
-from serving.healthcheck import server_arguments
+from trpo_tf import serving
+from trpo_tf.serving.healthcheck import server_arguments
 
 CHECK = Path(serving.__file__).parent / "healthcheck.py"
 
@@ -38,8 +38,8 @@ def free_port() -> int:
 @contextmanager
 def running(bundle: Path, folder: Path, *arguments: str, **environment: str):
     """A server that has said where it listens."""
-    command = [sys.executable, "-m", "serving", str(bundle), *arguments]
-    env = os.environ | {"PYTHONPATH": str(CHECK.parents[1])} | environment
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(bundle), *arguments]
+    env = os.environ | {"PYTHONPATH": str(CHECK.parents[2])} | environment
     with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stderr.readline()
@@ -121,11 +121,15 @@ def test_only_a_200_is_readiness(answer):
 
 
 def test_a_server_is_known_by_its_command():
-    assert server_arguments(["python", "-m", "serving", "/models", "--port", "1"]) == ["/models", "--port", "1"]
-    assert server_arguments(["/sbin/docker-init", "--", "python", "-m", "serving", "/models"]) == ["/models"]
+    assert server_arguments(["python", "-m", "trpo_tf", "serve", "/models", "--port", "1"]) == [
+        "/models",
+        "--port",
+        "1",
+    ]
+    assert server_arguments(["/sbin/docker-init", "--", "python", "-m", "trpo_tf", "serve", "/models"]) == ["/models"]
     assert server_arguments(["/bin/python", "/bin/trpo-tf", "serve", "bundle"]) == ["bundle"]
-    assert server_arguments(["python", "-m", "serving.keys", "robot"]) is None
-    assert server_arguments(["python", "/app/serving/healthcheck.py"]) is None
+    assert server_arguments(["python", "-m", "trpo_tf.serving.keys", "robot"]) is None
+    assert server_arguments(["python", "/app/trpo_tf/serving/healthcheck.py"]) is None
 
 
 def test_it_is_cheap():
@@ -135,7 +139,9 @@ def test_it_is_cheap():
         check("--pid", os.getpid())
     used = (os.times().children_user + os.times().children_system - began[1]) / 3
     assert used < 0.5
-    code = f"import sys; sys.path[0] = {str(CHECK.parents[1])!r}; import serving.command_line; print(*sys.modules)"
+    code = (
+        f"import sys; sys.path[0] = {str(CHECK.parents[2])!r}; import trpo_tf.serving.command_line; print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "onnxruntime", "uvloop", "asyncio", "ssl", "tomllib"} & set(loaded)
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from conftest import serve
 
-import serving
-from serving.metrics import Metrics
-from serving.options import ServeError, ServeOptions
-from serving.routes import HttpError, make_routes
-from serving.sockets import listen
-from serving.verify import agree
+from trpo_tf import serving
+from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.routes import HttpError, make_routes
+from trpo_tf.serving.sockets import listen
+from trpo_tf.serving.verify import agree
 
 INFER = "/v2/models/discrete/infer"
 OBSERVATION = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}
@@ -450,7 +450,7 @@ def test_the_version_is_the_one_of_the_provenance(start, damaged):
 
 
 def fail_to_start(*arguments: object, **options) -> str:
-    command = [sys.executable, "-m", "serving", *map(str, arguments)]
+    command = [sys.executable, "-m", "trpo_tf", "serve", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **options)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -496,20 +496,20 @@ def test_a_folder_that_is_no_bundle_is_one_line(tmp_path):
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path):
-    command = [sys.executable, "-m", "serving", str(tmp_path / "absent"), "--debug"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(tmp_path / "absent"), "--debug"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode != 0
     assert "Traceback" in done.stderr
 
 
 def test_help_says_what_to_give(tmp_path):
-    command = [sys.executable, "-m", "serving", "--help"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
     assert "--port" in done.stdout
 
 
 def test_the_server_imports_nothing_of_training_or_export(run_python):
-    modules = run_python("import sys, serving.worker; print(*sys.modules)").split()
+    modules = run_python("import sys, trpo_tf.serving.worker; print(*sys.modules)").split()
     absent = {"tensorflow", "keras", "tensorflow_probability", "onnx", "tf2onnx", "gymnasium", "export", "trpo_tf"}
     assert not absent & {module.split(".")[0] for module in modules}
     assert "onnxruntime" in modules
@@ -520,18 +520,18 @@ def test_the_server_imports_nothing_of_training_or_export(run_python):
 
 def test_a_failure_of_the_runtime_is_500_and_logged_without_its_words(discrete, start, tmp_path):
     code = """
-import serving.policy, serving.verify, serving.__main__, sys
+import trpo_tf.serving.policy, trpo_tf.serving.verify, trpo_tf.serving.__main__, sys
 
-infer = serving.policy.Policy.infer
-serving.verify._ONE_BY_ONE = 0
+infer = trpo_tf.serving.policy.Policy.infer
+trpo_tf.serving.verify._ONE_BY_ONE = 0
 
 def broken(self, observations, *arguments):
     if len(observations) == 1:
         raise RuntimeError("the runtime's own words")
     return infer(self, observations, *arguments)  # the golden cases
 
-serving.policy.Policy.infer = broken
-serving.__main__.main(sys.argv[1:])
+trpo_tf.serving.policy.Policy.infer = broken
+trpo_tf.serving.__main__.main(sys.argv[1:])
 """
     with start(discrete, code=code) as server:
         assert server.request("POST", INFER, REQUEST) == (500, {"error": "internal error"})

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import serving
-from serving import ArraySpec, BundleError, NoiseSpec
-from serving.policy import as_observations, draw_noise
-from serving.verify import agree
+from trpo_tf import serving
+from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
+from trpo_tf.serving.policy import as_observations, draw_noise
+from trpo_tf.serving.verify import agree
 
 OBSERVATION = {"discrete": [0.1, -0.2, 0.05, 0.3], "continuous": [0.1, -0.2, 0.05]}
 

@@ -121,7 +121,7 @@ def test_the_library_keeps_to_itself(traced, discrete):
 
 def test_the_server_keeps_to_itself(traced, discrete):
     driver = (sys.executable, "-c", ASK_AND_STOP)
-    assert traced("-m", "serving", str(discrete), "--port", "0", before=driver) == []
+    assert traced("-m", "trpo_tf", "serve", str(discrete), "--port", "0", before=driver) == []
 
 
 def test_files_are_noticed(traced, discrete):

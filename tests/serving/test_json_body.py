@@ -12,11 +12,11 @@ pytest.importorskip("hypothesis")
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serving import ArraySpec, Manifest, NoiseSpec, json_body
-from serving.codec import DATATYPES, RequestError, decode_request
-from serving.limits import SMALL
-from serving.manifest import DTYPES
-from serving.predict import decode_instances
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, json_body
+from trpo_tf.serving.codec import DATATYPES, RequestError, decode_request
+from trpo_tf.serving.limits import SMALL
+from trpo_tf.serving.manifest import DTYPES
+from trpo_tf.serving.predict import decode_instances
 
 MANIFEST = Manifest(
     "policy", (ArraySpec("obs", "float32", (2, 3)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,))

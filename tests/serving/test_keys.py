@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from serving.keys import KeyFileError, KeyRing, read_keys
+from trpo_tf.serving.keys import KeyFileError, KeyRing, read_keys
 
 
 def line(name: str, key: str = "") -> str:
@@ -16,22 +16,22 @@ def line(name: str, key: str = "") -> str:
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "serving.keys", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "trpo_tf.serving.keys", *arguments], capture_output=True, text=True, check=False
     )
 
 
 def test_help_makes_no_key():
     done = make("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "usage: python -m serving.keys" in done.stdout
-    assert "python -m serving.keys robot >> keys" in done.stdout
+    assert "usage: python -m trpo_tf.serving.keys" in done.stdout
+    assert "python -m trpo_tf.serving.keys robot >> keys" in done.stdout
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--nam",), ("-x",), ("--", "-x"), ("",), ("a:b",), ("a b",)])
 def test_what_is_no_name_makes_no_key(arguments):
     done = make(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: python -m serving.keys" in done.stderr
+    assert "usage: python -m trpo_tf.serving.keys" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_what_editors_add_does_no_harm(tmp_path, text):
         (line("a") + line("b"), "line 1 goes on after its SHA-256; if that is the next key, put a line end between"),
         (f"{line('a')}\n{line('a', 'other')}\n", "line 2: there is another 'a'; give each key a name of its own"),
         (f"{line('a')}\n{line('b', 'a')}\n", "line 2 has the key of 'a' again; remove one of the two"),
-        (line("a").upper(), "line 1 is not NAME:SHA256; make it with python -m serving.keys NAME"),
-        (b"\x7fELF\xff\xfe\x00", "it is not text; make it with python -m serving.keys NAME"),
+        (line("a").upper(), "line 1 is not NAME:SHA256; make it with python -m trpo_tf.serving.keys NAME"),
+        (b"\x7fELF\xff\xfe\x00", "it is not text; make it with python -m trpo_tf.serving.keys NAME"),
         (b"#" * (2**20 + 1), "it has more than 1048576 bytes"),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_line_appended_without_a_line_end_before_it_ends_the_server_with_that_
     path = tmp_path / "keys"
     path.write_text(make("robot").stdout.rstrip("\n"))
     path.write_text(path.read_text() + make("phone").stdout)
-    command = [sys.executable, "-m", "serving", str(discrete), "--port", "0", "--keys", str(path)]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(discrete), "--port", "0", "--keys", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr == (
@@ -105,7 +105,7 @@ def test_a_wrong_file_leaves_the_keys_as_they_were(tmp_path):
 
 def test_a_line_that_cannot_be_written_is_said():
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "serving.keys", "robot"]
+        command = [sys.executable, "-m", "trpo_tf.serving.keys", "robot"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: can't write the key's line: No space left on device; no key was made\n"

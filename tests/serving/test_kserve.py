@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import serving
+from trpo_tf import serving
 
 CLIENT = Path(__file__).parent / "kserve_client.py"
-ROOT = Path(serving.__file__).parents[1]
+ROOT = Path(serving.__file__).parents[2]
 
 
 @pytest.mark.slow

@@ -10,13 +10,13 @@ import zlib
 import numpy as np
 import pytest
 
-from serving import ArraySpec
-from serving.bounds import bounds_check
-from serving.codec import RequestError
-from serving.command_line import parse_arguments
-from serving.keys import KeyFileError, KeyRing, read_keys
-from serving.limits import MAX_DEPTH, TooLargeError, check_depth, decompress
-from serving.options import ServeError, ServeOptions
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.bounds import bounds_check
+from trpo_tf.serving.codec import RequestError
+from trpo_tf.serving.command_line import parse_arguments
+from trpo_tf.serving.keys import KeyFileError, KeyRing, read_keys
+from trpo_tf.serving.limits import MAX_DEPTH, TooLargeError, check_depth, decompress
+from trpo_tf.serving.options import ServeError, ServeOptions
 
 CONTENT = b'{"inputs": []}' * 100
 
@@ -109,7 +109,9 @@ def test_the_option_decides_for_every_route(start, discrete, mode, status):
 
 
 def make_key(name: str) -> tuple[str, str]:
-    done = subprocess.run([sys.executable, "-m", "serving.keys", name], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "trpo_tf.serving.keys", name], capture_output=True, text=True, check=True
+    )
     return done.stderr.strip(), done.stdout
 
 

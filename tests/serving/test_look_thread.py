@@ -9,15 +9,15 @@ import pytest
 
 STUCK = """
 import os, sys, threading, time
-import serving.look_thread, serving.__main__
-serving.look_thread.SLOW_SECONDS = 0.3
+import trpo_tf.serving.look_thread, trpo_tf.serving.__main__
+trpo_tf.serving.look_thread.SLOW_SECONDS = 0.3
 stat, sign = os.stat, sys.argv[1] + "/../stuck"
 def waiting(*arguments, **named):
     while threading.current_thread().name == "repository" and os.path.lexists(sign):
         time.sleep(0.02)
     return stat(*arguments, **named)
 os.stat = waiting
-sys.exit(serving.__main__.main())
+sys.exit(trpo_tf.serving.__main__.main())
 """
 BODY = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
 LOOKED = "trpo_tf_repository_last_look_timestamp_seconds"

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
-from serving.manifest import FileEntry, read_checked, read_manifest
+from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
+from trpo_tf.serving.manifest import FileEntry, read_checked, read_manifest
 
 SHA256 = "0" * 64
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-import serving
-from serving import BundleError
-from serving.manifest import FileEntry
-from serving.model_check import check_model
+from trpo_tf import serving
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.manifest import FileEntry
+from trpo_tf.serving.model_check import check_model
 
 LARGEST = (1 << 64) - 1
 

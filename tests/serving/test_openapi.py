@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from serving.catalog import Catalog
-from serving.manifest import ArraySpec
-from serving.metrics import Metrics
-from serving.openapi import describe, infer_request
-from serving.options import ServeOptions
-from serving.repository import load_model, make_release, settle
-from serving.routes import make_routes
+from trpo_tf.serving.catalog import Catalog
+from trpo_tf.serving.manifest import ArraySpec
+from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.openapi import describe, infer_request
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository import load_model, make_release, settle
+from trpo_tf.serving.routes import make_routes
 
 jsonschema = pytest.importorskip("jsonschema")
 

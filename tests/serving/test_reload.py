@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_for, workers_of
 
-from serving.keys import read_keys
+from trpo_tf.serving.keys import read_keys
 
 QUICK = ("--poll", "0.05")
 BODY = json.dumps({"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]})
@@ -284,7 +284,7 @@ def test_strict_readiness_is_that_of_every_model(start, discrete, models, worker
 @pytest.mark.parametrize("strict", [[], ["--strict-readiness"]], ids=["any", "every"])
 def test_readiness_over_grpc_is_the_same(start, discrete, models, strict):
     grpc = pytest.importorskip("grpc")
-    from serving.grpc_messages import HEALTH_CHECK, SERVER_READY
+    from trpo_tf.serving.grpc_messages import HEALTH_CHECK, SERVER_READY
 
     half_copied(discrete, models)
     with (
@@ -301,7 +301,7 @@ def test_readiness_over_grpc_is_the_same(start, discrete, models, strict):
 @WORKERS
 def test_a_repository_in_which_nothing_loads_is_one_line(models, workers):
     (models / "walk" / "1" / "policy.onnx").unlink()
-    command = [sys.executable, "-m", "serving", str(models), "--port", "0", "--workers", workers]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(models), "--port", "0", "--workers", workers]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: .*policy\.onnx can't be read .*\n", done.stderr)
@@ -309,7 +309,7 @@ def test_a_repository_in_which_nothing_loads_is_one_line(models, workers):
 
 WITHOUT_PRIVILEGES = """
 import os, sys
-served = [sys.executable, "-m", "serving", *sys.argv[1:]]
+served = [sys.executable, "-m", "trpo_tf", "serve", *sys.argv[1:]]
 as_others = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
 os.execvp([*as_others, *served][0], [*as_others, *served])
 """
@@ -369,7 +369,9 @@ class TestWhatMayNotBeRead:
 @pytest.fixture
 def keyed(tmp_path):
     """A file of keys, and the header that shows one."""
-    made = subprocess.run([sys.executable, "-m", "serving.keys", "robot"], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "trpo_tf.serving.keys", "robot"], capture_output=True, text=True, check=True
+    )
     (tmp_path / "keys").write_text(made.stdout)
     assert read_keys(tmp_path / "keys")
     return str(tmp_path / "keys"), {"Authorization": f"Bearer {made.stderr.strip()}"}
@@ -441,7 +443,7 @@ def test_a_client_loads_nothing_unless_it_is_allowed_to(start, server, models, t
         assert server.request("POST", f"/v2/repository/{path}", {})[0] == 404
     assert server.request("GET", "/v2")[1]["extensions"] == ["binary_tensor_data"]
     for more in ([], ["--uds", "socket"], ["--insecure"]):
-        command = [sys.executable, "-m", "serving", str(models), "--repository-api", "--port", "0", *more]
+        command = [sys.executable, "-m", "trpo_tf", "serve", str(models), "--repository-api", "--port", "0", *more]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "give --keys or --tls-client-ca, or only --uds" in done.stderr
@@ -451,7 +453,7 @@ def test_a_client_loads_nothing_unless_it_is_allowed_to(start, server, models, t
 
 
 def on_socket(models: Path, folder: Path, *arguments: str):
-    command = [sys.executable, "-m", "serving", str(models), "--uds", "socket", *arguments]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(models), "--uds", "socket", *arguments]
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
 
 
@@ -499,7 +501,7 @@ def test_readiness_ends_first(start, models):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_every_process_is_the_same_as_one_to_the_parent(models, tmp_path, number):
     """As a service manager and a terminal send it; a request under way is finished."""
-    command = [sys.executable, "-m", "serving", str(models), "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(models), "--port", "0", "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         port = int(re.search(r":(\d+)$", process.stderr.readline())[1])
         with clients(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=10), count=8) as asking:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from followed import Followed, put
 
-from serving import BundleError
-from serving.discovery import VERSION_RULE, find_places, settle
-from serving.manifest import FileEntry
-from serving.options import ServeOptions
-from serving.repository import make_release
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.discovery import VERSION_RULE, find_places, settle
+from trpo_tf.serving.manifest import FileEntry
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository import make_release
 
 
 def write_file(bundle: Path, name: str, content: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.worker import LEAVE_SECONDS
+from trpo_tf.serving.worker import LEAVE_SECONDS
 
 TRAFFIC = Path(__file__).parents[1] / "container" / "traffic.py"
 ASK = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -42,7 +42,7 @@ def test_an_idle_connection_is_answered_once_more_and_closed(start, discrete):
 
 SIGNALLED = """
 import os, signal, sys
-import serving.__main__
+import trpo_tf.serving.__main__
 
 class Finalizer:
     def __del__(self):
@@ -55,21 +55,21 @@ class Finder:
 
 sys.meta_path.insert(0, Finder())
 if sys.argv[1] == "load":
-    import serving.repository
-    real = serving.repository.load_model
-    serving.repository.load_model = lambda *arguments: (Finalizer(), real(*arguments))[1]
-sys.exit(serving.__main__.main(sys.argv[2:]))
+    import trpo_tf.serving.repository
+    real = trpo_tf.serving.repository.load_model
+    trpo_tf.serving.repository.load_model = lambda *arguments: (Finalizer(), real(*arguments))[1]
+sys.exit(trpo_tf.serving.__main__.main(sys.argv[2:]))
 """
 """Sends itself SIGTERM where Python swallows what the handler raises, as in the import of many a native module."""
 
 
 @pytest.mark.parametrize(
     ("moment", "workers"),
-    [(moment, 1) for moment in ("serving.command_line", "serving.keys", "numpy", "onnxruntime", "load")]
-    + [("serving.server", 2), ("serving.keys", 2)],
+    [(moment, 1) for moment in ("trpo_tf.serving.command_line", "trpo_tf.serving.keys", "numpy", "onnxruntime", "load")]
+    + [("trpo_tf.serving.server", 2), ("trpo_tf.serving.keys", 2)],
 )
 def test_a_signal_while_it_starts_is_not_lost(discrete, tmp_path, moment, workers):
-    made = subprocess.run([sys.executable, "-m", "serving.keys", "robot"], capture_output=True, check=True)
+    made = subprocess.run([sys.executable, "-m", "trpo_tf.serving.keys", "robot"], capture_output=True, check=True)
     (tmp_path / "keys").write_bytes(made.stdout)
     command = [sys.executable, "-c", SIGNALLED, moment, str(discrete), "--port=0", f"--workers={workers}"]
     done = subprocess.run(
@@ -84,7 +84,7 @@ def test_closed_standard_descriptors_are_no_connections(discrete, tmp_path, work
     """libuv ends the process with SIGABRT when it is to close a connection which has their numbers."""
     path = tmp_path / "socket"
     shell = 'exec "$@" <&- >&- 2>&-'
-    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "serving", str(discrete), "--uds", str(path)]
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "trpo_tf", "serve", str(discrete), "--uds", str(path)]
     with subprocess.Popen([*command, f"--workers={workers}", "--access-log"]) as process:
         deadline = time.monotonic() + 30
         while not path.exists() and time.monotonic() < deadline:
@@ -100,14 +100,26 @@ def test_closed_standard_descriptors_are_no_connections(discrete, tmp_path, work
 
 
 def test_an_error_without_stderr_is_a_status():
-    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "serving", "/nowhere"]
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "trpo_tf", "serve", "/nowhere"]
     assert subprocess.run(command, check=False, timeout=60).returncode == 2
 
 
 @pytest.mark.parametrize("arguments", [[], ["--workers=2"]])
 def test_a_start_without_memory_is_one_line(discrete, arguments):
     shell = 'ulimit -v 100000; exec "$@"'
-    command = ["bash", "-c", shell, "bash", sys.executable, "-m", "serving", str(discrete), "--port=0", *arguments]
+    command = [
+        "bash",
+        "-c",
+        shell,
+        "bash",
+        sys.executable,
+        "-m",
+        "trpo_tf",
+        "serve",
+        str(discrete),
+        "--port=0",
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: can't start \(.+\); give the process more memory .*\n", done.stderr)

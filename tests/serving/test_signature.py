@@ -14,10 +14,10 @@ pytest.importorskip("model_signing", reason="the extra `signing` is not installe
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-import serving
-from serving import BundleError
-from serving.signature import sign
-from serving.verify import verify
+from trpo_tf import serving
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.signature import sign
+from trpo_tf.serving.verify import verify
 
 
 def key_pair(folder, name):
@@ -154,8 +154,8 @@ def connect(*_):
     raise SystemExit("a connection was tried")
 socket.socket.connect = socket.getaddrinfo = connect
 from pathlib import Path
-from serving.signature import sign
-from serving.verify import verify
+from trpo_tf.serving.signature import sign
+from trpo_tf.serving.verify import verify
 bundle, private, public = map(Path, sys.argv[1:])
 sign(bundle, private)
 print(verify(bundle, public).golden_cases)
@@ -171,7 +171,7 @@ def test_no_connection_is_made(signed, keys):
 
 def test_the_server_takes_a_signed_bundle_and_refuses_a_changed_one(signed, tmp_path):
     bundle, key = signed
-    command = [sys.executable, "-m", "serving", str(bundle), "--port", "0", "--public-key", str(key)]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(bundle), "--port", "0", "--public-key", str(key)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         line = process.stderr.readline()
         assert "serving discrete on http://" in line, line + process.stderr.read()

@@ -8,11 +8,11 @@ from contextlib import suppress
 
 import pytest
 
-from serving.addresses import is_local, resolve, url_of
-from serving.command_line import parse_arguments
-from serving.errors import ServeError
-from serving.options import ServeOptions
-from serving.sockets import listen, listen_on_path
+from trpo_tf.serving.addresses import is_local, resolve, url_of
+from trpo_tf.serving.command_line import parse_arguments
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.sockets import listen, listen_on_path
 
 has_ipv6 = socket.has_ipv6
 with suppress(OSError), socket.socket(socket.AF_INET6) as _probe:
@@ -111,7 +111,7 @@ def free_port():
 
 def start_at_once(discrete, *options, count=4):
     """What each of several servers said first, that were started at the same time; all are ended."""
-    command = [sys.executable, "-m", "serving", str(discrete), *options]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(discrete), *options]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(count)]
     try:
         return [process.stderr.readline() for process in processes]
@@ -145,7 +145,7 @@ def test_a_port_that_another_would_share_is_refused(discrete, option, workers):
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as other:
         port = other.getsockname()[1]
         options = (option, str(port), "--workers", workers, *(("--port", "0") if option == "--grpc-port" else ()))
-        command = [sys.executable, "-m", "serving", str(discrete), *options]
+        command = [sys.executable, "-m", "trpo_tf", "serve", str(discrete), *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     refusal = f"error: can't listen on 127.0.0.1 port {port}: address already in use; choose another {option}"
     assert (done.returncode, done.stderr) == (2, f"{refusal} (0: a free one)\n")

@@ -16,11 +16,11 @@ INFER = "/v2/models/discrete/infer"
 
 # Runs code in each worker before it works: the parent must not have imported what a worker does.
 IN_WORKERS = """
-import sys, serving.supervisor as s, serving.__main__ as m
+import sys, trpo_tf.serving.supervisor as s, trpo_tf.serving.__main__ as m
 be_worker = s._be_worker
 def changed(work, seat):
     def prepared(seat):
-        import serving.policy as p
+        import trpo_tf.serving.policy as p
         infer = p.Policy.infer
         def act(self, observations, *rest):
             if len(observations) == 3:
@@ -95,7 +95,19 @@ def test_many_models_of_long_names_are_announced_in_a_short_line(discrete, tmp_p
     count = 100
     for number in range(count):
         (tmp_path / f"{'m' * 215}{number:05d}").symlink_to(discrete)
-    command = [sys.executable, "-m", "serving", str(tmp_path), "--workers", workers, "--port", "0", "--poll", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "trpo_tf",
+        "serve",
+        str(tmp_path),
+        "--workers",
+        workers,
+        "--port",
+        "0",
+        "--poll",
+        "0",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stderr.readline()
@@ -109,7 +121,7 @@ def test_many_models_of_long_names_are_announced_in_a_short_line(discrete, tmp_p
 
 
 STUCK = """
-import sys, os, threading, serving.repository as r, serving.__main__ as m
+import sys, os, threading, trpo_tf.serving.repository as r, trpo_tf.serving.__main__ as m
 refresh, calls = r.Repository.refresh, []
 def look(self, **how):
     calls.append(0)
@@ -156,11 +168,11 @@ def test_two_signals_end_it_at_once_though_a_worker_hangs(start, discrete):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_start_ends_it(discrete, workers, number):
     code = (
-        "import sys, time, serving.__main__ as m\n"
-        "import serving.discovery\n"
+        "import sys, time, trpo_tf.serving.__main__ as m\n"
+        "import trpo_tf.serving.discovery\n"
         "def slow(path):\n"
         "    print('loading', flush=True); time.sleep(60)\n"
-        "serving.discovery.settle = slow\n"
+        "trpo_tf.serving.discovery.settle = slow\n"
         "sys.exit(m.main())\n"
     )
     command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
@@ -194,10 +206,10 @@ def test_no_signal_that_nobody_means_ends_it(start, discrete, workers):
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
     code = (
-        "import sys, errno, serving.__main__ as m, importlib.util\n"
+        "import sys, errno, trpo_tf.serving.__main__ as m, importlib.util\n"
         "class Refused:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'serving.worker':\n"
+        "        if name == 'trpo_tf.serving.worker':\n"
         "            raise PermissionError(errno.EACCES, 'Permission denied', '/models')\n"
         "sys.meta_path.insert(0, Refused())\n"
         "sys.exit(m.main())\n"
@@ -209,7 +221,7 @@ def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
 
 
 FORKS = """
-import errno, os, sys, serving.supervisor, serving.__main__ as m
+import errno, os, sys, trpo_tf.serving.supervisor, trpo_tf.serving.__main__ as m
 fork, calls = os.fork, []
 def limited():
     calls.append(0)
@@ -234,7 +246,7 @@ def test_a_worker_that_cannot_be_started_again_at_once_is_later(start, discrete)
 
 def test_a_start_without_a_process_or_a_thread_is_one_line(discrete):
     threadless = (
-        "import sys, threading, serving.__main__ as m\n"
+        "import sys, threading, trpo_tf.serving.__main__ as m\n"
         "def start(self):\n"
         '    raise RuntimeError("can\'t start new thread")\n'
         "threading.Thread.start = start\n"

@@ -4,16 +4,16 @@ import pkgutil
 
 import pytest
 
-import serving
+from trpo_tf import serving
 
 EXTRAS = {
-    "serving.grpc_listener": "grpc",
-    "serving.grpc_server": "grpc",
-    "serving.grpc_codec": "google.protobuf",
-    "serving.grpc_messages": "google.protobuf",
-    "serving.tracing": "opentelemetry.sdk",
+    "trpo_tf.serving.grpc_listener": "grpc",
+    "trpo_tf.serving.grpc_server": "grpc",
+    "trpo_tf.serving.grpc_codec": "google.protobuf",
+    "trpo_tf.serving.grpc_messages": "google.protobuf",
+    "trpo_tf.serving.tracing": "opentelemetry.sdk",
 }
-MODULES = ["serving", *(f"serving.{module.name}" for module in pkgutil.iter_modules(serving.__path__))]
+MODULES = ["trpo_tf.serving", *(f"trpo_tf.serving.{module.name}" for module in pkgutil.iter_modules(serving.__path__))]
 
 WATCHED_IMPORT = """
 import importlib, os, sys
@@ -27,7 +27,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 importlib.import_module({module!r})
-import serving.runtime  # in case that it needs none
+import trpo_tf.serving.runtime  # in case that it needs none
 print(seen)
 """
 

@@ -13,9 +13,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from serving.errors import ServeError
-from serving.options import ServeOptions
-from serving.tls import Tls
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.tls import Tls
 
 
 def openssl(folder, *arguments):
@@ -154,7 +154,7 @@ def over_grpc(port, certificates, client=None):
     """Whether a call gets through."""
     import grpc
 
-    from serving.grpc_messages import SERVER_LIVE
+    from trpo_tf.serving.grpc_messages import SERVER_LIVE
 
     own = [(certificates / f"{client}.{kind}").read_bytes() for kind in ("key", "pem")] if client else []
     credentials = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes(), *own)
@@ -268,8 +268,8 @@ def test_client_certificates_are_asked_for_at_all_times(start, discrete, certifi
 def test_silent_connections_go_for_those_that_speak(start, discrete, certificates, scrape):
     """More of them than there may be files; each is counted from its first moment."""
     own = ("--tls-cert", str(certificates / "server.pem"), "--tls-key", str(certificates / "server.key"))
-    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320))\nimport sys, serving.__main__\n"
-    code += "sys.exit(serving.__main__.main(sys.argv[1:]))"
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320))\n"
+    code += "import sys, trpo_tf.serving.__main__\nsys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))"
     with start(discrete, *own, "--max-connections", "100", code=code) as server, ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(400)]
         for place, connection in enumerate(silent):

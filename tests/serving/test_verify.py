@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from serving import BundleError
-from serving.manifest import FileEntry
-from serving.verify import agree, difference, verify
+from trpo_tf.serving import BundleError
+from trpo_tf.serving.manifest import FileEntry
+from trpo_tf.serving.verify import agree, difference, verify
 
 
 def replace(bundle, name, content):

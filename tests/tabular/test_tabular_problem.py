@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from serving import ArraySpec
 from trpo_tf.config import TrustRegionConfig
 from trpo_tf.policies.heads import make_head
+from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import linearize
 from trpo_tf.tabular.bounds import kl_divergence
 from trpo_tf.tabular.exact import evaluate, evaluate_average, local_approximation, optimal_policy, policy_gradient

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from serving.errors import install
 from trpo_tf.benchmark.peers import PeerRun, load_peer
 from trpo_tf.benchmark.plans import Plan, plan
 from trpo_tf.benchmark.pool import Job, run_jobs
@@ -23,6 +22,7 @@ from trpo_tf.benchmark.results import (
 from trpo_tf.config import Config
 from trpo_tf.errors import UserError
 from trpo_tf.files import write_atomically
+from trpo_tf.serving.errors import install
 
 
 class Outcome(NamedTuple):

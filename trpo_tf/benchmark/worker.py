@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-import serving
+from trpo_tf import serving
 from trpo_tf.benchmark.machine import describe_machine
 from trpo_tf.benchmark.results import BUNDLE_FOLDER, EPISODES, RUN_FOLDER, Result, is_finished, write_result
 from trpo_tf.config import Config

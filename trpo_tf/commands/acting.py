@@ -30,7 +30,7 @@ class Predict:
         """Predict and print."""
         import numpy as np
 
-        from serving import load
+        from trpo_tf.serving import load
 
         text = sys.stdin.read() if self.observation == "-" else self.observation
         try:
@@ -59,8 +59,8 @@ class BenchLatency:
 
     def __call__(self) -> None:
         """Measure and print."""
-        from serving.latency import measure_in_turns
         from trpo_tf.latency import callers, figures, table
+        from trpo_tf.serving.latency import measure_in_turns
 
         if not 0 < self.seconds < math.inf:
             raise UserError("seconds must be above 0 and finite")
@@ -77,6 +77,6 @@ class Serve:
 
     def __call__(self) -> None:
         """Serve until asked to stop."""
-        from serving.__main__ import main as serve
+        from trpo_tf.serving.__main__ import main as serve
 
-        sys.exit(serve(self.arguments, "trpo-tf serve"))
+        sys.exit(serve(self.arguments))

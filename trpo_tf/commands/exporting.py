@@ -47,7 +47,7 @@ class Export:
 
     def __call__(self) -> None:
         """Export and print what was written."""
-        from export import GraphForm, ParityError
+        from trpo_tf.export import GraphForm, ParityError
         from trpo_tf.exporting import export_run, further_outputs
         from trpo_tf.runs import load_run
 
@@ -92,7 +92,7 @@ class Verify:
 
     def __call__(self) -> None:
         """Verify and print."""
-        from serving.verify import verify
+        from trpo_tf.serving.verify import verify
 
         result = verify(self.bundle, self.public_key)
         fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
@@ -101,8 +101,8 @@ class Verify:
                 raise UserError("--thorough needs TensorFlow, which is not installed; leave it out")
             print_fields(fields, as_json=self.json)
             return
-        from export.proof import full_table
-        from export.verify import verify_targets
+        from trpo_tf.export.proof import full_table
+        from trpo_tf.export.verify import verify_targets
 
         seed = (secrets.randbits(32) if self.seed is None else self.seed) if self.thorough else None
         found = verify_targets(self.bundle, seed)
@@ -123,10 +123,10 @@ def _names(text: str) -> list[str]:
 
 
 def _print_proof(bundle: Path) -> None:
-    from export.latency import read_latencies
-    from export.model_card import target_sizes
-    from export.proof import full_table
-    from serving.manifest import read_manifest
+    from trpo_tf.export.latency import read_latencies
+    from trpo_tf.export.model_card import target_sizes
+    from trpo_tf.export.proof import full_table
+    from trpo_tf.serving.manifest import read_manifest
 
     manifest = read_manifest(bundle)
     say(full_table(manifest.parity, target_sizes(manifest), read_latencies(bundle)))

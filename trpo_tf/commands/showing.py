@@ -53,8 +53,8 @@ class Record:
         )
 
     def _recording(self) -> "Recording":
-        from serving import load
         from trpo_tf.recording import record, record_apart
+        from trpo_tf.serving import load
 
         kind = self.out.suffix.removeprefix(".")
         options: dict[str, Any] = {

@@ -13,8 +13,8 @@ from trpo_tf.environment import Environment
 from trpo_tf.errors import UserError
 
 if TYPE_CHECKING:
-    from serving import Policy
     from trpo_tf.runs import Run
+    from trpo_tf.serving import Policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Evaluate:
 
 def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
     """The policy of a bundle or a run, and the environment it was trained on."""
-    from serving import load
+    from trpo_tf.serving import load
 
     if is_bundle(source):
         policy = load(source)
@@ -131,7 +131,7 @@ def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
 
 def is_bundle(source: Path) -> bool:
     """Whether the folder is a bundle."""
-    from serving.manifest import MANIFEST_FILE
+    from trpo_tf.serving.manifest import MANIFEST_FILE
 
     return (source / MANIFEST_FILE).is_file()
 

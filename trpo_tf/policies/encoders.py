@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from serving import ArraySpec
-from serving.observations import Observation, by_name
 from trpo_tf.errors import UserError
 from trpo_tf.normalization import OBSERVATION_CLIP, Moments, Normalizer
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.observations import Observation, by_name
 
 _FIRST_CENTRED = 2.0**13
 _SMALLEST_IMAGE = 16

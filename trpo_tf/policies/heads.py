@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from serving import ArraySpec, NoiseSpec
 from trpo_tf.errors import UserError
+from trpo_tf.serving import ArraySpec, NoiseSpec
 
 tfd = tfp.distributions
 

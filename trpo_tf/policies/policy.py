@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export import InferenceFunction, PolicySpec
-from serving import ArraySpec
+from trpo_tf.export import InferenceFunction, PolicySpec
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads import DiscreteHead, Head, Parameters
 from trpo_tf.policies.networks import PureNetwork
+from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import Linearization, linearize
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from export.folders import named_when_full
+from trpo_tf.export.folders import named_when_full
 from trpo_tf.files import write_atomically
 from trpo_tf.reporting.event_file import EventFile
 from trpo_tf.runs import METRICS_FILE, TENSORBOARD_FOLDER

@@ -7,12 +7,12 @@ import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from export import to_onnx, with_constants
-from serving.observations import Observation, batch_size, list_parts, structured, take, write
-from serving.policy import draw_noise
-from serving.runtime import onnxruntime, open_session
+from trpo_tf.export import to_onnx, with_constants
 from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import Policy
+from trpo_tf.serving.observations import Observation, batch_size, list_parts, structured, take, write
+from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime import onnxruntime, open_session
 
 _OBSERVATION = "observation_"
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
-from serving.policy import draw_noise
 from trpo_tf.checked_env import not_finite
 from trpo_tf.errors import environment_failure
 from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
+from trpo_tf.serving.policy import draw_noise
 from trpo_tf.vector_envs import VectorEnv
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from serving.observations import Array, Observation, batch_size, list_parts, map_parts, observation_of, take, write
-from serving.policy import draw_noise
 from trpo_tf.config import VineConfig
 from trpo_tf.errors import environment_failure
 from trpo_tf.phases import PhaseClock
@@ -18,6 +16,17 @@ from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.sampling.snapshots import Snapshot, check_restorable, restore, save
+from trpo_tf.serving.observations import (
+    Array,
+    Observation,
+    batch_size,
+    list_parts,
+    map_parts,
+    observation_of,
+    take,
+    write,
+)
+from trpo_tf.serving.policy import draw_noise
 from trpo_tf.vector_envs import InTurn
 
 

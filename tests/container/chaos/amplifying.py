@@ -11,11 +11,11 @@ import grpc.aio
 import numpy as np
 
 from benchmarks.amplifying import MODEL_INFER, Request, grpc_requests, http_requests
-from serving.grpc_messages import MODEL_INFER as INFER
 from tests.container.chaos.grpc_clients import metadata, numbers_of, open_channel
 from tests.container.chaos.tally import Tally
 from tests.container.chaos.target import Target, Wrong, parse_head, post, read_answer
 from tests.container.traffic import Asking
+from trpo_tf.serving.grpc_messages import MODEL_INFER as INFER
 
 SIZE = 4 * 2**20 - 2**16
 """Of a message in bytes: about what `--max-body` allows by default."""

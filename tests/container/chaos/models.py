@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-import serving
-from serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, read_manifest
-from serving.policy import Policy
-from serving.verify import read_golden
 from tests.container.engine import ROOT
+from trpo_tf import serving
+from trpo_tf.serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, read_manifest
+from trpo_tf.serving.policy import Policy
+from trpo_tf.serving.verify import read_golden
 
 BUNDLES = ROOT / "tests" / "serving" / "bundles"
 OBSERVATIONS = np.random.default_rng(1).normal(size=(64, 3))

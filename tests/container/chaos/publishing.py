@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.manifest import MANIFEST_FILE, MODEL_FILE
 from tests.container.chaos.models import BUNDLES, DAMAGES, Action, bomb, make_version
 from tests.container.chaos.target import GUEST, MODEL, WIDE
+from trpo_tf.serving.manifest import MANIFEST_FILE, MODEL_FILE
 
 EVERY_SECONDS = 1.0
 KEPT, OTHERS_KEPT = 2, 3

@@ -1,0 +1,21 @@
+"""The program `trpo-tf`, also run by `python -m trpo_tf`."""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command of the command line; without `argv` the arguments are the process's own."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["serve"]:
+        # Without the imports of the other commands: a server starts faster, is smaller, and needs fewer packages.
+        from trpo_tf.serving.__main__ import main as serve
+
+        sys.exit(serve(arguments[1:]))
+    from trpo_tf.cli import main as run
+
+    run(arguments)
+
+
+if __name__ == "__main__":
+    main()
