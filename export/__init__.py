@@ -37,6 +37,6 @@ def __getattr__(name: str) -> Any:
     module = next((module for module, names in _MODULES.items() if name in names), None)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"export.{module}"), name)
+    value = getattr(import_module(f"trpo_tf.export.{module}"), name)
     globals()[name] = value
     return value

@@ -50,6 +50,25 @@ def test_a_level_of_the_users_own_is_heeded(level, shown, tmp_path):
     assert shown or done.stderr == ""
 
 
+def test_tensorflow_is_left_alone_by_whoever_only_serves(tmp_path):
+    """A process that also has TensorFlow on a GPU keeps it."""
+    (tmp_path / "tensorflow.py").write_text("")
+    code = "import os, {}, tensorflow; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code.format(module)],
+            cwd=tmp_path,
+            env={**kept, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for module in ("trpo_tf.serving.policy", "trpo_tf.export", "trpo_tf")
+    ]
+    assert said == ["None\n", "-1\n", "-1\n"]
+
+
 BROKEN = {
     "os.write(2, b'E0000 12:00 port.cc:1] no memory for a thread\\n')": (0, "no memory for a thread"),
     "os.write(2, b'F0000 12:00 cpu.cc:1] this processor lacks AVX\\n'); os.abort()": (-6, "this processor lacks AVX"),
