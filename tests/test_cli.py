@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from trpo_tf import cli, serving
+from trpo_tf.__main__ import main
 from trpo_tf.config import Config, load_preset
 from trpo_tf.serving.options import ServeOptions
 
@@ -42,7 +43,7 @@ def run(capfd):
     def command(*arguments) -> tuple[int, str, str]:
         status = 0
         try:
-            cli.main(list(map(str, arguments)))
+            main(list(map(str, arguments)))
         except SystemExit as exit_:
             status = exit_.code or 0
         return status, *capfd.readouterr()

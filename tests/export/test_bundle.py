@@ -47,7 +47,7 @@ def run_python(tmp_path):
             import importlib.abc, sys
             class Blocker(importlib.abc.MetaPathFinder):
                 def find_spec(self, name, path=None, target=None):
-                    if name.startswith({blocked!r}):
+                    if f"{{name}}.".startswith({tuple(f"{module}." for module in blocked)!r}):
                         raise ModuleNotFoundError(name)
             sys.meta_path.insert(0, Blocker())
         """)
