@@ -55,7 +55,7 @@ class Profiler:
 
 
 def _wait_for_another_second(traces: Path) -> None:
-    """Sleep until a second has passed since the last trace: TensorFlow names traces by the second and overwrites them."""
+    """Sleep until a second has passed since the last trace: TensorFlow names a trace by its second, and overwrites."""
     written = [trace.stat().st_mtime for trace in traces.glob("*")]
     time.sleep(min(1.0, max(0.0, max(written, default=0.0) + 1.0 - time.time())))
 
