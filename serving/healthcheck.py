@@ -163,7 +163,7 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     # Run by its path, this folder is where Python looks for modules first: `import http` would find the server's.
     folder = os.path.dirname(os.path.abspath(__file__))
-    if os.path.abspath(sys.path[0]) == folder:
+    if os.path.realpath(sys.path[0]) == os.path.realpath(folder):
         above = os.path.dirname(folder)  # `trpo_tf`, or in a checkout the folder that has it
         sys.path[0] = os.path.dirname(above) if os.path.basename(above) == "trpo_tf" else above
     sys.exit(main(sys.argv[1:]))
