@@ -1,6 +1,7 @@
 # make demo    train, export, verify, serve and ask, in a virtual environment of its own
 # make test    every test
 # make lint typecheck imports    what CI checks beside the tests
+# make package-test              build the sdist and the wheel, install the wheel elsewhere, and run the program
 # make image image-grpc          build the serving container, without gRPC or with it
 # make image-test                build it, run it locked down, play episodes, stop it under load; image-test-grpc also by gRPC
 # make image-arm64               build it for linux/arm64, emulated where this machine is another
@@ -26,7 +27,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo test lint typecheck imports image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
+.PHONY: demo test lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
 	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
@@ -44,6 +45,9 @@ typecheck: $(VENV)/.installed-dev
 
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
+
+package-test: $(VENV)/.installed-dev
+	$(BIN)/python tests/package/check_package.py
 
 image image-grpc: $(VENV)/.installed-dev
 	$(BIN)/python tests/container/check_image.py --build-only --extra $(if $(findstring grpc,$@),grpc,serve)

@@ -12,7 +12,7 @@ from trpo_tf.config import ALGORITHMS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [README, *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 
 
 def test_the_python_example_trains_exports_and_acts(tmp_path):
