@@ -14,14 +14,17 @@ MOST_WEIGHT_BYTES = 2**31 - 2**20
 
 _GIB = 2**30
 
+_LAYERS = {"BatchMatMulV2", "BiasAdd", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "Einsum", "MatMul"}
+"""Operations of layers whose sums differ in other precision; a single cast or product of float16 may be exact."""
+
 
 def check_traced(graph: Any) -> None:
-    """Raise `ExportError` for weights beyond 2 GiB, variables that a call updates, XLA functions, or bfloat16."""
+    """Raise `ExportError` for weights beyond 2 GiB, updated variables, XLA functions, and 16-bit computation."""
     size = sum(np.prod(each.shape, dtype=np.int64) * each.dtype.size for each in _weights(graph))
     if size > MOST_WEIGHT_BYTES:
         raise ExportError(f"function has {size / _GIB:.1f} GiB of weights, and an ONNX file holds 2; make them fewer")
     definition = graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    nodes = all_nodes(definition)
     updates = sorted({node.op for node in nodes if _updates(node.op)})
     if updates:
         raise ExportError(
@@ -38,6 +41,17 @@ def check_traced(graph: Any) -> None:
             "function computes in bfloat16, which ONNX Runtime does not; build the network anew with dtype='float32', "
             "with the same weights"
         )
+    half = sorted({node.op for node in nodes if node.op in _LAYERS and types_pb2.DT_HALF in _types(node)})
+    if half:
+        raise ExportError(
+            f"function computes in float16 ({', '.join(half)}), and every target computes that in float32, with other "
+            "results; build the network anew with dtype='float32', with the same weights"
+        )
+
+
+def all_nodes(definition: Any) -> list[Any]:
+    """The nodes of a `GraphDef` and of the functions that it calls."""
+    return [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
 
 
 def _weights(graph: Any) -> Iterator[Any]:

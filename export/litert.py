@@ -18,10 +18,15 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
+from serving.errors import install
+from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
+from serving.policy import draw_noise
+from serving.verify import in_batches_of
 from trpo_tf.export.function import InferenceFunction, PolicySpec
 from trpo_tf.export.litert_errors import inexpressible, lacking
 from trpo_tf.export.litert_integers import narrow_integers
 from trpo_tf.export.litert_operations import OVERFLOWING, REPLACEMENTS, replace_operations
+from trpo_tf.export.litert_scales import check_scales, keep_scales
 from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.export.reference import Actor
 from trpo_tf.export.saved_model import signature_names
@@ -59,6 +64,8 @@ def to_litert(
     with tempfile.TemporaryDirectory() as folder:
         _write_archive(function, spec, folder, batch)
         replace_operations(Path(folder), OVERFLOWING)
+        if int8_observations is not None:
+            keep_scales(Path(folder))
         try:
             return _converted(folder, spec, batch, int8_observations)
         except ConverterError as error:
@@ -80,6 +87,7 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
             _check_quantizable(model)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             model = _parsed(_quantized(converter, spec, batch, int8_observations))
+            check_scales(model, [getattr(BuiltinOperator, name) for name in _QUANTIZED])
     _rename_inputs(model, spec)
     narrow_integers(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

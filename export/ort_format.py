@@ -14,7 +14,8 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
     """A serialized ONNX graph in ORT format, optimised, and the operators it needs.
 
     The latter is the text of a configuration for ONNX Runtime's `build.sh --minimal_build --include_ops_by_config`.
-    Optimisations that depend on the processor are left out. Raises `ExportError` if ONNX Runtime refuses the graph.
+    Optimisations that depend on the processor are left out. Raises `ExportError` if ONNX Runtime refuses the graph, and
+    `OSError` for a full disk.
     """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "policy.ort"
@@ -25,7 +26,9 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
         options.add_session_config_entry("session.save_model_format", "ORT")
         try:
             onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except Exception as error:  # ONNX Runtime documents no narrower one
+            if "Failed to save" in str(error):
+                target.write_bytes(bytes(2 * len(model)))  # raises the OSError, which ONNX Runtime does not tell
             reason = " ".join(str(error).split())
             raise ExportError(f"ONNX Runtime can't convert the graph to its own format: {reason}") from error
         from trpo_tf.export.ort_order import in_order  # here, since telemetry must be off first

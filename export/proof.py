@@ -155,7 +155,8 @@ class Proof:
             worst = max(self.errors, key=self.errors.__getitem__)
             return (
                 f"loses the policy in 8 bits: its {worst!r} errs by {self.error:.2f} of what the best constant does on "
-                f"the observations that the policy visits, allowed are {MOST_ERROR}; scale inputs alike, or ship floats"
+                f"the observations that the policy visits, allowed are {MOST_ERROR}; scale inputs alike, and outputs, "
+                "or ship floats"
             )
         if self.returns is None:
             return None

@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
+from export import c99, litert
 from trpo_tf.export import c99, litert
 from trpo_tf.export.function import InferenceFunction, Outputs, PolicySpec
+from trpo_tf.export.function_checks import all_nodes
 from trpo_tf.export.inputs import with_fixed_batch
 from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.export.openers import (
@@ -43,6 +45,7 @@ LITERT_FILE, LITERT_INT8_FILE = "policy.tflite", "policy.int8.tflite"
 C_FOLDER, C_INT8_FOLDER = "c", "c-int8"
 
 _CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "MaxPool", "AvgPool"}
+_LOOPS = {"While", "StatelessWhile"}
 
 Refusal = Callable[[Any, PolicySpec], str | None]
 """Of the traced graph of a policy and its spec: why a target can't carry it, or None."""
@@ -219,6 +222,10 @@ def _no_litert(graph: Any, spec: PolicySpec) -> str | None:
     return f"LiteRT gives no {kind} actions" if kind.kind == "f" and kind != np.float32 else None
 
 
+def _no_litert_int8(graph: Any, spec: PolicySpec) -> str | None:
+    return _no_litert(graph, spec) or _no_loops(graph, "LiteRT in 8 bits")
+
+
 def _no_c(graph: Any, spec: PolicySpec) -> str | None:
     if c99.host_compiler() is None:
         return "there is no C compiler to compare it with (install gcc or clang, or set CC)"
@@ -228,8 +235,17 @@ def _no_c(graph: Any, spec: PolicySpec) -> str | None:
         c99.arguments(spec)
     except ExportError as error:
         return str(error)
-    found = sorted({operation.type for operation in graph.get_operations()} & _CONVOLUTIONS)
-    return f"C has no convolutions ({', '.join(found)})" if found else None
+    found = sorted(_operators(graph) & _CONVOLUTIONS)
+    return f"C has no convolutions ({', '.join(found)})" if found else _no_loops(graph, "C")
+
+
+def _operators(graph: Any) -> set[str]:
+    """All that it computes, in the functions that it calls too."""
+    return {node.op for node in all_nodes(graph.as_graph_def())}
+
+
+def _no_loops(graph: Any, where: str) -> str | None:
+    return f"{where} has no loops; give recurrent layers unroll=True" if _operators(graph) & _LOOPS else None
 
 
 TARGETS: dict[str, Target] = {
@@ -288,7 +304,7 @@ TARGETS: dict[str, Target] = {
         _write_litert_int8,
         litert_opener(LITERT_INT8_FILE),
         "small boards with 8-bit kernels",
-        refusal=_no_litert,
+        refusal=_no_litert_int8,
         names=signature_names,
         exact=False,
     ),

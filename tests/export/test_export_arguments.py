@@ -42,6 +42,11 @@ def drops_out(observation, noise, layer=keras.layers.Dropout(0.5, seed=1)):  # n
     return layer(torque(observation, noise), training=True)
 
 
+def half(observation, noise):
+    product = tf.cast(observation, tf.float16) @ tf.ones((3, 1), tf.float16)
+    return tf.cast(product, tf.float32) + noise
+
+
 WRONG = {
     r"function is a Keras Sequential.*lambda observation, noise: model\(observation\)": lambda: {"function": model()},
     "function must be a function of two arguments, observation and noise": lambda: {"function": lambda observation: 0},
@@ -72,6 +77,7 @@ WRONG = {
     "function computes in bfloat16.*dtype='float32'": lambda: {
         "function": lambda observation, noise: tf.cast(tf.cast(torque(observation, noise), tf.bfloat16), tf.float32)
     },
+    r"function computes in float16 \(MatMul\).*dtype='float32'": lambda: {"function": half},
     "function must give one tensor": lambda: {"function": lambda observation, noise: [observation, noise]},
     "spec must be a PolicySpec": lambda: {"spec": OBS},
     "path must be that of the folder to make, not None": lambda: {"path": None},
@@ -96,6 +102,24 @@ def test_write_bundle_names_the_argument_before_it_makes_anything(reason, tmp_pa
     with pytest.raises(BundleError if reason.startswith("name") else ExportError, match=reason) as refused:
         write_bundle(**given)
     assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["c", "c-int8", "litert-int8"])
+def test_a_loop_that_a_target_lacks_is_told_before_anything_is_made(target, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    network = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4), keras.layers.Dense(1)])
+    window = PolicySpec((ArraySpec("obs", "float32", (5, 3)),), ArraySpec("torque", "float32", (1,)), NOISE)
+    steps = []
+    with pytest.raises(ExportError, match=rf"target {target} can't carry this policy: .* has no loops; .*unroll=True"):
+        write_bundle(
+            lambda observation, noise: network(observation) + noise,
+            window,
+            tmp_path / "bundle",
+            targets=[target],
+            observer=steps.append,
+        )
+    assert steps == []
     assert list(tmp_path.iterdir()) == []
 
 

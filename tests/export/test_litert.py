@@ -192,6 +192,53 @@ def test_choices_that_meet_other_integers_of_64_bits_keep_theirs():
     np.testing.assert_array_equal(actions, [[2**35 + 1, 2**40]])
 
 
+SCALES = np.array([4000.0, 0.01, 1.0, 0.001], np.float32)
+MIDDLE, VARIABLE = SCALES / 3, tf.Variable(SCALES)
+RAW = PolicySpec((ArraySpec("obs", "float32", (4,)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,)))
+NORMALISED = {
+    "quotient": lambda obs: obs / SCALES,
+    "product": lambda obs: obs * (1 / SCALES),
+    "offset": lambda obs: (obs - MIDDLE) / SCALES,
+    "one number last": lambda obs: (obs / SCALES) / 3.0,
+    "moved": lambda obs: tf.reshape(tf.reshape(obs, (-1, 2, 2)) / SCALES.reshape(2, 2), (-1, 4)),
+    "of a variable": lambda obs: obs / VARIABLE,
+    "in a function": tf.function(lambda obs: obs / SCALES, autograph=False),
+}
+
+
+def scaled_alike():
+    return np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("how", NORMALISED)
+def test_in_8_bits_a_layer_reads_numbers_by_the_scale_that_the_policy_gives_them(how):
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(2)])
+    visited = scaled_alike() * SCALES
+    function = lambda obs, noise: network(NORMALISED[how](obs)) + noise  # noqa: E731
+    noise = np.zeros((64, 2), np.float32)
+    expected = function(tf.constant(visited), noise).numpy()
+    actions = litert_actor(to_litert(function, RAW, int8_observations=visited), RAW)(visited, noise)
+    assert np.sqrt(np.mean((actions - expected) ** 2)) < 0.05 * expected.std()
+
+
+def test_one_number_for_a_whole_layer_goes_into_its_weights():
+    """As do the bytes of an image: what is scaled alike loses nothing, and costs no operator."""
+    weights = tf.constant(np.arange(8, dtype=np.float32).reshape(4, 2))
+    content = to_litert(lambda obs, noise: (obs / 255.0) @ weights + noise, RAW, int8_observations=scaled_alike())
+    assert BuiltinOperator.MINIMUM not in [code for code, _ in operators(content)]
+
+
+def test_scales_that_8_bits_in_litert_can_not_hold_are_refused():
+    """The interpreter would end the process."""
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, "tanh"), keras.layers.Dense(2)])
+    hidden, bias = network.layers[0].get_weights()
+    network.layers[0].set_weights([hidden / SCALES[:, None], bias])
+    with pytest.raises(ExportError, match=r"^8 bits can't hold numbers of such different scale in one layer"):
+        to_litert(lambda obs, noise: network(obs) + noise, RAW, int8_observations=scaled_alike() * SCALES)
+
+
 def test_no_observations_are_refused():
     policy = Continuous()
     none = observations(policy.spec.observation, 0)
