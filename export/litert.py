@@ -18,10 +18,6 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
-from serving.errors import install
-from serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
-from serving.policy import draw_noise
-from serving.verify import in_batches_of
 from trpo_tf.export.function import InferenceFunction, PolicySpec
 from trpo_tf.export.litert_errors import inexpressible, lacking
 from trpo_tf.export.litert_integers import narrow_integers

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from export import c99, litert
 from trpo_tf.export import c99, litert
 from trpo_tf.export.function import InferenceFunction, Outputs, PolicySpec
 from trpo_tf.export.function_checks import all_nodes
