@@ -1,5 +1,6 @@
 """How long calls take, one by one: percentiles, of one kind of call or of several in turns."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,11 @@ def measure(call: Call, seconds: float = 0.5) -> Latency:
 def measure_in_turns(calls: Mapping[str, Call], seconds: float, *, turns: int = 20) -> dict[str, list[Durations]]:
     """Time each call for `seconds` in all, each in turn, so that a machine that slows down does so for all.
 
-    Returns durations by name, an array for each turn.
+    Before that each is called 100 times, or for `seconds` where that is shorter. Returns durations by name, an array
+    for each turn.
     """
     for call in calls.values():
-        for _ in range(_WARM_UP):
-            call()
+        _durations(call, seconds, most=_WARM_UP)
     measured: dict[str, list[Durations]] = {name: [] for name in calls}
     for _ in range(turns):
         for name, call in calls.items():
@@ -58,11 +59,11 @@ def ratio(durations: Sequence[Durations], base: Sequence[Durations], percentile:
     )
 
 
-def _durations(call: Call, seconds: float) -> Durations:
-    clock, taken = time.perf_counter_ns, []
+def _durations(call: Call, seconds: float, most: float = math.inf) -> Durations:
+    clock, taken = time.perf_counter_ns, list[int]()
     end = clock() + round(seconds * 1e9)
     now = 0
-    while now < end:
+    while now < end and len(taken) < most:
         started = clock()
         call()
         now = clock()
