@@ -42,7 +42,9 @@ def resolve(host: str) -> tuple[Address, ...]:
     if name == "*":  # glibc takes it for the loopback addresses
         raise ServeError("--host * is no address; :: is every address of this machine, 0.0.0.0 every IPv4 address")
     try:
-        found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
+        # Python would load its tables of international names to encode a text, also one that has only digits and dots.
+        given = name.encode() if name.isascii() and name.isprintable() else name
+        found = socket.getaddrinfo(given, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else "it is no host name"
         raise ServeError(

@@ -16,7 +16,7 @@ from trpo_tf.serving.files import occupy_standard_descriptors, raise_file_limit
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.signals import Stopped, guarded, held_back, ignore
 from trpo_tf.serving.sockets import listeners
-from trpo_tf.serving.supervisor import Seat, supervise
+from trpo_tf.serving.worker_context import WorkerContext
 
 
 def serve(path: str | Path, options: ServeOptions | None = None) -> None:
@@ -50,16 +50,18 @@ def _serve(path: Path, options: ServeOptions) -> None:
         credentials = Credentials(options)
     with listeners(options) as (sockets, places, grpc):
 
-        def answer(seat: Seat) -> None:
+        def answer(context: WorkerContext) -> None:
             with held_back():
                 from trpo_tf.serving.worker import work
 
-            own = sockets[seat.worker_index]
+            own = sockets[context.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
                 listener.close()  # so that it closes with the worker whose it is
-            work(path, options, credentials, own, places, grpc, seat, board)
+            work(path, options, credentials, own, places, grpc, context, board)
 
         if options.workers == 1:
-            answer(Seat(0))
+            answer(WorkerContext(0))
         else:
+            from trpo_tf.serving.supervisor import supervise
+
             supervise(options, answer, credentials, [listener for own in sockets for listener in own], places)

@@ -15,10 +15,10 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from trpo_tf.serving.channel import MOST_TEXT, open_channel, receive, send
 from trpo_tf.serving.credentials import Credentials
@@ -26,6 +26,7 @@ from trpo_tf.serving.errors import BundleError, reason_of
 from trpo_tf.serving.events import configure_worker, emit, flush
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.signals import was_told
+from trpo_tf.serving.worker_context import WorkerContext, announce
 
 RESTART_SECONDS = 1.0
 """A worker is started at most this often."""
@@ -47,29 +48,7 @@ START_SECONDS, START_FACTOR = 60.0, 10.0
 STOP_SECONDS = 2.0
 """How long a worker that is to end at once may take."""
 
-MOST_NAMES = 10
-"""Models whose names are announced at the start, if there are no more; of more than these, the first few."""
-
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Seat(NamedTuple):
-    """A worker's place.
-
-    Attributes:
-        worker_index: from 0; a worker that is started for one that died has the same.
-        channel: to the parent, if there is one.
-        settled: what the first worker has found out about what is served, for those that come later.
-        unloaded: models that clients have unloaded.
-        acted: version and interface, as `serving.interface.to_json` makes it, that answered last for each model.
-    """
-
-    worker_index: int
-    channel: socket.socket | None = None
-    settled: Any = None
-    unloaded: tuple[str, ...] = ()
-    acted: Mapping[str, Any] = {}
 
 
 @dataclass
@@ -99,7 +78,7 @@ class Supervisor:
     """Workers by their index, and what is going on among them."""
 
     options: ServeOptions
-    work: Callable[[Seat], None]
+    work: Callable[[WorkerContext], None]
     credentials: Credentials
     listeners: Sequence[socket.socket]
     places: Sequence[str]
@@ -140,7 +119,7 @@ class Supervisor:
     def start(self, index: int) -> None:
         """Fork a worker. Raises `OSError` if the system has no process, or no files, for it."""
         ours, theirs = open_channel()
-        seat = Seat(index, theirs, self.settled, tuple(self.unloaded), self.acted)
+        context = WorkerContext(index, theirs, self.settled, tuple(self.unloaded), self.acted)
         try:
             pid = os.fork()
         except OSError as error:
@@ -152,7 +131,7 @@ class Supervisor:
             # Another worker must see its channel close when the parent dies, so this one keeps none of them open.
             for channel in (ours, *(worker.channel for worker in self.workers.values())):
                 channel.close()
-            _be_worker(self.work, seat)
+            _be_worker(self.work, context)
         theirs.close()
         self.due.pop(index, None)
         self.workers[index] = _Worker(pid, ours, time.monotonic())
@@ -303,15 +282,6 @@ class Supervisor:
             self.tell(index, {"ping": True})
 
 
-def announce(names: Sequence[str], count: int, places: Sequence[str]) -> None:
-    """Say on stderr what is served, and where: `count` models, of which `names` has the first `MOST_NAMES`."""
-    shown = ", ".join(names) or "nothing yet"
-    if count > len(names):
-        shown = f"{count} models ({', '.join(names[:3])}, ...)"
-    message = f"serving {shown} on {' and '.join(places)}"
-    emit("start", message, models=list(names), count=count, listening=list(places))
-
-
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
     """A socket that the number of each SIGTERM, SIGINT and SIGHUP comes from, as a byte."""
@@ -332,23 +302,23 @@ def _ignore(_number: int, _frame: object) -> None:
     """Have the signal written to the socket, rather than end the process."""
 
 
-def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
+def _be_worker(work: Callable[[WorkerContext], None], context: WorkerContext) -> None:
     """Work, in a process just forked; it ends here, so that nothing of the parent's is cleaned up twice."""
     status = 1
     try:
-        configure_worker(seat.worker_index)
+        configure_worker(context.worker_index)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
-        work(seat)
+        work(context)
         status = 0
     except (BundleError, OSError, ImportError, MemoryError) as error:
-        if seat.channel is not None:
-            send(seat.channel, {"failed": reason_of(error)[:MOST_TEXT]})
+        if context.channel is not None:
+            send(context.channel, {"failed": reason_of(error)[:MOST_TEXT]})
         status = 2
     except Exception as error:  # noqa: BLE001 (it is logged)
-        emit("fault", f"worker {seat.worker_index} failed", level=logging.ERROR, fault=error)
+        emit("fault", f"worker {context.worker_index} failed", level=logging.ERROR, fault=error)
     finally:
         flush()
         os._exit(status)
@@ -356,7 +326,7 @@ def _be_worker(work: Callable[[Seat], None], seat: Seat) -> None:
 
 def supervise(
     options: ServeOptions,
-    work: Callable[[Seat], None],
+    work: Callable[[WorkerContext], None],
     credentials: Credentials,
     listeners: Sequence[socket.socket],
     places: Sequence[str],

@@ -40,7 +40,7 @@ from trpo_tf.serving.routes import ReleaseRoutes, Route, make_routes, without_re
 from trpo_tf.serving.signals import was_told
 from trpo_tf.serving.site import Site
 from trpo_tf.serving.sockets import BACKLOG, GrpcPort, refuse_new
-from trpo_tf.serving.supervisor import MOST_NAMES, Seat, announce
+from trpo_tf.serving.worker_context import MOST_NAMES, WorkerContext, announce
 
 if TYPE_CHECKING:
     from trpo_tf.serving.grpc_server import GrpcServer
@@ -75,21 +75,21 @@ def work(
     listeners: list[socket.socket],
     places: list[str],
     grpc_port: GrpcPort | None,
-    seat: Seat,
+    context: WorkerContext,
     board: Board,
 ) -> None:
     """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
     return_large_blocks()
-    source = settle(path) if seat.settled is None else _from_json(seat.settled)
-    metrics = Metrics(board, seat.worker_index)
+    source = settle(path) if context.settled is None else _from_json(context.settled)
+    metrics = Metrics(board, context.worker_index)
     # Every worker sees the same folder, so one of them tells what comes of it.
-    repository = Repository(source, options, metrics.reloaded if seat.worker_index == 0 else None)
+    repository = Repository(source, options, metrics.reloaded if context.worker_index == 0 else None)
     try:
         repository.start(
-            seat.unloaded, {name: (version, from_json(acted)) for name, (version, acted) in seat.acted.items()}
+            context.unloaded, {name: (version, from_json(acted)) for name, (version, acted) in context.acted.items()}
         )
     except BundleError:
-        if seat.settled is None:
+        if context.settled is None:
             raise
         # Started for one that died, or beside others: not ready is better than not there.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -97,14 +97,14 @@ def work(
         loop = uvloop.new_event_loop()
         try:
             loop.run_until_complete(
-                Worker(repository, options, credentials, seat, metrics, observers).run(listeners, places, grpc_port)
+                Worker(repository, options, credentials, context, metrics, observers).run(listeners, places, grpc_port)
             )
         finally:
             loop.close()
 
 
 class Worker:
-    """The site, kept in step with the repository; `seat.worker_index` tells this process from the other workers.
+    """The site, kept in step with the repository; `context.worker_index` tells this process from the other workers.
 
     Attributes:
         catalog: what answers now. It changes together with the site's routes, in the event loop.
@@ -115,11 +115,11 @@ class Worker:
         repository: Repository,
         options: ServeOptions,
         credentials: Credentials,
-        seat: Seat,
+        context: WorkerContext,
         metrics: Metrics,
         observers: Observers,
     ) -> None:
-        self._repository, self._options, self._seat, self._metrics = repository, options, seat, metrics
+        self._repository, self._options, self._context, self._metrics = repository, options, context, metrics
         self._tls = credentials.tls
         self._acceptor: TlsAcceptor | None = None
         self._changing, self._looks = asyncio.Lock(), LookThread()
@@ -131,7 +131,7 @@ class Worker:
         self.catalog = repository.catalog
         self._release_routes: ReleaseRoutes = {}
         self.site = Site(self._routes(), options, metrics, credentials.keys, observers)
-        self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=seat.worker_index == 0)
+        self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=context.worker_index == 0)
         self._gatherer = Gatherer(options.max_batch) if options.batching else None
         metrics.show(self.catalog)
         if options.poll:
@@ -223,7 +223,7 @@ class Worker:
         catalog = self._repository.catalog
         routes = make_routes(catalog, self._options, self._metrics, self._release_routes)
         if self._options.repository_api:
-            routes |= control_routes(catalog, self._change if self._seat.channel is None else self._ask)
+            routes |= control_routes(catalog, self._change if self._context.channel is None else self._ask)
         return routes
 
     async def _follow(self) -> None:
@@ -303,13 +303,13 @@ class Worker:
                 self._stop()
 
     def _tell(self, message: dict[str, Any]) -> None:
-        if self._seat.channel is not None:
-            send(self._seat.channel, message)
+        if self._context.channel is not None:
+            send(self._context.channel, message)
 
     def _say_ready(self, places: list[str]) -> None:
         names, (root, only) = list(self.catalog.releases), self._repository.source
         shown, count = names[:MOST_NAMES], len(names)
-        if self._seat.channel is None:
+        if self._context.channel is None:
             announce(shown, count, places)
         settled = [str(root), only and [only.name, str(only.folder)]]
         self._tell({"ready": shown, "count": count, "settled": settled})
@@ -328,13 +328,13 @@ class Worker:
 
     def _say_reloaded(self) -> None:
         """Tell the parent, so that a worker which it starts later has the same keys and certificates."""
-        if self._seat.worker_index == 0:
+        if self._context.worker_index == 0:
             self._tell({"reloaded": True})
 
     # The end
 
     def _listen_to_signals(self) -> None:
-        loop, channel = asyncio.get_running_loop(), self._seat.channel
+        loop, channel = asyncio.get_running_loop(), self._context.channel
         if channel is None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
