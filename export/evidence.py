@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from trpo_tf.export.batch_size import outputs_of_batch_size
 from trpo_tf.export.cases import far_rows, observation_cases, with_tails
 from trpo_tf.export.function import InferenceFunction, Outputs, PolicySpec, check_function, spec_of
 from trpo_tf.export.onnx_graph import ExportError
@@ -123,6 +125,12 @@ def standard_of(
     )
     _check_policy(standard, spec)
     feeds = by_name(take(observations, ~far), spec.observation[0].name)
+    sized = outputs_of_batch_size(onnx.load_from_string(graph), feeds)
+    if sized:
+        raise ExportError(
+            f"the policy's {min(sized)!r} is computed of the number of rows of its batch, so that another batch may "
+            "get another answer; take tf.shape(observation)[0] and tf.size out of conditions and of arithmetic"
+        )
     operator = undefined_choice(graph, feeds)
     if operator is not None:
         raise ExportError(

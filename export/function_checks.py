@@ -13,13 +13,14 @@ MOST_WEIGHT_BYTES = 2**31 - 2**20
 """Of all weights: protobuf, and so an ONNX file, holds 2 GiB, and the graph takes a part of it."""
 
 _GIB = 2**30
+_PYTHON = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}
 
 _LAYERS = {"BatchMatMulV2", "BiasAdd", "Conv2D", "Conv3D", "DepthwiseConv2dNative", "Einsum", "MatMul"}
 """Operations of layers whose sums differ in other precision; a single cast or product of float16 may be exact."""
 
 
 def check_traced(graph: Any) -> None:
-    """Raise `ExportError` for weights beyond 2 GiB, updated variables, XLA functions, and 16-bit computation."""
+    """Raise `ExportError` for weights beyond 2 GiB, updated variables, Python, XLA functions, and 16-bit numbers."""
     size = sum(np.prod(each.shape, dtype=np.int64) * each.dtype.size for each in _weights(graph))
     if size > MOST_WEIGHT_BYTES:
         raise ExportError(f"function has {size / _GIB:.1f} GiB of weights, and an ONNX file holds 2; make them fewer")
@@ -30,6 +31,10 @@ def check_traced(graph: Any) -> None:
         raise ExportError(
             f"function updates a variable when it is called ({', '.join(updates)}{_updated(graph)}), and an exported "
             "policy has no state; call layers with training=False, and give what changes as an input"
+        )
+    if any(node.op in _PYTHON for node in nodes):
+        raise ExportError(
+            "function calls Python (tf.py_function, tf.numpy_function), which no target has; compute it in TensorFlow"
         )
     if any(function.attr["_XlaMustCompile"].b for function in definition.library.function):
         raise ExportError(

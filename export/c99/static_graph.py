@@ -19,6 +19,7 @@ _SHAPE_ONLY = {"Shape", "Size"}
 """Operators whose answer does not depend on the numbers they are given."""
 
 _CONVOLUTIONAL = {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}
+_BOUNDS = {"Clip", "Max", "Min"}
 _LOOPS = {"GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 
 
@@ -53,7 +54,7 @@ def input_arrays(spec: PolicySpec) -> list[ArraySpec | NoiseSpec]:
 def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph:
     """The graph of a policy that has `spec`, where only operators of `known` depend on an input.
 
-    Raises `ExportError` for another operator.
+    Raises `ExportError` for another operator, and for constants of float64 that float32 can't hold.
     """
     proto = onnx.load_from_string(model)
     zeros = {array.name: np.zeros((1, *array.shape), array.dtype) for array in input_arrays(spec)}
@@ -65,6 +66,7 @@ def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph
     named = {spec.action.name, *(name for node in nodes for name in (*node.inputs, *node.outputs) if name)}
     wanted = named - {*constants, *zeros}
     arrays = {**constants, **_run(proto, zeros, sorted(wanted)), **zeros}
+    _refuse_beyond_float32(nodes, arrays, variables)
     readers = Counter(name for node in nodes for name in node.inputs)
     return StaticGraph(nodes, arrays, readers)
 
@@ -116,3 +118,20 @@ def _refuse_unknown(nodes: list[Node], known: set[str]) -> None:
         )
     if unknown:
         raise ExportError(f"the C target has no {', '.join(unknown)}; use other layers, or the ONNX file")
+
+
+def _refuse_beyond_float32(nodes: list[Node], arrays: Mapping[str, NDArray[Any]], variables: set[str]) -> None:
+    """Refuse constants that C would take for 0 or infinity; bounds of a clip may be infinite."""
+    computing = [node for node in nodes if node.operator not in _BOUNDS]
+    for name in {name for node in computing for name in node.inputs} - {"", *variables}:
+        values = arrays[name]
+        if values.dtype != np.float64:
+            continue
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32)
+        lost = (values != 0) & np.isfinite(values) & ((narrow == 0) | np.isinf(narrow))
+        if lost.any():
+            raise ExportError(
+                f"the C target computes in float32, which can't hold the constant {values[lost].flat[0]:g}; choose "
+                "another, or use the ONNX file"
+            )

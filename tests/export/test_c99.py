@@ -253,6 +253,23 @@ def test_integers_wrap_around_as_in_the_graph():
     assert_acts_as_onnx_runtime(exported_function(lambda x, noise: tf.cast(x * 2**30 - 7, tf.float32) / 2**29, spec))
 
 
+@pytest.mark.parametrize("constant", [1e-300, 1e300])
+def test_constants_of_float64_that_float32_can_not_hold_are_refused(constant):
+    """No case may show it: what is multiplied by 1e-300 is nearly 0 until it is as large as 1e299."""
+    spec = ArraySpec("obs", "float64", (3,), -1e300, 1e300)
+    policy = exported_function(lambda x, noise: tf.cast(tf.tanh(x * constant), tf.float32) + noise, spec)
+    with pytest.raises(ExportError, match=re.escape(f"can't hold the constant {constant:g};")):
+        c_sources(policy.model, policy.spec)
+
+
+def test_bounds_beyond_float32_bound_nothing():
+    spec = ArraySpec("obs", "float64", (3,), -10, 10)
+    largest = np.finfo(np.float64).max
+    assert_acts_as_onnx_runtime(
+        exported_function(lambda x, noise: tf.cast(tf.clip_by_value(x, -largest, largest), tf.float32) + noise, spec)
+    )
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [

@@ -47,6 +47,10 @@ def half(observation, noise):
     return tf.cast(product, tf.float32) + noise
 
 
+def through_python(observation, noise):
+    return tf.ensure_shape(tf.numpy_function(np.negative, [torque(observation, noise)], tf.float32), (None, 1))
+
+
 WRONG = {
     r"function is a Keras Sequential.*lambda observation, noise: model\(observation\)": lambda: {"function": model()},
     "function must be a function of two arguments, observation and noise": lambda: {"function": lambda observation: 0},
@@ -78,6 +82,7 @@ WRONG = {
         "function": lambda observation, noise: tf.cast(tf.cast(torque(observation, noise), tf.bfloat16), tf.float32)
     },
     r"function computes in float16 \(MatMul\).*dtype='float32'": lambda: {"function": half},
+    "function calls Python .*compute it in TensorFlow": lambda: {"function": through_python},
     "function must give one tensor": lambda: {"function": lambda observation, noise: [observation, noise]},
     "spec must be a PolicySpec": lambda: {"spec": OBS},
     "path must be that of the folder to make, not None": lambda: {"path": None},

@@ -70,6 +70,39 @@ def test_an_observation_s_action_may_not_depend_on_the_others_of_its_batch(how, 
     assert "a mean, norm or softmax without its axis" in said
 
 
+def rows(observation):
+    return tf.shape(observation)[0]
+
+
+SIZED = {
+    "a branch at one size": lambda o, n: tf.cond(rows(o) == 1000, lambda: torque(o, n) / 2, lambda: torque(o, n)),
+    "a choice by size": lambda o, n: torque(o, n) * tf.where(rows(o) > 2000, 0.5, 1.0),
+    "arithmetic": lambda o, n: torque(o, n) * (1 - tf.cast(rows(o) // 10**6, tf.float32)),
+    "the size of all": lambda o, n: torque(o, n) * tf.cast(tf.size(o) < 9999, tf.float32),
+}
+
+
+@pytest.mark.parametrize("how", SIZED)
+def test_an_action_may_not_depend_on_how_many_rows_its_batch_has(how, tmp_path):
+    """At a size that no comparison meets."""
+    assert "'action' is computed of the number of rows of its batch" in refusal(SIZED[how], folder=tmp_path / "bundle")
+
+
+SHAPED = {
+    "reshaped": lambda o, n: tf.reshape(torque(o, n), (rows(o), 2)),
+    "zeros of as many rows": lambda o, n: tf.concat([torque(o, n)[:, :1], tf.zeros((rows(o), 1))], 1),
+    "repeated": lambda o, n: torque(o, n) * tf.tile([[0.5]], (rows(o), 2)),
+    "numbered": lambda o, n: tf.gather_nd(torque(o, n), tf.stack([tf.range(rows(o)), tf.range(rows(o))], 1)[:, :1]),
+    "divided by its width": lambda o, n: torque(o / tf.cast(tf.shape(o)[1], tf.float32), n),
+}
+
+
+@pytest.mark.parametrize("how", SHAPED)
+def test_a_shape_of_as_many_rows_is_none_of_that(how, tmp_path):
+    manifest = write_bundle(SHAPED[how], SPEC, tmp_path / "bundle", targets=["onnx"])
+    assert manifest.parity["onnx"]["cases_equal"] == manifest.parity["onnx"]["cases"]
+
+
 def test_choices_are_coupled_by_their_scores(tmp_path):
     scores = lambda o, n: logits(o, n) - 1e-3 * tf.reduce_mean(o, axis=0)[:1]  # noqa: E731
     said = refusal(choose(scores), CHOICES, tmp_path / "bundle", evidence=Evidence(scores=scores))
