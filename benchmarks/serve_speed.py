@@ -76,7 +76,8 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
     for contender in ours:
         found.append(contender)
         if given.baseline:
-            found.append(replace(contender, name=contender.name.replace("ours", "before"), code=given.baseline))
+            name = contender.name.replace("ours", "before")
+            found.append(replace(contender, name=name, code=given.baseline, command=as_in(given.baseline, contender)))
     found.append(Contender("floor", (sys.executable, floor, bundle, "--port", port)))
     found.append(Contender("floor, raw", (sys.executable, floor, bundle, *raw_floor), uds=socket_path))
     if given.fastapi:
@@ -105,6 +106,13 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
         found.append(Contender("KServe", (*command, "--enable_grpc", "false")))
         found.append(Contender("KServe, gRPC", (*command, "--enable_grpc", "true"), grpc=GRPC_PORT))
     return found
+
+
+def as_in(checkout: Path, contender: Contender) -> tuple[str, ...]:
+    """The command in another version: the server was `python -m serving` before it was a part of `trpo_tf`."""
+    python, *_, bundle = contender.command[:5]
+    start = ("trpo_tf", "serve") if (checkout / "trpo_tf" / "serving").exists() else ("serving",)
+    return (python, "-m", *start, bundle, *contender.command[5:])
 
 
 @contextmanager
