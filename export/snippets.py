@@ -36,7 +36,8 @@ policy = serving.load(".")
 action = policy.act(observation)
 """
 _SERVING_BATCH = """\
-import numpy as np, serving  # pip install '.[serve]' in a checkout of trpo-tf
+import numpy as np
+from trpo_tf import serving  # pip install '.[serve]' in a checkout of trpo-tf
 policy = serving.load(".")
 action = policy.act_batch({observations})[0]
 """

@@ -40,7 +40,8 @@ assert server.wait(30) == 0
 """
 
 ACT = """
-import sys, time, serving
+import sys, time
+from trpo_tf import serving
 policy = serving.load(sys.argv[1])
 for _ in range(100):
     policy.act([0.1, 0.2, 0.3, 0.4])

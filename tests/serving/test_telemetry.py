@@ -32,7 +32,8 @@ print(seen)
 """
 
 ACT = """
-import numpy, serving, time
+import numpy, time
+from trpo_tf import serving
 policy = serving.load({bundle!r})
 for _ in range(100):
     policy.act([0.1, 0.2, 0.3, 0.4])
