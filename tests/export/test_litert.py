@@ -176,6 +176,34 @@ def test_choices_have_32_bits_throughout(kind):
     assert TensorType.INT64 not in [tensor.type for tensor in graph.tensors]
 
 
+_FLOATS = {TensorType.FLOAT32}
+_NUMBERS = {TensorType.FLOAT32, TensorType.INT32}
+MICRO = {
+    **dict.fromkeys(("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB", "GATHER", "PACK", "RESHAPE", "SPLIT"), _NUMBERS),
+    **dict.fromkeys(("ARG_MAX", "EXP", "FULLY_CONNECTED", "TANH"), _FLOATS),
+    "CAST": {TensorType.INT32, TensorType.INT8},
+}
+"""What TensorFlow Lite Micro's kernels take as data, as far as these policies need it (its `micro/kernels`)."""
+
+
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "squashed", "state-dependent", "categorical", "multi-discrete", "multi-binary"]
+)
+def test_with_a_batch_of_one_tensorflow_lite_micro_has_every_operator_at_its_types(kind):
+    content = to_litert(case(kind).policy.function, case(kind).policy.spec, batch=1)
+    (graph,) = (model := ModelT.InitFromPackedBuf(content)).subgraphs
+    names = {code: name for name, code in vars(BuiltinOperator).items()}
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        given, answers = ([graph.tensors[n].type for n in places] for places in (operator.inputs, operator.outputs))
+        assert given[-1 if name == "SPLIT" else 0] in MICRO[name], name
+        if name == "ARG_MAX":
+            assert (given[1], answers) == (TensorType.INT32, [TensorType.INT32])
+    for place in (*graph.inputs, *graph.outputs):
+        assert graph.tensors[place].shape[0] == 1
+
+
 def test_choices_that_meet_other_integers_of_64_bits_keep_theirs():
     spec = PolicySpec(
         (ArraySpec("obs", "float32", (3,)), ArraySpec("offset", "int64", ())),
