@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from trpo_tf.advantages import generalized_advantages, standardized
+from trpo_tf.advantages import generalized_advantages, participation_ratio, standardized
 from trpo_tf.config import SamplingConfig
-from trpo_tf.iteration import advantages_and_targets
+from trpo_tf.iteration import advantages_and_targets, present_lambda
 from trpo_tf.sampling.batch import Batch
 
 DISCOUNT, TRACE = 0.9, 0.8
@@ -92,3 +94,65 @@ def test_average_reward_advantages_are_undiscounted_and_centred():
     shifted, shifted_targets = advantages_and_targets(settings, rows, reward + 5.0, value - 3.0)
     np.testing.assert_allclose(shifted, advantage)
     np.testing.assert_allclose(shifted_targets, targets, atol=1e-12)
+
+
+def test_the_participation_ratio_is_the_share_of_numbers_that_count():
+    assert participation_ratio(np.full(7, -3.0)) == pytest.approx(1.0)
+    assert participation_ratio(np.eye(1, 50)[0] * 1e200) == pytest.approx(1 / 50)
+    assert participation_ratio(np.repeat([0.0, 2.0, -2.0], [90, 5, 5])) == pytest.approx(0.1)
+    assert participation_ratio(np.random.default_rng(0).normal(size=100_000)) == pytest.approx(1 / 3, rel=0.02)
+    assert participation_ratio(np.zeros(3)) == 1.0
+
+
+LENGTH, SCORES = 200, np.array([0.0, 0.5, 1.0])
+
+
+def paid_at_the_end(rewards):
+    """Three episodes of rewards [LENGTH, 3] that terminate, and a row of weight 0 behind them."""
+    zeros = np.zeros((LENGTH + 1, len(SCORES)), bool)
+    terminated, weight = zeros.copy(), np.ones(zeros.shape)
+    terminated[LENGTH - 1], weight[LENGTH] = True, 0.0
+    reward = np.append(rewards, [[7.0, 8.0, 9.0]], axis=0)
+    return reward, Batch(np.empty(0), np.empty(0), reward, terminated, zeros, weight)
+
+
+def ends_with(scores):
+    return np.append(np.zeros((LENGTH - 1, len(SCORES))), [scores], axis=0)
+
+
+def only_the_mean():
+    """What a critic knows that sees the time alone."""
+    ahead = 0.99 ** np.arange(LENGTH - 1, -1.0, -1)
+    return np.append(ahead, [9.0, 9.0])[:, np.newaxis] * SCORES.mean() * np.ones(len(SCORES))
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_an_end_that_the_critic_does_not_foresee_reaches_the_first_action_whole(unit):
+    settings = SamplingConfig()
+    reward, rows = paid_at_the_end(unit * ends_with(SCORES))
+    value = unit * only_the_mean()
+    settings = dataclasses.replace(settings, gae_lambda=present_lambda(settings, rows, reward, value))
+    advantage, _ = advantages_and_targets(settings, rows, reward, value)
+    np.testing.assert_allclose(advantage[0], 0.99 ** (LENGTH - 1) * unit * (SCORES - SCORES.mean()), atol=1e-9 * unit)
+
+
+def test_lambda_stays_where_the_critic_foresees_the_end():
+    """Its errors are alike at all steps: it learns of the score little by little."""
+    reward, rows = paid_at_the_end(ends_with(SCORES))
+    settings = SamplingConfig()
+    drift = np.linspace(0.0, 1.0, LENGTH)[:, np.newaxis] * (SCORES - SCORES.mean())
+    known = (SCORES.mean() + drift) * 0.99 ** np.arange(LENGTH - 1, -1.0, -1)[:, np.newaxis]
+    value = np.append(known, np.full((2, len(SCORES)), 9.0), axis=0)
+    assert present_lambda(settings, rows, reward, value) == settings.gae_lambda
+
+
+def test_lambda_stays_where_rewards_vary_or_it_is_not_to_adapt():
+    settings = SamplingConfig()
+    value = only_the_mean()
+    rare, rows = paid_at_the_end(ends_with(SCORES))
+    assert present_lambda(settings, rows, rare, value) == 1.0
+    for other in ({"adaptive_lambda": False}, {"objective": "average"}, {"gae_lambda": 0.999}):
+        fixed = dataclasses.replace(settings, **other)
+        assert present_lambda(fixed, rows, rare, value) == fixed.gae_lambda
+    dense, rows = paid_at_the_end(ends_with(SCORES) + 1e-6 * np.random.default_rng(0).random((LENGTH, len(SCORES))))
+    assert present_lambda(settings, rows, dense, value) == settings.gae_lambda

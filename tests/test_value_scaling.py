@@ -1,8 +1,11 @@
 """Rewards of any size and rarity, and observations whose range changes, without a setting."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
+import tomli_w
 
 from trpo_tf.components import build_components
 from trpo_tf.config import read_config
@@ -161,6 +164,16 @@ def test_a_run_of_an_earlier_release_goes_on_as_it_was(scaled, scaling, tmp_path
     assert sampling.value_scaling == scaling
 
 
+def test_settings_that_a_run_of_an_earlier_release_did_not_have_are_as_it_was_then(small_config, tmp_path):
+    """Such a run is known by its having all settings of its release."""
+    path = tmp_path / "config.toml"
+    config = small_config("environments:Reach-v0")
+    former = {name: value for name, value in config.to_dict()["sampling"].items() if name != "adaptive_lambda"}
+    path.write_text(tomli_w.dumps({**config.to_dict(), "sampling": former}))
+    assert config.sampling.adaptive_lambda
+    assert read_config(path).sampling == dataclasses.replace(config.sampling, adaptive_lambda=False)
+
+
 def _clock():
     from trpo_tf.phases import PhaseClock
 
@@ -168,6 +181,4 @@ def _clock():
 
 
 def _replaced(state, **changes):
-    import dataclasses
-
     return dataclasses.replace(state, **changes)

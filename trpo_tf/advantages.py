@@ -23,7 +23,7 @@ def generalized_advantages(reward: Floats, discount: Floats, trace: Floats, valu
     Returns:
         A_0 to A_{T-1}, [T, N]; A_t + V(s_t) is the lambda-return, which the critic is fitted to.
     """
-    delta = reward + discount * value[1:] - value[:-1]
+    delta = td_errors(reward, discount, value)
     decay = discount * trace
     advantages = np.empty_like(delta)
     following = np.zeros_like(delta[0])
@@ -31,6 +31,23 @@ def generalized_advantages(reward: Floats, discount: Floats, trace: Floats, valu
         following = delta[t] + decay[t] * following
         advantages[t] = following
     return advantages
+
+
+def td_errors(reward: Floats, discount: Floats, value: Floats) -> Floats:
+    """delta_t = r_{t+1} + discount_{t+1} V(s_{t+1}) - V(s_t), [T, N]; arguments as in `generalized_advantages`."""
+    return np.asarray(reward + discount * value[1:] - value[:-1])
+
+
+def participation_ratio(numbers: Floats) -> float:
+    """Share of the numbers that make up their sum of squares: 1 if all are of one size, 1 / n if one has it all.
+
+    (sum x^2)^2 / (n sum x^4), the reciprocal of the kurtosis about 0; 1 if all are 0.
+    """
+    largest = float(np.abs(numbers).max(initial=0.0))
+    if largest == 0:
+        return 1.0
+    squares = np.square(numbers / largest)
+    return float(squares.sum() ** 2 / (squares.size * np.square(squares).sum()))
 
 
 def standardized(advantage: Floats, weight: Floats) -> Floats:

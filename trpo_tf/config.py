@@ -71,6 +71,8 @@ class SamplingConfig:
     """gae, monte-carlo (return less the critic's value) or return (without a baseline)"""
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled returns"""
+    adaptive_lambda: bool = True
+    """take 1 for lambda in a batch whose rewards are rare, while the critic can't tell what an action did to them"""
     objective: str = "discounted"
     """discounted (return) or average (reward, of a task that goes on for ever)"""
     noise_correlation: float = 0.0
@@ -469,7 +471,7 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     if "scale_rewards" in sampling:
         former["value_scaling"] = "rewards" if sampling.pop("scale_rewards") else "none"
     if {"num_envs", "batch_size", "objective", "gae_lambda", "normalize_observations"} <= sampling.keys():
-        former |= {"stagger": False, "statistics_window": 0, "least_deviation": 0.0}
+        former |= {"stagger": False, "statistics_window": 0, "least_deviation": 0.0, "adaptive_lambda": False}
     return {**values, "sampling": {**former, **sampling}}
 
 

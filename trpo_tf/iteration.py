@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.advantages import Floats, generalized_advantages, standardized
+from trpo_tf.advantages import Floats, generalized_advantages, participation_ratio, standardized, td_errors
 from trpo_tf.components import Components
 from trpo_tf.config import Config, SamplingConfig
 from trpo_tf.normalization import Moments, scale_rewards
@@ -43,6 +43,7 @@ class Estimates(NamedTuple):
 
     rows: Rows
     critic_rows: CriticRows
+    gae_lambda: float
     explained_variance: float
     return_moments: Moments
     carried_returns: NDArray[np.float64]  # [N]
@@ -108,6 +109,7 @@ def iterate(
         **_progress(after, episodes),
         **_update_metrics(update),
         "value_loss": value_loss,
+        "gae_lambda": estimates.gae_lambda,
         "explained_variance": estimates.explained_variance,
         "clipped_rewards": estimates.clipped_rewards,
         "branch_steps": steps - batch.steps,
@@ -179,6 +181,7 @@ def estimate(config: Config, components: Components, state: TrainingState, memor
     reward, moments, carried, clipped = rewards_in_units(
         sampling, memory, batch, state.return_moments, state.carried_returns
     )
+    sampling = dataclasses.replace(sampling, gae_lambda=present_lambda(sampling, memory, reward, value))
     advantage, targets = advantages_and_targets(sampling, memory, reward, value)
     if sampling.value_scaling == "targets":
         moments = moments.updated(targets[:, newest][counted])
@@ -193,11 +196,32 @@ def estimate(config: Config, components: Components, state: TrainingState, memor
     return Estimates(
         rows,
         CriticRows(acted_on, fitted.ravel().astype(np.float32), memory.weight.ravel().astype(np.float32)),
+        sampling.gae_lambda,
         explained_variance(value[:-1, newest][counted], targets[:, newest][counted]),
         moments,
         carried,
         clipped,
     )
+
+
+def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value: Floats) -> float:
+    """lambda of generalised advantage estimation for this batch: 1 where the critic's foresight can't be relied on.
+
+    GAE sums errors of the critic, delta, over some 1 / (1 - lambda) steps. It is right where the critic sees what an
+    action has done within as many. It can't have learnt that if less than a share 1 - lambda of steps has a reward
+    other than the commonest or terminates, and a share as small makes up the sum of delta^2. What an action did then
+    shows in the return alone.
+    """
+    trusted = sampling.gae_lambda
+    if not sampling.adaptive_lambda or sampling.objective == "average":
+        return trusted
+    counted = batch.weight > 0
+    rewards, counts = np.unique(batch.reward[counted], return_counts=True)
+    tells = (batch.reward != rewards[counts.argmax()]) | batch.terminated
+    if tells[counted].mean() >= 1 - trusted:
+        return trusted
+    errors = td_errors(reward, sampling.discount * ~batch.terminated, value)
+    return 1.0 if participation_ratio(errors[counted]) < 1 - trusted else trusted
 
 
 def advantages_and_targets(
