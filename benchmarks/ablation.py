@@ -19,8 +19,8 @@ from settings import with_settings
 
 from trpo_tf.benchmark.machine import describe_machine
 from trpo_tf.benchmark.worker import use_one_thread
-from trpo_tf.config import load_preset, preset_for
-from trpo_tf.training import train
+from trpo_tf.config.settings import load_preset, preset_for
+from trpo_tf.training.train import train
 
 OUT = Path(__file__).parents[1] / "docs" / "ablation.json"
 FIRST_SEED = 100

@@ -23,9 +23,9 @@ PARTS = 10
 
 def write_cheetah(folder: Path) -> None:
     """Write the bundle of an untrained policy of 17-64-64-6, with a LiteRT file."""
-    from trpo_tf.components import build_components
-    from trpo_tf.config import Config, PolicyConfig
+    from trpo_tf.config.settings import Config, PolicyConfig
     from trpo_tf.export import write_bundle
+    from trpo_tf.learning.learner import build_components
 
     components = build_components(Config(ENV_ID, policy=PolicyConfig(hidden_sizes=(64, 64))))
     policy = components.trained(components.initial_state(1))

@@ -16,21 +16,26 @@ import numpy as np
 import tensorflow as tf
 from settings import with_settings
 
-from trpo_tf.advantages import generalized_advantages, standardized
 from trpo_tf.benchmark.worker import use_one_thread
-from trpo_tf.components import Components, build_components
-from trpo_tf.config import Config, load_preset, preset_for
-from trpo_tf.iteration import columns, estimate, fit_critic, iterate, remembered
-from trpo_tf.normalization import Normalizer, scale_rewards
-from trpo_tf.phases import PhaseClock
+from trpo_tf.config.settings import Config, load_preset, preset_for
+from trpo_tf.estimation.critic_memory import columns, remembered
+from trpo_tf.estimation.gae import generalized_advantages, standardized
+from trpo_tf.estimation.reward_scaling import scale_rewards
+from trpo_tf.estimation.targets import estimate
+from trpo_tf.learning.critic_fit import fit_critic
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import Components, build_components
+from trpo_tf.learning.schedules import present_sampling
+from trpo_tf.learning.training_state import TrainingState
+from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.batch import Batch
-from trpo_tf.sampling.experience import Experience
+from trpo_tf.sampling.sampler import Experience
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.solvers.conjugate_gradient import conjugate_gradient
-from trpo_tf.state import TrainingState
-from trpo_tf.training import with_env_backend
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.training.train import with_env_backend
 from trpo_tf.updates.directions import natural_gradient
-from trpo_tf.updates.problem import LocalProblem, Rows
+from trpo_tf.updates.local_problem import LocalProblem, Rows
 
 MEMORIES, TRACES = (1, 4, 16, 48), (0.5, 0.8, 0.95)
 BATCHES, TRIED, WARM = 500, 96, 20
@@ -53,12 +58,12 @@ def train_until(config: Config, components: Components, steps: int) -> tuple[Tra
             return answer
 
         experience.collect = recorded  # type: ignore[method-assign]
-        experience.restart(state)
+        experience.restart()
         while state.steps < steps:
             state, _ = iterate(config, components, experience, state)
             if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
                 state = state.at_checkpoint()
-                experience.restart(state)
+                experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
     return state, seen
 
 
@@ -66,7 +71,7 @@ def sample_frozen(config: Config, components: Components, state: TrainingState) 
     """Batches in a row of the policy as it is, one after the other in time."""
     rng = np.random.default_rng(0)
     with Experience(config, components.policy) as experience:
-        experience.restart(dataclasses.replace(state, checkpoint=10_000))
+        experience.restart(10_000, max(state.recent_lengths, default=0))
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         batches = [experience.collect(rng, PhaseClock())[0] for _ in range(WARM + BATCHES)]
     kept = batches[WARM:]
@@ -161,8 +166,10 @@ def critic_with(memory: int, config: Config, seen: list[Any]) -> tuple[Any, Any]
     own = components.initial_state(n)
     for state, batch in seen:
         own = dataclasses.replace(state, value_theta=own.value_theta, adam=own.adam, earlier=own.earlier)
-        rows = remembered(config, own, batch)
-        theta, adam, _ = fit_critic(config, components, own, estimate(config, components, own, rows).critic_rows)
+        rows = remembered(batch, own.earlier, memory)
+        sampling = present_sampling(config, own)
+        estimates = estimate(sampling, components.frozen(own), rows, own.return_moments, own.carried_returns)
+        theta, adam, _ = fit_critic(config, components, own, estimates.critic_rows)
         earlier = columns(rows, slice(n, None)) if memory > 1 else None
         own = dataclasses.replace(own, value_theta=theta, adam=adam, earlier=earlier)
     return components.value_function, own.value_theta

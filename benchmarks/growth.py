@@ -43,14 +43,16 @@ def measure(point: Point) -> dict[str, float]:
     """Median milliseconds of each part once all is compiled, and the policy's parameters."""
     import numpy as np
 
-    from trpo_tf.components import build_components
-    from trpo_tf.config import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
-    from trpo_tf.iteration import estimate, fit_critic, minibatches
-    from trpo_tf.normalization import Normalizer
-    from trpo_tf.phases import PhaseClock
-    from trpo_tf.sampling.experience import Experience
-    from trpo_tf.schedules import control, entropy_term
-    from trpo_tf.training import with_env_backend
+    from trpo_tf.config.settings import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
+    from trpo_tf.estimation.targets import estimate
+    from trpo_tf.learning.critic_fit import fit_critic
+    from trpo_tf.learning.learner import build_components
+    from trpo_tf.learning.schedules import control, entropy_term
+    from trpo_tf.policies.running_stats import Normalizer
+    from trpo_tf.sampling.sampler import Experience
+    from trpo_tf.support.phase_timer import PhaseClock
+    from trpo_tf.training.train import with_env_backend
+    from trpo_tf.updates.minibatch import minibatches
 
     layers = (point.width, point.width)
     config = with_env_backend(
@@ -68,7 +70,7 @@ def measure(point: Point) -> dict[str, float]:
     state = components.initial_state(point.num_envs)
     rng, clocks = np.random.default_rng(0), []
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
 
         def sample() -> Any:
@@ -77,7 +79,8 @@ def measure(point: Point) -> dict[str, float]:
 
         sampling = median_milliseconds(sample)
         batch, _, _ = sample()
-    estimates = estimate(config, components, state, batch)
+    networks = components.frozen(state)
+    estimates = estimate(config.sampling, networks, batch, state.return_moments, state.carried_returns)
     inner, rows = config.inner, batch.reward.size
     order = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
     return {
@@ -89,7 +92,7 @@ def measure(point: Point) -> dict[str, float]:
                 estimates.rows,
                 control(config, state),
                 order,
-                entropy_term(config, components, state),
+                entropy_term(config, state, components.policy.noise_size),
             ).theta.numpy()
         ),
         "critic": median_milliseconds(lambda: fit_critic(config, components, state, estimates.critic_rows)),

@@ -21,8 +21,8 @@ EARLY, LATE, BETWEEN = 50, 500, 50
 
 def measure_ours() -> dict[str, Any]:
     """A whole run, with its checkpoints and logs: memory every fifty iterations, and the most until the fiftieth."""
-    from trpo_tf.config import Config, SamplingConfig
-    from trpo_tf.training import train
+    from trpo_tf.config.settings import Config, SamplingConfig
+    from trpo_tf.training.train import train
 
     resident: dict[int, float] = {}
     peaks: dict[int, float] = {}

@@ -17,8 +17,8 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from settings import with_settings
 
 from trpo_tf.benchmark.worker import use_one_thread
-from trpo_tf.config import Config, load_preset, preset_for
-from trpo_tf.training import train
+from trpo_tf.config.settings import Config, load_preset, preset_for
+from trpo_tf.training.train import train
 
 FIRST_SEED = 100
 SPACE: dict[str, tuple[Any, ...]] = {

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from trpo_tf.config import Config
+from trpo_tf.config.settings import Config
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:

@@ -41,8 +41,8 @@ def measure_ours(task: Task, seed: int) -> dict[str, Any]:
 
     And the seconds of compiling among them.
     """
-    from trpo_tf.config import load_preset, preset_for
-    from trpo_tf.training import train
+    from trpo_tf.config.settings import load_preset, preset_for
+    from trpo_tf.training.train import train
 
     def observe(metrics: dict[str, Any]) -> None:
         ends.append(time.perf_counter() - started)

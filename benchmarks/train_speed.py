@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from processes import ask
 
-from trpo_tf.components import build_components
-from trpo_tf.config import Config, SamplingConfig, TrustRegionConfig, load_preset, preset_for
-from trpo_tf.envs import make_env
-from trpo_tf.iteration import iterate
-from trpo_tf.reporting.profiling import phase_milliseconds
-from trpo_tf.sampling.experience import Experience
-from trpo_tf.training import with_env_backend
-from trpo_tf.vector_envs import make_vector_env
+from trpo_tf.config.settings import Config, SamplingConfig, TrustRegionConfig, load_preset, preset_for
+from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.make import make_env
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import build_components
+from trpo_tf.runs.profiler import phase_milliseconds
+from trpo_tf.sampling.sampler import Experience
+from trpo_tf.training.train import with_env_backend
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "docs" / "speed.json"
@@ -69,7 +69,7 @@ def measure_ours(config: Config) -> dict[str, Any]:
     components = build_components(config)
     state = components.initial_state(config.sampling.num_envs)
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         for _ in range(WARM_UP):
             state, _ = iterate(config, components, experience, state)
         steps, started, logged = state.steps, time.perf_counter(), []

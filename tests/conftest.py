@@ -45,7 +45,7 @@ def serving_only():
 
     def run(*commands: list[str]) -> str:
         absent = ("tensorflow", "keras", "tf2onnx", "onnx", "gymnasium", "ai_edge_litert", "rich", "tomli_w")
-        code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from trpo_tf.cli import main\n"
+        code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from trpo_tf.cli.main import main\n"
         done = subprocess.run(
             [sys.executable, "-c", code + "".join(f"main({command!r})\n" for command in commands)],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -63,7 +63,7 @@ def serving_only():
 @pytest.fixture(scope="session")
 def small_config():
     """Makes configs that train in a second: `small_config(env_id, total_steps=..., num_envs=..., squash=...)`."""
-    from trpo_tf.config import Config, CriticConfig, InnerConfig, PolicyConfig, SamplingConfig
+    from trpo_tf.config.settings import Config, CriticConfig, InnerConfig, PolicyConfig, SamplingConfig
 
     base = Config(
         WALK,
@@ -95,7 +95,7 @@ def trained(small_config, tmp_path_factory) -> Trained:
     """A run of `environments:Walk-v0`; not to be changed."""
     import keras
 
-    from trpo_tf.training import train
+    from trpo_tf.training.train import train
 
     observed, logs = [], []
     listener = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, told: logs.append((epoch, dict(told))))
@@ -111,7 +111,7 @@ def trained(small_config, tmp_path_factory) -> Trained:
 @pytest.fixture(scope="session")
 def bundle(trained, tmp_path_factory):
     """The bundle of `trained`; not to be changed."""
-    from trpo_tf.exporting import export_run
+    from trpo_tf.exporting.run_bundle import export_run
 
     folder = tmp_path_factory.mktemp("bundles") / "walk"
     export_run(trained.run, folder)

@@ -10,7 +10,7 @@ from trpo_tf.policies.heads import Head, make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.serving import ArraySpec
-from trpo_tf.updates.problem import Rows
+from trpo_tf.updates.local_problem import Rows
 
 OBSERVATIONS = 3
 

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trpo_tf.advantages import generalized_advantages, participation_ratio, standardized
-from trpo_tf.config import SamplingConfig
-from trpo_tf.iteration import advantages_and_targets, present_lambda
+from trpo_tf.config.settings import SamplingConfig
+from trpo_tf.estimation.gae import generalized_advantages, participation_ratio, standardized
+from trpo_tf.estimation.targets import advantages_and_targets, present_lambda
 from trpo_tf.sampling.batch import Batch
 
 DISCOUNT, TRACE = 0.9, 0.8

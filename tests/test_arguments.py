@@ -3,12 +3,13 @@
 import gymnasium as gym
 import pytest
 
-from trpo_tf.config import Config, PolicyConfig
+from trpo_tf.config.settings import Config, PolicyConfig
 from trpo_tf.errors import UserError
-from trpo_tf.evaluation import evaluate
-from trpo_tf.exporting import export_run, in_process
-from trpo_tf.runs import load_run
-from trpo_tf.training import resume, train
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.runs.folder import load_run
+from trpo_tf.training.train import resume, train
 
 WRONG = {
     "config must be a Config": lambda _: train({"env_id": "CartPole-v1"}),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trpo_tf import cli, latency
-from trpo_tf.latency import ACT, BARE, callers, figures
+from trpo_tf.cli import main as cli
+from trpo_tf.evaluation import latency
+from trpo_tf.evaluation.latency import ACT, BARE, callers, figures
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.bound import BoundRow
 from trpo_tf.serving.golden import read_golden

@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trpo_tf.errors import UserError
-from trpo_tf.runs import load_run
-from trpo_tf.training import resume, train
+from trpo_tf.runs.folder import load_run
+from trpo_tf.training.train import resume, train
 
 REACH = "environments:Reach-v0"  # of continuous actions: the deviation is a parameter that no Keras network holds
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf.cli import main
-from trpo_tf.evaluation import evaluate
-from trpo_tf.exporting import export_run, in_process
-from trpo_tf.training import train
+from trpo_tf.cli.main import main
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.training.train import train
 
 SLOPPY = "environments:Sloppy-v0"
 

@@ -7,12 +7,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from trpo_tf.checkpoints import KEPT, load_checkpoint, pack, save_checkpoint, unpack
 from trpo_tf.errors import UserError
-from trpo_tf.normalization import Moments
+from trpo_tf.estimation.critic import AdamState
+from trpo_tf.learning.training_state import Best, TrainingState
+from trpo_tf.policies.running_stats import Moments
+from trpo_tf.runs.checkpoints import KEPT, load_checkpoint, pack, save_checkpoint, unpack
 from trpo_tf.sampling.batch import Batch
-from trpo_tf.state import Best, TrainingState
-from trpo_tf.values import AdamState
 
 
 def state(number: int = 1, seed: int = 0) -> TrainingState:

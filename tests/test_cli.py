@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf import cli, serving
+from trpo_tf import serving
 from trpo_tf.__main__ import main
-from trpo_tf.config import Config, load_preset
+from trpo_tf.cli import main as cli
+from trpo_tf.config.settings import Config, load_preset
 from trpo_tf.serving.options import ServeOptions
 
 ROOT = Path(__file__).parents[1]
@@ -278,7 +279,7 @@ def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):
 LOSSY = """
 import numpy as np
 from trpo_tf.export import targets
-from trpo_tf import cli
+from trpo_tf.cli import main as cli
 exact = targets.TARGETS["onnx"]
 def open_wrong(folder, manifest):
     act = exact.open(folder, manifest)
@@ -366,7 +367,7 @@ def test_bundles_are_used_without_tensorflow(bundle, serving_only):
 
 
 def test_a_bundle_is_evaluated_without_tensorflow():
-    code = "import sys, trpo_tf.evaluation; assert 'tensorflow' not in sys.modules"
+    code = "import sys, trpo_tf.evaluation.evaluate; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -383,7 +384,10 @@ def test_a_reader_that_has_enough_is_no_error(bundle):
 
 
 def test_without_tensorflow_a_command_says_what_to_install():
-    code = "import sys; sys.modules['tensorflow'] = None; from trpo_tf.cli import main; main(['train', 'CartPole-v1'])"
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; from trpo_tf.cli.main import main; "
+        "main(['train', 'CartPole-v1'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )

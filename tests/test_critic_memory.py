@@ -6,11 +6,14 @@ import itertools
 import numpy as np
 import pytest
 
-from trpo_tf.components import build_components
 from trpo_tf.errors import UserError
-from trpo_tf.iteration import columns, estimate, fit_critic, iterate, remembered
+from trpo_tf.estimation.critic_memory import columns, remembered
+from trpo_tf.estimation.targets import estimate
+from trpo_tf.learning.critic_fit import fit_critic
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import build_components
 from trpo_tf.sampling.batch import Batch
-from trpo_tf.sampling.experience import Experience
+from trpo_tf.sampling.sampler import Experience
 
 LENGTH, ENVS = 16, 4
 
@@ -26,6 +29,11 @@ def batch_of(reward: float, observation: float, size: int) -> Batch:
         np.zeros(shape, bool),
         np.ones(shape),
     )
+
+
+def estimated(config, components, state, memory: Batch):
+    networks = components.frozen(state)
+    return estimate(config.sampling, networks, memory, state.return_moments, state.carried_returns)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +57,8 @@ def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, compon
     state, values = components.initial_state(ENVS), []
     (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
     for iteration, reward in enumerate([0.0, 1.0, 2.0, 3.0, 4.0]):
-        memory = remembered(config, state, batch_of(reward, 1.0, size))
-        estimates = estimate(config, components, state, memory)
+        memory = remembered(batch_of(reward, 1.0, size), state.earlier, 3)
+        estimates = estimated(config, components, state, memory)
         theta, adam, _ = fit_critic(config, components, state, estimates.critic_rows)
         values.append(float(components.value_function.values(theta, np.ones((1, size), np.float32))[0]))
         state = dataclasses.replace(
@@ -68,7 +76,8 @@ def test_the_first_fit_is_that_without_a_memory(config, components):
     fits = []
     for one in (config, alone):
         state = components.initial_state(ENVS)
-        rows = estimate(one, components, state, remembered(one, state, batch)).critic_rows
+        memory = remembered(batch, state.earlier, one.critic.critic_memory)
+        rows = estimated(one, components, state, memory).critic_rows
         fits.append(fit_critic(one, components, state, rows)[0])
     np.testing.assert_allclose(*fits, atol=1e-6)
 
@@ -79,11 +88,9 @@ def test_the_policy_learns_from_the_newest_batch_alone(config, components, small
     rng = np.random.default_rng(0)
     old, new = (batch_of(1.0, 0.5, size)._replace(reward=rng.normal(size=(LENGTH, ENVS))) for _ in range(2))
     old = old._replace(observation=rng.normal(size=old.observation.shape).astype(np.float32))
-    earlier = columns(remembered(config, state, old), slice(ENVS, None))
-    with_memory = estimate(
-        config, components, state, remembered(config, dataclasses.replace(state, earlier=earlier), new)
-    )
-    without = estimate(small_config("environments:Reach-v0", value_scaling="none"), components, state, new)
+    earlier = columns(remembered(old, None, 3), slice(ENVS, None))
+    with_memory = estimated(config, components, state, remembered(new, earlier, 3))
+    without = estimated(small_config("environments:Reach-v0", value_scaling="none"), components, state, new)
     for one, other in zip(with_memory.rows, without.rows, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert len(with_memory.critic_rows.targets) == 3 * len(without.critic_rows.targets)
@@ -96,7 +103,7 @@ def test_iterations_hand_their_batches_on(env_id, small_config):
     states = [components.initial_state(ENVS)]
     assert states[0].earlier is None
     with Experience(config, components.policy) as experience:
-        experience.restart(states[0])
+        experience.restart()
         for _ in range(4):
             states.append(iterate(config, components, experience, states[-1])[0])
     np.testing.assert_array_equal(states[1].earlier.weight[:, :ENVS], 0)

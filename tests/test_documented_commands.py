@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf import cli
+from trpo_tf.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,7 +68,7 @@ def folder(small_config, tmp_path, monkeypatch, request):
 
 @pytest.fixture(scope="module")
 def cart(small_config, tmp_path_factory):
-    from trpo_tf.training import train
+    from trpo_tf.training.train import train
 
     folder = tmp_path_factory.mktemp("cart")
     train(small_config("CartPole-v1"), folder / "runs" / "cartpole", progress=False)

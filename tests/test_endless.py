@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from environments import Endless
 
-from trpo_tf.cli import main
-from trpo_tf.evaluation import longest_episode
-from trpo_tf.exporting import export_run
-from trpo_tf.training import train
+from trpo_tf.cli.main import main
+from trpo_tf.evaluation.evaluate import longest_episode
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.training.train import train
 
 ROOT = Path(__file__).parents[1]
 ENDLESS = "environments:Endless-v0"

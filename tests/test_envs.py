@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 
-from trpo_tf.envs import make_env
+from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
-from trpo_tf.vector_envs import make_vector_env
 
 
 def layers(env):
@@ -83,7 +83,7 @@ def test_without_its_packages_atari_is_refused_with_what_to_install(monkeypatch,
 
 def test_other_environments_import_nothing_of_atari():
     program = (
-        "import sys, trpo_tf.envs, trpo_tf.sampling.snapshots as s; s.check_restorable(trpo_tf.envs.make_env("
+        "import sys, trpo_tf.envs.make, trpo_tf.envs.snapshots as s; s.check_restorable(trpo_tf.envs.make.make_env("
         "'CartPole-v1')); sys.exit(bool({'ale_py', 'cv2'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

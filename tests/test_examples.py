@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from trpo_tf import serving
-from trpo_tf.evaluation import evaluate
+from trpo_tf.evaluation.evaluate import evaluate
 
 WALK = "environments:Walk-v0"
 ROOT = Path(__file__).parents[1]

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trpo_tf import cli
-from trpo_tf.commands.terminal import FAILED, WRONG_USE
-from trpo_tf.training import resume
+from trpo_tf.cli import main as cli
+from trpo_tf.cli.terminal import FAILED, WRONG_USE
+from trpo_tf.training.train import resume
 
 ROOT = Path(__file__).parents[1]
 FILLING = """
@@ -103,7 +103,7 @@ def test_training_ends_with_one_line_and_goes_on_to_the_same_weights(writer, und
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     run = resume("run", progress=False)
-    from trpo_tf.runs import load_run
+    from trpo_tf.runs.folder import load_run
 
     np.testing.assert_array_equal(run.state.theta, load_run(undisturbed).state.theta)
     assert not list(tmp_path.rglob(".*npz*"))

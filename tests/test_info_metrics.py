@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.training import train
+from trpo_tf.training.train import train
 
 LENGTH = 5
 

@@ -6,16 +6,18 @@ import numpy as np
 import onnx
 import pytest
 
-from trpo_tf import cli, serving
-from trpo_tf.config import Config
+from trpo_tf import serving
+from trpo_tf.cli import main as cli
+from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.export import ExportError
-from trpo_tf.exporting import export_run, in_process
-from trpo_tf.normalization import Moments
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.policies.encoders import Encoder
-from trpo_tf.runs import load_run
+from trpo_tf.policies.running_stats import Moments
+from trpo_tf.runs.folder import load_run
 from trpo_tf.serving import ArraySpec
-from trpo_tf.training import train
+from trpo_tf.training.train import train
 
 FAR = "environments:FarReach-v0"
 """The observation is 10,000,000 and a target, for each of two actions, which spreads by 1 as float32 does there."""

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from environments import Noted, Walk
 
-from trpo_tf import cli
-from trpo_tf.config import Config, EnvironmentConfig, VineConfig, read_config
-from trpo_tf.environment import Environment
-from trpo_tf.envs import make_env
+from trpo_tf.cli import main as cli
+from trpo_tf.config.environment import Environment
+from trpo_tf.config.settings import Config, EnvironmentConfig, VineConfig, read_config
+from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
-from trpo_tf.run_lock import locked
-from trpo_tf.runs import load_run
-from trpo_tf.training import resume, train
+from trpo_tf.runs.folder import load_run
+from trpo_tf.runs.lock import locked
+from trpo_tf.training.train import resume, train
 
 MADE = EnvironmentConfig({"sutton_barto_reward": True}, 30, ('environments:Noted{"times": 3}',))
 AS_WANTED = {"times": 3, "limit": 30, "sutton_barto_reward": True}
@@ -36,7 +36,7 @@ def run(small_config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    from trpo_tf.exporting import export_run
+    from trpo_tf.exporting.run_bundle import export_run
 
     folder = tmp_path_factory.mktemp("made") / "bundle"
     export_run(run, folder, targets=["onnx"], episodes=1)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from trpo_tf.normalization import Moments, Normalizer, discounted_returns, scale_rewards
+from trpo_tf.estimation.reward_scaling import discounted_returns, scale_rewards
+from trpo_tf.policies.running_stats import Moments, Normalizer
 
 
 def test_moments_of_pieces_are_those_of_the_whole():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.config import SamplingConfig
-from trpo_tf.exporting import statistics
+from trpo_tf.config.settings import SamplingConfig
+from trpo_tf.exporting.provenance import statistics
 from trpo_tf.serving.catalog import Catalog, Model, Release
 from trpo_tf.serving.exposition import render
 from trpo_tf.serving.metrics import Metrics
-from trpo_tf.training import train
+from trpo_tf.training.train import train
 
 
 def drift(policy, observations) -> float:

@@ -15,10 +15,10 @@ import keras
 import pytest
 from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
 
-from trpo_tf import cli
-from trpo_tf.config import VineConfig
-from trpo_tf.phases import PHASES, PhaseClock
-from trpo_tf.training import train
+from trpo_tf.cli import main as cli
+from trpo_tf.config.settings import VineConfig
+from trpo_tf.support.phase_timer import PHASES, PhaseClock
+from trpo_tf.training.train import train
 
 ITERATIONS, BATCH, ENVIRONMENTS = 8, 64, 4
 TRACED = 3
@@ -129,7 +129,7 @@ def test_physics_is_the_time_in_environments_and_phases_share_the_iteration(
 
 def test_the_clock_gives_each_moment_to_the_phase_that_is_on(monkeypatch):
     ticks = iter([0.0, 1.0, 3.0, 7.0, 15.0])
-    monkeypatch.setattr("trpo_tf.phases.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("trpo_tf.support.phase_timer.time.perf_counter", lambda: next(ticks))
     clock = PhaseClock()
     for phase in ("acting", "physics", "acting"):
         clock.enter(phase)

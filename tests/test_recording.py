@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trpo_tf import cli, serving
+from trpo_tf import serving
+from trpo_tf.cli import main as cli
 from trpo_tf.serving.manifest import FileEntry, read_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def cart(small_config, tmp_path_factory):
-    from trpo_tf.training import train
+    from trpo_tf.training.train import train
 
     return train(small_config("CartPole-v1"), tmp_path_factory.mktemp("runs") / "cart")
 
@@ -30,7 +31,7 @@ def cart(small_config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cart_bundle(cart, tmp_path_factory):
     """A bundle with an episode in it."""
-    from trpo_tf.exporting import export_run
+    from trpo_tf.exporting.run_bundle import export_run
 
     folder = tmp_path_factory.mktemp("bundles") / "cart"
     export_run(cart, folder, targets=["onnx"], episodes=1, with_episode=True)
@@ -98,9 +99,9 @@ def test_the_same_seed_gives_the_same_bytes(cart_bundle, tmp_path):
 
 @pytest.mark.parametrize("library", ["egl", "osmesa"])
 def test_mujoco_is_drawn_without_a_display(library, small_config, tmp_path):
-    from trpo_tf.exporting import converted
-    from trpo_tf.recording import record_apart
-    from trpo_tf.training import train
+    from trpo_tf.evaluation.recorder import record_apart
+    from trpo_tf.exporting.in_process import converted
+    from trpo_tf.training.train import train
 
     run = train(small_config("InvertedPendulum-v5"), tmp_path / "pendulum")
     environment = {name: os.environ.pop(name, None) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")}
@@ -116,7 +117,7 @@ def test_mujoco_is_drawn_without_a_display(library, small_config, tmp_path):
 
 
 def test_what_cannot_be_drawn_is_one_line(bundle, small_config, tmp_path, cart_bundle):
-    from trpo_tf.training import train
+    from trpo_tf.training.train import train
 
     out = tmp_path / "episode.gif"
     run = train(small_config("InvertedPendulum-v5"), tmp_path / "pendulum")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf.checkpoints import load_checkpoint
+from trpo_tf.runs.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 ITERATIONS = 40

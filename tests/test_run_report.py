@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from trpo_tf import cli
-from trpo_tf.exporting import export_run
-from trpo_tf.phases import PHASES
+from trpo_tf.cli import main as cli
+from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.run_report import html_report, read_story
-from trpo_tf.runs import load_run
+from trpo_tf.runs.folder import load_run
 from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.support.phase_timer import PHASES
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import math
 import numpy as np
 import pytest
 
-from trpo_tf.components import build_components
 from trpo_tf.errors import UserError
-from trpo_tf.iteration import iterate
-from trpo_tf.sampling.experience import Experience
-from trpo_tf.schedules import annealing, control, entropy_term, present_discount
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.schedules import annealing, control, entropy_term, present_discount
+from trpo_tf.sampling.sampler import Experience
 
 TOTAL = 200
 
@@ -34,7 +34,7 @@ def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
         state = at(config, steps)
         assert annealing(config, state) == expected
         np.testing.assert_allclose(control(config, state), 0.02 * expected)
-        np.testing.assert_allclose(entropy_term(config, components, state).weight, 0.2 * expected)
+        np.testing.assert_allclose(entropy_term(config, state, components.policy.noise_size).weight, 0.2 * expected)
 
 
 @pytest.mark.parametrize("state_dependent_std", [False, True])
@@ -45,8 +45,9 @@ def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors
     components = build_components(config)
     count = np.prod(components.policy.spec.action.shape)
     for steps, deviation in ((0, 0.64), (100, 0.4), (TOTAL, 0.25)):
+        target = entropy_term(config, at(config, steps), components.policy.noise_size).target
         entropy = count * math.log(deviation * math.sqrt(2 * math.pi * math.e))
-        np.testing.assert_allclose(entropy_term(config, components, at(config, steps)).target, entropy, rtol=1e-6)
+        np.testing.assert_allclose(target, entropy, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +84,9 @@ def test_training_steers_entropy_to_the_final_deviation(state_dependent_std, sma
     components = build_components(config)
     state = components.initial_state(config.sampling.num_envs)
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         while state.steps < config.total_steps:
-            target = entropy_term(config, components, state).target
+            target = entropy_term(config, state, components.policy.noise_size).target
             state, metrics = iterate(config, components, experience, state)
             assert abs(metrics["entropy"] - target) < 0.5
     assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * np.prod(components.policy.spec.action.shape)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf import cli
-from trpo_tf.commands.training import Train
-from trpo_tf.config import ALGORITHMS, Config, SamplingConfig, load_preset, preset_names
+from trpo_tf.cli import main as cli
+from trpo_tf.cli.training import Train
+from trpo_tf.config.settings import ALGORITHMS, Config, SamplingConfig, load_preset, preset_names
 from trpo_tf.errors import UserError
-from trpo_tf.run_lock import LOCK_FILE, locked
+from trpo_tf.runs.lock import LOCK_FILE, locked
 
 ROOT = Path(__file__).parents[1]
 TUNED = [name for name in preset_names() if name != "ALE"]

@@ -9,17 +9,17 @@ import pytest
 import tensorflow as tf
 
 from trpo_tf import serving
-from trpo_tf.config import VineConfig
-from trpo_tf.envs import observation_parts, observation_spec
+from trpo_tf.config.settings import VineConfig
+from trpo_tf.envs.spaces import observation_parts, observation_spec
 from trpo_tf.errors import UserError
-from trpo_tf.evaluation import evaluate
-from trpo_tf.exporting import export_run
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.serving.codec import decode_request, model_metadata
 from trpo_tf.serving.golden import read_golden
 from trpo_tf.serving.manifest import read_manifest
 from trpo_tf.serving.observations import leaves_of
 from trpo_tf.serving.verify import verify
-from trpo_tf.training import resume, train
+from trpo_tf.training.train import resume, train
 
 NAMES = {
     "dict": ("arm_eye", "arm_place", "choice"),  # Gymnasium sorts the keys of a Dict

@@ -16,12 +16,12 @@ from trpo_tf.export.model_card import target_sizes
 from trpo_tf.export.snippets import snippet
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.export.verify import verify_targets
-from trpo_tf.exporting import export_run, further_outputs
+from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.serving.golden import read_golden
 from trpo_tf.serving.manifest import read_manifest
 from trpo_tf.serving.observations import map_parts, structured, take
 from trpo_tf.serving.verify import agree, verify
-from trpo_tf.training import train
+from trpo_tf.training.train import train
 
 KINDS = {
     "categorical": ("Walk-v0", {}),
@@ -202,8 +202,8 @@ TWICE = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from trpo_tf.exporting import export_run
-from trpo_tf.runs import load_run
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.runs.folder import load_run
 export_run(load_run(Path({run!r})), Path({out!r}), targets=["all"], episodes=2, accept_loss=True)
 """
 

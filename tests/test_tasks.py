@@ -8,11 +8,12 @@ import onnx
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.config import ALGORITHMS, Config, SamplingConfig, TrustRegionConfig, VineConfig, load_preset
-from trpo_tf.evaluation import evaluate
+from trpo_tf.config.settings import ALGORITHMS, Config, SamplingConfig, TrustRegionConfig, VineConfig, load_preset
+from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.export import convert_policy
-from trpo_tf.exporting import export_run, in_process
-from trpo_tf.training import train
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.training.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -6,18 +6,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.cli import main
-from trpo_tf.components import build_components
-from trpo_tf.envs import make_env
+from trpo_tf.cli.main import main
+from trpo_tf.envs.make import make_env
+from trpo_tf.envs.remaining_time import LOG_STEPS_LEFT
 from trpo_tf.errors import UserError
-from trpo_tf.evaluation import evaluate
-from trpo_tf.exporting import export_run
-from trpo_tf.normalization import Normalizer
-from trpo_tf.phases import PhaseClock
-from trpo_tf.sampling.experience import Experience
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.learning.learner import build_components
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import load
-from trpo_tf.time_feature import LOG_STEPS_LEFT
-from trpo_tf.training import resume, train
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.training.train import resume, train
 
 DEADLINE = "environments:Deadline-v0"
 
@@ -27,7 +27,7 @@ def collected(config):
     components = build_components(config)
     state = components.initial_state(config.sampling.num_envs)
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         return experience.collect(np.random.default_rng(0), PhaseClock())
 

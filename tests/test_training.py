@@ -16,13 +16,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trpo_tf import serving
-from trpo_tf.components import build_components
-from trpo_tf.config import read_config
+from trpo_tf.config.settings import read_config
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.evaluation import evaluate
-from trpo_tf.exporting import export_run, in_process
-from trpo_tf.runs import load_run
-from trpo_tf.training import resume, train
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.learning.learner import build_components
+from trpo_tf.runs.folder import load_run
+from trpo_tf.training.train import resume, train
 
 REACH = "environments:Reach-v0"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -133,7 +134,7 @@ def test_xla_compiles_update_and_fit_of_runs_that_are_long_enough(small_config, 
 def test_xla_trains_to_the_same_weights(small_config, tmp_path, monkeypatch):
     config = small_config(total_steps=128, eval_episodes=0)
     plain = train(config, tmp_path / "plain")
-    monkeypatch.setattr("trpo_tf.components._XLA_PAYS_FROM", 0)
+    monkeypatch.setattr("trpo_tf.learning.learner._XLA_PAYS_FROM", 0)
     compiled = train(config, tmp_path / "compiled")
     assert compiled.components.update._jit_compile
     np.testing.assert_allclose(compiled.state.theta, plain.state.theta, rtol=1e-4, atol=1e-5)

@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from trpo_tf.components import build_components
 from trpo_tf.errors import EnvironmentFailure
-from trpo_tf.evaluation import evaluate
-from trpo_tf.exporting import in_process
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.learning.learner import build_components
 from trpo_tf.reporting.run_report import html_report, read_story
-from trpo_tf.runs import load_run
-from trpo_tf.training import resume, train
-from trpo_tf.trials import FIRST_SEED, Trials
+from trpo_tf.runs.folder import load_run
+from trpo_tf.training.best_policy import FIRST_SEED, Trials
+from trpo_tf.training.train import resume, train
 
 EPISODES = 10
 

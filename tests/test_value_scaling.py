@@ -7,12 +7,14 @@ import pytest
 import tensorflow as tf
 import tomli_w
 
-from trpo_tf.components import build_components
-from trpo_tf.config import read_config
-from trpo_tf.iteration import estimate, iterate, with_observations
-from trpo_tf.normalization import Moments, Normalizer
-from trpo_tf.sampling.experience import Experience
-from trpo_tf.value_scaling import ValueScale
+from trpo_tf.config.settings import SamplingConfig, read_config
+from trpo_tf.estimation.reward_scaling import ValueScale
+from trpo_tf.estimation.targets import estimate
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.observation_statistics import with_observations
+from trpo_tf.policies.running_stats import Moments, Normalizer
+from trpo_tf.sampling.sampler import Experience
 
 ENVS = 4
 
@@ -31,7 +33,7 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
     components = build_components(config)
     state = components.initial_state(ENVS)
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         batch = experience.collect(np.random.default_rng(0), _clock())[0]
     known = Moments.empty(()).updated(np.array([-30.0, 10.0, 20.0]))
@@ -39,7 +41,8 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
     def estimated(factor):
         moments = known._replace(mean=known.mean * factor, deviations=known.deviations * factor**2)
         here = _replaced(state, return_moments=moments)
-        return estimate(config, components, here, batch._replace(reward=batch.reward * factor))
+        rewarded = batch._replace(reward=batch.reward * factor)
+        return estimate(config.sampling, components.frozen(here), rewarded, moments, here.carried_returns)
 
     plain, scaled = estimated(1.0), estimated(factor)
     np.testing.assert_allclose(scaled.rows.advantage, plain.rows.advantage, rtol=1e-3, atol=1e-3)
@@ -65,7 +68,13 @@ def test_one_reward_at_the_end_is_clipped_only_with_scaled_rewards_and_is_counte
         np.ones((len(ended), 1)),
     )
     found = {
-        scaling: estimate(small_config(num_envs=1, value_scaling=scaling, discount=1.0), components, state, batch)
+        scaling: estimate(
+            SamplingConfig(num_envs=1, value_scaling=scaling, discount=1.0),
+            components.frozen(state),
+            batch,
+            state.return_moments,
+            state.carried_returns,
+        )
         for scaling in ("rewards", "targets")
     }
     assert found["rewards"].clipped_rewards == pytest.approx(2 / 5 / length, rel=0.51)
@@ -149,7 +158,7 @@ def test_the_whole_iteration_keeps_the_trust_region_when_statistics_move(small_c
     components = build_components(config)
     with Experience(config, components.policy) as experience:
         state = components.initial_state(ENVS)
-        experience.restart(state)
+        experience.restart()
         for _ in range(3):
             state, metrics = iterate(config, components, experience, state)
             assert metrics["mean_kl"] <= config.trust_region.max_kl * 1.001
@@ -175,7 +184,7 @@ def test_settings_that_a_run_of_an_earlier_release_did_not_have_are_as_it_was_th
 
 
 def _clock():
-    from trpo_tf.phases import PhaseClock
+    from trpo_tf.support.phase_timer import PhaseClock
 
     return PhaseClock()
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trpo_tf.estimation.critic import ValueFunction, explained_variance
 from trpo_tf.policies.networks import mlp
 from trpo_tf.solvers.adam import AdamState, adam
-from trpo_tf.values import ValueFunction, explained_variance
 
 
 def test_adam_takes_the_steps_of_keras():

@@ -8,29 +8,32 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trpo_tf.config import Config
-    from trpo_tf.evaluation import evaluate
-    from trpo_tf.exporting import export_run, in_process
-    from trpo_tf.runs import Run, load_run
-    from trpo_tf.training import resume, train
+    from trpo_tf.config.settings import Config
+    from trpo_tf.evaluation.evaluate import evaluate
+    from trpo_tf.exporting.in_process import in_process
+    from trpo_tf.exporting.run_bundle import export_run
+    from trpo_tf.runs.folder import Run, load_run
+    from trpo_tf.training.train import resume, train
 
 __all__ = ["Config", "Run", "evaluate", "export_run", "in_process", "load_run", "resume", "train"]
 
 _MODULES = {
-    "config": ("Config",),
-    "evaluation": ("evaluate",),
-    "exporting": ("export_run", "in_process"),
-    "runs": ("Run", "load_run"),
-    "training": ("resume", "train"),
+    "Config": "config.settings",
+    "Run": "runs.folder",
+    "evaluate": "evaluation.evaluate",
+    "export_run": "exporting.run_bundle",
+    "in_process": "exporting.in_process",
+    "load_run": "runs.folder",
+    "resume": "training.train",
+    "train": "training.train",
 }
 
 
 def __getattr__(name: str) -> Any:
     # On demand: `trpo-tf serve` works where TensorFlow is not installed.
-    module = next((module for module, names in _MODULES.items() if name in names), None)
-    if module is None:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"trpo_tf.{module}"), name)
+    value = getattr(import_module(f"trpo_tf.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from trpo_tf.serving.__main__ import main as serve
 
         sys.exit(serve(arguments[1:]))
-    from trpo_tf.cli import main as run
+    from trpo_tf.cli.main import main as run
 
     run(arguments)
 

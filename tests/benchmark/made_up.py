@@ -2,9 +2,9 @@
 
 import json
 
-from trpo_tf.benchmark.peers import PeerRun
 from trpo_tf.benchmark.results import Result
-from trpo_tf.config import Config
+from trpo_tf.benchmark.scores.peers import PeerRun
+from trpo_tf.config.settings import Config
 
 
 def result(environment: str, seed: int, score: float, curve=((100, 0.0), (1000, 50.0)), steps: int = 10_000) -> Result:

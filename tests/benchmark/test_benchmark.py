@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf import cli
-from trpo_tf.commands import terminal
+from trpo_tf.cli import main as cli
+from trpo_tf.cli import terminal
 
 ROOT = Path(__file__).parents[2]
 WALK, FAILING = "environments:Walk-v0", "environments:FailingWalk-v0"

@@ -10,7 +10,8 @@ import pytest
 from trpo_tf.benchmark import environments
 from trpo_tf.benchmark.environments import DriftingMass, LateShift, ScoreAtEnd, SignalsAtEnd, ThirtyAxes
 from trpo_tf.benchmark.suites import SUITES
-from trpo_tf.envs import action_spec, make_env
+from trpo_tf.envs.make import make_env
+from trpo_tf.envs.spaces import action_spec
 
 OWN = [env_id for name in ("unseen", "unseen-training") for env_id in SUITES[name] if environments.__name__ in env_id]
 

@@ -8,12 +8,12 @@ import tomli_w
 from made_up import result
 
 from trpo_tf.benchmark import plans
-from trpo_tf.benchmark.peers import load_peer, peer_names, runs_in
 from trpo_tf.benchmark.plans import plan
 from trpo_tf.benchmark.progress import steps_so_far
 from trpo_tf.benchmark.results import folder_of, is_finished, read_result, require_same_settings, write_result
+from trpo_tf.benchmark.scores.peers import load_peer, peer_names, runs_in
 from trpo_tf.benchmark.suites import SUITES, UNTUNED
-from trpo_tf.config import Config, load_preset
+from trpo_tf.config.settings import Config, load_preset
 from trpo_tf.errors import UserError
 
 

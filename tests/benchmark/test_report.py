@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from made_up import PEER, RESULTS, peer_run, result
 
-from trpo_tf.benchmark.figures import draw
-from trpo_tf.benchmark.report import html_report
-from trpo_tf.benchmark.summary import common_curve, overall_improvement, shortfalls, summarize
-from trpo_tf.benchmark.tables import results_csv, results_json, terminal_table
+from trpo_tf.benchmark.scores.figures import draw
+from trpo_tf.benchmark.scores.report import html_report
+from trpo_tf.benchmark.scores.summary import common_curve, overall_improvement, shortfalls, summarize
+from trpo_tf.benchmark.scores.tables import results_csv, results_json, terminal_table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
-from trpo_tf.config import load_preset, preset_names
+from trpo_tf.config.settings import load_preset, preset_names
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rliable import metrics
 
-from trpo_tf.benchmark.statistics import (
+from trpo_tf.benchmark.scores.statistics import (
     interquartile_curve,
     interquartile_mean,
     mean_improvement,

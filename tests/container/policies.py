@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trpo_tf.config import Config
-from trpo_tf.evaluation import FIRST_SEED
+from trpo_tf.config.settings import Config
+from trpo_tf.evaluation.evaluate import FIRST_SEED
 from trpo_tf.export import PolicySpec, write_bundle
-from trpo_tf.exporting import export_run
+from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.manifest import DTYPES
-from trpo_tf.training import train
+from trpo_tf.training.train import train
 
 ENVIRONMENT = "CartPole-v1"
 STEPS = 30_000

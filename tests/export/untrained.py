@@ -7,12 +7,12 @@ import gymnasium as gym
 import keras
 import numpy as np
 
-from trpo_tf.envs import action_spec, observation_parts, observation_spec
-from trpo_tf.normalization import Moments, Normalizer
+from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.policies.running_stats import Moments, Normalizer
 
 Network = Callable[[int, int], keras.Model]
 

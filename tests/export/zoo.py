@@ -10,16 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trpo_tf.envs import action_spec, observation_parts, observation_spec
+from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
 from trpo_tf.export import InferenceFunction, PolicySpec, convert_policy
 from trpo_tf.export.parity import compare_cases
 from trpo_tf.export.proof import Standard
 from trpo_tf.export.reference import Actor, Reference
-from trpo_tf.normalization import Moments, Normalizer
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads import make_head
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, leaves_of, map_parts, structured
 from trpo_tf.serving.policy import draw_noise
 from trpo_tf.serving.runtime import open_session

@@ -2,10 +2,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.envs import observation_parts, observation_spec
+from trpo_tf.envs.spaces import observation_parts, observation_spec
 from trpo_tf.errors import UserError
-from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.encoders import make_encoder
+from trpo_tf.policies.running_stats import Normalizer
 
 
 def encode(space, observations, *, mean=0.0, scale=1.0, normalize=True):

@@ -3,11 +3,11 @@ import pytest
 import tensorflow as tf
 from problems import ACTIONS, head_of
 
-from trpo_tf.exporting import in_process
-from trpo_tf.normalization import Moments, Normalizer
+from trpo_tf.exporting.in_process import in_process
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.networks import PureNetwork, mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.policy import draw_noise

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from trpo_tf.components import build_components
-from trpo_tf.config import Config, PolicyConfig, SamplingConfig
+from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig
+from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.normalization import Normalizer
-from trpo_tf.phases import PhaseClock
+from trpo_tf.learning.learner import build_components
+from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
-from trpo_tf.vector_envs import make_vector_env
+from trpo_tf.support.phase_timer import PhaseClock
 
 LIMIT, LENGTH = 5, 3  # of Walk's episodes: where they are truncated, and where the end lies
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import AtariPreprocessing
 
-from trpo_tf.envs import make_env
+from trpo_tf.envs.make import make_env
+from trpo_tf.envs.snapshots import check_restorable, restore, save
 from trpo_tf.errors import UserError
-from trpo_tf.sampling.snapshots import check_restorable, restore, save
 
 ENVIRONMENTS = [
     "CartPole-v1",

@@ -6,12 +6,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.components import build_components
-from trpo_tf.normalization import Normalizer
-from trpo_tf.phases import PhaseClock
-from trpo_tf.sampling.experience import Experience
+from trpo_tf.learning.learner import build_components
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.single_path import first_cuts
-from trpo_tf.training import resume, train
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.training.train import resume, train
 
 ENVS = 8
 
@@ -51,10 +51,10 @@ def sampled(config, steps, state_changes=None):
     state = dataclasses.replace(state, **(state_changes or {}))
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=steps))
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart(longest_recent=max(state.recent_lengths, default=0))
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         batch, episodes, _ = experience.collect(np.random.default_rng(0), PhaseClock())
-        return batch, episodes, experience.is_over(dataclasses.replace(state, steps=batch.steps), batch.steps)
+        return batch, episodes, experience.is_over(batch.steps, 0, batch.steps)
 
 
 def test_cuts_are_one_in_each_part_of_the_longest_episode():
@@ -114,13 +114,10 @@ def test_environments_are_not_built_anew_before_each_has_ended_an_episode(stagge
 
 def test_where_no_episode_ends_the_time_given_doubles(staggered):
     config = staggered("test_staggering:EndlessClock-v0", num_envs=4, total_steps=4000)
-    components = build_components(config)
-    state = components.initial_state(4)
-    with Experience(config, components.policy) as experience:
-        experience.restart(state)
+    with Experience(config, build_components(config).policy) as experience:
+        experience.restart()
         for begun in (0, 100, 1000):
-            at = dataclasses.replace(state, steps_at_checkpoint=begun)
-            due = [n for n in range(3000) if experience.is_over(dataclasses.replace(at, steps=begun + n), 100)]
+            due = [n for n in range(3000) if experience.is_over(n, begun, 100)]
             assert due[0] == max(500, begun)
 
 

@@ -4,16 +4,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.components import build_components
-from trpo_tf.config import Config, PolicyConfig, SamplingConfig
-from trpo_tf.envs import action_spec, make_env, observation_spec
+from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig
+from trpo_tf.envs.backends import choose_backend, make_vector_env
+from trpo_tf.envs.make import make_env
+from trpo_tf.envs.spaces import action_spec, observation_spec
 from trpo_tf.errors import UserError
-from trpo_tf.normalization import Normalizer
-from trpo_tf.phases import PhaseClock
+from trpo_tf.learning.learner import build_components
+from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
-from trpo_tf.training import train
-from trpo_tf.vector_envs import choose_backend, make_vector_env
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.training.train import train
 
 BACKENDS = ("gymnasium", "envpool")
 LIMITS = {"Pendulum-v1": 200, "CartPole-v1": 500, "Hopper-v5": 1000, "Reacher-v5": 50}

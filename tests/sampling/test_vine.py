@@ -3,14 +3,15 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
-from trpo_tf.components import build_components
-from trpo_tf.config import Config, PolicyConfig, SamplingConfig, VineConfig
+from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig, VineConfig
 from trpo_tf.errors import UserError
-from trpo_tf.iteration import estimate, vine_rows
-from trpo_tf.normalization import Normalizer
-from trpo_tf.phases import PhaseClock
-from trpo_tf.sampling.experience import Experience
-from trpo_tf.updates.problem import LocalProblem, Rows
+from trpo_tf.estimation.targets import estimate
+from trpo_tf.estimation.vine_targets import vine_rows
+from trpo_tf.learning.learner import build_components
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.sampler import Experience
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.updates.local_problem import LocalProblem, Rows
 
 
 def sampled(env_id: str, *, batches: int = 1, seed: int = 0, **vine):
@@ -23,7 +24,7 @@ def sampled(env_id: str, *, batches: int = 1, seed: int = 0, **vine):
     components = build_components(config)
     state = components.initial_state(4)
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(seed)
         collected = [experience.collect(rng, PhaseClock()) for _ in range(batches)]
@@ -78,8 +79,9 @@ def test_states_where_an_episode_has_just_ended_weigh_nothing_and_cost_nothing()
 
 def test_q_estimates_are_discounted_rewards_and_the_critic_s_value_of_the_rest():
     config, components, state, [(batch, _, branches)] = sampled("CartPole-v1")
-    moments = estimate(config, components, state, batch).return_moments
-    rows = vine_rows(config, components, state, branches, moments)
+    sampling, networks = config.sampling, components.frozen(state)
+    moments = estimate(sampling, networks, batch, state.return_moments, state.carried_returns).return_moments
+    rows = vine_rows(sampling, networks, branches, state.return_moments, moments)
     n, k, length = 3, 1, branches.length[3, 1]
     reward = np.clip(branches.reward * moments.scale, -10, 10)
     finals = components.encode(Normalizer.of(state.observation_moments), branches.final_observation[n])
@@ -146,9 +148,10 @@ def test_the_vine_s_gradient_varies_less_than_the_single_path_s():
 
     vine, single = gradient(2), gradient(None)
     vines, singles = [], []
+    sampling, networks, before = config.sampling, components.frozen(state), state.return_moments
     for batch, _, branches in collected:
-        estimates = estimate(config, components, state, batch)
-        vines.append(vine(vine_rows(config, components, state, branches, estimates.return_moments)).numpy())
+        estimates = estimate(sampling, networks, batch, before, state.carried_returns)
+        vines.append(vine(vine_rows(sampling, networks, branches, before, estimates.return_moments)).numpy())
         chosen = np.random.default_rng(0).choice(256, 128, replace=False)
         singles.append(single(Rows(*(np.asarray(array)[chosen] for array in estimates.rows))).numpy())
 

@@ -3,11 +3,11 @@ import pytest
 import tensorflow as tf
 from problems import ACTIONS, make_policy, make_rows, make_theta
 
-from trpo_tf import config
-from trpo_tf.config import TrustRegionConfig
+from trpo_tf.config import settings as config
+from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.errors import UserError
-from trpo_tf.updates.curvature import FISHER_PRODUCTS, damped_product, inverse_diagonal
-from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.fisher_metric import FISHER_PRODUCTS, damped_product, inverse_diagonal
+from trpo_tf.updates.local_problem import LocalProblem
 
 KINDS = list(ACTIONS)
 

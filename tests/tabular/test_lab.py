@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from trpo_tf import cli
+from trpo_tf.cli import main as cli
 from trpo_tf.errors import UserError
 from trpo_tf.tabular import lab
 from trpo_tf.tabular.lab import ALGORITHMS, Algorithm, Move, laboratory, run

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trpo_tf.config import TrustRegionConfig
+from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.policies.heads import make_head
 from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import linearize
@@ -13,10 +13,10 @@ from trpo_tf.tabular.exact import evaluate, evaluate_average, local_approximatio
 from trpo_tf.tabular.mdps import ergodic, garnet
 from trpo_tf.tabular.policies import compatible_weights, fisher, indicator_features, scores, softmax
 from trpo_tf.tabular.problem import TabularProblem, exact_update, tabular_problem
-from trpo_tf.updates.directed import trpo_update
+from trpo_tf.updates.composed import trpo_update
 from trpo_tf.updates.directions import compatible_weights as solved_weights
 from trpo_tf.updates.directions import gradient_direction, natural_gradient
-from trpo_tf.updates.problem import LocalProblem, Rows
+from trpo_tf.updates.local_problem import LocalProblem, Rows
 from trpo_tf.updates.result import UpdateStatus
 from trpo_tf.updates.steps import backtracking, l2_ball
 

@@ -3,13 +3,14 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from trpo_tf.components import build_components
-from trpo_tf.config import Config, PolicyConfig, SamplingConfig
-from trpo_tf.iteration import estimate, iterate
-from trpo_tf.normalization import Normalizer
-from trpo_tf.phases import PhaseClock
-from trpo_tf.sampling.experience import Experience
-from trpo_tf.updates.problem import LocalProblem, Rows
+from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig
+from trpo_tf.estimation.targets import estimate
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import build_components
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.sampler import Experience
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.updates.local_problem import LocalProblem, Rows
 
 
 def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batches():
@@ -25,7 +26,7 @@ def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batc
 
     gradients = {"return": [], "monte-carlo": []}
     with Experience(config, components.policy) as experience:
-        experience.restart(state)
+        experience.restart()
         for _ in range(12):  # a critic that knows something
             state, _ = iterate(config, components, experience, state)
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
@@ -33,8 +34,8 @@ def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batc
         for _ in range(20):
             batch, _, _ = experience.collect(rng, PhaseClock())
             for advantage, found in gradients.items():
-                asked = dataclasses.replace(config, sampling=dataclasses.replace(sampling, advantage=advantage))
-                rows = estimate(asked, components, state, batch).rows
+                asked, networks = dataclasses.replace(sampling, advantage=advantage), components.frozen(state)
+                rows = estimate(asked, networks, batch, state.return_moments, state.carried_returns).rows
                 found.append(gradient(tf.constant(state.theta), rows).numpy())
 
     def relative_variance(found):

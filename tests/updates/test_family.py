@@ -3,15 +3,14 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
-from trpo_tf import config
-from trpo_tf.config import Config, InnerConfig, TrustRegionConfig
+from trpo_tf.config import settings as config
+from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
-from trpo_tf.iteration import minibatches
-from trpo_tf.updates.directed import directed_update, trpo_update
+from trpo_tf.updates.composed import directed_update, trpo_update
 from trpo_tf.updates.directions import compatible_weights, gradient_direction, natural_gradient
-from trpo_tf.updates.family import ALGORITHMS
-from trpo_tf.updates.inner import kl_penalty, ppo
-from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.local_problem import LocalProblem
+from trpo_tf.updates.minibatch import kl_penalty, minibatches, ppo
+from trpo_tf.updates.registry import ALGORITHMS
 from trpo_tf.updates.steps import adaptive_radius, backtracking, kl_sphere, l2_ball
 
 CONFIG = TrustRegionConfig(max_kl=0.01, cg_iterations=60, cg_tolerance=1e-10)

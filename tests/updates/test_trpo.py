@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
-from trpo_tf.config import TrustRegionConfig
-from trpo_tf.updates.directed import trpo_update
-from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.config.settings import TrustRegionConfig
+from trpo_tf.updates.composed import trpo_update
+from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import UpdateStatus
 
 

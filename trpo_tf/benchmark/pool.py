@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trpo_tf.processes import end_with_parent
-from trpo_tf.signals import StopRequest
+from trpo_tf.support.child_process import end_with_parent
+from trpo_tf.support.graceful_stop import StopRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 # Each has a core to itself; pools of threads would only take each other's.

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.config import Config, read_config
+from trpo_tf.config.settings import Config, read_config
 from trpo_tf.errors import UserError
-from trpo_tf.files import write_atomically
+from trpo_tf.support.atomic_write import write_atomically
 
 EPISODES = 20
 """Of an evaluation."""
@@ -37,7 +37,7 @@ class Result:
     steps: int
     """environment steps that it took; no iteration begins that could go beyond what was asked for"""
     evaluation: Mapping[str, Any]
-    """of the exported policy; fields of `trpo_tf.evaluation.Evaluation`"""
+    """of the exported policy; fields of `trpo_tf.evaluation.evaluate.Evaluation`"""
     curve: tuple[tuple[int, float], ...]
     """environment steps so far, and mean return of the last 20 episodes that ended in training"""
     seconds: float

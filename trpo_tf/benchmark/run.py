@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trpo_tf.benchmark.peers import PeerRun, load_peer
 from trpo_tf.benchmark.plans import Plan, plan
 from trpo_tf.benchmark.pool import Job, run_jobs
 from trpo_tf.benchmark.progress import BenchmarkProgress
@@ -19,10 +18,11 @@ from trpo_tf.benchmark.results import (
     read_result,
     require_same_settings,
 )
-from trpo_tf.config import Config
+from trpo_tf.benchmark.scores.peers import PeerRun, load_peer
+from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
-from trpo_tf.files import write_atomically
 from trpo_tf.serving.errors import install
+from trpo_tf.support.atomic_write import write_atomically
 
 
 class Outcome(NamedTuple):
@@ -115,10 +115,10 @@ def _write_report(
     peer: str | None,
     peer_runs: Sequence[PeerRun],
 ) -> str:
-    from trpo_tf.benchmark.figures import draw
-    from trpo_tf.benchmark.report import html_report
-    from trpo_tf.benchmark.summary import summarize
-    from trpo_tf.benchmark.tables import results_csv, results_json, terminal_table
+    from trpo_tf.benchmark.scores.figures import draw
+    from trpo_tf.benchmark.scores.report import html_report
+    from trpo_tf.benchmark.scores.summary import summarize
+    from trpo_tf.benchmark.scores.tables import results_csv, results_json, terminal_table
 
     summaries = summarize(results, peer_runs, planned.untuned)
     page = html_report(summaries, results, notes, peer, draw(summaries, results, peer, "svg"))

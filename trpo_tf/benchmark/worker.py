@@ -16,12 +16,13 @@ import tensorflow as tf
 from trpo_tf import serving
 from trpo_tf.benchmark.machine import describe_machine
 from trpo_tf.benchmark.results import BUNDLE_FOLDER, EPISODES, RUN_FOLDER, Result, is_finished, write_result
-from trpo_tf.config import Config
+from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
-from trpo_tf.evaluation import evaluate, longest_episode
-from trpo_tf.exporting import export_run, versions
-from trpo_tf.runs import METRICS_FILE, Run, is_run, load_run
-from trpo_tf.training import resume, train
+from trpo_tf.evaluation.evaluate import evaluate, longest_episode
+from trpo_tf.exporting.provenance import versions
+from trpo_tf.exporting.run_bundle import export_run
+from trpo_tf.runs.folder import METRICS_FILE, Run, is_run, load_run
+from trpo_tf.training.train import resume, train
 
 _EXPORT_EPISODES = 3
 FAILED = 1

@@ -1,1 +1,0 @@
-"""Policies: networks, distributions, and the inference function that is trained, exported and served."""

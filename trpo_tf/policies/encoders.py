@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
-from trpo_tf.normalization import OBSERVATION_CLIP, Moments, Normalizer
+from trpo_tf.policies.running_stats import OBSERVATION_CLIP, Moments, Normalizer
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.observations import Observation, by_name
 

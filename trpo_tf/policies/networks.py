@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.normalization import Moments
-from trpo_tf.policies.dense import is_chain, linearize_chain
+from trpo_tf.policies.dense_jacobian import is_chain, linearize_chain
+from trpo_tf.policies.running_stats import Moments
 from trpo_tf.solvers.fisher import Linearization, linearize
 
 

@@ -1,5 +1,6 @@
 """The policy: one inference function, from observation and noise to action, for training, export and serving."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.export import InferenceFunction, PolicySpec
-from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads import DiscreteHead, Head, Parameters
 from trpo_tf.policies.networks import PureNetwork
+from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import Linearization, linearize
 
@@ -37,6 +38,11 @@ class Policy:
     def is_discrete(self) -> bool:
         """Whether actions are the argmax of `scores`."""
         return isinstance(self.head, DiscreteHead)
+
+    @property
+    def noise_size(self) -> int:
+        """Random numbers that a sampled action takes."""
+        return math.prod(self.head.noise.shape)
 
     def initial_theta(self) -> NDArray[np.float32]:
         """The network's present weights and the head's own parameters."""

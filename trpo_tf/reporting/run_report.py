@@ -9,17 +9,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.config import Config, read_config
-from trpo_tf.envs import make_env
+from trpo_tf.config.settings import Config, read_config
+from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.export.latency import read_latencies
 from trpo_tf.export.model_card import target_sizes
 from trpo_tf.export.proof import COLUMNS, proof_rows
-from trpo_tf.phases import PHASES
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
-from trpo_tf.runs import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
+from trpo_tf.runs.folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
 from trpo_tf.serving.manifest import MANIFEST_FILE, MODEL_FILE, BundleError, Manifest, read_manifest
+from trpo_tf.support.phase_timer import PHASES
 
 Logged = Sequence[Mapping[str, Any]]
 

@@ -8,8 +8,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.export import to_onnx, with_constants
-from trpo_tf.normalization import Normalizer
 from trpo_tf.policies.policy import Policy
+from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.serving.observations import Observation, batch_size, list_parts, structured, take, write
 from trpo_tf.serving.policy import draw_noise
 from trpo_tf.serving.runtime import onnxruntime, open_session

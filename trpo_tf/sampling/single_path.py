@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.checked_env import not_finite
+from trpo_tf.envs.checked import not_finite
+from trpo_tf.envs.vector import VectorEnv
 from trpo_tf.errors import environment_failure
-from trpo_tf.phases import PhaseClock
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
 from trpo_tf.serving.policy import draw_noise
-from trpo_tf.vector_envs import VectorEnv
+from trpo_tf.support.phase_timer import PhaseClock
 
 
 class SinglePath:

@@ -8,14 +8,14 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.config import VineConfig
+from trpo_tf.config.settings import VineConfig
+from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
+from trpo_tf.envs.vector import InTurn
 from trpo_tf.errors import environment_failure
-from trpo_tf.phases import PhaseClock
 from trpo_tf.policies.heads import CategoricalHead, DiscreteHead, Head
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
-from trpo_tf.sampling.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.serving.observations import (
     Array,
     Observation,
@@ -27,7 +27,7 @@ from trpo_tf.serving.observations import (
     write,
 )
 from trpo_tf.serving.policy import draw_noise
-from trpo_tf.vector_envs import InTurn
+from trpo_tf.support.phase_timer import PhaseClock
 
 
 class Branches(NamedTuple):

@@ -1,1 +1,0 @@
-"""Numerical methods that know nothing of policies."""

@@ -137,7 +137,7 @@ def _bounded(update: Callable[[Array, Evaluation], Array]) -> Step:
 
 def _trainers_update(*, search: bool) -> Callable[[Array, Evaluation], Array]:
     # Only these need TensorFlow.
-    from trpo_tf.config import TrustRegionConfig
+    from trpo_tf.config.settings import TrustRegionConfig
     from trpo_tf.tabular.problem import exact_update
     from trpo_tf.updates.directions import natural_gradient
     from trpo_tf.updates.steps import backtracking, kl_sphere

@@ -1,7 +1,7 @@
 """The local problem of a softmax policy on a finite MDP: every expectation an exact sum, in TensorFlow float64.
 
-It has the members of `trpo_tf.updates.problem.LocalProblem` that directions and step rules ask for, so the trainer's
-own updates run on it.
+It has the members of `trpo_tf.updates.local_problem.LocalProblem` that directions and step rules ask for, so the
+trainer's own updates run on it.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
-from trpo_tf.config import TrustRegionConfig
+from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.solvers.fisher import gauss_newton_product, linearize
 from trpo_tf.tabular.exact import Evaluation
 from trpo_tf.tabular.mdps import Array
 from trpo_tf.tabular.policies import indicator_features, softmax
-from trpo_tf.updates.directed import directed_update
+from trpo_tf.updates.composed import directed_update
 from trpo_tf.updates.directions import FindDirection
-from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import Update
 from trpo_tf.updates.steps import TakeStep
 

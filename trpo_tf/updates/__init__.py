@@ -1,1 +1,0 @@
-"""Policy updates: from a batch of weighted transitions to new parameters."""

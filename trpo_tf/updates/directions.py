@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trpo_tf.config import TrustRegionConfig
+from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.solvers.conjugate_gradient import SolverStatus, conjugate_gradient
-from trpo_tf.updates.curvature import Product, damped_product, inverse_diagonal
-from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.fisher_metric import Product, damped_product, inverse_diagonal
+from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import UpdateStatus
 
 

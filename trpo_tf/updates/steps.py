@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from trpo_tf.config import TrustRegionConfig
+from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.solvers.line_search import backtracking_line_search
-from trpo_tf.updates.curvature import damped_product
-from trpo_tf.updates.problem import LocalProblem
+from trpo_tf.updates.fisher_metric import damped_product
+from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import UpdateStatus
 
 

@@ -1,0 +1,132 @@
+"""Export and verify."""
+
+import dataclasses
+import importlib.util
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from trpo_tf.cli.terminal import FAILED, Flag, fail, print_fields, say
+from trpo_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Export a run's policy to a bundle: each target is compared with the Keras policy, on cases and whole episodes.
+
+    A target that acts otherwise, or that loses return, fails the export: no bundle is left, and the exit status is 1.
+    """
+
+    run: Positional[Path]
+    """the run folder"""
+    out: Path
+    """the bundle folder to make"""
+    target: Annotated[str, arg(metavar="NAME,...")] = "onnx,savedmodel"
+    """of onnx (which is always there), savedmodel, onnx-int8, onnx-int8-dynamic, ort, litert, litert-int8, c, c-int8;
+    `all` are those that can carry the policy"""
+    noise: Annotated[str, arg(metavar="CHOICE")] = "optional"
+    """input of the ONNX graph that makes it sample: optional, required, or none"""
+    opset: int = 17
+    """operator set of the ONNX graph, 13 to 18"""
+    batch: Annotated[int | None, arg(metavar="INT")] = None
+    """rows that the ONNX graph takes, by default any number"""
+    outputs: Annotated[str, arg(metavar="NAME,...")] = ""
+    """what the graph answers beside the action: distribution, value"""
+    episodes: int = 20
+    """episodes that every target plays, of seeds from 0 on"""
+    accept_loss: Flag = False
+    """write targets that act otherwise or lose return too; the manifest says which"""
+    record: Flag = False
+    """put a video of an episode into the bundle, which the server's console shows"""
+    sign: Annotated[Path | None, arg(metavar="FILE")] = None
+    """sign the bundle with this private key"""
+
+    def __call__(self) -> None:
+        """Export and print what was written."""
+        from trpo_tf.export import GraphForm, ParityError
+        from trpo_tf.exporting.run_bundle import export_run, further_outputs
+        from trpo_tf.runs.folder import load_run
+
+        run = load_run(self.run)
+        form = GraphForm(self.opset, self.noise, self.batch, further_outputs(run, _names(self.outputs)))
+        try:
+            export_run(
+                run,
+                self.out,
+                targets=_names(self.target),
+                form=form,
+                episodes=self.episodes,
+                accept_loss=self.accept_loss,
+                signing_key=self.sign,
+                with_episode=self.record,
+                observer=lambda step: print(f"... {step}", file=sys.stderr, flush=True),  # noqa: T201
+            )
+        except ParityError as error:
+            say(error.table)
+            fail(f"error: {error}; nothing was written (--accept-loss writes it)", FAILED)
+        _print_proof(self.out)
+        say(f"\nbundle written to {self.out}; serve it with: trpo-tf serve {self.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Check a bundle: every file against its checksum, and every target that runs here against the golden cases.
+
+    Where TensorFlow is not installed, policy.onnx alone is run. Returns are those of the export.
+    """
+
+    bundle: Positional[Path]
+    """the bundle folder"""
+    public_key: Annotated[Path | None, arg(metavar="FILE")] = None
+    """check the signature, with this key"""
+    thorough: Flag = False
+    """compare the targets with each other on new cases too, which TensorFlow is needed for"""
+    seed: Annotated[int | None, arg(metavar="INT")] = None
+    """of the new cases, another each time by default"""
+    json: Flag = False
+    """print JSON"""
+
+    def __call__(self) -> None:
+        """Verify and print."""
+        from trpo_tf.serving.verify import verify
+
+        result = verify(self.bundle, self.public_key)
+        fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
+        if importlib.util.find_spec("tensorflow") is None:
+            if self.thorough:
+                raise UserError("--thorough needs TensorFlow, which is not installed; leave it out")
+            print_fields(fields, as_json=self.json)
+            return
+        from trpo_tf.export.proof import full_table
+        from trpo_tf.export.verify import verify_targets
+
+        seed = (secrets.randbits(32) if self.seed is None else self.seed) if self.thorough else None
+        found = verify_targets(self.bundle, seed)
+        if self.json:
+            say(json.dumps({**fields, **dataclasses.asdict(found), "seed": seed}))
+            return
+        print_fields(fields, as_json=False)
+        if self.thorough:
+            say(f"{found.new_cases} new cases of seed {seed}: every target in floats answers as policy.onnx does")
+        say(f"\n{full_table(found.parity, found.sizes, found.latencies)}")
+        for name, reason in found.skipped.items():
+            say(f"{name} was not run: {reason}")
+
+
+def _names(text: str) -> list[str]:
+    """Of a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _print_proof(bundle: Path) -> None:
+    from trpo_tf.export.latency import read_latencies
+    from trpo_tf.export.model_card import target_sizes
+    from trpo_tf.export.proof import full_table
+    from trpo_tf.serving.manifest import read_manifest
+
+    manifest = read_manifest(bundle)
+    say(full_table(manifest.parity, target_sizes(manifest), read_latencies(bundle)))

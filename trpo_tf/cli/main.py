@@ -1,0 +1,175 @@
+"""The command line: `trpo-tf COMMAND`."""
+
+import dataclasses
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from trpo_tf.cli.acting import BenchLatency, Predict, Serve
+from trpo_tf.cli.exporting import Export, Verify
+from trpo_tf.cli.showing import Record, Report
+from trpo_tf.cli.studies import Benchmark, Demo, Lab
+from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
+from trpo_tf.cli.training import Evaluate, Train
+from trpo_tf.config.setting_types import whole_number
+from trpo_tf.config.settings import Config, differing_settings, load_preset, preset_for, read_config, with_changes
+from trpo_tf.errors import UserError
+from trpo_tf.serving import __version__
+from trpo_tf.serving.errors import install
+
+
+class _AnyConfig(Config):
+    # Settings of which some are still to come from a preset, so that they can't be judged yet.
+    __doc__ = Config.__doc__
+
+    def __post_init__(self) -> None:
+        """Accept them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _AnyTrain(Train):
+    __doc__ = Train.__doc__
+    config: _AnyConfig = dataclasses.field(default_factory=lambda: _AnyConfig(""))
+
+
+_OPTIONAL = frozenset(
+    (
+        *("tensorflow", "tensorflow_probability", "keras", "tf_keras", "gymnasium", "mujoco", "tensorboard", "tomli_w"),
+        *("rich", "matplotlib", "PIL", "tf2onnx", "onnx", "onnxruntime"),
+    )
+)
+"""Packages that an install for serving, or without extras, does without."""
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": _AnyTrain,
+    "evaluate": Evaluate,
+    "export": Export,
+    "verify": Verify,
+    "predict": Predict,
+    "record": Record,
+    "report": Report,
+    "bench-latency": BenchLatency,
+    "serve": Serve,
+    "demo": Demo,
+    "lab": Lab,
+    "benchmark": Benchmark,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; wrong use ends with one line and exit status 2, or with a traceback after `--debug`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        say(f"trpo-tf {__version__}")
+        return
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    # Environments that a user's own module registers are found beside where the command is run.
+    sys.path.append(os.getcwd())
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        parse(arguments)()
+    except KeyboardInterrupt as interrupt:
+        fail(str(interrupt) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read this has enough, as `head` has; Python would fail again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        needed = f"; {install('all')}" if (error.name or "").partition(".")[0] in _OPTIONAL else ""
+        fail(f"error: {one_line(error)}{needed}", WRONG_USE)
+    except (UserError, OSError, ValueError, RuntimeError, ImportError, FloatingPointError) as error:
+        if debug:
+            traceback.print_exc()
+            sys.exit(WRONG_USE)
+        fail(f"error: {one_line(error)}", WRONG_USE)
+
+
+def parse(arguments: list[str]) -> Callable[[], None]:
+    """The command that `arguments` ask for; settings given there go before those of the preset.
+
+    Raises `UserError` or `SystemExit`.
+    """
+    with _whole_numbers():
+        command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="trpo-tf",
+            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. Any command shows a "
+            "traceback with its error after --debug.",
+            args=arguments,
+            config=(OmitArgPrefixes,),
+        )
+        if not isinstance(command, Train):
+            return command
+        if command.resume is not None:
+            # Another default tells whether the steps were given: any number may be.
+            unknown: Train = _AnyTrain(_AnyConfig("", total_steps=0))
+            return tyro.cli(_AnyTrain, args=arguments[1:], default=unknown, config=(OmitArgPrefixes,))
+        if command.settings is None and not command.config.env_id:
+            return command
+        default = Train(with_changes(_settings_to_start_from(command), command.changes))
+        return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=default, config=(OmitArgPrefixes,))
+
+
+def _settings_to_start_from(command: Train) -> Config:
+    if command.settings is not None:
+        if command.preset is not None:
+            raise UserError("--config has all settings; leave out --preset")
+        return read_config(command.settings)
+    env_id = command.config.env_id
+    preset = command.preset or preset_for(_with_version(env_id))
+    return load_preset(preset, env_id, differing_settings(command.config))
+
+
+def _whole_numbers() -> ConstructorRegistry:
+    """Integers may be written as 1e5."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def whole(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
+        if kind.type is not int:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="INT",
+            instance_from_str=lambda texts: _whole_number(texts[0]),
+            is_instance=lambda value: isinstance(value, int),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        value = whole_number(float(text))
+        if not isinstance(value, int):
+            raise ValueError(f"{text} is no integer") from None
+        return value
+
+
+def _with_version(env_id: str) -> str:
+    """The id with its latest version, where it has none: Gymnasium is imported for those alone."""
+    if re.search(r"-v\d+$", env_id):
+        return env_id
+    from trpo_tf.envs.make import readable_errors, resolved_id
+
+    with readable_errors(env_id):
+        return resolved_id(env_id)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_where: Any) -> None:
+    if not issubclass(category, DeprecationWarning | FutureWarning):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,104 @@
+"""Whole studies in one command: demo, lab, benchmark."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train CartPole-v1, export, verify, serve, and ask the server for actions; print what came of it."""
+
+    out: OptionalFolder = None
+    """folder to keep run and bundle in; a temporary one if absent"""
+
+    def __call__(self) -> None:
+        """Run everything."""
+        from trpo_tf.cli.demo import demo
+
+        demo(self.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """Run exact algorithms on small known MDPs: the expected return eta against its guaranteed lower bound.
+
+    Prints a table of both for each MDP and draws them, iteration by iteration. It is an error if eta is below a bound,
+    or ever falls under an algorithm that never lets it fall (cpi, mm).
+    """
+
+    mdp: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """of chain, gridworld, two-state, garnet; by default all"""
+    algo: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """of cpi, mm, pg, npg, npg-kl, trpo; by default all"""
+    iterations: int = 200
+    """iterations of each, from the uniform policy"""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("lab")
+    """folder for the drawing, lab.png"""
+    json: Flag = False
+    """print JSON, of every iteration"""
+
+    def __call__(self) -> None:
+        """Run, print and draw."""
+        from trpo_tf.tabular.lab import ALGORITHMS, laboratory
+        from trpo_tf.tabular.mdps import NAMED
+        from trpo_tf.tabular.report import draw, table
+
+        runs = laboratory(self.mdp or tuple(NAMED), self.algo or tuple(ALGORITHMS), self.iterations)
+        self.out.mkdir(parents=True, exist_ok=True)
+        results = []
+        for histories in runs:
+            results.append(histories)
+            if not self.json:
+                say(table(histories) + "\n")
+        figure = self.out / "lab.png"
+        draw(results, figure)
+        if self.json:
+            everything = [history.to_dict() for histories in results for history in histories]
+            say(json.dumps({"histories": everything, "figure": str(figure)}))
+        else:
+            say(f"drawn in {figure}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """Train every environment of a suite from several seeds, play the exported policies, and report how well they did.
+
+    Each run is a process of its own on one core. A benchmark that was stopped or killed goes on with the same command:
+    finished runs stay, others go on from their checkpoints. Writes results.json, results.csv, report.html, report.png.
+    """
+
+    suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
+    """classic, mujoco, unseen (the default settings on environments that nothing was tuned on), unseen-training (those
+    that the defaults were chosen on), or environments, which train for as long as their presets say"""
+    seeds: int = 5
+    """runs of each environment"""
+    first_seed: int = 0
+    """the first one's seed; each next one's is one more"""
+    workers: int = 1
+    """runs at a time"""
+    steps: Annotated[int | None, arg(metavar="INT")] = None
+    """environment steps of every run, by default the suite's"""
+    peer: Annotated[str | None, arg(metavar="NAME")] = None
+    """compare with another trainer's scores: sb3-contrib"""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/benchmark")
+    """folder of runs, results and report"""
+
+    def __call__(self) -> None:
+        """Run, and print a table; a run that failed makes the exit status 1."""
+        from trpo_tf.benchmark.run import benchmark
+
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        outcome = benchmark(self.suite, seeds, workers=self.workers, out=self.out, steps=self.steps, peer=self.peer)
+        if outcome.table:
+            say(f"{outcome.table}\n\nreport written to {self.out / 'report.html'}")
+        if outcome.failures:
+            for name, reason in outcome.failures.items():
+                print(f"{name} failed: {reason}", file=sys.stderr)  # noqa: T201
+            fail(f"error: runs failed: {len(outcome.failures)}; the same command tries them again", FAILED)

@@ -1,0 +1,161 @@
+"""Train and evaluate."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from trpo_tf.cli.terminal import Flag, OptionalFolder, print_fields, say
+from trpo_tf.config.environment import Environment
+from trpo_tf.config.settings import Config
+from trpo_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from trpo_tf.runs.folder import Run
+    from trpo_tf.serving import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a policy with TRPO, in a new run folder or on from a checkpoint.
+
+    Settings that are not given come from the preset. A run ends with an evaluation through the exported policy; Ctrl-C
+    finishes the iteration and saves.
+    """
+
+    config: Config = dataclasses.field(default_factory=lambda: Config(""))
+    preset: Annotated[str | None, arg(metavar="NAME")] = None
+    """settings to start from: an environment's name, or `default`; if absent, the environment's own where it has one"""
+    settings: Annotated[Path | None, arg(name="config", metavar="FILE")] = None
+    """settings to start from: the config.toml of a run, in place of a preset"""
+    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
+    """change a setting by its name in config.toml; may be given repeatedly"""
+    out: OptionalFolder = None
+    """the run folder to make, by default runs/ENVIRONMENT-seedSEED"""
+    resume: Annotated[Path | None, arg(metavar="RUN")] = None
+    """go on with this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
+    init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
+    """start from the weights of this run or bundle"""
+    profile: Flag = False
+    """trace iterations 3 to 5 for TensorBoard's profiler, and print where an iteration's time went"""
+
+    def __call__(self) -> None:
+        """Train, showing progress."""
+        if self.resume is None and not self.config.env_id:
+            raise UserError("which environment? For example: trpo-tf train CartPole-v1")
+        if self.resume is not None and self._settings_beside_resume():
+            raise UserError(
+                "--resume goes on with the run's own settings; give only --total-steps or --profile beside it"
+            )
+        from trpo_tf.training.train import resume, train
+
+        logged: list[dict[str, Any]] = []
+        if self.resume:
+            total = self.config.total_steps or None
+            run = resume(self.resume, total_steps=total, observer=logged.append, profile=self.profile)
+        else:
+            run = train(self.config, self.out, init_from=self.init_from, observer=logged.append, profile=self.profile)
+        _print_run(run)
+        if self.profile:
+            _print_profile(run, logged)
+
+    def _settings_beside_resume(self) -> bool:
+        given = dataclasses.asdict(self), dataclasses.asdict(type(self)())
+        for values in given:
+            del values["resume"], values["profile"], values["config"]["total_steps"]
+        return given[0] != given[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Play episodes with a run's or a bundle's policy, through its exported graph."""
+
+    source: Positional[Path]
+    """a run folder or a bundle folder"""
+    episodes: int = 20
+    """episodes to play"""
+    seed: int = 1_000_000
+    """the first episode's seed; each next one's is one more"""
+    stochastic: Flag = False
+    """sample actions rather than take the most likely"""
+    env_id: Annotated[str | None, arg(metavar="NAME")] = None
+    """environment, if not the one that the policy was trained on"""
+    longest_episode: Annotated[int | None, arg(metavar="INT")] = None
+    """steps after which an episode is cut, by default as in the run's own evaluation: its total_steps / episodes, but
+    not below the environment's own limit of 1,000 or less"""
+    json: Flag = False
+    """print JSON"""
+
+    def __call__(self) -> None:
+        """Evaluate and print."""
+        if self.longest_episode is not None and self.longest_episode < 1:
+            raise UserError("longest_episode must be at least 1")
+        policy, recorded = _policy_of(self.source)
+        from trpo_tf.evaluation.evaluate import cut_note, evaluate
+        from trpo_tf.training.progress import SlowLine, watch
+
+        environment = self.env_id or recorded
+        if environment is None:
+            raise UserError(f"{self.source} names no environment; give one with --env-id")
+        result = evaluate(
+            policy,
+            environment,
+            episodes=self.episodes,
+            seed=self.seed,
+            deterministic=not self.stochastic,
+            longest=self.longest_episode,
+            on_step=watch(SlowLine(), "evaluating", self.episodes),
+        ).to_dict()
+        print_fields({"environment": str(environment), **result}, as_json=self.json)
+        if (note := cut_note(result)) and not self.json:
+            say(note)
+
+
+def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
+    """The policy of a bundle or a run, and the environment it was trained on."""
+    from trpo_tf.serving import load
+
+    if is_bundle(source):
+        policy = load(source)
+        return policy, Environment.recorded(policy.manifest.provenance)
+    from trpo_tf.exporting.in_process import in_process
+    from trpo_tf.runs.folder import is_run, load_run
+
+    if not is_run(source):
+        raise UserError(f"{source} is neither a run folder nor a bundle")
+    run = load_run(source)
+    return in_process(run.policy, run.config.env_id, run.config), run.config.made_environment
+
+
+def is_bundle(source: Path) -> bool:
+    """Whether the folder is a bundle."""
+    from trpo_tf.serving.manifest import MANIFEST_FILE
+
+    return (source / MANIFEST_FILE).is_file()
+
+
+def _print_run(run: "Run") -> None:
+    from trpo_tf.evaluation.evaluate import cut_note
+
+    summary = run.summary
+    before, after = summary["untrained"], summary["trained"]
+    say(f"{run.folder}: {summary['steps']:,} steps, {summary['steps_per_second']:,.0f} a second")
+    if after["episodes"]:
+        say(
+            f"mean return {before['mean_return']:.1f} before training, {after['mean_return']:.1f} +- "
+            f"{after['std_return']:.1f} after, over {after['episodes']} episodes"
+        )
+        if note := cut_note(after):
+            say(note)
+    if summary["best_at_steps"] is not None:
+        say(f"its policy is that of {summary['best_at_steps']:,} steps, which did best in a trial")
+    say(f"export it with: trpo-tf export {run.folder} --out bundle")
+
+
+def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
+    from trpo_tf.runs.profiler import FIRST_TRACED, phase_table
+
+    say(f"\n{phase_table(logged[FIRST_TRACED - 1 :])}\n")
+    say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {run.folder}")

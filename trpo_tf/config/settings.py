@@ -1,0 +1,500 @@
+"""Everything that decides a training run, as frozen dataclasses, to and from TOML."""
+
+import dataclasses
+import math
+import tomllib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional, UseAppendAction
+
+from trpo_tf.config.environment import Environment, as_json
+from trpo_tf.config.setting_types import check_types, whole_number
+from trpo_tf.errors import UserError
+
+ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
+ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
+SURROGATE_ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "vpg", "kl-penalty")
+MINIBATCH_ALGORITHMS = ("kl-penalty", "ppo")
+FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
+ADVANTAGES = ("gae", "monte-carlo", "return")
+OBJECTIVES = ("discounted", "average")
+SAMPLERS = ("single-path", "vine")
+ENV_BACKENDS = ("auto", "gymnasium", "envpool")
+VALUE_SCALINGS = ("targets", "rewards", "none")
+
+PRESETS = resources.files("trpo_tf.config") / "presets"
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """How the environment is made. Gymnasium makes it then, not EnvPool."""
+
+    env_kwargs: str = ""
+    """arguments of the environment's constructor, as JSON: '{"difficulty": 2}'"""
+    max_episode_steps: int = 0
+    """steps after which an episode is cut; 0: the registered limit, if there is one"""
+    env_wrapper: UseAppendAction[tuple[str, ...]] = ()
+    """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        object.__setattr__(self, "env_kwargs", as_json(self.env_kwargs))
+        check_types(self)
+        object.__setattr__(self, "env_wrapper", tuple(self.env_wrapper))
+        _require(self.max_episode_steps >= 0, "max_episode_steps", "at least 0")
+        made = Environment("", self.env_kwargs, self.max_episode_steps, self.env_wrapper)
+        _ = made.arguments, made.wrappers
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How experience is gathered and turned into advantages."""
+
+    sampler: str = "single-path"
+    """single-path or vine: whole trajectories, or rollouts of several actions from states along them"""
+    env_backend: str = "auto"
+    """gymnasium, envpool, or auto: the fastest one installed that has the environment"""
+    num_envs: int = 4
+    """environments stepped together"""
+    batch_size: int = 2048
+    """environment steps in an iteration, over all environments"""
+    discount: float = 0.99
+    """discount factor of future rewards"""
+    final_discount: float = 0.0
+    """discount at the end, its horizon 1 / (1 - discount) going there by equal factors; 0: it stays the same"""
+    advantage: str = "gae"
+    """gae, monte-carlo (return less the critic's value) or return (without a baseline)"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled returns"""
+    adaptive_lambda: bool = True
+    """take 1 for lambda in a batch whose rewards are rare, while the critic can't tell what an action did to them"""
+    objective: str = "discounted"
+    """discounted (return) or average (reward, of a task that goes on for ever)"""
+    noise_correlation: float = 0.0
+    """correlation of a continuous action's noise with that of the step before: explores further (single path)"""
+    stagger: bool = True
+    """cut each environment's first episode at a random step, so that a batch shows all parts of an episode"""
+    time_feature: bool = False
+    """observe the logarithm of the steps left as well, and take the time limit for the end of the task"""
+    normalize_observations: bool = True
+    """standardise observations by their running mean and deviation, inside the policy's graph"""
+    observation_offset: tuple[float, ...] = ()
+    """subtracted from the observation's numbers in float64, so that small changes of large ones are seen; none: the
+    first observation's values where those are 8,192 or more, of types that float32 does not hold"""
+    statistics_window: int = 16_384
+    """environment steps that statistics of observations reach back; 0: the whole run"""
+    least_deviation: float = 0.1
+    """observations are divided by no less than this, so that one that hardly varies is not magnified; 0: no limit"""
+    value_scaling: str = "targets"
+    """rewards: divide rewards by the deviation of the discounted return, and clip them to 10; targets: standardise what
+    the critic is fitted to instead; none"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        _require(self.num_envs >= 1, "num_envs", "at least 1")
+        _require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
+        _require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
+        if self.final_discount > 0:
+            _require(self.discount < 1, "discount", "below 1, with a final_discount")
+        _require(0 <= self.final_discount < 1, "final_discount", "at least 0 and below 1")
+        _require_one_of(self.sampler, "sampler", SAMPLERS)
+        _require_one_of(self.env_backend, "env_backend", ENV_BACKENDS)
+        _require(self.sampler != "vine" or self.env_backend != "envpool", "env_backend", "gymnasium, for the vine")
+        _require_one_of(self.advantage, "advantage", ADVANTAGES)
+        _require_one_of(self.objective, "objective", OBJECTIVES)
+        _require_one_of(self.value_scaling, "value_scaling", VALUE_SCALINGS)
+        _require(self.statistics_window >= 0, "statistics_window", "at least 0")
+        _require(self.least_deviation >= 0, "least_deviation", "at least 0")
+        _require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
+        _require(0 <= self.noise_correlation < 1, "noise_correlation", "at least 0 and below 1")
+        _require(self.sampler != "vine" or self.noise_correlation == 0, "noise_correlation", "0, for the vine")
+        if self.time_feature:
+            _require(self.objective == "discounted", "objective", "discounted, of a task that ends (time_feature)")
+
+
+@dataclass(frozen=True)
+class VineConfig:
+    """Rollouts of the vine; their steps count as environment steps."""
+
+    rollout_states: int = 128
+    """states of the batch to branch from"""
+    branch_actions: int = 4
+    """actions tried from a state; all, where there are no more than that"""
+    branch_length: int = 20
+    """most steps of a rollout, whose rest is the critic's value"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        _require(self.rollout_states >= 1, "rollout_states", "at least 1")
+        _require(self.branch_actions >= 2, "branch_actions", "at least 2")
+        _require(self.branch_length >= 1, "branch_length", "at least 1")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy's network and distribution."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """widths of the policy's hidden layers"""
+    activation: str = "tanh"
+    """activation of the hidden layers, policy and critic: any that Keras names"""
+    last_layer_scale: float = 0.01
+    """gain of the policy's last layer at the start: small means near-uniform actions"""
+    initial_log_std: float = 0.0
+    """log of the Gaussian's standard deviation at the start, in half widths of the action range"""
+    final_std: float = 0.0
+    """the Gaussian's standard deviation at the end, in half widths: entropy is steered there; 0: it is free"""
+    state_dependent_std: bool = False
+    """let the network say how much wider or narrower the Gaussian is in each state"""
+    censored: bool = False
+    """count a clipped action by the probability of all that is clipped to it, not by its sample's density"""
+    squash: bool = False
+    """keep continuous actions inside their bounds by tanh rather than by clipping"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        _require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
+        _require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
+        _require(self.final_std >= 0, "final_std", "at least 0")
+        _require(not (self.censored and self.squash), "censored", "off, for squashed actions, which are not clipped")
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig:
+    """The policy update."""
+
+    max_kl: float = 0.015
+    """largest mean KL divergence of an update, in nats"""
+    entropy_coefficient: float = 0.0
+    """weight of the policy's mean entropy, in nats, beside the surrogate, or with final_std of half its squared
+    distance from where it is steered (not nac, ppo)"""
+    damping: float = 0.1
+    """multiple of the identity added to the Fisher matrix"""
+    fisher: str = "gauss-newton"
+    """Fisher products: gauss-newton, double-backprop or score-covariance"""
+    fisher_fraction: float = 1.0
+    """share of the batch that Fisher products are computed on"""
+    precondition: bool = False
+    """scale conjugate gradient by an estimate of the Fisher matrix's diagonal"""
+    cg_iterations: int = 15
+    """most conjugate gradient iterations"""
+    cg_tolerance: float = 1e-5
+    """residual, relative to the gradient's norm, at which conjugate gradient stops"""
+    backtrack_ratio: float = 0.8
+    """factor by which the line search shortens the step"""
+    max_backtracks: int = 10
+    """most step lengths that the line search tries"""
+    l2_radius: float = 0.2
+    """length of vpg's step in parameter space"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        _require(self.max_kl > 0, "max_kl", "above 0")
+        _require(self.entropy_coefficient >= 0, "entropy_coefficient", "at least 0")
+        _require(self.damping >= 0, "damping", "at least 0")
+        _require_one_of(self.fisher, "fisher", FISHER_PRODUCTS)
+        _require(0 < self.fisher_fraction <= 1, "fisher_fraction", "above 0 and at most 1")
+        _require(self.cg_iterations >= 1, "cg_iterations", "at least 1")
+        _require(self.cg_tolerance >= 0, "cg_tolerance", "at least 0")
+        _require(0 < self.backtrack_ratio < 1, "backtrack_ratio", "between 0 and 1, both excluded")
+        _require(self.max_backtracks >= 1, "max_backtracks", "at least 1")
+        _require(self.l2_radius > 0, "l2_radius", "above 0")
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """How kl-penalty and ppo maximise their objective: Adam over minibatches."""
+
+    policy_epochs: int = 10
+    """passes over the batch in an iteration"""
+    policy_batch_size: int = 128
+    """rows in a step of Adam"""
+    policy_learning_rate: float = 1e-3
+    """step size of Adam"""
+    clip_range: float = 0.2
+    """ppo: how far the probability ratio may move the objective"""
+    kl_coefficient: float = 1.0
+    """kl-penalty: weight of the mean KL divergence at the start"""
+    adapt_kl: bool = True
+    """kl-penalty: double or halve the weight as the KL divergence misses max_kl"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        _require(self.policy_epochs >= 1, "policy_epochs", "at least 1")
+        _require(self.policy_batch_size >= 1, "policy_batch_size", "at least 1")
+        _require(self.policy_learning_rate > 0, "policy_learning_rate", "above 0")
+        _require(self.clip_range > 0, "clip_range", "above 0")
+        _require(self.kl_coefficient > 0, "kl_coefficient", "above 0")
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The value network and its fit."""
+
+    critic_hidden_sizes: tuple[int, ...] = (64, 64)
+    """widths of the critic's hidden layers"""
+    critic_epochs: int = 10
+    """passes over the batch in an iteration"""
+    critic_batch_size: int = 128
+    """rows in a step of Adam"""
+    critic_learning_rate: float = 1e-3
+    """step size of Adam"""
+    critic_memory: int = 1
+    """iterations whose batches the critic learns from, the latest among them; an epoch stays as many rows as one has"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        _require(all(n >= 1 for n in self.critic_hidden_sizes), "critic_hidden_sizes", "positive")
+        _require(self.critic_epochs >= 1, "critic_epochs", "at least 1")
+        _require(self.critic_batch_size >= 1, "critic_batch_size", "at least 1")
+        _require(self.critic_learning_rate > 0, "critic_learning_rate", "above 0")
+        _require(self.critic_memory >= 1, "critic_memory", "at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    env_id: Positional[str]
+    """Gymnasium environment, `module:Name-v0` for one that your own module registers"""
+    seed: int = 0
+    """seed of everything random"""
+    total_steps: int = 100_000
+    """environment steps to train for: no iteration begins that could go beyond"""
+    algo: str = "trpo"
+    """policy update: trpo, trpo-adaptive, npg, nac, vpg, kl-penalty or ppo"""
+    eval_episodes: int = 20
+    """episodes of the evaluation before and after training; 0 for none"""
+    trial_interval: int = 0
+    """environment steps between trials, of whose policies the best is what training ends with; 0: the last one is"""
+    trial_episodes: int = 20
+    """episodes of a trial, from the same starts each time; their steps are not among total_steps"""
+    anneal: bool = False
+    """let max_kl, critic_learning_rate, noise_correlation and entropy_coefficient fall linearly, to 0 at total_steps
+    (trpo, npg and nac)"""
+    checkpoint_steps: int = 0
+    """environment steps between checkpoints; 0 for several episodes of every environment"""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    vine: VineConfig = field(default_factory=VineConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work with the others."""
+        own = "the id of a registered environment; gymnasium.register registers one of your own"
+        _require(isinstance(self.env_id, str), "env_id", own)
+        check_types(self)
+        for component in (self.sampling, self.policy, self.trust_region, self.inner, self.critic):
+            for name, value in dataclasses.asdict(component).items():
+                _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
+        _require_one_of(self.algo, "algo", ALGORITHMS)
+        _require(self.seed >= 0, "seed", "at least 0")
+        _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
+        if self.trust_region.entropy_coefficient > 0:
+            _require(self.algo in SURROGATE_ALGORITHMS, "entropy_coefficient", f"0, for {self.algo}")
+        if self.policy.final_std > 0:
+            _require(self.trust_region.entropy_coefficient > 0, "entropy_coefficient", "above 0, with a final_std")
+        _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
+        _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
+        _require(self.trial_interval >= 0, "trial_interval", "at least 0")
+        _require(self.trial_episodes >= 1, "trial_episodes", "at least 1")
+        batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs
+        _require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
+        if self.sampler_is_vine:
+            _require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
+            _require(self.algo not in MINIBATCH_ALGORITHMS, "algo", "one without minibatches, for the vine")
+            _require(self.sampling.objective == "discounted", "objective", "discounted, for the vine")
+        _require(self.critic.critic_batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
+        if self.algo in MINIBATCH_ALGORITHMS:
+            _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
+
+    @property
+    def made_environment(self) -> Environment:
+        """The environment, as everything that belongs to the run makes it."""
+        return Environment(self.env_id, **dataclasses.asdict(self.environment))
+
+    @property
+    def sampler_is_vine(self) -> bool:
+        """Whether the policy learns from rollouts that branch off."""
+        return self.sampling.sampler == "vine"
+
+    @property
+    def rollout_length(self) -> int:
+        """Vector steps in an iteration."""
+        return self.sampling.batch_size // self.sampling.num_envs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as TOML and JSON take them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def for_env(cls, env_id: str, *, preset: str | None = None, **settings: Any) -> "Config":
+        """What `trpo-tf train env_id` takes: the preset made for the environment, and settings by their own names.
+
+        `Config.for_env("CartPole-v1", total_steps=50_000, num_envs=4)`; `preset` names another one, or `default`. What
+        in the preset can't go with the settings is left out with a warning. Raises `UserError`.
+        """
+        values = _flat(load_preset(preset or preset_for(env_id), env_id, settings).to_dict())
+        return cls.from_dict(_nested({**values, **settings}))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        """The inverse of `to_dict`; what is absent takes its default. Raises `UserError` on unknown names."""
+        return _from_dict(cls, values)  # type: ignore[no-any-return]
+
+
+def with_changes(config: Config, changes: Sequence[str]) -> Config:
+    """The config with settings as `group.name=value`, the value as TOML has it, or a text. Raises `UserError`."""
+    values = config.to_dict()
+    for change in changes:
+        path, equals, text = change.partition("=")
+        *groups, name = path.strip().split(".")
+        if not equals:
+            raise UserError(f"--set takes GROUP.NAME=VALUE, such as trust_region.max_kl=0.02, not {change!r}")
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--set {change}: {group} is no group of settings")
+        try:
+            place[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[name] = text.strip()
+    return Config.from_dict(values)
+
+
+def preset_names() -> list[str]:
+    """Presets that come with the package: one for each environment tuned, named as it is."""
+    return sorted(path.name.removesuffix(".toml") for path in PRESETS.iterdir() if path.name.endswith(".toml"))
+
+
+def preset_for(env_id: str) -> str:
+    """The preset made for `env_id` or for its namespace (`ALE/Pong-v5`: `ALE`), or `default`."""
+    candidates = (env_id, env_id.rpartition(":")[2].partition("/")[0])
+    return next((name for name in candidates if name in preset_names()), "default")
+
+
+def load_preset(preset: str, env_id: str, given: Mapping[str, Any] | None = None) -> Config:
+    """The settings of a preset for `env_id`; `default` is the dataclasses' own.
+
+    What in the preset can't go with the settings that are `given`, by their own names, is left out with a warning.
+    Raises `UserError`.
+    """
+    if preset == "default":
+        return Config(env_id)
+    if preset not in preset_names():
+        raise UserError(f"preset {preset!r} is unknown; choose one of default, {', '.join(preset_names())}")
+    values = _flat(tomllib.loads((PRESETS / f"{preset}.toml").read_text()))
+    given = given or {}
+    for name, reason in _unfit({**values, **given}):
+        if name in values and name not in given:
+            del values[name]
+            warnings.warn(f"{name} of the preset {preset} is left out: {reason}", stacklevel=2)
+    return Config.from_dict(_nested({"env_id": env_id, **values}))
+
+
+def _unfit(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Settings by which an algorithm, a sampler or an objective can't go, and why."""
+    algo = settings.get("algo", "trpo")
+    if algo not in ANNEALED_ALGORITHMS:
+        yield "anneal", f"{algo} is not annealed"
+    if algo not in SURROGATE_ALGORITHMS:
+        for name in ("entropy_coefficient", "final_std"):
+            yield name, f"{algo} has none"
+    if settings.get("sampler") == "vine":
+        yield "noise_correlation", "the vine has none"
+    if settings.get("squash"):
+        yield "censored", "squashed actions are not clipped"
+    if settings.get("objective") == "average":
+        yield "time_feature", "an average has no time limit"
+    if settings.get("discount") == 1:
+        yield "final_discount", "the discount is 1"
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their own names, without the groups that they are in."""
+    groups = {name: value for name, value in values.items() if isinstance(value, dict)}
+    own = {name: value for name, value in values.items() if name not in groups}
+    return {**own, **{name: value for group in groups.values() for name, value in group.items()}}
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`. Raises `UserError` on unknown names."""
+    groups = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+    places = {f.name: group for group, kind in groups.items() for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in places:
+            values.setdefault(places[name], {})[name] = value
+        else:
+            values[name] = value
+    return values
+
+
+def differing_settings(config: Config) -> dict[str, Any]:
+    """The settings, by their own names, that are not the dataclasses' defaults."""
+    defaults = _flat(type(config)("").to_dict())
+    return {name: value for name, value in _flat(config.to_dict()).items() if value != defaults[name]}
+
+
+def read_config(path: Path) -> Config:
+    """Read a run's config.toml. Raises `UserError`."""
+    try:
+        return Config.from_dict(_upgraded(tomllib.loads(path.read_text())))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    except TypeError as error:
+        raise UserError(f"{path} has a setting of a wrong type, or lacks one: {error}") from error
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with what those of an earlier release stand for.
+
+    A run's own file has every setting that its release had. One written by hand has some, and defaults for the others.
+    """
+    sampling = dict(values.get("sampling", {}))
+    former: dict[str, Any] = {}
+    if "scale_rewards" in sampling:
+        former["value_scaling"] = "rewards" if sampling.pop("scale_rewards") else "none"
+    if {"num_envs", "batch_size", "objective", "gae_lambda", "normalize_observations"} <= sampling.keys():
+        former |= {"stagger": False, "statistics_window": 0, "least_deviation": 0.0, "adaptive_lambda": False}
+    return {**values, "sampling": {**former, **sampling}}
+
+
+def _require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:
+    _require(value in known, name, f"one of {', '.join(known)}, not {value!r}")
+
+
+def _require(condition: bool, name: str, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{name} must be {expected}")
+
+
+def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"setting {name!r} is unknown; {kind.__name__} has {', '.join(fields)}")
+    arguments = {}
+    for name, value in values.items():
+        component = fields[name].type
+        if dataclasses.is_dataclass(component):
+            value = _from_dict(component, value)
+        elif component is int:
+            value = whole_number(value)
+        arguments[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**arguments)

@@ -1,0 +1,82 @@
+"""The choice of what steps environments together: Gymnasium or EnvPool."""
+
+import importlib.util
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode
+
+from trpo_tf.config.environment import Environment
+from trpo_tf.envs.atari import is_atari
+from trpo_tf.envs.envpool import EnvPool
+from trpo_tf.envs.make import readable_errors, resolved_id, spec_of
+from trpo_tf.envs.remaining_time import VectorTimeFeature
+from trpo_tf.envs.vector import VectorEnv, Vectorized, make_sync_env
+from trpo_tf.errors import UserError
+from trpo_tf.serving.errors import install
+
+
+def choose_backend(backend: str, environment: str | Environment) -> str:
+    """The backend's name; "auto" is the fastest one installed that has the environment.
+
+    Gymnasium's own vectorised environments come first, then EnvPool, then Gymnasium's environments in turn. Raises
+    `UserError` if EnvPool is asked for and can't make the environment.
+    """
+    if backend == "gymnasium":
+        return backend
+    if backend == "auto" and _is_vectorized(environment):
+        return "gymnasium"
+    reason = _why_not_envpool(Environment.of(environment))
+    if backend == "auto":
+        return "gymnasium" if reason else "envpool"
+    if reason:
+        raise UserError(f"env_backend can't be envpool: {reason}; use gymnasium")
+    return backend
+
+
+def make_vector_env(
+    environment: str | Environment, num_envs: int, backend: str = "gymnasium", *, time_feature: bool = False
+) -> VectorEnv:
+    """`num_envs` environments of backend "gymnasium" or "envpool", whose steps left `time_feature` has observed.
+
+    Raises `UserError` for an id it can't make.
+    """
+    envs: VectorEnv
+    if backend == "envpool":
+        envs = EnvPool(str(environment), num_envs)
+    else:
+        env_id = str(environment)
+        with readable_errors(env_id):
+            if is_atari(env_id) or spec_of(environment).vector_entry_point is None:
+                return make_sync_env(environment, num_envs, time_feature=time_feature)
+            vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
+        if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
+        envs = Vectorized(vectorized)
+    return VectorTimeFeature(envs, spec_of(environment).max_episode_steps) if time_feature else envs
+
+
+def _is_vectorized(environment: str | Environment) -> bool:
+    """Whether Gymnasium steps many at once; False of an environment that it doesn't know, which is not told here."""
+    try:
+        return spec_of(environment).vector_entry_point is not None
+    except (gym.error.Error, ImportError):
+        return False
+
+
+def _why_not_envpool(environment: Environment) -> str | None:
+    env_id = environment.env_id
+    if not environment.is_registered:
+        return "it takes no env_kwargs, max_episode_steps or env_wrapper"
+    if importlib.util.find_spec("envpool") is None:
+        return f"it is not installed ({install('envpool')})"
+    import envpool
+
+    if env_id not in envpool.list_all_envs():
+        return f"it has no {env_id}"
+    try:
+        spec = spec_of(env_id)
+    except (gym.error.Error, ImportError):
+        return f"Gymnasium, which says what its spaces are, has no {env_id}"
+    if not str(spec.entry_point).startswith("gymnasium.envs.") or spec.kwargs or spec.additional_wrappers:
+        return f"its {env_id} is not the one that is registered here"
+    return None

@@ -1,0 +1,137 @@
+"""Gymnasium environments: how they are made, seeded, and described."""
+
+import contextlib
+import copy
+import functools
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec, find_highest_version
+
+from trpo_tf.config.environment import Environment
+from trpo_tf.envs.atari import ATARI_ARGUMENTS, is_atari, preprocess_atari, register_atari
+from trpo_tf.envs.checked import CheckedEnv
+from trpo_tf.envs.remaining_time import TimeFeature
+from trpo_tf.envs.spaces import observation_spec
+from trpo_tf.errors import UserError
+
+
+def make_env(
+    environment: str | Environment, *, time_feature: bool = False, checked: bool = True, **arguments: Any
+) -> gym.Env[Any, Any]:
+    """One environment, of these arguments as well; of Atari's namespace `ALE/`, with the standard preprocessing.
+
+    With `time_feature` the steps left are observed. Unless `checked` is off, what the environment answers is held to
+    its spaces. Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or
+    with `time_feature` for an environment without a time limit.
+    """
+    made = Environment.of(environment)
+    env_id = made.env_id
+    with readable_errors(env_id):
+        name = resolved_id(env_id)
+        arguments = {"max_episode_steps": made.max_episode_steps or None} | made.arguments | arguments
+        if is_atari(env_id):
+            register_atari(env_id)
+            arguments |= ATARI_ARGUMENTS
+        if str(spec_of(env_id).entry_point).startswith("gymnasium.envs.mujoco"):
+            _hear_mujoco()
+        # Gymnasium's own checks warn, and look at the first step alone.
+        env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **arguments)
+        if is_atari(env_id):
+            env = preprocess_atari(env)
+        for module, wrapper, options in made.wrappers:
+            env = _wrapper(module, wrapper)(env, **options)
+    if time_feature:
+        env = TimeFeature(env)
+    return CheckedEnv(env, observation_spec(env.observation_space), env_id) if checked else env
+
+
+@functools.cache
+def _hear_mujoco() -> None:
+    """Have MuJoCo's warnings as Python's, rather than on the terminal and in a file where the command is run.
+
+    That Gymnasium's own models have a deprecated attribute is left out: nobody who trains can change them.
+    """
+    import mujoco
+
+    def warn(message: str) -> None:
+        if "deprecated" not in message:
+            warnings.warn(f"MuJoCo: {message}", stacklevel=2)
+
+    mujoco.set_mju_user_warning(warn)
+
+
+def resolved_id(env_id: str) -> str:
+    """The id with the latest version of its environment, where it has none; otherwise the id.
+
+    Raises what the import of its module does.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    if is_atari(env_id):
+        register_atari(env_id)
+    if name in gym.registry or re.search(r"-v\d+$", name):
+        return env_id
+    namespace, _, short = name.rpartition("/")
+    version = find_highest_version(namespace or None, short)
+    return env_id if version is None else f"{env_id}-v{version}"
+
+
+def spec_of(environment: str | Environment) -> EnvSpec:
+    """What an id was registered with, after its module is imported, and the environment's own time limit.
+
+    Raises what Gymnasium or the import does.
+    """
+    made = Environment.of(environment)
+    spec = gym.spec(resolved_id(made.env_id).rpartition(":")[2])
+    if made.is_registered:
+        return spec
+    spec = copy.copy(spec)
+    spec.max_episode_steps = made.max_episode_steps or spec.max_episode_steps
+    spec.vector_entry_point = None  # which would be another environment
+    return spec
+
+
+def register_callable(env_id: str, make: Callable[..., gym.Env[Any, Any]]) -> None:
+    """Have `make` called for environments of this id, in this process. Raises `UserError` for an id that is taken."""
+    known = gym.registry.get(env_id)
+    if known is not None and not callable(known.entry_point):
+        raise UserError(f"make_env needs an id of its own, and {env_id!r} is registered; for example 'My{env_id}'")
+    gym.registry.pop(env_id, None)
+    with readable_errors(env_id):
+        gym.register(env_id, make)
+
+
+def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:
+    found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    # What a bundle's manifest names is not called unless it is a wrapper.
+    if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
+        raise UserError(f"env_wrapper {module}:{name} is no gymnasium.Wrapper")
+    return found
+
+
+def environment_seed(seed: int, number: int) -> int:
+    """The seed of environments rebuilt at checkpoint `number` of a run with `seed`."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+
+
+@contextlib.contextmanager
+def readable_errors(env_id: str) -> Iterator[None]:
+    """What is raised where an id is looked up, or its environment made, as a `UserError` of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, gym.error.Error | ModuleNotFoundError):
+            reason = f"its constructor raised {type(error).__name__}: {reason}"
+        if isinstance(error, TypeError):
+            reason += "; arguments are given by --env-kwargs, as JSON"
+        raise UserError(f"environment {env_id!r} can't be made: {reason}") from error

@@ -1,0 +1,128 @@
+"""Advantages and value targets of a batch."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trpo_tf.config.settings import SamplingConfig
+from trpo_tf.estimation.critic import FrozenNetworks, explained_variance
+from trpo_tf.estimation.critic_memory import columns
+from trpo_tf.estimation.gae import Floats, generalized_advantages, participation_ratio, standardized, td_errors
+from trpo_tf.estimation.reward_scaling import ValueScale, rewards_in_units
+from trpo_tf.policies.running_stats import Moments
+from trpo_tf.sampling.batch import Batch
+from trpo_tf.serving.observations import map_parts
+from trpo_tf.updates.local_problem import Rows
+
+
+class CriticRows(NamedTuple):
+    """What the critic is fitted to."""
+
+    inputs: Any  # [M x B, ...], encoded observations; a tuple of them for a network of several inputs
+    targets: NDArray[np.float32]  # [M x B]
+    weight: NDArray[np.float32]  # [M x B]
+
+
+class Estimates(NamedTuple):
+    """What the batch says about the objective, in flat rows B = T x N, and the critic's rows, M x B with its memory."""
+
+    rows: Rows
+    critic_rows: CriticRows
+    gae_lambda: float
+    explained_variance: float
+    return_moments: Moments
+    carried_returns: NDArray[np.float64]  # [N]
+    clipped_rewards: float  # share
+
+
+def estimate(
+    sampling: SamplingConfig, networks: FrozenNetworks, memory: Batch, moments: Moments, carried: NDArray[np.float64]
+) -> Estimates:
+    """Compute advantages of the last N columns, and value targets of all columns.
+
+    Args:
+        sampling: the settings, with the discount at this point of the run.
+        networks: policy and critic, with statistics as they were during sampling.
+        memory: the batch behind those of earlier iterations, [T, M x N].
+        moments: of returns, before this batch.
+        carried: discounted sums of rewards so far in the running episodes [N].
+    """
+    n = sampling.num_envs
+    length, width = memory.reward.shape
+    newest = slice(width - n, None)
+    observations = map_parts(lambda part: part.reshape((length + 1) * width, *part.shape[2:]), memory.observation)
+    inputs = networks.encode(observations)
+    answers = networks.values(inputs).reshape(length + 1, width)
+    value = ValueScale.of(sampling.value_scaling, moments).values(answers)
+
+    batch = columns(memory, newest)
+    counted = batch.weight > 0
+    reward, moments, carried, clipped = rewards_in_units(sampling, memory, batch, moments, carried)
+    sampling = dataclasses.replace(sampling, gae_lambda=present_lambda(sampling, memory, reward, value))
+    advantage, targets = advantages_and_targets(sampling, memory, reward, value)
+    if sampling.value_scaling == "targets":
+        moments = moments.updated(targets[:, newest][counted])
+    fitted = ValueScale.of(sampling.value_scaling, moments).answers(targets)
+    acted_on = tf.nest.map_structure(lambda part: part[:-width], inputs)
+    rows = Rows(
+        acted_on if width == n else tf.nest.map_structure(lambda part: _columns_of_rows(part, width, newest), acted_on),
+        batch.sample.reshape(length * n, *batch.sample.shape[2:]),
+        standardized(advantage[:, newest], batch.weight).ravel().astype(np.float32),
+        batch.weight.ravel().astype(np.float32),
+    )
+    return Estimates(
+        rows,
+        CriticRows(acted_on, fitted.ravel().astype(np.float32), memory.weight.ravel().astype(np.float32)),
+        sampling.gae_lambda,
+        explained_variance(value[:-1, newest][counted], targets[:, newest][counted]),
+        moments,
+        carried,
+        clipped,
+    )
+
+
+def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value: Floats) -> float:
+    """lambda of generalised advantage estimation for this batch: 1 where the critic's foresight can't be relied on.
+
+    GAE sums errors of the critic, delta, over some 1 / (1 - lambda) steps. It is right where the critic sees what an
+    action has done within as many. It can't have learnt that if less than a share 1 - lambda of steps has a reward
+    other than the commonest or terminates, and a share as small makes up the sum of delta^2. What an action did then
+    shows in the return alone.
+    """
+    trusted = sampling.gae_lambda
+    if not sampling.adaptive_lambda or sampling.objective == "average":
+        return trusted
+    counted = batch.weight > 0
+    rewards, counts = np.unique(batch.reward[counted], return_counts=True)
+    tells = (batch.reward != rewards[counts.argmax()]) | batch.terminated
+    if tells[counted].mean() >= 1 - trusted:
+        return trusted
+    errors = td_errors(reward, sampling.discount * ~batch.terminated, value)
+    return 1.0 if participation_ratio(errors[counted]) < 1 - trusted else trusted
+
+
+def advantages_and_targets(
+    sampling: SamplingConfig, batch: Batch, reward: Floats, value: Floats
+) -> tuple[Floats, Floats]:
+    """Advantages [T, N], and what the critic is fitted to, from rewards [T, N] and values [T + 1, N].
+
+    Of the average-reward objective the advantage is r - r_bar + V' - V and its sums (Zhang & Ross 2021, eq 22);
+    differential values are known up to a constant only, so the targets are kept at mean 0.
+    """
+    discount, trace = sampling.discount, sampling.gae_lambda if sampling.advantage == "gae" else 1.0
+    if sampling.objective == "average":
+        reward, discount = reward - np.average(reward, weights=batch.weight), 1.0
+    advantage = generalized_advantages(reward, discount * ~batch.terminated, trace * ~batch.ended, value)
+    targets = advantage + value[:-1]
+    if sampling.objective == "average":
+        targets = targets - np.average(targets, weights=batch.weight)
+    return (targets if sampling.advantage == "return" else advantage), targets
+
+
+def _columns_of_rows(rows: Any, width: int, chosen: slice) -> NDArray[Any]:
+    """Of flat rows [T x width, ...] those of some columns, flat."""
+    part = np.asarray(rows).reshape(-1, width, *rows.shape[1:])[:, chosen]
+    return part.reshape(-1, *rows.shape[1:])

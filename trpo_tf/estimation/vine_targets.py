@@ -1,0 +1,46 @@
+"""Advantages of the vine's rollouts."""
+
+import numpy as np
+
+from trpo_tf.config.settings import SamplingConfig
+from trpo_tf.estimation.critic import FrozenNetworks
+from trpo_tf.estimation.gae import standardized
+from trpo_tf.estimation.reward_scaling import ValueScale, scale_rewards
+from trpo_tf.policies.running_stats import Moments
+from trpo_tf.sampling.vine import Branches
+from trpo_tf.serving.observations import map_parts, take
+from trpo_tf.updates.local_problem import Rows
+
+
+def vine_rows(
+    sampling: SamplingConfig, networks: FrozenNetworks, branches: Branches, before: Moments, after: Moments
+) -> Rows:
+    """Rows of N x K branches, state by state: Q estimates less their mean, weighed by pi_old(a|s) / q(a|s).
+
+    Q(s, a) is a rollout's discounted reward, and the critic's value where it was cut off. The critic answers in units
+    of the returns `before` the batch, rewards are scaled by those `after` it.
+    """
+    n, k, longest = branches.reward.shape
+    factor = sampling.discount
+    finals = map_parts(lambda part: part.reshape(n * k, *part.shape[2:]), branches.final_observation)
+    scaling = sampling.value_scaling
+    value = ValueScale.of(scaling, before).values(networks.values(networks.encode(finals)))
+    reward = scale_rewards(branches.reward, after) if scaling == "rewards" else branches.reward
+    rest = factor**branches.length * ~branches.terminated * value.reshape(n, k)
+    estimate = reward @ factor ** np.arange(longest) + rest
+
+    inputs = networks.encode(take(branches.observation, np.repeat(np.arange(n), k)))
+    sample = branches.sample.reshape(n * k, *branches.sample.shape[2:])
+    weight = np.full((n, k), 1.0 / k)
+    if networks.is_discrete:
+        # Actions were taken uniformly, each once or at random.
+        probability = np.exp(networks.log_prob(inputs, sample).reshape(n, k))
+        weight = probability / probability.sum(axis=1, keepdims=True)
+    advantage = estimate - (weight * estimate).sum(axis=1, keepdims=True)
+    weight *= branches.weight[:, np.newaxis]
+    return Rows(
+        inputs,
+        sample,
+        standardized(advantage, weight).ravel().astype(np.float32),
+        weight.ravel().astype(np.float32),
+    )

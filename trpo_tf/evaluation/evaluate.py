@@ -1,0 +1,166 @@
+"""How well a policy does: whole episodes, through its exported graph."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trpo_tf.config.environment import Environment
+from trpo_tf.envs.make import make_env, readable_errors, spec_of
+from trpo_tf.envs.remaining_time import observes_time
+from trpo_tf.envs.spaces import action_spec, observation_spec
+from trpo_tf.errors import UserError
+from trpo_tf.serving import ArraySpec, Policy
+from trpo_tf.serving.arguments import expect, expect_count
+
+LONGEST_EPISODE = 100_000
+"""Steps after which an episode is cut where nothing is known of the run."""
+
+_SHORT_LIMIT = 1_000
+"""Episodes of environments with a time limit up to this are always played whole."""
+
+OnStep = Callable[[int, int], None]
+"""Called after each step with the episodes that are over and the steps so far; what it raises ends the evaluation."""
+
+FIRST_SEED = 1_000_000
+"""Evaluation episodes start from seeds counted from here, which training never uses in practice."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns of episodes; `std_return` is over episodes, with n in the denominator.
+
+    `episodes_cut` did not end within `longest_episode` steps; their returns are those so far. `mean_length` is of the
+    others, and None if there are none.
+    """
+
+    mean_return: float
+    std_return: float
+    min_return: float
+    max_return: float
+    mean_length: float | None
+    episodes: int
+    episodes_cut: int
+    longest_episode: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def longest_episode(environment: str | Environment, total_steps: int, episodes: int) -> int:
+    """Steps after which each of `episodes` is cut, so that all take `total_steps` at most.
+
+    An environment's own time limit is not cut short if it is 1,000 steps or less. Raises `UserError` for an id that
+    Gymnasium does not know.
+    """
+    with readable_errors(str(environment)):
+        limit = spec_of(environment).max_episode_steps or 0
+    return max(total_steps // episodes, min(limit, _SHORT_LIMIT), 1)
+
+
+def evaluate(
+    policy: Policy,
+    environment: str | Environment,
+    *,
+    episodes: int = 20,
+    seed: int = FIRST_SEED,
+    deterministic: bool = True,
+    longest: int | None = None,
+    on_step: OnStep = lambda *_: None,
+) -> Evaluation:
+    """Play `episodes` episodes, the k-th from seed + k, each of `longest` steps at most.
+
+    Without `longest` the episodes share as many steps as the policy was trained for: see `longest_episode`.
+
+    Raises:
+        UserError: the policy's observations or actions are not the environment's.
+        EnvironmentFailure: the environment raised an exception, or gave a value that is not finite.
+    """
+    wanted = "policy must be a serving.Policy: of a run in_process(run.policy, name), of a bundle serving.load(folder)"
+    expect(policy, Policy, wanted, UserError)
+    expect(environment, str | Environment, "environment must be the id of a registered one", UserError)
+    expect_count(episodes, "episodes", 1, UserError)
+    expect_count(seed, "seed", 0, UserError)
+    env = make_env(environment, time_feature=observes_time(policy.manifest.observation))
+    try:
+        check_spaces(policy, env, str(environment))
+        longest = longest or longest_episode(environment, _trained_for(policy), episodes)
+        rng = np.random.default_rng(seed)
+        returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
+        for k in range(episodes):
+            for reward, is_over in play(policy, env, seed + k, deterministic=deterministic, rng=rng, longest=longest):
+                returns[k] += reward
+                lengths[k] += 1
+                ended[k] = is_over
+                steps += 1
+                on_step(k, steps)
+    finally:
+        env.close()
+    return Evaluation(
+        float(returns.mean()),
+        float(returns.std()),
+        float(returns.min()),
+        float(returns.max()),
+        float(lengths[ended].mean()) if ended.any() else None,
+        episodes,
+        episodes - int(ended.sum()),
+        longest,
+    )
+
+
+def cut_note(evaluation: Mapping[str, Any]) -> str:
+    """What to say of episodes that were cut, from an evaluation's plain values; empty if none was."""
+    cut = evaluation.get("episodes_cut", 0)
+    if not cut:
+        return ""
+    return (
+        f"{cut} of {evaluation['episodes']} episodes did not end within {evaluation['longest_episode']:,} steps and "
+        "were cut there; their returns are those so far"
+    )
+
+
+def play(
+    policy: Policy,
+    env: gym.Env[Any, Any],
+    seed: int,
+    *,
+    deterministic: bool,
+    rng: np.random.Generator,
+    longest: int = LONGEST_EPISODE,
+) -> Iterator[tuple[float, bool]]:
+    """One episode from `seed`, of `longest` steps at most: each step's reward, and whether the episode ended with it.
+
+    `env` is one of `make_env`, which raises `EnvironmentFailure`.
+    """
+    observation, _ = env.reset(seed=seed)
+    for _ in range(longest):
+        action = policy.act(observation, deterministic=deterministic, rng=rng)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        yield float(reward), terminated or truncated
+        if terminated or truncated:
+            return
+
+
+def _trained_for(policy: Policy) -> int:
+    """Environment steps of the run that the policy comes from, if its manifest tells."""
+    config = policy.manifest.provenance.get("config")
+    steps = config.get("total_steps") if isinstance(config, dict) else None
+    return steps if isinstance(steps, int) else LONGEST_EPISODE
+
+
+def check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
+    """Raise `UserError` unless the policy's observations and actions are the environment's."""
+    for verb, specs, own in (
+        ("observes", policy.manifest.observation, observation_spec(env.observation_space)),
+        ("gives", (policy.manifest.action,), (action_spec(env.action_space),)),
+    ):
+        if {_described(spec) for spec in specs} != {_described(spec) for spec in own}:
+            takes, has = (", ".join(map(_described, group)) for group in (specs, own))
+            raise UserError(f"the policy {verb} {takes}, {env_id} has {has} there")
+
+
+def _described(spec: ArraySpec) -> str:
+    return f"{spec.name} {spec.dtype}{list(spec.shape)}"

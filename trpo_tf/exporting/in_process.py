@@ -1,0 +1,21 @@
+"""A trained policy in this process, through its exported graph."""
+
+from trpo_tf.config.settings import Config
+from trpo_tf.export import convert_policy
+from trpo_tf.policies.policy import TrainedPolicy
+from trpo_tf.serving import Manifest, Policy
+from trpo_tf.serving.manifest import MODEL_FILE, FileEntry
+
+
+def converted(policy: TrainedPolicy, name: str, config: Config | None = None) -> tuple[bytes, Manifest]:
+    """The policy's ONNX graph, and a manifest that lists nothing else and tells of the settings at most."""
+    spec = policy.spec
+    model = convert_policy(policy.function, spec)
+    files = {MODEL_FILE: FileEntry.of(model)}
+    origin = {} if config is None else {"config": config.to_dict()}
+    return model, Manifest(name, spec.observation, spec.action, spec.noise, files=files, provenance=origin)
+
+
+def in_process(policy: TrainedPolicy, name: str, config: Config | None = None) -> Policy:
+    """The policy through its exported graph, without a bundle."""
+    return Policy(*converted(policy, name, config))

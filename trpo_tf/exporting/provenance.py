@@ -1,0 +1,65 @@
+"""Where a policy comes from: settings, statistics, versions, commit."""
+
+import contextlib
+import importlib.metadata
+import platform
+import subprocess
+from typing import Any
+
+from trpo_tf.runs.folder import Run
+from trpo_tf.serving.manifest import Statistics
+
+_PACKAGES = (
+    "trpo-tf",
+    "tensorflow",
+    "tensorflow-probability",
+    "keras",
+    "gymnasium",
+    "mujoco",
+    "envpool",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "tf2onnx",
+)
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Where the policy comes from."""
+    return {
+        "environment": run.config.env_id,
+        "algorithm": run.config.algo,
+        "config": run.config.to_dict(),
+        "seed": run.config.seed,
+        "steps": run.state.steps,
+        "summary": dict(run.summary),
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }
+
+
+def statistics(run: Run) -> dict[str, Statistics]:
+    """Mean and standard deviation by which the policy standardises each input; none of a run that observed nothing."""
+    moments, by_part = run.state.observation_moments, run.components.policy.encoder.by_part
+    if moments.total < 2:
+        return {}
+    means, stddevs = by_part(moments.mean), by_part(1.0 / moments.scale)
+    return {name: Statistics(tuple(means[name].tolist()), tuple(stddevs[name].tolist())) for name in means}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that make a policy, as far as they are installed."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return {"python": platform.python_version(), **found}
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder's repository, if it is one."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None

@@ -1,0 +1,122 @@
+"""From a run to a bundle, or to a policy in this process."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from trpo_tf.envs.make import make_env
+from trpo_tf.errors import UserError
+from trpo_tf.estimation.reward_scaling import ValueScale
+from trpo_tf.evaluation.recorder import record_apart
+from trpo_tf.evaluation.video import best_kind
+from trpo_tf.export import Evidence, GraphForm, InferenceFunction, write_bundle
+from trpo_tf.export.function import DEFAULT_FORM
+from trpo_tf.export.targets import DEFAULT_TARGETS
+from trpo_tf.exporting.in_process import converted
+from trpo_tf.exporting.provenance import provenance, statistics
+from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack
+from trpo_tf.runs.folder import BUNDLES_FILE, Run, bundles_of
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.arguments import expect
+from trpo_tf.support.atomic_write import write_atomically
+
+
+def export_run(
+    run: Run,
+    out: str | Path,
+    *,
+    targets: Sequence[str] = DEFAULT_TARGETS,
+    form: GraphForm = DEFAULT_FORM,
+    episodes: int = 20,
+    accept_loss: bool = False,
+    signing_key: Path | None = None,
+    with_episode: bool = False,
+    observer: Callable[[str], None] = lambda _: None,
+) -> Manifest:
+    """Write the bundle of a run's policy to `out`; arguments and errors as in `trpo_tf.export.write_bundle`.
+
+    `with_episode` records one, episode.mp4, or episode.gif without what encodes the other.
+    """
+    expect(run, Run, "run must be a Run, as train and load_run give it", UserError)
+    expect(out, (str, os.PathLike), "out must be the path of the folder to make", UserError)
+    policy, env_id, environment = run.policy, run.config.env_id, run.config.made_environment
+    files = {WEIGHTS_FILE: pack(run.state.weights())}
+    if with_episode:
+        observer("recording an episode")
+        kind = best_kind()
+        files[f"episode.{kind}"] = record_apart(*converted(policy, env_id, run.config), environment, kind).video
+    env = make_env(environment, time_feature=run.config.sampling.time_feature)
+    evidence = Evidence(
+        environment=env,
+        scores=policy.scores if policy.is_discrete else None,
+        episodes=episodes,
+        untrained_return=run.summary.get("untrained", {}).get("mean_return"),
+    )
+    try:
+        manifest = write_bundle(
+            policy.function,
+            policy.spec,
+            out,
+            targets=targets,
+            form=form,
+            name=model_name(env_id),
+            evidence=evidence,
+            provenance=provenance(run),
+            statistics=statistics(run),
+            files=files,
+            accept_loss=accept_loss,
+            signing_key=signing_key,
+            observer=observer,
+        )
+    finally:
+        env.close()
+    _remember(run.folder, Path(out))
+    return manifest
+
+
+def _remember(run: Path, bundle: Path) -> None:
+    """Note in the run's folder where a bundle of it is, for its report, if the folder can be written."""
+    with contextlib.suppress(OSError):
+        known = bundles_of(run)
+        write_atomically(run / BUNDLES_FILE, json.dumps([*known, str(bundle.resolve())], indent=2).encode())
+
+
+def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFunction]:
+    """What a graph can answer beside the action: the distribution's parameters, and the state's value.
+
+    The value is in units of the environment's rewards, as far as none was clipped. One that has the name of an
+    observation's part is called `output_` and that name. Raises `UserError` for other names.
+    """
+    known = {"distribution": run.policy.distribution(), "value": {"value": _value(run)}}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"output {unknown[0]!r} is unknown; choose from {', '.join(known)}")
+    seen = {part.name for part in run.policy.spec.observation}
+    return {
+        f"output_{name}" if name in seen else name: output for group in names for name, output in known[group].items()
+    }
+
+
+def _value(run: Run) -> InferenceFunction:
+    components, state = run.components, run.state
+    network = components.value_function.network
+    scaling = run.config.sampling.value_scaling
+    scale = ValueScale.of(scaling, state.return_moments)
+    unit = float(state.return_moments.scale) if scaling == "rewards" else 1.0
+
+    def value(observation: Any, _noise: Any) -> Any:
+        parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
+        inputs = components.policy.encoder(components.policy.encoder.normalizer(state.observation_moments), observation)
+        return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
+
+    return value
+
+
+def model_name(env_id: str) -> str:
+    """The name a policy is served by: the environment's, without module and namespace."""
+    return env_id.rsplit(":", 1)[-1].replace("/", "-")

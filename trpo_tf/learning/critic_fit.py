@@ -1,0 +1,40 @@
+"""The critic's fit to an iteration's targets."""
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trpo_tf.config.settings import Config
+from trpo_tf.estimation.targets import CriticRows
+from trpo_tf.learning.learner import Components
+from trpo_tf.learning.schedules import annealing
+from trpo_tf.learning.training_state import Purpose, TrainingState
+from trpo_tf.solvers.adam import AdamState
+from trpo_tf.updates.minibatch import minibatches
+
+
+def fit_critic(
+    config: Config, components: Components, state: TrainingState, rows: CriticRows
+) -> tuple[NDArray[np.float32], AdamState, float]:
+    """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
+    critic, n = config.critic, config.sampling.num_envs
+    width = critic.critic_memory * n
+    known = np.arange(len(rows.targets)).reshape(-1, width)[:, -n * (state.iteration + 1) :].ravel()
+    # With a memory there are more rows to choose from, but no more steps.
+    count = len(rows.targets) // critic.critic_memory
+    epochs = -(-critic.critic_epochs * count // len(known))
+    order = minibatches(state.rng(config.seed, Purpose.CRITIC), len(known), critic.critic_batch_size, epochs)
+    order = known.astype(np.int32)[order[: critic.critic_epochs * (count // critic.critic_batch_size)]]
+    # The clock of the phases is another thread's.
+    with tf.profiler.experimental.Trace("critic"):
+        theta, adam, loss = components.value_function.fit(
+            state.value_theta,
+            state.adam,
+            *rows,
+            order,
+            np.float32(critic.critic_learning_rate * annealing(config, state)),
+        )
+        theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
+    if not np.isfinite(theta).all():
+        return state.value_theta, state.adam, float("nan")
+    return theta, adam, float(loss)

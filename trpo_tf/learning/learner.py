@@ -1,0 +1,189 @@
+"""The functions that a config stands for: policy, critic, update."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trpo_tf.config.settings import Config
+from trpo_tf.envs.make import environment_seed, make_env
+from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
+from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.estimation.critic import FrozenNetworks, ValueFunction
+from trpo_tf.learning.training_state import TrainingState
+from trpo_tf.policies.encoders import Encoder, make_encoder
+from trpo_tf.policies.heads import Head, make_head
+from trpo_tf.policies.network_checks import check_shapes
+from trpo_tf.policies.networks import default_network
+from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.policies.running_stats import Moments, Normalizer
+from trpo_tf.sampling.vine import branch_count
+from trpo_tf.solvers.adam import AdamState
+from trpo_tf.updates.local_problem import Rows
+from trpo_tf.updates.registry import ALGORITHMS, EntropyTerm, compile_update
+from trpo_tf.updates.result import Update
+
+_EPISODES_BETWEEN_CHECKPOINTS = 4
+_STEPS_BETWEEN_CHECKPOINTS = 20_000
+_XLA_PAYS_FROM = 400_000
+"""Steps of a run: XLA takes two seconds to compile it, and saves some five microseconds of each step."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Pure functions of the training state, compiled when first called."""
+
+    policy: Policy
+    value_function: ValueFunction
+    update: Callable[[Any, Rows, Any, Any, EntropyTerm], Update]
+    encode: Callable[[Normalizer, Any], Any]
+    log_prob: Callable[[Any, Any, Any], Any]
+    initial_control: float
+    iteration_steps: int
+    checkpoint_steps: int
+
+    def initial_state(self, num_envs: int) -> TrainingState:
+        """Before the first iteration, with the networks' present weights."""
+        value_theta = self.value_function.initial_theta()
+        return TrainingState(
+            theta=self.policy.initial_theta(),
+            value_theta=value_theta,
+            adam=AdamState.zeros(len(value_theta)),
+            observation_moments=Moments.empty((self.policy.encoder.statistics,)),
+            return_moments=Moments.empty(()),
+            carried_returns=np.zeros(num_envs),
+            control=np.float32(self.initial_control),
+        )
+
+    def frozen(self, state: TrainingState) -> FrozenNetworks:
+        """Policy and critic at `state`, as estimates ask them."""
+        normalizer = self.policy.encoder.normalizer(state.observation_moments)
+        return FrozenNetworks(
+            encode=lambda observation: self.encode(normalizer, observation),
+            values=lambda inputs: self.value_function.values(state.value_theta, inputs).numpy(),
+            log_prob=lambda inputs, sample: self.log_prob(state.theta, inputs, sample).numpy(),
+            is_discrete=self.policy.is_discrete,
+        )
+
+    def trained(self, state: TrainingState) -> TrainedPolicy:
+        """The policy at `state`."""
+        return TrainedPolicy(self.policy, state.theta, self.policy.encoder.normalizer(state.observation_moments))
+
+
+def build_components(
+    config: Config, policy_network: keras.Model | None = None, value_network: keras.Model | None = None
+) -> Components:
+    """Build from a config; networks of one's own replace the default ones.
+
+    Raises `UserError` for an environment, a space or a network that can't be trained.
+    """
+    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
+    observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
+    encoder = _encoder(config, env)
+    horizon = env.spec.max_episode_steps if env.spec else None
+    env.close()
+
+    settings, critic = config.policy, config.critic
+    head = make_head(
+        action,
+        initial_log_std=settings.initial_log_std,
+        state_dependent_std=settings.state_dependent_std,
+        squash=settings.squash,
+        censored=settings.censored,
+    )
+    _check_activation(settings.activation)
+    if head.noise.law != "normal":
+        if config.sampling.noise_correlation > 0:
+            raise UserError("noise_correlation is for continuous actions; leave it at 0 for discrete ones")
+        if settings.final_std > 0:
+            raise UserError("final_std is for continuous actions; leave it at 0 for discrete ones")
+        if settings.state_dependent_std:
+            raise UserError("state_dependent_std is for continuous actions; leave it off for discrete ones")
+    if policy_network is None:
+        policy_network = default_network(
+            encoder.inputs,
+            settings.hidden_sizes,
+            head.inputs,
+            activation=settings.activation,
+            last_layer_scale=settings.last_layer_scale,
+            seed=config.seed,
+        )
+    if value_network is None:
+        sizes, seed = critic.critic_hidden_sizes, config.seed + 1
+        value_network = default_network(encoder.inputs, sizes, 1, activation=settings.activation, seed=seed)
+    check_shapes(policy_network, encoder.inputs, head.inputs, "policy_network")
+    check_shapes(value_network, encoder.inputs, 1, "value_network")
+    policy = Policy(encoder, policy_network, head, observation, action)
+    several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
+    # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
+    xla = policy.network.dense_only and config.total_steps >= _XLA_PAYS_FROM
+    branches = branch_count(head, config.vine) if config.sampler_is_vine else None
+    return Components(
+        policy=policy,
+        value_function=ValueFunction(value_network, xla=xla),
+        update=compile_update(policy, config, branches, xla=xla),
+        encode=tf.function(encoder, autograph=False, jit_compile=xla),
+        log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),
+        iteration_steps=_iteration_steps(config, head),
+        initial_control=ALGORITHMS[config.algo].initial_control(config),
+        checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
+    )
+
+
+def with_observation_offset(config: Config) -> Config:
+    """The config with the offset that the environment's first observation asks for, with a warning that says so.
+
+    Raises `UserError` for an environment or a space that can't be trained.
+    """
+    if config.sampling.observation_offset:
+        return config
+    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
+    encoder = _encoder(config, env)
+    offset: tuple[float, ...] = ()
+    # A reset that fails is for the sampler to tell.
+    with contextlib.closing(env), contextlib.suppress(EnvironmentFailure):
+        if encoder.has_wide_numbers:
+            offset = encoder.needed_offset(env.reset(seed=environment_seed(config.seed, 0))[0])
+    if not offset:
+        return config
+    warnings.warn(
+        f"{np.count_nonzero(offset)} of {len(offset)} observed numbers are 8,192 or more at first, where float32 does "
+        "not see small changes; their first values are subtracted in float64 (observation_offset in config.toml)",
+        stacklevel=3,
+    )
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, observation_offset=offset))
+
+
+def _encoder(config: Config, env: gym.Env[Any, Any]) -> Encoder:
+    space, sampling = env.observation_space, config.sampling
+    return make_encoder(
+        list(observation_parts(space).values()),
+        observation_spec(space),
+        normalize=sampling.normalize_observations,
+        offset=sampling.observation_offset,
+        least_deviation=sampling.least_deviation,
+    )
+
+
+def _iteration_steps(config: Config, head: Head) -> int:
+    """The most environment steps that an iteration may take."""
+    steps = config.sampling.batch_size
+    if config.sampler_is_vine:
+        steps += config.vine.rollout_states * branch_count(head, config.vine) * config.vine.branch_length
+    if steps > config.total_steps:
+        raise UserError(f"total_steps must be at least the steps of an iteration, {steps:,}")
+    return steps
+
+
+def _check_activation(name: str) -> None:
+    try:
+        keras.activations.get(name)
+    except ValueError:
+        raise UserError(f"activation {name!r} is unknown; Keras has tanh, relu, elu, swish and others") from None

@@ -1,0 +1,29 @@
+"""Metrics of one iteration (docs/metrics.md)."""
+
+from typing import Any
+
+import numpy as np
+
+from trpo_tf.learning.training_state import TrainingState
+from trpo_tf.sampling.batch import Episodes
+from trpo_tf.updates.result import Update, UpdateStatus
+
+Metrics = dict[str, Any]
+
+
+def progress_metrics(state: TrainingState, episodes: Episodes) -> Metrics:
+    """How far a run is, and how its latest episodes went."""
+    return {
+        "iteration": state.iteration,
+        "steps": state.steps,
+        "episodes": state.episodes,
+        "mean_return": float(np.mean(state.recent_returns)) if state.recent_returns else None,
+        "mean_length": float(np.mean(state.recent_lengths)) if state.recent_lengths else None,
+        "episodes_ended": len(episodes.returns),
+    }
+
+
+def update_metrics(update: Update) -> Metrics:
+    """What an update did."""
+    scalars = {name: value.item() for name, value in update._asdict().items() if name not in ("theta", "status")}
+    return {"update_status": UpdateStatus(int(update.status)).name.lower(), **scalars}

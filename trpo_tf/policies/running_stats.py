@@ -1,0 +1,82 @@
+"""Running mean and variance, by which a policy standardises observations."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+OBSERVATION_CLIP = 10.0
+"""Standardised observations are clipped to this many deviations."""
+_EPSILON = 1e-8
+
+
+class Moments(NamedTuple):
+    """Mean and sum of squared deviations of `total` samples, element by element."""
+
+    mean: Float64  # [...]
+    deviations: Float64  # [...]
+    total: Float64  # []
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> "Moments":
+        """Of no samples yet."""
+        return cls(np.zeros(shape), np.zeros(shape), np.zeros(()))
+
+    def faded(self, most: float) -> "Moments":
+        """The same mean and variance, with a weight of `most` samples at most."""
+        if self.total <= most:
+            return self
+        return Moments(self.mean, self.deviations * (most / self.total), np.asarray(float(most)))
+
+    def widened(self, least_deviation: float) -> "Moments":
+        """Add the square of `least_deviation` to the variance; without samples nothing changes."""
+        return self._replace(deviations=self.deviations + least_deviation**2 * self.total)
+
+    def updated(self, samples: NDArray[np.generic], window: int = 0) -> "Moments":
+        """Add samples [n, ...] (Chan, Golub & LeVeque 1983, eq 2.1). No samples change nothing.
+
+        With a `window` older samples are weighed down, until together with the new ones they count as `window`.
+        """
+        added = len(samples)
+        if added == 0:
+            return self
+        if window:
+            return self.faded(max(window - added, 0)).updated(samples)
+        values = samples.astype(np.float64)
+        mean = values.mean(axis=0)
+        total = self.total + added
+        shift = mean - self.mean
+        return Moments(
+            self.mean + shift * added / total,
+            self.deviations + ((values - mean) ** 2).sum(axis=0) + shift**2 * self.total * added / total,
+            np.asarray(total),
+        )
+
+    @property
+    def variance(self) -> Float64:
+        """Of the samples; 1 before there are two."""
+        return self.deviations / self.total if self.total > 1 else np.ones_like(self.deviations)
+
+    @property
+    def scale(self) -> Float64:
+        """1 / standard deviation."""
+        return np.asarray(1.0 / np.sqrt(self.variance + _EPSILON))
+
+    @property
+    def has_varied(self) -> NDArray[np.bool_]:
+        """Whether the samples differ by more than what keeps `scale` finite."""
+        return np.asarray(self.variance > _EPSILON)
+
+
+class Normalizer(NamedTuple):
+    """Frozen statistics by which the policy standardises an observation: (observation - mean) * scale."""
+
+    mean: NDArray[np.float32]  # [obs]
+    scale: NDArray[np.float32]  # [obs]
+
+    @classmethod
+    def of(cls, moments: Moments) -> "Normalizer":
+        """The statistics as the graph takes them."""
+        return cls(moments.mean.astype(np.float32), moments.scale.astype(np.float32))

@@ -1,0 +1,27 @@
+"""Starting a run from a trained policy."""
+
+from pathlib import Path
+
+from trpo_tf.errors import UserError
+from trpo_tf.learning.training_state import Arrays, TrainingState
+from trpo_tf.runs.checkpoints import WEIGHTS_FILE, load_checkpoint, unpack
+from trpo_tf.runs.folder import CHECKPOINTS_FOLDER, is_run
+from trpo_tf.serving.manifest import BundleError, read_checked, read_manifest
+
+
+def read_weights(source: Path, state: TrainingState) -> TrainingState:
+    """`state` with policy, critic and normalisers of the run or bundle `source`. Raises `UserError`."""
+    try:
+        return state.with_weights(_weights(source))
+    except BundleError as error:
+        raise UserError(f"--init-from {source} is neither a run nor a bundle that can be read: {error}") from error
+    except ValueError as error:
+        raise UserError(
+            f"--init-from {source} does not fit ({error}); use the same networks and environment"
+        ) from error
+
+
+def _weights(source: Path) -> Arrays:
+    if is_run(source):
+        return load_checkpoint(source / CHECKPOINTS_FOLDER).weights()
+    return unpack(read_checked(source, read_manifest(source), WEIGHTS_FILE))

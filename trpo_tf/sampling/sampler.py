@@ -1,0 +1,99 @@
+"""The environments of a run: built, sampled, and built anew at each checkpoint."""
+
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from trpo_tf.config.settings import Config
+from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.make import environment_seed, make_env, spec_of
+from trpo_tf.envs.vector import make_sync_env
+from trpo_tf.policies.policy import Policy
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.sampling.vine import Branches, Vine
+from trpo_tf.support.phase_timer import PhaseClock
+
+_PERIODS = 5
+
+
+class Experience:
+    """A sampler whose environments are built anew whenever the run passes a checkpoint.
+
+    What an environment holds can't be saved in general. Building it at the same steps of every run, from a seed that
+    the checkpoint's number gives, is what lets a resumed run repeat an uninterrupted one.
+    """
+
+    def __init__(self, config: Config, policy: Policy) -> None:
+        """No environment is built before `restart`."""
+        self._config, self._head = config, policy.head
+        self.actor = Actor(policy, config.sampling.num_envs)
+        self._sampler: SinglePath | Vine | None = None
+
+    def restart(self, checkpoint: int = 0, longest_recent: int = 0) -> None:
+        """Close the environments, and build those that belong to this checkpoint.
+
+        `longest_recent` is the length of the longest of the latest episodes, 0 if there was none.
+        """
+        self._close()
+        config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature
+        seed = environment_seed(config.seed, checkpoint)
+        if config.sampler_is_vine:
+            trunk = make_sync_env(config.made_environment, n, time_feature=timed)
+            twigs = [make_env(config.made_environment, time_feature=timed) for _ in range(n)]
+            self._sampler = Vine(trunk, twigs, self.actor, seed, self._longest_first(longest_recent))
+        else:
+            envs = make_vector_env(config.made_environment, n, config.sampling.env_backend, time_feature=timed)
+            self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(longest_recent))
+
+    def is_over(self, steps: int, steps_before: int, period: int) -> bool:
+        """Whether the checkpoint's environments have had `period` steps, and each of them the end of an episode.
+
+        Where episodes do not end, it is over after five periods, or as many steps as the run had at the checkpoint: so
+        the time that environments have for an episode doubles, however long episodes are. `steps` are those since the
+        checkpoint, `steps_before` those of the run until then.
+        """
+        if steps < period or self._sampler is None:
+            return False
+        return self._sampler.every_episode_ended or steps >= max(_PERIODS * period, steps_before)
+
+    def _longest_first(self, longest_recent: int) -> int:
+        """The longest first episode: the time limit, or what the latest episodes took; 0 if neither is known."""
+        if not self._config.sampling.stagger:
+            return 0
+        return spec_of(self._config.made_environment).max_episode_steps or longest_recent
+
+    def collect(
+        self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0
+    ) -> tuple[Batch, Episodes, Branches | None]:
+        """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine.
+
+        `noise_correlation` is of single paths alone.
+        """
+        length, vine = self._config.rollout_length, self._config.vine
+        match self._sampler:
+            case Vine() as sampler:
+                batch, episodes, snapshots, rows = sampler.collect(length, vine.rollout_states, rng, clock)
+                return batch, episodes, sampler.branch(self._head, vine, batch, snapshots, rows, rng, clock)
+            case SinglePath() as sampler:
+                return *sampler.collect(length, rng, clock, noise_correlation=noise_correlation), None
+        raise RuntimeError("call restart before collect")
+
+    def take_info(self) -> dict[str, float]:
+        """Means of what the environments told in `info` since the last call."""
+        return {} if self._sampler is None else self._sampler.take_info()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None

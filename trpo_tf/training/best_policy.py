@@ -1,0 +1,88 @@
+"""Trials of a policy while it is trained, so that training can end with the best one rather than the last."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from trpo_tf.config.settings import Config
+from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.checked import not_finite
+from trpo_tf.envs.vector import Step
+from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.evaluation.evaluate import OnStep, longest_episode
+from trpo_tf.learning.training_state import Best, TrainingState
+from trpo_tf.policies.policy import Policy
+from trpo_tf.sampling.actor import Actor
+from trpo_tf.serving.observations import is_finite, map_parts, observation_of, write
+
+FIRST_SEED = 2_000_000
+"""Seed of a trial's first episode; the next ones' follow it. None of them is one of an evaluation's."""
+
+
+class Trials:
+    """Plays the policy's mode in `trial_episodes` episodes at once, with the same seeds each time."""
+
+    def __init__(self, config: Config, policy: Policy) -> None:
+        """Makes the environments, which it owns."""
+        self._actor, self._encoder = Actor(policy, config.trial_episodes), policy.encoder
+        self._longest = longest_episode(config.made_environment, config.trial_interval, config.trial_episodes)
+        sampling = config.sampling
+        self._envs = make_vector_env(
+            config.made_environment, config.trial_episodes, sampling.env_backend, time_feature=sampling.time_feature
+        )
+
+    def run(self, state: TrainingState, on_step: OnStep = lambda *_: None) -> tuple[TrainingState, dict[str, Any]]:
+        """Try the policy at `state`: the state, with its policy as the best if none was better, and metrics.
+
+        All trials together take no more steps than training, unless the environment's own time limit asks for more;
+        episodes that do not end in their share are cut.
+
+        Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite, and what `on_step`
+        does.
+        """
+        self._actor.load(state.theta, self._encoder.normalizer(state.observation_moments))
+        mean_return, steps, cut = self._play(on_step)
+        state = dataclasses.replace(state, trial_steps=state.trial_steps + steps)
+        if state.best is None or mean_return >= state.best.mean_return:
+            best = Best(state.theta, state.observation_moments, mean_return, state.steps)
+            state = dataclasses.replace(state, best=best)
+        return state, {"trial_return": mean_return, "trial_episodes_cut": cut}
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+    def _play(self, on_step: OnStep) -> tuple[float, int, int]:
+        """Of the first episode of each environment: mean undiscounted return, steps, and how many were cut."""
+        actor, count, steps = self._actor, self._envs.num_envs, 0
+        returns, running = np.zeros(count), np.ones(count, bool)
+        observation = self._reset()
+        for _ in range(self._longest):
+            write(actor.observation, observation_of(observation))
+            if not is_finite(actor.observation):
+                raise not_finite(map_parts(lambda part: part[np.newaxis], actor.observation), returns[np.newaxis])
+            actor.run()
+            observation, reward, terminated, truncated, _ = self._step()
+            returns += np.where(running, reward, 0.0)
+            steps += int(running.sum())
+            running &= ~(terminated | truncated)
+            on_step(count - int(running.sum()), steps)
+            if not running.any():
+                break
+        if not np.isfinite(returns).all():
+            raise EnvironmentFailure("the environment gave a reward that is not finite", "a trial")
+        return float(returns.mean()), steps, int(running.sum())
+
+    def _reset(self) -> Any:
+        try:
+            return self._envs.reset(seed=FIRST_SEED)[0]
+        except Exception as error:
+            raise environment_failure("reset", error, "a trial") from error
+
+    def _step(self) -> Step:
+        try:
+            # A copy, since an environment may keep its action, and the buffer will be written again.
+            return self._envs.step(self._actor.action.copy())
+        except Exception as error:
+            raise environment_failure("step", error, "a trial") from error

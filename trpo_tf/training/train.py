@@ -1,0 +1,351 @@
+"""Training: the loop, and what surrounds it."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import keras
+
+from trpo_tf.config.settings import Config, read_config
+from trpo_tf.envs.backends import choose_backend
+from trpo_tf.envs.make import readable_errors, register_callable, resolved_id
+from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.evaluation.evaluate import OnStep, evaluate, longest_episode
+from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.provenance import versions
+from trpo_tf.learning.iteration import iterate
+from trpo_tf.learning.learner import Components, build_components, with_observation_offset
+from trpo_tf.learning.training_state import TrainingState
+from trpo_tf.policies.network_checks import check_trainable
+from trpo_tf.runs.checkpoints import save_checkpoint
+from trpo_tf.runs.folder import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    METRICS_FILE,
+    Run,
+    create_run,
+    load_run,
+    require_run,
+    with_summary,
+    write_config,
+)
+from trpo_tf.runs.lock import locked
+from trpo_tf.runs.metrics_log import MetricsLog
+from trpo_tf.runs.profiler import FIRST_TRACED, Profiler
+from trpo_tf.runs.warm_start import read_weights
+from trpo_tf.sampling.sampler import Experience
+from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.support.graceful_stop import StopRequest
+from trpo_tf.training.best_policy import Trials
+from trpo_tf.training.callbacks import KerasListeners, checked_callbacks
+from trpo_tf.training.progress import Progress, watch
+
+Observer = Callable[[dict[str, Any]], None]
+"""Called with the metrics of each iteration."""
+
+MakeEnv = Callable[..., gym.Env[Any, Any]]
+"""Called with the settings' `env_kwargs`, and `render_mode` where an episode is recorded."""
+
+Watch = Callable[[str, int], OnStep]
+"""What is played, how many episodes -> what is told of each step, and stops if it was asked to."""
+
+
+def train(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    policy_network: keras.Model | None = None,
+    value_network: keras.Model | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    init_from: str | Path | None = None,
+    make_env: MakeEnv | None = None,
+    observer: Observer | None = None,
+    profile: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED.
+
+    Args:
+        config: the settings; `Config.for_env` has those of an environment's preset, as the command line does.
+        out: the run folder, which must not exist yet.
+        policy_network: a Keras network [batch, obs] -> [batch, k] instead of the default one, where k is the number of
+            discrete actions, or of continuous action dimensions.
+        value_network: the same for the critic, [batch, obs] -> [batch, 1].
+        callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
+            Weights that they set in the model become the policy's (docs/policies.md).
+        init_from: a run or bundle whose weights and normalisers to start from.
+        make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
+            Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
+            or register the id in a module and train "module:Mine-v0".
+        observer: called with each iteration's metrics.
+        profile: trace a few iterations into the run's TensorBoard folder (docs/metrics.md).
+        progress: show it on standard error.
+
+    Raises:
+        UserError: something in the arguments can't work.
+        EnvironmentFailure: the environment raised an exception; a checkpoint was saved.
+        KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
+        Exception: what a callback raised; a checkpoint was saved.
+    """
+    expect(config, Config, "config must be a Config (with a preset: Config.for_env; of a dict: from_dict)", UserError)
+    expect(out, str | os.PathLike | None, "out must be the path of the folder to make", UserError)
+    expect(init_from, str | os.PathLike | None, "init_from must be the path of a run or bundle", UserError)
+    expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
+    listening = checked_callbacks(callbacks)
+    if make_env is not None:
+        register_callable(config.env_id, make_env)
+    config = with_version(config)
+    folder = Path(out) if out is not None else default_folder(config)
+    config = with_observation_offset(with_env_backend(config))
+    components = build_components(config, policy_network, value_network)
+    for name, network in (("policy_network", policy_network), ("value_network", value_network)):
+        if network is not None:
+            check_trainable(network, components.policy.encoder.inputs, name)
+    state = components.initial_state(config.sampling.num_envs)
+    if init_from is not None:
+        state = read_weights(Path(init_from), state)
+    if profile:
+        _check_long_enough_to_trace(config, components, state)
+    run = create_run(folder, config, components, state)
+    try:
+        with locked(folder):
+            return _train(run, listening, observer, profile, progress)
+    except UserError:
+        if not _has_learned(folder):
+            shutil.rmtree(folder)
+        raise
+
+
+def resume(
+    folder: str | Path,
+    *,
+    total_steps: int | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    make_env: MakeEnv | None = None,
+    observer: Observer | None = None,
+    profile: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Go on with a run from its latest checkpoint; arguments and errors as in `train`.
+
+    `total_steps` is the run's from then on, also if it was complete. What falls towards the end of a run (`anneal`,
+    `final_discount`, `final_std`) then falls towards the new end, from where that puts it.
+
+    A run that was killed ends with the same weights, to the bit, as one that was not, on the same machine, versions
+    and number of threads.
+    """
+    expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
+    listening = checked_callbacks(callbacks)
+    expect(folder, str | os.PathLike, "the run must be the path of its folder", UserError)
+    folder = Path(folder)
+    require_run(folder)
+    if make_env is not None:
+        register_callable(read_config(folder / CONFIG_FILE).env_id, make_env)
+    with locked(folder):
+        run = load_run(folder)
+        if total_steps is not None:
+            run = _with_total_steps(run, total_steps)
+        elif "trained" in run.summary:
+            raise UserError(
+                f"{folder} is complete; start a new run from it with --init-from {folder}, or lengthen it with "
+                f"--resume {folder} --total-steps N"
+            )
+        if profile:
+            _check_long_enough_to_trace(run.config, run.components, run.state)
+        return _train(run, listening, observer, profile, progress)
+
+
+def _with_total_steps(run: Run, total_steps: int) -> Run:
+    """The run, no longer complete, with as many steps in its folder. Raises `UserError` if that leaves none to take."""
+    expect_count(total_steps, "total_steps", 1, UserError)
+    least = run.state.steps + run.components.iteration_steps
+    if total_steps < least:
+        raise UserError(f"total_steps must be at least {least:,}: {run.folder} has taken {run.state.steps:,}")
+    write_config(run.folder, dataclasses.replace(run.config, total_steps=total_steps))
+    summary = {name: value for name, value in run.summary.items() if name == "untrained"}
+    return with_summary(load_run(run.folder), summary)
+
+
+def with_env_backend(config: Config) -> Config:
+    """The config with "auto" replaced by the backend that it stands for here. Raises `UserError`."""
+    backend = "gymnasium"
+    if not config.sampler_is_vine:
+        backend = choose_backend(config.sampling.env_backend, config.made_environment)
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
+
+
+def with_version(config: Config) -> Config:
+    """The config with the latest version in an environment's id that has none, with a warning that says which."""
+    with readable_errors(config.env_id):
+        env_id = resolved_id(config.env_id)
+    if env_id == config.env_id:
+        return config
+    warnings.warn(f"{config.env_id} stands for its latest version, {env_id}", stacklevel=3)
+    return dataclasses.replace(config, env_id=env_id)
+
+
+def default_folder(config: Config) -> Path:
+    """Where a run goes that was given no folder."""
+    name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
+    return Path("runs") / f"{name}-seed{config.seed}"
+
+
+def _train(
+    run: Run, callbacks: list[keras.callbacks.Callback], observer: Observer | None, profile: bool, progress: bool
+) -> Run:
+    config, components, state = run.config, run.components, run.state
+    listeners = KerasListeners(components.policy, callbacks)
+    with (
+        MetricsLog(run.folder, state.iteration) as log,
+        StopRequest() as stop,
+        Experience(config, components.policy) as experience,
+        Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
+        _trials(config, components) as trials,
+        Progress(config, shown=progress) as show,
+    ):
+        watched = functools.partial(_watch, stop, show)
+        try:
+            state = listeners.train_begins(state, state.iteration + _iterations_left(config, components, state))
+            run = _evaluate_untrained(dataclasses.replace(run, state=state), watched)
+            show.stage("compiling")
+            metrics: dict[str, Any] = {}
+            started = time.perf_counter() - state.seconds
+            experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
+            while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
+                state = listeners.iteration_begins(state)
+                after, metrics = iterate(config, components, experience, state, traced=profile)
+                metrics |= {"trial_return": None, "trial_episodes_cut": None}
+                if trials is not None and _is_trial_due(config, components, state.steps, after.steps):
+                    after, tried = trials.run(after, watched("trial", config.trial_episodes))
+                    metrics |= tried
+                state = dataclasses.replace(after, seconds=time.perf_counter() - started)
+                log.write(metrics)
+                state = listeners.iteration_ended(state, metrics)
+                show.show(metrics)
+                if observer is not None:
+                    observer(metrics)
+                if profiler is not None:
+                    profiler.iteration_ended()
+                if stop.requested:
+                    raise KeyboardInterrupt
+                if experience.is_over(
+                    state.steps - state.steps_at_checkpoint, state.steps_at_checkpoint, components.checkpoint_steps
+                ):
+                    state = _save(run, state)
+                    experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
+            state = listeners.train_ends(state.at_best(), metrics)
+            components.policy.network.assign(state.theta)
+            run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)), watched)
+        except EnvironmentFailure as failure:
+            named = failure if config.env_id in failure.where else failure.at(config.env_id)
+            if state.iteration > 0:  # before the first iteration there is nothing new
+                _save(run, state)
+            raise EnvironmentFailure(f"{named}; {_how_to_resume(run)}") from failure.cause
+        except KeyboardInterrupt:
+            if state.iteration > 0:
+                _save(run, state)
+            raise KeyboardInterrupt(f"stopped after {state.steps:,} steps; {_how_to_resume(run)}") from None
+        except Exception as error:
+            if error is listeners.raised:
+                _save(run, state)
+            if error is listeners.raised or isinstance(error, OSError):  # a full disk, say
+                error.add_note(_how_to_resume(run))
+            raise
+    return run
+
+
+def _has_learned(folder: Path) -> bool:
+    metrics = folder / METRICS_FILE
+    return metrics.exists() and metrics.stat().st_size > 0
+
+
+def _watch(stop: StopRequest, show: Progress, what: str, episodes: int) -> OnStep:
+    shown = watch(show.stage, what, episodes)
+
+    def on_step(over: int, steps: int) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        shown(over, steps)
+
+    return on_step
+
+
+def _trials(config: Config, components: Components) -> contextlib.AbstractContextManager[Trials | None]:
+    if config.trial_interval == 0:
+        return contextlib.nullcontext()
+    return contextlib.closing(Trials(config, components.policy))
+
+
+def _is_trial_due(config: Config, components: Components, before: int, steps: int) -> bool:
+    """Whether an interval has ended, or the run has."""
+    passed = steps // config.trial_interval > before // config.trial_interval
+    return passed or steps + components.iteration_steps > config.total_steps
+
+
+def _check_long_enough_to_trace(config: Config, components: Components, state: TrainingState) -> None:
+    left = _iterations_left(config, components, state)
+    if left < FIRST_TRACED:
+        raise UserError(
+            f"profile needs {FIRST_TRACED} iterations, and the run has only {left} to go; profile a longer one"
+        )
+
+
+def _iterations_left(config: Config, components: Components, state: TrainingState) -> int:
+    """At least: an iteration in which episodes ended takes fewer steps."""
+    return (config.total_steps - state.steps) // components.iteration_steps
+
+
+def _save(run: Run, state: TrainingState) -> TrainingState:
+    state = state.at_checkpoint()
+    save_checkpoint(run.folder / CHECKPOINTS_FOLDER, state)
+    return state
+
+
+def _evaluate_untrained(run: Run, watched: Watch) -> Run:
+    if run.state.iteration > 0 or "untrained" in run.summary:
+        return run
+    # The mode of a policy that knows nothing is arbitrary; its samples are what training starts from.
+    return with_summary(run, {"untrained": _evaluate(run, watched, deterministic=False)})
+
+
+def _evaluate_trained(run: Run, watched: Watch) -> Run:
+    state = run.state
+    summary = {
+        "trained": _evaluate(run, watched, deterministic=True),
+        "steps": state.steps,
+        "trial_steps": state.trial_steps,
+        "iterations": state.iteration,
+        "episodes": state.episodes,
+        "best_at_steps": None if state.best is None else state.best.steps,
+        "seconds": state.seconds,
+        "steps_per_second": state.steps / state.seconds if state.seconds else 0.0,
+        "versions": versions(),
+    }
+    return with_summary(run, {**run.summary, **summary})
+
+
+def _evaluate(run: Run, watched: Watch, *, deterministic: bool) -> dict[str, Any]:
+    config, episodes = run.config, run.config.eval_episodes
+    if episodes == 0:
+        return {"episodes": 0}
+    return evaluate(
+        in_process(run.policy, "policy"),
+        config.made_environment,
+        episodes=episodes,
+        deterministic=deterministic,
+        longest=longest_episode(config.made_environment, config.total_steps, episodes),
+        on_step=watched("evaluating", episodes),
+    ).to_dict()
+
+
+def _how_to_resume(run: Run) -> str:
+    return f"go on with --resume {run.folder}"

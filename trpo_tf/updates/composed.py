@@ -1,0 +1,53 @@
+"""Updates made of a direction and a step rule, TRPO's among them."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from trpo_tf.config.settings import TrustRegionConfig
+from trpo_tf.updates.directions import FindDirection, natural_gradient
+from trpo_tf.updates.local_problem import LocalProblem
+from trpo_tf.updates.result import Update, UpdateStatus
+from trpo_tf.updates.steps import Slope, TakeStep, backtracking
+
+
+def directed_update(
+    problem: LocalProblem, find: FindDirection, take: TakeStep, config: TrustRegionConfig, control: Any
+) -> Update:
+    """One update from `problem`; the parameters stand unless direction and step are both sound."""
+    surrogate, gradient = problem.gradient()
+    norm = tf.sqrt(tf.tensordot(gradient, gradient, 1))
+    direction = find(problem, gradient, config)
+    step = take(problem, Slope(surrogate, gradient, direction.vector, direction.curvature), config, control)
+
+    status = tf.where(direction.status == UpdateStatus.ACCEPTED, step.status, direction.status)
+    status = tf.where(norm == 0, int(UpdateStatus.ZERO_GRADIENT), status)
+    status = tf.where(tf.math.is_finite(norm), status, int(UpdateStatus.NON_FINITE_GRADIENT))
+    accepted = status == UpdateStatus.ACCEPTED
+    # tf.where rather than a product with 0: 0 x NaN would reach the parameters.
+    theta = tf.where(accepted, problem.theta + step.vector, problem.theta)
+    zero = tf.zeros_like(norm)
+    return Update(
+        theta=theta,
+        status=status,
+        control=step.control,
+        surrogate_gain=tf.where(accepted, step.gain, zero),
+        expected_gain=step.expected_gain,
+        mean_kl=tf.where(accepted, step.mean_kl, zero),
+        max_kl=tf.where(accepted, step.max_kl, zero),
+        entropy=problem.entropy(),
+        gradient_norm=norm,
+        cg_iterations=direction.iterations,
+        cg_residual=direction.residual,
+        line_search_tries=step.tries,
+    )
+
+
+def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
+    """Trust region policy optimization (Schulman et al. 2015, section 6 and appendix C).
+
+    The natural gradient, and a line search that keeps the trust region: measured after the step, the mean
+    KL(old || new) is at most `max_kl`.
+    """
+    control = tf.constant(config.max_kl, problem.theta.dtype)
+    return directed_update(problem, natural_gradient, backtracking, config, control)
