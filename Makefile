@@ -96,8 +96,8 @@ bench-act: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/act.py
 
 protocol: $(VENV)/.installed-dev
-	$(BIN)/python -m grpc_tools.protoc --proto_path=serving/protocol \
-	  --descriptor_set_out=serving/protocol/compiled.binpb open_inference.proto health.proto
+	$(BIN)/python -m grpc_tools.protoc --proto_path=serving/codecs/protocol \
+	  --descriptor_set_out=serving/codecs/protocol/compiled.binpb open_inference.proto health.proto
 
 requirements:
 	for extra in $(EXTRAS); do \

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trpo_tf.serving.wire import encoded, written
+from trpo_tf.serving.support.protobuf_wire import encoded, written
 
 ROW = 1000
 """Numbers in an observation of the model `wide`, whose action is half their sum."""

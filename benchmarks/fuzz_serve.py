@@ -25,7 +25,7 @@ from amplifying import grpc_requests, http_requests
 try:
     import grpc
 
-    from trpo_tf.serving.grpc_messages import MODEL_INFER
+    from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 except ImportError:
     grpc = None
 

@@ -11,7 +11,7 @@ import time
 import grpc
 import numpy as np
 
-from trpo_tf.serving.grpc_messages import MODEL_INFER
+from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 
 
 def request_of(model: str) -> bytes:

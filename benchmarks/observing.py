@@ -13,9 +13,9 @@ from time import perf_counter, process_time
 import numpy as np
 
 from trpo_tf import serving
-from trpo_tf.serving.catalog import Catalog, Model, Release
-from trpo_tf.serving.exposition import render
-from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.metrics.prometheus import render
+from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 
 BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
 CALLS = 20_000

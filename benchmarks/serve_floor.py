@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 import uvloop
 
-from trpo_tf.serving.manifest import MODEL_FILE, read_manifest
-from trpo_tf.serving.runtime import onnxruntime, open_session
+from trpo_tf.serving.bundle.manifest import MODEL_FILE, read_manifest
+from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
 
 
 class Floor:

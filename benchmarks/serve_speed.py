@@ -28,7 +28,7 @@ from typing import Any
 import grpc
 from grpc_load import request_of as grpc_request_of
 
-from trpo_tf.serving.grpc_messages import MODEL_INFER
+from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 
 HERE = Path(__file__).parent
 PEERS = HERE / "serve_peers"

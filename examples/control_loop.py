@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from trpo_tf import serving
-from trpo_tf.serving.latency import Latency
+from trpo_tf.serving.runtime.latency import Latency
 
 SPIN_NANOSECONDS = 200_000
 

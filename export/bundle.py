@@ -38,7 +38,7 @@ from trpo_tf.export.soundness import outputs_of
 from trpo_tf.export.targets import DEFAULT_TARGETS, Material, Target, checked_targets
 from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest
 from trpo_tf.serving.arguments import expect
-from trpo_tf.serving.manifest import (
+from trpo_tf.serving.bundle.manifest import (
     GOLDEN_FILE,
     LATENCY_FILE,
     MANIFEST_FILE,
@@ -47,9 +47,9 @@ from trpo_tf.serving.manifest import (
     Statistics,
     read_manifest,
 )
-from trpo_tf.serving.observations import Array, by_name
-from trpo_tf.serving.policy import as_observations
-from trpo_tf.serving.signature import sign, signer
+from trpo_tf.serving.bundle.signing import sign, signer
+from trpo_tf.serving.runtime.observations import Array, by_name
+from trpo_tf.serving.runtime.policy import as_observations
 
 _NOT_REPEATABLE = (
     "the environment plays another episode from the same seed (does it draw from global random numbers?): targets are "

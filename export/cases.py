@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.observations import Array, Observation, batch_size, list_parts, map_parts, structured
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, list_parts, map_parts, structured
 
 _ABSENT = 1e18
 """A bound beyond this is no bound: some environments state the largest float, whose square no float32 holds."""

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.export.reference import TIE, Answered, choices
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.observations import Array
+from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE
 
 MOST_ERROR = 0.2

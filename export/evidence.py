@@ -31,8 +31,8 @@ from trpo_tf.export.soundness import (
 from trpo_tf.export.targets import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.arguments import expect, expect_count
-from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, map_parts, take
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take
+from trpo_tf.serving.runtime.policy import draw_noise
 
 _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from trpo_tf.export.onnx_graph import drop_unread, inner_graphs, names_read, set_field
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
 """Operators whose answer does not depend on the numbers they are given."""

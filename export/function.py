@@ -13,8 +13,8 @@ from trpo_tf.export.function_checks import check_traced
 from trpo_tf.export.onnx_graph import OPSET, OPSETS, ExportError
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.arguments import expect, expect_count
-from trpo_tf.serving.manifest import NOISE_INPUTS
-from trpo_tf.serving.observations import structured
+from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
+from trpo_tf.serving.runtime.observations import structured
 
 InferenceFunction = Callable[[Any, Any], Any]
 """observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow operations.

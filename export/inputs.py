@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 from trpo_tf.export.folding import with_constants_folded
 from trpo_tf.export.onnx_graph import BATCH, ExportError, check_graph, graphs_of, set_field
-from trpo_tf.serving.manifest import NOISE_INPUTS
+from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
 
 _ADDED = ("rows", "batch", "shape", "inner", "sizes", "place")
 """Tensors that `with_optional_input` adds, behind the input's name."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.export.reference import Actor
-from trpo_tf.serving.latency import measure
-from trpo_tf.serving.manifest import LATENCY_FILE
-from trpo_tf.serving.observations import Array, Observation, take
+from trpo_tf.serving.bundle.manifest import LATENCY_FILE
+from trpo_tf.serving.runtime.latency import measure
+from trpo_tf.serving.runtime.observations import Array, Observation, take
 
 BATCHES = (1, 64)
 _SECONDS = 0.2

@@ -27,8 +27,8 @@ from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.export.reference import Actor
 from trpo_tf.export.saved_model import signature_names
 from trpo_tf.serving.errors import install
-from trpo_tf.serving.observations import Array, Observation, batch_size, by_name, list_parts, structured
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, list_parts, structured
+from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.verify import in_batches_of
 
 # As in trpo_tf.export.quantize: what is left in floats is what 8 bits would spoil.

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import checker, numpy_helper
 
 from trpo_tf.export.onnx_operations import HANDLERS
-from trpo_tf.serving.model_check import DOMAINS, OPERATORS
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.bundle.onnx_check import DOMAINS, OPERATORS
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 OPSET = 17
 OPSETS = range(13, 19)

@@ -11,9 +11,9 @@ from trpo_tf.export.function import spec_of
 from trpo_tf.export.reference import Actor, Answers
 from trpo_tf.export.saved_model import signature_names
 from trpo_tf.serving import Manifest, Policy
-from trpo_tf.serving.not_finite import NotFiniteError
-from trpo_tf.serving.observations import Array, Observation, by_name
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.not_finite import NotFiniteError
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 from trpo_tf.serving.verify import replay
 
 

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from trpo_tf.export.onnx_graph import ExportError
-from trpo_tf.serving.runtime import onnxruntime
+from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 
 _ERRORS_ONLY = 3
 

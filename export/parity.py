@@ -10,7 +10,7 @@ import numpy as np
 
 from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.export.reference import Actor, Answered, Answers, Reference, matches, matches_output
-from trpo_tf.serving.observations import Array, Observation, list_parts, map_parts, observation_of, take
+from trpo_tf.serving.runtime.observations import Array, Observation, list_parts, map_parts, observation_of, take
 from trpo_tf.serving.verify import difference
 
 Episode = list[tuple[Observation, float]]

@@ -27,7 +27,7 @@ from trpo_tf.export.reference import Actor, Answered, Answers, Reference
 from trpo_tf.export.soundness import check_bounds
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.observations import Array, Observation, batch_size, take
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, take
 
 EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 """Return that a target may lose, as a share of what training gained."""

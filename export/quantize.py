@@ -13,7 +13,7 @@ import onnx
 
 from trpo_tf.export.function import PolicySpec
 from trpo_tf.export.onnx_graph import ExportError, check_graph, set_field
-from trpo_tf.serving.observations import Array, Observation, batch_size, by_name
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name
 
 _OPERATORS = ["MatMul", "Gemm", "Conv"]
 _CALIBRATION_ROWS = 64

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.observations import Array, Observation, take
+from trpo_tf.serving.runtime.observations import Array, Observation, take
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 
 Actor = Callable[[Observation, Array], Array]

@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 
 from trpo_tf.export.function import PolicySpec
 from trpo_tf.export.onnx_graph import graphs_of, set_field
-from trpo_tf.serving.observations import Array, Observation, by_name
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _UNIT = 2.0**-24
 _FACTOR = 2.0

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from trpo_tf.export.function import Outputs, PolicySpec
 from trpo_tf.export.onnx_graph import ExportError, with_neutral_names
-from trpo_tf.serving.input_names import input_names
-from trpo_tf.serving.observations import list_parts
+from trpo_tf.serving.bundle.input_names import input_names
+from trpo_tf.serving.runtime.observations import list_parts
 
 
 def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:

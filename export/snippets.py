@@ -7,7 +7,7 @@ from trpo_tf.export.function import spec_of
 from trpo_tf.export.saved_model import signature_names
 from trpo_tf.export.targets import C_FOLDER, C_INT8_FOLDER, TARGETS
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.manifest import MODEL_FILE
+from trpo_tf.serving.bundle.manifest import MODEL_FILE
 
 _ONNX_RUNTIME = """\
 import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"

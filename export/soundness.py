@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.export.reference import Answered, Reference, choices, flat, matches, matches_output
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.observations import Array
+from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 
 BATCHES = (1, 2, 7, 64)

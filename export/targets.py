@@ -29,10 +29,10 @@ from trpo_tf.export.quantize import quantize_dynamic, quantize_static
 from trpo_tf.export.reference import Actor, Answers
 from trpo_tf.export.saved_model import signature_names, write_saved_model
 from trpo_tf.serving import Manifest
+from trpo_tf.serving.bundle.manifest import MODEL_FILE
 from trpo_tf.serving.errors import install
-from trpo_tf.serving.manifest import MODEL_FILE
-from trpo_tf.serving.observations import Observation, batch_size
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.observations import Observation, batch_size
+from trpo_tf.serving.runtime.policy import draw_noise
 
 DEFAULT_TARGETS = ("onnx", "savedmodel")
 ALL = "all"

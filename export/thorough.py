@@ -15,9 +15,9 @@ from trpo_tf.export.rounding import Rounding
 from trpo_tf.export.soundness import BATCHES, check_actions, check_bounds, check_rows
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.serving import BundleError, Manifest
-from trpo_tf.serving.manifest import MODEL_FILE
-from trpo_tf.serving.observations import Observation, batch_size, take
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.bundle.manifest import MODEL_FILE
+from trpo_tf.serving.runtime.observations import Observation, batch_size, take
+from trpo_tf.serving.runtime.policy import draw_noise
 
 _VISITED = 64
 

@@ -18,9 +18,9 @@ from trpo_tf.export.rounding import Rounding
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.export.thorough import compare_anew
 from trpo_tf.serving import BundleError, Manifest
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
-from trpo_tf.serving.observations import Array, Observation, structured
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.runtime.observations import Array, Observation, structured
 
 
 @dataclass(frozen=True)

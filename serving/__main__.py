@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from trpo_tf.serving.signals import Stopped, guarded, held_back, ignore
+from trpo_tf.serving.support.signals import Stopped, guarded, held_back, ignore
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +25,8 @@ def _serve(arguments: Sequence[str]) -> int:
     with held_back():  # imported here, where a signal ends the start without a traceback
         from trpo_tf.serving.command_line import parse_arguments
         from trpo_tf.serving.errors import BundleError, reason_of
-        from trpo_tf.serving.events import write_line
-        from trpo_tf.serving.server import serve
+        from trpo_tf.serving.support.logs import write_line
+        from trpo_tf.serving.workers.serve import serve
 
     try:
         bundle, options = parse_arguments(arguments, "trpo-tf serve")

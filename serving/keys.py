@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from trpo_tf.serving.errors import ServeError
-from trpo_tf.serving.regular_file import read_regular
+from trpo_tf.serving.support.regular_file import read_regular
 
 _NAME = re.compile(r"[\w.@][\w.@-]*")
 _LINE = re.compile(r"([\w.@-]+):([0-9a-f]{64})")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trpo_tf.serving.errors import ServeError, quoted
-from trpo_tf.serving.regular_file import read_regular
+from trpo_tf.serving.support.regular_file import read_regular
 
 PREFIX = "TRPO_TF_"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
-from trpo_tf.serving.addresses import is_local
 from trpo_tf.serving.errors import ServeError as ServeError
 from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.support.addresses import is_local
 
 OUT_OF_BOUNDS = ("reject", "clip", "allow")
 

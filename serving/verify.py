@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.golden import read_golden, read_golden_file
-from trpo_tf.serving.manifest import (
+from trpo_tf.serving.bundle.golden import read_golden, read_golden_file
+from trpo_tf.serving.bundle.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -20,11 +20,11 @@ from trpo_tf.serving.manifest import (
     read_checked,
     read_manifest,
 )
-from trpo_tf.serving.memory import check_memory
-from trpo_tf.serving.not_finite import NotFiniteError
-from trpo_tf.serving.observations import Array, Observation, batch_size, is_finite, structured, take
-from trpo_tf.serving.policy import Policy
-from trpo_tf.serving.signature import signed_copy
+from trpo_tf.serving.bundle.memory import check_memory
+from trpo_tf.serving.bundle.signing import signed_copy
+from trpo_tf.serving.runtime.not_finite import NotFiniteError
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, is_finite, structured, take
+from trpo_tf.serving.runtime.policy import Policy
 
 ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
 

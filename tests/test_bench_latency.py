@@ -12,10 +12,10 @@ from trpo_tf.cli import main as cli
 from trpo_tf.evaluation import latency
 from trpo_tf.evaluation.latency import ACT, BARE, callers, figures
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.bound import BoundRow
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.latency import measure_in_turns
-from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.runtime.io_binding import BoundRow
+from trpo_tf.serving.runtime.latency import measure_in_turns
 from trpo_tf.serving.verify import agree
 
 WALK = "environments:Walk-v0"

@@ -16,8 +16,8 @@ from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.input_names import input_names
-from trpo_tf.serving.observations import leaves_of
+from trpo_tf.serving.bundle.input_names import input_names
+from trpo_tf.serving.runtime.observations import leaves_of
 from trpo_tf.serving.verify import read_golden, verify
 from trpo_tf.training.train import train
 

@@ -12,7 +12,7 @@ from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.run_report import html_report, read_story
 from trpo_tf.runs.folder import load_run
-from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.support.phase_timer import PHASES
 
 

@@ -14,10 +14,10 @@ from trpo_tf.envs.spaces import observation_parts, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run
-from trpo_tf.serving.codec import decode_request, model_metadata
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.manifest import read_manifest
-from trpo_tf.serving.observations import leaves_of
+from trpo_tf.serving.codecs.v2_json import decode_request, model_metadata
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.runtime.observations import leaves_of
 from trpo_tf.serving.verify import verify
 from trpo_tf.training.train import resume, train
 
@@ -95,7 +95,7 @@ def test_a_missing_part_and_unequal_batches_are_refused(exported):
 def tensor(spec, array):
     return {
         "name": spec.name,
-        "datatype": serving.codec.DATATYPES[spec.dtype],
+        "datatype": serving.codecs.v2_json.DATATYPES[spec.dtype],
         "shape": list(array.shape),
         "data": array.ravel().tolist(),
     }
@@ -111,11 +111,11 @@ def test_a_request_names_each_part(exported):
     np.testing.assert_array_equal(policy.run(request.observations), cases["action"][:3])
     described = [entry["name"] for entry in model_metadata(manifest, "1")["inputs"]]
     assert described == [*(spec.name for spec in manifest.observation), "noise"]
-    with pytest.raises(serving.codec.RequestError, match="is missing"):
+    with pytest.raises(serving.codecs.v2_json.RequestError, match="is missing"):
         decode_request(json.dumps({"inputs": inputs[1:]}).encode(), manifest)
     if len(inputs) > 1:
         shorter = tensor(manifest.observation[0], cases[manifest.observation[0].name][:2])
-        with pytest.raises(serving.codec.RequestError, match="one batch size"):
+        with pytest.raises(serving.codecs.v2_json.RequestError, match="one batch size"):
             decode_request(json.dumps({"inputs": [shorter, *inputs[1:]]}).encode(), manifest)
 
 

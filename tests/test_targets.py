@@ -17,9 +17,9 @@ from trpo_tf.export.snippets import snippet
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.export.verify import verify_targets
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.manifest import read_manifest
-from trpo_tf.serving.observations import map_parts, structured, take
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.runtime.observations import map_parts, structured, take
 from trpo_tf.serving.verify import agree, verify
 from trpo_tf.training.train import train
 
@@ -182,7 +182,7 @@ def test_a_graph_answers_the_distribution_and_the_value_on_request(trained, tmp_
     export_run(run, tmp_path / "bundle", form=GraphForm(outputs=outputs), episodes=1)
     manifest = read_manifest(tmp_path / "bundle")
     assert [(spec.name, spec.shape) for spec in manifest.graph.outputs] == [("logits", (2,)), ("value", ())]
-    from trpo_tf.serving.runtime import open_session
+    from trpo_tf.serving.runtime.onnx_runtime import open_session
 
     session = open_session((tmp_path / "bundle" / "policy.onnx").read_bytes())
     observations, noise, actions = golden(tmp_path / "bundle")

@@ -19,7 +19,7 @@ from trpo_tf.export.c99.static_graph import input_arrays
 from trpo_tf.export.function import PolicySpec
 from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.export.reference import Actor
-from trpo_tf.serving.observations import Array, Observation, by_name
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name
 
 _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
 _SECONDS = 600

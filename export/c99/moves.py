@@ -10,7 +10,7 @@ from onnx import helper
 from trpo_tf.export.c99.expressions import Index
 from trpo_tf.export.c99.static_graph import Node
 from trpo_tf.export.onnx_graph import OPSET
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _EVERY = range(1_000)
 

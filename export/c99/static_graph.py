@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from trpo_tf.export.function import PolicySpec
 from trpo_tf.export.onnx_graph import ExportError
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _SHAPE_ONLY = {"Shape", "Size"}
 """Operators whose answer does not depend on the numbers they are given."""

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from trpo_tf.serving import __version__
-from trpo_tf.serving.catalog import Catalog, Model
-from trpo_tf.serving.paths import part_of
+from trpo_tf.serving.codecs.paths import part_of
+from trpo_tf.serving.repository.catalog import Catalog, Model
 
 _FILES = Path(__file__).parent
 

@@ -12,7 +12,7 @@ import numpy as np
 from trpo_tf.export import PolicySpec
 from trpo_tf.export.c99 import SOURCE_FILE
 from trpo_tf.export.c99.sources import arguments
-from trpo_tf.serving.observations import Observation, by_name
+from trpo_tf.serving.runtime.observations import Observation, by_name
 
 FIRMWARE = Path(__file__).parent / "firmware"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")

@@ -10,7 +10,7 @@ import numpy as np
 
 from trpo_tf.export import PolicySpec
 from trpo_tf.export.reference import Actor
-from trpo_tf.serving.observations import by_name
+from trpo_tf.serving.runtime.observations import by_name
 
 
 def openvino_actor(pool: ProcessPoolExecutor, content: bytes, spec: PolicySpec) -> Actor:

@@ -21,8 +21,8 @@ from trpo_tf.export.litert import to_litert
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.export.verify import verify_targets
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.manifest import FileEntry, read_manifest
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import FileEntry, read_manifest
 from trpo_tf.serving.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def run_python(tmp_path):
 def test_the_served_policy_acts_as_the_keras_one(exported):
     policy, folder = exported
     obs = observations(policy.spec.observation, 20)
-    noise = serving.policy.draw_noise(policy.spec.noise, 20, np.random.default_rng(1))
+    noise = serving.runtime.policy.draw_noise(policy.spec.noise, 20, np.random.default_rng(1))
     served = serving.load(folder)
     zeros = np.zeros_like(noise)
     np.testing.assert_allclose(served.act_batch(obs), policy.function(obs, zeros).numpy(), atol=1e-6)
@@ -104,7 +104,7 @@ def test_the_files_listed_are_the_files_there(exported):
 
 def test_the_manifest_says_what_was_compared(exported):
     policy, folder = exported
-    manifest = serving.manifest.read_manifest(folder)
+    manifest = serving.bundle.manifest.read_manifest(folder)
     assert (manifest.observation, manifest.action, manifest.noise) == (
         policy.spec.observation,
         policy.spec.action,
@@ -192,7 +192,7 @@ def test_more_files_and_provenance_go_along(tmp_path):
     (folder / "notes.txt").write_bytes(b"yours")
     with pytest.raises(BundleError, match=r"notes\.txt"):
         verify(folder)
-    assert serving.manifest.read_manifest(folder).provenance == {"made": "by hand"}
+    assert serving.bundle.manifest.read_manifest(folder).provenance == {"made": "by hand"}
 
 
 def test_an_existing_path_is_refused_and_left_alone(tmp_path):

@@ -10,8 +10,8 @@ from trpo_tf.export import ExportError, GraphForm, convert_policy
 from trpo_tf.export.inputs import with_fixed_batch, with_noise, with_optional_input
 from trpo_tf.export.onnx_graph import OPSETS
 from trpo_tf.export.quantize import quantize_static
-from trpo_tf.serving.observations import take
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.observations import take
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8}
 """The first that has the operators, says ONNX's table of versions."""

@@ -11,7 +11,7 @@ from zoo import KINDS, agrees, case, error
 from trpo_tf.export import ExportError, PolicySpec
 from trpo_tf.export.litert import litert_actor, to_litert
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.manifest import DTYPES
+from trpo_tf.serving.bundle.manifest import DTYPES
 
 TOLERANCE = 0.05
 """Share of a continuous action's range, or of discrete actions that are others."""

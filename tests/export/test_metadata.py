@@ -11,8 +11,8 @@ from trpo_tf.export import ExportError
 from trpo_tf.export.metadata import manifest_metadata, read_metadata, with_metadata
 from trpo_tf.export.quantize import quantize_dynamic
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.manifest import FileEntry
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.bundle.manifest import FileEntry
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 VALUES = {"environment": "CartPole-v1", "parity": {"max_difference": 1e-7, "cases": 512}, "seeds": [0, 1], "note": "é"}
 

@@ -10,7 +10,7 @@ from hand_made import network
 from trpo_tf.export import Evidence, GraphForm, PolicySpec, write_bundle
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.serving import ArraySpec, NoiseSpec, load
-from trpo_tf.serving.manifest import read_manifest
+from trpo_tf.serving.bundle.manifest import read_manifest
 
 PYTHON = [name for name in TARGETS if not name.startswith("c")]
 

@@ -10,9 +10,9 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from trpo_tf.export import ExportError, convert_policy, to_onnx, write_bundle
 from trpo_tf.export.onnx_graph import check_graph
-from trpo_tf.serving import model_check
-from trpo_tf.serving.model_check import OPERATORS
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.bundle import onnx_check as model_check
+from trpo_tf.serving.bundle.onnx_check import OPERATORS
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 SIGNATURE = (tf.TensorSpec((None, 3), tf.float32, "obs"), tf.TensorSpec((None, 2), tf.float32, "noise"))
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(3, 2)

@@ -15,7 +15,7 @@ from trpo_tf.export.litert import litert_actor, to_litert
 from trpo_tf.export.ort_format import to_ort
 from trpo_tf.export.targets import TARGETS
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 WIDTH = 6
 SPEC = PolicySpec(

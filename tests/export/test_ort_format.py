@@ -9,8 +9,8 @@ from trpo_tf.export import ExportError
 from trpo_tf.export.metadata import with_metadata
 from trpo_tf.export.ort_format import to_ort
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.model_check import check_model
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.bundle.onnx_check import check_model
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 
 @pytest.mark.parametrize("kind", KINDS)

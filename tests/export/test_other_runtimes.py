@@ -17,7 +17,7 @@ from zoo import KINDS, agrees, case, converted, error, onnx_actor
 
 from trpo_tf.export.inputs import with_fixed_batch, with_noise
 from trpo_tf.export.quantize import quantize_dynamic, quantize_static
-from trpo_tf.serving.observations import batch_size
+from trpo_tf.serving.runtime.observations import batch_size
 from trpo_tf.serving.verify import agree
 
 WEB = Path(__file__).parent / "web"

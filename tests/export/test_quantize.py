@@ -10,9 +10,9 @@ from trpo_tf.export import ExportError, convert_policy
 from trpo_tf.export.inputs import with_noise
 from trpo_tf.export.onnx_graph import check_graph
 from trpo_tf.export.quantize import quantize_dynamic, quantize_static
-from trpo_tf.serving.manifest import Manifest
-from trpo_tf.serving.policy import Policy
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.runtime.onnx_runtime import open_session
+from trpo_tf.serving.runtime.policy import Policy
 
 TOLERANCE = 0.05
 """Share of a continuous action's range, or of discrete actions that are others."""

@@ -64,7 +64,7 @@ def test_tensorflow_is_left_alone_by_whoever_only_serves(tmp_path):
             text=True,
             check=True,
         ).stdout
-        for module in ("trpo_tf.serving.policy", "trpo_tf.export", "trpo_tf")
+        for module in ("trpo_tf.serving.runtime.policy", "trpo_tf.export", "trpo_tf")
     ]
     assert said == ["None\n", "-1\n", "-1\n"]
 

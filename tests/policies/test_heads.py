@@ -7,7 +7,7 @@ import tensorflow as tf
 from trpo_tf.errors import UserError
 from trpo_tf.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, MultiCategoricalHead, make_head
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.policy import draw_noise
 
 CHOICES = ArraySpec("action", "int64", (), 5, 8)
 ARM = ArraySpec("action", "float32", (2,), (-2.0, 0.0), (2.0, 1.0))

@@ -10,7 +10,7 @@ from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.policy import draw_noise
 
 
 def policy_and_parameters(kind, *, dtype="float32", normalize=True):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf.serving.catalog import Catalog
-from trpo_tf.serving.discovery import settle
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.loading import load_model
-from trpo_tf.serving.manifest import read_manifest
-from trpo_tf.serving.repository import make_release
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.repository.catalog import Catalog
+from trpo_tf.serving.repository.discovery import settle
+from trpo_tf.serving.repository.loading import load_model
+from trpo_tf.serving.repository.repository import make_release
 
 BUNDLES = Path(__file__).parent / "bundles"
 START_SECONDS = 30

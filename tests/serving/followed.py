@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trpo_tf.serving.discovery import settle
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository import Repository
+from trpo_tf.serving.repository.discovery import settle
+from trpo_tf.serving.repository.repository import Repository
 
 OPTIONS = ServeOptions()
 

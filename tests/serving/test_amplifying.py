@@ -192,7 +192,7 @@ def ended(channel, request: Request) -> tuple[str, bytes]:
 
 
 def numbers_of(content: bytes) -> list[float]:
-    from trpo_tf.serving.grpc_messages import MODEL_INFER
+    from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 
     answer = MODEL_INFER.response.FromString(content)
     raw = answer.raw_output_contents

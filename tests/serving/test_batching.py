@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.batching import Waiting, batches, run_together
-from trpo_tf.serving.codec import InferRequest
+from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.inference.batching import Waiting, batches, run_together
 
 INFER = "/v2/models/judged/infer"
 ROWS = np.float32([[0.25, 0.5], [0.04, -1.0], [0.5, 2.0]])

@@ -5,7 +5,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from trpo_tf.serving.board import PLACE_BYTES, Board
+from trpo_tf.serving.metrics.shared_counters import PLACE_BYTES, Board
 
 fork = get_context("fork")
 

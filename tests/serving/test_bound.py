@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.policy import draw_noise
 
 
 def answers(policy, observations):

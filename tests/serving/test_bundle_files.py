@@ -19,8 +19,8 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.manifest import MOST_MANIFEST_BYTES, FileEntry, Manifest, read_manifest
-from trpo_tf.serving.memory import available_bytes
+from trpo_tf.serving.bundle.manifest import MOST_MANIFEST_BYTES, FileEntry, Manifest, read_manifest
+from trpo_tf.serving.bundle.memory import available_bytes
 from trpo_tf.serving.verify import verify
 
 GROWN = 64 * 2**20

@@ -6,7 +6,9 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from trpo_tf.serving.codec import (
+from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.codecs.parameters import NOT_SERVED
+from trpo_tf.serving.codecs.v2_json import (
     DATATYPES,
     RequestError,
     decode_request,
@@ -14,9 +16,7 @@ from trpo_tf.serving.codec import (
     encode_response,
     model_metadata,
 )
-from trpo_tf.serving.manifest import DTYPES
-from trpo_tf.serving.parameters import NOT_SERVED
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.policy import draw_noise
 
 MANIFEST = Manifest(
     "policy",

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import serve
 
-from trpo_tf.serving.cross_origin import host_check
 from trpo_tf.serving.errors import ServeError
 from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.rest.cross_origin import host_check
 
 INFER = "/v2/models/discrete/infer"
 BODY = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}

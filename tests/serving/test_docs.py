@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.control import control_routes
-from trpo_tf.serving.http import MAX_HEAD
-from trpo_tf.serving.limits import MAX_DEPTH
-from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.codecs.body_limits import MAX_DEPTH
+from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.routes import make_routes
+from trpo_tf.serving.rest.connection import MAX_HEAD
+from trpo_tf.serving.rest.model_repository import control_routes
+from trpo_tf.serving.rest.routes import make_routes
 
 PAGE = (Path(serving.__file__).parents[2] / "docs" / "serving.md").read_text()
 
@@ -53,8 +53,8 @@ def test_the_python_snippet_of_grpc_works(grpc_server):
 def test_every_method_and_status_of_grpc_is_in_a_table():
     """The statuses are those in the code; two come from gRPC itself."""
     grpc = pytest.importorskip("grpc")
-    from trpo_tf.serving import grpc_server
-    from trpo_tf.serving.grpc_messages import HEALTH, INFERENCE, SERVICES
+    from trpo_tf.serving.codecs.grpc_messages import HEALTH, INFERENCE, SERVICES
+    from trpo_tf.serving.grpc import server as grpc_server
 
     tables = re.findall(
         r"^\| (`[^|]*`) \|", PAGE.partition("## Over gRPC")[2].partition("## Batching")[0], re.MULTILINE

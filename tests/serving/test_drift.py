@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.drift import MOST_DEVIATIONS, WINDOW, Input, Watch, drift, empty, joined, moments_of
-from trpo_tf.serving.manifest import MOST_STATISTICS, ArraySpec, BundleError, Manifest, NoiseSpec, Statistics
+from trpo_tf.serving.bundle.manifest import MOST_STATISTICS, ArraySpec, BundleError, Manifest, NoiseSpec, Statistics
+from trpo_tf.serving.metrics.drift import MOST_DEVIATIONS, WINDOW, Input, Watch, drift, empty, joined, moments_of
 
 MEAN, STDDEV = np.array([1.0, -20.0, 0.0, 300.0]), np.array([0.1, 5.0, 1.0, 30.0])
 STATISTICS = Statistics(tuple(MEAN), tuple(STDDEV))
@@ -185,13 +185,13 @@ def test_inputs_are_observed_by_name_but_for_images():
 
 
 def test_the_manifest_keeps_the_statistics(trained):
-    manifest = serving.manifest.read_manifest(trained)
+    manifest = serving.bundle.manifest.read_manifest(trained)
     assert manifest.statistics == {"obs": Statistics(tuple(MEAN), tuple(STDDEV))}
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
 def test_a_manifest_without_them_does_not_mention_them(discrete):
-    manifest = serving.manifest.read_manifest(discrete)
+    manifest = serving.bundle.manifest.read_manifest(discrete)
     assert manifest.statistics == {}
     assert "statistics" not in json.loads(manifest.to_json())
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from trpo_tf.serving.files import files_of
+from trpo_tf.serving.listening.open_files import files_of
 from trpo_tf.serving.options import ServeOptions
 
 LIMITED = """
@@ -74,7 +74,7 @@ def test_files_that_are_used_up_are_said_once_and_soon_forgotten(start, discrete
 
 def test_silent_grpc_connections_leave_room_for_http(start, discrete):
     grpc = pytest.importorskip("grpc")
-    from trpo_tf.serving.grpc_messages import SERVER_LIVE
+    from trpo_tf.serving.codecs.grpc_messages import SERVER_LIVE
 
     limit = files_of(40, ServeOptions(grpc_port=0))
     options = ("--grpc-port", "0", "--max-connections", "40", "--timeout", "2")

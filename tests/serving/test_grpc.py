@@ -18,7 +18,7 @@ from trpo_tf import serving
 
 grpc = pytest.importorskip("grpc")
 
-from trpo_tf.serving.grpc_messages import (  # noqa: E402
+from trpo_tf.serving.codecs.grpc_messages import (  # noqa: E402
     HEALTH_CHECK,
     HEALTH_WATCH,
     INFERENCE,
@@ -224,9 +224,9 @@ def test_an_action_that_is_not_finite_is_invalid_if_its_observation_is_absurd(st
 
 def test_a_failure_of_the_runtime_is_internal_and_logged_without_its_words(start, discrete):
     code = """
-import trpo_tf.serving.policy, trpo_tf.serving.verify, trpo_tf.serving.__main__, sys
+import trpo_tf.serving.runtime.policy, trpo_tf.serving.verify, trpo_tf.serving.__main__, sys
 
-infer = trpo_tf.serving.policy.Policy.infer
+infer = trpo_tf.serving.runtime.policy.Policy.infer
 trpo_tf.serving.verify._ONE_BY_ONE = 0
 
 def broken(self, observations, *rest):
@@ -234,7 +234,7 @@ def broken(self, observations, *rest):
         raise RuntimeError("the runtime's own words")
     return infer(self, observations, *rest)  # the golden cases
 
-trpo_tf.serving.policy.Policy.infer = broken
+trpo_tf.serving.runtime.policy.Policy.infer = broken
 trpo_tf.serving.__main__.main(sys.argv[1:])
 """
     with start(discrete, "--grpc-port", "0", code=code) as server:
@@ -367,7 +367,7 @@ def test_a_call_that_its_client_leaves_is_counted_and_no_more_under_way(start, d
 def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scrape):
     code = """
 import asyncio, sys, trpo_tf.serving.__main__
-from trpo_tf.serving.grpc_server import GrpcServer
+from trpo_tf.serving.grpc.server import GrpcServer
 async def act(self, policy, asked):
     await asyncio.sleep(60)
 GrpcServer._act = act
@@ -503,7 +503,7 @@ def test_a_watcher_is_told_of_the_end_and_does_not_delay_it(start, discrete):
 def test_a_watcher_is_told_of_an_end_that_comes_while_it_is_told_of_the_beginning(start, discrete):
     code = """
 import os, signal, sys, trpo_tf.serving.__main__
-from trpo_tf.serving.grpc_server import GrpcServer
+from trpo_tf.serving.grpc.server import GrpcServer
 watch = GrpcServer._watch
 async def watch_to_the_end(self, messages, context):
     class Context:

@@ -12,12 +12,12 @@ pytest.importorskip("grpc")
 
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from trpo_tf.serving.catalog import Model
-from trpo_tf.serving.codec import DATATYPES, RequestError
-from trpo_tf.serving.grpc_codec import decode_infer, encode_infer
-from trpo_tf.serving.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
-from trpo_tf.serving.manifest import DTYPES
-from trpo_tf.serving.parameters import NOT_SERVED
+from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
+from trpo_tf.serving.codecs.parameters import NOT_SERVED
+from trpo_tf.serving.codecs.v2_grpc import decode_infer, encode_infer
+from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError
+from trpo_tf.serving.repository.catalog import Model
 
 PROTOCOL = Path(serving.__file__).parent / "protocol"
 TYPED = {
@@ -153,7 +153,7 @@ def test_a_sample_and_noise_are_those_of_json():
     request = message(ROWS)
     request.parameters["deterministic"].bool_param = False
     request.parameters["seed"].uint64_param = 7
-    noise = serving.policy.draw_noise(MANIFEST.noise, 2, np.random.default_rng(7))
+    noise = serving.runtime.policy.draw_noise(MANIFEST.noise, 2, np.random.default_rng(7))
     np.testing.assert_array_equal(decode_infer(request, MANIFEST).noise, noise)
     for raw in (True, False):
         given = message(ROWS, raw=raw)
@@ -219,7 +219,7 @@ def test_fields_are_those_of_tritonclient(call):
 
 def test_health_is_grpcs_own():
     health = pytest.importorskip("grpc_health.v1.health_pb2")
-    from trpo_tf.serving.grpc_messages import HEALTH_CHECK, HEALTH_WATCH
+    from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, HEALTH_WATCH
 
     for call in (HEALTH_CHECK, HEALTH_WATCH):
         assert fields_of(call.request.DESCRIPTOR) == fields_of(health.HealthCheckRequest.DESCRIPTOR)

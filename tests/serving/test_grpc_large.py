@@ -11,14 +11,15 @@ pytest.importorskip("hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, grpc_codec
-from trpo_tf.serving.codec import DATATYPES, RequestError
-from trpo_tf.serving.grpc_codec import LargeRequest, decode_infer, parse
-from trpo_tf.serving.grpc_large import LONGEST_NAME, MOST_FIELDS
-from trpo_tf.serving.grpc_messages import HEALTH_CHECK, MODEL_INFER, MODEL_METADATA
-from trpo_tf.serving.limits import SMALL
-from trpo_tf.serving.manifest import DTYPES
-from trpo_tf.serving.wire import encoded, written
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.codecs import v2_grpc as grpc_codec
+from trpo_tf.serving.codecs.body_limits import SMALL
+from trpo_tf.serving.codecs.grpc_large import LONGEST_NAME, MOST_FIELDS
+from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, MODEL_INFER, MODEL_METADATA
+from trpo_tf.serving.codecs.v2_grpc import LargeRequest, decode_infer, parse
+from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError
+from trpo_tf.serving.support.protobuf_wire import encoded, written
 
 MANIFEST = Manifest(
     "policy", (ArraySpec("obs", "float32", (2,)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,))

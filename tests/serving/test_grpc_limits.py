@@ -13,9 +13,9 @@ grpc = pytest.importorskip("grpc")
 
 from http2 import Call, Unfinished  # noqa: E402
 
-from trpo_tf.serving import grpc_limits  # noqa: E402
-from trpo_tf.serving.grpc_limits import BusyError, Turns, Watchers  # noqa: E402
-from trpo_tf.serving.grpc_messages import HEALTH_CHECK, HEALTH_WATCH, MODEL_INFER  # noqa: E402
+from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, HEALTH_WATCH, MODEL_INFER  # noqa: E402
+from trpo_tf.serving.grpc import limits as grpc_limits  # noqa: E402
+from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers  # noqa: E402
 
 MEGABYTE = 2**20
 

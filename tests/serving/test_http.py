@@ -16,10 +16,11 @@ import pytest
 from conftest import serve
 
 from trpo_tf import serving
-from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.listening.sockets import listen
+from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeError, ServeOptions
-from trpo_tf.serving.routes import HttpError, make_routes
-from trpo_tf.serving.sockets import listen
+from trpo_tf.serving.rest.responses import HttpError
+from trpo_tf.serving.rest.routes import make_routes
 from trpo_tf.serving.verify import agree
 
 INFER = "/v2/models/discrete/infer"
@@ -509,7 +510,7 @@ def test_help_says_what_to_give(tmp_path):
 
 
 def test_the_server_imports_nothing_of_training_or_export(run_python):
-    modules = run_python("import sys, trpo_tf.serving.worker; print(*sys.modules)").split()
+    modules = run_python("import sys, trpo_tf.serving.workers.worker; print(*sys.modules)").split()
     absent = {"tensorflow", "keras", "tensorflow_probability", "onnx", "tf2onnx", "gymnasium"}
     assert not absent & {module.split(".")[0] for module in modules}
     assert {module.split(".")[1] for module in modules if module.startswith("trpo_tf.")} == {"serving"}
@@ -521,9 +522,9 @@ def test_the_server_imports_nothing_of_training_or_export(run_python):
 
 def test_a_failure_of_the_runtime_is_500_and_logged_without_its_words(discrete, start, tmp_path):
     code = """
-import trpo_tf.serving.policy, trpo_tf.serving.verify, trpo_tf.serving.__main__, sys
+import trpo_tf.serving.runtime.policy, trpo_tf.serving.verify, trpo_tf.serving.__main__, sys
 
-infer = trpo_tf.serving.policy.Policy.infer
+infer = trpo_tf.serving.runtime.policy.Policy.infer
 trpo_tf.serving.verify._ONE_BY_ONE = 0
 
 def broken(self, observations, *arguments):
@@ -531,7 +532,7 @@ def broken(self, observations, *arguments):
         raise RuntimeError("the runtime's own words")
     return infer(self, observations, *arguments)  # the golden cases
 
-trpo_tf.serving.policy.Policy.infer = broken
+trpo_tf.serving.runtime.policy.Policy.infer = broken
 trpo_tf.serving.__main__.main(sys.argv[1:])
 """
     with start(discrete, code=code) as server:

@@ -12,9 +12,9 @@ from followed import Followed, put
 from waiting import wait_for, workers_of
 
 from trpo_tf.serving import ArraySpec, GraphSpec, NoiseSpec
+from trpo_tf.serving.bundle.interface import breaking_change, from_json, interface_of, to_json
+from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.errors import BundleError
-from trpo_tf.serving.interface import breaking_change, from_json, interface_of, to_json
-from trpo_tf.serving.manifest import Manifest
 from trpo_tf.serving.options import ServeOptions
 
 BODY = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}

@@ -12,11 +12,12 @@ pytest.importorskip("hypothesis")
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, json_body
-from trpo_tf.serving.codec import DATATYPES, RequestError, decode_request
-from trpo_tf.serving.limits import SMALL
-from trpo_tf.serving.manifest import DTYPES
-from trpo_tf.serving.predict import decode_instances
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.codecs import json_body
+from trpo_tf.serving.codecs.body_limits import SMALL
+from trpo_tf.serving.codecs.tfserving import decode_instances
+from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError, decode_request
 
 MANIFEST = Manifest(
     "policy", (ArraySpec("obs", "float32", (2, 3)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from trpo_tf.serving.log_output import QUEUE_BYTES, LineOutput
+from trpo_tf.serving.support.log_writer import QUEUE_BYTES, LineOutput
 
 LONG = b"x" * 240
 
@@ -166,7 +166,7 @@ def test_a_closed_stderr_is_not_taken_for_a_connection(discrete):
 def test_lines_of_a_file_that_may_not_grow_are_cut_between_lines_once_it_may_again(tmp_path):
     """A limit of the file's size stands for a full disk: of a write a part is taken, and then none."""
     code = (
-        "import os, resource, trpo_tf.serving.log_output as log\n"
+        "import os, resource, trpo_tf.serving.support.log_writer as log\n"
         "counted = []\n"
         "output = log.LineOutput(2, lambda lines: b'%d missing\\n' % lines, counted.append, threaded=True)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (25, resource.RLIM_INFINITY))\n"
@@ -200,7 +200,7 @@ def test_what_another_process_made_non_blocking_is_waited_for():
 
 def test_warnings_of_python_are_events(start, discrete):
     code = (
-        "import sys, warnings, trpo_tf.serving.__main__ as m, trpo_tf.serving.worker as w\n"
+        "import sys, warnings, trpo_tf.serving.__main__ as m, trpo_tf.serving.workers.worker as w\n"
         "run = w.Worker.run\n"
         "async def warn(*arguments):\n"
         "    warnings.warn('old')\n"

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from trpo_tf.serving.events import emit, shown
-from trpo_tf.serving.exchange import grpc_client
-from trpo_tf.serving.metrics import Metrics
+from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.support.logs import emit, shown
+from trpo_tf.serving.tracing.records import grpc_client
 
 INFER = "/v2/models/discrete/infer"
 REQUEST = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BROKEN = (
-    "import sys, trpo_tf.serving.policy as p, trpo_tf.serving.verify as v, trpo_tf.serving.__main__ as m\n"
+    "import sys, trpo_tf.serving.runtime.policy as p, trpo_tf.serving.verify as v, trpo_tf.serving.__main__ as m\n"
     "infer, v._ONE_BY_ONE = p.Policy.infer, 0\n"
     "def fail(self, observations, *rest):\n"
     "    if len(observations) > 1:\n"  # the golden cases
@@ -90,7 +90,7 @@ def test_access_log_has_a_line_for_each_request(start, discrete):
 
 def test_access_log_has_a_line_for_each_call_over_grpc(start, discrete, tmp_path):
     grpc = pytest.importorskip("grpc")
-    from trpo_tf.serving.grpc_messages import SERVER_LIVE, SERVER_METADATA
+    from trpo_tf.serving.codecs.grpc_messages import SERVER_LIVE, SERVER_METADATA
 
     (tmp_path / "keys").write_text("robot:" + hashlib.sha256(b"secret").hexdigest() + "\n")
     options = ("--access-log", "--log-format", "json", "--grpc-port", "0", "--keys", str(tmp_path / "keys"))
@@ -126,7 +126,7 @@ def test_access_log_in_text(start, discrete):
 
 def test_access_log_names_client_and_key(start, discrete, tmp_path):
     grpc = pytest.importorskip("grpc")
-    from trpo_tf.serving.grpc_messages import SERVER_LIVE, SERVER_METADATA
+    from trpo_tf.serving.codecs.grpc_messages import SERVER_LIVE, SERVER_METADATA
 
     (tmp_path / "keys").write_text("".join(f"{who}:{hashlib.sha256(who.encode()).hexdigest()}\n" for who in ("a", "b")))
     options = ("--access-log", "--log-format", "json", "--keys", str(tmp_path / "keys"), "--grpc-port", "0")

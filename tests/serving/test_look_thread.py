@@ -9,8 +9,8 @@ import pytest
 
 STUCK = """
 import os, sys, threading, time
-import trpo_tf.serving.look_thread, trpo_tf.serving.__main__
-trpo_tf.serving.look_thread.SLOW_SECONDS = 0.3
+import trpo_tf.serving.repository.look_thread, trpo_tf.serving.__main__
+trpo_tf.serving.repository.look_thread.SLOW_SECONDS = 0.3
 stat, sign = os.stat, sys.argv[1] + "/../stuck"
 def waiting(*arguments, **named):
     while threading.current_thread().name == "repository" and os.path.lexists(sign):

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from trpo_tf.serving.latency import Latency, measure, measure_in_turns, ratio
+from trpo_tf.serving.runtime.latency import Latency, measure, measure_in_turns, ratio
 
 
 def test_percentiles_of_known_durations_in_microseconds():

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.board import Board
-from trpo_tf.serving.catalog import Catalog, Model, Release
-from trpo_tf.serving.exposition import FAMILIES, render
-from trpo_tf.serving.http import MAX_HEAD
-from trpo_tf.serving.metrics import BUCKETS, KINDS, Metrics
+from trpo_tf.serving.metrics.prometheus import FAMILIES, render
+from trpo_tf.serving.metrics.series import BUCKETS, KINDS, Metrics
+from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.repository.catalog import Catalog, Model, Release
+from trpo_tf.serving.rest.connection import MAX_HEAD
 
 PAGE = (Path(serving.__file__).parents[2] / "docs" / "serving.md").read_text()
 INFER = "/v2/models/discrete/infer"
@@ -156,7 +156,7 @@ def test_a_latency_at_a_bound_is_in_its_bucket(discrete):
 
 def test_an_action_that_is_not_finite_and_a_fault_have_kinds_of_their_own(start, discrete, scrape):
     code = (
-        "import sys, trpo_tf.serving.policy as p, trpo_tf.serving.verify as v, trpo_tf.serving.__main__ as m\n"
+        "import sys, trpo_tf.serving.runtime.policy as p, trpo_tf.serving.verify as v, trpo_tf.serving.__main__ as m\n"
         "infer, v._ONE_BY_ONE = p.Policy.infer, 0\n"
         "def fail(self, observations, *rest):\n"
         "    if len(observations) > 1:\n"  # the golden cases
@@ -249,8 +249,8 @@ def test_counts_of_a_version_outlive_it_and_its_observations_do_not(discrete, sc
 
 
 def test_series_of_a_version_end_after_a_while_and_totals_of_its_model_stay(discrete, monkeypatch):
-    monkeypatch.setattr("trpo_tf.serving.metrics.KEEP_SECONDS", 0.2)
-    monkeypatch.setattr("trpo_tf.serving.metrics.FOLD_SECONDS", 0.4)
+    monkeypatch.setattr("trpo_tf.serving.metrics.series.KEEP_SECONDS", 0.2)
+    monkeypatch.setattr("trpo_tf.serving.metrics.series.FOLD_SECONDS", 0.4)
     board, versions = Board(2), [model(discrete, version=version) for version in ("1", "2")]
     processes = [Metrics(board, 0), Metrics(board, 1)]
     for served in versions:
@@ -286,8 +286,8 @@ def test_series_of_a_version_end_after_a_while_and_totals_of_its_model_stay(disc
 
 
 def test_a_version_that_comes_back_counts_on(discrete, monkeypatch):
-    monkeypatch.setattr("trpo_tf.serving.metrics.KEEP_SECONDS", 0.1)
-    monkeypatch.setattr("trpo_tf.serving.metrics.FOLD_SECONDS", 0.2)
+    monkeypatch.setattr("trpo_tf.serving.metrics.series.KEEP_SECONDS", 0.1)
+    monkeypatch.setattr("trpo_tf.serving.metrics.series.FOLD_SECONDS", 0.2)
     metrics, first, second = Metrics(), model(discrete), model(discrete, version="2")
     for served in (first, second, first):
         series = metrics.series(served)
@@ -301,8 +301,8 @@ def test_a_version_that_comes_back_counts_on(discrete, monkeypatch):
 
 
 MODELS_END = """
-import sys, trpo_tf.serving.metrics, trpo_tf.serving.__main__
-trpo_tf.serving.metrics.KEEP_SECONDS, trpo_tf.serving.metrics.FOLD_SECONDS = 1, 1.5
+import sys, trpo_tf.serving.metrics.series, trpo_tf.serving.__main__
+trpo_tf.serving.metrics.series.KEEP_SECONDS, trpo_tf.serving.metrics.series.FOLD_SECONDS = 1, 1.5
 sys.exit(trpo_tf.serving.__main__.main())
 """
 

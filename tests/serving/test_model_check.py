@@ -8,8 +8,8 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.manifest import FileEntry
-from trpo_tf.serving.model_check import check_model
+from trpo_tf.serving.bundle.manifest import FileEntry
+from trpo_tf.serving.bundle.onnx_check import check_model
 
 LARGEST = (1 << 64) - 1
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.manifest import ArraySpec, NoiseSpec, Statistics
-from trpo_tf.serving.not_finite import NotFiniteError, check_finite
+from trpo_tf.serving.bundle.manifest import ArraySpec, NoiseSpec, Statistics
+from trpo_tf.serving.runtime.not_finite import NotFiniteError, check_finite
 
 INFER = "/v2/models/judged/infer"
 NAN = np.float32(np.nan)

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from trpo_tf.serving.catalog import Catalog
-from trpo_tf.serving.manifest import ArraySpec
-from trpo_tf.serving.metrics import Metrics
-from trpo_tf.serving.openapi import describe, infer_request
+from trpo_tf.serving.bundle.manifest import ArraySpec
+from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository import load_model, make_release, settle
-from trpo_tf.serving.routes import make_routes
+from trpo_tf.serving.repository.catalog import Catalog
+from trpo_tf.serving.repository.repository import load_model, make_release, settle
+from trpo_tf.serving.rest.openapi import describe, infer_request
+from trpo_tf.serving.rest.routes import make_routes
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.codec import model_metadata
+from trpo_tf.serving.codecs.v2_json import model_metadata
 
 ALL = ["action", "logits", "value"]
 ROWS = np.float32([[0.25, 0.5], [0.04, -1.0]])

@@ -284,7 +284,7 @@ def test_strict_readiness_is_that_of_every_model(start, discrete, models, worker
 @pytest.mark.parametrize("strict", [[], ["--strict-readiness"]], ids=["any", "every"])
 def test_readiness_over_grpc_is_the_same(start, discrete, models, strict):
     grpc = pytest.importorskip("grpc")
-    from trpo_tf.serving.grpc_messages import HEALTH_CHECK, SERVER_READY
+    from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, SERVER_READY
 
     half_copied(discrete, models)
     with (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from waiting import wait_for
 
-from trpo_tf.serving.reloading import Followed, Reloader
+from trpo_tf.serving.listening.reloading import Followed, Reloader
 
 INFER = "/v2/models/discrete/infer"
 
@@ -62,7 +62,7 @@ def test_a_key_that_is_withdrawn_is_refused_on_open_connections_too(start, discr
 
 def test_grpc_has_the_same_keys(start, discrete, tmp_path):
     grpc = pytest.importorskip("grpc")
-    from trpo_tf.serving.grpc_messages import SERVER_METADATA
+    from trpo_tf.serving.codecs.grpc_messages import SERVER_METADATA
 
     (tmp_path / "keys").write_text(line("old"))
     with (

@@ -12,10 +12,10 @@ import pytest
 from followed import Followed, put
 
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.discovery import VERSION_RULE, find_places, settle
-from trpo_tf.serving.manifest import FileEntry
+from trpo_tf.serving.bundle.manifest import FileEntry
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository import make_release
+from trpo_tf.serving.repository.discovery import VERSION_RULE, find_places, settle
+from trpo_tf.serving.repository.repository import make_release
 
 
 def write_file(bundle: Path, name: str, content: bytes) -> None:

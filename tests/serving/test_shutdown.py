@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf.serving.worker import LEAVE_SECONDS
+from trpo_tf.serving.workers.worker import LEAVE_SECONDS
 
 TRAFFIC = Path(__file__).parents[1] / "container" / "traffic.py"
 ASK = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -55,9 +55,9 @@ class Finder:
 
 sys.meta_path.insert(0, Finder())
 if sys.argv[1] == "load":
-    import trpo_tf.serving.repository
-    real = trpo_tf.serving.repository.load_model
-    trpo_tf.serving.repository.load_model = lambda *arguments: (Finalizer(), real(*arguments))[1]
+    import trpo_tf.serving.repository.repository
+    real = trpo_tf.serving.repository.repository.load_model
+    trpo_tf.serving.repository.repository.load_model = lambda *arguments: (Finalizer(), real(*arguments))[1]
 sys.exit(trpo_tf.serving.__main__.main(sys.argv[2:]))
 """
 """Sends itself SIGTERM where Python swallows what the handler raises, as in the import of many a native module."""
@@ -66,7 +66,7 @@ sys.exit(trpo_tf.serving.__main__.main(sys.argv[2:]))
 @pytest.mark.parametrize(
     ("moment", "workers"),
     [(moment, 1) for moment in ("trpo_tf.serving.command_line", "trpo_tf.serving.keys", "numpy", "onnxruntime", "load")]
-    + [("trpo_tf.serving.server", 2), ("trpo_tf.serving.keys", 2)],
+    + [("trpo_tf.serving.workers.serve", 2), ("trpo_tf.serving.keys", 2)],
 )
 def test_a_signal_while_it_starts_is_not_lost(discrete, tmp_path, moment, workers):
     made = subprocess.run([sys.executable, "-m", "trpo_tf.serving.keys", "robot"], capture_output=True, check=True)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from trpo_tf import serving
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.signature import sign
+from trpo_tf.serving.bundle.signing import sign
 from trpo_tf.serving.verify import verify
 
 
@@ -154,7 +154,7 @@ def connect(*_):
     raise SystemExit("a connection was tried")
 socket.socket.connect = socket.getaddrinfo = connect
 from pathlib import Path
-from trpo_tf.serving.signature import sign
+from trpo_tf.serving.bundle.signing import sign
 from trpo_tf.serving.verify import verify
 bundle, private, public = map(Path, sys.argv[1:])
 sign(bundle, private)

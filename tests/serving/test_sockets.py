@@ -8,11 +8,11 @@ from contextlib import suppress
 
 import pytest
 
-from trpo_tf.serving.addresses import is_local, resolve, url_of
 from trpo_tf.serving.command_line import parse_arguments
 from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.listening.sockets import listen, listen_on_path
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.sockets import listen, listen_on_path
+from trpo_tf.serving.support.addresses import is_local, resolve, url_of
 
 has_ipv6 = socket.has_ipv6
 with suppress(OSError), socket.socket(socket.AF_INET6) as _probe:

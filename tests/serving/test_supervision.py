@@ -16,11 +16,11 @@ INFER = "/v2/models/discrete/infer"
 
 # Runs code in each worker before it works: the parent must not have imported what a worker does.
 IN_WORKERS = """
-import sys, trpo_tf.serving.supervisor as s, trpo_tf.serving.__main__ as m
+import sys, trpo_tf.serving.workers.supervisor as s, trpo_tf.serving.__main__ as m
 be_worker = s._be_worker
 def changed(work, seat):
     def prepared(seat):
-        import trpo_tf.serving.policy as p
+        import trpo_tf.serving.runtime.policy as p
         infer = p.Policy.infer
         def act(self, observations, *rest):
             if len(observations) == 3:
@@ -121,7 +121,7 @@ def test_many_models_of_long_names_are_announced_in_a_short_line(discrete, tmp_p
 
 
 STUCK = """
-import sys, os, threading, trpo_tf.serving.repository as r, trpo_tf.serving.__main__ as m
+import sys, os, threading, trpo_tf.serving.repository.repository as r, trpo_tf.serving.__main__ as m
 refresh, calls = r.Repository.refresh, []
 def look(self, **how):
     calls.append(0)
@@ -169,10 +169,10 @@ def test_two_signals_end_it_at_once_though_a_worker_hangs(start, discrete):
 def test_a_signal_during_the_start_ends_it(discrete, workers, number):
     code = (
         "import sys, time, trpo_tf.serving.__main__ as m\n"
-        "import trpo_tf.serving.discovery\n"
+        "import trpo_tf.serving.repository.discovery\n"
         "def slow(path):\n"
         "    print('loading', flush=True); time.sleep(60)\n"
-        "trpo_tf.serving.discovery.settle = slow\n"
+        "trpo_tf.serving.repository.discovery.settle = slow\n"
         "sys.exit(m.main())\n"
     )
     command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
@@ -209,7 +209,7 @@ def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
         "import sys, errno, trpo_tf.serving.__main__ as m, importlib.util\n"
         "class Refused:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'trpo_tf.serving.worker':\n"
+        "        if name == 'trpo_tf.serving.workers.worker':\n"
         "            raise PermissionError(errno.EACCES, 'Permission denied', '/models')\n"
         "sys.meta_path.insert(0, Refused())\n"
         "sys.exit(m.main())\n"
@@ -221,7 +221,7 @@ def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
 
 
 FORKS = """
-import errno, os, sys, trpo_tf.serving.supervisor, trpo_tf.serving.__main__ as m
+import errno, os, sys, trpo_tf.serving.workers.supervisor, trpo_tf.serving.__main__ as m
 fork, calls = os.fork, []
 def limited():
     calls.append(0)

@@ -7,11 +7,11 @@ import pytest
 from trpo_tf import serving
 
 EXTRAS = {
-    "trpo_tf.serving.grpc_listener": "grpc",
-    "trpo_tf.serving.grpc_server": "grpc",
-    "trpo_tf.serving.grpc_codec": "google.protobuf",
-    "trpo_tf.serving.grpc_messages": "google.protobuf",
-    "trpo_tf.serving.tracing": "opentelemetry.sdk",
+    "trpo_tf.serving.grpc.listener": "grpc",
+    "trpo_tf.serving.grpc.server": "grpc",
+    "trpo_tf.serving.codecs.v2_grpc": "google.protobuf",
+    "trpo_tf.serving.codecs.grpc_messages": "google.protobuf",
+    "trpo_tf.serving.tracing.opentelemetry": "opentelemetry.sdk",
 }
 MODULES = ["trpo_tf.serving", *(f"trpo_tf.serving.{module.name}" for module in pkgutil.iter_modules(serving.__path__))]
 
@@ -27,7 +27,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 importlib.import_module({module!r})
-import trpo_tf.serving.runtime  # in case that it needs none
+import trpo_tf.serving.runtime.onnx_runtime  # in case that it needs none
 print(seen)
 """
 

@@ -14,8 +14,8 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.tls import Tls
 
 
 def openssl(folder, *arguments):
@@ -154,7 +154,7 @@ def over_grpc(port, certificates, client=None):
     """Whether a call gets through."""
     import grpc
 
-    from trpo_tf.serving.grpc_messages import SERVER_LIVE
+    from trpo_tf.serving.codecs.grpc_messages import SERVER_LIVE
 
     own = [(certificates / f"{client}.{kind}").read_bytes() for kind in ("key", "pem")] if client else []
     credentials = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes(), *own)

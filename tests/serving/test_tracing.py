@@ -10,14 +10,14 @@ import threading
 import pytest
 
 from trpo_tf.serving.options import ServeError, ServeOptions
-from trpo_tf.serving.traceparent import TraceParent, parse_traceparent
+from trpo_tf.serving.tracing.trace_context import TraceParent, parse_traceparent
 
 INFER = "/v2/models/discrete/infer"
 REQUEST = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
 MODEL_INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 NOT_FINITE = (
-    "import sys, trpo_tf.serving.policy as p, trpo_tf.serving.verify as v, trpo_tf.serving.__main__ as m\n"
+    "import sys, trpo_tf.serving.runtime.policy as p, trpo_tf.serving.verify as v, trpo_tf.serving.__main__ as m\n"
     "infer, v._ONE_BY_ONE = p.Policy.infer, 0\n"
     "def fail(self, observations, *rest):\n"
     "    if len(observations) > 1:\n"  # the golden cases
@@ -184,7 +184,7 @@ def test_a_collector_that_is_not_there_stops_nothing(start, discrete):
 
 
 def infer_message(model="discrete") -> bytes:
-    from trpo_tf.serving.grpc_messages import MODEL_INFER
+    from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 
     request = MODEL_INFER.request(model_name=model)
     request.inputs.add(name="obs", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([0.1, -0.2, 0.05, 0.3])

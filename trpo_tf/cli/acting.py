@@ -60,7 +60,7 @@ class BenchLatency:
     def __call__(self) -> None:
         """Measure and print."""
         from trpo_tf.evaluation.latency import callers, figures, table
-        from trpo_tf.serving.latency import measure_in_turns
+        from trpo_tf.serving.runtime.latency import measure_in_turns
 
         if not 0 < self.seconds < math.inf:
             raise UserError("seconds must be above 0 and finite")

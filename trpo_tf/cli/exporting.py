@@ -126,7 +126,7 @@ def _print_proof(bundle: Path) -> None:
     from trpo_tf.export.latency import read_latencies
     from trpo_tf.export.model_card import target_sizes
     from trpo_tf.export.proof import full_table
-    from trpo_tf.serving.manifest import read_manifest
+    from trpo_tf.serving.bundle.manifest import read_manifest
 
     manifest = read_manifest(bundle)
     say(full_table(manifest.parity, target_sizes(manifest), read_latencies(bundle)))

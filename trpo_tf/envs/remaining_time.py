@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.observations import ROOT
+from trpo_tf.serving.runtime.observations import ROOT
 
 LOG_STEPS_LEFT = "log_steps_left"
 """Name of the policy's input: ln(1 + steps left) of each observation. A logarithm tells the last steps apart."""

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.manifest import Bound
-from trpo_tf.serving.observations import leaves_of
+from trpo_tf.serving.bundle.manifest import Bound
+from trpo_tf.serving.runtime.observations import leaves_of
 
 
 def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:

@@ -19,7 +19,7 @@ from trpo_tf.envs.info_means import InfoMeans
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import environment_failure
-from trpo_tf.serving.observations import ROOT, Observation, by_name, leaves_of, structured
+from trpo_tf.serving.runtime.observations import ROOT, Observation, by_name, leaves_of, structured
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
 """observation, reward [N], terminated [N], truncated [N], info."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.policies.networks import PureNetwork
-from trpo_tf.serving.observations import Observation
+from trpo_tf.serving.runtime.observations import Observation
 from trpo_tf.solvers.adam import AdamState, adam
 
 

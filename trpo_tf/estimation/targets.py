@@ -14,7 +14,7 @@ from trpo_tf.estimation.gae import Floats, generalized_advantages, participation
 from trpo_tf.estimation.reward_scaling import ValueScale, rewards_in_units
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.sampling.batch import Batch
-from trpo_tf.serving.observations import map_parts
+from trpo_tf.serving.runtime.observations import map_parts
 from trpo_tf.updates.local_problem import Rows
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from trpo_tf.serving import Manifest, load
-from trpo_tf.serving.bound import BoundRow
-from trpo_tf.serving.golden import read_golden
-from trpo_tf.serving.latency import Call, Durations, Latency, ratio
-from trpo_tf.serving.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
-from trpo_tf.serving.observations import Observation, structured, take
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.runtime.io_binding import BoundRow
+from trpo_tf.serving.runtime.latency import Call, Durations, Latency, ratio
+from trpo_tf.serving.runtime.observations import Observation, structured, take
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 ACT, BARE = "policy.act", "ONNX Runtime"
 _OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("savedmodel", "tensorflow")}

@@ -16,7 +16,7 @@ from trpo_tf.learning.observation_statistics import with_observations
 from trpo_tf.learning.schedules import annealing, control, entropy_term, present_sampling
 from trpo_tf.learning.training_state import Purpose, TrainingState
 from trpo_tf.sampling.sampler import Experience
-from trpo_tf.serving.observations import take
+from trpo_tf.serving.runtime.observations import take
 from trpo_tf.support.phase_timer import PhaseClock
 from trpo_tf.updates.minibatch import minibatches
 from trpo_tf.updates.result import Update

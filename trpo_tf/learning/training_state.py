@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.sampling.batch import Batch
-from trpo_tf.serving.observations import ROOT, by_name, structured
+from trpo_tf.serving.runtime.observations import ROOT, by_name, structured
 from trpo_tf.solvers.adam import AdamState
 
 RECENT_EPISODES = 20

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trpo_tf.errors import UserError
 from trpo_tf.policies.running_stats import OBSERVATION_CLIP, Moments, Normalizer
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.observations import Observation, by_name
+from trpo_tf.serving.runtime.observations import Observation, by_name
 
 _FIRST_CENTRED = 2.0**13
 _SMALLEST_IMAGE = 16

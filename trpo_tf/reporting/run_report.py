@@ -18,7 +18,7 @@ from trpo_tf.export.proof import COLUMNS, proof_rows
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
 from trpo_tf.runs.folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
-from trpo_tf.serving.manifest import MANIFEST_FILE, MODEL_FILE, BundleError, Manifest, read_manifest
+from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, MODEL_FILE, BundleError, Manifest, read_manifest
 from trpo_tf.support.phase_timer import PHASES
 
 Logged = Sequence[Mapping[str, Any]]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.observations import Observation, map_parts
+from trpo_tf.serving.runtime.observations import Observation, map_parts
 
 
 class Batch(NamedTuple):

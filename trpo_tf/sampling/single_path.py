@@ -11,8 +11,8 @@ from trpo_tf.envs.vector import VectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
-from trpo_tf.serving.observations import is_finite, list_parts, map_parts, observation_of, take, write
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.observations import is_finite, list_parts, map_parts, observation_of, take, write
+from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
 
 

@@ -16,7 +16,7 @@ from trpo_tf.policies.heads import CategoricalHead, DiscreteHead, Head
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
-from trpo_tf.serving.observations import (
+from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
     batch_size,
@@ -26,7 +26,7 @@ from trpo_tf.serving.observations import (
     take,
     write,
 )
-from trpo_tf.serving.policy import draw_noise
+from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
 
 

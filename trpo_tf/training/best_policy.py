@@ -14,7 +14,7 @@ from trpo_tf.evaluation.evaluate import OnStep, longest_episode
 from trpo_tf.learning.training_state import Best, TrainingState
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.actor import Actor
-from trpo_tf.serving.observations import is_finite, map_parts, observation_of, write
+from trpo_tf.serving.runtime.observations import is_finite, map_parts, observation_of, write
 
 FIRST_SEED = 2_000_000
 """Seed of a trial's first episode; the next ones' follow it. None of them is one of an evaluation's."""

@@ -15,7 +15,7 @@ from tests.container.chaos.grpc_clients import metadata, numbers_of, open_channe
 from tests.container.chaos.tally import Tally
 from tests.container.chaos.target import Target, Wrong, parse_head, post, read_answer
 from tests.container.traffic import Asking
-from trpo_tf.serving.grpc_messages import MODEL_INFER as INFER
+from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER as INFER
 
 SIZE = 4 * 2**20 - 2**16
 """Of a message in bytes: about what `--max-body` allows by default."""

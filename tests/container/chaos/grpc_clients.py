@@ -11,7 +11,7 @@ import numpy as np
 
 from tests.container.chaos.tally import Tally
 from tests.container.chaos.target import MODEL, ROWS, Question, Target, Wrong, observations
-from trpo_tf.serving.grpc_messages import MODEL_INFER
+from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 
 CHANNELS = 6
 ANSWER_SECONDS = 30.0

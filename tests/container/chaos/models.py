@@ -15,8 +15,8 @@ from onnx import numpy_helper
 
 from tests.container.engine import ROOT
 from trpo_tf import serving
-from trpo_tf.serving.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, read_manifest
-from trpo_tf.serving.policy import Policy
+from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, read_manifest
+from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.verify import read_golden
 
 BUNDLES = ROOT / "tests" / "serving" / "bundles"

@@ -11,7 +11,7 @@ import grpc.aio
 from tests.container.chaos.grpc_clients import metadata, open_channel, question
 from tests.container.chaos.tally import Tally
 from tests.container.chaos.target import Target
-from trpo_tf.serving.grpc_messages import HEALTH_WATCH, MODEL_INFER, MODEL_METADATA
+from trpo_tf.serving.codecs.grpc_messages import HEALTH_WATCH, MODEL_INFER, MODEL_METADATA
 
 FIRST_CHANNEL = 200
 """Numbers of channels that no good client has."""

@@ -1,0 +1,1 @@
+"""The bundle's format: manifest, golden cases, signatures, and which graphs are taken."""

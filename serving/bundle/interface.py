@@ -1,0 +1,94 @@
+"""What clients of a policy rely on: a version that takes or gives something else would fail all of their requests."""
+
+from typing import Any, NamedTuple
+
+from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec
+
+Array = tuple[str, tuple[int, ...]]
+"""Datatype, and shape without the batch."""
+
+
+class Interface(NamedTuple):
+    """Arrays by name that a policy takes and gives, its noise, and the batches that it takes.
+
+    Attributes:
+        noise: name, law, datatype and shape; None where the graph takes none.
+        batch: the one number of rows that it takes; None for any.
+    """
+
+    inputs: frozenset[tuple[str, Array]]
+    action: tuple[str, Array]
+    outputs: frozenset[tuple[str, Array]]
+    noise: tuple[str, str, Array] | None
+    batch: int | None
+
+
+def interface_of(manifest: Manifest) -> Interface:
+    """The interface that a manifest declares."""
+    noise = manifest.noise
+    return Interface(
+        inputs=frozenset((spec.name, _array(spec)) for spec in manifest.observation),
+        action=(manifest.action.name, _array(manifest.action)),
+        outputs=frozenset((spec.name, _array(spec)) for spec in manifest.graph.outputs),
+        noise=None if manifest.graph.noise == "none" else (noise.name, noise.law, _array(noise)),
+        batch=manifest.graph.batch,
+    )
+
+
+def to_json(interface: Interface) -> list[Any]:
+    """Turn an interface into lists, which `from_json` reads back."""
+    inputs, action, outputs, noise, batch = interface
+    return [sorted(inputs), action, sorted(outputs), noise, batch]
+
+
+def from_json(document: list[Any]) -> Interface:
+    """Read what `to_json` made, also after a way through JSON."""
+    inputs, action, outputs, noise, batch = document
+    return Interface(
+        frozenset(map(_named, inputs)),
+        _named(action),
+        frozenset(map(_named, outputs)),
+        noise and (noise[0], noise[1], _array_of(noise[2])),
+        batch,
+    )
+
+
+def breaking_change(old: Interface, new: Interface) -> str:
+    """What a request that `old` answers would find changed in `new`; empty if nothing.
+
+    Free to change: bounds, further outputs that are added, noise or any batch where there was none, and everything
+    that an interface doesn't hold.
+    """
+    if old.inputs != new.inputs:
+        return f"its inputs are {_shown(new.inputs)}, not {_shown(old.inputs)}"
+    if old.action != new.action:
+        return f"its action is {_shown({new.action})}, not {_shown({old.action})}"
+    if not old.outputs <= new.outputs:
+        return f"its further outputs are {_shown(new.outputs) or 'none'}, not {_shown(old.outputs)}"
+    if old.noise is not None and old.noise != new.noise:
+        return f"its noise is {_shown_noise(new.noise)}, not {_shown_noise(old.noise)}"
+    if new.batch not in (None, old.batch):
+        return f"its batches are of {new.batch}, not of {'any number' if old.batch is None else old.batch}"
+    return ""
+
+
+def _named(document: list[Any]) -> tuple[str, Array]:
+    name, array = document
+    return name, _array_of(array)
+
+
+def _array_of(document: list[Any]) -> Array:
+    datatype, shape = document
+    return datatype, tuple(shape)
+
+
+def _array(spec: ArraySpec | NoiseSpec) -> Array:
+    return spec.dtype, spec.shape
+
+
+def _shown(arrays: frozenset[tuple[str, Array]] | set[tuple[str, Array]]) -> str:
+    return ", ".join(f"{name} {dtype}{list(shape)}" for name, (dtype, shape) in sorted(arrays))
+
+
+def _shown_noise(noise: tuple[str, str, Array] | None) -> str:
+    return "none" if noise is None else f"{noise[1]} {_shown({(noise[0], noise[2])})}"

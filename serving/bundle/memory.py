@@ -1,0 +1,103 @@
+"""How much memory this process may still take, and whether a bundle fits into it before any of it is read."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from trpo_tf.serving.bundle.manifest import EPISODE_FILES, GOLDEN_FILE, MODEL_FILE, ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.errors import BundleError
+
+MODEL_FACTOR = 4
+"""Memory to load a graph, in units of its file: that was 3.1 for a file of 64 MB, most of it one matrix."""
+
+_CASES_FACTOR = 4
+"""Memory to replay the golden cases, in units of their file: the archive, its arrays, and what the graph answers."""
+
+_ELEMENT_BYTES = 32
+"""Of one element of an observation, action or noise: two bounds and the buffers of one row."""
+
+
+def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False) -> None:
+    """Raise `BundleError` if a bundle needs more than one of `share` equal parts of the memory that is available.
+
+    By the sizes that the manifest states, which reading then holds the files to.
+    """
+    needed = MODEL_FACTOR * _listed(manifest, MODEL_FILE)
+    if not only_model:
+        needed += _CASES_FACTOR * _listed(manifest, GOLDEN_FILE) + sum(
+            _listed(manifest, name) for name in EPISODE_FILES
+        )
+    arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, *manifest.outputs, manifest.noise]
+    needed += sum(_ELEMENT_BYTES * math.prod(array.shape) for array in arrays)
+    available = available_bytes() // share
+    if needed > available:
+        of_worker = f" for each of {share} workers" if share > 1 else ""
+        raise BundleError(
+            f"{manifest.name} needs about {_megabytes(needed)} of memory to load, and {_megabytes(available)} are "
+            f"available{of_worker}; give the server more memory, or export a smaller policy"
+        )
+
+
+def golden_bytes(manifest: Manifest, cases: int) -> int:
+    """Bytes of the arrays of that many golden cases."""
+    arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, *manifest.outputs]
+    return cases * sum(np.dtype(array.dtype).itemsize * math.prod(array.shape) for array in arrays)
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the machine and each control group that this process is in have left, the least of it.
+
+    File cache that was not used lately counts as available. Without limits, or where there is no /proc, it is no less
+    than any bundle.
+    """
+    return max(0, min([_of_machine(proc), *_of_groups(proc, cgroups)]))
+
+
+_UNLIMITED = 1 << 62
+
+
+def _of_machine(proc: Path) -> int:
+    return 1024 * _number(_table(proc / "meminfo").get("MemAvailable:", ""), _UNLIMITED // 1024)
+
+
+def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Of each group from this process's own up to the root, in version 2 and in version 1."""
+    for line in _lines(proc / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = cgroups, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root, names = cgroups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(root))):
+            limit, used = (_number("".join(_lines(folder / name)), _UNLIMITED) for name in names[:2])
+            if max(limit, used) < _UNLIMITED:
+                yield limit - used + _number(_table(folder / "memory.stat").get(names[2], ""), 0)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _table(file: Path) -> dict[str, str]:
+    return {words[0]: words[1] for line in _lines(file) if len(words := line.split()) > 1}
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdigit() else otherwise
+
+
+def _listed(manifest: Manifest, name: str) -> int:
+    entry = manifest.files.get(name)
+    return entry.size if entry else 0
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -1,0 +1,154 @@
+"""Refuse an ONNX file that could do more than compute: foreign operators, and weights read from other files.
+
+The file is read before ONNX Runtime sees it, by `serving.support.protobuf_wire`: serving needs no `onnx` package.
+"""
+
+from collections.abc import Callable, Iterator
+
+from trpo_tf.serving.bundle.manifest import MODEL_FILE, BundleError
+from trpo_tf.serving.support.protobuf_wire import WireError, fields_of
+
+OPERATORS = frozenset(
+    """
+    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd
+    BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu CenterCropPad Clip Col2Im Compress Concat Constant
+    ConstantOfShape Conv ConvInteger ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Det Div
+    DynamicQuantizeLinear Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor GRU Gather GatherElements GatherND Gemm
+    GlobalAveragePool GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Hardmax
+    Identity If InstanceNormalization IsInf IsNaN LRN LSTM LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
+    Loop LpNormalization LpPool MatMul MatMulInteger Max MaxPool Mean MeanVarianceNormalization Min Mish Mod Mul Neg
+    NonZero Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear RNN Range Reciprocal ReduceL1 ReduceL2
+    ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
+    Resize ReverseSequence Round Scan ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin Sinh Size Slice
+    Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose
+    Trilu Unsqueeze Where Xor
+    """.split()  # noqa: SIM905 (a list would have a name a line)
+)
+"""Standard operators on tensors that answer the same each time: what a policy may be made of."""
+DOMAINS = ("", "ai.onnx")
+
+Field = int | memoryview
+"""A number, or the bytes of a text or message."""
+
+Message = dict[int, list[Field]]
+"""The fields of a message that a check looks at, by number, as often as they occur."""
+
+MOST_FIELDS = 250_000
+"""Fields of all messages together: an exported policy has hundreds. Two bytes of a file may become a hundred of memory,
+here and in ONNX Runtime.
+"""
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 20, 25
+_NODE_OPERATOR, _NODE_DOMAIN = 4, 7
+_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+_MESSAGES_IN = {
+    "ModelProto": {_MODEL_GRAPH: "GraphProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        **{5: "TensorProto", 6: "GraphProto", 10: "TensorProto", 11: "GraphProto"},
+        **{22: "SparseTensorProto", 23: "SparseTensorProto"},
+    },
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "TensorProto": {},
+}
+_DEEPEST = 100
+"""Messages inside each other; protobuf itself goes no deeper."""
+_ORT_FORMAT = b"ORTM"
+
+
+def check_model(content: bytes) -> None:
+    """Refuse a serialized ONNX model unless it is made of `OPERATORS` and holds its own weights.
+
+    Raises `BundleError` naming the operator, the tensor, or what else is wrong. What is inside a tensor or an
+    attribute is left to ONNX Runtime.
+    """
+    # ONNX Runtime would take such a file for its own format, whatever it is as protobuf.
+    if content[4:8] == _ORT_FORMAT:
+        raise BundleError(f"{MODEL_FILE} is in ONNX Runtime's own format; give the ONNX file that was exported")
+    model = _Walk().message(memoryview(content), "ModelProto", 0)
+    if _MODEL_GRAPH not in model:
+        raise BundleError(f"{MODEL_FILE} holds no ONNX graph; export it again")
+
+
+def _fields(content: memoryview) -> Iterator[tuple[int, Field]]:
+    """Numbers and values of a message's fields. Raises `BundleError`."""
+    try:
+        for field in fields_of(content):
+            yield field.number, field.value
+    except WireError:
+        raise _damaged() from None
+
+
+class _Walk:
+    """One way through a file, message by message, which keeps nothing of what it has passed but the count."""
+
+    def __init__(self) -> None:
+        self._left = MOST_FIELDS
+
+    def message(self, content: memoryview, kind: str, depth: int) -> set[int]:
+        """Check a message and all that it holds, at any depth; the numbers of its fields."""
+        if depth > _DEEPEST:
+            raise BundleError(f"{MODEL_FILE} nests deeper than {_DEEPEST} messages; export it again")
+        inner, found = _MESSAGES_IN[kind], set()
+        kept: dict[int, list[Field]] = {number: [] for number in _KEPT[kind]}
+        for number, value in _fields(content):
+            self._left -= 1
+            if self._left < 0:
+                raise BundleError(
+                    f"{MODEL_FILE} has more than {MOST_FIELDS:,} fields, unlike any policy; export it again"
+                )
+            found.add(number)
+            if number in kept:
+                kept[number].append(value)
+            if number in inner:
+                if isinstance(value, int):
+                    raise _damaged()
+                self.message(value, inner[number], depth + 1)
+        if kind in _CHECKS:
+            _CHECKS[kind](kept)
+        return found
+
+
+def _check_model_fields(model: Message) -> None:
+    for number, what in ((_MODEL_TRAINING, "training information"), (_MODEL_FUNCTIONS, "functions of its own")):
+        if model[number]:
+            raise BundleError(f"{MODEL_FILE} holds {what}, which a policy does without; export it again")
+
+
+def _check_node(node: Message) -> None:
+    operators, domains = _texts(node, _NODE_OPERATOR), _texts(node, _NODE_DOMAIN)
+    operator = next((operator for operator in operators if operator not in OPERATORS), operators[-1])
+    domain = next((domain for domain in domains if domain not in DOMAINS), "")
+    if domain or operator not in OPERATORS:
+        name = f"{domain}.{operator}" if domain else operator
+        raise BundleError(f"{MODEL_FILE} uses {name!r}, which no policy is made of; export it again")
+
+
+def _check_tensor(tensor: Message) -> None:
+    if tensor[_TENSOR_EXTERNAL] or any(location != 0 for location in tensor[_TENSOR_LOCATION]):
+        name = _texts(tensor, _TENSOR_NAME)[-1]
+        raise BundleError(f"{MODEL_FILE} keeps tensor {name!r} in another file; export it with its weights inside")
+
+
+_CHECKS: dict[str, Callable[[Message], None]] = {
+    "ModelProto": _check_model_fields,
+    "NodeProto": _check_node,
+    "TensorProto": _check_tensor,
+}
+_KEPT = dict.fromkeys(_MESSAGES_IN, ()) | {
+    "ModelProto": (_MODEL_TRAINING, _MODEL_FUNCTIONS),
+    "NodeProto": (_NODE_OPERATOR, _NODE_DOMAIN),
+    "TensorProto": (_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION),
+}
+
+
+def _texts(message: Message, number: int) -> list[str]:
+    """A text field as often as it occurs, or one empty text."""
+    found = message[number] or [memoryview(b"")]
+    return [bytes(value).decode(errors="replace") if isinstance(value, memoryview) else "" for value in found]
+
+
+def _damaged() -> BundleError:
+    return BundleError(f"{MODEL_FILE} is damaged: it is not the protobuf of an ONNX model; export it again")

@@ -1,0 +1,113 @@
+"""Signatures of bundles: who made them, beyond the checksums that anyone can write.
+
+OpenSSF's model-signing does it, with a pair of elliptic keys and without the network. A signature covers every file of
+the folder but itself. Needs the extra `signing`.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from trpo_tf.serving.bundle.files import copy_regular
+from trpo_tf.serving.bundle.manifest import SIGNATURE_FILE, BundleError
+from trpo_tf.serving.bundle.memory import available_bytes
+from trpo_tf.serving.errors import install
+
+
+def signer(private_key: Path) -> Any:
+    """What `sign` signs with: a PEM file of an elliptic key without password. Raises `BundleError` if it is none."""
+    signing = _model_signing("signing")
+    try:
+        return signing.Config().use_elliptic_key_signer(private_key=private_key)
+    except Exception as error:
+        raise BundleError(f"{private_key} can't sign ({_one_line(error)}); give an EC key as PEM") from error
+
+
+def sign(bundle: Path, private_key: Path) -> None:
+    """Write the bundle's signature, in place of one that is there.
+
+    Raises `BundleError` if the key can't sign, or the folder holds what is no plain file or folder.
+    """
+    hashing, signing = _model_signing("hashing"), signer(private_key)
+    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}-") as scratch:
+        signature = Path(scratch) / SIGNATURE_FILE
+        try:
+            signing.set_hashing_config(_everything(hashing)).sign(bundle, signature)
+        except ValueError as error:
+            raise BundleError(f"{bundle} can't be signed ({_one_line(error)}); put plain files in it") from error
+        with signature.open("rb") as file:
+            os.fsync(file.fileno())
+        signature.rename(bundle / SIGNATURE_FILE)
+
+
+@contextmanager
+def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
+    """A private copy of the bundle whose signature was checked: nobody can change it between check and use.
+
+    Raises `BundleError` for a bundle that is not signed, signed with another key, or changed since; or if it can't be
+    copied to the system's temporary folder.
+    """
+    verifying, hashing = _model_signing("verifying"), _model_signing("hashing")
+    if not (bundle / SIGNATURE_FILE).is_file():
+        raise BundleError(f"{bundle} is not signed (no {SIGNATURE_FILE}); export it with --sign")
+    if not public_key.is_file():
+        raise BundleError(f"there is no key {public_key}; give the public key as PEM")
+    with ExitStack() as stack:
+        try:
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / bundle.resolve().name
+            _copy(bundle, copy)
+        except OSError as error:  # shutil.Error is one
+            raise BundleError(
+                f"{bundle} can't be copied to check it ({_one_line(error)}); let TMPDIR name a writable folder"
+            ) from error
+        try:
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+            verifier.set_hashing_config(_everything(hashing)).verify(copy, copy / SIGNATURE_FILE)
+        except Exception as error:
+            raise BundleError(
+                f"{bundle}: its signature does not hold for {public_key} ({_one_line(error)}); get the bundle, or the "
+                "key, from where it was made"
+            ) from error
+        yield copy
+
+
+def _copy(bundle: Path, copy: Path) -> None:
+    """Copy a folder of regular files and links, if there is room for it; the copy may lie in memory (tmpfs).
+
+    Raises `OSError` and `BundleError`.
+    """
+    sizes = [os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(bundle) for name in names]
+    room = min(shutil.disk_usage(copy.parent).free, available_bytes())
+    if sum(sizes) > room:
+        raise BundleError(
+            f"{bundle} has {sum(sizes):,} bytes, and {room:,} are free for a copy to check its signature; let TMPDIR "
+            "name a larger folder, or give the server more memory"
+        )
+
+    def copy_file(source: str, target: str) -> None:
+        nonlocal room
+        room -= copy_regular(Path(source), Path(target), room)  # a file may have grown since
+
+    shutil.copytree(bundle, copy, symlinks=True, copy_function=copy_file)
+
+
+def _everything(hashing: Any) -> Any:
+    """Of the folder, but for the signature."""
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
+
+
+def _model_signing(module: str) -> Any:
+    # Imported here: it brings much with it, and is an extra of its own.
+    try:
+        import model_signing
+    except ImportError:
+        raise BundleError(f"signatures need model-signing; {install('signing')}") from None
+    return getattr(model_signing, module)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,163 @@
+"""Messages of the Open Inference Protocol to requests, and answers to messages.
+
+`serving.codecs.v2_json` has the checks.
+
+Pure functions, which know nothing of connections.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.codecs.body_limits import SMALL
+from trpo_tf.serving.codecs.grpc_large import Contents, take_apart, with_short_names
+from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, Call
+from trpo_tf.serving.codecs.json_body import Document
+from trpo_tf.serving.codecs.v2_binary import bytes_of
+from trpo_tf.serving.codecs.v2_json import InferRequest, RequestError, output_document, read_request
+from trpo_tf.serving.codecs.varints import Varints
+from trpo_tf.serving.repository.catalog import Model
+from trpo_tf.serving.runtime.observations import Array
+from trpo_tf.serving.support.protobuf_wire import WireError
+
+Message = Any
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""The field of a tensor's contents that has its numbers, by datatype. FP16 has none."""
+
+_FLOATS = {"FP32": "<f4", "FP64": "<f8"}
+
+
+class LargeRequest(NamedTuple):
+    """A ModelInferRequest that was taken apart: its fields, and what was in the contents of each input."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: Mapping[str, Message]
+    inputs: Sequence[Message]
+    outputs: Sequence[Message]
+    raw_input_contents: Sequence[memoryview]
+    contents: Sequence[Contents]
+    size: int
+
+
+def parse(call: Call, content: bytes) -> Message | LargeRequest:
+    """The message of a call. Raises `RequestError`."""
+    try:
+        if len(content) <= SMALL:
+            return call.request.FromString(content)
+        if call is not MODEL_INFER:
+            return call.request.FromString(with_short_names(content))
+        rest, contents, raw = take_apart(content)
+        message = call.request.FromString(rest)
+    except (DecodeError, TypeError, WireError):  # of a call without a message there is a mark that it ended
+        raise broken_message(call) from None
+    fields = {name: getattr(message, name) for name in LargeRequest._fields[:6]}
+    return LargeRequest(**fields, raw_input_contents=raw, contents=contents, size=len(content))
+
+
+def broken_message(call: Call) -> RequestError:
+    """What is wrong with bytes that are no message of this call."""
+    return RequestError(f"the message is not a {call.request.DESCRIPTOR.full_name}")
+
+
+def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
+    """Check an inference request; `outputs` are all binary if its inputs are raw. Raises `RequestError`."""
+    raw = message.raw_input_contents
+    for name, given, known in (
+        ("inputs", len(message.inputs), len(manifest.observation) + 1),
+        ("outputs", len(message.outputs), len(manifest.outputs)),
+    ):
+        if given > 2 * known:  # of fewer, the message says which is unknown or there twice
+            raise RequestError(f"there may be {known} {name} at most, not {given}")
+    if raw and len(raw) != len(message.inputs):
+        raise RequestError(f"there must be raw_input_contents for each of the {len(message.inputs)} inputs or none")
+    data: list[Any]
+    if raw:
+        data = [memoryview(content) for content in raw]
+    elif isinstance(message, LargeRequest):
+        data = [_large(*pair, message.size) for pair in zip(message.inputs, message.contents, strict=True)]
+    else:
+        data = [_typed(tensor) for tensor in message.inputs]
+    inputs = [
+        {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+            "parameters": _values(tensor.parameters),
+            "data": own,
+        }
+        for tensor, own in zip(message.inputs, data, strict=True)
+    ]
+    document: Document = {
+        "inputs": inputs,
+        "outputs": [{"name": output.name, "parameters": _values(output.parameters)} for output in message.outputs],
+        "parameters": _values(message.parameters) | {"binary_data_output": bool(raw)},
+    }
+    return read_request(document, manifest, max_batch=max_batch)
+
+
+def encode_infer(answers: Mapping[str, Array], asked: InferRequest, request_id: str, model: Model) -> Message:
+    """The response with `answers` [batch, ...] by name, raw or typed as they were asked for."""
+    response = MODEL_INFER.response(model_name=model.name, model_version=model.version, id=request_id)
+    # FP16 can't be but raw, and a response is one or the other.
+    is_raw = any(asked.outputs.values()) or any(values.dtype == np.float16 for values in answers.values())
+    for name, values in answers.items():
+        tensor = response.outputs.add(**output_document(name, values))
+        if is_raw:
+            response.raw_output_contents.append(bytes_of(values))
+        else:
+            getattr(tensor.contents, _CONTENTS[tensor.datatype]).extend(values.ravel().tolist())
+    return response
+
+
+def from_document(kind: Any, document: Document) -> Message:
+    """A message of this class, with those fields of a JSON document that it has."""
+    return ParseDict(document, kind(), ignore_unknown_fields=True)
+
+
+def _typed(tensor: Message) -> memoryview | list[Any] | None:
+    """The numbers of a typed tensor; floats as bytes, since among them there may be NaN."""
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        return None
+    numbers = getattr(tensor.contents, field)
+    if tensor.datatype in _FLOATS:
+        return memoryview(np.array(numbers, _FLOATS[tensor.datatype]).tobytes())
+    return list(numbers)
+
+
+def _large(tensor: Message, contents: Contents, message_size: int) -> memoryview | Varints | None:
+    """The same of a message that was taken apart."""
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        return None
+    parts = contents.get(field, [])
+    if tensor.datatype not in _FLOATS:
+        return Varints(parts, field, message_size)
+    if any(len(part) % np.dtype(_FLOATS[tensor.datatype]).itemsize for part in parts):
+        raise broken_message(MODEL_INFER)
+    return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def _values(parameters: Mapping[str, Message]) -> dict[str, Any]:
+    return {name: _value(parameter) for name, parameter in parameters.items()} if parameters else {}
+
+
+def _value(parameter: Message) -> Any:
+    chosen = parameter.WhichOneof("parameter_choice")
+    return None if chosen is None else getattr(parameter, chosen)

@@ -1,0 +1,301 @@
+"""Open Inference Protocol v2: a JSON request to arrays, and arrays to a JSON response.
+
+Pure functions, which know nothing of HTTP; `serving.codecs.v2_binary` has the protocol's binary tensors. The protocol: https://github.com/kserve/open-inference-protocol.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from trpo_tf.serving import __version__
+from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.codecs.json_body import Document, JsonArray, parse_object
+from trpo_tf.serving.codecs.json_numbers import Element, read_array
+from trpo_tf.serving.codecs.parameters import check_served
+from trpo_tf.serving.codecs.varints import Varints, read_varints
+from trpo_tf.serving.errors import RequestError as RequestError
+from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, structured
+from trpo_tf.serving.runtime.policy import draw_noise
+
+Spec = ArraySpec | NoiseSpec
+
+# The protocol's name of each NumPy type.
+DATATYPES = {
+    "bool": "BOOL",
+    **{f"{kind}{bits}": f"{kind}{bits}".upper() for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
+}
+
+_DATATYPE_OF = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
+
+# The Python types that JSON data may hold, by kind of NumPy type: 1 is a float, true is no number.
+_ELEMENTS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+_INTEGERS = _ELEMENTS["i"]
+
+
+def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The least and the greatest number that the type has; of a float those that are nearest to it when rounded."""
+    if dtype.kind == "b":
+        return False, True
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    info = np.finfo(dtype)
+    greatest = float(info.max)
+    if dtype.itemsize < 8:
+        half_a_step = 2.0 ** (info.maxexp - info.nmant - 2)
+        greatest = math.nextafter(greatest + half_a_step, 0.0)
+    return -greatest, greatest
+
+
+# What JSON data may hold, by name of NumPy type.
+_ALLOWED = {name: Element(datatype, np.dtype(name), *_range(np.dtype(name))) for name, datatype in DATATYPES.items()}
+_TYPES = {name: _ELEMENTS[element.dtype.kind] for name, element in _ALLOWED.items()}
+
+
+class InferRequest(NamedTuple):
+    """What to run: observations [batch, ...], noise [batch, ...] or None for the deterministic action.
+
+    `outputs` are those to answer, in this order; true for one that is asked for as a binary tensor.
+    """
+
+    observations: Observation
+    outputs: Mapping[str, bool]
+    noise: Array | None = None
+    request_id: str | None = None
+
+
+def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
+    """Parse and check the JSON body of an inference request. Raises `RequestError`."""
+    return read_request(parse_object(body), manifest, max_batch=max_batch)
+
+
+def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
+    """Check a parsed request, whose binary tensors have their bytes as `data`. Raises `RequestError`."""
+    request_id = document.get("id")
+    if request_id is not None and not isinstance(request_id, str):
+        raise RequestError("id must be a string")
+    parameters = document.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise RequestError("parameters must be an object")
+    if parameters:
+        check_served(parameters, "the request")
+    inputs = _named(document, "inputs", [spec.name for spec in _inputs(manifest)])
+    for spec in manifest.observation:
+        if spec.name not in inputs:
+            raise RequestError(f"input {spec.name!r} is missing")
+    observations = join_parts(
+        {spec.name: decode_tensor(inputs[spec.name], spec, max_batch=max_batch) for spec in manifest.observation}
+    )
+    batch = check_batch(observations, manifest)
+    noise = None
+    if parameters or manifest.noise.name in inputs:
+        noise = _noise(parameters, inputs.get(manifest.noise.name), batch, manifest)
+    return InferRequest(observations, _wanted(document, parameters, manifest), noise, request_id)
+
+
+def join_parts(parts: dict[str, Array]) -> Observation:
+    """The observation that the inputs make. Raises `RequestError` if they differ in batch size."""
+    if len(parts) > 1 and len({len(part) for part in parts.values()}) > 1:
+        raise RequestError(f"inputs {' and '.join(map(repr, parts))} must have one batch size")
+    return structured(parts)  # type: ignore[no-any-return]
+
+
+def check_batch(observations: Observation, manifest: Manifest) -> int:
+    """The batch size. Raises `RequestError` for one that the graph doesn't take."""
+    batch = batch_size(observations)
+    if manifest.graph.batch not in (None, batch):
+        raise RequestError(f"the policy takes batches of {manifest.graph.batch}, not {batch}")
+    return batch
+
+
+def encode_response(answers: Mapping[str, Array], manifest: Manifest, version: str, request_id: str | None) -> bytes:
+    """The JSON response with `answers` [batch, ...] by name, which must be finite, in flat row-major data."""
+    outputs = [{**output_document(name, values), "data": values.ravel()} for name, values in answers.items()]
+    document = response_document(outputs, manifest, version, request_id)
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def response_document(outputs: list[Document], manifest: Manifest, version: str, request_id: str | None) -> Document:
+    """A response with these outputs."""
+    named = {} if request_id is None else {"id": request_id}
+    return {"model_name": manifest.name, "model_version": version, **named, "outputs": outputs}
+
+
+def output_document(name: str, values: Array) -> Document:
+    """Name, datatype and shape of one output."""
+    return {"name": name, "datatype": _DATATYPE_OF[values.dtype], "shape": values.shape}
+
+
+def server_metadata(*, has_repository: bool) -> Document:
+    """The protocol's description of the server; `has_repository` if clients may load and unload models."""
+    extensions = ["binary_tensor_data", *(["model_repository"] if has_repository else [])]
+    return {"name": "trpo-tf", "version": __version__, "extensions": extensions}
+
+
+def model_metadata(manifest: Manifest, *versions: str) -> Document:
+    """The protocol's description of the model; -1 stands for a batch of any size. `noise` is marked as optional."""
+    batch = manifest.graph.batch or -1
+    return {
+        "name": manifest.name,
+        "versions": list(versions),
+        "platform": "onnx_onnxv1",
+        "inputs": [tensor_metadata(spec, batch) for spec in _inputs(manifest)],
+        "outputs": [tensor_metadata(spec, batch) for spec in manifest.outputs],
+    }
+
+
+def tensor_metadata(spec: Spec, batch: int) -> Document:
+    """Name, datatype and shape of one tensor."""
+    document: Document = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [batch, *spec.shape]}
+    if isinstance(spec, NoiseSpec):
+        document["parameters"] = {"optional": True, "law": spec.law}
+    return document
+
+
+def _inputs(manifest: Manifest) -> list[Spec]:
+    """What a request may give; without noise the policy acts deterministically, however the graph takes it."""
+    return [*manifest.observation, *([] if manifest.graph.noise == "none" else [manifest.noise])]
+
+
+def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize) -> Array:
+    """One input tensor as an array [batch, ...] of the declared type. Raises `RequestError`.
+
+    No array is made before the declared shape is known to agree with the length of the data.
+    """
+    where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
+    if isinstance(parameters := tensor.get("parameters"), dict) and parameters:
+        check_served(parameters, where)
+    if tensor.get("datatype") != expected:
+        raise RequestError(f"{where} must have datatype {expected}, not {quoted(tensor.get('datatype'))}")
+    shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
+    element = _ALLOWED[spec.dtype]
+    match data:
+        case list():
+            flat = _flat_data(data, shape, where)
+        case memoryview():
+            return array_from_bytes(data, shape, spec)
+        case JsonArray():
+            return read_array(data.text, shape, element, where)
+        case Varints():
+            return read_varints(data, shape, element, where)
+        case _:
+            raise RequestError(f"{where} must have its data as a list")
+    if not _TYPES[spec.dtype].issuperset(map(type, flat)):
+        raise RequestError(f"{where} must hold nothing but {expected} data")
+    if not element.least <= min(flat) <= max(flat) <= element.greatest:
+        raise RequestError(f"{where} holds a number out of range for {expected}")
+    return np.array(flat, spec.dtype).reshape(shape)
+
+
+def array_from_bytes(data: memoryview, shape: list[int], spec: Spec) -> Array:
+    """An array of `shape` from little-endian, row-major bytes. Raises `RequestError`."""
+    where, dtype = f"input {spec.name!r}", np.dtype(spec.dtype)
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise RequestError(f"{where} must have {math.prod(shape) * dtype.itemsize} bytes of data, not {len(data)}")
+    if dtype.kind == "b" and np.frombuffer(data, np.uint8).max() > 1:
+        raise RequestError(f"{where} must hold nothing but bytes 0 and 1")
+    # A copy: where the tensor begins in the body, its numbers need not be aligned.
+    array: Array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise RequestError(f"{where} holds a value that is not finite (NaN or infinity)")
+    return array
+
+
+def _shape(tensor: Document, spec: Spec, max_batch: int, where: str) -> list[int]:
+    shape = tensor.get("shape")
+    if not (
+        isinstance(shape, list)
+        and _INTEGERS.issuperset(map(type, shape))
+        and shape[1:] == [*spec.shape]
+        and len(shape) > 0
+        and shape[0] > 0
+    ):
+        shown = ", ".join(map(str, ("batch", *spec.shape)))
+        raise RequestError(f"{where} must have shape [{shown}], not {quoted(shape)}")
+    if shape[0] > max_batch:
+        raise RequestError(f"{where} has a batch of {shape[0]}; send {max_batch} at most at a time")
+    return shape
+
+
+def _flat_data(data: list[Any], shape: list[int], where: str) -> list[Any]:
+    """Elements in row-major order, of data that is flat or nested just as `shape` says."""
+    if data and isinstance(data[0], list):
+        data = _flatten(data, shape, where)
+    if len(data) != math.prod(shape):
+        raise RequestError(f"{where} must have {math.prod(shape)} elements of data, not {len(data)}")
+    return data
+
+
+def _flatten(data: list[Any], shape: list[int], where: str) -> list[Any]:
+    if len(data) != shape[0]:
+        raise RequestError(f"{where} must have {shape[0]} rows of data, not {len(data)}")
+    for size in shape[1:]:
+        if not all(isinstance(row, list) and len(row) == size for row in data):
+            raise RequestError(f"{where} must have its data flat, or nested as its shape says")
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: Manifest) -> Array | None:
+    """The noise [batch, ...] as given, or drawn for `parameters: {"deterministic": false, "seed": ...}`."""
+    deterministic, seed = parameters.get("deterministic", True), parameters.get("seed")
+    if not isinstance(deterministic, bool):
+        raise RequestError("parameters.deterministic must be true or false")
+    if seed is not None and (type(seed) is not int or seed < 0 or deterministic):
+        raise RequestError("parameters.seed must be an integer, 0 or more, beside deterministic: false")
+    if not deterministic and manifest.graph.noise == "none":
+        raise RequestError("the policy was exported without noise, so it can't sample; leave deterministic: false out")
+    name = manifest.noise.name
+    if tensor is None:
+        return None if deterministic else draw_noise(manifest.noise, batch, np.random.default_rng(seed))
+    if not deterministic:
+        raise RequestError(f"give input {name!r} or deterministic: false, not both")
+    noise = decode_tensor(tensor, manifest.noise)
+    if len(noise) != batch:
+        raise RequestError(f"input {name!r} must have the batch size of the observations, {batch}")
+    return noise
+
+
+def _wanted(document: Document, parameters: Document, manifest: Manifest) -> dict[str, bool]:
+    """The outputs that are chosen, or else all, and whether each is to be a binary tensor: as it says itself, or else
+    the whole request.
+    """
+    known, binary = [spec.name for spec in manifest.outputs], parameters.get("binary_data_output", False)
+    wanted: dict[str, Any] = dict.fromkeys(known, binary)
+    if chosen := _named(document, "outputs", known):
+        wanted = {name: _parameters(output).get("binary_data", binary) for name, output in chosen.items()}
+    if not {bool}.issuperset(map(type, wanted.values())):
+        raise RequestError("binary_data and binary_data_output must be true or false")
+    return wanted
+
+
+def _parameters(output: Document) -> Document:
+    own = output.get("parameters", {})
+    if not isinstance(own, dict):
+        raise RequestError("the parameters of an output must be an object")
+    check_served(own, f"output {output['name']!r}")
+    return own
+
+
+def _named(document: Document, key: str, known: list[str]) -> Document:
+    """The objects of list `document[key]`, by name: each known, none twice. Raises `RequestError`."""
+    entries = document.get(key)
+    if entries is None and key not in document:
+        return {}
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise RequestError(f"{key} must be a list of objects")
+    named = {}
+    for entry in entries:
+        name = entry.get("name")
+        if name not in known:
+            raise RequestError(f"{key} may hold {' and '.join(map(repr, known))}, not {quoted(name)}")
+        if name in named:
+            raise RequestError(f"{key} holds {name!r} twice")
+        named[name] = entry
+    return named

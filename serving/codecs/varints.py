@@ -1,0 +1,103 @@
+"""Numbers of Protobuf's variable length to an array, without a Python object for each."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trpo_tf.serving.codecs.json_numbers import Element
+from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.runtime.observations import Array
+
+_PIECE = 32 * 1024
+"""Bytes that are read at once: what is made of them stays in the processor's cache."""
+
+_LONGEST = 10
+"""Bytes of a number of 64 bits."""
+
+_HARMLESS = 16 * 2**20
+"""Bytes of an array that a message of any size may become."""
+
+_MOST_GROWTH = 4
+"""Bytes of an array for each byte of its message, beyond that. A number of one byte may become eight."""
+
+
+class Varints(NamedTuple):
+    """Numbers as they are on the wire, in parts.
+
+    Attributes:
+        field: the field of InferTensorContents that they were in, which says what they are.
+        message_size: bytes of the message.
+    """
+
+    parts: Sequence[memoryview]
+    field: str
+    message_size: int
+
+
+def read_varints(varints: Varints, shape: Sequence[int], element: Element, where: str) -> Array:
+    """The numbers as an array of `shape`. Raises `RequestError`; `where` begins its messages."""
+    parts, count, dtype = [np.frombuffer(part, np.uint8) for part in varints.parts], math.prod(shape), element.dtype
+    given = sum(np.count_nonzero(part < 0x80) for part in parts)
+    if given != count:
+        raise RequestError(f"{where} must have {count} elements of data, not {given}")
+    if count * dtype.itemsize > max(_HARMLESS, _MOST_GROWTH * varints.message_size):
+        raise RequestError(f"{where} has too much data for a message of its size; send raw_input_contents")
+    numbers, place = np.empty(count, dtype), 0
+    for piece in (piece for part in parts for piece in _pieces(part)):
+        values = _interpreted(_read(piece), varints.field)
+        if not element.least <= values.min() <= values.max() <= element.greatest:
+            raise RequestError(f"{where} holds a number out of range for {element.datatype}")
+        numbers[place : place + len(values)] = values
+        place += len(values)
+    return numbers.reshape(shape)
+
+
+def _pieces(part: Array) -> Iterator[Array]:
+    """Parts of whole numbers. Raises `RequestError`."""
+    start = 0
+    while start < len(part):
+        end = min(start + _PIECE, len(part))
+        last = np.flatnonzero(part[max(start, end - _LONGEST) : end] < 0x80)
+        if not len(last) or (end == len(part) and part[-1] >= 0x80):
+            raise _broken()
+        end = max(start, end - _LONGEST) + int(last[-1]) + 1
+        yield part[start:end]
+        start = end
+
+
+def _read(piece: Array) -> Array:
+    """The numbers as unsigned integers; those of one byte as they are."""
+    ends = np.flatnonzero(piece < 0x80)
+    if len(ends) == len(piece):
+        return piece
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    longest = int(lengths.max())
+    if longest > _LONGEST:
+        raise _broken()
+    low = piece & 0x7F
+    dtype = np.dtype(np.uint32 if longest <= 4 else np.uint64)
+    values: Array = low[starts].astype(dtype)
+    for index in range(1, longest):
+        longer = np.flatnonzero(lengths > index)
+        values[longer] += low[starts[longer] + index].astype(dtype) << dtype.type(7 * index)
+    return values
+
+
+def _interpreted(values: Array, field: str) -> Array:
+    match field:
+        case "bool_contents":
+            return np.asarray(values != 0)
+        case "int_contents":
+            return values.astype(np.uint32).view(np.int32)
+        case "int64_contents":
+            return values.astype(np.uint64).view(np.int64)
+        case "uint_contents":
+            return values.astype(np.uint32)
+    return values
+
+
+def _broken() -> RequestError:
+    return RequestError("the message is not an inference.ModelInferRequest")

@@ -1,0 +1,1 @@
+"""gRPC: the server, its listener and its limits."""

@@ -1,0 +1,141 @@
+"""gRPC's own server: its limits, its certificates, and which call goes to which method."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import grpc
+from grpc._cython import cygrpc
+
+from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.grpc.limits import MAX_METADATA
+from trpo_tf.serving.listening.sockets import GrpcPort
+from trpo_tf.serving.listening.tls import Tls, TlsFiles
+from trpo_tf.serving.options import ServeOptions
+
+CALLS_A_CONNECTION = 128
+"""Calls of one connection at a time; its client holds further ones back."""
+
+HANDSHAKE_SECONDS = 5.0
+"""How long a connection may take until it speaks HTTP/2."""
+
+PING_SECONDS = 30.0
+"""How often to ask a silent client whether it is still there."""
+
+# A stranger's metadata that isn't UTF-8 is read as Latin-1, which would be a line and a traceback each time.
+logging.getLogger(cygrpc.__name__).addFilter(lambda record: not str(record.msg).startswith("Invalid encoding on"))
+
+Handlers = Mapping[str, grpc.RpcMethodHandler]
+
+
+def make_server(
+    options: ServeOptions, handlers: Handlers, unknown: grpc.RpcMethodHandler, *, is_shared: bool
+) -> grpc.aio.Server:
+    """A server that answers by `handlers`, which are by path, and by `unknown` what has another path."""
+    resolver = _Resolver(handlers, unknown)
+    settings = _channel_options(options, is_shared=is_shared)
+    if not hasattr(cygrpc.AioServer, "_make_request_call_future"):  # it decodes paths where that ends one call alone
+        return grpc.aio.server(handlers=[resolver], options=settings)
+    kind, cygrpc.AioServer = cygrpc.AioServer, _DispatchingServer
+    try:
+        server = grpc.aio.server(options=settings)
+    finally:
+        cygrpc.AioServer = kind
+    server._server.resolver, server._server.calls = resolver, set()
+    for path, handler in handlers.items():
+        service, name = path.removeprefix("/").split("/")
+        server.add_registered_method_handlers(service, {name: handler})
+    return server
+
+
+def open_port(server: grpc.aio.Server, port: GrpcPort, tls: Tls | None) -> None:
+    """Listen on the port. Raises `ServeError`."""
+    credentials = _credentials(tls) if tls else None
+    with port.opening():
+        for address in port.addresses:
+            try:
+                if credentials is None:
+                    server.add_insecure_port(address)
+                else:
+                    server.add_secure_port(address, credentials)
+            except RuntimeError:
+                why = " or with this certificate" if credentials else ""
+                raise ServeError(f"gRPC can't listen on {address}{why}; choose another --grpc-port") from None
+
+
+class _Resolver(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """What handles a call, as gRPC asks for it."""
+
+    def __init__(self, handlers: Handlers, unknown: grpc.RpcMethodHandler) -> None:
+        self._handlers, self._unknown = handlers, unknown
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return self._handlers.get(call.method, self._unknown)
+
+    resolve_handler = service
+
+
+class _DispatchingServer(cygrpc.AioServer):  # type: ignore[misc]
+    """Takes calls by itself, and each method's on its own.
+
+    gRPC's own loop decodes the path of a method that isn't registered as UTF-8. If a stranger's is not, the loop ends,
+    and all that is served with it. Here nobody looks at such a path. It is faster, too.
+    """
+
+    resolver: _Resolver
+    calls: set[asyncio.Task[None]]
+
+    def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[None]":
+        """What gRPC's loop waits for: it ends when the server stops, by the exception that the loop expects."""
+        return asyncio.ensure_future(self._take(method))
+
+    async def _take(self, method: bytes | None) -> None:
+        """Answer the calls of a method, or those of none that is known."""
+        loop, name = asyncio.get_running_loop(), (method or b"").decode()
+        while True:
+            state = await (self._request_call() if method is None else self._request_registered_call(method))
+            call = cygrpc._handle_rpc(name, self.resolver, (), state, loop, False)
+            task = loop.create_task(cygrpc._schedule_rpc_coro(call, state, loop, name))
+            self.calls.add(task)
+            task.add_done_callback(self.calls.discard)
+
+
+def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[str, int]]:
+    return [
+        # Only workers share a port: a second server would take half of the calls.
+        ("grpc.so_reuseport", int(is_shared)),
+        ("grpc.max_receive_message_length", options.max_body),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", MAX_METADATA),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA),
+        ("grpc.max_allowed_incoming_connections", 2 * options.max_connections),
+        ("grpc.max_concurrent_streams", CALLS_A_CONNECTION),
+        # Otherwise HTTP/2 would let a fast client send up to 16 MiB of each message before anybody reads it.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.max_connection_idle_ms", int(1000 * options.keep_alive)),
+        ("grpc.server_handshake_timeout_ms", int(1000 * min(options.timeout, HANDSHAKE_SECONDS))),
+        # A machine that has gone without a word would hold its place, with a watch open, for two hours.
+        ("grpc.keepalive_time_ms", int(1000 * PING_SECONDS)),
+        ("grpc.keepalive_timeout_ms", int(1000 * options.timeout)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """What takes the certificates in force at each new connection."""
+    used = tls.files
+
+    def renew() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        if tls.files is used:
+            return None
+        used = tls.files
+        return _certificates(used)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _certificates(used), renew, require_client_authentication=used.authority is not None
+    )
+
+
+def _certificates(files: TlsFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.authority)

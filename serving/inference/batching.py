@@ -1,0 +1,133 @@
+"""Requests that wait at the same time, run as one batch.
+
+What the event loop has read in one round is gathered and run at its end: nothing waits for company that may not come,
+and the more clients ask at once the larger the batches are.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.runtime.not_finite import NotFiniteError, check_finite
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured
+from trpo_tf.serving.runtime.policy import Policy
+from trpo_tf.serving.support.logs import emit
+
+Answers = dict[str, Array]
+Done = Callable[[Answers | Exception], None]
+
+
+class Waiting(NamedTuple):
+    """A request that is to be run, and what to call with its answers or with what it raised."""
+
+    request: InferRequest
+    done: Done
+
+
+class Gatherer:
+    """Gathers requests, and runs them together. Of the event loop's thread alone."""
+
+    def __init__(self, max_batch: int) -> None:
+        """Batches have at most `max_batch` rows."""
+        self._max_batch = max_batch
+        self._waiting: defaultdict[Policy, list[Waiting]] = defaultdict(list)
+
+    def add(self, policy: Policy, request: InferRequest, done: Done) -> None:
+        """Run the request when the event loop comes round."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.run)
+        self._waiting[policy].append(Waiting(request, done))
+
+    def run(self) -> None:
+        """Run everything that waits."""
+        waiting, self._waiting = self._waiting, defaultdict(list)
+        for policy, requests in waiting.items():
+            for batch in batches(requests, policy.manifest.graph.batch or self._max_batch):
+                for one, answers in zip(batch, run_together(policy, [one.request for one in batch]), strict=True):
+                    one.done(answers)
+
+
+def batches(waiting: list[Waiting], most: int) -> list[list[Waiting]]:
+    """The requests in their order, in lists that have together no more than `most` rows."""
+    made: list[list[Waiting]] = []
+    rows = most
+    for one in waiting:
+        size = batch_size(one.request.observations)
+        if rows + size > most:
+            made.append([])
+            rows = 0
+        made[-1].append(one)
+        rows += size
+    return made
+
+
+def run_together(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exception]:
+    """What each request is answered with, or what it raises by itself: if the batch fails, each is run alone."""
+    if len(requests) > 1:
+        try:
+            return [*_as_one(policy, requests)]
+        except Exception as fault:  # noqa: BLE001 (those of them that fail alone say why)
+            alone = [answers for request in requests for answers in run_together(policy, [request])]
+            if not any(isinstance(answers, Exception) for answers in alone):
+                emit("fault", "a batch failed whose requests do not", level=logging.ERROR, fault=fault)
+            return alone
+    (request,) = requests
+    try:
+        return [policy.infer(request.observations, request.noise, [*request.outputs])]
+    except Exception as error:  # noqa: BLE001 (whose request it is raises it)
+        return [error]
+
+
+def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exception]:
+    names = list(dict.fromkeys(name for request in requests for name in request.outputs))
+    observations = _joined([request.observations for request in requests], policy.manifest.observation[0].name)
+    is_finite = True
+    try:
+        answers: Mapping[str, Array] = policy.infer(observations, _joined_noise(policy, requests), names)
+    except NotFiniteError as error:  # whose, and whether anybody asked for it, is seen below
+        answers, is_finite = error.answers, False
+    ends = np.cumsum([batch_size(request.observations) for request in requests]).tolist()
+    rows = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    each: list[Answers] = [
+        {name: answers[name][part] for name in request.outputs} for request, part in zip(requests, rows, strict=True)
+    ]
+    if is_finite:
+        return [*each]
+    return [_checked(policy, *one) for one in zip(requests, each, strict=True)]
+
+
+def _checked(policy: Policy, request: InferRequest, answers: Answers) -> Answers | Exception:
+    """The answers to a request, or the error if they are not finite."""
+    feeds = by_name(request.observations, policy.manifest.observation[0].name)
+    if request.noise is not None:
+        feeds[policy.manifest.noise.name] = request.noise
+    try:
+        check_finite(answers, feeds, policy.manifest)
+    except NotFiniteError as error:
+        return error
+    return answers
+
+
+def _joined(observations: list[Observation], only: str) -> Observation:
+    named = [by_name(observation, only) for observation in observations]
+    return structured({name: np.concatenate([parts[name] for parts in named]) for name in named[0]})  # type: ignore[no-any-return]
+
+
+def _joined_noise(policy: Policy, requests: list[InferRequest]) -> Array | None:
+    """Noise for all, zero where a request has none; None if none has."""
+    if all(request.noise is None for request in requests):
+        return None
+    spec = policy.manifest.noise
+    return np.concatenate(
+        [
+            np.zeros((batch_size(request.observations), *spec.shape), spec.dtype)
+            if request.noise is None
+            else request.noise
+            for request in requests
+        ]
+    )

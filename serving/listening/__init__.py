@@ -1,0 +1,1 @@
+"""Sockets, certificates and keys: how connections come in."""

@@ -1,0 +1,112 @@
+"""Accepting TLS connections, which count from their first byte on.
+
+An event loop's own server shows a connection to its protocol after the handshake only. Those that say nothing would be
+neither counted nor bounded until then.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from trpo_tf.serving.listening.silence import has_sent
+from trpo_tf.serving.listening.tls import Tls
+from trpo_tf.serving.support.logs import emit
+
+HANDSHAKE_RESERVE = 16
+"""Handshakes that are always allowed at a time, so that a client learns from an answer that the server is full."""
+
+ACCEPTS_AT_A_TIME = 64
+
+PAUSE_SECONDS = 0.1
+"""How long to accept nobody after the system has refused to open another file."""
+
+QUIET_SECONDS = 60.0
+"""How long not to log again that there are too many connections."""
+
+
+class TlsAcceptor:
+    """Accepts connections and shakes hands with each, by the certificates that are in force when it comes.
+
+    At the bound a connection is closed for a new one: the oldest that has never sent anything, or else the oldest.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], asyncio.Protocol],
+        listeners: Sequence[socket.socket],
+        tls: Tls,
+        timeout: float,
+        room: Callable[[], int],
+        evicted: Callable[[], None],
+    ) -> None:
+        """Listen at once, in the event loop.
+
+        `room` answers how many connections may shake hands now, and `evicted` is told of each that is closed for
+        another.
+        """
+        self._connect, self._listeners, self._tls = connect, listeners, tls
+        self._timeout, self._room, self._evicted = timeout, room, evicted
+        self._pending: dict[asyncio.Task[None], socket.socket] = {}  # the longest first
+        self._loop = asyncio.get_running_loop()
+        self._quiet_until = 0.0
+        self._is_closed = False
+        for listener in listeners:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
+
+    @property
+    def pending(self) -> int:
+        """How many connections shake hands."""
+        return len(self._pending)
+
+    def close(self) -> None:
+        """Accept no more; those under way go on."""
+        self._is_closed = True
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
+
+    def abort(self) -> None:
+        """End the handshakes under way."""
+        for task in list(self._pending):
+            task.cancel()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_AT_A_TIME):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError:  # no file, or no memory: the connection waits
+                self._loop.remove_reader(listener)
+                self._loop.call_later(PAUSE_SECONDS, self._resume, listener)
+                return
+            connection.setblocking(False)
+            if len(self._pending) >= max(HANDSHAKE_RESERVE, self._room()):
+                self._end_longest()
+            task = self._loop.create_task(self._shake_hands(connection))
+            self._pending[task] = connection
+            task.add_done_callback(lambda done: self._pending.pop(done, None))
+
+    def _resume(self, listener: socket.socket) -> None:
+        if not self._is_closed:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _end_longest(self) -> None:
+        silent = (task for task, connection in self._pending.items() if not has_sent(connection))
+        longest = next(silent, next(iter(self._pending)))
+        del self._pending[longest]
+        longest.cancel()
+        self._evicted()
+        if self._loop.time() >= self._quiet_until:
+            message = "too many TLS connections wait for their handshake; for each new one the longest is closed"
+            emit("connections", message, level=logging.WARNING)
+        self._quiet_until = self._loop.time() + QUIET_SECONDS
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        with suppress(OSError, asyncio.CancelledError):  # the client's failure, or it was ended
+            await self._loop.connect_accepted_socket(
+                self._connect, connection, ssl=self._tls.context, ssl_handshake_timeout=self._timeout
+            )

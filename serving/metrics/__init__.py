@@ -1,0 +1,1 @@
+"""What is counted: series, drift, Prometheus' text."""

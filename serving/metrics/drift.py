@@ -1,0 +1,166 @@
+"""What is observed: running mean and standard deviation, and how far they are from what the policy was trained on."""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.serving.bundle.manifest import MOST_STATISTICS, ArraySpec, Manifest, Statistics
+from trpo_tf.serving.runtime.observations import Array, Observation
+
+Float64 = NDArray[np.float64]
+
+WINDOW = 100_000
+"""Rows that the statistics reach back: older ones fade out exponentially."""
+
+_KEPT = 256
+"""Requests whose observations are kept until they are added up; together they cost little more than one alone."""
+
+_LARGE = 16 * 1024
+"""Bytes of observations that are added up at once."""
+
+_LARGEST = 512 * 1024
+"""Bytes of them that are copied at once."""
+
+MOST_DEVIATIONS = 30.0
+"""An element further than that from its training mean counts as if it were there. It is ten times what the alert is at:
+one absurd observation is soon outweighed, and many still raise the drift.
+"""
+
+_GREATEST = 1e100
+"""No observation counts as more: the square of a larger one would be infinite."""
+
+Range = tuple[Float64, Float64]
+"""The least and the greatest value of each element [n] that counts as it is."""
+
+
+class Moments(NamedTuple):
+    """Mean [n] and sum of squared deviations from it [n] of rows; how many these are, and how many were clipped."""
+
+    mean: Float64
+    deviations: Float64
+    total: float
+    outliers: float = 0.0
+
+    @property
+    def stddev(self) -> Float64:
+        """Of each element."""
+        return np.asarray(np.sqrt(self.deviations / max(self.total, 1.0)))
+
+
+def empty(size: int) -> Moments:
+    """Of no rows."""
+    return Moments(np.zeros(size), np.zeros(size), 0.0)
+
+
+def range_of(spec: ArraySpec, training: Statistics | None) -> Range:
+    """What counts as it is: within 30 deviations of the training mean, or one width of the space beyond its bounds."""
+    with np.errstate(over="ignore"):
+        if training is not None:
+            middle, reach = np.array(training.mean, np.float64), MOST_DEVIATIONS * np.array(training.stddev, np.float64)
+        else:
+            below, above = (bound.reshape(-1) for bound in spec.bounds())
+            is_bounded = np.isfinite(below) & np.isfinite(above)
+            middle = np.where(is_bounded, below, 0.0) / 2 + np.where(is_bounded, above, 0.0) / 2
+            reach = np.where(is_bounded, 3 * (above / 2 - below / 2), np.inf)
+        low, high = middle - reach, middle + reach
+    return np.clip(low, -_GREATEST, _GREATEST), np.clip(high, -_GREATEST, _GREATEST)
+
+
+def moments_of(rows: Array, counted: Range | None = None) -> Moments:
+    """Of rows [rows, n], at least one, each clipped to what counts."""
+    values = rows.astype(np.float64)
+    low, high = counted or (-_GREATEST, _GREATEST)
+    clipped = np.clip(values, low, high)
+    outliers = float((clipped != values).any(axis=1).sum())
+    mean = clipped.mean(axis=0)
+    clipped -= mean
+    return Moments(mean, np.einsum("ij,ij->j", clipped, clipped), float(len(clipped)), outliers)
+
+
+def joined(old: Moments, new: Moments, window: float = math.inf) -> Moments:
+    """Of the rows of both (Chan, Golub & LeVeque 1983), the old ones weighed down until all are `window` at most."""
+    kept = min(old.total, max(window - new.total, 0.0))
+    total = kept + new.total
+    if total == 0:
+        return new
+    shift = new.mean - old.mean
+    faded = kept / old.total if old.total else 0.0
+    return Moments(
+        old.mean + shift * (new.total / total),
+        old.deviations * faded + new.deviations + shift**2 * (kept * new.total / total),
+        total,
+        old.outliers * faded + new.outliers,
+    )
+
+
+def moments_to_json(moments: Moments) -> list[Any]:
+    """Mean, deviations, total and outliers."""
+    return [moments.mean.tolist(), moments.deviations.tolist(), moments.total, moments.outliers]
+
+
+def moments_from_json(document: list[Any]) -> Moments:
+    """The inverse."""
+    mean, deviations, total, outliers = document
+    return Moments(np.array(mean), np.array(deviations), total, outliers)
+
+
+def drift(observed: Moments, training: Statistics) -> float:
+    """The largest distance of an element's mean from the training mean, in standard deviations of the training."""
+    with np.errstate(over="ignore"):
+        return float(np.max(np.abs(observed.mean - training.mean) / training.stddev))
+
+
+class Input:
+    """One input of a policy: what is observed there. To add a request's rows costs a copy of them."""
+
+    def __init__(self, spec: ArraySpec, training: Statistics | None = None) -> None:
+        self.name, self._counted = spec.name, range_of(spec, training)
+        self._dtype, self._size = np.dtype(spec.dtype), math.prod(spec.shape)
+        self._kept: list[bytes] = []
+        self._moments = empty(self._size)
+        self._lock = threading.Lock()
+
+    def add(self, rows: Array) -> None:
+        """Rows [batch, ...]; from any thread."""
+        if rows.nbytes > _LARGEST and len(rows) > 1:  # in parts: as float64 they would take many times their size
+            middle = len(rows) // 2
+            self.add(rows[:middle])
+            self.add(rows[middle:])
+            return
+        copy, kept = rows.tobytes(), self._kept
+        kept.append(copy)
+        if len(kept) >= _KEPT or len(copy) > _LARGE:
+            self.moments()
+
+    def moments(self) -> Moments:
+        """Of all that was added."""
+        with self._lock:
+            # Other threads may append meanwhile, which needs no lock as long as only this takes away.
+            taken = self._kept[:]
+            del self._kept[: len(taken)]
+            if taken:
+                rows = np.frombuffer(b"".join(taken), self._dtype).reshape(-1, self._size)
+                self._moments = joined(self._moments, moments_of(rows, self._counted), WINDOW)
+            return self._moments
+
+
+class Watch:
+    """The inputs of one version of a policy, but for images and others of more than `MOST_STATISTICS` elements."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.inputs = [
+            Input(spec, manifest.statistics.get(spec.name))
+            for spec in manifest.observation
+            if math.prod(spec.shape) <= MOST_STATISTICS
+        ]
+        only = self.inputs[0] if self.inputs and len(manifest.observation) == 1 else None
+        self.asked: Callable[[Any], None] = only.add if only else self._add_parts
+        """Add a request's observations [batch, ...], an array or one for each input; from any thread."""
+
+    def _add_parts(self, observations: Observation) -> None:
+        for watched in self.inputs:
+            watched.add(observations[watched.name])

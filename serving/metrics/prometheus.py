@@ -1,0 +1,176 @@
+"""Metrics in Prometheus' text format, added up over all processes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from trpo_tf.serving.bundle.manifest import Statistics
+from trpo_tf.serving.metrics.drift import Moments, drift, joined, moments_from_json
+from trpo_tf.serving.metrics.series import BUCKETS, Metrics, Snapshot, sha256_of
+from trpo_tf.serving.support.logs import dropped_lines
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+MOST_ELEMENTS = 128
+"""Elements of an input whose mean and deviation are shown; the drift is that of all."""
+
+
+class Family(NamedTuple):
+    """One metric: its type, the names of its labels, and what it tells."""
+
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+_ELEMENT = ("model", "version", "input", "element")
+
+FAMILIES = {
+    "trpo_tf_requests_total": Family("counter", ("model", "version", "protocol", "code"), "Requests answered"),
+    "trpo_tf_errors_total": Family("counter", ("model", "kind"), "Requests answered with an error"),
+    "trpo_tf_request_seconds": Family(
+        "histogram", ("model", "protocol"), "From when a request for actions is there until it is answered"
+    ),
+    "trpo_tf_requests_in_flight": Family("gauge", (), "Requests that have begun to arrive and are not answered yet"),
+    "trpo_tf_connections": Family("gauge", (), "Open connections"),
+    "trpo_tf_connections_evicted_total": Family("counter", (), "Connections closed to make room for others"),
+    "trpo_tf_model_info": Family("gauge", ("model", "version", "sha256"), "1 for each version that is served"),
+    "trpo_tf_model_ready": Family("gauge", ("model",), "Whether the model can act"),
+    "trpo_tf_model_reloads_total": Family("counter", ("model", "result"), "Changes of what is served"),
+    "trpo_tf_repository_last_look_timestamp_seconds": Family(
+        "gauge", (), "When the repository was last looked at to the end, in seconds since 1970"
+    ),
+    "trpo_tf_observation_mean": Family("gauge", _ELEMENT, "Mean of what was observed lately"),
+    "trpo_tf_observation_stddev": Family("gauge", _ELEMENT, "Standard deviation of what was observed lately"),
+    "trpo_tf_observation_drift": Family(
+        "gauge", ("model", "version"), "Largest distance of a mean from the training's, in deviations of the training"
+    ),
+    "trpo_tf_drift_observations": Family("gauge", ("model", "version"), "Observations behind these statistics"),
+    "trpo_tf_drift_outliers": Family(
+        "gauge", ("model", "version"), "Share of them that is so far out that it is clipped"
+    ),
+    "trpo_tf_log_lines_dropped_total": Family("counter", (), "Lines of the log that could not be written to stderr"),
+    "process_resident_memory_bytes": Family("gauge", (), "Resident memory"),
+    "process_cpu_seconds_total": Family("counter", (), "Time on a processor"),
+    "process_start_time_seconds": Family("gauge", (), "When the server started, in seconds since 1970"),
+}
+
+Sample = tuple[str, tuple[object, ...], float]
+"""Name, values of the labels, value."""
+
+
+def render(metrics: Metrics) -> bytes:
+    """Everything, as it is now."""
+    snapshots = metrics.snapshots()
+    samples: dict[str, list[str]] = defaultdict(list)
+    hidden = metrics.hidden()
+    for source in (_requests(snapshots, hidden), _process(snapshots), _models(metrics, snapshots, hidden)):
+        for name, labels, value in source:
+            samples[name].append(_line(name, FAMILIES[name].labels, labels, value))
+    samples["trpo_tf_request_seconds"] = list(_histogram(snapshots, hidden))
+    lines = []
+    for name, family in FAMILIES.items():
+        lines += [f"# HELP {name} {family.text}", f"# TYPE {name} {family.kind}", *samples[name]]
+    return "\n".join([*lines, ""]).encode()
+
+
+Hidden = set[tuple[str, str]]
+
+
+def _requests(snapshots: list[Snapshot], hidden: Hidden) -> Iterator[Sample]:
+    requests: dict[tuple[object, ...], int] = defaultdict(int)
+    errors: dict[tuple[object, ...], int] = defaultdict(int)
+    for model, version, protocol, codes, kinds, *_ in _all("series", snapshots):
+        if (model, "") in hidden:
+            continue
+        if (model, version) not in hidden:
+            for code, count in codes:
+                requests[model, version, protocol, code] += count
+        for kind, count in kinds.items():
+            errors[model, kind] += count
+    yield from (("trpo_tf_requests_total", labels, count) for labels, count in requests.items())
+    yield from (("trpo_tf_errors_total", labels, count) for labels, count in errors.items())
+
+
+_BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
+
+
+def _histogram(snapshots: list[Snapshot], hidden: Hidden) -> Iterator[str]:
+    found: dict[tuple[str, ...], tuple[list[int], float]] = {}
+    for model, _, protocol, _, _, buckets, seconds in _all("series", snapshots):
+        if model and (model, "") not in hidden:
+            before, total = found.get((model, protocol), ([0] * len(buckets), 0.0))
+            found[model, protocol] = [a + b for a, b in zip(before, buckets, strict=True)], total + seconds
+    name, names = "trpo_tf_request_seconds", FAMILIES["trpo_tf_request_seconds"].labels
+    for labels, (buckets, total) in found.items():
+        # Most lines of a scrape are these, so that their names and labels are written once.
+        head, _, _ = _line(f"{name}_bucket", names, labels, 0).rpartition("}")
+        for bound, count in zip(_BOUNDS, accumulate(buckets), strict=True):
+            yield f'{head},le="{bound}"}} {count}'
+        yield _line(f"{name}_sum", names, labels, total)
+        yield _line(f"{name}_count", names, labels, sum(buckets))
+
+
+def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
+    for name, key in (
+        ("trpo_tf_requests_in_flight", "in_flight"),
+        ("trpo_tf_connections", "connections"),
+        ("trpo_tf_connections_evicted_total", "evictions"),
+        ("process_resident_memory_bytes", "memory"),
+        ("process_cpu_seconds_total", "cpu"),
+    ):
+        yield name, (), sum(snapshot[key] for snapshot in snapshots)
+    yield "trpo_tf_log_lines_dropped_total", (), dropped_lines()
+    yield "process_start_time_seconds", (), min(snapshot["started"] for snapshot in snapshots)
+    if looked := [snapshot["looked"] for snapshot in snapshots if snapshot["looked"]]:
+        yield "trpo_tf_repository_last_look_timestamp_seconds", (), min(looked)
+
+
+def _models(metrics: Metrics, snapshots: list[Snapshot], hidden: Hidden) -> Iterator[Sample]:
+    catalog = metrics.catalog
+    for name in sorted({*catalog.releases, *catalog.absent}):
+        yield "trpo_tf_model_ready", (name,), name in catalog.releases
+    # Every process sees every change, so that the one that has seen most has seen all.
+    reloads: dict[tuple[object, ...], int] = defaultdict(int)
+    for model, result, count in _all("reloads", snapshots):
+        if (model, "") not in hidden:
+            reloads[model, result] = max(reloads[model, result], count)
+    yield from (("trpo_tf_model_reloads_total", labels, count) for labels, count in reloads.items())
+    observed: dict[tuple[str, str, str], dict[str, Moments]] = defaultdict(dict)
+    for model, version, sha256, name, *moments in _all("observed", snapshots):
+        inputs, more = observed[model, version, sha256], moments_from_json(moments)
+        inputs[name] = joined(inputs[name], more) if name in inputs else more
+    for served in metrics.models():
+        key = served.name, served.version, sha256_of(served)
+        yield "trpo_tf_model_info", key, 1
+        if key in observed:
+            yield from _observed(key[:2], observed[key], served.policy.manifest.statistics)
+
+
+def _observed(
+    labels: tuple[str, str], inputs: dict[str, Moments], training: Mapping[str, Statistics]
+) -> Iterator[Sample]:
+    for name, moments in inputs.items():
+        shown = zip(moments.mean[:MOST_ELEMENTS], moments.stddev[:MOST_ELEMENTS], strict=True)
+        for element, (mean, stddev) in enumerate(shown):
+            yield "trpo_tf_observation_mean", (*labels, name, element), mean
+            yield "trpo_tf_observation_stddev", (*labels, name, element), stddev
+    yield "trpo_tf_drift_observations", labels, max(moments.total for moments in inputs.values())
+    yield "trpo_tf_drift_outliers", labels, max(moments.outliers / moments.total for moments in inputs.values())
+    drifts = [drift(inputs[name], known) for name, known in training.items() if name in inputs]
+    if drifts:
+        yield "trpo_tf_observation_drift", labels, max(drifts)
+
+
+def _all(key: str, snapshots: list[Snapshot]) -> Iterable[list[Any]]:
+    return (entry for snapshot in snapshots for entry in snapshot[key])
+
+
+def _line(name: str, names: tuple[str, ...], labels: tuple[object, ...], value: float) -> str:
+    pairs = ",".join(f'{key}="{_escaped(str(label))}"' for key, label in zip(names, labels, strict=True))
+    return f"{name}{{{pairs}}} {value:.17g}" if pairs else f"{name} {value:.17g}"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

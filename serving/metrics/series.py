@@ -1,0 +1,258 @@
+"""Counts of the server: requests, errors, latencies, observations. `serving.metrics.prometheus` renders them.
+
+Each worker process counts in its own memory. It publishes a snapshot to shared memory a few times a second, and when it
+is scraped. The process that is scraped adds up all snapshots. A worker that replaces a dead one starts from its counts.
+"""
+
+import logging
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from trpo_tf.serving.bundle.manifest import MODEL_FILE
+from trpo_tf.serving.metrics.drift import Watch, moments_to_json
+from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.repository.catalog import Catalog, Model
+from trpo_tf.serving.support.logs import emit
+
+BUCKETS = (
+    *(5e-6, 7.5e-6),
+    *(float(f"{step}e{power}") for power in (-5, -4, -3, -2, -1) for step in ("1", "1.5", "2.5", "4", "6.5")),
+    1.0,
+)
+"""Upper bounds of the histogram's, in seconds: five a decade, so that a quantile is known to a third or so."""
+
+KINDS = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_encoding",
+    431: "too_large",
+    500: "internal",
+    501: "unsupported_encoding",
+    503: "busy",
+}
+"""What an HTTP status is called in `trpo_tf_errors_total`, unless something more is known."""
+
+KEEP_SECONDS = 600.0
+"""How long the series of a version, or of a model, are shown after it was served: several scrapes at least."""
+
+FOLD_SECONDS = 660.0
+"""How long a process keeps them. All have stopped showing them by then: a sum that lacks one process's part would look
+like a counter that began anew.
+"""
+
+Snapshot = dict[str, Any]
+
+
+class Series:
+    """Requests of one model version by one protocol; those that reach no model have empty names."""
+
+    _codes: dict[int | str, int]
+    _kinds: dict[str, int]
+    _buckets: list[int]
+    _seconds: float
+
+    def __init__(self, model: str, version: str, protocol: str) -> None:
+        self.model, self.version, self.protocol = model, version, protocol
+        self._lock = threading.Lock()
+        self.restore({}, {}, [0] * (len(BUCKETS) + 1), 0.0)
+
+    def answered(self, code: int | str, seconds: float | None = None, kind: str = "") -> None:
+        """Count a request, from any thread.
+
+        Args:
+            code: HTTP status, or name of a gRPC status.
+            seconds: how long it took, from when all of it was there; None for one that was refused before.
+            kind: what went wrong, if something did.
+        """
+        with self._lock:
+            self._codes[code] += 1
+            if kind:
+                self._kinds[kind] += 1
+            if seconds is not None:
+                self._buckets[bisect_left(BUCKETS, seconds)] += 1
+                self._seconds += seconds
+
+    def snapshot(self) -> list[Any]:
+        """All counts as JSON, which `restore` takes behind the names."""
+        with self._lock:
+            names = [self.model, self.version, self.protocol]
+            return [*names, list(self._codes.items()), dict(self._kinds), list(self._buckets), self._seconds]
+
+    def take_over(self, other: "Series") -> None:
+        """Count on from another as well, but for its codes: they are those of its version."""
+        with other._lock, self._lock:
+            for kind, count in other._kinds.items():
+                self._kinds[kind] += count
+            self._buckets = [mine + its for mine, its in zip(self._buckets, other._buckets, strict=True)]
+            self._seconds += other._seconds
+
+    def restore(self, codes: Any, kinds: Any, buckets: list[int], seconds: float) -> None:
+        """Count on from a snapshot."""
+        with self._lock:
+            self._codes = defaultdict(int, codes)
+            self._kinds = defaultdict(int, kinds)
+            self._buckets, self._seconds = buckets, seconds
+
+
+class Metrics:
+    """All that one process counts, and the board of all processes.
+
+    `board` is made before the fork, with a slot for each worker, and this after it. It goes on from what its slot
+    holds.
+    """
+
+    def __init__(self, board: Board | None = None, slot: int = 0) -> None:
+        self.board, self._slot = board or Board(1), slot
+        self.catalog = Catalog()
+        self._ended: dict[tuple[str, str], float] = {}  # since when a model, and version, is not served any more
+        self.evictions = 0  # connections that were closed for others
+        self.loads: list[Callable[[], tuple[int, int]]] = []
+        """Of each server in this process: how many connections it has, and how many requests are not answered yet."""
+        self._series: dict[tuple[str, str, str], Series] = {}
+        self._watches: dict[tuple[str, str, str], tuple[str, Watch]] = {}
+        self._reloads: dict[tuple[str, str], int] = defaultdict(int)
+        self._memory = 0
+        self._cpu_before, self._started, self._looked = 0.0, _start_time(), 0.0
+        if before := self.board.read(slot):
+            self._restore(orjson.loads(before))
+        self.publish()
+
+    def series(self, model: Model | None, protocol: str = "http") -> Series:
+        """Where requests of a model are counted, or those that reach none; ask for it once, not for each request."""
+        if model is None:
+            return self._find("", "", protocol)
+        self._ended.pop((model.name, model.version), None)  # about to be served again
+        return self._find(model.name, model.version, protocol)
+
+    def watch(self, model: Model, protocol: str = "http") -> Watch:
+        """Where observations of a model are counted; anew when another policy has the same name and version."""
+        key, sha256 = (model.name, model.version, protocol), sha256_of(model)
+        if key not in self._watches or self._watches[key][0] != sha256:
+            self._watches[key] = sha256, Watch(model.policy.manifest)
+        return self._watches[key][1]
+
+    def show(self, catalog: Catalog) -> None:
+        """Tell what is served from now on."""
+        self.catalog = catalog
+        served = {(model.name, model.version) for model in self.models()}
+        self._watches = {key: watch for key, watch in self._watches.items() if key[:2] in served}
+        known = {*catalog.releases, *(entry.name for entry in catalog.entries)}
+        series, reloads = list(self._series), list(self._reloads)  # the thread that loads may add to them
+        versions = {key[:2] for key in series if key[0] and key[1]}
+        models = {(key[0], "") for key in (*series, *reloads) if key[0]}
+        now = time.monotonic()
+        ended = (versions - served) | {key for key in models if key[0] not in known}
+        # Those that this process has folded stay hidden: another one may not have.
+        lately = {key for key in self._ended if key not in served and (key[1] or key[0] not in known)}
+        self._ended = {key: self._ended.get(key, now) for key in ended | lately}
+
+    def hidden(self) -> set[tuple[str, str]]:
+        """Models and versions that have not been served for a while; a model as a whole with version ""."""
+        since = time.monotonic() - KEEP_SECONDS
+        return {key for key, ended in list(self._ended.items()) if ended < since}
+
+    def models(self) -> Iterable[Model]:
+        """What is served."""
+        for release in self.catalog.releases.values():
+            yield from release.versions.values()
+
+    def reloaded(self, model: str, version: str, result: str, reason: str = "") -> None:
+        """Count and log a change of what is served; `result` is `loaded`, `refused` or `unloaded`."""
+        self._reloads[model, result] += 1
+        level = logging.WARNING if result == "refused" else logging.INFO
+        message = f"{result} {model}{version and f' version {version}'}" + (f": {reason}" if reason else "")
+        emit("model", message, level=level, model=model, version=version, result=result, reason=reason)
+
+    def looked(self) -> None:
+        """Note that the repository was looked at, to the end."""
+        self._looked = time.time()
+
+    def publish(self) -> None:
+        """Put a snapshot in this process's slot. If it has no room, then without observations; or else not at all."""
+        self._fold()
+        snapshot = self._snapshot()
+        if not self.board.write(self._slot, orjson.dumps(snapshot)):
+            self.board.write(self._slot, orjson.dumps(snapshot | {"observed": []}))
+
+    def snapshots(self) -> list[Snapshot]:
+        """Of all processes, this one's taken now."""
+        self.publish()
+        contents = [self.board.read(slot) for slot in range(self.board.slots)]
+        return [orjson.loads(content) for content in contents if content]
+
+    def _restore(self, before: Snapshot) -> None:
+        for model, version, protocol, *counts in before["series"]:
+            self._find(model, version, protocol).restore(*counts)
+        self._reloads |= {(model, result): count for model, result, count in before["reloads"]}
+        self._cpu_before, self._started = before["cpu"], before["started"]
+        self.evictions = before["evictions"]
+
+    def _fold(self) -> None:
+        """Forget versions and models that are long gone. A model that is served keeps its totals."""
+        now = time.monotonic()
+        gone = {key for key, ended in list(self._ended.items()) if ended < now - FOLD_SECONDS}
+        if not gone:
+            return
+        for key in [key for key in list(self._series) if {key[:2], (key[0], "")} & gone]:
+            series = self._series.pop(key)
+            if (key[0], "") not in gone:
+                self._find(key[0], "", key[2]).take_over(series)
+        self._reloads = defaultdict(int, {k: count for k, count in self._reloads.items() if (k[0], "") not in gone})
+        self._ended = {key: ended for key, ended in self._ended.items() if ended > now - 2 * FOLD_SECONDS}
+
+    def _find(self, model: str, version: str, protocol: str) -> Series:
+        return self._series.setdefault((model, version, protocol), Series(model, version, protocol))
+
+    def _snapshot(self) -> Snapshot:
+        loads = [load() for load in self.loads]
+        return {
+            "series": [series.snapshot() for series in list(self._series.values())],
+            "observed": [
+                [model, version, sha256, watched.name, *moments_to_json(moments)]
+                for (model, version, _), (sha256, watch) in list(self._watches.items())
+                for watched in watch.inputs
+                if (moments := watched.moments()).total
+            ],
+            "reloads": [[model, result, count] for (model, result), count in list(self._reloads.items())],
+            "evictions": self.evictions,
+            "connections": sum(connections for connections, _ in loads),
+            "in_flight": sum(requests for _, requests in loads),
+            "cpu": self._cpu_before + time.process_time(),
+            "memory": self._resident_bytes(),
+            "started": self._started,
+            "looked": self._looked,
+        }
+
+    def _resident_bytes(self) -> int:
+        """Of this process: the last figure when no file can be opened, 0 where there is no /proc."""
+        with suppress(OSError), open("/proc/self/statm", "rb") as file:
+            self._memory = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+        return self._memory
+
+
+def sha256_of(model: Model) -> str:
+    """Of its graph."""
+    return model.policy.manifest.files[MODEL_FILE].sha256
+
+
+def _start_time() -> float:
+    """Of this process, in seconds since 1970; about now where there is no /proc."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+    except FileNotFoundError:
+        return time.time()
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")

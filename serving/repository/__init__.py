@@ -1,0 +1,1 @@
+"""Folders of bundles to a catalog of loaded models."""

@@ -1,0 +1,57 @@
+"""Loading a bundle for the server: read, checked, and warmed up."""
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from trpo_tf.serving.bundle.golden import read_golden_file
+from trpo_tf.serving.bundle.manifest import (
+    EPISODE_FILES,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    model_version,
+    read_checked,
+    read_manifest,
+)
+from trpo_tf.serving.bundle.memory import check_memory
+from trpo_tf.serving.bundle.signing import signed_copy
+from trpo_tf.serving.errors import BundleError
+from trpo_tf.serving.repository.catalog import Episode, Model
+from trpo_tf.serving.repository.discovery import Place
+from trpo_tf.serving.runtime.policy import Policy
+from trpo_tf.serving.support.regular_file import fingerprint
+from trpo_tf.serving.verify import check_golden
+
+Mark = tuple[tuple[int, ...] | None, ...]
+"""What tells a folder's content from what was there before, without reading it: the manifest's stat comes first."""
+
+
+def load_model(place: Place, public_key: str | None = None, share: int = 1) -> Model:
+    """Load a bundle, and replay its golden cases, which also warms it up. Raises `BundleError`, whatever is wrong.
+
+    It may take one of `share` equal parts of the memory that is available.
+    """
+    try:
+        with ExitStack() as stack:
+            folder = place.folder.resolve()  # one bundle, even if a link is swapped while it is read
+            if public_key is not None:
+                folder = stack.enter_context(signed_copy(folder, Path(public_key)))
+            manifest = replace(read_manifest(folder), name=place.name)
+            check_memory(manifest, share)
+            content, golden = read_checked(folder, manifest, MODEL_FILE), read_golden_file(folder, manifest)
+            videos = (file for file in EPISODE_FILES if file in manifest.files)
+            episode = next((Episode(file, read_checked(folder, manifest, file)) for file in videos), None)
+        policy = Policy(content, manifest)
+        check_golden(policy, golden)
+        return Model(place.name, place.version or model_version(manifest), policy, episode)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise BundleError(f"{place.folder} can't be loaded ({error}); export it again") from error
+
+
+def mark(folder: Path, *, deep: bool) -> Mark:
+    """The mark of the manifest alone; `deep` of every file."""
+    files = [os.path.join(base, name) for base, _, names in os.walk(folder) for name in names] if deep else []
+    return tuple(map(fingerprint, [str(folder / MANIFEST_FILE), *sorted(files)]))

@@ -1,0 +1,334 @@
+"""A folder of bundles, looked at again and again: what is new is loaded and checked, and what is gone is unloaded.
+
+docs/serving.md says what operators may rely on. Everything here may block: the server calls it in a thread, and takes
+the catalog that comes of it.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import count
+
+from trpo_tf.serving.bundle.interface import Interface, breaking_change, interface_of
+from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.errors import BundleError, quoted
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository.catalog import Catalog, Entry, Model, Release
+from trpo_tf.serving.repository.discovery import Found, Place, Source, find_places, holds_bundle, settle
+from trpo_tf.serving.repository.loading import Mark, load_model, mark
+from trpo_tf.serving.support.logs import emit
+
+OnEvent = Callable[[str, str, str, str], None]
+"""Called with model, version, result (`loaded`, `refused` or `unloaded`) and reason, in the thread that loads."""
+
+Acting = tuple[str, Interface]
+"""Version that answers for a model, and its interface."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """State of one bundle path.
+
+    Attributes:
+        model: the last that loaded.
+        reason: why the current files did not load; empty if they did.
+        refusal: why they were not even tried, if they were not.
+    """
+
+    mark: Mark
+    model: Model | None
+    reason: str = ""
+    refusal: str = ""
+    is_reported: bool = False
+
+    def is_current(self, place: Place) -> bool:
+        """Whether the model is that of the files as they are now."""
+        return self.model is not None and not self.reason and self.mark == mark(place.folder, deep=False)
+
+
+class Repository:
+    """The bundles below a folder, and the catalog of those that are loaded. For one thread at a time.
+
+    Attributes:
+        is_readable: whether the folder could be read at the last look.
+    """
+
+    def __init__(self, source: Source, options: ServeOptions, on_event: OnEvent | None = None) -> None:
+        """Load nothing yet: `start` does.
+
+        `on_event` is told of each version that is refused, and of each that is loaded or unloaded after the start.
+        """
+        self.source, self._options = source, options
+        self._is_telling, self._told = on_event is not None, frozenset[str]()
+        self._on_event = on_event or (lambda *_: None)
+        self._slots: dict[Place, Slot] = {}
+        self._interfaces: dict[Place, tuple[Mark, Interface | None]] = {}
+        self._unloaded: set[str] = set()
+        self._acted: dict[str, Acting] = {}
+        self._missed: set[str] = set()
+        self.is_readable, self._is_started = True, False
+        self.catalog = Catalog(is_strict=options.strict_readiness)
+
+    def start(self, unloaded: Iterable[str] = (), acted: Mapping[str, Acting] | None = None) -> None:
+        """Load for the first time, all but the models `unloaded`. Raises `BundleError` if none of them loads.
+
+        Versions must fit the interfaces of `acted`, which clients of another worker process have met.
+        """
+        self._unloaded.update(unloaded)
+        self._acted.update(acted or {})
+        self.refresh()
+        if self.catalog.absent and not self.catalog.releases:
+            raise BundleError(next(entry.reason for entry in self.catalog.entries if entry.name in self.catalog.absent))
+        self.refresh(patient=False)
+        self._is_started = True
+
+    def refresh(self, *, patient: bool = True) -> None:
+        """Look for what changed, and make the catalog anew.
+
+        What can't be loaded leaves the last good version in place, and is tried again once its files change. With
+        `patient` it counts as refused only if its files are still the same the next time: they may be being written.
+        """
+        found = self._find()
+        if found is None:
+            return
+        before, releases, entries = self.catalog, {}, []
+        self._missed = before.releases.keys() - found.places - found.unreadable.keys() - self._unloaded - self._missed
+        # A folder that is away for a moment is being replaced.
+        kept = self._missed | (before.releases.keys() & found.unreadable.keys())
+        for name in kept:
+            releases[name] = before.releases[name]
+            reason = found.unreadable.get(name, "its folder is gone")
+            entries += [Entry(name, version, True, _printable(reason)) for version in releases[name].versions]
+        for name, places in found.places.items():
+            models, tried = self._load_latest(name, places, patient)
+            entries += tried
+            if models:
+                releases[name] = self._release(models, before.releases.get(name))
+        wanted = {place for places in found.places.values() for place in places if place.name not in self._unloaded}
+        self._slots = {place: slot for place, slot in self._slots.items() if place in wanted or place.name in kept}
+        self._acted = {name: acted for name, acted in self._acted.items() if name not in releases}
+        self._interfaces = {place: known for place, known in self._interfaces.items() if place in wanted}
+        absent = frozenset(place.name for place in wanted) - releases.keys()
+        releases = dict(sorted(releases.items()))
+        self.catalog = Catalog(releases, tuple(entries), absent, self._options.strict_readiness)
+        for name, version in sorted(_loaded(before) - _loaded(self.catalog)):
+            self._on_event(name, version, "unloaded", "")
+
+    def load(self, name: str) -> None:
+        """Load the latest versions of a model now, also if it was unloaded.
+
+        Raises `LookupError` if there is no such model, `BundleError` if its newest version can't be loaded.
+        """
+        self._unloaded.discard(name)
+        self._slots = {place: slot for place, slot in self._slots.items() if place.name != name or not slot.reason}
+        self.refresh(patient=False)
+        newest = self._newest(name)
+        if newest.reason:
+            raise BundleError(newest.reason)
+
+    def unload(self, name: str) -> None:
+        """Unload every version of a model, until `load`. Raises `LookupError` if there is no such model."""
+        self._newest(name)
+        self._unloaded.add(name)
+        self._acted.pop(name, None)
+        self.refresh()
+
+    def acting(self, name: str) -> Acting | None:
+        """What answers for a model, or did in the process that this one takes the place of."""
+        if name not in self.catalog.releases:
+            return self._acted.get(name)
+        newest = [*self.catalog.releases[name].versions.values()][-1]
+        return newest.version, interface_of(newest.policy.manifest)
+
+    def _newest(self, name: str) -> Entry:
+        for entry in self.catalog.entries:
+            if entry.name == name:
+                return entry
+        raise LookupError(f"there is no model {quoted(name)}")
+
+    def _find(self) -> Found | None:
+        """What there is; None if that can't be seen just now."""
+        root, only = self.source
+        try:
+            if only is not None:
+                found = Found({only.name: [only] if holds_bundle(only.folder) else []}, {}, [])
+            else:
+                found = find_places(root)
+                if holds_bundle(root):
+                    found = self._find_at_root(found)
+        except OSError as error:
+            if self.is_readable:
+                self._say(f"{root} can't be read ({error.strerror}): everything stays as it is")
+            self.is_readable = False
+            return None
+        self.is_readable = True
+        for note in found.notes:
+            if note not in self._told:
+                self._say(note)
+        self._told = frozenset(found.notes)
+        return found
+
+    def _find_at_root(self, found: Found) -> Found:
+        """A manifest has come to a repository: it is a bundle then, if it was nothing yet."""
+        root = self.source.root
+        if self.catalog.releases or any(found.places.values()):
+            note = f"{root} holds a manifest since, and models: these are served until the server is started again"
+            return found._replace(notes=[*found.notes, note])
+        try:
+            self.source = settle(root)
+        except BundleError as error:  # it may be being written
+            return Found({}, {}, [str(error)])
+        return self._find() or found
+
+    def _say(self, message: str) -> None:
+        """Of several workers one tells."""
+        if self._is_telling:
+            emit("model", message, level=logging.WARNING)
+
+    def _refusals(self, name: str, places: Sequence[Place]) -> dict[Place, str]:
+        """Why versions may not take over: their clients would have to change.
+
+        A version is compared with the next older one in the folder that is not refused itself, by their manifests
+        alone, so that a server that starts refuses what one that runs did. The oldest one, and a bundle that is
+        replaced in its place, are compared with what acts.
+        """
+        acting = self.acting(name)
+        refused: dict[Place, str] = {}
+        older: Acting | None = None
+        for place in places:
+            interface, slot = self._interface(place), self._slots.get(place)
+            if interface is None:
+                continue  # loading says why
+            reason = ""
+            if slot is None or not slot.is_current(place):
+                reason = _misfit((place.version, interface), older or acting)
+            if reason:
+                refused[place] = reason
+            else:
+                older = place.version or "before", interface
+        return refused
+
+    def _interface(self, place: Place) -> Interface | None:
+        """The interface that a place's manifest declares; None if it can't be read."""
+        now = mark(place.folder, deep=False)
+        known = self._interfaces.get(place)
+        if known is None or known[0] != now:
+            try:
+                manifest = read_manifest(place.folder)
+            except BundleError:
+                known = now, None
+            else:
+                known = now, interface_of(manifest)
+                if self.source.only == place and manifest.name != place.name:
+                    self._say(f"the bundle is called {manifest.name} now; it is served as {place.name} until a restart")
+            self._interfaces[place] = known
+        return known[1]
+
+    def _load_latest(self, name: str, places: Sequence[Place], patient: bool) -> tuple[list[Model], list[Entry]]:
+        """The latest versions that can be loaded, oldest first, and an entry for each that there is, newest first."""
+        if name in self._unloaded:
+            return [], [Entry(name, place.version, False, "it was unloaded") for place in reversed(places)]
+        refusals: dict[Place, str] | None = None  # reading every manifest is put off until there is something to load
+        models: list[Model] = []
+        entries = []
+        most = self._options.versions
+        for place in reversed(places):
+            if len(models) == most:
+                self._slots.pop(place, None)
+                entries.append(Entry(name, place.version, False, f"the latest {most} are kept loaded"))
+                continue
+            known = self._slots.get(place)
+            if refusals is None and not (known and known.is_current(place)):
+                refusals = self._refusals(name, places)
+            slot = self._slots[place] = self._try(place, patient, (refusals or {}).get(place, ""))
+            if slot.model:
+                models.insert(0, slot.model)
+            version = slot.model.version if slot.model else place.version
+            entries.append(Entry(name, version, slot.model is not None, slot.reason))
+        if not models and name in self.catalog.releases:
+            *_, last = self.catalog.releases[name].versions.values()
+            return [last], [*entries, Entry(name, last.version, True, "its folder is gone")]
+        return models, entries
+
+    def _try(self, place: Place, patient: bool, change: str) -> Slot:
+        """Load what a place holds, unless it was tried before. `change`: of what clients rely on."""
+        allowed = self._options.allow_new_interface
+        refusal = "" if allowed or not change else f"{change}; --allow-new-interface lets it take over"
+        slot = self._slots.get(place)
+        if slot is None or slot.refusal != refusal or slot.mark != mark(place.folder, deep=bool(slot.reason)):
+            tried = mark(place.folder, deep=True)  # before reading: what changes meanwhile is noticed the next time
+            before = slot.model if slot else None
+            try:
+                if refusal:
+                    raise BundleError(refusal)
+                model = load_model(place, self._options.public_key, self._options.workers)
+            except BundleError as error:
+                slot = Slot(tried, before, _printable(str(error)), refusal)
+            else:
+                if change:
+                    self._say(f"{place.name} version {model.version} has another interface: {change}")
+                if self._is_started:
+                    self._on_event(place.name, model.version, "loaded", "")
+                return Slot(tried[:1], model)
+            if patient:
+                return slot
+        if slot.reason and not slot.is_reported:
+            self._on_event(place.name, place.version, "refused", slot.reason)
+            return replace(slot, is_reported=True)
+        return slot
+
+    def _release(self, models: Sequence[Model], before: Release | None) -> Release:
+        """Of the same models the release that there was, whose count goes on."""
+        if before is not None and list(before.versions.values()) == list(models):
+            return before
+        return make_release(models, self._options.canary)
+
+
+def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
+    """Versions of one name, oldest first.
+
+    The newest answers what names no version; with a canary share only that share of it, and the next older one the
+    rest. The share is exact, not drawn: with 0.1 every tenth request goes to the newest.
+    """
+    versions = {model.version: model for model in models}
+    newest, older = models[-1], models[-2:][0]
+    if not canary or len(models) == 1:
+        return Release(versions, lambda: newest)
+    share, requests = Fraction(str(canary)), count()
+
+    def choose() -> Model:
+        number = next(requests)  # atomic, for callers in threads
+        is_due = (number + 1) * share.numerator // share.denominator > number * share.numerator // share.denominator
+        return newest if is_due else older
+
+    return Release(versions, choose)
+
+
+def _misfit(candidate: Acting, acting: Acting | None) -> str:
+    """Why a version may not act in the other's place; empty if it may.
+
+    The newer of the two must answer all requests that the older one answers.
+    """
+    if acting is None:
+        return ""
+    (version, interface), (known, expected) = candidate, acting
+    if _is_older(version, known):
+        change = breaking_change(interface, expected)
+        return change and f"version {known} is acting, and differs: {change}"
+    change = breaking_change(expected, interface)
+    return change and f"{change}, as clients of version {known} expect"
+
+
+def _is_older(version: str, acting: str) -> bool:
+    """Whether both are numbers of folders, the first the smaller."""
+    return version.isdecimal() and acting.isdecimal() and int(version) < int(acting)
+
+
+def _printable(text: str) -> str:
+    """Names of files may hold bytes that are no text, which JSON has no place for."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _loaded(catalog: Catalog) -> set[tuple[str, str]]:
+    return {(name, version) for name, release in catalog.releases.items() for version in release.versions}

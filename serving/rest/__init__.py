@@ -1,0 +1,1 @@
+"""HTTP: connections, routes, and what they answer."""

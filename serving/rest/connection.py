@@ -1,0 +1,554 @@
+"""HTTP/1.1 on one connection: a uvloop protocol on httptools' parser, with every limit that a stranger must meet.
+
+The policy runs inline in the event loop: its few microseconds are cheaper than a hop to a thread. Only large bodies
+are decoded in a thread: that takes tens of milliseconds, in which others are answered.
+
+What a request may cost is bounded before it is parsed: its head, its body, all bodies together, its time, and the
+answers that its sender leaves unread. docs/serving.md lists the limits.
+"""
+
+import asyncio
+import logging
+import math
+import socket
+from concurrent.futures import Future
+from contextlib import suppress
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import httptools
+
+from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response, busy, too_large
+from trpo_tf.serving.rest.routes import Route, Steps
+from trpo_tf.serving.rest.state import Site
+from trpo_tf.serving.support.logs import emit, shown
+from trpo_tf.serving.tracing.records import Exchange, http_client, sane_id
+from trpo_tf.serving.tracing.trace_context import parse_traceparent
+
+MAX_HEAD = 16 * 1024
+"""Most bytes of a request's target and headers."""
+
+MAX_UNREAD = 2**20
+"""Bytes of answers that a client may leave unread and still be answered."""
+
+MAX_QUIET = 64 * 1024
+"""Bytes of them from which on they are counted."""
+
+MUCH = 64 * 1024
+"""Bytes received at once after which other connections have their turn."""
+
+LARGE = 256 * 1024
+"""Bytes of a body from which on it is decoded in a thread; so is any that is compressed."""
+
+Decoded = InferRequest | HttpError
+
+_NO_PARSER = httptools.HttpRequestParser(object())
+"""Of a connection that is lost."""
+
+LINGER_SECONDS = 2.0
+"""How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
+
+SWEEP_SECONDS = 0.5
+"""How often overdue connections are looked for."""
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+
+class _Aside(NamedTuple):
+    """A request that a thread decodes, and whether its connection is kept."""
+
+    decoding: Future[Decoded]
+    steps: Steps
+    keep: bool
+
+
+class Connection(asyncio.Protocol):
+    """One client. Requests are answered in the order in which they come, each as soon as it is whole.
+
+    Attributes:
+        acts_later: whether `_act` leaves a request pending.
+    """
+
+    acts_later = False
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._now = asyncio.get_running_loop().time
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._closing = self._paused = self._is_timed = self._is_deferred = False
+        self._is_pending = False  # a request that is whole waits for its answer
+        self._aside: _Aside | None = None
+        self._counted = 0  # bytes of the body, among those of all
+        self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
+        self.idle_since = self._now()
+        self.deadline = self.idle_since + site.options.timeout
+        self._await_request()
+
+    def _await_request(self) -> None:
+        self._target = b""
+        self._head: dict[bytes, bytes] = {}
+        self._route: Route | None = None
+        self._refusal: Response | None = None
+        self._body: bytes | bytearray = b""
+        self._size = 0  # of the body, kept or not
+        self._unproductive = 0  # bytes received since the request began, or since the last of its body
+        self._method = b""  # once the head is whole
+        self._is_offered = False  # another protocol
+        self._began = self._was_whole = 0.0  # when its first and its last byte were there
+        self.is_under_way = False
+
+    # The transport's side
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection."""
+        self._transport = transport
+        transport.set_write_buffer_limits(high=MAX_QUIET)
+        if self._site.observers:
+            self._client = http_client(transport)  # now, for one that has left has no address any more
+        self._checks_host = transport.get_extra_info("socket").family != socket.AF_UNIX
+        self._site.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and answer each request that is whole now."""
+        if self._closing:
+            return
+        self._unproductive += len(data)
+        try:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self._decline(memoryview(data), offer)
+        except httptools.HttpParserError as error:
+            if not self._closing:
+                self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
+        if self._closing:
+            return
+        if self.is_under_way:
+            self._bound()
+            if len(data) >= MUCH:
+                self._let_others()
+        elif not self._paused:
+            self.idle_since = self._now()
+            self.deadline = self.idle_since + self._site.options.keep_alive
+
+    def _rest(self) -> None:
+        """Wait for the next request."""
+        if not (self._closing or self._paused):
+            self.idle_since = self._now()
+            self.deadline = self.idle_since + self._site.options.keep_alive
+
+    def _decline(self, rest: memoryview, offer: httptools.HttpParserUpgrade) -> None:
+        """Go on as HTTP/1.1 after the offer of another protocol (RFC 9110, 7.8).
+
+        The parser has stopped after the head, so another one reads it again without the offer, and then the body.
+        """
+        while not self._closing:
+            rest = rest[offer.args[0] :]
+            self._head.pop(b"upgrade", None)
+            lines = b"".join(b"%b: %b\r\n" % header for header in self._head.items())
+            version = self._parser.get_http_version().encode()
+            head = b"%b %b HTTP/%b\r\n%b\r\n" % (self._method, self._target, version, lines)
+            self._await_request()
+            self._unproductive = len(rest)
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(head)
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as another:
+                offer = another
+            else:
+                return
+
+    def _let_others(self) -> None:
+        """Read on in the next round of the event loop, which would otherwise read up to 8 MB of one client at once."""
+        if not (self._closing or self._paused):
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self._paused or self._is_pending or self._transport.is_closing()):
+            self._transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
+        self._flush()
+        self._closing = True
+        return self._is_deferred
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Forget it."""
+        self._closing = True
+        self._site.dismiss(self)
+        self._site.unread -= self.unread
+        self.unread = 0
+        self._release()
+        # A parser and its connection hold each other, and the connection what TLS has buffered: free that now.
+        self._parser = _NO_PARSER
+
+    def pause_writing(self) -> None:
+        """The client doesn't read its answers: take no more requests until it does."""
+        self._paused = True
+        self._transport.pause_reading()
+        self.deadline = self._now() + self._site.options.timeout
+        self.count_unread()
+        self._site.bound_unread()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._paused = False
+        self.count_unread()
+        if not (self._closing or self._is_pending):
+            self._transport.resume_reading()
+            self.deadline = self._now() + self._site.options.timeout
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        """A request begins. One that waits is answered before it."""
+        if self._is_pending:
+            self._flush()
+        self._began = perf_counter()
+        self.is_under_way = True
+
+    def on_url(self, part: bytes) -> None:
+        """The request's target, or the next part of it."""
+        self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header. One that is there again is as if it had one list of values (RFC 9110, 5.3); trailers are left."""
+        if not self._method:
+            name, value, head = name.lower(), value.rstrip(b" \t"), self._head  # the parser leaves blanks at the end
+            if name not in head:
+                head[name] = value
+            elif len(head[name]) <= MAX_HEAD:  # a longer one is refused anyway, and to copy it each time takes seconds
+                head[name] = b"%b, %b" % (head[name], value)
+
+    def on_headers_complete(self) -> None:
+        """Judge the head. A request that is refused by it has its body thrown away, not kept."""
+        if self._closing:
+            return
+        self._method, head = self._parser.get_method(), self._head
+        if self._unproductive > MAX_HEAD and _head_size(self._target, head) > MAX_HEAD:
+            self._refuse(_HEAD_TOO_LARGE)
+            return
+        if b"upgrade" in head and self._method != b"CONNECT" and self._parser.should_upgrade():
+            self._is_offered = True
+            return
+        try:
+            self._route = self._judge()
+        except HttpError as error:
+            self._refusal = error.response
+            if self._method == b"CONNECT":
+                self._refuse(_NO_PROXY)
+            elif b"expect" in head or error.response.status in _FINAL:
+                self._refuse(error)
+        else:
+            if b"expect" in head and head[b"expect"].lower() == b"100-continue" and not self._is_old():
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _judge(self) -> Route:
+        """The route of the request. Raises `HttpError`."""
+        head = self._head
+        if head.get(b"host") not in self._site.known_hosts or self._target[0] != _SLASH:
+            self._check_host()
+        route = self._site.judge(self._target, self._method, head)
+        if b"transfer-encoding" in head:
+            if self._is_old():  # its framing is faulty (RFC 9112, 6.1): a proxy may have seen another request
+                self._refuse(HttpError(400, "HTTP/1.0 has no transfer codings"))
+            elif head[b"transfer-encoding"].lower() != b"chunked":
+                raise HttpError(501, "the only transfer coding is chunked")
+        if self._site.reserve and self in self._site.reserve and not route.is_health:
+            self._site.find_place(self, self._now())
+        return route
+
+    def _check_host(self) -> None:
+        host = self._head.get(b"host")
+        if host is None and not self._is_old():
+            raise HttpError(400, "the Host header is missing")
+        if host is not None and b"," in host:
+            raise HttpError(400, "there is more than one Host header")
+        if self._checks_host:
+            self._site.check_host(self._target, host)
+
+    def _is_old(self) -> bool:
+        return bool(self._parser.get_http_version() == "1.0")
+
+    def on_body(self, part: bytes) -> None:
+        """Keep a part of the body."""
+        if self._closing:
+            return
+        self._unproductive = 0
+        self._size += len(part)
+        if self._size > self._site.options.max_body:
+            self._refuse(too_large(self._site.options.max_body))
+        elif self._route is not None:
+            if not self._body:
+                self._body = part
+            elif isinstance(self._body, bytearray):
+                self._body += part
+            else:
+                self._body = bytearray(self._body + part)
+
+    def on_message_complete(self) -> None:
+        """Answer."""
+        if self._closing or self._is_offered:
+            return
+        if self._paused and self.unread > MAX_UNREAD:
+            self.abort()
+            return
+        self._was_whole = perf_counter()
+        if self._route is not None and self._route.choose is not None:
+            if len(self._body) > LARGE or b"content-encoding" in self._head:
+                self._decode_aside(self._route.choose())
+                return
+            if self.acts_later:
+                steps, keep = self._route.choose(), self._parser.should_keep_alive()
+                self._act(steps, steps.decode_safely(self._head, self._body), keep=keep)
+                return
+        response = self._respond()
+        if isinstance(response, asyncio.Future):
+            self._answer_later(response)
+        else:
+            self._finish(response, keep=self._parser.should_keep_alive())
+
+    def _decode_aside(self, steps: Steps) -> None:
+        """Have the body decoded in a thread, and read nothing from the client until it is answered."""
+        self.deadline, self._is_pending = math.inf, True
+        self._transport.pause_reading()
+        decoding = self._site.decoder.submit(steps.decode_safely, self._head, self._body)
+        self._aside = _Aside(decoding, steps, self._parser.should_keep_alive())
+        loop = asyncio.get_running_loop()
+
+        def decoded(done: Future[Decoded]) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile: the process ends
+                loop.call_soon_threadsafe(self._on_decoded, done)
+
+        decoding.add_done_callback(decoded)
+
+    def _on_decoded(self, done: Future[Decoded]) -> None:
+        if self._aside and self._aside.decoding is done:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Answer the request that waits, for something else to come after it. This may have to wait for the thread."""
+        aside, self._aside = self._aside, None
+        if aside is None:
+            return
+        self._is_pending = False
+        if not self._closing:
+            self._act(aside.steps, aside.decoding.result(), keep=aside.keep)
+            self._rest()
+            self._read_on()
+
+    def _act(self, steps: Steps, decoded: Decoded, *, keep: bool) -> None:
+        """Answer a request of a policy."""
+        try:
+            if isinstance(decoded, HttpError):
+                raise decoded
+            response = steps.act(steps.admit(decoded))
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            response = self._failed(steps.failure(error))
+        self._finish(response, keep=keep)
+
+    def _finish(self, response: Response, *, keep: bool) -> None:
+        keep = keep and not self._site.stopping
+        self._write(response, keep=keep)
+        if self._paused:
+            self.count_unread()
+            self._site.bound_unread()
+        self._release()
+        self._await_request()
+        self._is_timed = False
+        if not keep:
+            self._end()
+
+    def _respond(self) -> "Response | asyncio.Future[Response]":
+        if self._route is None:
+            return self._refusal or _INTERNAL_ERROR
+        try:
+            return self._route.answer(self._head, self._body)
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Response:
+        """The answer to a request that has raised `error`; the server's own fault is logged."""
+        fault: BaseException | None = error
+        response = _INTERNAL_ERROR
+        if isinstance(error, HttpError):
+            fault, response = error.__cause__, error.response
+        if fault is not None:
+            self._report(fault)
+        return response
+
+    def _report(self, fault: BaseException) -> None:
+        path = shown(self._target)
+        emit("fault", f"{path} failed", level=logging.ERROR, fault=fault, path=path)
+
+    def _answer_later(self, response: "asyncio.Future[Response]") -> None:
+        """Write what comes, and take nothing more: what followed would be answered too soon."""
+        self._closing = self._is_deferred = True
+        self.deadline = math.inf
+        self._release()
+
+        def answer(done: "asyncio.Future[Response]") -> None:
+            if error := done.exception():
+                self._report(error)
+            if not self._transport.is_closing():
+                self._write(_INTERNAL_ERROR if error else done.result(), keep=False)
+                self._end()
+
+        response.add_done_callback(answer)
+
+    def _write(self, response: Response, *, keep: bool) -> None:
+        status, body, headers, content_type, series, error = response
+        request_id = b""
+        if b"x-request-id" in self._head and (request_id := sane_id(self._head[b"x-request-id"])):
+            headers += b"x-request-id: %b\r\n" % request_id
+        if b"origin" in self._head:
+            headers += self._site.cross_origin.headers(self._head[b"origin"])
+        if not keep:
+            headers += b"connection: close\r\n"
+        elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
+            headers += b"connection: keep-alive\r\n"
+        self._transport.write(
+            b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (
+                _STATUS_LINES[status],
+                self._site.common,
+                headers,
+                content_type,
+                len(body),
+                b"" if self._method == b"HEAD" else body,
+            )
+            if status != NO_CONTENT
+            else b"%b%b%b\r\n" % (_STATUS_LINES[status], self._site.common, headers)
+        )
+        if series is None:
+            self._site.unrouted.answered(status, None, error)
+        else:
+            series.answered(status, perf_counter() - self._was_whole, error)
+        if self._site.observers:
+            self._observe(response, request_id)
+
+    def _observe(self, response: Response, request_id: bytes) -> None:
+        exchange = Exchange(
+            self._method,
+            self._target,
+            self._head if self._method else {},
+            self._route is not None,
+            response.status,
+            len(response.body),
+            response.series,
+            response.error,
+            perf_counter() - self._began if self._began else 0.0,
+            request_id,
+            parse_traceparent(self._head.get(b"traceparent", b"")),
+            self._client,
+            self._site.key_of(self._head) or "",
+        )
+        for observer in self._site.observers:
+            observer(exchange)
+
+    # What is under way, and how it ends
+
+    def _bound(self) -> None:
+        """Hold a request that isn't whole yet to its limits."""
+        if self._is_pending:
+            return
+        if not self._is_timed:
+            self._is_timed = True
+            self.deadline = self._now() + self._site.options.timeout
+        if self._unproductive > MAX_HEAD:
+            self._refuse(_HEAD_TOO_LARGE)
+            return
+        grown = len(self._body) - self._counted
+        self._counted += grown
+        self._site.buffered += grown
+        if self._site.buffered > self._site.options.max_buffered:
+            self._refuse(busy("requests"))
+
+    def _release(self) -> None:
+        self._site.buffered -= self._counted
+        self._counted = 0
+
+    def expire(self) -> None:
+        """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
+        if self._closing or self._paused:
+            self.abort()
+        elif self._is_pending:
+            self._flush()
+        elif self.is_under_way:
+            self._refuse(HttpError(408, f"the request did not arrive within {self._site.options.timeout:g} s"))
+        else:
+            self._end()
+
+    def stop(self) -> None:
+        """Close, unless a request is under way."""
+        if not (self._closing or self.is_under_way):
+            self._end()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no request, and no answer."""
+        return not (self.is_under_way or self._closing or self._paused or self._transport.get_write_buffer_size())
+
+    @property
+    def sock(self) -> Any:
+        """The transport's socket."""
+        return self._transport.get_extra_info("socket")
+
+    def count_unread(self) -> None:
+        """Count what the client leaves unread, if that is much."""
+        unread = self._transport.get_write_buffer_size() if self._paused and not self._transport.is_closing() else 0
+        self._site.unread += unread - self.unread
+        self.unread = unread
+
+    def close(self) -> None:
+        """End it, for another to have its place."""
+        self._end()
+
+    def abort(self) -> None:
+        """End it at once."""
+        self._closing = True
+        self._transport.abort()
+        self.count_unread()
+
+    def _refuse(self, error: HttpError) -> None:
+        """Answer, and take nothing more."""
+        self._flush()
+        if self._closing:
+            return
+        response = error.response
+        if self.is_under_way and self._parser.get_method() == b"HEAD":
+            response = response._replace(body=b"")  # also if the head isn't whole
+        self._write(response, keep=False)
+        self._closing = True
+        self.is_under_way = False
+        self._body = b""
+        self._release()
+        if self._transport.can_write_eof():
+            self.deadline = self._now() + LINGER_SECONDS
+            self._transport.write_eof()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Close once everything is written."""
+        self._flush()
+        self._closing = True
+        self.deadline = self._now() + self._site.options.timeout
+        self._transport.close()
+
+
+_HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
+_SLASH = ord("/")
+_NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
+_FINAL = {413, 503}
+"""Statuses of refusals by the head after which the body isn't waited for."""
+_INTERNAL_ERROR = HttpError(500, "internal error").response
+
+
+def _head_size(target: bytes, headers: dict[bytes, bytes]) -> int:
+    return len(target) + sum(len(name) + len(value) for name, value in headers.items())

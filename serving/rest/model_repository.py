@@ -1,0 +1,71 @@
+"""The protocol's model repository extension: which versions there are, and loading and unloading them when told."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import orjson
+
+from trpo_tf.serving.codecs.json_body import parse_object
+from trpo_tf.serving.errors import BundleError, RequestError
+from trpo_tf.serving.repository.catalog import Catalog
+from trpo_tf.serving.rest.responses import RETRY_SECONDS, HttpError, Response
+from trpo_tf.serving.rest.routes import Body, Headers, Route, any_model
+
+Control = Callable[[str, str], Awaitable[None]]
+"""Called with `load` or `unload` and a model's name, it returns once every worker has done so.
+
+Raises `LookupError` if there is no such model, `BundleError` if it can't be loaded, `TimeoutError`.
+"""
+
+INDEX = "/v2/repository/index"
+_STATES = {True: "READY", False: "UNAVAILABLE"}
+
+
+def control_routes(catalog: Catalog, control: Control) -> dict[str, Route]:
+    """The extension's routes; those that load and unload answer later."""
+    return {
+        INDEX: Route((b"POST",), partial(_index, catalog)),
+        **{any_model(action): Route((b"POST",), partial(_change, control, action)) for action in ("load", "unload")},
+    }
+
+
+def _index(catalog: Catalog, _headers: Headers, body: Body) -> Response:
+    """Every version that the repository holds; for `{"ready": true}` those that are loaded."""
+    only_ready = _parsed(body).get("ready", False)
+    if not isinstance(only_ready, bool):
+        raise HttpError(400, "ready must be true or false")
+    found = [
+        {"name": entry.name, "version": entry.version, "state": _STATES[entry.is_loaded], "reason": entry.reason}
+        for entry in catalog.entries
+        if entry.is_loaded or not only_ready
+    ]
+    return Response(200, orjson.dumps(found))
+
+
+def _change(control: Control, action: str, name: str, _headers: Headers, body: Body) -> "asyncio.Task[Response]":
+    parameters = _parsed(body).get("parameters", {})
+    if not isinstance(parameters, dict) or parameters.keys() - {"unload_dependents"}:
+        raise HttpError(400, "parameters are not taken: a model is loaded as it is in the repository")
+    return asyncio.ensure_future(_answer(control, action, name))
+
+
+async def _answer(control: Control, action: str, name: str) -> Response:
+    try:
+        await control(action, name)
+    except LookupError as error:
+        return HttpError(404, str(error.args[0])).response
+    except BundleError as error:
+        return HttpError(400, str(error)).response
+    except TimeoutError:
+        return HttpError(503, "not every worker has done so yet", b"retry-after: %d\r\n" % RETRY_SECONDS).response
+    return Response(200, b"{}")
+
+
+def _parsed(body: Body) -> dict[str, Any]:
+    """The body, which may be empty. Raises `HttpError`."""
+    try:
+        return parse_object(body or b"{}")
+    except RequestError as error:
+        raise HttpError(400, str(error)) from None

@@ -1,0 +1,1 @@
+"""Acting in process: observations to actions through ONNX Runtime."""

@@ -1,0 +1,65 @@
+"""Observations outside the space: refused, clipped, or left as they are."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.serving.bundle.manifest import ArraySpec
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name, structured
+
+Bounded = Callable[[Observation], Observation]
+
+
+def bounds_check(specs: Sequence[ArraySpec], mode: str) -> Bounded | None:
+    """A function from observations [batch, ...] to those that the policy may see; None if it may see all.
+
+    With mode `reject` the function raises `ValueError` for a value outside its bounds, with `clip` it moves it to the
+    nearest bound. A bound is the number that the observation's own type has for it.
+    """
+    limits = {spec.name: _limits(spec) for spec in specs if mode != "allow" and _is_bounded(spec)}
+    if not limits:
+        return None
+
+    def clip(observations: Observation) -> Observation:
+        parts = by_name(observations, specs[0].name)
+        parts.update({name: np.clip(parts[name], *limits[name]) for name in limits})
+        return structured(parts)  # type: ignore[no-any-return]
+
+    def reject(observations: Observation) -> Observation:
+        parts = by_name(observations, specs[0].name)
+        for name, (low, high) in limits.items():
+            if (parts[name] < low).any() or (parts[name] > high).any():
+                raise ValueError(f"input {name!r} is outside the observation space; its bounds are in the metadata")
+        return observations
+
+    return clip if mode == "clip" else reject
+
+
+def is_outside(values: Array, spec: ArraySpec) -> NDArray[np.bool_]:
+    """Which elements of an array [batch, ...] are outside the bounds."""
+    if not _is_bounded(spec):
+        return np.zeros(values.shape, np.bool_)
+    low, high = _limits(spec)
+    return np.asarray((values < low) | (values > high))
+
+
+def _is_bounded(spec: ArraySpec) -> bool:
+    return spec.dtype != "bool" and any(np.isfinite(bound).any() for bound in spec.bounds())
+
+
+def _limits(spec: ArraySpec) -> tuple[Array, Array]:
+    """Bounds in the spec's own type: compared with those of float64, a float32 at its bound would be beyond it."""
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):  # a bound beyond the type is none
+            low, high = (bound.astype(dtype) for bound in spec.bounds())
+        return low, high
+    info = np.iinfo(dtype)
+    low, high = (
+        np.array(
+            [int(min(max(x, info.min), info.max)) if np.isfinite(x) else end for x in bound.ravel().tolist()], dtype
+        )
+        for bound, end in zip(spec.bounds(), (info.min, info.max), strict=True)
+    )
+    return low.reshape(spec.shape), high.reshape(spec.shape)

@@ -1,0 +1,238 @@
+"""A policy in process: observations in, actions out, through ONNX Runtime."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.bundle.manifest import (
+    MODEL_FILE,
+    ArraySpec,
+    BundleError,
+    Manifest,
+    NoiseSpec,
+    read_checked,
+    read_manifest,
+)
+from trpo_tf.serving.bundle.memory import check_memory
+from trpo_tf.serving.bundle.onnx_check import check_model
+from trpo_tf.serving.bundle.signing import signed_copy
+from trpo_tf.serving.runtime.io_binding import BoundGraph
+from trpo_tf.serving.runtime.not_finite import check_finite
+from trpo_tf.serving.runtime.observations import (
+    Array,
+    Observation,
+    batch_size,
+    by_name,
+    is_finite,
+    parts_of,
+    structured,
+)
+from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
+
+# Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
+_CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+
+_ONNX_NAMES = {"float32": "float", "float64": "double"}
+"""Of types that ONNX Runtime calls otherwise than NumPy."""
+
+
+class Policy:
+    """A loaded policy. Its methods may be called from several threads at once."""
+
+    def __init__(self, model: bytes, manifest: Manifest) -> None:
+        """Open `model`, an ONNX graph with the inputs and outputs that `manifest` declares.
+
+        Raises `BundleError` if the graph isn't one that `check_model` admits, ONNX Runtime refuses it, or it disagrees
+        with the manifest.
+        """
+        check_model(model)
+        self.manifest = manifest
+        try:
+            self._session = open_session(model)
+        except Exception as error:
+            raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
+        _check_graph(self._session, manifest)
+        self._bound = BoundGraph(self._session, manifest)
+        self._takes_one = manifest.graph.batch in (None, 1)
+        self._outputs = tuple(spec.name for spec in manifest.outputs)
+
+    def act(
+        self,
+        observation: Any,
+        *,
+        deterministic: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
+        """The action for one observation, in the environment's own units, dtype and shape.
+
+        Args:
+            observation: an array of the declared dtype and shape, or a Python sequence that makes one; of a policy
+                with several inputs a dict of them, as the environment gives it or by input name.
+            deterministic: the distribution's mode; otherwise a sample.
+            rng: source of randomness of a sample; a fresh one if absent.
+
+        Raises:
+            ValueError: wrong shape, dtype or batch, a value that is not finite, or a sample of a graph without noise.
+            FloatingPointError: the action is not finite.
+        """
+        noise = None if deterministic else self._draw(1, rng)
+        if self._takes_one and (action := self._bound(observation, noise)) is not None:
+            return action
+        return self.run(as_observations(observation, self.manifest.observation, batched=False), noise)[0]
+
+    def act_batch(
+        self,
+        observations: Any,
+        *,
+        deterministic: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> Array:
+        """The actions for observations [batch, ...]; arguments and errors as in `act`."""
+        batch = as_observations(observations, self.manifest.observation, batched=True)
+        return self.run(batch, None if deterministic else self._draw(batch_size(batch), rng))
+
+    def run(self, observations: Observation, noise: Array | None = None) -> Array:
+        """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
+
+        Raises as `infer` does.
+        """
+        action = self.manifest.action.name
+        return self.infer(observations, noise, (action,))[action]
+
+    def infer(
+        self, observations: Observation, noise: Array | None = None, outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """The outputs [batch, ...] that are named, by default all of `manifest.outputs`; arguments as of `run`.
+
+        What is not named is not computed.
+
+        Raises `ValueError` for a batch or for noise that the graph doesn't take, `NotFiniteError` if an output is not
+        finite.
+        """
+        graph, rows = self.manifest.graph, batch_size(observations)
+        if graph.batch not in (None, rows):
+            raise ValueError(f"the policy was exported for batches of {graph.batch}, not {rows}")
+        feeds = by_name(observations, self.manifest.observation[0].name)
+        if noise is None and graph.noise == "required":
+            noise = np.zeros((rows, *self.manifest.noise.shape), self.manifest.noise.dtype)
+        if noise is not None:
+            if graph.noise == "none":
+                raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
+            feeds[self.manifest.noise.name] = noise
+        names = self._outputs if outputs is None else outputs
+        answers: dict[str, Array] = dict(zip(names, self._session.run(names, feeds), strict=True))
+        check_finite(answers, feeds, self.manifest)
+        return answers
+
+    def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
+        return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
+
+
+def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
+    """Load the policy of a bundle folder, after its checksum and, with a public key, its signature.
+
+    Raises `BundleError`.
+    """
+    expect(bundle, (str, os.PathLike), "bundle must be the path of a bundle's folder", BundleError)
+    folder = Path(bundle)
+    if public_key is not None:
+        expect(public_key, (str, os.PathLike), "public_key must be the path of a key", BundleError)
+        with signed_copy(folder, Path(public_key)) as copy:
+            return load(copy)
+    manifest = read_manifest(folder)
+    check_memory(manifest, only_model=True)
+    return Policy(read_checked(folder, manifest, MODEL_FILE), manifest)
+
+
+def draw_noise(spec: NoiseSpec, batch: int, rng: np.random.Generator) -> Array:
+    """Noise [batch, k] of the law that makes the graph sample its distribution."""
+    shape = (batch, *spec.shape)
+    match spec.law:
+        case "normal":
+            return rng.standard_normal(shape, np.float32).astype(spec.dtype, copy=False)
+        case "gumbel":
+            return rng.gumbel(size=shape).astype(spec.dtype)
+        case "logistic":
+            return rng.logistic(size=shape).astype(spec.dtype)
+        case law:
+            raise ValueError(f"noise law {law!r} is unknown")
+
+
+def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) -> Observation:
+    """Check observations against their specs, as [batch, ...] in the declared dtypes.
+
+    An array must have the declared dtype exactly; a Python sequence is converted. Raises `ValueError`.
+    """
+    if len(specs) == 1 and not isinstance(value, Mapping):
+        return _as_batch(value, specs[0], "observation", batched=batched)
+    named = parts_of(value, [spec.name for spec in specs])
+    missing = [spec.name for spec in specs if spec.name not in named]
+    if missing:
+        names = ", ".join(spec.name for spec in specs)
+        raise ValueError(f"observation lacks {missing[0]!r}; give a dict of {names}")
+    parts = {
+        spec.name: _as_batch(named[spec.name], spec, f"observation {spec.name!r}", batched=batched) for spec in specs
+    }
+    if len({len(part) for part in parts.values()}) > 1:
+        raise ValueError("the parts of the observation have different batch sizes")
+    return structured(parts)  # type: ignore[no-any-return]
+
+
+def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array:
+    array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec, what)
+    if array.dtype != spec.dtype:
+        raise ValueError(f"{what} has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})")
+    expected = spec.shape
+    got = array.shape[1:] if batched and array.ndim else array.shape
+    if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
+        shown = ("batch", *expected) if batched else expected
+        raise ValueError(f"{what} has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
+    if array.dtype.kind == "f" and not is_finite(array):
+        raise ValueError(f"{what} holds a value that is not finite (NaN or infinity)")
+    return np.ascontiguousarray(array if batched else array[np.newaxis])
+
+
+def _convert(value: Any, spec: ArraySpec, what: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{what} is a ragged sequence; give one number for each element") from None
+    dtype = np.dtype(spec.dtype)
+    if array.dtype.kind not in _CONVERTIBLE[dtype.kind]:
+        raise ValueError(f"{what} holds {array.dtype} values, the policy takes {spec.dtype}")
+    with np.errstate(over="ignore"):  # the check for finite values comes next
+        converted = array.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise ValueError(f"{what} holds a value out of range for {spec.dtype}")
+    return converted
+
+
+def _shape(shape: Sequence[object]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
+    inputs, noise = [*session.get_inputs(), *session.get_overridable_initializers()], manifest.noise
+    _check_tensors("input", inputs, [*manifest.observation, *([] if manifest.graph.noise == "none" else [noise])])
+    _check_tensors("output", session.get_outputs(), manifest.outputs)
+
+
+def _check_tensors(kind: str, tensors: Sequence[Any], specs: Sequence[ArraySpec | NoiseSpec]) -> None:
+    named = {tensor.name: tensor for tensor in tensors}
+    for spec in specs:
+        if spec.name not in named:
+            raise BundleError(f"{MODEL_FILE} has no {kind} {spec.name!r}, as the manifest says; export it again")
+        tensor = named[spec.name]
+        sizes = tensor.shape[1:]  # names or None where they are not fixed
+        fits = len(sizes) == len(spec.shape) and all(
+            size == expected or not isinstance(size, int) for size, expected in zip(sizes, spec.shape, strict=True)
+        )
+        if tensor.type != f"tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" or not fits:
+            raise BundleError(
+                f"{MODEL_FILE} has {kind} {spec.name!r} as {tensor.type}{_shape(tensor.shape)}, not "
+                f"{spec.dtype}{_shape(('batch', *spec.shape))} as the manifest says; export it again"
+            )

@@ -1,0 +1,1 @@
+"""Records of requests: access log, trace context, OpenTelemetry."""

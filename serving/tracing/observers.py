@@ -1,0 +1,62 @@
+"""Who is told of every request: the access log, and OpenTelemetry."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.support.logs import emit, shown
+from trpo_tf.serving.support.signals import held_back
+from trpo_tf.serving.tracing.records import Exchange, GrpcExchange, Observers
+
+
+@contextmanager
+def observers_of(options: ServeOptions) -> Iterator[Observers]:
+    """Those that the options ask for; in the end the last spans are delivered. Enter it after a fork.
+
+    Raises `ServeError` if OpenTelemetry is asked for and not installed.
+    """
+    log = Observers((log_access,), (log_call,)) if options.access_log else Observers()
+    if options.otlp_endpoint is None:
+        yield log
+        return
+    try:
+        with held_back():
+            from trpo_tf.serving.tracing.opentelemetry import Tracer
+    except ImportError as error:
+        raise ServeError(f"--otlp-endpoint: {error}; {install('tracing')}") from None
+    tracer = Tracer(options.otlp_endpoint, "https" if options.tls_cert else "http")
+    try:
+        yield Observers((*log.http, tracer.request), (*log.grpc, tracer.call))
+    finally:
+        tracer.close()
+
+
+def log_access(exchange: Exchange) -> None:
+    """Log a request and its answer."""
+    emit(
+        "request",
+        client=exchange.client,
+        key=exchange.key,
+        method=shown(exchange.method),
+        path=shown(exchange.target),
+        status=exchange.status,
+        seconds=round(exchange.seconds, 6),
+        bytes=exchange.body_bytes,
+        request_id=exchange.request_id.decode(),
+        trace_id=exchange.parent.trace_id if exchange.parent else "",
+    )
+
+
+def log_call(exchange: GrpcExchange) -> None:
+    """Log a gRPC call and its status."""
+    emit(
+        "call",
+        client=exchange.client,
+        key=exchange.key,
+        method=exchange.method,
+        code=exchange.code,
+        seconds=round(exchange.seconds, 6),
+        request_id=exchange.request_id.decode(),
+        trace_id=exchange.parent.trace_id if exchange.parent else "",
+    )

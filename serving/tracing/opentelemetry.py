@@ -1,0 +1,140 @@
+"""A span a request, sent to an OpenTelemetry collector. Imported only if one is named."""
+
+import os
+import threading
+import time
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_SCHEME
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from trpo_tf.serving import __version__
+from trpo_tf.serving.metrics.series import Series
+from trpo_tf.serving.support.logs import shown
+from trpo_tf.serving.tracing.records import Exchange, GrpcExchange
+from trpo_tf.serving.tracing.trace_context import TraceParent
+
+FLUSH_SECONDS = 3.0
+"""How long the last spans may take to be delivered when the server ends."""
+
+_METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"}
+
+_GRPC_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+"""Statuses that are the server's fault, after OpenTelemetry's conventions for gRPC."""
+
+
+class Tracer:
+    """Sends spans to `endpoint`/v1/traces, in batches and from a thread of its own; make it after a fork.
+
+    OpenTelemetry's environment variables say the rest: sampling, headers, certificates, the service's name. Without
+    them every request is recorded whose caller does not say otherwise.
+    """
+
+    def __init__(self, endpoint: str, scheme: str) -> None:
+        self._scheme = scheme
+        name = os.environ.get("OTEL_SERVICE_NAME", "trpo-tf")
+        self._provider = TracerProvider(
+            resource=Resource.create({SERVICE_NAME: name, SERVICE_VERSION: __version__}), shutdown_on_exit=False
+        )
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("trpo-tf", __version__)
+
+    def request(self, exchange: Exchange) -> None:
+        """Record a request and its answer."""
+        method = exchange.method.decode() if exchange.method in _METHODS else "_OTHER"
+        path = shown(exchange.target.partition(b"?")[0])
+        attributes: dict[str, str | int] = {
+            HTTP_REQUEST_METHOD: method,
+            HTTP_RESPONSE_STATUS_CODE: exchange.status,
+            URL_PATH: path,
+            URL_SCHEME: self._scheme,
+        }
+        if exchange.is_known:
+            attributes[HTTP_ROUTE] = path
+        if exchange.status >= 500:
+            attributes[ERROR_TYPE] = exchange.error
+        shown_method = "HTTP" if method == "_OTHER" else method
+        self._record(
+            f"{shown_method} {path}" if exchange.is_known else shown_method,
+            _context(exchange.parent, exchange.headers.get(b"tracestate", b"")),
+            attributes | _whose(exchange.series, exchange.request_id),
+            exchange.seconds,
+            is_fault=exchange.status >= 500,
+        )
+
+    def call(self, exchange: GrpcExchange) -> None:
+        """Record a gRPC call and its status."""
+        service, _, method = exchange.method.strip("/").rpartition("/")
+        attributes: dict[str, str | int] = {"rpc.system": "grpc", "rpc.grpc.status_code": exchange.number}
+        if method:
+            attributes |= {"rpc.service": service, "rpc.method": method}
+        if is_fault := exchange.code in _GRPC_FAULTS:
+            attributes[ERROR_TYPE] = exchange.kind
+        self._record(
+            exchange.method.strip("/") or "gRPC",
+            _context(exchange.parent, exchange.state),
+            attributes | _whose(exchange.series, exchange.request_id),
+            exchange.seconds,
+            is_fault=is_fault,
+        )
+
+    def _record(
+        self, name: str, context: Context, attributes: dict[str, str | int], seconds: float, *, is_fault: bool
+    ) -> None:
+        ended = time.time_ns()
+        span = self._tracer.start_span(
+            name,
+            context=context,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            start_time=ended - round(seconds * 1e9),
+        )
+        if is_fault:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(ended)
+
+    def close(self) -> None:
+        """Deliver what is left, if the collector takes it within `FLUSH_SECONDS`."""
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(FLUSH_SECONDS)
+
+
+def _whose(series: Series | None, request_id: bytes) -> dict[str, str | int]:
+    """Attributes of the model that was asked, and the client's own name for the request."""
+    whose: dict[str, str | int] = {}
+    if series is not None and series.model:
+        whose |= {"trpo_tf.model.name": series.model, "trpo_tf.model.version": series.version}
+    if request_id:
+        whose["trpo_tf.request_id"] = request_id.decode()
+    return whose
+
+
+def _context(parent: TraceParent | None, state: bytes) -> Context:
+    """The caller's span, or an empty context: never what this thread happens to have."""
+    if parent is None:
+        return Context()
+    return trace.set_span_in_context(
+        NonRecordingSpan(
+            SpanContext(
+                int(parent.trace_id, 16),
+                int(parent.span_id, 16),
+                is_remote=True,
+                trace_flags=TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT),
+                trace_state=TraceState.from_header([state.decode("ascii", "replace")]),
+            )
+        ),
+        Context(),
+    )

@@ -1,0 +1,1 @@
+"""Processes: the start, the supervisor, and one worker."""

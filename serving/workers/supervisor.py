@@ -1,0 +1,338 @@
+"""The parent of several workers: it forks them, restarts those that die, and passes on requests to load a model.
+
+Parent and workers exchange messages (`serving.workers.messages`):
+
+- A worker sends `ready` or `failed` when it starts, and `reloaded` when it has new credentials.
+- It sends `ask` when a client wants a model loaded or unloaded, and `done` when it has done so itself.
+- It sends `acts` with the interface of each model, which a worker that replaces it keeps to.
+- The parent sends `do` to all workers, `answer` to the one that asked, `reload` after SIGHUP, and `stop`.
+- Every second the parent sends `ping`. The worker's event loop answers `pong`; a worker that does not is replaced.
+
+A worker whose socket closes has lost its parent, and stops.
+"""
+
+import itertools
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from trpo_tf.serving.errors import BundleError, reason_of
+from trpo_tf.serving.listening.credentials import Credentials
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.support.logs import configure_worker, emit, flush
+from trpo_tf.serving.support.signals import was_told
+from trpo_tf.serving.workers.context import WorkerContext, announce
+from trpo_tf.serving.workers.messages import MOST_TEXT, open_channel, receive, send
+
+RESTART_SECONDS = 1.0
+"""A worker is started at most this often."""
+
+KILL_SECONDS = 5.0
+"""How much longer than `drain` a worker may take to end."""
+
+PING_SECONDS = 1.0
+"""How often a worker is asked for a sign of life."""
+
+MOST_PINGS = 5
+"""Pings in a row that a worker may leave unanswered. Counted, not timed: a parent that was itself stopped goes on
+counting where it was, and has read the answers by then.
+"""
+
+START_SECONDS, START_FACTOR = 60.0, 10.0
+"""How long a worker that takes another's place may take to load: this, and so many times as long as others took."""
+
+STOP_SECONDS = 2.0
+"""How long a worker that is to end at once may take."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass
+class _Worker:
+    pid: int
+    channel: socket.socket
+    started: float
+    is_ready: bool = False
+    unanswered: int = 0
+    is_killed: bool = False
+
+
+@dataclass
+class _Asked:
+    """A load or unload under way: who asked, under which number, and who hasn't done it yet."""
+
+    index: int
+    number: int
+    action: str
+    name: str
+    waiting: set[int]
+    error: list[str] | None = None
+
+
+@dataclass
+class Supervisor:
+    """Workers by their index, and what is going on among them."""
+
+    options: ServeOptions
+    work: Callable[[WorkerContext], None]
+    credentials: Credentials
+    listeners: Sequence[socket.socket]
+    places: Sequence[str]
+    workers: dict[int, _Worker] = field(default_factory=dict)
+    due: dict[int, float] = field(default_factory=dict)  # when to start a worker again
+    asked: dict[int, _Asked] = field(default_factory=dict)
+    unloaded: set[str] = field(default_factory=set)
+    acted: dict[str, Any] = field(default_factory=dict)
+    settled: Any = None
+    failure: str = ""
+    is_announced: bool = False
+    stop_signals: int = 0
+    deadline: float = 0.0
+    ping_due: float = 0.0
+    slowest_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.numbers = itertools.count()
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT, and all workers have ended. Raises `ServeError` if one can't start at first."""
+        with _signals() as woken, self.selector:
+            self.selector.register(woken, selectors.EVENT_READ)
+            if not was_told():
+                self.start(0)  # alone, so that what is wrong with all of them is said once
+            while self.workers or (self.due and not self.stop_signals):
+                for key, _ in self.selector.select(self.patience()):
+                    if key.fileobj is woken:
+                        for number in woken.recv(64):
+                            self.reload() if number == signal.SIGHUP else self.stop()
+                    else:
+                        self.hear(key.data)
+                self.keep_time()
+        if self.failure and not self.is_announced:
+            raise ServeError(self.failure)
+
+    def start(self, index: int) -> None:
+        """Fork a worker. Raises `OSError` if the system has no process, or no files, for it."""
+        ours, theirs = open_channel()
+        context = WorkerContext(index, theirs, self.settled, tuple(self.unloaded), self.acted)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            said = f"no process can be started ({error.strerror}); raise the limit of processes (ulimit -u)"
+            raise ServeError(said) from None
+        if pid == 0:
+            # Another worker must see its channel close when the parent dies, so this one keeps none of them open.
+            for channel in (ours, *(worker.channel for worker in self.workers.values())):
+                channel.close()
+            _be_worker(self.work, context)
+        theirs.close()
+        self.due.pop(index, None)
+        self.workers[index] = _Worker(pid, ours, time.monotonic())
+        self.selector.register(ours, selectors.EVENT_READ, index)
+
+    def start_again(self, index: int, now: float) -> None:
+        """Start a worker in another's place; if that can't be done now, later."""
+        try:
+            self.start(index)
+        except OSError as error:
+            self.due[index] = now + RESTART_SECONDS
+            message = f"worker {index} can't be started, and is tried again: {error}"
+            emit("worker", message, level=logging.WARNING, worker=index)
+
+    def hear(self, index: int) -> None:
+        """Take a worker's message, or notice its end."""
+        worker = self.workers[index]
+        worker.unanswered = 0
+        match receive(worker.channel):
+            case None:
+                self.bury(index)
+            case {"ready": names, "count": count, "settled": settled}:
+                worker.is_ready = True
+                self.slowest_start = max(self.slowest_start, time.monotonic() - worker.started)
+                self.settled = settled
+                self.welcome(names, count)
+            case {"acts": changed}:
+                self.acted = {name: acts for name, acts in (self.acted | changed).items() if acts}
+            case {"reloaded": True}:
+                self.credentials.refresh()
+            case {"failed": text}:
+                self.failure = text
+                if self.is_announced:
+                    emit("worker", f"worker {index} can't start: {text}", level=logging.WARNING, worker=index)
+            case {"ask": number, "action": action, "name": name}:
+                self.spread(_Asked(index, number, action, name, set(self.workers)))
+            case {"done": number, "error": error}:
+                self.settle(number, index, error)
+
+    def welcome(self, names: list[str], count: int) -> None:
+        """After the first worker start the others; with the last, say that all are there."""
+        if self.is_announced or self.stop_signals:
+            return
+        for index in range(self.options.workers):
+            if index not in self.workers:
+                self.start(index)
+        if all(worker.is_ready for worker in self.workers.values()):
+            self.is_announced = True
+            announce(names, count, self.places)
+
+    def bury(self, index: int) -> None:
+        """A worker has ended: start another, unless that was to be expected."""
+        worker = self.workers.pop(index)
+        self.selector.unregister(worker.channel)
+        worker.channel.close()
+        status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
+        for number in list(self.asked):
+            self.settle(number, index, None)
+        if self.stop_signals:
+            return
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if not self.is_announced:
+            self.failure = self.failure or f"worker {index} {how} before it was ready"
+            self.stop()
+            return
+        message = f"worker {index} (process {worker.pid}) {how}; another takes its place"
+        emit("worker", message, level=logging.WARNING, worker=index, process=worker.pid)
+        self.due[index] = worker.started + RESTART_SECONDS
+
+    def spread(self, asked: _Asked) -> None:
+        """Have all workers load or unload a model; those that come later as well."""
+        number = next(self.numbers)
+        self.asked[number] = asked
+        (self.unloaded.add if asked.action == "unload" else self.unloaded.discard)(asked.name)
+        for index in self.workers:
+            self.tell(index, {"do": number, "action": asked.action, "name": asked.name})
+
+    def settle(self, number: int, index: int, error: list[str] | None) -> None:
+        """A worker has loaded or unloaded a model, or won't any more; after the last, answer the one that asked."""
+        asked = self.asked[number]
+        asked.waiting.discard(index)
+        asked.error = asked.error or error
+        if not asked.waiting:
+            del self.asked[number]
+            if asked.error and asked.action == "unload":
+                self.unloaded.discard(asked.name)
+            self.tell(asked.index, {"answer": asked.number, "error": asked.error})
+
+    def tell(self, index: int, message: dict[str, Any]) -> None:
+        """Send a message. One that has died, or hangs, doesn't get it."""
+        if index in self.workers:
+            send(self.workers[index].channel, message)
+
+    def reload(self) -> None:
+        """Have all workers read keys and certificates again."""
+        for index in self.workers:
+            self.tell(index, {"reload": True})
+
+    def stop(self) -> None:
+        """Let the workers finish what is under way; told again, let them end at once."""
+        if not self.stop_signals:
+            self.deadline = time.monotonic() + self.options.drain + KILL_SECONDS
+            for listener in self.listeners:
+                listener.close()  # each worker has its own, and closes it when it has taken what waits there
+        else:
+            self.deadline = min(self.deadline, time.monotonic() + STOP_SECONDS)
+        self.stop_signals += 1
+        for index, worker in self.workers.items():
+            self.tell(index, {"stop": True})
+            if not worker.is_ready:
+                os.kill(worker.pid, signal.SIGTERM)  # it may be loading for long, and has no requests
+
+    def patience(self) -> float | None:
+        """Seconds until something is due."""
+        times = [self.deadline] if self.stop_signals else [self.ping_due, *self.due.values()]
+        return max(0.0, min(times) - time.monotonic())
+
+    def keep_time(self) -> None:
+        """Start the workers that are due, and kill those that don't end."""
+        now = time.monotonic()
+        if self.stop_signals:
+            if now > self.deadline:
+                for worker in self.workers.values():
+                    os.kill(worker.pid, signal.SIGKILL)
+            return
+        for index, when in list(self.due.items()):
+            if now >= when:
+                self.start_again(index, now)
+        if now >= self.ping_due:
+            self.ping_due = now + PING_SECONDS
+            for index, worker in self.workers.items():
+                self.ping(index, worker, now)
+
+    def ping(self, index: int, worker: _Worker, now: float) -> None:
+        """Ask a worker for a sign of life, or kill it if it has given none for too long."""
+        if worker.is_ready:
+            is_hung, what = worker.unanswered >= MOST_PINGS, "does not answer"
+        else:
+            most = START_SECONDS + START_FACTOR * self.slowest_start
+            is_hung, what = self.is_announced and now - worker.started > most, "takes too long to start"
+        if is_hung and not worker.is_killed:
+            worker.is_killed = True
+            message = f"worker {index} (process {worker.pid}) {what}, and is killed"
+            emit("worker", message, level=logging.WARNING, worker=index, process=worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+        elif worker.is_ready:
+            worker.unanswered += 1
+            self.tell(index, {"ping": True})
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """A socket that the number of each SIGTERM, SIGINT and SIGHUP comes from, as a byte."""
+    woken, waker = socket.socketpair()
+    waker.setblocking(False)
+    with woken, waker:
+        handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
+        before = signal.set_wakeup_fd(waker.fileno())
+        try:
+            yield woken
+        finally:
+            signal.set_wakeup_fd(before)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Have the signal written to the socket, rather than end the process."""
+
+
+def _be_worker(work: Callable[[WorkerContext], None], context: WorkerContext) -> None:
+    """Work, in a process just forked; it ends here, so that nothing of the parent's is cleaned up twice."""
+    status = 1
+    try:
+        configure_worker(context.worker_index)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
+        work(context)
+        status = 0
+    except (BundleError, OSError, ImportError, MemoryError) as error:
+        if context.channel is not None:
+            send(context.channel, {"failed": reason_of(error)[:MOST_TEXT]})
+        status = 2
+    except Exception as error:  # noqa: BLE001 (it is logged)
+        emit("fault", f"worker {context.worker_index} failed", level=logging.ERROR, fault=error)
+    finally:
+        flush()
+        os._exit(status)
+
+
+def supervise(
+    options: ServeOptions,
+    work: Callable[[WorkerContext], None],
+    credentials: Credentials,
+    listeners: Sequence[socket.socket],
+    places: Sequence[str],
+) -> None:
+    """Run `options.workers` processes of `work` until SIGTERM or SIGINT. Raises `ServeError`."""
+    Supervisor(options, work, credentials, listeners, places).run()

@@ -1,0 +1,373 @@
+"""One process that answers: its models, which follow the repository, its connections, and its end."""
+
+import asyncio
+import itertools
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from trpo_tf.serving.bundle.interface import from_json, to_json
+from trpo_tf.serving.errors import BundleError, install
+from trpo_tf.serving.inference.batching import Gatherer
+from trpo_tf.serving.listening.accepting import TlsAcceptor
+from trpo_tf.serving.listening.credentials import Credentials
+from trpo_tf.serving.listening.open_files import FileWatch
+from trpo_tf.serving.listening.reloading import Reloader
+from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPort, refuse_new
+from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.repository.catalog import Release
+from trpo_tf.serving.repository.discovery import Place, Source, settle
+from trpo_tf.serving.repository.look_thread import LookThread
+from trpo_tf.serving.repository.repository import Repository
+from trpo_tf.serving.rest.batched_connection import GatheringConnection
+from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
+from trpo_tf.serving.rest.model_repository import control_routes
+from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, without_readiness
+from trpo_tf.serving.rest.state import Site
+from trpo_tf.serving.support.allocation import return_large_blocks
+from trpo_tf.serving.support.logs import emit
+from trpo_tf.serving.support.signals import was_told
+from trpo_tf.serving.tracing.observers import observers_of
+from trpo_tf.serving.tracing.records import Observers
+from trpo_tf.serving.workers.context import MOST_NAMES, WorkerContext, announce
+from trpo_tf.serving.workers.messages import MOST_TEXT, receive, send
+
+if TYPE_CHECKING:
+    from trpo_tf.serving.grpc.server import GrpcServer
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread that loads a model may keep Python from the event loop: a tenth of what it could by default."""
+
+LEAVE_SECONDS = 0.5
+"""How long after SIGTERM connections are still taken: who asks must have time to learn that it isn't ready any more."""
+
+ACCEPT_SECONDS, ACCEPT_TURNS = 0.1, 10
+"""How long to accept those who had connected when the door was shut, in turns of the event loop: of a process that did
+not run for a while, the first thing that it sees is that the time is over.
+"""
+
+ASK_SECONDS = 1.0
+"""How long they, and who is connected already, may take to ask. All are answered, and closed then."""
+
+NAMES_AT_ONCE = 32
+"""Models of which one message tells what answers."""
+
+CONTROL_SECONDS = 30.0
+"""How long to wait until all workers have loaded or unloaded a model."""
+
+_ERRORS: dict[str, type[Exception]] = {"unknown": LookupError, "refused": BundleError}
+
+
+def work(
+    path: Path,
+    options: ServeOptions,
+    credentials: Credentials,
+    listeners: list[socket.socket],
+    places: list[str],
+    grpc_port: GrpcPort | None,
+    context: WorkerContext,
+    board: Board,
+) -> None:
+    """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
+    return_large_blocks()
+    source = settle(path) if context.settled is None else _from_json(context.settled)
+    metrics = Metrics(board, context.worker_index)
+    # Every worker sees the same folder, so one of them tells what comes of it.
+    repository = Repository(source, options, metrics.reloaded if context.worker_index == 0 else None)
+    try:
+        repository.start(
+            context.unloaded, {name: (version, from_json(acted)) for name, (version, acted) in context.acted.items()}
+        )
+    except BundleError:
+        if context.settled is None:
+            raise
+        # Started for one that died, or beside others: not ready is better than not there.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with observers_of(options) as observers:
+        loop = uvloop.new_event_loop()
+        try:
+            loop.run_until_complete(
+                Worker(repository, options, credentials, context, metrics, observers).run(listeners, places, grpc_port)
+            )
+        finally:
+            loop.close()
+
+
+class Worker:
+    """The site, kept in step with the repository; `context.worker_index` tells this process from the other workers.
+
+    Attributes:
+        catalog: what answers now. It changes together with the site's routes, in the event loop.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        options: ServeOptions,
+        credentials: Credentials,
+        context: WorkerContext,
+        metrics: Metrics,
+        observers: Observers,
+    ) -> None:
+        self._repository, self._options, self._context, self._metrics = repository, options, context, metrics
+        self._tls = credentials.tls
+        self._acceptor: TlsAcceptor | None = None
+        self._changing, self._looks = asyncio.Lock(), LookThread()
+        self._stopping, self._at_once, self._is_told = asyncio.Event(), asyncio.Event(), False
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._observers = observers
+        self.catalog = repository.catalog
+        self._release_routes: ReleaseRoutes = {}
+        self.site = Site(self._routes(), options, metrics, credentials.keys, observers)
+        self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=context.worker_index == 0)
+        self._gatherer = Gatherer(options.max_batch) if options.batching else None
+        metrics.show(self.catalog)
+        if options.poll:
+            metrics.looked()
+
+    async def run(self, listeners: list[socket.socket], places: list[str], grpc_port: GrpcPort | None) -> None:
+        """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
+        self._listen_to_signals()
+        if was_told():
+            self._stop()
+        grpc_server = self._grpc_server() if grpc_port else None
+        if grpc_server and grpc_port:
+            await grpc_server.start(grpc_port)
+        servers = await self._listen(listeners)
+        sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
+        self._reloader.start()
+        self._say_ready(places)
+        await self._stopping.wait()
+        following.cancel()
+        self.site.routes = without_readiness(self.site.routes)
+        ending = asyncio.ensure_future(grpc_server.stop(self._at_once)) if grpc_server else None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
+        for listener in listeners:
+            refuse_new(listener)
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(ACCEPT_SECONDS / ACCEPT_TURNS)
+        for server in servers:
+            server.close()
+        # Not before: who is told to close its connection makes another, and where `refuse_new` may not do what it
+        # does, in a container for example, those on their way when the door is shut are lost.
+        self.site.stopping = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied(), ASK_SECONDS)
+        if self._acceptor:
+            self._acceptor.abort()
+        self.site.stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied(), self._options.drain)
+        if ending:
+            await ending
+        sweeping.cancel()
+        for connection in list(self.site.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        if not self._at_once.is_set():
+            self._looks.finish()
+
+    async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
+        """Take connections from now on."""
+        connect: Callable[[], Connection] = partial(Connection, self.site)
+        if self._gatherer:
+            connect = partial(GatheringConnection, self.site, self._gatherer)
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
+        most, connections = self._options.max_connections, self.site.connections
+
+        def evicted() -> None:
+            self._metrics.evictions += 1
+
+        def room() -> int:
+            return most - len(connections)
+
+        acceptor = TlsAcceptor(connect, listeners, self._tls, self._options.timeout, room, evicted)
+        self._metrics.loads.append(lambda: (acceptor.pending, 0))
+        self._acceptor = acceptor
+        return [acceptor]
+
+    def _grpc_server(self) -> "GrpcServer":
+        """Raises `ServeError` if gRPC is not installed."""
+        try:
+            from trpo_tf.serving.grpc.server import GrpcServer
+        except ImportError as error:
+            raise ServeError(f"--grpc-port needs {error.name}; {install('grpc')}") from None
+        return GrpcServer(
+            lambda: self.catalog,
+            self._options,
+            self._metrics,
+            self.site.keys,
+            self._gatherer,
+            self._observers,
+            self._tls,
+        )
+
+    # The models
+
+    def _routes(self) -> dict[str, Route]:
+        catalog = self._repository.catalog
+        routes = make_routes(catalog, self._options, self._metrics, self._release_routes)
+        if self._options.repository_api:
+            routes |= control_routes(catalog, self._change if self._context.channel is None else self._ask)
+        return routes
+
+    async def _follow(self) -> None:
+        """Look at the repository again and again."""
+        while self._options.poll:
+            await asyncio.sleep(self._options.poll)
+            try:
+                await self._swap(self._repository.refresh)
+                if self._repository.is_readable:
+                    self._metrics.looked()
+            except Exception as error:  # noqa: BLE001 (it is logged)
+                message = "the repository can't be followed; it is looked at again"
+                emit("fault", message, level=logging.ERROR, fault=error)
+
+    async def _change(self, action: str, name: str) -> None:
+        """Load or unload a model here. Raises `LookupError` and `BundleError`."""
+        await self._swap(partial({"load": self._repository.load, "unload": self._repository.unload}[action], name))
+
+    async def _swap(self, change: Callable[[], None]) -> None:
+        """Change the catalog, and put the routes that come of it in the place of those that were.
+
+        All in a thread but the last step, which the event loop takes between two requests: each is answered from
+        the routes that it found.
+        """
+        async with self._changing:
+            try:
+                await self._looks.run(change)
+            finally:
+                if self._repository.catalog != self.catalog:
+                    routes = await self._looks.run(self._routes)
+                    self._say_acting(self.catalog.releases)
+                    self.catalog = self._repository.catalog
+                    self._metrics.show(self.catalog)
+                    if not self._stopping.is_set():
+                        self.site.routes = routes
+
+    # The other workers
+
+    async def _ask(self, action: str, name: str) -> None:
+        """Load or unload a model in every worker. Raises `LookupError`, `BundleError` and `TimeoutError`."""
+        number = next(self._numbers)
+        self._asked[number] = asyncio.get_running_loop().create_future()
+        self._tell({"ask": number, "action": action, "name": name})
+        try:
+            error = await asyncio.wait_for(self._asked[number], CONTROL_SECONDS)
+        finally:
+            del self._asked[number]
+        if error:
+            raise _ERRORS[error[0]](error[1])
+
+    async def _do(self, number: int, action: str, name: str) -> None:
+        error = None
+        try:
+            await self._change(action, name)
+        except LookupError as unknown:
+            error = ["unknown", str(unknown.args[0])[:MOST_TEXT]]
+        except BundleError as refused:
+            error = ["refused", str(refused)[:MOST_TEXT]]
+        self._tell({"done": number, "error": error})
+
+    def _hear(self, channel: socket.socket) -> None:
+        match receive(channel):
+            case {"do": number, "action": action, "name": name}:
+                task = asyncio.ensure_future(self._do(number, action, name))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case {"answer": number, "error": error} if number in self._asked:
+                self._asked[number].set_result(error)
+            case {"ping": True}:
+                self._tell({"pong": True})
+            case {"reload": True}:
+                self._reloader.ask()
+            case {"stop": True}:
+                self._stop()
+            case None:
+                asyncio.get_running_loop().remove_reader(channel)
+                self._stop()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._context.channel is not None:
+            send(self._context.channel, message)
+
+    def _say_ready(self, places: list[str]) -> None:
+        names, (root, only) = list(self.catalog.releases), self._repository.source
+        shown, count = names[:MOST_NAMES], len(names)
+        if self._context.channel is None:
+            announce(shown, count, places)
+        settled = [str(root), only and [only.name, str(only.folder)]]
+        self._tell({"ready": shown, "count": count, "settled": settled})
+        self._say_acting({})
+
+    def _say_acting(self, before: Mapping[str, Release]) -> None:
+        """Tell the parent what answers for each model that changed, some models at a time: packets must be small."""
+        after, changed = self._repository.catalog.releases, {}
+        for name in before.keys() | after.keys():
+            if before.get(name) is not after.get(name):
+                acting = self._repository.acting(name)
+                changed[name] = acting and [acting[0], to_json(acting[1])]
+        names = list(changed)
+        for first in range(0, len(names), NAMES_AT_ONCE):
+            self._tell({"acts": {name: changed[name] for name in names[first : first + NAMES_AT_ONCE]}})
+
+    def _say_reloaded(self) -> None:
+        """Tell the parent, so that a worker which it starts later has the same keys and certificates."""
+        if self._context.worker_index == 0:
+            self._tell({"reloaded": True})
+
+    # The end
+
+    def _listen_to_signals(self) -> None:
+        loop, channel = asyncio.get_running_loop(), self._context.channel
+        if channel is None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+            return
+        # The parent says when to stop, and when at once. Service managers signal every process beside it: that
+        # counts once.
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_reader(channel, self._hear, channel)
+
+    def _stop(self) -> None:
+        if self._is_told:
+            self._at_once.set()
+        self._is_told = True
+        self._stopping.set()
+
+    async def _sweep(self) -> None:
+        files = FileWatch(self._options)
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.site.sweep(asyncio.get_running_loop().time())
+            files.look(len(self.site.connections) + (self._acceptor.pending if self._acceptor else 0))
+
+    async def _emptied(self) -> None:
+        """Wait until no connection is left, or it is to end at once."""
+        while (self.site.connections or self._shakes_hands()) and not self._at_once.is_set():
+            await asyncio.sleep(0.01)
+
+    def _shakes_hands(self) -> bool:
+        """Whether a client has connected that hasn't been able to ask yet."""
+        return self._acceptor is not None and self._acceptor.pending > 0
+
+
+def _from_json(settled: Any) -> Source:
+    root, only = settled
+    return Source(Path(root), only and Place(only[0], "", Path(only[1])))
