@@ -37,7 +37,7 @@ from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata
 from trpo_tf.serving.grpc.listener import make_server, open_port
 from trpo_tf.serving.inference.admission import Admission, admission
-from trpo_tf.serving.inference.batching import Gatherer
+from trpo_tf.serving.inference.batching import Batcher
 from trpo_tf.serving.keys import KeyRing, refusal
 from trpo_tf.serving.listening.sockets import GrpcPort
 from trpo_tf.serving.listening.tls import Tls
@@ -48,7 +48,7 @@ from trpo_tf.serving.runtime.not_finite import NotFiniteError
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.support.logs import emit
-from trpo_tf.serving.tracing.records import NOBODY, GrpcExchange, Observers, grpc_client, sane_id
+from trpo_tf.serving.tracing.records import NO_OBSERVERS, CallRecord, Observers, grpc_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
 
 WATCH_SECONDS = 0.5
@@ -122,8 +122,8 @@ class GrpcServer:
         options: ServeOptions,
         metrics: Metrics,
         keys: KeyRing | None = None,
-        gatherer: Gatherer | None = None,
-        observers: Observers = NOBODY,
+        batcher: Batcher | None = None,
+        observers: Observers = NO_OBSERVERS,
         tls: Tls | None = None,
     ) -> None:
         """Nothing is listened on until `start`; to be made and used in the event loop."""
@@ -136,7 +136,7 @@ class GrpcServer:
         self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
         self._open_turns = Turns(OPEN_MESSAGES, most)
         self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
-        self._gatherer, self._observers, self.keys = gatherer, observers.grpc, keys
+        self._batcher, self._observers, self.keys = batcher, observers.grpc, keys
         self._desks: WeakKeyDictionary[Policy, _Desk] = WeakKeyDictionary()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
@@ -285,7 +285,7 @@ class GrpcServer:
     ) -> None:
         """Tell who observes. Binary metadata is not for them."""
         given = {key: value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
-        exchange = GrpcExchange(
+        record = CallRecord(
             method,
             code.name,
             code.value[0],
@@ -299,7 +299,7 @@ class GrpcServer:
             (self.keys and self.keys.name_of(given.get("authorization", b""))) or "",
         )
         for observe in self._observers:
-            observe(exchange)
+            observe(record)
 
     async def _read(self, call: Call, context: Any, turns: Turns) -> Message:
         content = await turns.read(context, self._options.timeout)
@@ -328,10 +328,10 @@ class GrpcServer:
         return encode_infer(await self._act(model.policy, asked), asked, request.id, model)
 
     async def _act(self, policy: Policy, asked: InferRequest) -> dict[str, Array]:
-        if self._gatherer is None:
+        if self._batcher is None:
             return policy.infer(asked.observations, asked.noise, [*asked.outputs])
         answered: asyncio.Future[dict[str, Array] | Exception] = asyncio.get_running_loop().create_future()
-        self._gatherer.add(policy, asked, lambda answers: None if answered.done() else answered.set_result(answers))
+        self._batcher.add(policy, asked, lambda answers: None if answered.done() else answered.set_result(answers))
         if isinstance(answers := await answered, Exception):
             raise answers
         return answers

@@ -29,7 +29,7 @@ class Waiting(NamedTuple):
     done: Done
 
 
-class Gatherer:
+class Batcher:
     """Gathers requests, and runs them together. Of the event loop's thread alone."""
 
     def __init__(self, max_batch: int) -> None:

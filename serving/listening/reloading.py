@@ -57,11 +57,11 @@ class Reloader:
             is_asked = self._asked.wait(LOOK_SECONDS)
             self._asked.clear()
             for number, followed in enumerate(self._followed):
-                mark = [fingerprint(file) for file in followed.files]
-                is_due = mark == self._seen[number] != self._tried[number]
-                self._seen[number] = mark
+                found = [fingerprint(file) for file in followed.files]
+                is_due = found == self._seen[number] != self._tried[number]
+                self._seen[number] = found
                 if is_asked or is_due:
-                    self._tried[number] = mark
+                    self._tried[number] = found
                     self._reload(followed, is_asked=is_asked)
 
     def _reload(self, followed: Followed, *, is_asked: bool) -> None:

@@ -43,11 +43,11 @@ class GrpcPort:
 
     def __init__(self, claimed: list[socket.socket], *, is_shared: bool) -> None:
         self.number, self.is_shared = _port_of(claimed), is_shared
-        places = [Address(listener.family, listener.getsockname()) for listener in claimed]
-        self.addresses = [f"{bracketed(place.host)}:{self.number}" for place in places]
+        bound = [Address(listener.family, listener.getsockname()) for listener in claimed]
+        self.addresses = [f"{bracketed(place.host)}:{self.number}" for place in bound]
         _close(claimed)
-        self._kept = [_bind(place, self.number, is_shared=True) for place in places]
-        self._is_ipv4_alone = places[0].host == ANY_IPV4
+        self._kept = [_bind(place, self.number, is_shared=True) for place in bound]
+        self._is_ipv4_alone = bound[0].host == ANY_IPV4
         for kept in self._kept:
             # With the option set only a socket that listens would keep a port from others.
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -79,7 +79,7 @@ class Listening(NamedTuple):
     """
 
     workers: list[list[socket.socket]]
-    places: list[str]
+    urls: list[str]
     grpc: GrpcPort | None
 
 
@@ -92,7 +92,7 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
     first accepts all. A Unix socket can't be opened twice, so workers do inherit it.
     """
     workers: list[list[socket.socket]] = [[] for _ in range(options.workers)]
-    places, grpc = [], None
+    urls, grpc = [], None
     secure = "s" if options.tls_cert else ""
     with ExitStack() as stack:
         if (port := options.tcp_port) is not None:
@@ -100,17 +100,17 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
             for own, listening in zip(workers, opened, strict=True):
                 stack.callback(_close, listening)
                 own.extend(listening)
-            places.append(url_of(f"http{secure}", options.host, _port_of(opened[0])))
+            urls.append(url_of(f"http{secure}", options.host, _port_of(opened[0])))
         if options.uds is not None:
             listener = stack.enter_context(listen_on_path(options.uds))
             for own in workers:
                 own.append(listener)
-            places.append(f"unix:{options.uds}")
+            urls.append(f"unix:{options.uds}")
         if options.grpc_port >= 0:
             grpc = claim_grpc_port(options)
             stack.callback(grpc.close)
-            places.append(url_of(f"grpc{secure}", options.host, grpc.number))
-        yield Listening(workers, places, grpc)
+            urls.append(url_of(f"grpc{secure}", options.host, grpc.number))
+        yield Listening(workers, urls, grpc)
 
 
 def listen(host: str, port: int, copies: int = 1) -> list[list[socket.socket]]:
@@ -123,13 +123,13 @@ def listen(host: str, port: int, copies: int = 1) -> list[list[socket.socket]]:
     with _one_at_a_time():
         claimed = _claim(host, port, "--port")
         number = _port_of(claimed)
-        places = [Address(listener.family, listener.getsockname()) for listener in claimed]
+        bound = [Address(listener.family, listener.getsockname()) for listener in claimed]
         _close(claimed)
         opened: list[list[socket.socket]] = []
         try:
             for _ in range(copies):
                 opened.append([])
-                for place in places:
+                for place in bound:
                     opened[-1].append(_bind(place, number, is_shared=True))
                     opened[-1][-1].listen(BACKLOG)
         except OSError as error:

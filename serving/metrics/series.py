@@ -18,7 +18,7 @@ import orjson
 
 from trpo_tf.serving.bundle.manifest import MODEL_FILE
 from trpo_tf.serving.metrics.drift import Watch, moments_to_json
-from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model
 from trpo_tf.serving.support.logs import emit
 
@@ -110,12 +110,12 @@ class Series:
 class Metrics:
     """All that one process counts, and the board of all processes.
 
-    `board` is made before the fork, with a slot for each worker, and this after it. It goes on from what its slot
+    `counters` is made before the fork, with a slot for each worker, and this after it. It goes on from what its slot
     holds.
     """
 
-    def __init__(self, board: Board | None = None, slot: int = 0) -> None:
-        self.board, self._slot = board or Board(1), slot
+    def __init__(self, counters: SharedCounters | None = None, slot: int = 0) -> None:
+        self.counters, self._slot = counters or SharedCounters(1), slot
         self.catalog = Catalog()
         self._ended: dict[tuple[str, str], float] = {}  # since when a model, and version, is not served any more
         self.evictions = 0  # connections that were closed for others
@@ -126,7 +126,7 @@ class Metrics:
         self._reloads: dict[tuple[str, str], int] = defaultdict(int)
         self._memory = 0
         self._cpu_before, self._started, self._looked = 0.0, _start_time(), 0.0
-        if before := self.board.read(slot):
+        if before := self.counters.read(slot):
             self._restore(orjson.loads(before))
         self.publish()
 
@@ -184,13 +184,13 @@ class Metrics:
         """Put a snapshot in this process's slot. If it has no room, then without observations; or else not at all."""
         self._fold()
         snapshot = self._snapshot()
-        if not self.board.write(self._slot, orjson.dumps(snapshot)):
-            self.board.write(self._slot, orjson.dumps(snapshot | {"observed": []}))
+        if not self.counters.write(self._slot, orjson.dumps(snapshot)):
+            self.counters.write(self._slot, orjson.dumps(snapshot | {"observed": []}))
 
     def snapshots(self) -> list[Snapshot]:
         """Of all processes, this one's taken now."""
         self.publish()
-        contents = [self.board.read(slot) for slot in range(self.board.slots)]
+        contents = [self.counters.read(slot) for slot in range(self.counters.slots)]
         return [orjson.loads(content) for content in contents if content]
 
     def _restore(self, before: Snapshot) -> None:

@@ -16,7 +16,7 @@ _SLOT_BYTES = mmap.PAGESIZE + 2 * PLACE_BYTES
 _ATTEMPTS = 100
 
 
-class Board:
+class SharedCounters:
     """`slots` pieces of memory; make it before the fork."""
 
     def __init__(self, slots: int) -> None:

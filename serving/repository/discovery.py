@@ -19,7 +19,7 @@ _VERSION = re.compile("[1-9][0-9]{0,17}")
 _MOST_SHOWN = 5
 
 
-class Place(NamedTuple):
+class BundleLocation(NamedTuple):
     """Where a bundle lies, and what it is served as; with version "" as its manifest says."""
 
     name: str
@@ -31,7 +31,7 @@ class Source(NamedTuple):
     """What is served: bundles below `root`, or `only` one, whatever else comes to `root`."""
 
     root: Path
-    only: Place | None
+    only: BundleLocation | None
 
 
 class Found(NamedTuple):
@@ -43,37 +43,37 @@ class Found(NamedTuple):
         notes: what an operator should know: what is ignored, and why.
     """
 
-    places: dict[str, list[Place]]
+    locations: dict[str, list[BundleLocation]]
     unreadable: dict[str, str]
     notes: list[str]
 
 
-def settle(root: Path) -> Source:
+def resolve_source(root: Path) -> Source:
     """What `root` is: a bundle if it holds a manifest, otherwise a repository, whatever it holds.
 
     Raises `BundleError` if it is no folder, can't be read, or holds files and no bundle.
     """
     try:
         if holds_bundle(root):
-            return Source(root, Place(read_manifest(root).name, "", root))
+            return Source(root, BundleLocation(read_manifest(root).name, "", root))
         if not root.is_dir():
             raise BundleError(f"{root} is no folder; give the path of a bundle, or of a folder of bundles")
-        found = find_places(root)
+        found = find_bundles(root)
         is_blank = not found.unreadable and all(_is_blank(root / name) for name in os.listdir(root))
     except OSError as error:
         raise BundleError(f"{root} can't be read ({error.strerror}); check its permissions") from None
-    if not any(found.places.values()) and not is_blank:
+    if not any(found.locations.values()) and not is_blank:
         why = "".join(f" ({note})" for note in found.notes[:1])
         raise BundleError(f"{root} neither is nor holds a bundle{why}; make one with `trpo-tf export`")
     return Source(root, None)
 
 
-def find_places(root: Path) -> Found:
+def find_bundles(root: Path) -> Found:
     """The bundles below `root`: `NAME/` is one, or holds `VERSION/` folders. Raises `OSError` if it can't be read.
 
     Names that begin with a dot, and `lost+found`, are left out without a word.
     """
-    places: dict[str, list[Place]] = {}
+    locations: dict[str, list[BundleLocation]] = {}
     unreadable: dict[str, str] = {}
     ignored: dict[tuple[Path, str], list[str]] = defaultdict(list)
     for name in sorted(os.listdir(root)):
@@ -82,7 +82,7 @@ def find_places(root: Path) -> Found:
         try:
             reason = _why_no_model(root / name)
             if reason is None:
-                places[name] = _places_of(name, root / name, ignored)
+                locations[name] = _locations_of(name, root / name, ignored)
             elif reason:
                 ignored[root, reason].append(name)
         except FileNotFoundError:
@@ -91,7 +91,7 @@ def find_places(root: Path) -> Found:
             unreadable[name] = f"{root / name} can't be read ({error.strerror})"
             ignored[root, f"it can't be read ({error.strerror})"].append(name)
     notes = [f"ignored in {folder}: {_listed(names)} ({reason})" for (folder, reason), names in ignored.items()]
-    return Found(places, unreadable, [*notes, *_look_alikes(root, places)])
+    return Found(locations, unreadable, [*notes, *_look_alikes(root, locations)])
 
 
 def holds_bundle(folder: Path) -> bool:
@@ -120,24 +120,24 @@ def _why_no_model(folder: Path) -> str | None:
     return None if is_folder else "it is no folder"
 
 
-def _places_of(name: str, folder: Path, ignored: dict[tuple[Path, str], list[str]]) -> list[Place]:
+def _locations_of(name: str, folder: Path, ignored: dict[tuple[Path, str], list[str]]) -> list[BundleLocation]:
     children = sorted(child for child in os.listdir(folder) if not _is_hidden(child))
     if _is_bundle(folder):
         beside = [child for child in children if _VERSION.fullmatch(child) and holds_bundle(folder / child)]
         if beside:
             ignored[folder, f"beside a {MANIFEST_FILE}, which makes {name} one bundle"] += beside
-        return [Place(name, "", folder)]
+        return [BundleLocation(name, "", folder)]
     versions = []
     for child in children:
         is_version = _VERSION.fullmatch(child) is not None
         if holds_bundle(folder / child):
             if is_version:
-                versions.append(Place(name, child, folder / child))
+                versions.append(BundleLocation(name, child, folder / child))
             else:
                 ignored[folder, VERSION_RULE].append(child)
         elif is_version and not os.path.isdir(folder / child):
             ignored[folder, "it is no folder"].append(child)
-    return sorted(versions, key=lambda place: int(place.version))
+    return sorted(versions, key=lambda location: int(location.version))
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -18,40 +18,40 @@ from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.signing import signed_copy
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.repository.catalog import Episode, Model
-from trpo_tf.serving.repository.discovery import Place
+from trpo_tf.serving.repository.discovery import BundleLocation
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.support.regular_file import fingerprint
 from trpo_tf.serving.verify import check_golden
 
-Mark = tuple[tuple[int, ...] | None, ...]
+Fingerprint = tuple[tuple[int, ...] | None, ...]
 """What tells a folder's content from what was there before, without reading it: the manifest's stat comes first."""
 
 
-def load_model(place: Place, public_key: str | None = None, share: int = 1) -> Model:
+def load_model(location: BundleLocation, public_key: str | None = None, share: int = 1) -> Model:
     """Load a bundle, and replay its golden cases, which also warms it up. Raises `BundleError`, whatever is wrong.
 
     It may take one of `share` equal parts of the memory that is available.
     """
     try:
         with ExitStack() as stack:
-            folder = place.folder.resolve()  # one bundle, even if a link is swapped while it is read
+            folder = location.folder.resolve()  # one bundle, even if a link is swapped while it is read
             if public_key is not None:
                 folder = stack.enter_context(signed_copy(folder, Path(public_key)))
-            manifest = replace(read_manifest(folder), name=place.name)
+            manifest = replace(read_manifest(folder), name=location.name)
             check_memory(manifest, share)
             content, golden = read_checked(folder, manifest, MODEL_FILE), read_golden_file(folder, manifest)
             videos = (file for file in EPISODE_FILES if file in manifest.files)
             episode = next((Episode(file, read_checked(folder, manifest, file)) for file in videos), None)
         policy = Policy(content, manifest)
         check_golden(policy, golden)
-        return Model(place.name, place.version or model_version(manifest), policy, episode)
+        return Model(location.name, location.version or model_version(manifest), policy, episode)
     except BundleError:
         raise
     except Exception as error:
-        raise BundleError(f"{place.folder} can't be loaded ({error}); export it again") from error
+        raise BundleError(f"{location.folder} can't be loaded ({error}); export it again") from error
 
 
-def mark(folder: Path, *, deep: bool) -> Mark:
-    """The mark of the manifest alone; `deep` of every file."""
+def folder_fingerprint(folder: Path, *, deep: bool) -> Fingerprint:
+    """Fingerprint of the manifest alone; with `deep` of every file."""
     files = [os.path.join(base, name) for base, _, names in os.walk(folder) for name in names] if deep else []
     return tuple(map(fingerprint, [str(folder / MANIFEST_FILE), *sorted(files)]))

@@ -15,8 +15,15 @@ from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.errors import BundleError, quoted
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog, Entry, Model, Release
-from trpo_tf.serving.repository.discovery import Found, Place, Source, find_places, holds_bundle, settle
-from trpo_tf.serving.repository.loading import Mark, load_model, mark
+from trpo_tf.serving.repository.discovery import (
+    BundleLocation,
+    Found,
+    Source,
+    find_bundles,
+    holds_bundle,
+    resolve_source,
+)
+from trpo_tf.serving.repository.loading import Fingerprint, folder_fingerprint, load_model
 from trpo_tf.serving.support.logs import emit
 
 OnEvent = Callable[[str, str, str, str], None]
@@ -36,15 +43,19 @@ class Slot:
         refusal: why they were not even tried, if they were not.
     """
 
-    mark: Mark
+    fingerprint: Fingerprint
     model: Model | None
     reason: str = ""
     refusal: str = ""
     is_reported: bool = False
 
-    def is_current(self, place: Place) -> bool:
+    def is_current(self, location: BundleLocation) -> bool:
         """Whether the model is that of the files as they are now."""
-        return self.model is not None and not self.reason and self.mark == mark(place.folder, deep=False)
+        return (
+            self.model is not None
+            and not self.reason
+            and self.fingerprint == folder_fingerprint(location.folder, deep=False)
+        )
 
 
 class Repository:
@@ -62,8 +73,8 @@ class Repository:
         self.source, self._options = source, options
         self._is_telling, self._told = on_event is not None, frozenset[str]()
         self._on_event = on_event or (lambda *_: None)
-        self._slots: dict[Place, Slot] = {}
-        self._interfaces: dict[Place, tuple[Mark, Interface | None]] = {}
+        self._slots: dict[BundleLocation, Slot] = {}
+        self._interfaces: dict[BundleLocation, tuple[Fingerprint, Interface | None]] = {}
         self._unloaded: set[str] = set()
         self._acted: dict[str, Acting] = {}
         self._missed: set[str] = set()
@@ -93,23 +104,32 @@ class Repository:
         if found is None:
             return
         before, releases, entries = self.catalog, {}, []
-        self._missed = before.releases.keys() - found.places - found.unreadable.keys() - self._unloaded - self._missed
+        self._missed = (
+            before.releases.keys() - found.locations - found.unreadable.keys() - self._unloaded - self._missed
+        )
         # A folder that is away for a moment is being replaced.
         kept = self._missed | (before.releases.keys() & found.unreadable.keys())
         for name in kept:
             releases[name] = before.releases[name]
             reason = found.unreadable.get(name, "its folder is gone")
             entries += [Entry(name, version, True, _printable(reason)) for version in releases[name].versions]
-        for name, places in found.places.items():
-            models, tried = self._load_latest(name, places, patient)
+        for name, locations in found.locations.items():
+            models, tried = self._load_latest(name, locations, patient)
             entries += tried
             if models:
                 releases[name] = self._release(models, before.releases.get(name))
-        wanted = {place for places in found.places.values() for place in places if place.name not in self._unloaded}
-        self._slots = {place: slot for place, slot in self._slots.items() if place in wanted or place.name in kept}
+        wanted = {
+            location
+            for locations in found.locations.values()
+            for location in locations
+            if location.name not in self._unloaded
+        }
+        self._slots = {
+            location: slot for location, slot in self._slots.items() if location in wanted or location.name in kept
+        }
         self._acted = {name: acted for name, acted in self._acted.items() if name not in releases}
-        self._interfaces = {place: known for place, known in self._interfaces.items() if place in wanted}
-        absent = frozenset(place.name for place in wanted) - releases.keys()
+        self._interfaces = {location: known for location, known in self._interfaces.items() if location in wanted}
+        absent = frozenset(location.name for location in wanted) - releases.keys()
         releases = dict(sorted(releases.items()))
         self.catalog = Catalog(releases, tuple(entries), absent, self._options.strict_readiness)
         for name, version in sorted(_loaded(before) - _loaded(self.catalog)):
@@ -121,7 +141,9 @@ class Repository:
         Raises `LookupError` if there is no such model, `BundleError` if its newest version can't be loaded.
         """
         self._unloaded.discard(name)
-        self._slots = {place: slot for place, slot in self._slots.items() if place.name != name or not slot.reason}
+        self._slots = {
+            location: slot for location, slot in self._slots.items() if location.name != name or not slot.reason
+        }
         self.refresh(patient=False)
         newest = self._newest(name)
         if newest.reason:
@@ -154,7 +176,7 @@ class Repository:
             if only is not None:
                 found = Found({only.name: [only] if holds_bundle(only.folder) else []}, {}, [])
             else:
-                found = find_places(root)
+                found = find_bundles(root)
                 if holds_bundle(root):
                     found = self._find_at_root(found)
         except OSError as error:
@@ -172,11 +194,11 @@ class Repository:
     def _find_at_root(self, found: Found) -> Found:
         """A manifest has come to a repository: it is a bundle then, if it was nothing yet."""
         root = self.source.root
-        if self.catalog.releases or any(found.places.values()):
+        if self.catalog.releases or any(found.locations.values()):
             note = f"{root} holds a manifest since, and models: these are served until the server is started again"
             return found._replace(notes=[*found.notes, note])
         try:
-            self.source = settle(root)
+            self.source = resolve_source(root)
         except BundleError as error:  # it may be being written
             return Found({}, {}, [str(error)])
         return self._find() or found
@@ -186,7 +208,7 @@ class Repository:
         if self._is_telling:
             emit("model", message, level=logging.WARNING)
 
-    def _refusals(self, name: str, places: Sequence[Place]) -> dict[Place, str]:
+    def _refusals(self, name: str, locations: Sequence[BundleLocation]) -> dict[BundleLocation, str]:
         """Why versions may not take over: their clients would have to change.
 
         A version is compared with the next older one in the folder that is not refused itself, by their manifests
@@ -194,87 +216,99 @@ class Repository:
         replaced in its place, are compared with what acts.
         """
         acting = self.acting(name)
-        refused: dict[Place, str] = {}
+        refused: dict[BundleLocation, str] = {}
         older: Acting | None = None
-        for place in places:
-            interface, slot = self._interface(place), self._slots.get(place)
+        for location in locations:
+            interface, slot = self._interface(location), self._slots.get(location)
             if interface is None:
                 continue  # loading says why
             reason = ""
-            if slot is None or not slot.is_current(place):
-                reason = _misfit((place.version, interface), older or acting)
+            if slot is None or not slot.is_current(location):
+                reason = _misfit((location.version, interface), older or acting)
             if reason:
-                refused[place] = reason
+                refused[location] = reason
             else:
-                older = place.version or "before", interface
+                older = location.version or "before", interface
         return refused
 
-    def _interface(self, place: Place) -> Interface | None:
+    def _interface(self, location: BundleLocation) -> Interface | None:
         """The interface that a place's manifest declares; None if it can't be read."""
-        now = mark(place.folder, deep=False)
-        known = self._interfaces.get(place)
+        now = folder_fingerprint(location.folder, deep=False)
+        known = self._interfaces.get(location)
         if known is None or known[0] != now:
             try:
-                manifest = read_manifest(place.folder)
+                manifest = read_manifest(location.folder)
             except BundleError:
                 known = now, None
             else:
                 known = now, interface_of(manifest)
-                if self.source.only == place and manifest.name != place.name:
-                    self._say(f"the bundle is called {manifest.name} now; it is served as {place.name} until a restart")
-            self._interfaces[place] = known
+                if self.source.only == location and manifest.name != location.name:
+                    self._say(
+                        f"the bundle is called {manifest.name} now; it is served as {location.name} until a restart"
+                    )
+            self._interfaces[location] = known
         return known[1]
 
-    def _load_latest(self, name: str, places: Sequence[Place], patient: bool) -> tuple[list[Model], list[Entry]]:
+    def _load_latest(
+        self, name: str, locations: Sequence[BundleLocation], patient: bool
+    ) -> tuple[list[Model], list[Entry]]:
         """The latest versions that can be loaded, oldest first, and an entry for each that there is, newest first."""
         if name in self._unloaded:
-            return [], [Entry(name, place.version, False, "it was unloaded") for place in reversed(places)]
-        refusals: dict[Place, str] | None = None  # reading every manifest is put off until there is something to load
+            return [], [Entry(name, location.version, False, "it was unloaded") for location in reversed(locations)]
+        refusals: dict[BundleLocation, str] | None = (
+            None  # reading every manifest is put off until there is something to load
+        )
         models: list[Model] = []
         entries = []
         most = self._options.versions
-        for place in reversed(places):
+        for location in reversed(locations):
             if len(models) == most:
-                self._slots.pop(place, None)
-                entries.append(Entry(name, place.version, False, f"the latest {most} are kept loaded"))
+                self._slots.pop(location, None)
+                entries.append(Entry(name, location.version, False, f"the latest {most} are kept loaded"))
                 continue
-            known = self._slots.get(place)
-            if refusals is None and not (known and known.is_current(place)):
-                refusals = self._refusals(name, places)
-            slot = self._slots[place] = self._try(place, patient, (refusals or {}).get(place, ""))
+            known = self._slots.get(location)
+            if refusals is None and not (known and known.is_current(location)):
+                refusals = self._refusals(name, locations)
+            slot = self._slots[location] = self._try(location, patient, (refusals or {}).get(location, ""))
             if slot.model:
                 models.insert(0, slot.model)
-            version = slot.model.version if slot.model else place.version
+            version = slot.model.version if slot.model else location.version
             entries.append(Entry(name, version, slot.model is not None, slot.reason))
         if not models and name in self.catalog.releases:
             *_, last = self.catalog.releases[name].versions.values()
             return [last], [*entries, Entry(name, last.version, True, "its folder is gone")]
         return models, entries
 
-    def _try(self, place: Place, patient: bool, change: str) -> Slot:
+    def _try(self, location: BundleLocation, patient: bool, change: str) -> Slot:
         """Load what a place holds, unless it was tried before. `change`: of what clients rely on."""
         allowed = self._options.allow_new_interface
         refusal = "" if allowed or not change else f"{change}; --allow-new-interface lets it take over"
-        slot = self._slots.get(place)
-        if slot is None or slot.refusal != refusal or slot.mark != mark(place.folder, deep=bool(slot.reason)):
-            tried = mark(place.folder, deep=True)  # before reading: what changes meanwhile is noticed the next time
+        slot = self._slots.get(location)
+        if (
+            slot is None
+            or slot.refusal != refusal
+            or slot.fingerprint != folder_fingerprint(location.folder, deep=bool(slot.reason))
+        ):
+            tried = folder_fingerprint(
+                location.folder, deep=True
+            )  # before reading: what changes meanwhile is noticed the next time
             before = slot.model if slot else None
             try:
                 if refusal:
                     raise BundleError(refusal)
-                model = load_model(place, self._options.public_key, self._options.workers)
+                model = load_model(location, self._options.public_key, self._options.workers)
             except BundleError as error:
                 slot = Slot(tried, before, _printable(str(error)), refusal)
             else:
                 if change:
-                    self._say(f"{place.name} version {model.version} has another interface: {change}")
+                    self._say(f"{location.name} version {model.version} has another interface: {change}")
                 if self._is_started:
-                    self._on_event(place.name, model.version, "loaded", "")
+                    self._on_event(location.name, model.version, "loaded", "")
                 return Slot(tried[:1], model)
             if patient:
                 return slot
         if slot.reason and not slot.is_reported:
-            self._on_event(place.name, place.version, "refused", slot.reason)
+            self._on_event(location.name, location.version, "refused", slot.reason)
             return replace(slot, is_reported=True)
         return slot
 

@@ -21,10 +21,10 @@ import httptools
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response, busy, too_large
-from trpo_tf.serving.rest.routes import Route, Steps
-from trpo_tf.serving.rest.state import Site
+from trpo_tf.serving.rest.routes import InferenceEndpoint, Route
+from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.logs import emit, shown
-from trpo_tf.serving.tracing.records import Exchange, http_client, sane_id
+from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
 
 MAX_HEAD = 16 * 1024
@@ -60,7 +60,7 @@ class _Aside(NamedTuple):
     """A request that a thread decodes, and whether its connection is kept."""
 
     decoding: Future[Decoded]
-    steps: Steps
+    endpoint: InferenceEndpoint
     keep: bool
 
 
@@ -73,8 +73,8 @@ class Connection(asyncio.Protocol):
 
     acts_later = False
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
         self._now = asyncio.get_running_loop().time
         self._parser: Any = httptools.HttpRequestParser(self)
         self._closing = self._paused = self._is_timed = self._is_deferred = False
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._counted = 0  # bytes of the body, among those of all
         self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
         self.idle_since = self._now()
-        self.deadline = self.idle_since + site.options.timeout
+        self.deadline = self.idle_since + state.options.timeout
         self._await_request()
 
     def _await_request(self) -> None:
@@ -105,10 +105,10 @@ class Connection(asyncio.Protocol):
         """Take the connection."""
         self._transport = transport
         transport.set_write_buffer_limits(high=MAX_QUIET)
-        if self._site.observers:
+        if self._state.observers:
             self._client = http_client(transport)  # now, for one that has left has no address any more
         self._checks_host = transport.get_extra_info("socket").family != socket.AF_UNIX
-        self._site.admit(self)
+        self._state.admit(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer each request that is whole now."""
@@ -131,13 +131,13 @@ class Connection(asyncio.Protocol):
                 self._let_others()
         elif not self._paused:
             self.idle_since = self._now()
-            self.deadline = self.idle_since + self._site.options.keep_alive
+            self.deadline = self.idle_since + self._state.options.keep_alive
 
     def _rest(self) -> None:
         """Wait for the next request."""
         if not (self._closing or self._paused):
             self.idle_since = self._now()
-            self.deadline = self.idle_since + self._site.options.keep_alive
+            self.deadline = self.idle_since + self._state.options.keep_alive
 
     def _decline(self, rest: memoryview, offer: httptools.HttpParserUpgrade) -> None:
         """Go on as HTTP/1.1 after the offer of another protocol (RFC 9110, 7.8).
@@ -180,8 +180,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget it."""
         self._closing = True
-        self._site.dismiss(self)
-        self._site.unread -= self.unread
+        self._state.dismiss(self)
+        self._state.unread -= self.unread
         self.unread = 0
         self._release()
         # A parser and its connection hold each other, and the connection what TLS has buffered: free that now.
@@ -191,9 +191,9 @@ class Connection(asyncio.Protocol):
         """The client doesn't read its answers: take no more requests until it does."""
         self._paused = True
         self._transport.pause_reading()
-        self.deadline = self._now() + self._site.options.timeout
+        self.deadline = self._now() + self._state.options.timeout
         self.count_unread()
-        self._site.bound_unread()
+        self._state.bound_unread()
 
     def resume_writing(self) -> None:
         """It does again."""
@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         self.count_unread()
         if not (self._closing or self._is_pending):
             self._transport.resume_reading()
-            self.deadline = self._now() + self._site.options.timeout
+            self.deadline = self._now() + self._state.options.timeout
 
     # The parser's side
 
@@ -251,16 +251,16 @@ class Connection(asyncio.Protocol):
     def _judge(self) -> Route:
         """The route of the request. Raises `HttpError`."""
         head = self._head
-        if head.get(b"host") not in self._site.known_hosts or self._target[0] != _SLASH:
+        if head.get(b"host") not in self._state.known_hosts or self._target[0] != _SLASH:
             self._check_host()
-        route = self._site.judge(self._target, self._method, head)
+        route = self._state.judge(self._target, self._method, head)
         if b"transfer-encoding" in head:
             if self._is_old():  # its framing is faulty (RFC 9112, 6.1): a proxy may have seen another request
                 self._refuse(HttpError(400, "HTTP/1.0 has no transfer codings"))
             elif head[b"transfer-encoding"].lower() != b"chunked":
                 raise HttpError(501, "the only transfer coding is chunked")
-        if self._site.reserve and self in self._site.reserve and not route.is_health:
-            self._site.find_place(self, self._now())
+        if self._state.reserve and self in self._state.reserve and not route.is_health:
+            self._state.find_place(self, self._now())
         return route
 
     def _check_host(self) -> None:
@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
         if host is not None and b"," in host:
             raise HttpError(400, "there is more than one Host header")
         if self._checks_host:
-            self._site.check_host(self._target, host)
+            self._state.check_host(self._target, host)
 
     def _is_old(self) -> bool:
         return bool(self._parser.get_http_version() == "1.0")
@@ -281,8 +281,8 @@ class Connection(asyncio.Protocol):
             return
         self._unproductive = 0
         self._size += len(part)
-        if self._size > self._site.options.max_body:
-            self._refuse(too_large(self._site.options.max_body))
+        if self._size > self._state.options.max_body:
+            self._refuse(too_large(self._state.options.max_body))
         elif self._route is not None:
             if not self._body:
                 self._body = part
@@ -304,8 +304,8 @@ class Connection(asyncio.Protocol):
                 self._decode_aside(self._route.choose())
                 return
             if self.acts_later:
-                steps, keep = self._route.choose(), self._parser.should_keep_alive()
-                self._act(steps, steps.decode_safely(self._head, self._body), keep=keep)
+                endpoint, keep = self._route.choose(), self._parser.should_keep_alive()
+                self._act(endpoint, endpoint.decode_safely(self._head, self._body), keep=keep)
                 return
         response = self._respond()
         if isinstance(response, asyncio.Future):
@@ -313,12 +313,12 @@ class Connection(asyncio.Protocol):
         else:
             self._finish(response, keep=self._parser.should_keep_alive())
 
-    def _decode_aside(self, steps: Steps) -> None:
+    def _decode_aside(self, endpoint: InferenceEndpoint) -> None:
         """Have the body decoded in a thread, and read nothing from the client until it is answered."""
         self.deadline, self._is_pending = math.inf, True
         self._transport.pause_reading()
-        decoding = self._site.decoder.submit(steps.decode_safely, self._head, self._body)
-        self._aside = _Aside(decoding, steps, self._parser.should_keep_alive())
+        decoding = self._state.decoder.submit(endpoint.decode_safely, self._head, self._body)
+        self._aside = _Aside(decoding, endpoint, self._parser.should_keep_alive())
         loop = asyncio.get_running_loop()
 
         def decoded(done: Future[Decoded]) -> None:
@@ -338,26 +338,26 @@ class Connection(asyncio.Protocol):
             return
         self._is_pending = False
         if not self._closing:
-            self._act(aside.steps, aside.decoding.result(), keep=aside.keep)
+            self._act(aside.endpoint, aside.decoding.result(), keep=aside.keep)
             self._rest()
             self._read_on()
 
-    def _act(self, steps: Steps, decoded: Decoded, *, keep: bool) -> None:
+    def _act(self, endpoint: InferenceEndpoint, decoded: Decoded, *, keep: bool) -> None:
         """Answer a request of a policy."""
         try:
             if isinstance(decoded, HttpError):
                 raise decoded
-            response = steps.act(steps.admit(decoded))
+            response = endpoint.act(endpoint.admit(decoded))
         except Exception as error:  # noqa: BLE001 (each has its answer)
-            response = self._failed(steps.failure(error))
+            response = self._failed(endpoint.failure(error))
         self._finish(response, keep=keep)
 
     def _finish(self, response: Response, *, keep: bool) -> None:
-        keep = keep and not self._site.stopping
+        keep = keep and not self._state.stopping
         self._write(response, keep=keep)
         if self._paused:
             self.count_unread()
-            self._site.bound_unread()
+            self._state.bound_unread()
         self._release()
         self._await_request()
         self._is_timed = False
@@ -407,7 +407,7 @@ class Connection(asyncio.Protocol):
         if b"x-request-id" in self._head and (request_id := sane_id(self._head[b"x-request-id"])):
             headers += b"x-request-id: %b\r\n" % request_id
         if b"origin" in self._head:
-            headers += self._site.cross_origin.headers(self._head[b"origin"])
+            headers += self._state.cross_origin.headers(self._head[b"origin"])
         if not keep:
             headers += b"connection: close\r\n"
         elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
@@ -416,24 +416,24 @@ class Connection(asyncio.Protocol):
             b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
             % (
                 _STATUS_LINES[status],
-                self._site.common,
+                self._state.common,
                 headers,
                 content_type,
                 len(body),
                 b"" if self._method == b"HEAD" else body,
             )
             if status != NO_CONTENT
-            else b"%b%b%b\r\n" % (_STATUS_LINES[status], self._site.common, headers)
+            else b"%b%b%b\r\n" % (_STATUS_LINES[status], self._state.common, headers)
         )
         if series is None:
-            self._site.unrouted.answered(status, None, error)
+            self._state.unrouted.answered(status, None, error)
         else:
             series.answered(status, perf_counter() - self._was_whole, error)
-        if self._site.observers:
+        if self._state.observers:
             self._observe(response, request_id)
 
     def _observe(self, response: Response, request_id: bytes) -> None:
-        exchange = Exchange(
+        record = RequestRecord(
             self._method,
             self._target,
             self._head if self._method else {},
@@ -446,10 +446,10 @@ class Connection(asyncio.Protocol):
             request_id,
             parse_traceparent(self._head.get(b"traceparent", b"")),
             self._client,
-            self._site.key_of(self._head) or "",
+            self._state.key_of(self._head) or "",
         )
-        for observer in self._site.observers:
-            observer(exchange)
+        for observer in self._state.observers:
+            observer(record)
 
     # What is under way, and how it ends
 
@@ -459,18 +459,18 @@ class Connection(asyncio.Protocol):
             return
         if not self._is_timed:
             self._is_timed = True
-            self.deadline = self._now() + self._site.options.timeout
+            self.deadline = self._now() + self._state.options.timeout
         if self._unproductive > MAX_HEAD:
             self._refuse(_HEAD_TOO_LARGE)
             return
         grown = len(self._body) - self._counted
         self._counted += grown
-        self._site.buffered += grown
-        if self._site.buffered > self._site.options.max_buffered:
+        self._state.buffered += grown
+        if self._state.buffered > self._state.options.max_buffered:
             self._refuse(busy("requests"))
 
     def _release(self) -> None:
-        self._site.buffered -= self._counted
+        self._state.buffered -= self._counted
         self._counted = 0
 
     def expire(self) -> None:
@@ -480,7 +480,7 @@ class Connection(asyncio.Protocol):
         elif self._is_pending:
             self._flush()
         elif self.is_under_way:
-            self._refuse(HttpError(408, f"the request did not arrive within {self._site.options.timeout:g} s"))
+            self._refuse(HttpError(408, f"the request did not arrive within {self._state.options.timeout:g} s"))
         else:
             self._end()
 
@@ -502,7 +502,7 @@ class Connection(asyncio.Protocol):
     def count_unread(self) -> None:
         """Count what the client leaves unread, if that is much."""
         unread = self._transport.get_write_buffer_size() if self._paused and not self._transport.is_closing() else 0
-        self._site.unread += unread - self.unread
+        self._state.unread += unread - self.unread
         self.unread = unread
 
     def close(self) -> None:
@@ -538,7 +538,7 @@ class Connection(asyncio.Protocol):
         """Close once everything is written."""
         self._flush()
         self._closing = True
-        self.deadline = self._now() + self._site.options.timeout
+        self.deadline = self._now() + self._state.options.timeout
         self._transport.close()
 
 

@@ -46,7 +46,7 @@ Answer = Callable[..., "Response | asyncio.Future[Response]"]
 """A function of a request's headers and body; of what takes longer, a future, which is its connection's last answer."""
 
 
-class Steps(NamedTuple):
+class InferenceEndpoint(NamedTuple):
     """How a request for actions is answered: from headers and body to a request, and from what acted to a response.
 
     `decode` is a pure function, which a thread may run; it raises `RequestError`, `TooLargeError` and `HttpError`.
@@ -93,7 +93,7 @@ class Steps(NamedTuple):
         return failure
 
 
-Choose = Callable[[], Steps]
+Choose = Callable[[], InferenceEndpoint]
 """The steps of the model version that is to answer next; called once a request."""
 
 
@@ -230,21 +230,21 @@ def _release_routes(name: str, release: Release, options: ServeOptions, metrics:
     return routes
 
 
-def _chosen(release: Release, steps: Mapping[str, Steps], version: str | None) -> Choose:
+def _chosen(release: Release, endpoint: Mapping[str, InferenceEndpoint], version: str | None) -> Choose:
     """The steps of a version; without one, those of the version that is to answer next."""
-    if version is None and len(steps) > 1:
-        return lambda: steps[release.choose().version]
-    only = steps[version or next(iter(steps))]
+    if version is None and len(endpoint) > 1:
+        return lambda: endpoint[release.choose().version]
+    only = endpoint[version or next(iter(endpoint))]
     return lambda: only
 
 
 def _acting(choose: Choose) -> Route:
     def answer(headers: Headers, body: Body) -> Response:
-        steps = choose()
+        endpoint = choose()
         try:
-            return steps.act(steps.admit(steps.decode(headers, body)))
+            return endpoint.act(endpoint.admit(endpoint.decode(headers, body)))
         except Exception as error:  # noqa: BLE001 (each has its answer)
-            failure = steps.failure(error)
+            failure = endpoint.failure(error)
             try:
                 raise failure from failure.__cause__
             finally:
@@ -253,7 +253,7 @@ def _acting(choose: Choose) -> Route:
     return Route((b"POST",), answer, choose=choose)
 
 
-def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> Steps:
+def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> InferenceEndpoint:
     """The protocol's `infer`."""
     manifest, version, series = model.policy.manifest, model.version, metrics.series(model)
 
@@ -270,10 +270,10 @@ def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: M
         content, length = binary.encode_binary(answers, request.outputs, manifest, version, request.request_id)
         return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream", series)
 
-    return Steps(model.policy, decode, admit, encode, series, options.max_body)
+    return InferenceEndpoint(model.policy, decode, admit, encode, series, options.max_body)
 
 
-def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> Steps:
+def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> InferenceEndpoint:
     """TensorFlow Serving's `predict`, whose answer has no place for the version: a header says it."""
     manifest, series = model.policy.manifest, metrics.series(model)
     acted = b"model-version: %b\r\n" % quote(model.version).encode()
@@ -285,7 +285,7 @@ def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: 
     def encode(_request: InferRequest, answers: Answers) -> Response:
         return Response(200, encode_predictions(answers[manifest.action.name]), acted, series=series)
 
-    return Steps(model.policy, decode, admit, encode, series, options.max_body)
+    return InferenceEndpoint(model.policy, decode, admit, encode, series, options.max_body)
 
 
 def _scrape(metrics: Metrics) -> Response:

@@ -18,7 +18,7 @@ from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.rest.cross_origin import CrossOrigin, authority_of, host_check
 from trpo_tf.serving.rest.responses import HttpError, busy, too_large
 from trpo_tf.serving.rest.routes import Route, Routes, find_route, no_content
-from trpo_tf.serving.tracing.records import NOBODY, Observers
+from trpo_tf.serving.tracing.records import NO_OBSERVERS, Observers
 
 if TYPE_CHECKING:
     from trpo_tf.serving.rest.connection import Connection
@@ -33,7 +33,7 @@ IDLE_SECONDS = 1.0
 MOST_KNOWN_HOSTS = 64
 
 
-class Site:
+class ServerState:
     """State that all connections share."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Site:
         options: ServeOptions,
         metrics: Metrics,
         keys: KeyRing | None = None,
-        observers: Observers = NOBODY,
+        observers: Observers = NO_OBSERVERS,
     ) -> None:
         self.routes, self.options, self.keys = routes, options, keys
         self.metrics, self.observers = metrics, observers.http

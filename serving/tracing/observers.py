@@ -7,7 +7,7 @@ from trpo_tf.serving.errors import install
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.support.signals import held_back
-from trpo_tf.serving.tracing.records import Exchange, GrpcExchange, Observers
+from trpo_tf.serving.tracing.records import CallRecord, Observers, RequestRecord
 
 
 @contextmanager
@@ -32,31 +32,31 @@ def observers_of(options: ServeOptions) -> Iterator[Observers]:
         tracer.close()
 
 
-def log_access(exchange: Exchange) -> None:
+def log_access(record: RequestRecord) -> None:
     """Log a request and its answer."""
     emit(
         "request",
-        client=exchange.client,
-        key=exchange.key,
-        method=shown(exchange.method),
-        path=shown(exchange.target),
-        status=exchange.status,
-        seconds=round(exchange.seconds, 6),
-        bytes=exchange.body_bytes,
-        request_id=exchange.request_id.decode(),
-        trace_id=exchange.parent.trace_id if exchange.parent else "",
+        client=record.client,
+        key=record.key,
+        method=shown(record.method),
+        path=shown(record.target),
+        status=record.status,
+        seconds=round(record.seconds, 6),
+        bytes=record.body_bytes,
+        request_id=record.request_id.decode(),
+        trace_id=record.parent.trace_id if record.parent else "",
     )
 
 
-def log_call(exchange: GrpcExchange) -> None:
+def log_call(record: CallRecord) -> None:
     """Log a gRPC call and its status."""
     emit(
         "call",
-        client=exchange.client,
-        key=exchange.key,
-        method=exchange.method,
-        code=exchange.code,
-        seconds=round(exchange.seconds, 6),
-        request_id=exchange.request_id.decode(),
-        trace_id=exchange.parent.trace_id if exchange.parent else "",
+        client=record.client,
+        key=record.key,
+        method=record.method,
+        code=record.code,
+        seconds=round(record.seconds, 6),
+        request_id=record.request_id.decode(),
+        trace_id=record.parent.trace_id if record.parent else "",
     )

@@ -22,7 +22,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 from trpo_tf.serving import __version__
 from trpo_tf.serving.metrics.series import Series
 from trpo_tf.serving.support.logs import shown
-from trpo_tf.serving.tracing.records import Exchange, GrpcExchange
+from trpo_tf.serving.tracing.records import CallRecord, RequestRecord
 from trpo_tf.serving.tracing.trace_context import TraceParent
 
 FLUSH_SECONDS = 3.0
@@ -51,42 +51,42 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("trpo-tf", __version__)
 
-    def request(self, exchange: Exchange) -> None:
+    def request(self, record: RequestRecord) -> None:
         """Record a request and its answer."""
-        method = exchange.method.decode() if exchange.method in _METHODS else "_OTHER"
-        path = shown(exchange.target.partition(b"?")[0])
+        method = record.method.decode() if record.method in _METHODS else "_OTHER"
+        path = shown(record.target.partition(b"?")[0])
         attributes: dict[str, str | int] = {
             HTTP_REQUEST_METHOD: method,
-            HTTP_RESPONSE_STATUS_CODE: exchange.status,
+            HTTP_RESPONSE_STATUS_CODE: record.status,
             URL_PATH: path,
             URL_SCHEME: self._scheme,
         }
-        if exchange.is_known:
+        if record.is_known:
             attributes[HTTP_ROUTE] = path
-        if exchange.status >= 500:
-            attributes[ERROR_TYPE] = exchange.error
+        if record.status >= 500:
+            attributes[ERROR_TYPE] = record.error
         shown_method = "HTTP" if method == "_OTHER" else method
         self._record(
-            f"{shown_method} {path}" if exchange.is_known else shown_method,
-            _context(exchange.parent, exchange.headers.get(b"tracestate", b"")),
-            attributes | _whose(exchange.series, exchange.request_id),
-            exchange.seconds,
-            is_fault=exchange.status >= 500,
+            f"{shown_method} {path}" if record.is_known else shown_method,
+            _context(record.parent, record.headers.get(b"tracestate", b"")),
+            attributes | _whose(record.series, record.request_id),
+            record.seconds,
+            is_fault=record.status >= 500,
         )
 
-    def call(self, exchange: GrpcExchange) -> None:
+    def call(self, record: CallRecord) -> None:
         """Record a gRPC call and its status."""
-        service, _, method = exchange.method.strip("/").rpartition("/")
-        attributes: dict[str, str | int] = {"rpc.system": "grpc", "rpc.grpc.status_code": exchange.number}
+        service, _, method = record.method.strip("/").rpartition("/")
+        attributes: dict[str, str | int] = {"rpc.system": "grpc", "rpc.grpc.status_code": record.number}
         if method:
             attributes |= {"rpc.service": service, "rpc.method": method}
-        if is_fault := exchange.code in _GRPC_FAULTS:
-            attributes[ERROR_TYPE] = exchange.kind
+        if is_fault := record.code in _GRPC_FAULTS:
+            attributes[ERROR_TYPE] = record.kind
         self._record(
-            exchange.method.strip("/") or "gRPC",
-            _context(exchange.parent, exchange.state),
-            attributes | _whose(exchange.series, exchange.request_id),
-            exchange.seconds,
+            record.method.strip("/") or "gRPC",
+            _context(record.parent, record.state),
+            attributes | _whose(record.series, record.request_id),
+            record.seconds,
             is_fault=is_fault,
         )
 

@@ -12,7 +12,7 @@ from trpo_tf.serving.tracing.trace_context import TraceParent
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-class Exchange(NamedTuple):
+class RequestRecord(NamedTuple):
     """What was asked, and what was answered.
 
     Attributes:
@@ -45,7 +45,7 @@ class Exchange(NamedTuple):
     key: str
 
 
-class GrpcExchange(NamedTuple):
+class CallRecord(NamedTuple):
     """A gRPC call, and how it ended.
 
     Attributes:
@@ -55,10 +55,10 @@ class GrpcExchange(NamedTuple):
         kind: what went wrong, if something did.
         series: of the model that was found.
         seconds: from when it came until it was answered.
-        request_id: as in `Exchange`.
+        request_id: as in `RequestRecord`.
         parent: the client's place in a trace.
         state: its tracestate.
-        client, key: as in `Exchange`.
+        client, key: as in `RequestRecord`.
     """
 
     method: str
@@ -77,11 +77,11 @@ class GrpcExchange(NamedTuple):
 class Observers(NamedTuple):
     """Who is told of each request, and of each call."""
 
-    http: tuple[Callable[[Exchange], None], ...] = ()
-    grpc: tuple[Callable[[GrpcExchange], None], ...] = ()
+    http: tuple[Callable[[RequestRecord], None], ...] = ()
+    grpc: tuple[Callable[[CallRecord], None], ...] = ()
 
 
-NOBODY = Observers()
+NO_OBSERVERS = Observers()
 
 
 def sane_id(given: bytes) -> bytes:

@@ -23,15 +23,15 @@ class WorkerContext(NamedTuple):
 
     worker_index: int
     channel: socket.socket | None = None
-    settled: Any = None
+    source: Any = None
     unloaded: tuple[str, ...] = ()
     acted: Mapping[str, Any] = {}
 
 
-def announce(names: Sequence[str], count: int, places: Sequence[str]) -> None:
+def announce(names: Sequence[str], count: int, urls: Sequence[str]) -> None:
     """Say on stderr what is served, and where: `count` models, of which `names` has the first `MOST_NAMES`."""
     shown = ", ".join(names) or "nothing yet"
     if count > len(names):
         shown = f"{count} models ({', '.join(names[:3])}, ...)"
-    message = f"serving {shown} on {' and '.join(places)}"
-    emit("start", message, models=list(names), count=count, listening=list(places))
+    message = f"serving {shown} on {' and '.join(urls)}"
+    emit("start", message, models=list(names), count=count, listening=list(urls))

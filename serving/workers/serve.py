@@ -12,7 +12,7 @@ from pathlib import Path
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import occupy_standard_descriptors, raise_file_limit
 from trpo_tf.serving.listening.sockets import listeners
-from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.support.logs import configure, emit, flush
 from trpo_tf.serving.support.signals import Stopped, guarded, held_back, ignore
@@ -45,10 +45,10 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
 
 def _serve(path: Path, options: ServeOptions) -> None:
     options = raise_file_limit(options)
-    board = Board(options.workers)
+    counters = SharedCounters(options.workers)
     with held_back():
         credentials = Credentials(options)
-    with listeners(options) as (sockets, places, grpc):
+    with listeners(options) as (sockets, urls, grpc):
 
         def answer(context: WorkerContext) -> None:
             with held_back():
@@ -57,11 +57,11 @@ def _serve(path: Path, options: ServeOptions) -> None:
             own = sockets[context.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
                 listener.close()  # so that it closes with the worker whose it is
-            work(path, options, credentials, own, places, grpc, context, board)
+            work(path, options, credentials, own, urls, grpc, context, counters)
 
         if options.workers == 1:
             answer(WorkerContext(0))
         else:
             from trpo_tf.serving.workers.supervisor import supervise
 
-            supervise(options, answer, credentials, [listener for own in sockets for listener in own], places)
+            supervise(options, answer, credentials, [listener for own in sockets for listener in own], urls)

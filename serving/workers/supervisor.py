@@ -84,13 +84,13 @@ class Supervisor:
     work: Callable[[WorkerContext], None]
     credentials: Credentials
     listeners: Sequence[socket.socket]
-    places: Sequence[str]
+    urls: Sequence[str]
     workers: dict[int, _Worker] = field(default_factory=dict)
     due: dict[int, float] = field(default_factory=dict)  # when to start a worker again
     asked: dict[int, _Asked] = field(default_factory=dict)
     unloaded: set[str] = field(default_factory=set)
     acted: dict[str, Any] = field(default_factory=dict)
-    settled: Any = None
+    source: Any = None
     failure: str = ""
     is_announced: bool = False
     stop_signals: int = 0
@@ -109,12 +109,12 @@ class Supervisor:
             if not was_told():
                 self.start(0)  # alone, so that what is wrong with all of them is said once
             while self.workers or (self.due and not self.stop_signals):
-                for key, _ in self.selector.select(self.patience()):
+                for key, _ in self.selector.select(self.timeout()):
                     if key.fileobj is woken:
                         for number in woken.recv(64):
                             self.reload() if number == signal.SIGHUP else self.stop()
                     else:
-                        self.hear(key.data)
+                        self.receive(key.data)
                 self.keep_time()
         if self.failure and not self.is_announced:
             raise ServeError(self.failure)
@@ -122,7 +122,7 @@ class Supervisor:
     def start(self, index: int) -> None:
         """Fork a worker. Raises `OSError` if the system has no process, or no files, for it."""
         ours, theirs = open_channel()
-        context = WorkerContext(index, theirs, self.settled, tuple(self.unloaded), self.acted)
+        context = WorkerContext(index, theirs, self.source, tuple(self.unloaded), self.acted)
         try:
             pid = os.fork()
         except OSError as error:
@@ -149,18 +149,18 @@ class Supervisor:
             message = f"worker {index} can't be started, and is tried again: {error}"
             emit("worker", message, level=logging.WARNING, worker=index)
 
-    def hear(self, index: int) -> None:
+    def receive(self, index: int) -> None:
         """Take a worker's message, or notice its end."""
         worker = self.workers[index]
         worker.unanswered = 0
         match receive(worker.channel):
             case None:
-                self.bury(index)
-            case {"ready": names, "count": count, "settled": settled}:
+                self.reap(index)
+            case {"ready": names, "count": count, "settled": source}:
                 worker.is_ready = True
                 self.slowest_start = max(self.slowest_start, time.monotonic() - worker.started)
-                self.settled = settled
-                self.welcome(names, count)
+                self.source = source
+                self.on_ready(names, count)
             case {"acts": changed}:
                 self.acted = {name: acts for name, acts in (self.acted | changed).items() if acts}
             case {"reloaded": True}:
@@ -170,11 +170,11 @@ class Supervisor:
                 if self.is_announced:
                     emit("worker", f"worker {index} can't start: {text}", level=logging.WARNING, worker=index)
             case {"ask": number, "action": action, "name": name}:
-                self.spread(_Asked(index, number, action, name, set(self.workers)))
+                self.broadcast(_Asked(index, number, action, name, set(self.workers)))
             case {"done": number, "error": error}:
-                self.settle(number, index, error)
+                self.on_done(number, index, error)
 
-    def welcome(self, names: list[str], count: int) -> None:
+    def on_ready(self, names: list[str], count: int) -> None:
         """After the first worker start the others; with the last, say that all are there."""
         if self.is_announced or self.stop_signals:
             return
@@ -183,16 +183,16 @@ class Supervisor:
                 self.start(index)
         if all(worker.is_ready for worker in self.workers.values()):
             self.is_announced = True
-            announce(names, count, self.places)
+            announce(names, count, self.urls)
 
-    def bury(self, index: int) -> None:
+    def reap(self, index: int) -> None:
         """A worker has ended: start another, unless that was to be expected."""
         worker = self.workers.pop(index)
         self.selector.unregister(worker.channel)
         worker.channel.close()
         status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
         for number in list(self.asked):
-            self.settle(number, index, None)
+            self.on_done(number, index, None)
         if self.stop_signals:
             return
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -204,15 +204,15 @@ class Supervisor:
         emit("worker", message, level=logging.WARNING, worker=index, process=worker.pid)
         self.due[index] = worker.started + RESTART_SECONDS
 
-    def spread(self, asked: _Asked) -> None:
+    def broadcast(self, asked: _Asked) -> None:
         """Have all workers load or unload a model; those that come later as well."""
         number = next(self.numbers)
         self.asked[number] = asked
         (self.unloaded.add if asked.action == "unload" else self.unloaded.discard)(asked.name)
         for index in self.workers:
-            self.tell(index, {"do": number, "action": asked.action, "name": asked.name})
+            self.send(index, {"do": number, "action": asked.action, "name": asked.name})
 
-    def settle(self, number: int, index: int, error: list[str] | None) -> None:
+    def on_done(self, number: int, index: int, error: list[str] | None) -> None:
         """A worker has loaded or unloaded a model, or won't any more; after the last, answer the one that asked."""
         asked = self.asked[number]
         asked.waiting.discard(index)
@@ -221,9 +221,9 @@ class Supervisor:
             del self.asked[number]
             if asked.error and asked.action == "unload":
                 self.unloaded.discard(asked.name)
-            self.tell(asked.index, {"answer": asked.number, "error": asked.error})
+            self.send(asked.index, {"answer": asked.number, "error": asked.error})
 
-    def tell(self, index: int, message: dict[str, Any]) -> None:
+    def send(self, index: int, message: dict[str, Any]) -> None:
         """Send a message. One that has died, or hangs, doesn't get it."""
         if index in self.workers:
             send(self.workers[index].channel, message)
@@ -231,7 +231,7 @@ class Supervisor:
     def reload(self) -> None:
         """Have all workers read keys and certificates again."""
         for index in self.workers:
-            self.tell(index, {"reload": True})
+            self.send(index, {"reload": True})
 
     def stop(self) -> None:
         """Let the workers finish what is under way; told again, let them end at once."""
@@ -243,11 +243,11 @@ class Supervisor:
             self.deadline = min(self.deadline, time.monotonic() + STOP_SECONDS)
         self.stop_signals += 1
         for index, worker in self.workers.items():
-            self.tell(index, {"stop": True})
+            self.send(index, {"stop": True})
             if not worker.is_ready:
                 os.kill(worker.pid, signal.SIGTERM)  # it may be loading for long, and has no requests
 
-    def patience(self) -> float | None:
+    def timeout(self) -> float | None:
         """Seconds until something is due."""
         times = [self.deadline] if self.stop_signals else [self.ping_due, *self.due.values()]
         return max(0.0, min(times) - time.monotonic())
@@ -282,7 +282,7 @@ class Supervisor:
             os.kill(worker.pid, signal.SIGKILL)
         elif worker.is_ready:
             worker.unanswered += 1
-            self.tell(index, {"ping": True})
+            self.send(index, {"ping": True})
 
 
 @contextmanager
@@ -332,7 +332,7 @@ def supervise(
     work: Callable[[WorkerContext], None],
     credentials: Credentials,
     listeners: Sequence[socket.socket],
-    places: Sequence[str],
+    urls: Sequence[str],
 ) -> None:
     """Run `options.workers` processes of `work` until SIGTERM or SIGINT. Raises `ServeError`."""
-    Supervisor(options, work, credentials, listeners, places).run()
+    Supervisor(options, work, credentials, listeners, urls).run()

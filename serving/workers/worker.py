@@ -16,24 +16,24 @@ import uvloop
 
 from trpo_tf.serving.bundle.interface import from_json, to_json
 from trpo_tf.serving.errors import BundleError, install
-from trpo_tf.serving.inference.batching import Gatherer
+from trpo_tf.serving.inference.batching import Batcher
 from trpo_tf.serving.listening.accepting import TlsAcceptor
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
 from trpo_tf.serving.listening.reloading import Reloader
 from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPort, refuse_new
 from trpo_tf.serving.metrics.series import Metrics
-from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.repository.catalog import Release
-from trpo_tf.serving.repository.discovery import Place, Source, settle
+from trpo_tf.serving.repository.discovery import BundleLocation, Source, resolve_source
 from trpo_tf.serving.repository.look_thread import LookThread
 from trpo_tf.serving.repository.repository import Repository
-from trpo_tf.serving.rest.batched_connection import GatheringConnection
+from trpo_tf.serving.rest.batched_connection import BatchedConnection
 from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
 from trpo_tf.serving.rest.model_repository import control_routes
 from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, without_readiness
-from trpo_tf.serving.rest.state import Site
+from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.allocation import return_large_blocks
 from trpo_tf.serving.support.logs import emit
 from trpo_tf.serving.support.signals import was_told
@@ -73,15 +73,15 @@ def work(
     options: ServeOptions,
     credentials: Credentials,
     listeners: list[socket.socket],
-    places: list[str],
+    urls: list[str],
     grpc_port: GrpcPort | None,
     context: WorkerContext,
-    board: Board,
+    counters: SharedCounters,
 ) -> None:
     """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
     return_large_blocks()
-    source = settle(path) if context.settled is None else _from_json(context.settled)
-    metrics = Metrics(board, context.worker_index)
+    source = resolve_source(path) if context.source is None else _from_json(context.source)
+    metrics = Metrics(counters, context.worker_index)
     # Every worker sees the same folder, so one of them tells what comes of it.
     repository = Repository(source, options, metrics.reloaded if context.worker_index == 0 else None)
     try:
@@ -89,7 +89,7 @@ def work(
             context.unloaded, {name: (version, from_json(acted)) for name, (version, acted) in context.acted.items()}
         )
     except BundleError:
-        if context.settled is None:
+        if context.source is None:
             raise
         # Started for one that died, or beside others: not ready is better than not there.
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -97,7 +97,7 @@ def work(
         loop = uvloop.new_event_loop()
         try:
             loop.run_until_complete(
-                Worker(repository, options, credentials, context, metrics, observers).run(listeners, places, grpc_port)
+                Worker(repository, options, credentials, context, metrics, observers).run(listeners, urls, grpc_port)
             )
         finally:
             loop.close()
@@ -130,14 +130,14 @@ class Worker:
         self._observers = observers
         self.catalog = repository.catalog
         self._release_routes: ReleaseRoutes = {}
-        self.site = Site(self._routes(), options, metrics, credentials.keys, observers)
+        self.state = ServerState(self._routes(), options, metrics, credentials.keys, observers)
         self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=context.worker_index == 0)
-        self._gatherer = Gatherer(options.max_batch) if options.batching else None
+        self._batcher = Batcher(options.max_batch) if options.batching else None
         metrics.show(self.catalog)
         if options.poll:
             metrics.looked()
 
-    async def run(self, listeners: list[socket.socket], places: list[str], grpc_port: GrpcPort | None) -> None:
+    async def run(self, listeners: list[socket.socket], urls: list[str], grpc_port: GrpcPort | None) -> None:
         """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
         self._listen_to_signals()
         if was_told():
@@ -148,10 +148,10 @@ class Worker:
         servers = await self._listen(listeners)
         sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
         self._reloader.start()
-        self._say_ready(places)
+        self._say_ready(urls)
         await self._stopping.wait()
         following.cancel()
-        self.site.routes = without_readiness(self.site.routes)
+        self.state.routes = without_readiness(self.state.routes)
         ending = asyncio.ensure_future(grpc_server.stop(self._at_once)) if grpc_server else None
         with suppress(TimeoutError):
             await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
@@ -163,18 +163,18 @@ class Worker:
             server.close()
         # Not before: who is told to close its connection makes another, and where `refuse_new` may not do what it
         # does, in a container for example, those on their way when the door is shut are lost.
-        self.site.stopping = True
+        self.state.stopping = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), ASK_SECONDS)
         if self._acceptor:
             self._acceptor.abort()
-        self.site.stop()
+        self.state.stop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), self._options.drain)
         if ending:
             await ending
         sweeping.cancel()
-        for connection in list(self.site.connections):
+        for connection in list(self.state.connections):
             connection.abort()
         await asyncio.sleep(0)
         if not self._at_once.is_set():
@@ -182,13 +182,13 @@ class Worker:
 
     async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
         """Take connections from now on."""
-        connect: Callable[[], Connection] = partial(Connection, self.site)
-        if self._gatherer:
-            connect = partial(GatheringConnection, self.site, self._gatherer)
+        connect: Callable[[], Connection] = partial(Connection, self.state)
+        if self._batcher:
+            connect = partial(BatchedConnection, self.state, self._batcher)
         if self._tls is None:
             loop = asyncio.get_running_loop()
             return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
-        most, connections = self._options.max_connections, self.site.connections
+        most, connections = self._options.max_connections, self.state.connections
 
         def evicted() -> None:
             self._metrics.evictions += 1
@@ -211,8 +211,8 @@ class Worker:
             lambda: self.catalog,
             self._options,
             self._metrics,
-            self.site.keys,
-            self._gatherer,
+            self.state.keys,
+            self._batcher,
             self._observers,
             self._tls,
         )
@@ -258,7 +258,7 @@ class Worker:
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
                     if not self._stopping.is_set():
-                        self.site.routes = routes
+                        self.state.routes = routes
 
     # The other workers
 
@@ -306,13 +306,13 @@ class Worker:
         if self._context.channel is not None:
             send(self._context.channel, message)
 
-    def _say_ready(self, places: list[str]) -> None:
+    def _say_ready(self, urls: list[str]) -> None:
         names, (root, only) = list(self.catalog.releases), self._repository.source
         shown, count = names[:MOST_NAMES], len(names)
         if self._context.channel is None:
-            announce(shown, count, places)
-        settled = [str(root), only and [only.name, str(only.folder)]]
-        self._tell({"ready": shown, "count": count, "settled": settled})
+            announce(shown, count, urls)
+        source = [str(root), only and [only.name, str(only.folder)]]
+        self._tell({"ready": shown, "count": count, "settled": source})
         self._say_acting({})
 
     def _say_acting(self, before: Mapping[str, Release]) -> None:
@@ -355,12 +355,12 @@ class Worker:
         files = FileWatch(self._options)
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self.site.sweep(asyncio.get_running_loop().time())
-            files.look(len(self.site.connections) + (self._acceptor.pending if self._acceptor else 0))
+            self.state.sweep(asyncio.get_running_loop().time())
+            files.look(len(self.state.connections) + (self._acceptor.pending if self._acceptor else 0))
 
     async def _emptied(self) -> None:
         """Wait until no connection is left, or it is to end at once."""
-        while (self.site.connections or self._shakes_hands()) and not self._at_once.is_set():
+        while (self.state.connections or self._shakes_hands()) and not self._at_once.is_set():
             await asyncio.sleep(0.01)
 
     def _shakes_hands(self) -> bool:
@@ -368,6 +368,6 @@ class Worker:
         return self._acceptor is not None and self._acceptor.pending > 0
 
 
-def _from_json(settled: Any) -> Source:
-    root, only = settled
-    return Source(Path(root), only and Place(only[0], "", Path(only[1])))
+def _from_json(source: Any) -> Source:
+    root, only = source
+    return Source(Path(root), only and BundleLocation(only[0], "", Path(only[1])))

@@ -14,7 +14,7 @@ import pytest
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.repository.catalog import Catalog
-from trpo_tf.serving.repository.discovery import settle
+from trpo_tf.serving.repository.discovery import resolve_source
 from trpo_tf.serving.repository.loading import load_model
 from trpo_tf.serving.repository.repository import make_release
 
@@ -201,7 +201,7 @@ def catalog_of():
     """The catalog of one bundle."""
 
     def make(bundle: Path) -> Catalog:
-        model = load_model(settle(bundle).only)
+        model = load_model(resolve_source(bundle).only)
         return Catalog({model.name: make_release([model])})
 
     return make

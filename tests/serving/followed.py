@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.discovery import settle
+from trpo_tf.serving.repository.discovery import resolve_source
 from trpo_tf.serving.repository.repository import Repository
 
 OPTIONS = ServeOptions()
@@ -24,7 +24,7 @@ class Followed:
 
     def __init__(self, root: Path, options: ServeOptions = OPTIONS):
         self.events: list[tuple[str, ...]] = []
-        self.repository = Repository(settle(root), options, lambda *event: self.events.append(event))
+        self.repository = Repository(resolve_source(root), options, lambda *event: self.events.append(event))
         self.repository.start()
 
     def look(self) -> list[tuple[str, ...]]:

@@ -45,10 +45,10 @@ def filmed(discrete, tmp_path) -> Path:
 
 def visit(page, server) -> None:
     page.open(f"http://127.0.0.1:{server.port}/")
-    settle(page)
+    resolve_source(page)
 
 
-def settle(page) -> None:
+def resolve_source(page) -> None:
     """Wait until what is shown is the answer to what is asked."""
     page.wait("document.querySelector('#action .element')")
     told = "document.getElementById('request').textContent"
@@ -77,26 +77,26 @@ def test_sliders_move_by_keyboard_and_mouse_and_the_action_is_the_policy_s(page,
     np.testing.assert_array_equal(seen[0], 0)
     focus(page, ".sliders input[type=range]")
     page.press(*["ArrowRight"] * 7)
-    settle(page)
+    resolve_source(page)
     seen.append(observation_on(page, "float64"))
     np.testing.assert_allclose(seen[-1], [0.7, 0, 0])
     np.testing.assert_allclose(action_on(page), policy.act(seen[-1]), rtol=1e-6)
     page.press("Tab", "Tab")  # its number, and the next slider
     page.press(*["ArrowLeft"] * 3)
     page.click(".element:nth-of-type(3) input[type=range]", 0.9)
-    settle(page)
+    resolve_source(page)
     seen.append(observation_on(page, "float64"))
     assert seen[-1][1] == pytest.approx(-0.3)
     assert 3 < seen[-1][2] < 5
     np.testing.assert_allclose(action_on(page), policy.act(seen[-1]), rtol=1e-6)
     focus(page, "#value-obs-0")
     page.type("123.25")  # beyond the slider
-    settle(page)
+    resolve_source(page)
     seen.append(observation_on(page, "float64"))
     assert seen[-1][0] == 123.25
     np.testing.assert_allclose(action_on(page), policy.act(seen[-1]), rtol=1e-6)
     page.click("#random")
-    settle(page)
+    resolve_source(page)
     seen.append(observation_on(page, "float64"))
     np.testing.assert_allclose(action_on(page), policy.act(seen[-1]), rtol=1e-6)
     assert len({tuple(values) for values in seen}) == len(seen)
@@ -114,7 +114,7 @@ def test_a_choice_is_sampled_with_a_seed_by_keyboard(page, server, discrete):
     chosen = []
     for seed in range(8):
         page.type(str(seed))
-        settle(page)
+        resolve_source(page)
         (action,) = action_on(page)
         rng = np.random.default_rng(seed)
         assert action == policy.act(observation_on(page, "float32"), deterministic=False, rng=rng)
@@ -172,7 +172,7 @@ def test_a_key_is_asked_for_and_a_wrong_one_is_told(page, start, filmed, tmp_pat
         page.wait("document.querySelector('[role=status]').textContent === 'The server does not know this key.'")
         page.type(key)
         page.press("Enter")
-        settle(page)
+        resolve_source(page)
         assert key not in page.evaluate("document.documentElement.outerHTML")
         # The episode is fetched with the key too, and plays.
         focus(page, "#play")

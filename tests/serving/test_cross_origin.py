@@ -139,8 +139,8 @@ def test_pages_of_other_sites_are_refused(server):
     assert status_for(server, host="localhost", Origin="http://localhost:80") == 200
     assert status_for(server, Origin="https://behind.example", Sec_Fetch_Site="same-origin") == 200
     assert status_for(server, Origin=f"{own}, http://evil.example") == 403
-    for site in ("cross-site", "same-site", "none"):
-        assert status_for(server, Origin="https://behind.example", Sec_Fetch_Site=site) == 403
+    for state in ("cross-site", "same-site", "none"):
+        assert status_for(server, Origin="https://behind.example", Sec_Fetch_Site=state) == 403
 
 
 def test_a_preflight_needs_no_key_and_says_what_may_be_asked(sharing):
@@ -199,7 +199,7 @@ def test_options_says_the_methods(server, sharing):
 
 
 @contextmanager
-def site():
+def state():
     """A page of another site: the same machine at another port."""
 
     class Page(BaseHTTPRequestHandler):
@@ -233,7 +233,7 @@ def test_a_page_of_another_site_asks_in_chromium(start, discrete, server, sharin
     from browser import browse
 
     keys = str(sharing.process.args[sharing.process.args.index("--keys") + 1])
-    with site() as origin, browse(tmp_path / "profile") as tab:
+    with state() as origin, browse(tmp_path / "profile") as tab:
         tab.open(origin)
         tab.wait("document.title == 'app'")
         assert asked_by_a_page(tab, server) == "TypeError: Failed to fetch"

@@ -20,7 +20,7 @@ import pytest
 from trpo_tf import serving
 from trpo_tf.serving.metrics.prometheus import FAMILIES, render
 from trpo_tf.serving.metrics.series import BUCKETS, KINDS, Metrics
-from trpo_tf.serving.metrics.shared_counters import Board
+from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 from trpo_tf.serving.rest.connection import MAX_HEAD
 
@@ -251,8 +251,8 @@ def test_counts_of_a_version_outlive_it_and_its_observations_do_not(discrete, sc
 def test_series_of_a_version_end_after_a_while_and_totals_of_its_model_stay(discrete, monkeypatch):
     monkeypatch.setattr("trpo_tf.serving.metrics.series.KEEP_SECONDS", 0.2)
     monkeypatch.setattr("trpo_tf.serving.metrics.series.FOLD_SECONDS", 0.4)
-    board, versions = Board(2), [model(discrete, version=version) for version in ("1", "2")]
-    processes = [Metrics(board, 0), Metrics(board, 1)]
+    counters, versions = SharedCounters(2), [model(discrete, version=version) for version in ("1", "2")]
+    processes = [Metrics(counters, 0), Metrics(counters, 1)]
     for served in versions:
         for metrics in processes:
             metrics.show(catalog(served))
@@ -271,8 +271,8 @@ def test_series_of_a_version_end_after_a_while_and_totals_of_its_model_stay(disc
     assert set(seen) == {"2"}, "it is whole or it is not there"
     assert 'version="1"' not in text
     assert text.count('version="2",protocol="http",code=') == 2
-    assert not any(b'"discrete","1"' in board.read(slot) for slot in range(2))
-    heir = Metrics(board, 1)  # in the place of a worker that died
+    assert not any(b'"discrete","1"' in counters.read(slot) for slot in range(2))
+    heir = Metrics(counters, 1)  # in the place of a worker that died
     assert 'trpo_tf_errors_total{model="discrete",kind="bad_request"} 4\n' in render(heir).decode()
     processes = processes[:1]
     for metrics in (*processes, heir):
@@ -282,7 +282,7 @@ def test_series_of_a_version_end_after_a_while_and_totals_of_its_model_stay(disc
     heir.publish()
     text = render(processes[0]).decode()
     assert "discrete" not in text
-    assert not any(b"discrete" in board.read(slot) for slot in range(2))
+    assert not any(b"discrete" in counters.read(slot) for slot in range(2))
 
 
 def test_a_version_that_comes_back_counts_on(discrete, monkeypatch):
@@ -362,8 +362,8 @@ def test_a_name_with_quotes_is_escaped(discrete):
     assert {"model": name} in [sample.labels for sample in samples]
 
 
-def count(board: Board, slot: int, served: Model, requests: int, ready, ended) -> None:
-    metrics = Metrics(board, slot)
+def count(counters: SharedCounters, slot: int, served: Model, requests: int, ready, ended) -> None:
+    metrics = Metrics(counters, slot)
     metrics.show(catalog(served))
     for _ in range(requests):
         metrics.series(served).answered(200, 1e-4)
@@ -375,13 +375,13 @@ def count(board: Board, slot: int, served: Model, requests: int, ready, ended) -
 
 
 def test_whoever_is_scraped_answers_for_all_workers_also_for_killed_ones(discrete):
-    board, served = Board(3), model(discrete)
-    metrics = Metrics(board, 0)
+    counters, served = SharedCounters(3), model(discrete)
+    metrics = Metrics(counters, 0)
     metrics.show(catalog(served))
 
     def work(slot: int, requests: int):
         ready, ended = fork.Event(), fork.Event()
-        process = fork.Process(target=count, args=(board, slot, served, requests, ready, ended))
+        process = fork.Process(target=count, args=(counters, slot, served, requests, ready, ended))
         process.start()
         assert ready.wait(60)
         return process

@@ -11,7 +11,7 @@ from trpo_tf.serving.bundle.manifest import ArraySpec
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog
-from trpo_tf.serving.repository.repository import load_model, make_release, settle
+from trpo_tf.serving.repository.repository import load_model, make_release, resolve_source
 from trpo_tf.serving.rest.openapi import describe, infer_request
 from trpo_tf.serving.rest.routes import make_routes
 
@@ -82,7 +82,7 @@ def test_answers_fit_the_document(server):
 @pytest.fixture(scope="module")
 def many(discrete, continuous):
     """A catalog of many models, of two kinds."""
-    loaded = [load_model(settle(bundle).only) for bundle in (discrete, continuous)]
+    loaded = [load_model(resolve_source(bundle).only) for bundle in (discrete, continuous)]
 
     def model(number: int):
         kind = loaded[number % 2]

@@ -14,7 +14,7 @@ from followed import Followed, put
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.bundle.manifest import FileEntry
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.discovery import VERSION_RULE, find_places, settle
+from trpo_tf.serving.repository.discovery import VERSION_RULE, find_bundles, resolve_source
 from trpo_tf.serving.repository.repository import make_release
 
 
@@ -78,8 +78,8 @@ def test_finds_versions_by_number_and_leaves_out_what_is_none(discrete, tmp_path
     (tmp_path / "late" / "1" / "manifest.json").unlink()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "link").symlink_to("run")
-    found = find_places(tmp_path)
-    assert {name: [place.version for place in places] for name, places in found.places.items()} == {
+    found = find_bundles(tmp_path)
+    assert {name: [location.version for location in locations] for name, locations in found.locations.items()} == {
         "late": [],
         "link": [""],
         "run": [""],
@@ -153,7 +153,7 @@ def test_beside_a_manifest_versions_are_left_out_and_that_is_said(discrete, tmp_
 def test_a_version_that_is_none_is_said_once_with_what_one_is_called(discrete, tmp_path, caplog, version):
     put(discrete, tmp_path / "walk" / version)
     with pytest.raises(BundleError, match=re.escape(VERSION_RULE)):
-        settle(tmp_path)
+        resolve_source(tmp_path)
     put(discrete, tmp_path / "walk" / "3")
     followed = Followed(tmp_path)
     followed.look()
@@ -209,10 +209,10 @@ def test_paths_that_are_no_text_crash_nothing(discrete, tmp_path):
 
 def test_what_holds_no_bundle_is_refused_and_what_holds_nothing_waits(discrete, tmp_path):
     with pytest.raises(BundleError, match="is no folder"):
-        settle(tmp_path / "absent")
+        resolve_source(tmp_path / "absent")
     (tmp_path / "notes.txt").touch()
     with pytest.raises(BundleError, match=r"neither is nor holds a bundle .*'notes\.txt' \(it is no folder\)"):
-        settle(tmp_path)
+        resolve_source(tmp_path)
     (tmp_path / "notes.txt").unlink()
     (tmp_path / "lost+found").mkdir()
     waiting = Followed(tmp_path)
