@@ -7,8 +7,8 @@ import onnx
 from onnx import helper
 
 from trpo_tf.export.onnx_graph import inner_graphs, names_read
-from trpo_tf.serving.observations import Array
-from trpo_tf.serving.runtime import open_session
+from trpo_tf.serving.runtime.observations import Array
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _SIZES = {"Shape", "Size"}
 _SHAPED_BY = {
