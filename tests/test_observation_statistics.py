@@ -8,9 +8,9 @@ import pytest
 from trpo_tf import serving
 from trpo_tf.config.settings import SamplingConfig
 from trpo_tf.exporting.provenance import statistics
-from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 from trpo_tf.serving.metrics.prometheus import render
 from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 from trpo_tf.training.train import train
 
 

@@ -14,9 +14,9 @@ from trpo_tf.envs.spaces import observation_parts, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run
-from trpo_tf.serving.codecs.v2_json import decode_request, model_metadata
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.codecs.v2_json import decode_request, model_metadata
 from trpo_tf.serving.runtime.observations import leaves_of
 from trpo_tf.serving.verify import verify
 from trpo_tf.training.train import resume, train

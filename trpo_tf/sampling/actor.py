@@ -11,8 +11,8 @@ from trpo_tf.export import to_onnx, with_constants
 from trpo_tf.policies.policy import Policy
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.serving.runtime.observations import Observation, batch_size, list_parts, structured, take, write
-from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
+from trpo_tf.serving.runtime.policy import draw_noise
 
 _OBSERVATION = "observation_"
 
