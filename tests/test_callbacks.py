@@ -129,7 +129,7 @@ def test_weights_that_a_callback_sets_are_the_policy_s(small_config, tmp_path):
 
 def test_restored_weights_go_before_a_trial_s_best(small_config, tmp_path):
     stop = keras.callbacks.EarlyStopping("iteration", mode="min", patience=1, restore_best_weights=True)
-    config = small_config(total_steps=640, eval_episodes=0, trial_interval=64, trial_episodes=1)
+    config = small_config(total_steps=640, eval_episodes=0, eval_interval=64, periodic_eval_episodes=1)
     diary = Diary()
     run = train(config, tmp_path / "run", callbacks=[diary, stop])
     np.testing.assert_array_equal(network_weights(run), diary.weights[4])

@@ -34,7 +34,7 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         recent_lengths=(5, 7),
         iteration=11,
         steps=13,
-        trial_steps=14,
+        eval_steps=14,
         episodes=17,
         checkpoint=number,
         steps_at_checkpoint=12,

@@ -49,11 +49,11 @@ def test_the_commands_say_it_too(run, tmp_path, capsys):
 
 
 def test_trials_take_no_more_steps_than_training(small_config, tmp_path):
-    config = small_config(ENDLESS, total_steps=640, trial_interval=128, trial_episodes=4, eval_episodes=0)
+    config = small_config(ENDLESS, total_steps=640, eval_interval=128, periodic_eval_episodes=4, eval_episodes=0)
     metrics = []
     run = train(config, tmp_path / "run", observer=metrics.append)
-    assert 0 < run.summary["trial_steps"] <= 640
-    assert {entry["trial_episodes_cut"] for entry in metrics if entry["trial_return"] is not None} == {4}
+    assert 0 < run.summary["eval_steps"] <= 640
+    assert {entry["eval_episodes_cut"] for entry in metrics if entry["eval_return"] is not None} == {4}
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,11 @@ def test_a_first_signal_stops_the_evaluation_before_training(number, tmp_path):
 
 
 def test_a_first_signal_stops_a_trial(tmp_path):
-    trials = ("--eval-episodes", "0", "--trial-interval", "1000", "--trial-episodes", "4")
+    trials = ("--eval-episodes", "0", "--eval-interval", "1000", "--periodic-eval-episodes", "4")
     status, rest, _ = stop_when(
-        start(tmp_path, "train", ENDLESS, *SETTINGS, *trials, "--out", "run"), "trial: 0 of 4 episodes", signal.SIGTERM
+        start(tmp_path, "train", ENDLESS, *SETTINGS, *trials, "--out", "run"),
+        "periodic evaluation: 0 of 4 episodes",
+        signal.SIGTERM,
     )
     assert status == 130
     assert "steps; go on with --resume run" in rest

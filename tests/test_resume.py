@@ -19,7 +19,7 @@ SETTINGS = [
     *("CartPole-v1", "--num-envs", "2", "--batch-size", "64", "--total-steps", str(64 * ITERATIONS)),
     *("--checkpoint-steps", "300", "--eval-episodes", "0", "--hidden-sizes", "8", "--critic-hidden-sizes", "8"),
     *("--critic-batch-size", "32", "--critic-epochs", "2", "--critic-memory", "3", "--policy-batch-size", "32"),
-    *("--trial-interval", "150", "--trial-episodes", "3"),
+    *("--eval-interval", "150", "--periodic-eval-episodes", "3"),
 ]
 PATIENCE = 300
 

@@ -119,7 +119,7 @@ FIRST = [page for page in PAGES if page.parent.name == "algorithms"]
 @pytest.mark.parametrize("page", FIRST, ids=lambda page: page.stem)
 def test_the_commands_of_an_algorithm_s_page_train(page, tmp_path):
     """In the order of the page, for as few steps as there can be."""
-    small = ["--eval-episodes", "1", "--trial-interval", "0"]
+    small = ["--eval-episodes", "1", "--eval-interval", "0"]
     for number, command in enumerate(commands_of(page)):
         arguments = shlex.split(command)[1:]
         if "HalfCheetah-v5" in arguments:

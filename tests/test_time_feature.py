@@ -90,7 +90,7 @@ def test_a_rollout_of_the_vine_goes_on_from_its_state_s_time(small_config):
 def on_time(small_config, tmp_path_factory):
     """A run that learns when to act from nothing but the steps left."""
     config = small_config(
-        DEADLINE, total_steps=8192, batch_size=512, max_kl=0.05, time_feature=True, trial_interval=4096
+        DEADLINE, total_steps=8192, batch_size=512, max_kl=0.05, time_feature=True, eval_interval=4096
     )
     return train(config, tmp_path_factory.mktemp("runs") / "deadline")
 

@@ -20,7 +20,15 @@ from trpo_tf.cli.studies import Benchmark, Demo, Lab
 from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.setting_types import whole_number
-from trpo_tf.config.settings import Config, differing_settings, load_preset, preset_for, read_config, with_changes
+from trpo_tf.config.settings import (
+    Config,
+    differing_settings,
+    former_own_names,
+    load_preset,
+    preset_for,
+    read_config,
+    with_changes,
+)
 from trpo_tf.errors import UserError
 from trpo_tf.serving import __version__
 from trpo_tf.serving.errors import install
@@ -100,6 +108,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
     Raises `UserError` or `SystemExit`.
     """
+    arguments = _with_present_options(arguments)
     with _whole_numbers():
         command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -119,6 +128,23 @@ def parse(arguments: list[str]) -> Callable[[], None]:
             return command
         default = Train(with_changes(_settings_to_start_from(command), command.changes))
         return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=default, config=(OmitArgPrefixes,))
+
+
+def _with_present_options(arguments: list[str]) -> list[str]:
+    """The arguments with options of earlier releases by their present names; a warning names each."""
+    former = {f"--{_option(name)}": f"--{_option(present)}" for name, present in former_own_names().items()}
+    found = []
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        present = former.get(f"--{_option(option[2:])}") if option.startswith("--") else None
+        if present is not None:
+            warnings.warn(f"{option} is now {present}", stacklevel=2)
+        found.append(f"{present}{equals}{value}" if present else argument)
+    return found
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _settings_to_start_from(command: Train) -> Config:

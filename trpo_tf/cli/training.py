@@ -150,7 +150,7 @@ def _print_run(run: "Run") -> None:
         if note := cut_note(after):
             say(note)
     if summary["best_at_steps"] is not None:
-        say(f"its policy is that of {summary['best_at_steps']:,} steps, which did best in a trial")
+        say(f"its policy is that of {summary['best_at_steps']:,} steps, the best of the periodic evaluations")
     say(f"export it with: trpo-tf export {run.folder} --out bundle")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tyro.conf import Positional, UseAppendAction
 
 from trpo_tf.config.environment import Environment, as_json
+from trpo_tf.config.former_names import SETTINGS, renamed, with_present_names
 from trpo_tf.config.setting_types import check_types, whole_number
 from trpo_tf.errors import UserError
 
@@ -276,10 +277,10 @@ class Config:
     """policy update: trpo, trpo-adaptive, npg, nac, vpg, kl-penalty or ppo"""
     eval_episodes: int = 20
     """episodes of the evaluation before and after training; 0 for none"""
-    trial_interval: int = 0
-    """environment steps between trials, of whose policies the best is what training ends with; 0: the last one is"""
-    trial_episodes: int = 20
-    """episodes of a trial, from the same starts each time; their steps are not among total_steps"""
+    eval_interval: int = 0
+    """evaluate the policy every N environment steps and keep the best; 0: keep the last"""
+    periodic_eval_episodes: int = 20
+    """episodes of each of these evaluations, with the same seeds every time; their steps do not count in total_steps"""
     anneal: bool = False
     """let max_kl, critic_learning_rate, noise_correlation and entropy_coefficient fall linearly, to 0 at total_steps
     (trpo, npg and nac)"""
@@ -310,8 +311,8 @@ class Config:
             _require(self.trust_region.entropy_coefficient > 0, "entropy_coefficient", "above 0, with a final_std")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         _require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
-        _require(self.trial_interval >= 0, "trial_interval", "at least 0")
-        _require(self.trial_episodes >= 1, "trial_episodes", "at least 1")
+        _require(self.eval_interval >= 0, "eval_interval", "at least 0")
+        _require(self.periodic_eval_episodes >= 1, "periodic_eval_episodes", "at least 1")
         batch_size, rows = self.sampling.batch_size, self.rollout_length * self.sampling.num_envs
         _require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
         if self.sampler_is_vine:
@@ -348,13 +349,43 @@ class Config:
         `Config.for_env("CartPole-v1", total_steps=50_000, num_envs=4)`; `preset` names another one, or `default`. What
         in the preset can't go with the settings is left out with a warning. Raises `UserError`.
         """
+        settings = _asked_for(settings)
         values = _flat(load_preset(preset or preset_for(env_id), env_id, settings).to_dict())
         return cls.from_dict(_nested({**values, **settings}))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The inverse of `to_dict`; what is absent takes its default. Raises `UserError` on unknown names."""
-        return _from_dict(cls, values)  # type: ignore[no-any-return]
+        """The inverse of `to_dict`; what is absent takes its default, and names of earlier releases are known.
+
+        Raises `UserError` on unknown names.
+        """
+        return _from_dict(cls, with_present_names(values))  # type: ignore[no-any-return]
+
+
+def former_own_names() -> dict[str, str]:
+    """Settings that are asked for by another name than in earlier releases: former name -> present name."""
+    names = {former.rpartition(".")[2]: own_name(*_in_group(present)) for former, present in SETTINGS.items()}
+    return {former: present for former, present in names.items() if former != present}
+
+
+def own_name(group: str, name: str) -> str:
+    """The name by which a setting is asked for alone: an option, or an argument of `Config.for_env`."""
+    return name
+
+
+def _in_group(path: str) -> tuple[str, str]:
+    group, _, name = path.rpartition(".")
+    return group, name
+
+
+def _asked_for(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their present own names, with a warning for each former one. Raises `UserError` if one is doubled."""
+    former = former_own_names()
+    for name in settings.keys() & former.keys():
+        if former[name] in settings:
+            raise UserError(f"{name} is now {former[name]}; give that alone")
+        warnings.warn(f"{name} is now {former[name]}", stacklevel=3)
+    return renamed(settings, former)
 
 
 def with_changes(config: Config, changes: Sequence[str]) -> Config:
@@ -362,7 +393,10 @@ def with_changes(config: Config, changes: Sequence[str]) -> Config:
     values = config.to_dict()
     for change in changes:
         path, equals, text = change.partition("=")
-        *groups, name = path.strip().split(".")
+        path = path.strip()
+        if path in SETTINGS:
+            warnings.warn(f"{path} is now {SETTINGS[path]}", stacklevel=2)
+        *groups, name = SETTINGS.get(path, path).split(".")
         if not equals:
             raise UserError(f"--set takes GROUP.NAME=VALUE, such as trust_region.max_kl=0.02, not {change!r}")
         place = values
@@ -454,14 +488,14 @@ def differing_settings(config: Config) -> dict[str, Any]:
 def read_config(path: Path) -> Config:
     """Read a run's config.toml. Raises `UserError`."""
     try:
-        return Config.from_dict(_upgraded(tomllib.loads(path.read_text())))
+        return Config.from_dict(upgraded(tomllib.loads(path.read_text())))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except TypeError as error:
         raise UserError(f"{path} has a setting of a wrong type, or lacks one: {error}") from error
 
 
-def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run, with what those of an earlier release stand for.
 
     A run's own file has every setting that its release had. One written by hand has some, and defaults for the others.

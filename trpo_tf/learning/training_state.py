@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.sampling.batch import Batch
 from trpo_tf.serving.runtime.observations import ROOT, by_name, structured
@@ -33,7 +34,7 @@ class Purpose(IntEnum):
 
 
 class Best(NamedTuple):
-    """The policy that did best in a trial, the mean return that it had there, and the steps it was trained for."""
+    """The policy that did best in a periodic evaluation, its mean return there, and the steps it was trained for."""
 
     theta: NDArray[np.float32]  # [P]
     observation_moments: Moments
@@ -62,7 +63,7 @@ class TrainingState:
     recent_lengths: tuple[int, ...] = ()
     iteration: int = 0
     steps: int = 0
-    trial_steps: int = 0  # of trials, which are not in `steps`
+    eval_steps: int = 0  # of periodic evaluations, which are not in `steps`
     episodes: int = 0
     checkpoint: int = 0
     steps_at_checkpoint: int = 0
@@ -82,7 +83,7 @@ class TrainingState:
         )
 
     def at_best(self) -> "TrainingState":
-        """With the policy that did best in a trial, if there was one."""
+        """With the policy that did best in a periodic evaluation, if there was one."""
         if self.best is None:
             return self
         return dataclasses.replace(self, theta=self.best.theta, observation_moments=self.best.observation_moments)
@@ -130,7 +131,7 @@ class TrainingState:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "TrainingState":
         """The inverse of `to_arrays`. Raises `KeyError` or `ValueError` if they are something else."""
-        counters = json.loads(arrays["counters"].tobytes())
+        counters = renamed(json.loads(arrays["counters"].tobytes()), COUNTERS)
         for name in ("recent_returns", "recent_lengths"):
             counters[name] = tuple(counters[name])
         return cls(
@@ -150,7 +151,7 @@ _COUNTERS = (
     "recent_lengths",
     "iteration",
     "steps",
-    "trial_steps",
+    "eval_steps",
     "episodes",
     "checkpoint",
     "steps_at_checkpoint",

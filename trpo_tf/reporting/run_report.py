@@ -9,7 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.config.settings import Config, read_config
+from trpo_tf.config.former_names import METRICS, renamed
+from trpo_tf.config.settings import Config, read_config, upgraded
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.export.latency import read_latencies
@@ -79,7 +80,7 @@ def _logged(path: Path) -> Logged:
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            entries.append(json.loads(line))
+            entries.append(renamed(json.loads(line), METRICS))
         except ValueError:
             break
     return entries
@@ -94,16 +95,24 @@ def _found_bundle(folder: Path, config: Config) -> Path | None:
             manifest = read_manifest(path.parent)
         except BundleError:
             continue
-        if manifest.provenance.get("config") == json.loads(json.dumps(config.to_dict())):
+        if _config_of(manifest) == config:
             return path.parent
     return None
+
+
+def _config_of(manifest: Manifest) -> Config | None:
+    """The settings that a bundle's policy was trained with; None if they can't be read."""
+    try:
+        return Config.from_dict(upgraded(manifest.provenance["config"]))
+    except (KeyError, TypeError, AttributeError, UserError):
+        return None
 
 
 def _lead(story: Story) -> str:
     done = story.logged[-1] if story.logged else {"steps": 0, "iteration": 0}
     state = "It is trained." if story.is_over else f"It goes on, or was stopped, at {done['steps']:,} steps."
     best = story.summary.get("best_at_steps")
-    kept = f" Its policy is that of {best:,} steps, which did best in a trial." if best else ""
+    kept = f" Its policy is that of {best:,} steps, the best of the periodic evaluations." if best else ""
     told = f"{story.config.algo}, seed {story.config.seed}, {story.config.total_steps:,} steps wanted. {state}{kept}"
     return f'<p class="lead">{escape(told)}</p>'
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import tomli_w
 
+from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config, read_config
 from trpo_tf.errors import UserError
 from trpo_tf.export.folders import new_folder
@@ -126,7 +127,7 @@ def load_run(folder: str | Path) -> Run:
         config,
         components,
         state,
-        json.loads(summary.read_text()) if summary.exists() else {},
+        renamed(json.loads(summary.read_text()), COUNTERS) if summary.exists() else {},
     )
 
 

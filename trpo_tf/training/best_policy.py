@@ -1,4 +1,4 @@
-"""Trials of a policy while it is trained, so that training can end with the best one rather than the last."""
+"""Evaluate the policy periodically while it is trained, so that training can end with the best one."""
 
 import dataclasses
 from typing import Any
@@ -17,37 +17,40 @@ from trpo_tf.sampling.actor import Actor
 from trpo_tf.serving.runtime.observations import is_finite, map_parts, observation_of, write
 
 FIRST_SEED = 2_000_000
-"""Seed of a trial's first episode; the next ones' follow it. None of them is one of an evaluation's."""
+"""Seed of the first episode; the others have the seeds that follow. The evaluation after training has other seeds."""
 
 
-class Trials:
-    """Plays the policy's mode in `trial_episodes` episodes at once, with the same seeds each time."""
+class PeriodicEvaluation:
+    """Plays the policy's mode in `periodic_eval_episodes` episodes at once, with the same seeds each time."""
 
     def __init__(self, config: Config, policy: Policy) -> None:
         """Makes the environments, which it owns."""
-        self._actor, self._encoder = Actor(policy, config.trial_episodes), policy.encoder
-        self._longest = longest_episode(config.made_environment, config.trial_interval, config.trial_episodes)
+        self._actor, self._encoder = Actor(policy, config.periodic_eval_episodes), policy.encoder
+        self._longest = longest_episode(config.made_environment, config.eval_interval, config.periodic_eval_episodes)
         sampling = config.sampling
         self._envs = make_vector_env(
-            config.made_environment, config.trial_episodes, sampling.env_backend, time_feature=sampling.time_feature
+            config.made_environment,
+            config.periodic_eval_episodes,
+            sampling.env_backend,
+            time_feature=sampling.time_feature,
         )
 
     def run(self, state: TrainingState, on_step: OnStep = lambda *_: None) -> tuple[TrainingState, dict[str, Any]]:
-        """Try the policy at `state`: the state, with its policy as the best if none was better, and metrics.
+        """Evaluate the policy at `state`: the state, with its policy as the best if none was better, and metrics.
 
-        All trials together take no more steps than training, unless the environment's own time limit asks for more;
-        episodes that do not end in their share are cut.
+        All periodic evaluations together take no more steps than training, unless the environment's own time limit asks
+        for more; episodes that do not end in their share are cut.
 
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite, and what `on_step`
         does.
         """
         self._actor.load(state.theta, self._encoder.normalizer(state.observation_moments))
         mean_return, steps, cut = self._play(on_step)
-        state = dataclasses.replace(state, trial_steps=state.trial_steps + steps)
+        state = dataclasses.replace(state, eval_steps=state.eval_steps + steps)
         if state.best is None or mean_return >= state.best.mean_return:
             best = Best(state.theta, state.observation_moments, mean_return, state.steps)
             state = dataclasses.replace(state, best=best)
-        return state, {"trial_return": mean_return, "trial_episodes_cut": cut}
+        return state, {"eval_return": mean_return, "eval_episodes_cut": cut}
 
     def close(self) -> None:
         """Close the environments."""
@@ -71,18 +74,18 @@ class Trials:
             if not running.any():
                 break
         if not np.isfinite(returns).all():
-            raise EnvironmentFailure("the environment gave a reward that is not finite", "a trial")
+            raise EnvironmentFailure("the environment gave a reward that is not finite", "a periodic evaluation")
         return float(returns.mean()), steps, int(running.sum())
 
     def _reset(self) -> Any:
         try:
             return self._envs.reset(seed=FIRST_SEED)[0]
         except Exception as error:
-            raise environment_failure("reset", error, "a trial") from error
+            raise environment_failure("reset", error, "a periodic evaluation") from error
 
     def _step(self) -> Step:
         try:
             # A copy, since an environment may keep its action, and the buffer will be written again.
             return self._envs.step(self._actor.action.copy())
         except Exception as error:
-            raise environment_failure("step", error, "a trial") from error
+            raise environment_failure("step", error, "a periodic evaluation") from error

@@ -104,7 +104,10 @@ class KerasListeners:
         return self.tell("on_epoch_end", after, state.iteration - 1, logs=logs)
 
     def train_ends(self, state: TrainingState, metrics: Mapping[str, Any]) -> TrainingState:
-        """As `tell`, with the last iteration's metrics; weights that a callback sets go before a trial's best."""
+        """As `tell`, with the last iteration's metrics.
+
+        Weights that a callback sets go before those of the best periodic evaluation.
+        """
         after = self.tell("on_train_end", state, logs=dict(metrics))
         return after if after is state else dataclasses.replace(after, best=None)
 

@@ -45,7 +45,7 @@ from trpo_tf.runs.warm_start import read_weights
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.support.graceful_stop import StopRequest
-from trpo_tf.training.best_policy import Trials
+from trpo_tf.training.best_policy import PeriodicEvaluation
 from trpo_tf.training.callbacks import KerasListeners, checked_callbacks
 from trpo_tf.training.progress import Progress, watch
 
@@ -209,7 +209,7 @@ def _train(
         StopRequest() as stop,
         Experience(config, components.policy) as experience,
         Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
-        _trials(config, components) as trials,
+        _periodic_evaluation(config, components) as evaluation,
         Progress(config, shown=progress) as show,
     ):
         watched = functools.partial(_watch, stop, show)
@@ -223,10 +223,11 @@ def _train(
             while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
                 state = listeners.iteration_begins(state)
                 after, metrics = iterate(config, components, experience, state, traced=profile)
-                metrics |= {"trial_return": None, "trial_episodes_cut": None}
-                if trials is not None and _is_trial_due(config, components, state.steps, after.steps):
-                    after, tried = trials.run(after, watched("trial", config.trial_episodes))
-                    metrics |= tried
+                metrics |= {"eval_return": None, "eval_episodes_cut": None}
+                if evaluation is not None and _is_evaluation_due(config, components, state.steps, after.steps):
+                    what = "periodic evaluation"
+                    after, found = evaluation.run(after, watched(what, config.periodic_eval_episodes))
+                    metrics |= found
                 state = dataclasses.replace(after, seconds=time.perf_counter() - started)
                 log.write(metrics)
                 state = listeners.iteration_ended(state, metrics)
@@ -279,15 +280,17 @@ def _watch(stop: StopRequest, show: Progress, what: str, episodes: int) -> OnSte
     return on_step
 
 
-def _trials(config: Config, components: Components) -> contextlib.AbstractContextManager[Trials | None]:
-    if config.trial_interval == 0:
+def _periodic_evaluation(
+    config: Config, components: Components
+) -> contextlib.AbstractContextManager[PeriodicEvaluation | None]:
+    if config.eval_interval == 0:
         return contextlib.nullcontext()
-    return contextlib.closing(Trials(config, components.policy))
+    return contextlib.closing(PeriodicEvaluation(config, components.policy))
 
 
-def _is_trial_due(config: Config, components: Components, before: int, steps: int) -> bool:
+def _is_evaluation_due(config: Config, components: Components, before: int, steps: int) -> bool:
     """Whether an interval has ended, or the run has."""
-    passed = steps // config.trial_interval > before // config.trial_interval
+    passed = steps // config.eval_interval > before // config.eval_interval
     return passed or steps + components.iteration_steps > config.total_steps
 
 
@@ -322,7 +325,7 @@ def _evaluate_trained(run: Run, watched: Watch) -> Run:
     summary = {
         "trained": _evaluate(run, watched, deterministic=True),
         "steps": state.steps,
-        "trial_steps": state.trial_steps,
+        "eval_steps": state.eval_steps,
         "iterations": state.iteration,
         "episodes": state.episodes,
         "best_at_steps": None if state.best is None else state.best.steps,

@@ -1,4 +1,4 @@
-"""Trials during training: what they measure, which policy they keep, and that they change nothing else."""
+"""PeriodicEvaluation during training: what they measure, which policy they keep, and that they change nothing else."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from trpo_tf.exporting.in_process import in_process
 from trpo_tf.learning.learner import build_components
 from trpo_tf.reporting.run_report import html_report, read_story
 from trpo_tf.runs.folder import load_run
-from trpo_tf.training.best_policy import FIRST_SEED, Trials
+from trpo_tf.training.best_policy import FIRST_SEED, PeriodicEvaluation
 from trpo_tf.training.train import resume, train
 
 EPISODES = 10
 
 
-FAILING = {"num_envs": 32, "total_steps": 4096, "trial_interval": 64, "trial_episodes": 1, "eval_episodes": 0}
+FAILING = {"num_envs": 32, "total_steps": 4096, "eval_interval": 64, "periodic_eval_episodes": 1, "eval_episodes": 0}
 """So that the one environment of the trials takes more steps than each of those that are sampled, and fails first."""
 
 
@@ -32,7 +32,7 @@ def settings():
         "damping": 1e-3,
         "eval_episodes": 0,
         "checkpoint_steps": 300,
-        "trial_episodes": EPISODES,
+        "periodic_eval_episodes": EPISODES,
     }
 
 
@@ -41,9 +41,9 @@ def tried(small_config, settings, tmp_path_factory):
     """A run with a trial in every iteration, of which the last is not the best, and its metrics."""
     for seed in range(10):  # how a run of such steps goes depends on the last bits of arithmetic
         observed = []
-        config = small_config(**settings, seed=seed, trial_interval=1)
+        config = small_config(**settings, seed=seed, eval_interval=1)
         run = train(config, tmp_path_factory.mktemp("tried") / "run", observer=observed.append)
-        if max(metrics["trial_return"] for metrics in observed) > observed[-1]["trial_return"] + 0.1:
+        if max(metrics["eval_return"] for metrics in observed) > observed[-1]["eval_return"] + 0.1:
             return run, observed
     pytest.fail("no run ended with a worse policy than it had")
 
@@ -61,37 +61,37 @@ def logged(run, name):
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Reacher-v5"])
 def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_config):
     """The pendulum's end at different times, and each counts once."""
-    config = small_config(env_id, trial_episodes=EPISODES, env_backend="gymnasium")
+    config = small_config(env_id, periodic_eval_episodes=EPISODES, env_backend="gymnasium")
     components = build_components(config)
     state = components.initial_state(4)
-    trials = Trials(config, components.policy)
-    after, metrics = trials.run(state)
+    evaluation = PeriodicEvaluation(config, components.policy)
+    after, metrics = evaluation.run(state)
     policy = in_process(components.trained(state), "policy")
     expected = evaluate(policy, env_id, episodes=EPISODES, seed=FIRST_SEED)
-    again = trials.run(state)[1]
-    trials.close()
-    assert metrics["trial_return"] == pytest.approx(expected.mean_return, rel=1e-4)
+    again = evaluation.run(state)[1]
+    evaluation.close()
+    assert metrics["eval_return"] == pytest.approx(expected.mean_return, rel=1e-4)
     assert again == metrics
-    assert (after.best.mean_return, after.best.steps) == (metrics["trial_return"], 0)
-    assert after.trial_steps == pytest.approx(EPISODES * expected.mean_length)
+    assert (after.best.mean_return, after.best.steps) == (metrics["eval_return"], 0)
+    assert after.eval_steps == pytest.approx(EPISODES * expected.mean_length)
     assert expected.std_return > 0
 
 
 def test_envpool_s_trials_are_of_whole_episodes(small_config):
-    config = small_config("Pendulum-v1", trial_episodes=EPISODES, env_backend="envpool")
+    config = small_config("Pendulum-v1", periodic_eval_episodes=EPISODES, env_backend="envpool")
     components = build_components(config)
-    trials = Trials(config, components.policy)
-    first, second = (trials.run(components.initial_state(4))[1]["trial_return"] for _ in range(2))
-    trials.close()
+    evaluation = PeriodicEvaluation(config, components.policy)
+    first, second = (evaluation.run(components.initial_state(4))[1]["eval_return"] for _ in range(2))
+    evaluation.close()
     assert first == second
     assert -2000 < first < -800  # of 200 steps by a policy that knows nothing, each costs 4 to 10
 
 
 def test_training_ends_with_the_policy_that_did_best(tried):
     run, observed = tried
-    returns = [metrics["trial_return"] for metrics in observed]
+    returns = [metrics["eval_return"] for metrics in observed]
     best = max(returns)
-    kept_at = max(metrics["steps"] for metrics in observed if metrics["trial_return"] == best)
+    kept_at = max(metrics["steps"] for metrics in observed if metrics["eval_return"] == best)
     assert run.summary["best_at_steps"] == kept_at < run.state.steps
     assert score(run) == pytest.approx(best, rel=1e-4)
     assert score(load_run(run.folder)) == score(run)
@@ -101,17 +101,17 @@ def test_training_ends_with_the_policy_that_did_best(tried):
 def test_trials_change_nothing_of_training_itself(tried, tmp_path):
     run, observed = tried
     alone = []
-    train(dataclasses.replace(run.config, trial_interval=0), tmp_path / "run", observer=alone.append)
+    train(dataclasses.replace(run.config, eval_interval=0), tmp_path / "run", observer=alone.append)
     for mine, other in zip(alone, observed, strict=True):
-        assert mine["trial_return"] is None
-        for name in set(mine) - {"trial_return", "trial_episodes_cut"}:
+        assert mine["eval_return"] is None
+        for name in set(mine) - {"eval_return", "eval_episodes_cut"}:
             assert "second" in name or mine[name] == other[name], name
 
 
 def test_a_trial_is_held_as_each_interval_ends_and_at_the_end(small_config, settings, tmp_path):
     observed = []
-    train(small_config(**settings, trial_interval=500), tmp_path / "run", observer=observed.append)
-    at = [metrics["steps"] for metrics in observed if metrics["trial_return"] is not None]
+    train(small_config(**settings, eval_interval=500), tmp_path / "run", observer=observed.append)
+    at = [metrics["steps"] for metrics in observed if metrics["eval_return"] is not None]
     steps = [metrics["steps"] for metrics in observed]
     assert at == [next(s for s in steps if s >= 500), next(s for s in steps if s >= 1000), steps[-1]]
 
@@ -130,11 +130,11 @@ def test_a_resumed_run_remembers_the_best(tried, tmp_path):
     assert load_run(tmp_path / "run").state.best.steps == run.summary["best_at_steps"]
     resumed = resume(tmp_path / "run")
     assert resumed.summary["best_at_steps"] >= run.summary["best_at_steps"]
-    assert score(resumed) == pytest.approx(max(logged(resumed, "trial_return")), rel=1e-4)
+    assert score(resumed) == pytest.approx(max(logged(resumed, "eval_return")), rel=1e-4)
 
 
 def test_an_exception_in_a_trial_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
-    told = r"a trial, environment \d of \d: .* raised ArithmeticError: .*; go on with --resume"
+    told = r"a periodic evaluation, environment \d of \d: .* raised ArithmeticError: .*; go on with --resume"
     with pytest.raises(EnvironmentFailure, match=told):
         train(small_config("environments:FailingWalk-v0", **FAILING), tmp_path / "run")
     monkeypatch.setenv("WALK_REPAIRED", "1")

@@ -1,0 +1,41 @@
+"""Names of earlier releases, which run folders, bundles, scripts and command lines may still hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trpo_tf.errors import UserError
+
+SETTINGS = {
+    "trial_interval": "eval_interval",
+    "trial_episodes": "periodic_eval_episodes",
+}
+"""Settings as config.toml has them, GROUP.NAME where they are in a group: former name -> present name."""
+
+METRICS = {
+    "trial_return": "eval_return",
+    "trial_episodes_cut": "eval_episodes_cut",
+}
+"""Columns of metrics.jsonl."""
+
+COUNTERS = {"trial_steps": "eval_steps"}
+"""Numbers in summary.json and in checkpoints."""
+
+
+def renamed(values: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """`values` by their present names, in the same order."""
+    return {table.get(name, name): value for name, value in values.items()}
+
+
+def with_present_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their present names. Raises `UserError` where both names of a setting are given."""
+    values = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    for former, present in SETTINGS.items():
+        group, _, name = former.rpartition(".")
+        owner = values.get(group) if group else values
+        if not isinstance(owner, dict) or name not in owner:
+            continue
+        own = present.rpartition(".")[2]
+        if own in owner:
+            raise UserError(f"{former} and {present} are two names of one setting; give {present} alone")
+        owner[own] = owner.pop(name)
+    return values
