@@ -122,7 +122,7 @@ class Frozen:
 
     def true_gradient(self) -> tuple[Any, float]:
         """g of the rows that no step is made of, and sqrt(g'F^-1 g), each g of another half, since noise would add."""
-        settings = {"critic.critic_hidden_sizes": WIDE}
+        settings = {"critic.hidden_sizes": WIDE}
         critic = build_components(with_settings(self.config, settings)).value_function
         theta, rng = critic.initial_theta(), np.random.default_rng(0)
         adam, value = AdamState.zeros(len(theta)), np.zeros((len(self.reward) + 1, self.reward.shape[1]))
@@ -161,7 +161,7 @@ class Frozen:
 
 def critic_with(memory: int, config: Config, seen: list[Any]) -> tuple[Any, Any]:
     """A critic as it would have come out of the training's batches with this memory: its function and parameters."""
-    config = with_settings(config, {"critic.critic_memory": memory})
+    config = with_settings(config, {"critic.memory": memory})
     components, n = build_components(config), config.sampling.num_envs
     own = components.initial_state(n)
     for state, batch in seen:
@@ -184,7 +184,7 @@ def main() -> None:
     arguments = parser.parse_args()
     use_one_thread()
     config = load_preset(preset_for(arguments.env_id), arguments.env_id)
-    settings = {"seed": arguments.seed, "sampling.final_discount": 0.0, "critic.critic_memory": 1}
+    settings = {"seed": arguments.seed, "sampling.final_discount": 0.0, "critic.memory": 1}
     config = with_env_backend(with_settings(config, settings))
     components = build_components(config)
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

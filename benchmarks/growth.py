@@ -61,7 +61,7 @@ def measure(point: Point) -> dict[str, float]:
             total_steps=1_000_000,
             sampling=SamplingConfig(num_envs=point.num_envs, batch_size=point.batch_size),
             policy=PolicyConfig(hidden_sizes=layers),
-            critic=CriticConfig(critic_hidden_sizes=layers),
+            critic=CriticConfig(hidden_sizes=layers),
             # Always as many products.
             trust_region=TrustRegionConfig(cg_tolerance=0.0),
         )

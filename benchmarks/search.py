@@ -30,9 +30,9 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "trust_region.damping": (0.01, 0.1, 1.0),
     "policy.hidden_sizes": ((64, 64), (128, 128), (256, 256)),
     "policy.initial_log_std": (-1.0, -0.7, -0.5, 0.0),
-    "critic.critic_hidden_sizes": ((64, 64), (128, 128), (256, 256)),
-    "critic.critic_epochs": (5, 10, 20),
-    "critic.critic_learning_rate": (3e-4, 1e-3),
+    "critic.hidden_sizes": ((64, 64), (128, 128), (256, 256)),
+    "critic.epochs": (5, 10, 20),
+    "critic.learning_rate": (3e-4, 1e-3),
 }
 """Setting -> values to choose from, beside the preset's own."""
 

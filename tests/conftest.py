@@ -72,7 +72,7 @@ def small_config():
         sampling=SamplingConfig(num_envs=4, batch_size=64),
         policy=PolicyConfig(hidden_sizes=(8,)),
         inner=InnerConfig(policy_batch_size=32),
-        critic=CriticConfig(critic_hidden_sizes=(8,), critic_batch_size=32, critic_epochs=2),
+        critic=CriticConfig(hidden_sizes=(8,), batch_size=32, epochs=2),
     )
 
     def make(env_id: str = WALK, **settings: Any) -> Config:
@@ -82,8 +82,9 @@ def small_config():
                 config = dataclasses.replace(config, **{name: value})
                 continue
             parts = ("environment", "sampling", "policy", "trust_region", "critic")
-            part = next(part for part in parts if hasattr(getattr(config, part), name))
-            component = dataclasses.replace(getattr(config, part), **{name: value})
+            own = {part: name.removeprefix("critic_") if part == "critic" else name for part in parts}
+            part = next(part for part in parts if hasattr(getattr(config, part), own[part]))
+            component = dataclasses.replace(getattr(config, part), **{own[part]: value})
             config = dataclasses.replace(config, **{part: component})
         return config
 

@@ -66,17 +66,17 @@ def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, compon
         )
     np.testing.assert_allclose(values, [0.0, 0.5, 1.0, 2.0, 3.0], atol=0.1)
     assert components.value_function.fit.experimental_get_tracing_count() == 1
-    assert state.adam.step == 5 * 100 * LENGTH * ENVS / config.critic.critic_batch_size
+    assert state.adam.step == 5 * 100 * LENGTH * ENVS / config.critic.batch_size
 
 
 def test_the_first_fit_is_that_without_a_memory(config, components):
-    alone = dataclasses.replace(config, critic=dataclasses.replace(config.critic, critic_memory=1))
+    alone = dataclasses.replace(config, critic=dataclasses.replace(config.critic, memory=1))
     (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
     batch = batch_of(1.0, 1.0, size)._replace(reward=np.random.default_rng(0).normal(size=(LENGTH, ENVS)))
     fits = []
     for one in (config, alone):
         state = components.initial_state(ENVS)
-        memory = remembered(batch, state.earlier, one.critic.critic_memory)
+        memory = remembered(batch, state.earlier, one.critic.memory)
         rows = estimated(one, components, state, memory).critic_rows
         fits.append(fit_critic(one, components, state, rows)[0])
     np.testing.assert_allclose(*fits, atol=1e-6)

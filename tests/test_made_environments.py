@@ -198,7 +198,7 @@ def test_a_runs_settings_are_those_of_another(run):
         ("max_kl=0.02", "setting 'max_kl' is unknown"),
         ("trust_region.max_kl=-1", "max_kl must be above 0"),
         ("seed.max_kl=1", "seed is no group of settings"),
-        ("critic.critic_epochs=many", "critic_epochs must be of type int"),
+        ("critic.epochs=many", "critic_epochs must be of type int"),
     ],
 )
 def test_a_wrong_change_is_named(change, reason):

@@ -8,6 +8,11 @@ from trpo_tf.errors import UserError
 SETTINGS = {
     "trial_interval": "eval_interval",
     "trial_episodes": "periodic_eval_episodes",
+    "critic.critic_hidden_sizes": "critic.hidden_sizes",
+    "critic.critic_epochs": "critic.epochs",
+    "critic.critic_batch_size": "critic.batch_size",
+    "critic.critic_learning_rate": "critic.learning_rate",
+    "critic.critic_memory": "critic.memory",
 }
 """Settings as config.toml has them, GROUP.NAME where they are in a group: former name -> present name."""
 

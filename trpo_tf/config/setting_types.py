@@ -6,10 +6,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from trpo_tf.errors import UserError
 
 
-def check_types(config: Any) -> None:
+def check_types(config: Any, prefix: str = "") -> None:
     """Raise `UserError` naming the first field of a dataclass whose value is not of the field's type.
 
-    Integers may be floats without a fraction, as 1e6 is, and are integers from then on.
+    The message has `prefix` before the name. Integers may be floats without a fraction, as 1e6 is, and are integers
+    from then on.
     """
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
@@ -18,7 +19,7 @@ def check_types(config: Any) -> None:
             object.__setattr__(config, name, value)
         if not _is_of(value, kind):
             wanted = f"a tuple of {get_args(kind)[0].__name__}" if get_args(kind) else f"of type {kind.__name__}"
-            raise UserError(f"{name} must be {wanted}, not {reprlib.repr(value)}")
+            raise UserError(f"{prefix}{name} must be {wanted}, not {reprlib.repr(value)}")
 
 
 def whole_number(value: Any) -> Any:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from trpo_tf.config.environment import Environment, as_json
 from trpo_tf.config.former_names import SETTINGS, renamed, with_present_names
@@ -242,25 +242,27 @@ class InnerConfig:
 class CriticConfig:
     """The value network and its fit."""
 
-    critic_hidden_sizes: tuple[int, ...] = (64, 64)
+    # `own_name` puts critic_ before these names where a setting is asked for without its group.
+
+    hidden_sizes: Annotated[tuple[int, ...], arg(name="critic-hidden-sizes")] = (64, 64)
     """widths of the critic's hidden layers"""
-    critic_epochs: int = 10
+    epochs: Annotated[int, arg(name="critic-epochs")] = 10
     """passes over the batch in an iteration"""
-    critic_batch_size: int = 128
+    batch_size: Annotated[int, arg(name="critic-batch-size")] = 128
     """rows in a step of Adam"""
-    critic_learning_rate: float = 1e-3
+    learning_rate: Annotated[float, arg(name="critic-learning-rate")] = 1e-3
     """step size of Adam"""
-    critic_memory: int = 1
+    memory: Annotated[int, arg(name="critic-memory")] = 1
     """iterations whose batches the critic learns from, the latest among them; an epoch stays as many rows as one has"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
-        check_types(self)
-        _require(all(n >= 1 for n in self.critic_hidden_sizes), "critic_hidden_sizes", "positive")
-        _require(self.critic_epochs >= 1, "critic_epochs", "at least 1")
-        _require(self.critic_batch_size >= 1, "critic_batch_size", "at least 1")
-        _require(self.critic_learning_rate > 0, "critic_learning_rate", "above 0")
-        _require(self.critic_memory >= 1, "critic_memory", "at least 1")
+        check_types(self, prefix="critic_")
+        _require(all(n >= 1 for n in self.hidden_sizes), "critic_hidden_sizes", "positive")
+        _require(self.epochs >= 1, "critic_epochs", "at least 1")
+        _require(self.batch_size >= 1, "critic_batch_size", "at least 1")
+        _require(self.learning_rate > 0, "critic_learning_rate", "above 0")
+        _require(self.memory >= 1, "critic_memory", "at least 1")
 
 
 @dataclass(frozen=True)
@@ -299,9 +301,8 @@ class Config:
         own = "the id of a registered environment; gymnasium.register registers one of your own"
         _require(isinstance(self.env_id, str), "env_id", own)
         check_types(self)
-        for component in (self.sampling, self.policy, self.trust_region, self.inner, self.critic):
-            for name, value in dataclasses.asdict(component).items():
-                _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
+        for name, value in _flat(self.to_dict()).items():
+            _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
         _require_one_of(self.algo, "algo", ALGORITHMS)
         _require(self.seed >= 0, "seed", "at least 0")
         _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
@@ -319,7 +320,7 @@ class Config:
             _require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
             _require(self.algo not in MINIBATCH_ALGORITHMS, "algo", "one without minibatches, for the vine")
             _require(self.sampling.objective == "discounted", "objective", "discounted, for the vine")
-        _require(self.critic.critic_batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
+        _require(self.critic.batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
         if self.algo in MINIBATCH_ALGORITHMS:
             _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
 
@@ -370,7 +371,7 @@ def former_own_names() -> dict[str, str]:
 
 def own_name(group: str, name: str) -> str:
     """The name by which a setting is asked for alone: an option, or an argument of `Config.for_env`."""
-    return name
+    return f"critic_{name}" if group == "critic" else name
 
 
 def _in_group(path: str) -> tuple[str, str]:
@@ -462,18 +463,23 @@ def _unfit(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by their own names, without the groups that they are in."""
     groups = {name: value for name, value in values.items() if isinstance(value, dict)}
-    own = {name: value for name, value in values.items() if name not in groups}
-    return {**own, **{name: value for group in groups.values() for name, value in group.items()}}
+    flat = {name: value for name, value in values.items() if name not in groups}
+    return flat | {
+        own_name(group, name): value for group, settings in groups.items() for name, value in settings.items()
+    }
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `_flat`. Raises `UserError` on unknown names."""
     groups = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
-    places = {f.name: group for group, kind in groups.items() for f in dataclasses.fields(kind)}
+    places = {
+        own_name(group, f.name): (group, f.name) for group, kind in groups.items() for f in dataclasses.fields(kind)
+    }
     values: dict[str, Any] = {}
     for name, value in settings.items():
         if name in places:
-            values.setdefault(places[name], {})[name] = value
+            group, own = places[name]
+            values.setdefault(group, {})[own] = value
         else:
             values[name] = value
     return values

@@ -18,13 +18,13 @@ def fit_critic(
 ) -> tuple[NDArray[np.float32], AdamState, float]:
     """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
     critic, n = config.critic, config.sampling.num_envs
-    width = critic.critic_memory * n
+    width = critic.memory * n
     known = np.arange(len(rows.targets)).reshape(-1, width)[:, -n * (state.iteration + 1) :].ravel()
     # With a memory there are more rows to choose from, but no more steps.
-    count = len(rows.targets) // critic.critic_memory
-    epochs = -(-critic.critic_epochs * count // len(known))
-    order = minibatches(state.rng(config.seed, Purpose.CRITIC), len(known), critic.critic_batch_size, epochs)
-    order = known.astype(np.int32)[order[: critic.critic_epochs * (count // critic.critic_batch_size)]]
+    count = len(rows.targets) // critic.memory
+    epochs = -(-critic.epochs * count // len(known))
+    order = minibatches(state.rng(config.seed, Purpose.CRITIC), len(known), critic.batch_size, epochs)
+    order = known.astype(np.int32)[order[: critic.epochs * (count // critic.batch_size)]]
     # The clock of the phases is another thread's.
     with tf.profiler.experimental.Trace("critic"):
         theta, adam, loss = components.value_function.fit(
@@ -32,7 +32,7 @@ def fit_critic(
             state.adam,
             *rows,
             order,
-            np.float32(critic.critic_learning_rate * annealing(config, state)),
+            np.float32(critic.learning_rate * annealing(config, state)),
         )
         theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
     if not np.isfinite(theta).all():

@@ -40,7 +40,7 @@ def iterate(
     clock.enter("advantages")
     seconds_sampling = sum(clock.seconds.values())
     networks, sampling = components.frozen(state), present_sampling(config, state)
-    memory = remembered(batch, state.earlier, config.critic.critic_memory)
+    memory = remembered(batch, state.earlier, config.critic.memory)
     estimates = estimate(sampling, networks, memory, state.return_moments, state.carried_returns)
     rows = estimates.rows
     if branches is not None:
@@ -77,7 +77,7 @@ def iterate(
         control=np.float32(update.control),
         value_theta=value_theta,
         adam=adam,
-        earlier=columns(memory, slice(config.sampling.num_envs, None)) if config.critic.critic_memory > 1 else None,
+        earlier=columns(memory, slice(config.sampling.num_envs, None)) if config.critic.memory > 1 else None,
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
         iteration=state.iteration + 1,

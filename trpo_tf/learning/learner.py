@@ -116,7 +116,7 @@ def build_components(
             seed=config.seed,
         )
     if value_network is None:
-        sizes, seed = critic.critic_hidden_sizes, config.seed + 1
+        sizes, seed = critic.hidden_sizes, config.seed + 1
         value_network = default_network(encoder.inputs, sizes, 1, activation=settings.activation, seed=seed)
     check_shapes(policy_network, encoder.inputs, head.inputs, "policy_network")
     check_shapes(value_network, encoder.inputs, 1, "value_network")
