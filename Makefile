@@ -59,10 +59,10 @@ image-arm64:
 	tests/container/arm64.sh
 
 soak: $(VENV)/.installed-dev
-	$(BIN)/python tests/container/soak.py --minutes 10 --json docs/soak.json
+	$(BIN)/python tests/container/soak.py --minutes 10 --json benchmarks/results/soak.json
 
 chaos: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.container.chaos --json docs/chaos.json
+	$(BIN)/python -m tests.container.chaos --json benchmarks/results/chaos.json
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/fuzz_serve.py

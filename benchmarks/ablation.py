@@ -1,6 +1,6 @@
 """What does each setting earn? Trains a preset with one setting changed at a time, on seeds that no benchmark uses.
 
-`python benchmarks/ablation.py HalfCheetah-v5 --steps 300000 --seeds 2` prints a table and writes docs/ablation.json:
+`python benchmarks/ablation.py HalfCheetah-v5 --steps 300000 --seeds 2` prints a table and writes results/ablation.json:
 mean return of 20 deterministic episodes for each seed, of the preset itself and of each change. Two runs at a time.
 """
 
@@ -22,7 +22,7 @@ from trpo_tf.benchmark.worker import use_one_thread
 from trpo_tf.config.settings import load_preset, preset_for
 from trpo_tf.training.train import train
 
-OUT = Path(__file__).parents[1] / "docs" / "ablation.json"
+OUT = Path(__file__).parent / "results" / "ablation.json"
 FIRST_SEED = 100
 CHANGES: dict[str, dict[str, Any]] = {
     "the preset": {},

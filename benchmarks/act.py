@@ -1,6 +1,6 @@
 """How long does a policy take to act in process, beside the runtimes that could stand in its place? Does memory grow?
 
-`python benchmarks/act.py` prints a table and writes docs/act.json, for a policy of two layers of 64 and two bundles of
+`python benchmarks/act.py` prints a table and writes results/act.json, for a policy of two layers of 64 and two bundles of
 the serving tests; `--calls 10_000_000` measures memory instead, on the policy of two layers, and prints what it was.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from processes import ask, resident_megabytes
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "act.json"
+RESULTS = ROOT / "benchmarks" / "results" / "act.json"
 ENV_ID = "HalfCheetah-v5"
 """17 numbers in, 6 out."""
 SECONDS = 10.0

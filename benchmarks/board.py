@@ -1,6 +1,6 @@
 """What does a policy cost on a Cortex-M4? Flash, RAM and instructions an action, on an emulated board.
 
-`python benchmarks/board.py` prints a table and writes docs/board.json. The policies are untrained ones of two tasks,
+`python benchmarks/board.py` prints a table and writes results/board.json. The policies are untrained ones of two tasks,
 with 64-64 units and tanh: what they cost hardly depends on what they learn.
 """
 
@@ -23,7 +23,7 @@ from trpo_tf.export.c99 import c_sources  # noqa: E402
 from trpo_tf.serving.verify import difference  # noqa: E402
 
 ENVIRONMENTS = ("CartPole-v1", "HalfCheetah-v5")
-OUT = ROOT / "docs" / "board.json"
+OUT = ROOT / "benchmarks" / "results" / "board.json"
 COLUMNS = ("policy", "weights", "flash_bytes", "ram_bytes", "stack_bytes", "instructions", "max_difference")
 
 

@@ -1,6 +1,6 @@
 """Does the cost of an iteration grow as its work does? Over batch size, networks' width and number of environments.
 
-`python benchmarks/growth.py` prints a table and writes docs/growth.json. One dimension varies at a time, each point is
+`python benchmarks/growth.py` prints a table and writes results/growth.json. One dimension varies at a time, each point is
 measured in a process of its own, and update and critic one after the other, though training runs them side by side.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from processes import ask
 
-RESULTS = Path(__file__).parents[1] / "docs" / "growth.json"
+RESULTS = Path(__file__).parent / "results" / "growth.json"
 MEASURED = 5
 
 

@@ -1,6 +1,6 @@
 """How much memory does training take, beside sb3-contrib's, and does it grow?
 
-`python benchmarks/memory.py --peer PYTHON` prints a table and writes docs/memory.json; PYTHON is the interpreter of an
+`python benchmarks/memory.py --peer PYTHON` prints a table and writes results/memory.json; PYTHON is the interpreter of an
 environment that has sb3-contrib (`make bench-memory` makes one). Megabytes are 10^6 bytes in RAM.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from processes import ask, peak_megabytes, resident_megabytes
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "docs" / "memory.json"
+RESULTS = HERE / "results" / "memory.json"
 ENV_ID, NUM_ENVS, BATCH = "HalfCheetah-v5", 8, 2048
 EARLY, LATE, BETWEEN = 50, 500, 50
 

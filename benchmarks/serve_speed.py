@@ -1,7 +1,7 @@
 """How fast is the server over HTTP and gRPC, beside its floor and beside FastAPI, MLServer and KServe?
 
 `python benchmarks/serve_speed.py [--baseline CHECKOUT] [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON]
-[--seconds 5] [--rounds 3]` prints a table and writes docs/serve_speed.json. CHECKOUT is another version of this
+[--seconds 5] [--rounds 3]` prints a table and writes results/serve_speed.json. CHECKOUT is another version of this
 repository, whose server is measured as `before`. Each PYTHON is the interpreter of an environment that has the peer
 (`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, every other round
 backwards. Each figure is the median of the rounds, and each ratio that of the rounds' ratios. Ours has all its checks
@@ -33,7 +33,7 @@ from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 HERE = Path(__file__).parent
 PEERS = HERE / "serve_peers"
 BUNDLE = HERE.parent / "tests" / "serving" / "bundles" / "discrete"
-RESULTS = HERE.parent / "docs" / "serve_speed.json"
+RESULTS = HERE / "results" / "serve_speed.json"
 TENSOR = {"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, -0.2, 0.05, 0.3]}
 START_SECONDS = 60.0
 PORT = 8765

@@ -1,6 +1,6 @@
 """What does a policy cost in each target? Bytes, and microseconds an action here, for three networks.
 
-`python benchmarks/targets.py` prints a table a network and writes docs/targets.json. Latencies are of a call in process
+`python benchmarks/targets.py` prints a table a network and writes results/targets.json. Latencies are of a call in process
 with one thread, at a batch of 1 and of 64; the C code is called through ctypes, row by row. The policies are untrained.
 """
 
@@ -24,7 +24,7 @@ from trpo_tf.export.latency import BATCHES, read_latencies  # noqa: E402
 from trpo_tf.export.model_card import target_sizes  # noqa: E402
 from trpo_tf.export.targets import TARGETS  # noqa: E402
 
-OUT = ROOT / "docs" / "targets.json"
+OUT = ROOT / "benchmarks" / "results" / "targets.json"
 NUMBERS = gym.spaces.Box(-np.inf, np.inf, (17,), np.float64)
 FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 CONTINUOUS = gym.spaces.Box(-1, 1, (6,), np.float32)

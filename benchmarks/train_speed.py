@@ -1,6 +1,6 @@
 """How fast is training, beside sb3-contrib's? In turn, each time in a process of its own.
 
-`python benchmarks/train_speed.py --peer PYTHON` prints two tables and writes docs/speed.json; PYTHON is the interpreter
+`python benchmarks/train_speed.py --peer PYTHON` prints two tables and writes results/speed.json; PYTHON is the interpreter
 of an environment that has sb3-contrib (`make bench-train` makes one). In the first both do the same work; in the second
 each has its own settings, ours its presets, and beside ours stands what the environments reach alone with random
 actions.
@@ -27,7 +27,7 @@ from trpo_tf.sampling.sampler import Experience
 from trpo_tf.training.train import with_env_backend
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "docs" / "speed.json"
+RESULTS = HERE / "results" / "speed.json"
 WARM_UP, MEASURED = 2, 12
 PEER_ENVS = 8
 

@@ -1,6 +1,6 @@
 """Full load for a while, and a new version of the model in the repository every second: does anything fail, or grow?
 
-`python tests/container/soak.py [--minutes 10] [--local] [--json docs/soak.json]` serves from the container, or with
+`python tests/container/soak.py [--minutes 10] [--local] [--json FILE]` serves from the container, or with
 --local from a process of this machine's, on one core while the clients have another. Prints a table; exit status 1 if a
 request failed, few versions were seen, or memory grew by more than MOST_GROWTH after the first quarter.
 """

@@ -1,6 +1,6 @@
 """Does the server hold, and answer rightly, when everything happens at once?
 
-`python -m tests.container.chaos [--seconds 120] [--tls] [--local] [--json docs/chaos.json]` serves from the container
+`python -m tests.container.chaos [--seconds 120] [--tls] [--local] [--json FILE]` serves from the container
 (256 MB, one CPU, two workers), or with --local from a process of this machine's. For that long good clients ask at full
 load, by HTTP and gRPC, and check every answer, while workers are killed and stopped, versions are published, good ones
 and others, keys and certificates replaced, and rude, silent and amplifying clients do their worst. Prints a table; exit
