@@ -1,7 +1,8 @@
 """What does each setting earn? Trains a preset with one setting changed at a time, on seeds that no benchmark uses.
 
-`python benchmarks/ablation.py HalfCheetah-v5 --steps 300000 --seeds 2` prints a table and writes results/ablation.json:
-mean return of 20 deterministic episodes for each seed, of the preset itself and of each change. Two runs at a time.
+`python benchmarks/ablation.py HalfCheetah-v5 --steps 300000 --seeds 2` prints a table and writes
+results/ablation.json: mean return of 20 deterministic episodes for each seed, of the preset itself and of each
+change. Two runs at a time.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What does a policy cost on a Cortex-M4? Flash, RAM and instructions an action, on an emulated board.
 
-`python benchmarks/board.py` prints a table and writes results/board.json. The policies are untrained ones of two tasks,
-with 64-64 units and tanh: what they cost hardly depends on what they learn.
+`python benchmarks/board.py` prints a table and writes results/board.json. The policies are untrained ones of two
+tasks, with 64-64 units and tanh: what they cost hardly depends on what they learn.
 """
 
 import json

@@ -1,7 +1,8 @@
 """Does the cost of an iteration grow as its work does? Over batch size, networks' width and number of environments.
 
-`python benchmarks/growth.py` prints a table and writes results/growth.json. One dimension varies at a time, each point is
-measured in a process of its own, and update and critic one after the other, though training runs them side by side.
+`python benchmarks/growth.py` prints a table and writes results/growth.json. One dimension varies at a time, each
+point is measured in a process of its own, and update and critic one after the other, though training runs them side
+by side.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """What does a policy cost in each target? Bytes, and microseconds an action here, for three networks.
 
-`python benchmarks/targets.py` prints a table a network and writes results/targets.json. Latencies are of a call in process
-with one thread, at a batch of 1 and of 64; the C code is called through ctypes, row by row. The policies are untrained.
+`python benchmarks/targets.py` prints a table a network and writes results/targets.json. Latencies are of a call in
+process with one thread, at a batch of 1 and of 64; the C code is called through ctypes, row by row. The policies are
+untrained.
 """
 
 import json
