@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trpo_tf.export.bundle import convert_policy, write_bundle
-    from trpo_tf.export.evidence import Evidence
-    from trpo_tf.export.function import GraphForm, InferenceFunction, PolicySpec
-    from trpo_tf.export.onnx_graph import ExportError, to_onnx, with_constants
-    from trpo_tf.export.proof import ParityError
+    from trpo_tf.export.bundle.write import convert_policy, write_bundle
+    from trpo_tf.export.graph.convert import ExportError, to_onnx, with_constants
+    from trpo_tf.export.parity.evidence import Evidence
+    from trpo_tf.export.parity.proof import ParityError
+    from trpo_tf.export.policy.spec import GraphForm, InferenceFunction, PolicySpec
 
 __all__ = [
     "Evidence",
@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "bundle": ("convert_policy", "write_bundle"),
-    "evidence": ("Evidence",),
-    "function": ("GraphForm", "InferenceFunction", "PolicySpec"),
-    "onnx_graph": ("ExportError", "to_onnx", "with_constants"),
-    "proof": ("ParityError",),
+    "bundle.write": ("convert_policy", "write_bundle"),
+    "parity.evidence": ("Evidence",),
+    "policy.spec": ("GraphForm", "InferenceFunction", "PolicySpec"),
+    "graph.convert": ("ExportError", "to_onnx", "with_constants"),
+    "parity.proof": ("ParityError",),
 }
 
 

@@ -35,7 +35,7 @@ def brief_latencies():
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trpo_tf.export.latency._SECONDS", 0.02)
+        patch.setattr("trpo_tf.export.parity.latency._SECONDS", 0.02)
         yield
 
 

@@ -278,7 +278,7 @@ def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):
 
 LOSSY = """
 import numpy as np
-from trpo_tf.export import targets
+from trpo_tf.export.targets import table as targets
 from trpo_tf.cli import main as cli
 exact = targets.TARGETS["onnx"]
 def open_wrong(folder, manifest):

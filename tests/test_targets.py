@@ -11,11 +11,11 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.export import ExportError, GraphForm, PolicySpec
-from trpo_tf.export.metadata import read_metadata
-from trpo_tf.export.model_card import target_sizes
-from trpo_tf.export.snippets import snippet
-from trpo_tf.export.targets import TARGETS
-from trpo_tf.export.verify import verify_targets
+from trpo_tf.export.bundle.model_card import target_sizes
+from trpo_tf.export.graph.metadata import read_metadata
+from trpo_tf.export.parity.verify import verify_targets
+from trpo_tf.export.targets.snippets import snippet
+from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest

@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _TensorFlowFinder:
-    """Finds TensorFlow where Python would, for `trpo_tf.export.tensorflow_import` to import it."""
+    """Finds TensorFlow where Python would, for `trpo_tf.export.support.tensorflow_import` to import it."""
 
     @staticmethod
     def find_spec(
@@ -49,7 +49,7 @@ class _TensorFlowFinder:
         if fullname != "tensorflow" or _parts_in_use() == {"serving"}:
             return None
         # Not imported above: whoever only serves needs none of it, and keeps TensorFlow's own settings.
-        from trpo_tf.export.tensorflow_import import quiet_spec
+        from trpo_tf.export.support.tensorflow_import import quiet_spec
 
         return quiet_spec(path, target)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.c99.operators import Operator
+from trpo_tf.export.c99.c_operators import Operator
 
 Index = NDArray[np.int64]
 

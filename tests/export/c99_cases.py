@@ -11,7 +11,7 @@ import numpy as np
 
 from trpo_tf.export import PolicySpec
 from trpo_tf.export.c99 import SOURCE_FILE
-from trpo_tf.export.c99.sources import arguments
+from trpo_tf.export.c99.c_files import arguments
 from trpo_tf.serving.runtime.observations import Observation, by_name
 
 FIRMWARE = Path(__file__).parent / "firmware"

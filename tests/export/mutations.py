@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from onnx import helper, numpy_helper
 
-from trpo_tf.export.onnx_graph import set_field
+from trpo_tf.export.graph.convert import set_field
 
 Graph = onnx.GraphProto
 FLOAT, HALF, DOUBLE, INT32 = (getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "INT32"))
@@ -155,7 +155,7 @@ def quantized(*changes: Callable[[Graph], None]) -> Callable[[pytest.MonkeyPatch
     """Change the graph of 8 bits that is written."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        from trpo_tf.export import targets
+        from trpo_tf.export.targets import table as targets
 
         right = targets.quantize_static
 
@@ -197,7 +197,7 @@ def function(wrong: Callable[[Any, Any, Any], Any]) -> Callable[[pytest.MonkeyPa
     """Let LiteRT or a SavedModel be made of another function: of the right one, the observation and the noise."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        from trpo_tf.export import targets
+        from trpo_tf.export.targets import table as targets
 
         to_litert, write_saved_model = targets.litert.to_litert, targets.write_saved_model
 

@@ -17,9 +17,9 @@ from hand_made import Continuous, Discrete, observations
 
 from trpo_tf import serving
 from trpo_tf.export import Evidence, ExportError, GraphForm, write_bundle
-from trpo_tf.export.litert import to_litert
-from trpo_tf.export.targets import TARGETS
-from trpo_tf.export.verify import verify_targets
+from trpo_tf.export.litert.convert import to_litert
+from trpo_tf.export.parity.verify import verify_targets
+from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import FileEntry, read_manifest
@@ -235,17 +235,17 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from hand_made import Continuous
-import trpo_tf.export.bundle
+import trpo_tf.export.bundle.write
 
-prove = trpo_tf.export.bundle.prove
+prove = trpo_tf.export.bundle.write.prove
 def killed_at_the_last_target(name, *arguments, **options):
     if name == "savedmodel":
         os.kill(os.getpid(), signal.SIGKILL)
     return prove(name, *arguments, **options)
-trpo_tf.export.bundle.prove = killed_at_the_last_target
+trpo_tf.export.bundle.write.prove = killed_at_the_last_target
 
 policy = Continuous()
-trpo_tf.export.bundle.write_bundle(policy.function, policy.spec, {target!r})
+trpo_tf.export.bundle.write.write_bundle(policy.function, policy.spec, {target!r})
 """
 
 

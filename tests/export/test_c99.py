@@ -16,7 +16,7 @@ from untrained import untrained_policy
 
 from trpo_tf.export import ExportError, PolicySpec, convert_policy
 from trpo_tf.export.c99 import HEADER_FILE, SOURCE_FILE, c_sources, compiled_actor, host_compiler
-from trpo_tf.export.c99.lowering import round_to_int8
+from trpo_tf.export.c99.graph_lowering import round_to_int8
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.observations import batch_size, by_name, map_parts, take
 from trpo_tf.serving.verify import agree

@@ -8,7 +8,7 @@ from c99_policies import Exported
 
 from trpo_tf.export import ExportError, PolicySpec, write_bundle
 from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_actor
-from trpo_tf.export.c99.sources import argument_type
+from trpo_tf.export.c99.c_files import argument_type
 from trpo_tf.serving import ArraySpec, NoiseSpec
 
 

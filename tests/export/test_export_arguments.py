@@ -129,7 +129,7 @@ def test_a_loop_that_a_target_lacks_is_told_before_anything_is_made(target, tmp_
 
 
 def test_more_weights_than_an_onnx_file_holds_are_refused_before_the_conversion(tmp_path, monkeypatch):
-    monkeypatch.setattr("trpo_tf.export.function_checks.MOST_WEIGHT_BYTES", 2**20)
+    monkeypatch.setattr("trpo_tf.export.policy.traced_graph.MOST_WEIGHT_BYTES", 2**20)
     weights = tf.Variable(tf.zeros((3, 2**17)))
     steps = []
     for function in (

@@ -8,8 +8,8 @@ import pytest
 from zoo import case, converted
 
 from trpo_tf.export import ExportError
-from trpo_tf.export.metadata import manifest_metadata, read_metadata, with_metadata
-from trpo_tf.export.quantize import quantize_dynamic
+from trpo_tf.export.graph.metadata import manifest_metadata, read_metadata, with_metadata
+from trpo_tf.export.graph.quantize import quantize_dynamic
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.bundle.manifest import FileEntry
 from trpo_tf.serving.runtime.onnx_runtime import open_session

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hand_made import network
 
 from trpo_tf.export import Evidence, GraphForm, PolicySpec, write_bundle
-from trpo_tf.export.targets import TARGETS
+from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import ArraySpec, NoiseSpec, load
 from trpo_tf.serving.bundle.manifest import read_manifest
 

@@ -9,11 +9,12 @@ import pytest
 from mutated_policies import POLICIES
 from mutations import MUTATIONS
 
-from trpo_tf.export import ExportError, ParityError, bundle
-from trpo_tf.export.evidence import standard_of
-from trpo_tf.export.function import all_outputs
-from trpo_tf.export.proof import judged
-from trpo_tf.export.targets import TARGETS
+from trpo_tf.export import ExportError, ParityError
+from trpo_tf.export.bundle import write as bundle
+from trpo_tf.export.parity.evidence import standard_of
+from trpo_tf.export.parity.proof import judged
+from trpo_tf.export.policy.spec import all_outputs
+from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import GraphSpec, Manifest
 
 PAGE = Path(__file__).parents[2] / "docs" / "proof.md"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trpo_tf.export import ExportError, ParityError
-from trpo_tf.export.parity import (
+from trpo_tf.export.parity.compare import (
     Agreement,
     Returns,
     along,
@@ -17,8 +17,8 @@ from trpo_tf.export.parity import (
     play,
     student_t,
 )
-from trpo_tf.export.proof import Proof, Standard, judged, prove
-from trpo_tf.export.reference import Reference
+from trpo_tf.export.parity.proof import Proof, Standard, judged, prove
+from trpo_tf.export.parity.reference import Reference
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
 NOISE = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)

@@ -7,9 +7,9 @@ from onnx import numpy_helper
 from zoo import KINDS, case, converted, error, onnx_actor
 
 from trpo_tf.export import ExportError, convert_policy
-from trpo_tf.export.inputs import with_noise
-from trpo_tf.export.onnx_graph import check_graph
-from trpo_tf.export.quantize import quantize_dynamic, quantize_static
+from trpo_tf.export.graph.convert import check_graph
+from trpo_tf.export.graph.noise_input import with_noise
+from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 from trpo_tf.serving.runtime.policy import Policy

@@ -14,7 +14,7 @@ from onnx import helper
 
 from trpo_tf import serving
 from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
-from trpo_tf.export.verify import verify_targets
+from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
 from trpo_tf.serving.bundle.manifest import FileEntry, read_manifest
 from trpo_tf.serving.verify import verify

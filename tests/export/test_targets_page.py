@@ -10,7 +10,7 @@ import tensorflow as tf
 from zoo import case
 
 from trpo_tf import serving
-from trpo_tf.export.metadata import read_metadata
+from trpo_tf.export.graph.metadata import read_metadata
 from trpo_tf.serving.verify import verify
 
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"

@@ -18,7 +18,7 @@ from trpo_tf.config.settings import load_preset
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import FIRST_SEED, evaluate
-from trpo_tf.export.targets import SAVED_MODEL_FOLDER
+from trpo_tf.export.targets.table import SAVED_MODEL_FOLDER
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.runs.folder import Run
 from trpo_tf.serving import Manifest, Policy, load

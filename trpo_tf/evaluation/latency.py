@@ -70,7 +70,7 @@ def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:
 
 
 def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict[str, Call]:
-    from trpo_tf.export.targets import TARGETS
+    from trpo_tf.export.targets.table import TARGETS
 
     still = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)
     calls: dict[str, Call] = {}

@@ -15,8 +15,8 @@ from trpo_tf.estimation.reward_scaling import ValueScale
 from trpo_tf.evaluation.recorder import record_apart
 from trpo_tf.evaluation.video import best_kind
 from trpo_tf.export import Evidence, GraphForm, InferenceFunction, write_bundle
-from trpo_tf.export.function import DEFAULT_FORM
-from trpo_tf.export.targets import DEFAULT_TARGETS
+from trpo_tf.export.policy.spec import DEFAULT_FORM
+from trpo_tf.export.targets.table import DEFAULT_TARGETS
 from trpo_tf.exporting.in_process import converted
 from trpo_tf.exporting.provenance import provenance, statistics
 from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack

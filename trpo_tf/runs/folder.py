@@ -22,7 +22,7 @@ import tomli_w
 from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config, read_config
 from trpo_tf.errors import UserError
-from trpo_tf.export.folders import new_folder
+from trpo_tf.export.support.new_folder import new_folder
 from trpo_tf.learning.learner import Components, build_components
 from trpo_tf.learning.training_state import TrainingState, WeightsMismatch
 from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trpo_tf.export.folders import named_when_full
+from trpo_tf.export.support.new_folder import named_when_full
 from trpo_tf.runs.event_file import EventFile
 from trpo_tf.runs.folder import METRICS_FILE, TENSORBOARD_FOLDER
 from trpo_tf.support.atomic_write import write_atomically

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from trpo_tf.export.folders import named_when_full, sync
+from trpo_tf.export.support.new_folder import named_when_full, sync
 
 
 def write_atomically(path: Path, content: bytes) -> None:

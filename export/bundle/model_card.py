@@ -1,0 +1,115 @@
+"""MODEL_CARD.md: what a bundle's policy does, how it was trained, how each target compares, and how to run it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from trpo_tf.export.parity.proof import COLUMNS, proof_rows
+from trpo_tf.export.targets.snippets import snippet
+from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.serving import ArraySpec, Manifest
+
+CARD_FILE = "MODEL_CARD.md"
+
+
+def model_card(manifest: Manifest) -> str:
+    """The card, of what the manifest says: Markdown."""
+    return "\n".join(_lines(manifest)) + "\n"
+
+
+def target_sizes(manifest: Manifest) -> dict[str, int]:
+    """Bytes of each target's files."""
+    return {name: sum(manifest.files[file].size for file in TARGETS[name].files(manifest)) for name in manifest.parity}
+
+
+def _lines(manifest: Manifest) -> Iterator[str]:
+    origin = manifest.provenance
+    environment = origin.get("environment")
+    yield f"# {manifest.name}\n"
+    yield f"A policy for {environment}." if environment else "A policy: observations in, actions out."
+    yield "It takes an observation as the environment gives it and answers an action in the environment's own units;"
+    yield "normalisation, network and bounds are inside.\n"
+    yield from _table(
+        ("array", "name", "dtype", "shape", "bounds"),
+        [
+            *(("observation", *_array(spec)) for spec in manifest.observation),
+            ("action", *_array(manifest.action)),
+            *(("further output", *_array(spec)) for spec in manifest.graph.outputs),
+        ],
+    )
+    yield from _training(manifest)
+    yield "\n## How the targets compare\n"
+    yield "With the Keras policy: largest difference of an action on golden cases and along whole episodes, equal"
+    yield "actions (continuous ones to 1e-5 and what rounding may change), share of cases in which one action alone is"
+    yield "right, error in 8 bits (1 is that of the best constant action), return of episodes that each plays by itself"
+    yield "from the same seeds, and how much that is above Keras's. Latencies of the machine that exported are in"
+    yield "latency.json.\n"
+    yield from _table(COLUMNS, proof_rows(manifest.parity, target_sizes(manifest)))
+    accepted = {name: figures["accepted"] for name, figures in manifest.parity.items() if "accepted" in figures}
+    for name, reason in accepted.items():
+        yield f"\n{name} was accepted although it {reason}."
+    yield from _limits(manifest)
+    yield "\n## How to run it\n"
+    yield "`observation` is an array of the type and shape above, or a dict of arrays by name. Run it in this folder.\n"
+    for name in filter(manifest.parity.__contains__, TARGETS):
+        language, lines = snippet(name, manifest)
+        yield f"{name}, for {TARGETS[name].purpose}:\n\n```{language}\n{lines}```\n"
+
+
+def _made(config: Any) -> Iterator[str]:
+    """How the environment was made, where it is not as it is registered."""
+    settings = config.get("environment") if isinstance(config, dict) else None
+    if not isinstance(settings, dict):
+        return
+    shown = {name: ", ".join(value) if isinstance(value, list | tuple) else value for name, value in settings.items()}
+    if any(shown.values()):
+        yield f"The environment was made with {', '.join(f'{name} {value}' for name, value in shown.items() if value)}."
+
+
+def _training(manifest: Manifest) -> Iterator[str]:
+    origin = manifest.provenance
+    if "algorithm" not in origin:
+        return
+    summary = origin.get("summary", {})
+    yield "\n## How it was trained\n"
+    yield f"With {origin['algorithm']}, {origin['steps']:,} environment steps, seed {origin['seed']}."
+    yield from _made(origin.get("config"))
+    for stage, when in (("untrained", "before training"), ("trained", "after training")):
+        result = summary.get(stage, {})
+        if result.get("episodes"):
+            yield (
+                f"Mean return {when}: {result['mean_return']:.4g} +- {result['std_return']:.3g} over "
+                f"{result['episodes']} episodes."
+            )
+    yield "Every setting and version is in manifest.json."
+
+
+def _limits(manifest: Manifest) -> Iterator[str]:
+    yield "\n## Limits\n"
+    yield "- It knows what it met in training; far from that its actions mean nothing."
+    if manifest.graph.noise == "none":
+        yield "- policy.onnx has no noise input: it acts deterministically."
+    else:
+        yield f"- Actions are deterministic unless it is given noise, standard {manifest.noise.law}."
+    if manifest.graph.batch is not None:
+        yield f"- The ONNX, ORT and LiteRT files take batches of {manifest.graph.batch} and no other."
+    for name, figures in manifest.parity.items():
+        if "without" in figures:
+            yield f"- {name} answers the action alone, without {', '.join(figures['without'])}."
+    if any(not figures["exact"] for figures in manifest.parity.values()):
+        yield "- Targets of 8 bits act nearly the same only; what counts is the return in the table."
+    if not all(figures.get("repeatable", True) for figures in manifest.parity.values()):
+        yield "- The environment plays another episode from the same seed: no return was compared."
+    elif not any("return" in figures for figures in manifest.parity.values()):
+        yield "- No environment was there at export: no return was compared."
+
+
+def _array(spec: ArraySpec) -> tuple[str, ...]:
+    low, high = spec.bounds()
+    bounds = f"{low.min():g} to {high.max():g}" if low.size else ""
+    return spec.name, spec.dtype, str(list(spec.shape)), bounds
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    columns = list(columns)
+    for cells in (columns, ["---"] * len(columns), *rows):
+        yield f"| {' | '.join(cells)} |"

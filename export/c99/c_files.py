@@ -1,0 +1,219 @@
+"""The C sources of a policy: `policy.h` and `policy.c`."""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from trpo_tf.export.c99.buffer_allocation import lay_out
+from trpo_tf.export.c99.c_operators import HELPERS
+from trpo_tf.export.c99.codegen import WIDTH, Body
+from trpo_tf.export.c99.expressions import BYTES, Memory, memories
+from trpo_tf.export.c99.graph_lowering import KNOWN, lower, with_int8_weights
+from trpo_tf.export.c99.static_graph import input_arrays, static_graph
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving import ArraySpec, NoiseSpec
+
+HEADER_FILE = "policy.h"
+SOURCE_FILE = "policy.c"
+
+_WIDEST = 2**63 - 1
+
+_HEADER = """\
+/* A policy: one observation in, one action out.
+ *
+{arguments}
+ *
+ * Flash: {flash} bytes of constants, and the code: 1 to 2 KB on a Cortex-M4 with what it needs of math.h.
+ * RAM:   {ram} bytes, static{shared}, and some 100 of stack.
+ */
+#ifndef POLICY_H
+#define POLICY_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+{sizes}
+
+{prototype};
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif /* POLICY_H */
+"""
+
+_SOURCE = """\
+/* The policy that policy.h declares. Weights have a row for each output. */
+#include "policy.h"
+
+#include <math.h>
+
+{declarations}
+
+{prototype}
+{{
+{body}
+}}
+"""
+
+
+def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str, bytes]:
+    """The policy in C99, as the contents of `policy.h` and `policy.c`.
+
+    Args:
+        model: the policy's graph, as `convert_policy` makes it.
+        spec: the arrays' names, types, shapes and bounds, and the law of the noise.
+        int8: round the weights of dense layers to 8 bits, with a float32 scale for each output.
+
+    Raises:
+        ExportError: the graph has an operator that has no C here.
+    """
+    graph = static_graph(model, spec, KNOWN)
+    *inputs, action = arguments(spec)
+    names = [array.name for array in input_arrays(spec)]
+    steps = lower(graph, dict(zip(names, inputs, strict=True)), spec.action.name, action)
+    if int8:
+        steps = with_int8_weights(steps)
+    layout = lay_out(steps)
+    body = Body(layout.homes)
+    for step in steps:
+        body.add(step)
+    read = {memory for step in steps for memory in memories(step.value)}
+    return {
+        HEADER_FILE: _header(spec, body, layout.arrays).encode(),
+        SOURCE_FILE: _source(spec, body, layout.arrays, [m for m in inputs if m not in read]).encode(),
+    }
+
+
+def arguments(spec: PolicySpec) -> list[Memory]:
+    """What `policy_act` is called with: each part of the observation, noise and action, in row-major order.
+
+    Floats of any width are float, truth values are bytes, and integers of 64 bits have 32 where their bounds do; of
+    actions all integers are int32_t where their bounds are within it, otherwise int64_t.
+
+    Raises `ExportError` for integers beyond those of int64_t.
+    """
+    names = [array.name for array in spec.observation]
+    parts = ["obs"] if len(names) == 1 else [f"obs_{name}" for name in _identifiers(names)]
+    observation = [
+        Memory(argument_type(array), _size(array), name) for array, name in zip(spec.observation, parts, strict=True)
+    ]
+    action_type = argument_type(spec.action)
+    if action_type not in ("float", "int64_t"):
+        action_type = "int64_t" if action_type == "uint32_t" else "int32_t"
+    return [
+        *observation,
+        Memory("float", _size(spec.noise), "noise"),
+        Memory(action_type, _size(spec.action), "action"),
+    ]
+
+
+def argument_names(spec: PolicySpec) -> dict[str, str]:
+    """The arguments of `policy_act` that are inputs, by the spec's names."""
+    *inputs, _ = arguments(spec)
+    return {array.name: memory.name for array, memory in zip(input_arrays(spec), inputs, strict=True)}
+
+
+def argument_type(array: ArraySpec) -> str:
+    """The C type of an array's numbers: its own, or of 32 bits where all integers between its bounds fit.
+
+    Raises `ExportError` for integers beyond those of int64_t.
+    """
+    dtype = np.dtype(array.dtype)
+    if dtype.kind in "fb":
+        return "float" if dtype.kind == "f" else "uint8_t"
+    if dtype.itemsize < np.dtype("int64").itemsize:
+        return f"{dtype}_t"
+    lows, highs = (bound if isinstance(bound, tuple) else (bound,) for bound in (array.low, array.high))
+    low, high = max(min(lows), np.iinfo(dtype).min), min(max(highs), np.iinfo(dtype).max)
+    if high > _WIDEST:
+        raise ExportError(
+            f"the C target has integers up to 2^63 - 1, and {array.name!r} may hold larger ones; declare its bounds"
+        )
+    narrow = f"{dtype}_t".replace("64", "32")
+    limits = np.iinfo(narrow.removesuffix("_t"))
+    return narrow if limits.min <= low and high <= limits.max else "int64_t"
+
+
+def _size(array: ArraySpec | NoiseSpec) -> int:
+    return math.prod(array.shape)
+
+
+def _identifiers(names: Sequence[str]) -> list[str]:
+    """Names that C takes, all of them different; the first of several that are alike keeps its own."""
+    clean = [re.sub(r"[^a-z0-9_]", "_", name.lower()) for name in names]
+    found: list[str] = []
+    for name in clean:
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        found.append(next(free for free in numbered if free not in (*clean, *found)) if name in found else name)
+    return found
+
+
+def _header(spec: PolicySpec, body: Body, scratch: list[Memory]) -> str:
+    every = arguments(spec)
+    arrays = [*input_arrays(spec), spec.action]
+    width = max(len(memory.name) for memory in every)
+    ram = sum(array.size * BYTES[array.c_type] for array in scratch)
+    flash = body.constant_bytes + BYTES["float"] * _size(spec.noise)
+    return _HEADER.format(
+        arguments="\n".join(
+            f" * {memory.name:<{width}}  {memory.c_type}{_shape(array)}, {_remark(array)}"
+            for memory, array in zip(every, arrays, strict=True)
+        ),
+        flash=flash,
+        ram=ram,
+        shared=", which all calls share: call it from one thread at a time" if scratch else "",
+        sizes="\n".join(f"#define {_macro(memory)} {memory.size}" for memory in every),
+        prototype=_prototype(spec),
+    )
+
+
+def _source(spec: PolicySpec, body: Body, scratch: list[Memory], unread: list[Memory]) -> str:
+    noise = arguments(spec)[-2]
+    default = f"/* The deterministic action's. */\nstatic const float no_noise[{_macro(noise)}] = {{0.0f}};"
+    noise_is_read = all(memory.name != noise.name for memory in unread)
+    start = [f"(void){memory.name};" for memory in unread]
+    if noise_is_read:
+        start += ["if (!noise) {", "    noise = no_noise;", "}", ""]
+    declarations = [declaration for _, declaration in body.constants.values()]
+    if noise_is_read:
+        declarations.append(default)
+    if scratch:
+        declarations.append("\n".join(f"static {array.c_type} {array.name}[{array.size}];" for array in scratch))
+    declarations += [HELPERS[name] for name in body.helpers]
+    lines = [f"    {line}" if line else "" for line in (*start, *body.lines)]
+    return _SOURCE.format(
+        declarations="\n\n".join(declarations), prototype=_prototype(spec), body="\n".join(lines).rstrip()
+    )
+
+
+def _prototype(spec: PolicySpec) -> str:
+    *observation, noise, action = arguments(spec)
+    parts = [f"const {part.c_type} {part.name}[{_macro(part)}]" for part in observation]
+    parts += [f"const {noise.c_type} *{noise.name}", f"{action.c_type} {action.name}[{_macro(action)}]"]
+    in_one_line = f"void policy_act({', '.join(parts)})"
+    return in_one_line if len(in_one_line) <= WIDTH else "void policy_act(\n    " + ",\n    ".join(parts) + ")"
+
+
+def _macro(memory: Memory) -> str:
+    return f"POLICY_{memory.name.upper()}"
+
+
+def _shape(array: ArraySpec | NoiseSpec) -> str:
+    return "".join(f"[{size}]" for size in array.shape or (1,))
+
+
+def _remark(array: ArraySpec | NoiseSpec) -> str:
+    if isinstance(array, NoiseSpec):
+        law = "Gumbel" if array.law == "gumbel" else array.law
+        return f"standard {law}; NULL for the deterministic action"
+    low, high = array.bounds()
+    return f"{low.min():g} to {high.max():g}"

@@ -1,0 +1,126 @@
+"""Run a policy's C sources on this machine, to compare them with what they come from."""
+
+import ctypes
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trpo_tf.export.c99.c_files import SOURCE_FILE, arguments
+from trpo_tf.export.c99.static_graph import input_arrays
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.reference import Actor
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name
+
+_FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
+_SECONDS = 600
+_LARGE = 2**20
+"""Bytes of text from which on a table is not for the compiler to read."""
+_TABLE = re.compile(rb"^static const (\w+) (\w+)((?:\[\d+\])+) = \{\n", re.MULTILINE)
+
+
+def host_compiler() -> str | None:
+    """Path of this machine's C compiler, that of the environment variable CC first; None if there is none."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+
+
+def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
+    """A function observations [batch, ...], noise [batch, k] -> actions [batch, ...] that calls the compiled C.
+
+    Args:
+        sources: as `c_sources` makes them.
+        spec: of the policy that they were made of.
+
+    Raises:
+        ExportError: there is no C compiler, or it fails.
+    """
+    function = _compiled(sources)
+    *inputs, action = [_dtype(memory.c_type) for memory in arguments(spec)]
+    names = [array.name for array in input_arrays(spec)]
+
+    def act(observations: Observation, noise: Array) -> Array:
+        arrays = {**by_name(observations, names[0]), spec.noise.name: noise}
+        with np.errstate(over="ignore"):  # what float32 can't hold is infinite, here as in the graph
+            *parts, noise = [np.ascontiguousarray(arrays[n], dtype) for n, dtype in zip(names, inputs, strict=True)]
+        actions = np.empty((len(noise), *spec.action.shape), action)
+        for row, drawn in enumerate(noise):
+            function(
+                *(_pointer(part, row) for part in parts),
+                _pointer(noise, row) if drawn.any() else None,
+                _pointer(actions, row),
+            )
+        return actions.astype(spec.action.dtype)
+
+    return act
+
+
+def _compiled(sources: Mapping[str, bytes]) -> Any:
+    """`policy_act` of a shared library, which stays loaded when its file is gone."""
+    compiler = host_compiler()
+    if compiler is None:
+        raise ExportError("there is no C compiler to check the C sources with; install gcc or clang, or set CC")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in sources.items():
+            (Path(folder) / name).write_bytes(content)
+        tables = _move_tables(Path(folder)) if sys.platform == "linux" else []
+        library = Path(folder) / "policy.so"
+        command = [compiler, *_FLAGS, SOURCE_FILE, *tables, "-o", library.name, "-lm"]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise ExportError(
+                f"{compiler} takes more than {_SECONDS} s for the C sources; export a smaller network"
+            ) from None
+        if done.returncode != 0:
+            raise ExportError(f"{compiler} can't compile the C sources: {' '.join(done.stderr.split())[:300]}")
+        # PyDLL holds the interpreter's lock during a call: the policy's scratch memory serves one at a time.
+        function = ctypes.PyDLL(str(library)).policy_act
+    function.restype = None
+    return function
+
+
+def _move_tables(folder: Path) -> list[str]:
+    """Move large tables of numbers from the C source to an object that the assembler makes of their bytes.
+
+    A compiler takes a second and 50 MB for each MB of floats as text. What is compiled is the source but for these
+    tables, which NumPy reads from it. The names of the files to compile beside it.
+    """
+    source, kept, end = (folder / SOURCE_FILE).read_bytes(), [], 0
+    assembly = ['.section .note.GNU-stack,"",@progbits', ".section .rodata"]
+    for found in _TABLE.finditer(source):
+        stop = source.index(b"\n};", found.end())
+        if stop - found.end() < _LARGE:
+            continue
+        c_type, name, shape = (group.decode() for group in found.groups())
+        numbers = source[found.end() : stop].translate(None, b"{}f\n ").rstrip(b",")
+        exact = np.float64 if c_type == "float" else np.int64
+        values = np.fromstring(numbers.decode(), exact, sep=",").astype(_dtype(c_type))
+        if len(values) != math.prod(map(int, re.findall(r"\d+", shape))):
+            raise ExportError(f"{SOURCE_FILE} declares {name}{shape} and gives {len(values)} numbers; export it again")
+        (folder / f"{name}.bin").write_bytes(values.tobytes())
+        assembly += [".balign 16", f".globl {name}", f".hidden {name}", f"{name}:", f'.incbin "{name}.bin"']
+        kept += [source[end : found.start()], f"extern const {c_type} {name}{shape};".encode()]
+        end = stop + len(b"\n};")
+    if not kept:
+        return []
+    (folder / SOURCE_FILE).write_bytes(b"".join([*kept, source[end:]]))
+    (folder / "tables.s").write_text("\n".join([*assembly, ""]))
+    return ["tables.s"]
+
+
+def _dtype(c_type: str) -> np.dtype[Any]:
+    return np.dtype("float32" if c_type == "float" else c_type.removesuffix("_t"))
+
+
+def _pointer(rows: Array, row: int) -> ctypes.c_void_p:
+    """Where a row of a contiguous array begins."""
+    return ctypes.c_void_p(rows.ctypes.data + row * rows.strides[0])

@@ -1,0 +1,196 @@
+"""From a TensorFlow function to a checked ONNX graph."""
+
+import copy
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import onnx
+import tensorflow as tf
+import tf2onnx
+from numpy.typing import NDArray
+from onnx import checker, numpy_helper
+
+from trpo_tf.export.graph.operator_rewrites import HANDLERS
+from trpo_tf.serving.bundle.onnx_check import DOMAINS, OPERATORS
+from trpo_tf.serving.runtime.onnx_runtime import open_session
+
+OPSET = 17
+OPSETS = range(13, 19)
+BATCH = "batch"
+
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+
+
+class ExportError(RuntimeError):
+    """A function that can't be exported, or whose export does not act like it; says what to do."""
+
+
+def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: int = OPSET) -> onnx.ModelProto:
+    """Convert `function`, traced at `signature`, to an ONNX graph.
+
+    Args:
+        function: takes the signature's arguments and returns a dict of tensors, whose keys name the outputs.
+        signature: nested `tf.TensorSpec`s; their names, which may be any, become the graph's inputs. A leading
+            dimension of None is the batch.
+        opset: version of the standard operator set, 13 to 18. The file format is the oldest that goes with it.
+
+    Raises:
+        ExportError: an operation has no ONNX counterpart, or the graph does not pass `check_graph`.
+    """
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+    model = _converted(function, signature, opset)
+    model.graph.ClearField("doc_string")  # it names the traced function by a count of this process
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    _name_batch(model)
+    drop_unread(model.graph)
+    check_graph(model)
+    return model
+
+
+def _converted(function: Callable[..., Any], signature: Sequence[Any], opset: int) -> onnx.ModelProto:
+    """What tf2onnx makes of the function, its inputs named, and what it closes over as weights."""
+    # tf2onnx logs what it can't convert and goes on; check_graph is what decides, so its log adds nothing.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    traced = tf.function(function, autograph=False)
+    neutral, names = with_neutral_names(signature)
+    captures = traced.get_concrete_function(*neutral).graph.captures
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            traced, input_signature=list(neutral), opset=opset, custom_op_handlers=HANDLERS
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"tf2onnx can't convert the function: {reason}") from error
+    _rename_inputs(model.graph, names)
+    _bind_tensors(model, captures)
+    return cast(onnx.ModelProto, model)
+
+
+def with_neutral_names(signature: Any) -> tuple[Any, dict[str, str]]:
+    """A signature whose names TensorFlow takes as they are, and which of `signature`'s each stands for."""
+    specs = tf.nest.flatten(signature)
+    names = {f"graph_input_{place}": spec.name for place, spec in enumerate(specs)}
+    neutral = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in zip(names, specs, strict=True)]
+    return tf.nest.pack_sequence_as(signature, neutral), names
+
+
+def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """The graph with some of its inputs replaced by constants."""
+    constant = copy.deepcopy(model)
+    set_field(constant.graph.input, [i for i in model.graph.input if i.name not in values])
+    constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    return constant
+
+
+def check_graph(model: onnx.ModelProto) -> None:
+    """Raise `ExportError` unless every runtime should take the graph, and give the same answer each time.
+
+    It must use operators only that serving admits, hold its weights, pass ONNX's full check, and load in ONNX Runtime.
+    """
+    nodes = [node for graph in graphs_of(model.graph) for node in graph.node]
+    random = sorted({_operator(node) for node in nodes} & _RANDOM)
+    if random:
+        raise ExportError(f"{', '.join(random)} would draw in the graph; use the noise that the function is given")
+    foreign = sorted({_operator(node) for node in nodes if not _is_servable(node)})
+    if foreign:
+        raise ExportError(f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+        raise ExportError("the graph keeps weights in external files; export it with its weights inside")
+    try:
+        checker.check_model(model, full_check=True)
+        open_session(model.SerializeToString())
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"the converted graph is not valid ONNX: {reason}") from error
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and those that its conditionals and loops hold."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from graphs_of(inner)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a conditional or loop holds, at any depth."""
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            if inner.node or inner.output:
+                yield from graphs_of(inner)
+
+
+def names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Tensors that nodes read, those in their inner graphs too."""
+    inner = [graph for node in nodes for graph in inner_graphs(node)]
+    every = [*nodes, *(node for graph in inner for node in graph.node)]
+    return {name for node in every for name in node.input} | {o.name for graph in inner for o in graph.output}
+
+
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Leave out initializers that nothing reads; ONNX Runtime would warn of each when it loads the graph."""
+    kept = names_read(graph.node) | {value.name for value in (*graph.input, *graph.output)}
+    set_field(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in kept])
+
+
+def set_field(field: Any, values: Iterable[Any]) -> None:
+    """Replace what a repeated protobuf field holds."""
+    kept = list(values)
+    del field[:]
+    field.extend(kept)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    for inner in graphs_of(graph):
+        yield from inner.initializer
+        for node in inner.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+
+
+def _is_servable(node: onnx.NodeProto) -> bool:
+    return node.domain in DOMAINS and node.op_type in OPERATORS
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
+
+
+def _bind_tensors(model: onnx.ModelProto, captures: Sequence[tuple[Any, Any]]) -> None:
+    """Keep tensors that the function closes over as weights: tf2onnx makes inputs of them."""
+    values = {inside.name: outside for outside, inside in captures if outside.dtype != tf.resource}
+    inputs = model.graph.input
+    for captured in [i for i in inputs if i.name in values]:
+        model.graph.initializer.append(numpy_helper.from_array(values[captured.name].numpy(), captured.name))
+        inputs.remove(captured)
+
+
+def _rename_inputs(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give inputs their names; a tensor inside that has such a name already gets another."""
+    inside = list(graphs_of(graph))
+    inner = {output for part in inside for node in part.node for output in node.output}
+    inner |= {tensor.name for part in inside for tensor in part.initializer}
+    outputs = {output.name for output in graph.output}
+    taken = {*inner, *names.values(), *outputs}
+    renamed = dict(names)
+    for name in sorted(inner & set(names.values()) - outputs):
+        renamed[name] = next(free for free in (f"{name}/{n}" for n in itertools.count()) if free not in taken)
+        taken.add(renamed[name])
+    for part in inside:
+        for node in part.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        named: list[Any] = [*part.input, *part.initializer, *part.value_info]
+        for value in named:
+            value.name = renamed.get(value.name, value.name)
+
+
+def _name_batch(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_param = BATCH

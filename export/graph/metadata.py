@@ -1,0 +1,56 @@
+"""What an ONNX file says about itself, in the metadata that every ONNX tool shows."""
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+from trpo_tf.export.graph.convert import ExportError, set_field
+from trpo_tf.serving import Manifest
+
+PREFIX = "trpo-tf."
+"""Of our keys; others belong to other tools."""
+
+
+def with_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
+    """The model with `values`, any JSON by name, in place of what it said of itself under `PREFIX`.
+
+    Raises `ExportError` for a value that isn't JSON; NaN and infinity aren't.
+    """
+    described = copy.deepcopy(model)
+    foreign = [prop for prop in model.metadata_props if not prop.key.startswith(PREFIX)]
+    set_field(described.metadata_props, foreign)
+    for name, value in values.items():
+        described.metadata_props.add(key=f"{PREFIX}{name}", value=_to_json(name, value))
+    return described
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """The values that `with_metadata` wrote, none of another tool. Raises `ExportError` for one that isn't JSON."""
+    return {
+        prop.key.removeprefix(PREFIX): _from_json(prop.key, prop.value)
+        for prop in model.metadata_props
+        if prop.key.startswith(PREFIX)
+    }
+
+
+def manifest_metadata(manifest: Manifest) -> dict[str, Any]:
+    """A bundle's manifest but for its files: format and version, arrays with bounds, provenance, parity."""
+    document = json.loads(manifest.to_json())
+    return {key: value for key, value in document.items() if key != "files"}
+
+
+def _to_json(name: str, value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"metadata {name!r} isn't JSON ({error}); give numbers, texts, lists and dicts") from None
+
+
+def _from_json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ExportError(f"metadata {key!r} isn't JSON; it was not written by with_metadata") from None

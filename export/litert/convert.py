@@ -1,0 +1,207 @@
+"""LiteRT (TensorFlow Lite): for phones and small boards, with the noise as an ordinary input.
+
+What it can't carry: arrays of uint64, and continuous actions of other types than float32.
+"""
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python.convert_phase import ConverterError
+from tensorflow.lite.python.schema_py_generated import BuiltinOperator
+from tensorflow.lite.tools import flatbuffer_utils
+
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.litert.errors import inexpressible, lacking
+from trpo_tf.export.litert.narrow_integers import narrow_integers
+from trpo_tf.export.litert.operator_rewrites import OVERFLOWING, REPLACEMENTS, replace_operations
+from trpo_tf.export.litert.weight_scales import check_scales, keep_scales
+from trpo_tf.export.parity.reference import Actor
+from trpo_tf.export.policy.spec import InferenceFunction, PolicySpec
+from trpo_tf.export.targets.saved_model import signature_names
+from trpo_tf.serving.errors import install
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, list_parts, structured
+from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.verify import in_batches_of
+
+# As in trpo_tf.export.graph.quantize: what is left in floats is what 8 bits would spoil.
+_QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_LEFT_IN_FLOATS = [name for name in vars(BuiltinOperator) if name.isupper() and name not in _QUANTIZED]
+
+
+def to_litert(
+    function: InferenceFunction,
+    spec: PolicySpec,
+    *,
+    batch: int | None = None,
+    int8_observations: Observation | None = None,
+) -> bytes:
+    """A model of one signature, whose inputs and output have the spec's names and types.
+
+    Args:
+        function: the policy.
+        spec: its arrays. Actions of 64-bit integers have 32 bits where they are choices of a largest score.
+        batch: the one number of rows that the model takes, which recurrent layers need; any if absent.
+        int8_observations: [n, ...], some that the policy visits: matrix products and convolutions are then of 8-bit
+            integers, calibrated on these; inputs and output keep their types.
+
+    Raises:
+        ExportError: an operation that LiteRT lacks, or no observations.
+    """
+    if int8_observations is not None and batch_size(int8_observations) == 0:
+        raise ExportError("int8_observations are empty; give some that the policy visits")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_archive(function, spec, folder, batch)
+        replace_operations(Path(folder), OVERFLOWING)
+        if int8_observations is not None:
+            keep_scales(Path(folder))
+        try:
+            return _converted(folder, spec, batch, int8_observations)
+        except ConverterError as error:
+            replaceable = lacking(error) & REPLACEMENTS.keys()
+            if not replaceable:
+                raise inexpressible(error) from error
+        # Not before: the converter knows GELU by its error function, which is faster than what stands for that.
+        replace_operations(Path(folder), replaceable)
+        try:
+            return _converted(folder, spec, batch, int8_observations)
+        except ConverterError as error:
+            raise inexpressible(error) from error
+
+
+def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observations: Observation | None) -> bytes:
+    with _quiet_stderr():
+        model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        if int8_observations is not None:
+            _check_quantizable(model)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            model = _parsed(_quantized(converter, spec, batch, int8_observations))
+            check_scales(model, [getattr(BuiltinOperator, name) for name in _QUANTIZED])
+    _rename_inputs(model, spec)
+    narrow_integers(model)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
+    """The model in LiteRT's interpreter, for any number of rows; not to be called from several threads at once.
+
+    Raises `ExportError` if LiteRT isn't installed or refuses the model.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ExportError(f"LiteRT is not installed; {install('litert')}") from error
+    parts, noise_input = spec.signature()
+    inputs = signature_names(spec)
+    try:
+        with _quiet_stderr():
+            run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+            size = int(run.get_input_details()[inputs[spec.noise.name]]["shape_signature"][0])
+            run(
+                **{
+                    inputs[tensor.name]: np.zeros((max(1, size), *tensor.shape[1:]), tensor.dtype.name)
+                    for tensor in (*list_parts(parts), noise_input)
+                }
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"LiteRT can't load the model: {error}") from error
+
+    def act(observations: Observation, noise: Array | None) -> Array:
+        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        actions = run(**{inputs[name]: array for name, array in feeds.items()})[spec.action.name]
+        return actions.astype(spec.action.dtype)  # type: ignore[no-any-return]
+
+    return lambda observations, noise: in_batches_of(size if size > 0 else None, act, observations, noise)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what native code writes on stderr: TensorFlow's converter and LiteRT say each time what they did."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, batch: int | None) -> None:
+    """Write a SavedModel by way of Keras: one that TensorFlow writes by itself converts to another function."""
+    neutral = _neutral_names(spec)
+
+    def serve(**inputs: Any) -> dict[str, Any]:
+        named = {name: inputs[argument] for argument, name in neutral.items()}
+        noise = named.pop(spec.noise.name)
+        return {spec.action.name: function(structured(named), noise)}
+
+    observation, noise = spec.signature()
+    tensors: dict[str, Any] = {**by_name(observation, spec.observation[0].name), spec.noise.name: noise}
+    endpoint = tf.function(serve, autograph=False)
+    endpoint.get_concrete_function(
+        **{
+            argument: tf.TensorSpec((batch, *tensors[name].shape[1:]), tensors[name].dtype, argument)
+            for argument, name in neutral.items()
+        }
+    )
+    archive = keras.export.ExportArchive()
+    archive.add_endpoint("serve", endpoint)
+    archive.write_out(folder, verbose=False)
+
+
+def _neutral_names(spec: PolicySpec) -> dict[str, str]:
+    """Arguments that any TensorFlow function may have, each with the name of the input that it stands for."""
+    names = [*(part.name for part in spec.observation), spec.noise.name]
+    return {f"graph_input_{place}": name for place, name in enumerate(names)}
+
+
+def _check_quantizable(model: Any) -> None:
+    """Raise `ExportError` for what LiteRT's quantiser crashes on, which may be the end of the process."""
+    if len(model.subgraphs) > 1:
+        raise ExportError("8 bits in LiteRT go with no loop or branch; unroll recurrent layers (unroll=True)")
+    codes = {max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes}
+    if codes.isdisjoint(getattr(BuiltinOperator, name) for name in _QUANTIZED):
+        raise ExportError("the function has no matrix product and no convolution to compute in 8 bits; use floats")
+
+
+def _parsed(content: bytes) -> Any:
+    return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+
+
+def _rename_inputs(model: Any, spec: PolicySpec) -> None:
+    """Give the signature's inputs the names of `signature_names`, in which upper case is kept."""
+    neutral, names = _neutral_names(spec), signature_names(spec)
+    for signature in model.signatureDefs:
+        for tensor in signature.inputs:
+            tensor.name = names[neutral[tensor.name.decode()]].encode()
+
+
+def _quantized(converter: Any, spec: PolicySpec, batch: int | None, observations: Observation) -> bytes:
+    """Convert with the products alone in 8 bits, which only TensorFlow's debugger of quantisation can do."""
+    noise = draw_noise(spec.noise, batch_size(observations), np.random.default_rng(0))
+
+    def calibration() -> Iterator[dict[str, Array]]:
+        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        size = batch or len(noise)
+        for start in range(0, len(noise), size):
+            rows = np.arange(start, start + size) % len(noise)
+            yield {argument: feeds[name][rows] for argument, name in _neutral_names(spec).items()}
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = calibration
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_LEFT_IN_FLOATS)
+    with warnings.catch_warnings():
+        # It opens the model that it would debug in tf.lite's interpreter, which is to go in a later release.
+        warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=calibration, debug_options=options
+        )
+    return bytes(debugger.get_nondebug_quantized_model())

@@ -1,0 +1,214 @@
+"""How an exported policy compares with the function it came from: on cases, and along whole episodes."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Protocol
+
+import numpy as np
+
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.reference import Actor, Answered, Answers, Reference, matches, matches_output
+from trpo_tf.serving.runtime.observations import Array, Observation, list_parts, map_parts, observation_of, take
+from trpo_tf.serving.verify import difference
+
+Episode = list[tuple[Observation, float]]
+
+BATCH_SIZES = (1, 2, 7, 64)
+_LONGEST_EPISODE = 2_000
+
+
+class Environment(Protocol):
+    """The part of Gymnasium's `Env` that playing an episode needs."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode: observation and info."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Act: observation, reward, terminated, truncated, info."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of one target with the reference.
+
+    Equal are continuous actions up to 1e-5 + 1e-5 |action| and what rounding may change, and choices that score as the
+    best does.
+
+    Attributes:
+        max_difference: the largest |difference| of an action where one alone is right.
+        equal: rows that were equal.
+        compared: rows.
+        undecided: rows in which more than one action is right.
+    """
+
+    max_difference: float = 0.0
+    equal: int = 0
+    compared: int = 0
+    undecided: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row was equal."""
+        return self.equal == self.compared
+
+    def __add__(self, other: "Agreement") -> "Agreement":
+        largest = max(self.max_difference, other.max_difference)
+        counts = (getattr(self, name) + getattr(other, name) for name in ("equal", "compared", "undecided"))
+        return Agreement(largest, *counts)
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Of free-running episodes, by seed: a target's and the reference's, and the seeds at which they part.
+
+    At those the target's episode is another one, though no action on the way was a tie.
+    """
+
+    target: tuple[float, ...]
+    reference: tuple[float, ...]
+    parted: tuple[int, ...]
+
+    def gain(self) -> tuple[float, float, float]:
+        """Mean of the paired differences, target less reference, and its 95% interval by Student's t."""
+        differences = np.array(self.target) - np.array(self.reference)
+        mean, count = float(np.mean(differences)), len(differences)
+        if count < 2:
+            return mean, -math.inf, math.inf
+        error = float(np.std(differences, ddof=1)) / math.sqrt(count)
+        margin = student_t(count - 1) * error
+        return mean, mean - margin, mean + margin
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5% quantile: in closed form for one and two degrees of freedom, then by Cornish and Fisher's expansion.
+
+    That is right to 1% at three, to 1e-4 from ten on.
+    """
+    if freedom == 1:
+        return math.tan(0.475 * math.pi)
+    if freedom == 2:
+        return 0.95 * math.sqrt(2 / (1 - 0.95**2))
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return math.fsum(term / freedom**power for power, term in enumerate(terms))
+
+
+def in_batches(cases: Answered) -> list[Answered]:
+    """The cases once at each of `BATCH_SIZES`."""
+    return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]
+
+
+def along(reference: Reference, episodes: Mapping[int, Episode], still: Array) -> Iterator[Answered]:
+    """Every observation of the reference's own episodes, without noise: `still` is zeros [1, k]."""
+    for episode in episodes.values():
+        for start in range(0, len(episode), BATCH_SIZES[-1]):
+            seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
+            observations = map_parts(lambda *parts: np.stack(parts), *seen)
+            yield reference.answered(observations, np.repeat(still, len(seen), axis=0))
+
+
+def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | None = None) -> Agreement:
+    """Compare on every batch, the further outputs too if the target has any.
+
+    Raises `ExportError` for answers of another shape or type, or actions that are not finite.
+    """
+    return sum((_compare(actor, batch, further) for batch in cases), Agreement())
+
+
+def compare_returns(
+    actor: Actor, reference: Reference, environment: Environment, episodes: Mapping[int, Episode], still: Array
+) -> Returns:
+    """Let the actor play by itself from each seed of the reference's episodes."""
+    returns, parted = [], []
+    for seed, episode in episodes.items():
+        free = list(play(actor, environment, seed, still, _names(episode)))
+        returns.append(math.fsum(reward for _, reward in free))
+        if _parts(free, episode, reference, still):
+            parted.append(seed)
+    expected = [math.fsum(reward for _, reward in episode) for episode in episodes.values()]
+    return Returns(tuple(returns), tuple(expected), tuple(parted))
+
+
+def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], still: Array) -> bool:
+    """Whether the reference plays each of its episodes again, to the bit, from the same seed."""
+    return all(
+        _same(list(play(reference.act, environment, seed, still, _names(episode))), episode)
+        for seed, episode in episodes.items()
+    )
+
+
+def play(
+    actor: Actor, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
+) -> Iterator[tuple[Observation, float]]:
+    """Play one episode, of 2,000 steps at most: each observation acted on, with the reward that followed.
+
+    `names` are the inputs', where there are several.
+    """
+    observation, _ = environment.reset(seed=seed)
+    for _ in range(_LONGEST_EPISODE):
+        seen = map_parts(np.copy, observation_of(observation, names))
+        action = actor(take(seen, np.newaxis), noise)[0]
+        observation, reward, terminated, truncated, _ = environment.step(action)
+        yield seen, float(reward)
+        if terminated or truncated:
+            return
+
+
+def _names(episode: Episode) -> Sequence[str]:
+    observation = episode[0][0]
+    return list(observation) if isinstance(observation, dict) else ()
+
+
+def _compare(actor: Actor, batch: Answered, further: Answers | None) -> Agreement:
+    actual = actor(batch.observations, batch.noise)
+    _check_array(actual, batch.actions, "actions")
+    if not np.isfinite(actual).all():
+        raise ExportError("answers an action that is not finite; look for an overflow in the network")
+    if further is not None and batch.further:
+        _compare_further(further(batch.observations, batch.noise), batch)
+    right, decided = matches(actual, batch), batch.decided
+    worst = difference(actual[decided], batch.actions[decided])
+    return Agreement(worst, int(right.sum()), len(batch), len(batch) - int(decided.sum()))
+
+
+def _compare_further(answers: Mapping[str, Array], batch: Answered) -> None:
+    for name, expected in batch.further.items():
+        _check_array(answers[name], expected, f"output {name!r}")
+        right = matches_output(answers[name], batch, name)
+        if not right.all():
+            worst = difference(answers[name][~right], expected[~right])
+            raise ExportError(
+                f"differs from the policy in output {name!r}, by {worst:.3g} at most; look for an operation in it that "
+                "the format computes otherwise"
+            )
+
+
+def _check_array(actual: Array, expected: Array, what: str) -> None:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        described = " not ".join(f"{array.dtype} {what} of shape {list(array.shape)}," for array in (actual, expected))
+        raise ExportError(f"answers {described.removesuffix(',')}")
+
+
+def _same(one: Episode, other: Episode) -> bool:
+    return len(one) == len(other) and all(
+        reward == expected_reward and all(map(np.array_equal, list_parts(seen), list_parts(expected)))
+        for (seen, reward), (expected, expected_reward) in zip(one, other, strict=True)
+    )
+
+
+def _parts(free: Episode, episode: Episode, reference: Reference, still: Array) -> bool:
+    """Whether two episodes from one seed part, but for a tie that rounding broke the other way."""
+    for step, ((seen, reward), (expected, expected_reward)) in enumerate(zip(free, episode, strict=False)):
+        same = all(map(np.array_equal, list_parts(seen), list_parts(expected)))
+        if same and reward == expected_reward:
+            continue
+        last = free[step if same else step - 1][0]
+        return bool(reference.decisive(take(last, np.newaxis), still).all())
+    return len(free) != len(episode)

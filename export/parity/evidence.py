@@ -1,0 +1,214 @@
+"""What targets are compared on: the policy's own answers to made-up cases, observations, and whole episodes."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.compare import Environment, Episode, play, repeats
+from trpo_tf.export.parity.proof import Standard
+from trpo_tf.export.parity.reference import Actor, Answered, Answers, Reference
+from trpo_tf.export.parity.rounding import Rounding, undefined_choice
+from trpo_tf.export.parity.soundness import (
+    BATCHES,
+    check_actions,
+    check_further,
+    check_rows,
+    check_scores,
+    check_scores_shape,
+    is_finite_rows,
+    outputs_of,
+)
+from trpo_tf.export.policy.spec import InferenceFunction, Outputs, PolicySpec, check_function, spec_of
+from trpo_tf.export.targets.table import Target
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take
+from trpo_tf.serving.runtime.policy import draw_noise
+
+_VISITED = 512
+"""Observations of the policy's own episodes that it is compared and calibrated on."""
+
+_MOST_CASES, _MOST_NUMBERS = 4096, 2_000_000
+"""Cases that bounds are checked on beside the golden ones, and numbers in all of their observations."""
+
+_LEAST_EPISODES = 2
+"""In 8 bits: one difference of returns has no interval."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an export is compared on, beside random observations and the bounds.
+
+    Attributes:
+        observations: recorded observations [n, ...]; by default those of the episodes.
+        environment: an environment to play whole episodes in.
+        scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n].
+        episodes: how many, of seeds from 0 on.
+        untrained_return: mean return before training, against which a loss of return is weighed.
+    """
+
+    observations: Observation | None = None
+    environment: Environment | None = None
+    scores: InferenceFunction | None = None
+    episodes: int = 20
+    untrained_return: float | None = None
+
+    def __post_init__(self) -> None:
+        expect_count(self.episodes, "episodes", 1, ExportError)
+        if self.scores is not None:
+            check_function(self.scores, "scores")
+        if self.environment is not None and not all(hasattr(self.environment, each) for each in ("reset", "step")):
+            raise ExportError(f"environment must be one, with reset and step, not {self.environment!r}")
+        if self.observations is not None:
+            wanted = "observations must be an array [n, ...], or a dict of them by input"
+            parts = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
+            for part in parts:
+                expect(part, np.ndarray, wanted, ExportError)
+
+
+def check_episodes(targets: Mapping[str, Target], evidence: Evidence) -> None:
+    """Refuse a single episode for 8 bits, whose return is what counts: one has no interval."""
+    coarse = [name for name, target in targets.items() if not target.exact]
+    if coarse and evidence.environment is not None and evidence.episodes < _LEAST_EPISODES:
+        raise ExportError(
+            f"target {coarse[0]} is compared by its return, for which {evidence.episodes} episode shows nothing; play "
+            f"{_LEAST_EPISODES} or more"
+        )
+
+
+def standard_of(
+    function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
+) -> Standard:
+    """The reference, its episodes, and the golden cases; checked by themselves.
+
+    Raises `ExportError` for a policy that no target can act like.
+    """
+    spec = spec_of(manifest)
+    reference = _reference(function, outputs, manifest, evidence, graph)
+    still = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
+    environment, episodes = evidence.environment, {}
+    if environment is not None:
+        names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
+        episodes = {
+            seed: list(play(reference.act, environment, seed, still, names)) for seed in range(evidence.episodes)
+        }
+    visited = evidence.observations if evidence.observations is not None else _visited(episodes)
+    rng = np.random.default_rng(0)
+    observations = observation_cases(spec.observation, visited, rng)
+    noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
+    far = far_rows(spec.observation, observations, visited)
+    kept = ~far | answerable(reference, observations, noise)
+    observations, noise, far = take(observations, kept), noise[kept], far[kept]
+    first = dict(itertools.islice(episodes.items(), 1))
+    repeatable = environment is None or repeats(reference, environment, first, still)
+    standard = Standard(
+        reference,
+        observations,
+        noise,
+        visited,
+        environment,
+        episodes,
+        evidence.untrained_return,
+        repeatable,
+        spec.action,
+        manifest.graph.outputs,
+        far,
+    )
+    _check_policy(standard, spec)
+    feeds = by_name(take(observations, ~far), spec.observation[0].name)
+    sized = outputs_of_batch_size(onnx.load_from_string(graph), feeds)
+    if sized:
+        raise ExportError(
+            f"the policy's {min(sized)!r} is computed of the number of rows of its batch, so that another batch may "
+            "get another answer; take tf.shape(observation)[0] and tf.size out of conditions and of arithmetic"
+        )
+    operator = undefined_choice(graph, feeds)
+    if operator is not None:
+        raise ExportError(
+            f"{operator} in the policy compares numbers of which some are NaN; look for an overflow or NaN in it"
+        )
+    return standard
+
+
+def _reference(
+    function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
+) -> Reference:
+    spec, scores, further = spec_of(manifest), None, None
+    act = _tensorflow_actor(function, spec)
+    if evidence.scores is not None:
+        scores = _tensorflow_actor(evidence.scores, spec)
+    if manifest.graph.outputs:
+        further = _tensorflow_answers(outputs, spec)
+    return Reference(act, scores, further, Rounding(graph, spec), spec.action.name)
+
+
+def answerable(reference: Reference, observations: Observation, noise: Array) -> NDArray[np.bool_]:
+    """Which cases [case] the policy has finite answers to, with noise and without."""
+    finite = np.ones(len(noise), bool)
+    for drawn in (noise, np.zeros_like(noise)):
+        answered = reference.answered(observations, drawn)
+        check_scores_shape(answered)
+        for array in outputs_of(answered).values():
+            finite &= is_finite_rows(array)
+        if answered.scores is not None:
+            finite &= is_finite_rows(answered.scores.max(axis=-1))
+    return finite
+
+
+def _many(reference: Reference, spec: PolicySpec, visited: Observation | None) -> Answered:
+    """As many more cases as one batch may have, for bounds that few observations break."""
+    size = sum(math.prod(part.shape) for part in spec.observation)
+    rng = np.random.default_rng(1)
+    observations = observation_cases(spec.observation, visited, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
+    noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
+    answered = Answered(observations, noise, reference.act(observations, noise), action=spec.action.name)
+    return answered.take(~far_rows(spec.observation, observations, visited) | is_finite_rows(answered.actions))
+
+
+def _check_policy(standard: Standard, spec: PolicySpec) -> None:
+    for cases, sizes in ((standard.golden, BATCHES), (standard.noisy_golden, ())):
+        check_actions(cases, spec.action)
+        check_scores(cases)
+        check_rows(standard.reference, cases, sizes)
+    for batch in standard.along:
+        check_actions(batch, spec.action)
+    check_actions(_many(standard.reference, spec, standard.visited), spec.action)
+    check_further(standard.visits, is_known=standard.visited is not None)
+
+
+def _visited(episodes: Mapping[int, Episode]) -> Observation | None:
+    """Observations [n, ...], evenly spaced over all episodes."""
+    seen = [observation for episode in episodes.values() for observation, _ in episode]
+    if not seen:
+        return None
+    first, *rest = seen[:: -(-len(seen) // _VISITED)]
+    return map_parts(lambda *parts: np.stack(parts), first, *rest)  # type: ignore[no-any-return]
+
+
+def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
+    traced = tf.function(function, spec.signature(), autograph=False)
+
+    def act(observations: Observation, noise: Array) -> Array:
+        return traced(map_parts(tf.constant, observations), tf.constant(noise)).numpy()  # type: ignore[no-any-return]
+
+    return act
+
+
+def _tensorflow_answers(outputs: Outputs, spec: PolicySpec) -> Answers:
+    """The further outputs."""
+    traced = tf.function(outputs, spec.signature(), autograph=False)
+
+    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
+        answers = traced(map_parts(tf.constant, observations), tf.constant(noise))
+        return {name: tensor.numpy() for name, tensor in answers.items() if name != spec.action.name}
+
+    return answer

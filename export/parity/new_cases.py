@@ -1,0 +1,70 @@
+"""Compare the targets of a bundle with each other on new cases: without the policy that they were made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.compare import compare_cases, in_batches
+from trpo_tf.export.parity.evidence import answerable
+from trpo_tf.export.parity.reference import Actor, Answered, Reference
+from trpo_tf.export.parity.rounding import Rounding
+from trpo_tf.export.parity.soundness import BATCHES, check_actions, check_bounds, check_rows
+from trpo_tf.export.policy.spec import spec_of
+from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.serving import BundleError, Manifest
+from trpo_tf.serving.bundle.manifest import MODEL_FILE
+from trpo_tf.serving.runtime.observations import Observation, batch_size, take
+from trpo_tf.serving.runtime.policy import draw_noise
+
+_VISITED = 64
+
+
+def compare_anew(bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], visited: Observation, seed: int) -> int:
+    """Compare all targets in floats with policy.onnx on cases drawn from `seed`; how many cases there were.
+
+    Cases are made as an export makes them, around `visited` observations [n, ...]. Those in which rounding decides
+    policy.onnx's action are right whatever a target answers.
+
+    Raises `BundleError` for a target that differs or leaves its bounds, or for rows that depend on each other.
+    """
+    rng, spec = np.random.default_rng(seed), spec_of(manifest)
+    chosen = rng.choice(batch_size(visited), min(_VISITED, batch_size(visited)), replace=False)
+    observations = observation_cases(spec.observation, take(visited, chosen), rng)
+    noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
+    if manifest.graph.noise == "none":
+        noise = np.zeros_like(noise)
+    reference = Reference(actors["onnx"], rounding=_rounding(bundle, manifest), action=spec.action.name)
+    name = "onnx"
+    try:
+        far = far_rows(spec.observation, observations, visited)
+        kept = ~far | answerable(reference, observations, noise)
+        observations, noise = take(observations, kept), noise[kept]
+        for drawn in (np.zeros_like(noise), noise):
+            cases = reference.alone(observations, drawn).with_margins()
+            name = "onnx"
+            check_actions(cases, spec.action)
+            check_rows(reference, cases, BATCHES)
+            for name, actor in actors.items():
+                _compare(name, actor, cases, manifest)
+    except ExportError as error:
+        raise BundleError(f"{bundle}: {name} {error}, on new cases of seed {seed}") from None
+    return len(noise)
+
+
+def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest) -> None:
+    if not TARGETS[name].exact:
+        check_bounds(actor(cases.observations, cases.noise), manifest.action)
+        return
+    found = compare_cases(actor, in_batches(cases))
+    if not found.complete:
+        raise ExportError(f"differs from {MODEL_FILE} by {found.max_difference:.3g}")
+
+
+def _rounding(bundle: Path, manifest: Manifest) -> Rounding | None:
+    """What rounding may change in policy.onnx; not known of a graph of a fixed batch."""
+    if manifest.graph.batch is not None:
+        return None
+    return Rounding((bundle / MODEL_FILE).read_bytes(), spec_of(manifest))

@@ -1,0 +1,351 @@
+"""The proof that a target acts like the policy it was made of, what it must show, and the table of it."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.compare import (
+    Agreement,
+    Environment,
+    Episode,
+    Returns,
+    along,
+    compare_cases,
+    compare_returns,
+    in_batches,
+    repeats,
+)
+from trpo_tf.export.parity.latency import BATCHES
+from trpo_tf.export.parity.quantization_error import MOST_ERROR, action_error, output_error
+from trpo_tf.export.parity.reference import Actor, Answered, Answers, Reference
+from trpo_tf.export.parity.soundness import check_bounds
+from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, take
+
+EXACT_LOSS, INT8_LOSS = 0.01, 0.05
+"""Return that a target may lose, as a share of what training gained."""
+
+LEAST_DECIDED = 0.5
+"""Share of cases in which one action alone must be right, or they would show nothing."""
+
+COLUMNS = (
+    *("target", "bytes", "difference", "on episodes", "equal actions", "decided", "8-bit error"),
+    *("return", "gain (95% interval)"),
+)
+LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
+
+
+class ParityError(ExportError):
+    """A target that differs from the policy or loses return; `table` shows how all of them compare."""
+
+    def __init__(self, message: str, table: str) -> None:
+        super().__init__(message)
+        self.table = table
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What targets are held against.
+
+    Attributes:
+        reference: the policy as it was trained.
+        observations: golden cases [case, ...].
+        noise: beside them [case, k].
+        visited: observations [n, ...] that the policy visits, where known.
+        environment: where episodes are played.
+        episodes: the reference's own, by seed.
+        untrained_return: mean return before training, where known.
+        repeatable: whether the environment plays the same episode again from the same seed. Where it does not, returns
+            of two policies can't be compared, and what proves a target are cases: those that the policy visits too.
+        action: what actions are declared to be.
+        outputs: what further outputs are declared to be.
+        far: which of the golden cases lie where no 8 bits reach [case].
+    """
+
+    reference: Reference
+    observations: Observation
+    noise: Array
+    visited: Observation | None
+    environment: Environment | None
+    episodes: Mapping[int, Episode]
+    untrained_return: float | None
+    repeatable: bool = True
+    action: ArraySpec | None = None
+    outputs: tuple[ArraySpec, ...] = ()
+    far: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def still(self) -> Array:
+        """The noise of deterministic actions, for every case."""
+        return np.zeros_like(self.noise)
+
+    @cached_property
+    def golden(self) -> Answered:
+        """Golden cases without noise, each answered by itself; once for all targets."""
+        return self.reference.alone(self.observations, self.still).with_margins()
+
+    @cached_property
+    def noisy_golden(self) -> Answered:
+        """The same with noise."""
+        return self.reference.alone(self.observations, self.noise).with_margins()
+
+    @property
+    def along(self) -> Iterator[Answered]:
+        """Every observation of the reference's own episodes; answered anew each time, since they may be large."""
+        return along(self.reference, self.episodes, self.still[:1])
+
+    @cached_property
+    def visits(self) -> Answered:
+        """Observations that the policy visits; where none are known, the golden cases that are not far."""
+        if self.visited is None:
+            return self.golden if self.far is None else self.golden.take(~self.far)
+        rows = np.unique(np.linspace(0, batch_size(self.visited) - 1, _MOST_VISITED).astype(int))
+        return self.reference.answered(take(self.visited, rows), np.repeat(self.still[:1], len(rows), axis=0))
+
+    def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
+        """Golden cases at several batch sizes; the far ones are for targets in floats alone."""
+        golden = self.noisy_golden if noise else self.golden
+        return in_batches(golden if exact or self.far is None else golden.take(~self.far))
+
+
+_MOST_VISITED = 512
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How one target compares with the reference.
+
+    Attributes:
+        exact: whether it computes in floats, so that nothing but rounding may differ.
+        cases: on the golden cases, at several batch sizes.
+        along: along the reference's own episodes.
+        returns: of episodes that it plays by itself, if there was an environment.
+        decided: least share of rows with one right action, with noise, without, and along episodes.
+        errors: in 8 bits, of each output on what the policy visits.
+    """
+
+    exact: bool
+    cases: Agreement
+    along: Agreement
+    returns: Returns | None
+    decided: float = 1.0
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+    def failure(self, standard: Standard) -> str | None:
+        """Why the target may not be shipped, or None."""
+        both = self.cases + self.along
+        if self.exact and not both.complete:
+            return (
+                f"differs from the trained policy by {both.max_difference:.3g}; "
+                "look for an operation in the network that the format computes otherwise"
+            )
+        if self.decided < LEAST_DECIDED:
+            return (
+                f"can't be compared: in {1 - self.decided:.0%} of the cases several actions are as good but for "
+                "rounding, so that each machine would choose another; train the policy on, or scale what it compares"
+            )
+        if self.error > MOST_ERROR:
+            worst = max(self.errors, key=self.errors.__getitem__)
+            return (
+                f"loses the policy in 8 bits: its {worst!r} errs by {self.error:.2f} of what the best constant does on "
+                f"the observations that the policy visits, allowed are {MOST_ERROR}; scale inputs alike, and outputs, "
+                "or ship floats"
+            )
+        if self.returns is None:
+            return None
+        if self.exact and standard.reference.scores is not None and self.returns.parted:
+            return f"plays another episode than the trained policy at seed {self.returns.parted[0]}"
+        reference = math.fsum(self.returns.reference) / len(self.returns.reference)
+        # Without the return before training, the whole return passes for what was gained.
+        gained = abs(reference - (standard.untrained_return or 0.0))
+        share = EXACT_LOSS if self.exact else INT8_LOSS
+        mean, _, highest = self.returns.gain()
+        if highest >= -share * gained:
+            return None
+        return (
+            f"loses {-mean:.3g} of the trained policy's return of {reference:.4g}; allowed are "
+            f"{share * gained:.3g}, {share:.0%} of what training gained"
+        )
+
+    @property
+    def error(self) -> float:
+        """The largest of the errors."""
+        return max(self.errors.values(), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the manifest has it, in `parity`."""
+        document: dict[str, Any] = {
+            "exact": self.exact,
+            "max_difference": (self.cases + self.along).max_difference,
+            "cases": self.cases.compared,
+            "cases_equal": self.cases.equal,
+            "episode_steps": self.along.compared,
+            "episode_steps_equal": self.along.equal,
+            "episode_max_difference": self.along.max_difference,
+            "decided": self.decided,
+        }
+        if not self.exact:
+            document["error"] = self.error
+        if self.returns is None:
+            return document
+        count = len(self.returns.target)
+        mean, low, high = self.returns.gain()
+        return document | {
+            "episodes": count,
+            "episodes_parted": len(self.returns.parted),
+            "return": math.fsum(self.returns.target) / count,
+            "reference_return": math.fsum(self.returns.reference) / count,
+            "gain": mean,
+            "gain_interval": [low, high] if count > 1 else None,
+        }
+
+
+def prove(
+    name: str, actor: Actor, standard: Standard, *, exact: bool, samples: bool, further: Answers | None = None
+) -> Proof:
+    """Compare an actor on golden cases and episodes, with noise if it `samples`, and its `further` outputs.
+
+    Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
+    outside their bounds, and further outputs that differ.
+    """
+    bounded, compared = _bounded(actor, standard.action), further if exact else None
+    try:
+        groups = [compare_cases(bounded, standard.cases(exact=exact, noise=False), compared)]
+        if samples:
+            groups.append(compare_cases(bounded, standard.cases(exact=exact, noise=True), compared))
+        visited = compare_cases(bounded, standard.along, compared)
+        errors = {} if exact else _errors(bounded, further, standard)
+        decided = min((1 - each.undecided / each.compared for each in (*groups, visited) if each.compared), default=1.0)
+        cases = sum(groups, Agreement())
+        if standard.environment is None or not standard.repeatable:
+            return Proof(exact, cases, visited, None, decided, errors)
+        still = standard.still[:1]
+        returns = compare_returns(bounded, standard.reference, standard.environment, standard.episodes, still)
+    except ExportError as error:
+        raise ExportError(f"{name} {error}") from None
+    return Proof(exact, cases, visited, returns, decided, errors)
+
+
+def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
+    """The actor, whose actions are held to their bounds."""
+    if action is None:
+        return actor
+
+    def act(observations: Observation, noise: Array) -> Array:
+        actions = actor(observations, noise)
+        if actions.shape[1:] == action.shape:
+            check_bounds(actions, action)
+        return actions
+
+    return act
+
+
+def _errors(actor: Actor, further: Answers | None, standard: Standard) -> dict[str, float]:
+    """Of each output in 8 bits, on what the policy visits."""
+    visits, action = (
+        standard.visits,
+        standard.action or ArraySpec("action", "float32", standard.golden.actions.shape[1:]),
+    )
+    batches = [visits.take(slice(start, start + 64)) for start in range(0, len(visits), 64)]
+    actions = np.concatenate([actor(batch.observations, batch.noise) for batch in batches])
+    errors = {action.name: action_error(actions, visits, action)}
+    if further is None or not visits.further:
+        return errors
+    answers = [further(batch.observations, batch.noise) for batch in batches]
+    for spec in standard.outputs:
+        found = np.concatenate([answer[spec.name] for answer in answers])
+        errors[spec.name] = output_error(found, visits.further[spec.name], spec)
+    return errors
+
+
+def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
+    """The proofs by cases alone."""
+    return {name: replace(proof, returns=None) for name, proof in proofs.items()}
+
+
+def is_repeatable(proofs: Mapping[str, Proof], standard: Standard) -> bool:
+    """Whether the environment repeats the episodes that targets failed on, so that it is the targets that differ."""
+    environment = standard.environment
+    if environment is None:
+        return standard.repeatable
+    seeds = {
+        seed
+        for proof in proofs.values()
+        if proof.returns is not None and proof.failure(standard)
+        for seed in proof.returns.parted
+    }
+    episodes = {seed: standard.episodes[seed] for seed in sorted(seeds)}
+    return repeats(standard.reference, environment, episodes, standard.still[:1])
+
+
+def judged(proofs: Mapping[str, Proof], standard: Standard, *, accept_loss: bool) -> dict[str, Any]:
+    """The manifest's `parity`.
+
+    Raises `ParityError` for a target that may not be shipped, unless losses are accepted.
+    """
+    failures = {name: proof.failure(standard) for name, proof in proofs.items()}
+    parity = {
+        name: proof.to_dict()
+        | ({} if standard.repeatable else {"repeatable": False})
+        | ({"accepted": reason} if (reason := failures[name]) else {})
+        for name, proof in proofs.items()
+    }
+    for name, reason in failures.items():
+        if reason and not accept_loss:
+            raise ParityError(f"{name} {reason}", _text(COLUMNS, proof_rows(parity, {})))
+    return parity
+
+
+def proof_rows(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> list[list[str]]:
+    """Cells of `COLUMNS` for each target of a manifest's `parity`; `sizes` are bytes."""
+    return [list(_row(name, parity[name], sizes.get(name))) for name in _in_order(parity)]
+
+
+def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int], latencies: Mapping[str, Any]) -> str:
+    """The same with latencies, as text: two tables, since one is wider than a terminal."""
+    measured = [
+        [f"{at['p50']:,.0f}/{at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
+        for name in _in_order(parity)
+    ]
+    *columns, gain = COLUMNS
+    rows = proof_rows(parity, sizes)
+    second = [[row[0], row[-1], *more] for row, more in zip(rows, measured, strict=True)]
+    return "\n\n".join(
+        (_text(columns, [row[:-1] for row in rows]), _text((columns[0], gain, *LATENCY_COLUMNS), second))
+    )
+
+
+def _in_order(parity: Mapping[str, Any]) -> list[str]:
+    return sorted(parity, key=list(TARGETS).index)  # JSON keeps no order
+
+
+def _text(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    first, *others = widths
+    return "\n".join("  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]) for line in lines)
+
+
+def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[str]:
+    compared = figures["cases"] + figures["episode_steps"]
+    equal = figures["cases_equal"] + figures["episode_steps_equal"]
+    yield name
+    yield "-" if size is None else f"{size:,}"
+    yield f"{figures['max_difference']:.1e}"
+    yield f"{figures['episode_max_difference']:.1e}" if figures["episode_steps"] else "-"
+    yield f"{equal / compared:.2%}" if compared else "-"
+    yield f"{figures['decided']:.1%}" if "decided" in figures else "-"
+    yield f"{figures['error']:.3f}" if "error" in figures else "-"
+    if "return" not in figures:
+        yield from ("-", "-")
+        return
+    yield f"{figures['return']:.5g}"
+    interval = figures["gain_interval"]
+    yield f"{figures['gain']:+.3g}" + (f" ({interval[0]:+.3g} to {interval[1]:+.3g})" if interval else "")

@@ -1,0 +1,60 @@
+"""How much of a policy is lost in 8 bits: its error, in units of that of the best constant answer."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.export.parity.reference import TIE, Answered, choices
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.runtime.observations import Array
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE
+
+MOST_ERROR = 0.2
+"""Of a target in 8 bits: it then leaves less than 4% of the answers' variance unexplained."""
+
+_LEAST_SPREAD = 0.05
+"""Answers that vary by less than this share of their range pass for constant."""
+_LEAST_SHARE = 0.01
+
+
+def action_error(actions: Array, visited: Answered, action: ArraySpec) -> float:
+    """Error of a target's actions [n, ...] on observations that the policy visits: 0 is none, 1 a constant's.
+
+    Of numbers it is the root of the mean square, and of choices what they score less than the best, each divided by
+    the same of the constant that has the least. Of several numbers or choices it is that of the worst.
+    """
+    if visited.scores is not None:
+        return float(_regret(actions, visited).max())
+    if visited.actions.dtype.kind != "f":
+        return float(_other_choices(actions, visited.actions).max())
+    return output_error(actions, visited.actions, action)
+
+
+def output_error(actual: Array, expected: Array, spec: ArraySpec) -> float:
+    """Error of numbers [n, ...], as of actions."""
+    one, other = (array.reshape(len(expected), -1).astype(np.float64) for array in (actual, expected))
+    low, high = (bound.ravel() for bound in spec.bounds())
+    bounded = np.isfinite(low) & np.isfinite(high)
+    size = np.where(bounded, np.where(bounded, high, 1.0) - np.where(bounded, low, 0.0), np.abs(other).max(axis=0))
+    spread = np.maximum(np.maximum(other.std(axis=0), _LEAST_SPREAD * size), ABSOLUTE_TOLERANCE / MOST_ERROR)
+    error = np.sqrt(np.mean((one - other) ** 2, axis=0))
+    return float((error / spread).max())
+
+
+def _regret(actions: Array, visited: Answered) -> NDArray[np.float64]:
+    assert visited.scores is not None
+    scores = visited.scores.reshape(len(visited), -1, visited.scores.shape[-1]).astype(np.float64)
+    lost = scores.max(axis=-1, keepdims=True) - scores  # of each choice
+    chosen = np.clip(choices(actions, visited), 0, scores.shape[-1] - 1)[..., np.newaxis]
+    found = np.take_along_axis(lost, chosen, axis=-1)[..., 0].mean(axis=0)
+    constant = lost.mean(axis=0).min(axis=-1)
+    second = np.partition(lost, 1, axis=-1)[..., 1] if lost.shape[-1] > 1 else lost[..., 0]
+    least = np.maximum(_LEAST_SPREAD * second.mean(axis=0), TIE / MOST_ERROR)
+    return np.asarray(found / np.maximum(constant, least))
+
+
+def _other_choices(actual: Array, expected: Array) -> NDArray[np.float64]:
+    rows = (len(expected), -1)
+    one, other = actual.reshape(rows), expected.reshape(rows)
+    most_frequent = np.array([np.unique(column, return_counts=True)[1].max() for column in other.T])
+    rest = np.maximum(1 - most_frequent / len(other), _LEAST_SHARE / MOST_ERROR)
+    return np.asarray((one != other).mean(axis=0) / rest)

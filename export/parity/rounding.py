@@ -1,0 +1,132 @@
+"""How far an answer may move when its sums are rounded otherwise: what two right implementations may differ by.
+
+A sum of n products in floats, taken in any order, is the exact sum of products of which each is changed by a
+relative error. That error is below sqrt(n) 2^-24 times a small factor with high probability (Higham and Mary 2019,
+"A new approach to probabilistic rounding error analysis"). So the numbers that enter each sum of the graph are
+changed by as much, at random, and what the answers move by is their margin.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from trpo_tf.export.graph.convert import graphs_of, set_field
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name
+from trpo_tf.serving.runtime.onnx_runtime import open_session
+
+_UNIT = 2.0**-24
+_FACTOR = 2.0
+_DRAWS = 4
+
+_SUMS = {
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "CumSum", "AveragePool", "GlobalAveragePool"),
+    *("ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
+    *("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "BatchNormalization"),
+    *("LSTM", "GRU", "RNN"),
+}
+_CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
+"""Operators whose answer to a NaN is an ordinary number."""
+
+
+class Rounding:
+    """The margins of a graph's answers. Called with observations [batch, ...] and noise [batch, k].
+
+    It gives, for each output [batch, ...] by name, how far its elements moved at most in four draws.
+    """
+
+    def __init__(self, graph: bytes, spec: PolicySpec) -> None:
+        """Take a graph with a free batch; noise is left out if it has no input for it."""
+        self._observation, self._noise = spec.observation[0].name, spec.noise.name
+        model = onnx.load_from_string(graph)
+        self._names = [output.name for output in model.graph.output]
+        rng = np.random.default_rng(0)
+        changed = [_changed(model, rng) for _ in range(_DRAWS)]
+        self._plain, *self._others = (open_session(content) for content in (graph, *changed))
+        self._inputs = {value.name for value in model.graph.input}
+
+    def __call__(self, observations: Observation, noise: Array) -> dict[str, Array]:
+        """How far each output moves: [batch, ...] by name."""
+        named = {**by_name(observations, self._observation), self._noise: noise}
+        feeds = {name: array for name, array in named.items() if name in self._inputs}
+        plain = self._plain.run(self._names, feeds)
+        moved = [np.zeros(answer.shape) for answer in plain]
+        for session in self._others:
+            for place, answer in enumerate(session.run(self._names, feeds)):
+                with np.errstate(invalid="ignore", over="ignore"):
+                    difference = np.abs(answer.astype(np.float64) - plain[place].astype(np.float64))
+                moved[place] = np.fmax(moved[place], np.nan_to_num(difference, posinf=np.inf))
+        return dict(zip(self._names, moved, strict=True))
+
+
+def undefined_choice(graph: bytes, feeds: Mapping[str, Array]) -> str | None:
+    """The operator of a graph that chooses among, or compares, numbers of which some are NaN; None if there is none."""
+    model = onnx.load_from_string(graph)
+    read = {name: node.op_type for node in model.graph.node if node.op_type in _CHOICES for name in node.input}
+    made = {name for node in model.graph.node for name in node.output}
+    names = sorted(read.keys() & made)
+    if not names:
+        return None
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    values = open_session(model.SerializeToString()).run(names, dict(feeds))
+    undefined = [name for name, value in zip(names, values, strict=True) if _has_nan(value)]
+    return read[undefined[0]] if undefined else None
+
+
+def _has_nan(values: Array) -> bool:
+    return values.dtype.kind == "f" and bool(np.isnan(values).any())
+
+
+def _changed(model: onnx.ModelProto, rng: np.random.Generator) -> bytes:
+    """The graph with the numbers that enter its sums changed at random, as rounding might."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    inner = list(graphs_of(inferred.graph))
+    values = [value for graph in inner for value in (*graph.value_info, *graph.input, *graph.output)]
+    types = {value.name: value.type.tensor_type for value in values}
+    weights = {tensor.name: tuple(tensor.dims) for graph in inner for tensor in graph.initializer}
+    for graph in inner:
+        nodes: list[onnx.NodeProto] = []
+        for node in graph.node:
+            nodes += _changing(node, types, weights, inferred.graph, rng)
+            nodes.append(node)
+        set_field(graph.node, nodes)
+    return bytes(inferred.SerializeToString())
+
+
+def _changing(
+    node: onnx.NodeProto,
+    types: Mapping[str, onnx.TypeProto.Tensor],
+    weights: Mapping[str, tuple[int, ...]],
+    graph: onnx.GraphProto,
+    rng: np.random.Generator,
+) -> Iterator[onnx.NodeProto]:
+    """Multiply what enters a sum by 1 and a random relative error, the same for every row."""
+    if node.op_type not in _SUMS or not node.input:
+        return
+    data = types.get(node.input[0])
+    if data is None or data.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+        return
+    sizes = [dim.dim_value for dim in data.shape.dim]
+    error = _FACTOR * math.sqrt(_terms(node, sizes, weights)) * _UNIT
+    signs = rng.choice([-1.0, 1.0], sizes[-1] if sizes and sizes[-1] > 0 else ())
+    name = f"{node.output[0]}/rounded"
+    factor = (1.0 + error * signs).astype(helper.tensor_dtype_to_np_dtype(data.elem_type))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(factor), f"{name}/factor"))
+    yield helper.make_node("Mul", [node.input[0], f"{name}/factor"], [name], name)
+    node.input[0] = name
+
+
+def _terms(node: onnx.NodeProto, sizes: list[int], weights: Mapping[str, tuple[int, ...]]) -> int:
+    """How many products a sum has: by its weights if there are any, and no more than a row has numbers."""
+    row = math.prod(max(size, 1) for size in sizes[1:])
+    shape = weights.get(node.input[1]) if len(node.input) > 1 else None
+    if node.op_type in ("Conv", "ConvTranspose") and shape:
+        return math.prod(shape[1:])
+    if node.op_type in ("MatMul", "Gemm") and shape and len(shape) > 1:
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        return shape[-1] if transposed else shape[-2]
+    return row

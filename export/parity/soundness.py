@@ -1,0 +1,138 @@
+"""What a policy must show by itself before any target is compared with it.
+
+It answers the same each time, each observation by itself, with finite numbers within the bounds that it declares, and
+its scores are those that its choices maximise.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.reference import Answered, Reference, choices, flat, matches, matches_output
+from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.runtime.observations import Array
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+
+BATCHES = (1, 2, 7, 64)
+_FINITE_SHARE = 0.5
+
+
+def check_rows(reference: Reference, cases: Answered, sizes: Sequence[int] = ()) -> None:
+    """Raise `ExportError` unless each case, answered by itself in `cases`, is answered so in a batch of all.
+
+    So it must be at each of `sizes`, too, in a shuffled order; at 1 that tells whether it is answered so again.
+    """
+    rng = np.random.default_rng(1)
+    for size in (*sizes, len(cases)):
+        order = rng.permutation(len(cases))
+        for start in range(0, len(order), size):
+            expected = cases.take(order[start : start + size])
+            answered = reference.answered(expected.observations, expected.noise)
+            _refuse_other(answered, expected, size)
+
+
+def _refuse_other(answered: Answered, expected: Answered, size: int) -> None:
+    for name, array in outputs_of(answered).items():
+        right = matches_scores(answered, expected) if name == answered.action else None
+        right = matches_output(array, expected, name) if right is None else right
+        if right.all():
+            continue
+        if size == 1:
+            raise ExportError(
+                f"the policy's {name!r} for one observation and noise is another each time: it draws random numbers, "
+                "or keeps a state; use the noise that it is given, and make a state an input"
+            )
+        row = int(np.flatnonzero(~right)[0])
+        worst = difference(array[row], outputs_of(expected)[name][row])
+        raise ExportError(
+            f"the policy's {name!r} for an observation depends on the others of its batch: by {worst:.3g} in one of "
+            f"{size}, from what it is alone; look for a mean, norm or softmax without its axis, or for batch "
+            "normalisation in training mode"
+        )
+
+
+def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] | None:
+    """Which rows have the same scores but for rounding and choose accordingly; None without scores."""
+    if answered.scores is None or expected.scores is None:
+        return None
+    one, other = (flat(scores).astype(np.float64) for scores in (answered.scores, expected.scores))
+    largest = np.abs(np.where(np.isfinite(other), other, 0.0)).max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        close = (np.abs(one - other) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * largest) | (one == other)
+    return np.asarray(close.all(axis=1) & matches(answered.actions, expected))
+
+
+def check_actions(cases: Answered, action: ArraySpec) -> None:
+    """Raise `ExportError` for actions that are not finite, or outside the bounds that they are declared with."""
+    if not is_finite_rows(cases.actions).all():
+        raise ExportError(
+            "the policy answers an action that is not finite within its observations' bounds; look for NaN in its "
+            "weights, or for a standard deviation that overflows"
+        )
+    check_bounds(cases.actions, action, "the policy")
+
+
+def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:
+    """Raise `ExportError` for actions [n, ...] outside the declared bounds, but for rounding."""
+    low, high = action.bounds()
+    values = actions.astype(np.float64)
+    slack = np.zeros(action.shape)
+    if actions.dtype.kind == "f":
+        slack = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.fmax(_finite_size(low), _finite_size(high))
+    outside = (values < low - slack) | (values > high + slack)
+    if outside.any():
+        found = f"{values[outside].min():.4g} to {values[outside].max():.4g}"
+        raise ExportError(
+            f"{whose} answers actions of {found} outside the declared bounds ({low.min():.4g} to {high.max():.4g}); "
+            "clip them, or declare the bounds that hold".lstrip()
+        )
+
+
+def check_scores(cases: Answered) -> None:
+    """Raise `ExportError` unless the scores are defined and the actions are their best choices, from some first one."""
+    scores = cases.scores
+    if scores is None:
+        return
+    if np.isnan(scores).any() or not np.isfinite(scores.max(axis=-1)).all():
+        raise ExportError("scores are not finite; look for an overflow or NaN in the policy's weights")
+    decided = cases.take(cases.decided)
+    first = flat(decided.actions).astype(np.int64) - choices(decided.actions, decided)
+    if (first != first[:1]).any():
+        raise ExportError("scores are not what the actions maximise; give the function whose argmax is the action")
+
+
+def check_scores_shape(cases: Answered) -> None:
+    """Raise `ExportError` unless there is a score for each choice of each action."""
+    scores = cases.scores
+    if scores is not None and (scores.ndim < 2 or scores[..., 0].size != cases.actions.size):
+        shape = ", ".join(map(str, ["batch", *cases.actions.shape[1:], "n"]))
+        raise ExportError(f"scores must be [{shape}], one for each choice; they have shape {list(scores.shape)}")
+
+
+def check_further(visited: Answered, *, is_known: bool) -> None:
+    """Raise `ExportError` for further outputs that are not finite.
+
+    On observations that the policy visits all must be; where those are not known, half of the rows.
+    """
+    for name, array in visited.further.items():
+        finite = is_finite_rows(array)
+        if finite.mean() < (1.0 if is_known else _FINITE_SHARE):
+            raise ExportError(f"output {name!r} is not finite; look for an overflow or NaN in it")
+
+
+def is_finite_rows(array: Array) -> NDArray[np.bool_]:
+    """Which rows [n] of an array [n, ...] hold finite numbers alone."""
+    if array.dtype.kind != "f":
+        return np.ones(len(array), bool)
+    return np.asarray(np.isfinite(flat(array)).all(axis=1))
+
+
+def outputs_of(cases: Answered) -> Mapping[str, Array]:
+    """The actions and further outputs by name."""
+    return {cases.action: cases.actions, **cases.further}
+
+
+def _finite_size(bound: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isfinite(bound), np.abs(bound), 0.0)

@@ -1,0 +1,100 @@
+"""Check every target of a bundle on this machine: its golden cases, and how fast it answers."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trpo_tf.export.bundle.model_card import target_sizes
+from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.parity.compare import Agreement, compare_cases
+from trpo_tf.export.parity.latency import measure_latencies
+from trpo_tf.export.parity.new_cases import compare_anew
+from trpo_tf.export.parity.reference import Actor, Answered
+from trpo_tf.export.parity.rounding import Rounding
+from trpo_tf.export.policy.spec import spec_of
+from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.serving import BundleError, Manifest
+from trpo_tf.serving.bundle.golden import read_golden
+from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.runtime.observations import Array, Observation, structured
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of it.
+
+    Attributes:
+        parity: the manifest's, with differences as found here.
+        sizes: bytes of each target.
+        latencies: of each target here.
+        skipped: targets that can't run here, with the reason.
+        new_cases: how many were drawn beside the golden ones.
+    """
+
+    parity: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    latencies: Mapping[str, Any]
+    skipped: Mapping[str, str]
+    new_cases: int = 0
+
+
+def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
+    """Replay the golden cases in every target that can be run here; `trpo_tf.serving.verify` is to come first.
+
+    With a seed, targets are compared with each other on cases drawn from it, too.
+
+    Raises `BundleError` for a target in floats that doesn't reproduce them, or differs on the new cases.
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    cases = read_golden(read_checked(folder, manifest, GOLDEN_FILE), manifest)
+    observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+    noise = cases[manifest.noise.name]
+    still = ~noise.reshape(len(noise), -1).any(axis=1)
+    further = {spec.name: cases[spec.name] for spec in manifest.graph.outputs if spec.name in cases}
+    expected = cases[manifest.action.name]
+    rounding = None if manifest.graph.batch else functools.partial(_rounded, folder, manifest)
+    golden = Answered(observations, noise, expected, further, rounding=rounding, action=manifest.action.name)
+
+    parity: dict[str, Any] = {}
+    actors: dict[str, Actor] = {}
+    skipped: dict[str, str] = {}
+    for name in filter(manifest.parity.__contains__, TARGETS):
+        target = TARGETS[name]
+        try:
+            actors[name] = target.open(folder, manifest)
+        except ExportError as error:
+            skipped[name] = str(error)
+            continue
+        rows = still if target.formed and manifest.graph.noise == "none" else np.ones(len(noise), bool)
+        found = _replayed(name, actors[name], golden.take(rows), folder, manifest)
+        if target.exact and not found.complete:
+            raise BundleError(
+                f"{folder}: {name} differs from its golden cases by {found.max_difference:.3g} on this machine"
+            )
+        parity[name] = {**manifest.parity[name], **_found(found)}
+    new_cases = 0 if seed is None else compare_anew(folder, manifest, actors, observations, seed)
+    latencies = measure_latencies(actors, observations, noise)
+    return Checked(parity, target_sizes(manifest), latencies, skipped, new_cases)
+
+
+def _replayed(name: str, actor: Actor, golden: Answered, folder: Path, manifest: Manifest) -> Agreement:
+    target = TARGETS[name]
+    further = target.further(folder, manifest) if target.exact and target.further and golden.further else None
+    try:
+        return compare_cases(actor, [golden], further)
+    except ExportError as error:
+        raise BundleError(f"{folder}: {name} {error}, on this machine") from None
+
+
+def _rounded(folder: Path, manifest: Manifest, observations: Observation, noise: Array) -> dict[str, Array]:
+    """What rounding may change, which is worth finding out only where an answer differs."""
+    return Rounding((folder / MODEL_FILE).read_bytes(), spec_of(manifest))(observations, noise)
+
+
+def _found(found: Agreement) -> dict[str, Any]:
+    return {"max_difference": found.max_difference, "cases": found.compared, "cases_equal": found.equal}

@@ -1,0 +1,149 @@
+"""What can be exported: an inference function and the arrays it takes and gives."""
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trpo_tf.export.graph.convert import OPSET, OPSETS, ExportError
+from trpo_tf.export.policy.traced_graph import check_traced
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
+from trpo_tf.serving.runtime.observations import structured
+
+InferenceFunction = Callable[[Any, Any], Any]
+"""observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow operations.
+
+Observations are a tensor, or a dict of them by name where the policy takes several.
+"""
+
+Outputs = Callable[[Any, Any], dict[str, Any]]
+"""The same arguments -> tensors [batch, ...] by name."""
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """The arrays of an observation, action and noise of a policy, without the batch dimension."""
+
+    observation: tuple[ArraySpec, ...]
+    action: ArraySpec
+    noise: NoiseSpec
+
+    def __post_init__(self) -> None:
+        """Raise `ExportError` naming the field that is no description of arrays."""
+        wanted = "observation must be a tuple of ArraySpec, (ArraySpec(...),) for one"
+        expect(self.observation, (list, tuple), wanted, ExportError)
+        for part in self.observation or (None,):
+            expect(part, ArraySpec, wanted, ExportError)
+        expect(self.action, ArraySpec, "action must be an ArraySpec", ExportError)
+        noise = (
+            "noise must be a NoiseSpec (one that draws none too: NoiseSpec('normal', (1,)), GraphForm(noise='none'))"
+        )
+        expect(self.noise, NoiseSpec, noise, ExportError)
+        names = [self.noise.name, self.action.name, *(part.name for part in self.observation)]
+        if len(set(names)) < len(names):
+            raise ExportError(f"every array needs a name of its own; these have {', '.join(names)}")
+        object.__setattr__(self, "observation", tuple(self.observation))
+
+    def signature(self) -> tuple[Any, Any]:
+        """`tf.TensorSpec`s of observation and noise, with a free batch dimension."""
+        return structured({spec.name: _tensor_spec(spec) for spec in self.observation}), _tensor_spec(self.noise)
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """What the ONNX graph should be like. Raises `ExportError` for what no graph can be.
+
+    Attributes:
+        opset: version of the standard operators, 13 to 18.
+        noise: whether the noise input is `optional`, `required`, or left out (`none`).
+        batch: the one number of rows to take; any if absent.
+        outputs: more to answer beside the action, by name: a distribution's parameters, a value ...
+    """
+
+    opset: int = OPSET
+    noise: str = "optional"
+    batch: int | None = None
+    outputs: Mapping[str, InferenceFunction] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expect(self.outputs, Mapping, "outputs must be a dict of functions by name", ExportError)
+        for name, function in self.outputs.items():
+            check_function(function, f"output {name!r}")
+        if type(self.opset) is not int or self.opset not in OPSETS:
+            raise ExportError(f"opset {self.opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
+        if self.noise not in NOISE_INPUTS:
+            raise ExportError(f"noise {self.noise!r} is unknown; choose one of {', '.join(NOISE_INPUTS)}")
+        if self.batch is not None:
+            expect_count(self.batch, "batch", 1, ExportError)
+
+
+DEFAULT_FORM = GraphForm()
+
+
+def check_function(function: Any, name: str) -> None:
+    """Raise `ExportError` unless `function` is one of observation and noise."""
+    if isinstance(function, keras.layers.Layer):
+        raise ExportError(
+            f"{name} is a Keras {type(function).__name__}, which takes no noise; give a function that calls it: "
+            "lambda observation, noise: model(observation)"
+        )
+    wanted = f"{name} must be a function of two arguments, observation and noise"
+    expect(function, Callable, wanted, ExportError)
+    with contextlib.suppress(ValueError):  # of what has no signature that Python knows
+        try:
+            inspect.signature(function).bind(None, None)
+        except TypeError as error:
+            raise ExportError(f"{wanted} ({error})") from None
+
+
+def check_answer(function: InferenceFunction, spec: PolicySpec) -> None:
+    """Raise `ExportError` unless the function's actions have the type and shape that the spec says.
+
+    So it does for what no target can carry: see `check_traced`.
+    """
+    traced = tf.function(function, spec.signature(), autograph=False)
+    try:
+        concrete = traced.get_concrete_function()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"function can't be made a TensorFlow graph of the spec's arrays: {reason}") from error
+    answer = concrete.structured_outputs
+    expect(answer, (tf.Tensor, tf.TensorSpec), "function must give one tensor, the action", ExportError)
+    wanted = _tensor_spec(spec.action)
+    if answer.shape.rank is None:
+        raise ExportError(
+            f"function gives a tensor of as many axes as the batch decides, and the spec's action is "
+            f"{wanted.dtype.name}{wanted.shape.as_list()}; name the axis of tf.squeeze, or give the rows a fixed shape"
+        )
+    fixed = answer.shape.rank > 0 and answer.shape.rank > 0 and answer.shape[0] is not None
+    if fixed or answer.dtype != wanted.dtype or not answer.shape.is_compatible_with(wanted.shape):
+        raise ExportError(
+            f"function gives {answer.dtype.name}{answer.shape.as_list()}, and the spec's action is "
+            f"{wanted.dtype.name}{wanted.shape.as_list()}; change one of them"
+        )
+    check_traced(concrete.graph)
+
+
+def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm = DEFAULT_FORM) -> Outputs:
+    """The action, and the further outputs of `form`."""
+
+    def answer(observation: Any, noise: Any) -> dict[str, Any]:
+        more = {name: output(observation, noise) for name, output in form.outputs.items()}
+        return {spec.action.name: function(observation, noise), **more}
+
+    return answer
+
+
+def spec_of(manifest: Manifest) -> PolicySpec:
+    """The arrays that a manifest declares."""
+    return PolicySpec(manifest.observation, manifest.action, manifest.noise)
+
+
+def _tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:
+    return tf.TensorSpec((None, *spec.shape), spec.dtype, spec.name)
