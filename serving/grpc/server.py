@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is for its own developers
@@ -32,20 +32,18 @@ from trpo_tf.serving.codecs.grpc_messages import (
     Call,
 )
 from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, from_document, parse
-from trpo_tf.serving.codecs.v2_json import InferRequest, RequestError, model_metadata, server_metadata
+from trpo_tf.serving.codecs.v2_json import RequestError, model_metadata, server_metadata
 from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata
 from trpo_tf.serving.grpc.listener import make_server, open_port
-from trpo_tf.serving.inference.admission import Admission, admission
-from trpo_tf.serving.inference.batching import Batcher
+from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
+from trpo_tf.serving.inference.runners import DirectRunner, Outputs, Runner
 from trpo_tf.serving.keys import KeyRing, refusal
 from trpo_tf.serving.listening.sockets import GrpcPort
 from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.metrics.series import Metrics, Series
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.catalog import Catalog, Model
-from trpo_tf.serving.runtime.not_finite import NotFiniteError
-from trpo_tf.serving.runtime.observations import Array
+from trpo_tf.serving.repository.catalog import Catalog
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.support.logs import emit
 from trpo_tf.serving.tracing.records import NO_OBSERVERS, CallRecord, Observers, grpc_client, sane_id
@@ -105,14 +103,6 @@ class CallError(Exception):
         self.code = code
 
 
-class _Desk(NamedTuple):
-    """Where requests of one model are admitted and counted."""
-
-    model: Model
-    admit: Admission
-    series: Series
-
-
 class GrpcServer:
     """The services, which answer from the catalog that is `current` when a call comes."""
 
@@ -122,7 +112,7 @@ class GrpcServer:
         options: ServeOptions,
         metrics: Metrics,
         keys: KeyRing | None = None,
-        batcher: Batcher | None = None,
+        runner: Runner | None = None,
         observers: Observers = NO_OBSERVERS,
         tls: Tls | None = None,
     ) -> None:
@@ -136,8 +126,8 @@ class GrpcServer:
         self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
         self._open_turns = Turns(OPEN_MESSAGES, most)
         self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
-        self._batcher, self._observers, self.keys = batcher, observers.grpc, keys
-        self._desks: WeakKeyDictionary[Policy, _Desk] = WeakKeyDictionary()
+        self._runner, self._observers, self.keys = runner or DirectRunner(), observers.grpc, keys
+        self._endpoints: WeakKeyDictionary[Policy, InferenceEndpoint] = WeakKeyDictionary()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
 
@@ -213,7 +203,7 @@ class GrpcServer:
             self._come += 1
             self._under_way += 1
             context.add_done_callback(self._done)  # not before its client has taken the answer
-            answered, failed, desk, whole = b"", None, None, 0.0
+            answered, failed, endpoint, whole = b"", None, None, 0.0
             came = perf_counter()
             try:
                 if self._under_way > most:
@@ -222,22 +212,22 @@ class GrpcServer:
                 message = await self._read(call, context, turns)
                 whole = perf_counter()
                 if answer is None:
-                    desk = self._desk(message)
-                    reply = await self._infer(desk, message)
+                    endpoint = self._endpoint(message)
+                    reply = await self._infer(endpoint, message)
                 else:
                     reply = await answer(message)
                 answered = reply.SerializeToString()
                 if len(answered) > SMALL_ANSWER:
                     self._hold(context, len(answered))
             except asyncio.CancelledError:
-                self._count(context, call.path, _code_of_cancelled(context), "", desk, came, whole)
+                self._count(context, call.path, _code_of_cancelled(context), "", endpoint, came, whole)
                 raise
             except Exception as error:  # noqa: BLE001 (each has its status)
                 failed = status_of(error)
                 kind = "not_finite" if isinstance(error, FloatingPointError) else _KINDS[failed[0]]
-                self._count(context, call.path, failed[0], kind, desk, came, whole)
+                self._count(context, call.path, failed[0], kind, endpoint, came, whole)
             else:
-                self._count(context, call.path, grpc.StatusCode.OK, "", desk, came, whole)
+                self._count(context, call.path, grpc.StatusCode.OK, "", endpoint, came, whole)
             if self._stopping.is_set():
                 await self._told.wait()
             if failed is not None:
@@ -267,18 +257,18 @@ class GrpcServer:
         method: str,
         code: grpc.StatusCode,
         kind: str,
-        desk: "_Desk | None" = None,
+        endpoint: InferenceEndpoint | None = None,
         came: float | None = None,
         whole: float = 0.0,
     ) -> None:
         """Count a call, and tell who observes; `whole` is when its message was there, and `came` when it began."""
         now = perf_counter()
-        if desk is None:
+        if endpoint is None:
             self._unrouted.answered(code.name, None, kind)
         else:
-            desk.series.answered(code.name, now - whole, kind)
+            endpoint.series.answered(code.name, now - whole, kind)
         if self._observers:
-            self._tell(context, method, code, kind, desk and desk.series, now - (came or now))
+            self._tell(context, method, code, kind, endpoint.series if endpoint else None, now - (came or now))
 
     def _tell(
         self, context: Any, method: str, code: grpc.StatusCode, kind: str, series: Series | None, seconds: float
@@ -307,34 +297,28 @@ class GrpcServer:
             await asyncio.sleep(LEFT_SECONDS)
         return parse(call, content)
 
-    def _desk(self, message: Message) -> "_Desk":
-        """Of the model that is to answer. Raises `CallError`."""
+    def _endpoint(self, message: Message) -> InferenceEndpoint:
+        """The endpoint of the model that is to answer. Raises `CallError`."""
         model = self._current().find(message.model_name, message.model_version or None)
         if model is None:
             raise _unknown(message.model_name, message.model_version)
-        if model.policy not in self._desks:
-            admit = admission(model, self._options, self._metrics, "grpc")
-            self._desks[model.policy] = _Desk(model, admit, self._metrics.series(model, "grpc"))
-        return self._desks[model.policy]
+        if model.policy not in self._endpoints:
+            self._endpoints[model.policy] = InferenceEndpoint(model, self._options, self._metrics, "grpc")
+        return self._endpoints[model.policy]
 
     def _is_ready(self) -> bool:
         return not self._stopping.is_set() and self._current().is_ready
 
     # The methods
 
-    async def _infer(self, desk: "_Desk", request: Message) -> Message:
-        model, admit, _ = desk
-        asked = admit(decode_infer(request, model.policy.manifest, max_batch=self._options.max_batch))
-        return encode_infer(await self._act(model.policy, asked), asked, request.id, model)
-
-    async def _act(self, policy: Policy, asked: InferRequest) -> dict[str, Array]:
-        if self._batcher is None:
-            return policy.infer(asked.observations, asked.noise, [*asked.outputs])
-        answered: asyncio.Future[dict[str, Array] | Exception] = asyncio.get_running_loop().create_future()
-        self._batcher.add(policy, asked, lambda answers: None if answered.done() else answered.set_result(answers))
-        if isinstance(answers := await answered, Exception):
-            raise answers
-        return answers
+    async def _infer(self, endpoint: InferenceEndpoint, message: Message) -> Message:
+        policy = endpoint.policy
+        request = endpoint.admit(decode_infer(message, policy.manifest, max_batch=self._options.max_batch))
+        ran: asyncio.Future[Outputs | Exception] = asyncio.get_running_loop().create_future()
+        self._runner.run(policy, request, lambda outputs: None if ran.done() else ran.set_result(outputs))
+        if isinstance(outputs := await ran, Exception):
+            raise outputs
+        return encode_infer(outputs, request, message.id, endpoint.model)
 
     async def _server_live(self, _request: Message) -> Message:
         return SERVER_LIVE.response(live=True)
@@ -414,19 +398,14 @@ def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     match error:
         case CallError():
             return error.code, str(error)
-        case RequestError():
-            return grpc.StatusCode.INVALID_ARGUMENT, str(error)
-        case NotFiniteError(is_absurd=True):
-            return grpc.StatusCode.INVALID_ARGUMENT, str(error)
-        case FloatingPointError():
-            return grpc.StatusCode.INTERNAL, str(error)
         case BusyError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED, _BUSY
         case TimeoutError():
             return grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time"
-        case _:
-            emit("fault", "a call failed", level=logging.ERROR, fault=error)
-            return grpc.StatusCode.INTERNAL, "internal error"
+    failure = failure_of(error)
+    if failure.fault is not None:
+        emit("fault", "a call failed", level=logging.ERROR, fault=failure.fault)
+    return grpc.StatusCode.INVALID_ARGUMENT if failure.is_clients else grpc.StatusCode.INTERNAL, failure.message
 
 
 def _authorization(metadata: Any) -> bytes:

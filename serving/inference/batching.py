@@ -7,19 +7,17 @@ and the more clients ask at once the larger the batches are.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.inference.runners import Done, Outputs
 from trpo_tf.serving.runtime.not_finite import NotFiniteError, check_finite
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.support.logs import emit
-
-Answers = dict[str, Array]
-Done = Callable[[Answers | Exception], None]
 
 
 class Waiting(NamedTuple):
@@ -37,13 +35,13 @@ class Batcher:
         self._max_batch = max_batch
         self._waiting: defaultdict[Policy, list[Waiting]] = defaultdict(list)
 
-    def add(self, policy: Policy, request: InferRequest, done: Done) -> None:
+    def run(self, policy: Policy, request: InferRequest, done: Done) -> None:
         """Run the request when the event loop comes round."""
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self.run)
+            asyncio.get_running_loop().call_soon(self.flush)
         self._waiting[policy].append(Waiting(request, done))
 
-    def run(self) -> None:
+    def flush(self) -> None:
         """Run everything that waits."""
         waiting, self._waiting = self._waiting, defaultdict(list)
         for policy, requests in waiting.items():
@@ -66,7 +64,7 @@ def batches(waiting: list[Waiting], most: int) -> list[list[Waiting]]:
     return made
 
 
-def run_together(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exception]:
+def run_together(policy: Policy, requests: list[InferRequest]) -> list[Outputs | Exception]:
     """What each request is answered with, or what it raises by itself: if the batch fails, each is run alone."""
     if len(requests) > 1:
         try:
@@ -83,7 +81,7 @@ def run_together(policy: Policy, requests: list[InferRequest]) -> list[Answers |
         return [error]
 
 
-def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exception]:
+def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Outputs | Exception]:
     names = list(dict.fromkeys(name for request in requests for name in request.outputs))
     observations = _joined([request.observations for request in requests], policy.manifest.observation[0].name)
     is_finite = True
@@ -93,7 +91,7 @@ def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exce
         answers, is_finite = error.answers, False
     ends = np.cumsum([batch_size(request.observations) for request in requests]).tolist()
     rows = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    each: list[Answers] = [
+    each: list[Outputs] = [
         {name: answers[name][part] for name in request.outputs} for request, part in zip(requests, rows, strict=True)
     ]
     if is_finite:
@@ -101,7 +99,7 @@ def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Answers | Exce
     return [_checked(policy, *one) for one in zip(requests, each, strict=True)]
 
 
-def _checked(policy: Policy, request: InferRequest, answers: Answers) -> Answers | Exception:
+def _checked(policy: Policy, request: InferRequest, answers: Outputs) -> Outputs | Exception:
     """The answers to a request, or the error if they are not finite."""
     feeds = by_name(request.observations, policy.manifest.observation[0].name)
     if request.noise is not None:

@@ -13,6 +13,7 @@ import math
 import socket
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -20,8 +21,10 @@ from typing import Any, NamedTuple
 import httptools
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.inference.runners import Outputs, Runner
+from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response, busy, too_large
-from trpo_tf.serving.rest.routes import InferenceEndpoint, Route
+from trpo_tf.serving.rest.routes import Route
 from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
@@ -42,7 +45,7 @@ MUCH = 64 * 1024
 LARGE = 256 * 1024
 """Bytes of a body from which on it is decoded in a thread; so is any that is compressed."""
 
-Decoded = InferRequest | HttpError
+Parsed = InferRequest | HttpError
 
 _NO_PARSER = httptools.HttpRequestParser(object())
 """Of a connection that is lost."""
@@ -57,24 +60,22 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 
 
 class _Aside(NamedTuple):
-    """A request that a thread decodes, and whether its connection is kept."""
+    """A request that a thread parses, and whether its connection is kept."""
 
-    decoding: Future[Decoded]
-    endpoint: InferenceEndpoint
+    parsing: Future[Parsed]
+    endpoint: RestEndpoint
     keep: bool
 
 
 class Connection(asyncio.Protocol):
     """One client. Requests are answered in the order in which they come, each as soon as it is whole.
 
-    Attributes:
-        acts_later: whether `_act` leaves a request pending.
+    At most one request waits, for a thread that parses it or for the batch that it is run in. If anything else happens
+    on the connection first, such as a further request or its end, it is run at once; so answers keep their order.
     """
 
-    acts_later = False
-
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
+    def __init__(self, state: ServerState, runner: Runner) -> None:
+        self._state, self._runner = state, runner
         self._now = asyncio.get_running_loop().time
         self._parser: Any = httptools.HttpRequestParser(self)
         self._closing = self._paused = self._is_timed = self._is_deferred = False
@@ -129,9 +130,6 @@ class Connection(asyncio.Protocol):
             self._bound()
             if len(data) >= MUCH:
                 self._let_others()
-        elif not self._paused:
-            self.idle_since = self._now()
-            self.deadline = self.idle_since + self._state.options.keep_alive
 
     def _rest(self) -> None:
         """Wait for the next request."""
@@ -299,57 +297,75 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._was_whole = perf_counter()
-        if self._route is not None and self._route.choose is not None:
+        keep = self._parser.should_keep_alive()
+        if self._route is not None and self._route.select is not None:
+            endpoint = self._route.select()
             if len(self._body) > LARGE or b"content-encoding" in self._head:
-                self._decode_aside(self._route.choose())
-                return
-            if self.acts_later:
-                endpoint, keep = self._route.choose(), self._parser.should_keep_alive()
-                self._act(endpoint, endpoint.decode_safely(self._head, self._body), keep=keep)
-                return
+                self._parse_aside(endpoint, keep=keep)
+            else:
+                self._act(endpoint, endpoint.parse(self._head, self._body), keep=keep)
+            return
         response = self._respond()
         if isinstance(response, asyncio.Future):
             self._answer_later(response)
         else:
-            self._finish(response, keep=self._parser.should_keep_alive())
+            self._finish(response, keep=keep)
 
-    def _decode_aside(self, endpoint: InferenceEndpoint) -> None:
-        """Have the body decoded in a thread, and read nothing from the client until it is answered."""
+    def _parse_aside(self, endpoint: RestEndpoint, *, keep: bool) -> None:
+        """Have the body parsed in a thread, and read nothing from the client until it is answered."""
         self.deadline, self._is_pending = math.inf, True
         self._transport.pause_reading()
-        decoding = self._state.decoder.submit(endpoint.decode_safely, self._head, self._body)
-        self._aside = _Aside(decoding, endpoint, self._parser.should_keep_alive())
+        parsing = self._state.decoder.submit(endpoint.parse, self._head, self._body)
+        self._aside = _Aside(parsing, endpoint, keep)
         loop = asyncio.get_running_loop()
 
-        def decoded(done: Future[Decoded]) -> None:
+        def parsed(done: Future[Parsed]) -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile: the process ends
-                loop.call_soon_threadsafe(self._on_decoded, done)
+                loop.call_soon_threadsafe(self._on_parsed, done)
 
-        decoding.add_done_callback(decoded)
+        parsing.add_done_callback(parsed)
 
-    def _on_decoded(self, done: Future[Decoded]) -> None:
-        if self._aside and self._aside.decoding is done:
+    def _on_parsed(self, done: Future[Parsed]) -> None:
+        if self._aside and self._aside.parsing is done:
             self._flush()
 
     def _flush(self) -> None:
         """Answer the request that waits, for something else to come after it. This may have to wait for the thread."""
-        aside, self._aside = self._aside, None
-        if aside is None:
+        if not self._is_pending:
             return
-        self._is_pending = False
-        if not self._closing:
-            self._act(aside.endpoint, aside.decoding.result(), keep=aside.keep)
-            self._rest()
-            self._read_on()
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            self._is_pending = False
+            if not self._closing:
+                self._act(aside.endpoint, aside.parsing.result(), keep=aside.keep)
+        if self._is_pending:
+            self._runner.flush()
+        self._read_on()
 
-    def _act(self, endpoint: InferenceEndpoint, decoded: Decoded, *, keep: bool) -> None:
-        """Answer a request of a policy."""
+    def _act(self, endpoint: RestEndpoint, parsed: Parsed, *, keep: bool) -> None:
+        """Have a policy answer the request."""
         try:
-            if isinstance(decoded, HttpError):
-                raise decoded
-            response = endpoint.act(endpoint.admit(decoded))
+            if isinstance(parsed, HttpError):
+                raise parsed
+            request = endpoint.admit(parsed)
         except Exception as error:  # noqa: BLE001 (each has its answer)
-            response = self._failed(endpoint.failure(error))
+            self._finish(self._failed(endpoint.refusal(error)), keep=keep)
+            return
+        self._is_pending = True
+        self._runner.run(endpoint.policy, request, partial(self._on_outputs, endpoint, request, keep))
+
+    def _on_outputs(
+        self, endpoint: RestEndpoint, request: InferRequest, keep: bool, outputs: Outputs | Exception
+    ) -> None:
+        self._is_pending = False
+        if self._closing:
+            return
+        try:
+            if isinstance(outputs, Exception):
+                raise outputs
+            response = endpoint.render(request, outputs)
+        except Exception as error:  # noqa: BLE001 (each has its answer, and others wait for theirs)
+            response = self._failed(endpoint.refusal(error))
         self._finish(response, keep=keep)
 
     def _finish(self, response: Response, *, keep: bool) -> None:
@@ -361,11 +377,13 @@ class Connection(asyncio.Protocol):
         self._release()
         self._await_request()
         self._is_timed = False
-        if not keep:
+        if keep:
+            self._rest()
+        else:
             self._end()
 
     def _respond(self) -> "Response | asyncio.Future[Response]":
-        if self._route is None:
+        if self._route is None or self._route.answer is None:
             return self._refusal or _INTERNAL_ERROR
         try:
             return self._route.answer(self._head, self._body)

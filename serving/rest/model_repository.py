@@ -10,8 +10,9 @@ import orjson
 from trpo_tf.serving.codecs.json_body import parse_object
 from trpo_tf.serving.errors import BundleError, RequestError
 from trpo_tf.serving.repository.catalog import Catalog
+from trpo_tf.serving.rest.endpoints import Body, Headers
 from trpo_tf.serving.rest.responses import RETRY_SECONDS, HttpError, Response
-from trpo_tf.serving.rest.routes import Body, Headers, Route, any_model
+from trpo_tf.serving.rest.routes import Route, any_model
 
 Control = Callable[[str, str], Awaitable[None]]
 """Called with `load` or `unload` and a model's name, it returns once every worker has done so.

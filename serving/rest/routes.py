@@ -1,4 +1,4 @@
-"""What the server answers: each path with its method, and a function from a request's headers and body to a response.
+"""Routes: each path with its methods, and what answers there, a function or a policy's endpoint.
 
 It knows nothing of connections: `serving.rest.connection` reads requests and writes what is answered here.
 """
@@ -7,38 +7,24 @@ import asyncio
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import orjson
 
-from trpo_tf.serving.codecs import v2_binary as binary
-from trpo_tf.serving.codecs.body_limits import ENCODINGS, TooLargeError, decompress
 from trpo_tf.serving.codecs.paths import PREDICT, decoded_path, name_in, not_found, part_of
-from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions, model_status
+from trpo_tf.serving.codecs.tfserving import model_status
 from trpo_tf.serving.codecs.v2_json import (
-    InferRequest,
-    RequestError,
-    decode_request,
-    encode_response,
     model_metadata,
     server_metadata,
 )
 from trpo_tf.serving.console.pages import Page, console_models, console_pages
 from trpo_tf.serving.errors import quoted
-from trpo_tf.serving.inference.admission import Admission, admission
 from trpo_tf.serving.metrics.prometheus import CONTENT_TYPE, render
-from trpo_tf.serving.metrics.series import Metrics, Series
+from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.catalog import Catalog, Model, Release
+from trpo_tf.serving.repository.catalog import Catalog, Release
+from trpo_tf.serving.rest.endpoints import PROTOCOLS, RestEndpoint
 from trpo_tf.serving.rest.openapi import describe
-from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response, too_large
-from trpo_tf.serving.runtime.not_finite import NotFiniteError
-from trpo_tf.serving.runtime.observations import Array
-from trpo_tf.serving.runtime.policy import Policy
-
-Body = bytes | bytearray
-Headers = Mapping[bytes, bytes]
-Answers = dict[str, Array]
+from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
 
 _REPOSITORY = "/v2/repository/models/"
 
@@ -46,70 +32,24 @@ Answer = Callable[..., "Response | asyncio.Future[Response]"]
 """A function of a request's headers and body; of what takes longer, a future, which is its connection's last answer."""
 
 
-class InferenceEndpoint(NamedTuple):
-    """How a request for actions is answered: from headers and body to a request, and from what acted to a response.
-
-    `decode` is a pure function, which a thread may run; it raises `RequestError`, `TooLargeError` and `HttpError`.
-    `admit` raises `RequestError`; `failure` makes of an error what is answered.
-    """
-
-    policy: Policy
-    decode: Callable[[Headers, Body], InferRequest]
-    admit: Admission
-    encode: Callable[[InferRequest, Answers], Response]
-    series: Series
-    max_body: int
-
-    def decode_safely(self, headers: Headers, body: Body) -> "InferRequest | HttpError":
-        """The request, or what is answered if there is none.
-
-        An error that was raised in a thread would hold the body by its frames, until cycles are collected.
-        """
-        try:
-            return self.decode(headers, body)
-        except Exception as error:  # noqa: BLE001 (each has its answer)
-            return self.failure(error)
-
-    def act(self, request: InferRequest) -> Response:
-        """The answer to a request that was admitted. Raises `FloatingPointError` if it is not finite."""
-        return self.encode(request, self.policy.infer(request.observations, request.noise, [*request.outputs]))
-
-    def failure(self, error: Exception) -> HttpError:
-        """The answer to a request that raised `error`, which is its cause if that is the server's own fault."""
-        match error:
-            case HttpError():
-                error.response = error.response._replace(series=self.series)
-                return error
-            case RequestError():
-                return HttpError(400, str(error), series=self.series)
-            case NotFiniteError(is_absurd=True):
-                return HttpError(400, str(error), series=self.series, kind="not_finite")
-            case FloatingPointError():
-                return HttpError(500, str(error), series=self.series, kind="not_finite")
-            case TooLargeError():
-                return too_large(self.max_body, self.series)
-        failure = HttpError(500, "internal error", series=self.series)
-        failure.__cause__ = error
-        return failure
-
-
-Choose = Callable[[], InferenceEndpoint]
-"""The steps of the model version that is to answer next; called once a request."""
+Select = Callable[[], RestEndpoint]
+"""Returns the endpoint of the model version that answers the next request; called once a request."""
 
 
 class Route(NamedTuple):
     """What one path answers.
 
     Attributes:
+        answer: of a path where no policy acts.
         is_open: also without a key.
-        choose: the steps of `answer`, where a policy acts.
+        select: of a path where a policy acts.
         is_health: it is answered however busy the server is.
     """
 
     methods: tuple[bytes, ...]
-    answer: Answer
+    answer: Answer | None = None
     is_open: bool = False
-    choose: Choose | None = None
+    select: Select | None = None
     is_health: bool = False
 
 
@@ -206,86 +146,39 @@ def any_model(action: str) -> str:
 def _route_of_any_model(path: str, routes: Routes) -> Route | None:
     head, _, action = path.removesuffix("/").rpartition("/")
     route = routes.get(any_model(action)) if head.startswith(_REPOSITORY) else None
-    return route and route._replace(answer=partial(route.answer, name_in(head.removeprefix(_REPOSITORY))))
+    if route is None or route.answer is None:
+        return None
+    return route._replace(answer=partial(route.answer, name_in(head.removeprefix(_REPOSITORY))))
 
 
 def _release_routes(name: str, release: Release, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
     """The paths of one model: of each version, and of whichever is to answer."""
     routes: dict[str, Route] = {}
-    admissions = {version: admission(model, options, metrics, "http") for version, model in release.versions.items()}
-    infer, predict = (
-        {version: kind(model, options, admissions[version], metrics) for version, model in release.versions.items()}
-        for kind in (_inference, _prediction)
-    )
     names = list(release.versions)[::-1]  # newest first
+    endpoints = {
+        protocol: {version: protocol.endpoint(model, options, metrics) for version, model in release.versions.items()}
+        for protocol in PROTOCOLS
+    }
     for suffix, version in [("", names[0]), *((f"/versions/{part_of(version)}", version) for version in names)]:
         path = f"/v2/models/{part_of(name)}{suffix}"
         routes[path] = _constant(model_metadata(release.versions[version].policy.manifest, *names))
         routes[f"{path}/ready"] = _readiness({"name": name, "ready": True})
-        routes[f"{path}/infer"] = _acting(_chosen(release, infer, version if suffix else None))
         path = f"/v1/models/{part_of(name)}{suffix}"
         if not path.endswith(PREDICT):
             routes[path] = _constant(model_status(*([version] if suffix else names)))
-            routes[f"{path}{PREDICT}"] = _acting(_chosen(release, predict, version if suffix else None))
+        for protocol, of_version in endpoints.items():
+            path = f"{protocol.prefix}/{part_of(name)}{suffix}"
+            if not path.endswith(protocol.suffix):
+                routes[f"{path}{protocol.suffix}"] = _acting(release, of_version, version if suffix else None)
     return routes
 
 
-def _chosen(release: Release, endpoint: Mapping[str, InferenceEndpoint], version: str | None) -> Choose:
-    """The steps of a version; without one, those of the version that is to answer next."""
-    if version is None and len(endpoint) > 1:
-        return lambda: endpoint[release.choose().version]
-    only = endpoint[version or next(iter(endpoint))]
-    return lambda: only
-
-
-def _acting(choose: Choose) -> Route:
-    def answer(headers: Headers, body: Body) -> Response:
-        endpoint = choose()
-        try:
-            return endpoint.act(endpoint.admit(endpoint.decode(headers, body)))
-        except Exception as error:  # noqa: BLE001 (each has its answer)
-            failure = endpoint.failure(error)
-            try:
-                raise failure from failure.__cause__
-            finally:
-                del failure  # else it would hold the body by this frame, until cycles are collected
-
-    return Route((b"POST",), answer, choose=choose)
-
-
-def _inference(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> InferenceEndpoint:
-    """The protocol's `infer`."""
-    manifest, version, series = model.policy.manifest, model.version, metrics.series(model)
-
-    def decode(headers: Headers, body: Body) -> InferRequest:
-        body = _decoded(headers, body, options)
-        json_length = headers.get(binary.HEADER)
-        if json_length is None:
-            return decode_request(body, manifest, max_batch=options.max_batch)
-        return binary.decode_binary(body, json_length, manifest, max_batch=options.max_batch)
-
-    def encode(request: InferRequest, answers: Answers) -> Response:
-        if not any(request.outputs.values()):
-            return Response(200, encode_response(answers, manifest, version, request.request_id), series=series)
-        content, length = binary.encode_binary(answers, request.outputs, manifest, version, request.request_id)
-        return Response(200, content, b"%b: %d\r\n" % (binary.HEADER, length), b"application/octet-stream", series)
-
-    return InferenceEndpoint(model.policy, decode, admit, encode, series, options.max_body)
-
-
-def _prediction(model: Model, options: ServeOptions, admit: Admission, metrics: Metrics) -> InferenceEndpoint:
-    """TensorFlow Serving's `predict`, whose answer has no place for the version: a header says it."""
-    manifest, series = model.policy.manifest, metrics.series(model)
-    acted = b"model-version: %b\r\n" % quote(model.version).encode()
-
-    def decode(headers: Headers, body: Body) -> InferRequest:
-        body = _decoded(headers, body, options)
-        return decode_instances(body, manifest, max_batch=options.max_batch)
-
-    def encode(_request: InferRequest, answers: Answers) -> Response:
-        return Response(200, encode_predictions(answers[manifest.action.name]), acted, series=series)
-
-    return InferenceEndpoint(model.policy, decode, admit, encode, series, options.max_body)
+def _acting(release: Release, endpoints: Mapping[str, RestEndpoint], version: str | None) -> Route:
+    """A path where a version acts; without one, the version that is to answer next."""
+    if version is None and len(endpoints) > 1:
+        return Route((b"POST",), select=lambda: endpoints[release.choose().version])
+    only = endpoints[version or next(iter(endpoints))]
+    return Route((b"POST",), select=lambda: only)
 
 
 def _scrape(metrics: Metrics) -> Response:
@@ -296,16 +189,6 @@ def no_content(headers: bytes) -> Route:
     """What is answered by its head alone; also without a key."""
     response = Response(NO_CONTENT, b"", headers)
     return Route((b"OPTIONS",), lambda _headers, _body: response, is_open=True)
-
-
-def _decoded(headers: Headers, body: Body, options: ServeOptions) -> Body:
-    """The body without its content coding."""
-    encoding = headers.get(b"content-encoding", b"identity").lower()
-    if encoding == b"identity":
-        return body
-    if encoding not in ENCODINGS:
-        raise HttpError(415, "the content coding is not supported", b"accept-encoding: gzip, deflate\r\n")
-    return decompress(body, encoding, options.max_body)
 
 
 def _constant(document: dict[str, Any], status: int = 200) -> Route:

@@ -17,6 +17,7 @@ import uvloop
 from trpo_tf.serving.bundle.interface import from_json, to_json
 from trpo_tf.serving.errors import BundleError, install
 from trpo_tf.serving.inference.batching import Batcher
+from trpo_tf.serving.inference.runners import DirectRunner, Runner
 from trpo_tf.serving.listening.accepting import TlsAcceptor
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
@@ -29,7 +30,6 @@ from trpo_tf.serving.repository.catalog import Release
 from trpo_tf.serving.repository.discovery import BundleLocation, Source, resolve_source
 from trpo_tf.serving.repository.look_thread import LookThread
 from trpo_tf.serving.repository.repository import Repository
-from trpo_tf.serving.rest.batched_connection import BatchedConnection
 from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
 from trpo_tf.serving.rest.model_repository import control_routes
 from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, without_readiness
@@ -132,7 +132,7 @@ class Worker:
         self._release_routes: ReleaseRoutes = {}
         self.state = ServerState(self._routes(), options, metrics, credentials.keys, observers)
         self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=context.worker_index == 0)
-        self._batcher = Batcher(options.max_batch) if options.batching else None
+        self._runner: Runner = Batcher(options.max_batch) if options.batching else DirectRunner()
         metrics.show(self.catalog)
         if options.poll:
             metrics.looked()
@@ -182,9 +182,7 @@ class Worker:
 
     async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
         """Take connections from now on."""
-        connect: Callable[[], Connection] = partial(Connection, self.state)
-        if self._batcher:
-            connect = partial(BatchedConnection, self.state, self._batcher)
+        connect = partial(Connection, self.state, self._runner)
         if self._tls is None:
             loop = asyncio.get_running_loop()
             return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
@@ -212,7 +210,7 @@ class Worker:
             self._options,
             self._metrics,
             self.state.keys,
-            self._batcher,
+            self._runner,
             self._observers,
             self._tls,
         )

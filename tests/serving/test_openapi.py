@@ -121,5 +121,5 @@ def test_what_one_more_model_costs_does_not_grow_with_the_others(many):
         more.append(seconds(catalog))
     assert min(more) < first / 5
     routes = make_routes(catalog, options, metrics, known)
-    assert routes["/v2/models/more 4/infer"].choose().policy is release.versions["1"].policy
+    assert routes["/v2/models/more 4/infer"].select().policy is release.versions["1"].policy
     assert "/v2/models/more 3/infer" not in routes

@@ -1,0 +1,122 @@
+"""The REST protocols in which a policy acts: each parses a request and renders its response.
+
+A further protocol is a class here or in a file of its own, and a line of `PROTOCOLS`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import quote
+
+from trpo_tf.serving.codecs import v2_binary
+from trpo_tf.serving.codecs.body_limits import ENCODINGS, decompress
+from trpo_tf.serving.codecs.paths import PREDICT
+from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions
+from trpo_tf.serving.codecs.v2_json import InferRequest, decode_request, encode_response
+from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
+from trpo_tf.serving.inference.runners import Outputs
+from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository.catalog import Model
+from trpo_tf.serving.rest.responses import HttpError, Response, too_large
+
+Body = bytes | bytearray
+Headers = Mapping[bytes, bytes]
+
+
+class RestEndpoint(InferenceEndpoint):
+    """One model version in one REST protocol."""
+
+    def __init__(self, model: Model, options: ServeOptions, metrics: Metrics) -> None:
+        super().__init__(model, options, metrics, "http")
+        self._manifest = model.policy.manifest
+
+    def parse(self, headers: Headers, body: Body) -> InferRequest | HttpError:
+        """The request, or the refusal if it can't be parsed. A pure function, which a thread may run.
+
+        The refusal is returned: an error raised in a thread would hold the body by its frames, until cycles are
+        collected.
+        """
+        try:
+            return self.decode(_decompressed(headers, body, self.options), headers)
+        except Exception as error:  # noqa: BLE001 (each has its answer)
+            return self.refusal(error)
+
+    @abstractmethod
+    def decode(self, body: Body, headers: Headers) -> InferRequest:
+        """The request of a body that has no content coding. Raises `RequestError`."""
+
+    @abstractmethod
+    def render(self, request: InferRequest, outputs: Outputs) -> Response:
+        """The response with what the policy has answered."""
+
+    def refusal(self, error: Exception) -> HttpError:
+        """The answer to a request that raised `error`, which is its cause if that is the server's own fault."""
+        if isinstance(error, HttpError):
+            error.response = error.response._replace(series=self.series)
+            return error
+        failure = failure_of(error)
+        if failure.kind == "too_large":
+            return too_large(self.options.max_body, self.series)
+        status = 400 if failure.is_clients else 500
+        refusal = HttpError(status, failure.message, series=self.series, kind=failure.kind)
+        refusal.__cause__ = failure.fault
+        return refusal
+
+
+class V2Endpoint(RestEndpoint):
+    """The Open Inference Protocol's `infer`, with its binary tensors."""
+
+    def decode(self, body: Body, headers: Headers) -> InferRequest:
+        """The request of a JSON body, behind which binary tensors may follow. Raises `RequestError`."""
+        json_length = headers.get(v2_binary.HEADER)
+        if json_length is None:
+            return decode_request(body, self._manifest, max_batch=self.options.max_batch)
+        return v2_binary.decode_binary(body, json_length, self._manifest, max_batch=self.options.max_batch)
+
+    def render(self, request: InferRequest, outputs: Outputs) -> Response:
+        """JSON, with the tensors behind it that were asked for as binary ones."""
+        manifest, version = self._manifest, self.model.version
+        if not any(request.outputs.values()):
+            content = encode_response(outputs, manifest, version, request.request_id)
+            return Response(200, content, series=self.series)
+        content, length = v2_binary.encode_binary(outputs, request.outputs, manifest, version, request.request_id)
+        header = b"%b: %d\r\n" % (v2_binary.HEADER, length)
+        return Response(200, content, header, b"application/octet-stream", self.series)
+
+
+class PredictEndpoint(RestEndpoint):
+    """TensorFlow Serving's `predict`. Its response has no place for the version: a header says it."""
+
+    def __init__(self, model: Model, options: ServeOptions, metrics: Metrics) -> None:
+        super().__init__(model, options, metrics)
+        self._version = b"model-version: %b\r\n" % quote(model.version).encode()
+
+    def decode(self, body: Body, headers: Headers) -> InferRequest:  # noqa: ARG002 (another protocol reads them)
+        """The request of a JSON body. Raises `RequestError`."""
+        return decode_instances(body, self._manifest, max_batch=self.options.max_batch)
+
+    def render(self, request: InferRequest, outputs: Outputs) -> Response:  # noqa: ARG002 (nothing else can be asked)
+        """JSON with the actions alone."""
+        return Response(200, encode_predictions(outputs[self._manifest.action.name]), self._version, series=self.series)
+
+
+class Protocol(NamedTuple):
+    """Paths of a REST protocol: PREFIX/MODEL/SUFFIX, and PREFIX/MODEL/versions/VERSION/SUFFIX."""
+
+    prefix: str
+    suffix: str
+    endpoint: type[RestEndpoint]
+
+
+PROTOCOLS = (Protocol("/v2/models", "/infer", V2Endpoint), Protocol("/v1/models", PREDICT, PredictEndpoint))
+
+
+def _decompressed(headers: Headers, body: Body, options: ServeOptions) -> Body:
+    """The body without its content coding. Raises `HttpError` and `TooLargeError`."""
+    encoding = headers.get(b"content-encoding", b"identity").lower()
+    if encoding == b"identity":
+        return body
+    if encoding not in ENCODINGS:
+        raise HttpError(415, "the content coding is not supported", b"accept-encoding: gzip, deflate\r\n")
+    return decompress(body, encoding, options.max_body)
