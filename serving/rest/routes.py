@@ -168,7 +168,7 @@ def _release_routes(name: str, release: Release, options: ServeOptions, metrics:
             routes[path] = _constant(model_status(*([version] if suffix else names)))
         for protocol, of_version in endpoints.items():
             path = f"{protocol.prefix}/{part_of(name)}{suffix}"
-            if not path.endswith(protocol.suffix):
+            if not (protocol.suffix.startswith(":") and path.endswith(protocol.suffix)):  # the name of a model
                 routes[f"{path}{protocol.suffix}"] = _acting(release, of_version, version if suffix else None)
     return routes
 

@@ -368,9 +368,9 @@ def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scr
     code = """
 import asyncio, sys, trpo_tf.serving.__main__
 from trpo_tf.serving.grpc.server import GrpcServer
-async def act(self, policy, asked):
+async def infer(self, endpoint, message):
     await asyncio.sleep(60)
-GrpcServer._act = act
+GrpcServer._infer = infer
 sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
 """
     with start(discrete, "--grpc-port", "0", code=code) as server, channel_to(server) as channel:

@@ -16,10 +16,10 @@ import pytest
 from conftest import serve
 
 from trpo_tf import serving
+from trpo_tf.serving.inference.runners import DirectRunner
 from trpo_tf.serving.listening.sockets import listen
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeError, ServeOptions
-from trpo_tf.serving.rest.responses import HttpError
 from trpo_tf.serving.rest.routes import make_routes
 from trpo_tf.serving.verify import agree
 
@@ -545,5 +545,7 @@ trpo_tf.serving.__main__.main(sys.argv[1:])
 def test_actions_that_are_not_finite_never_leave_a_route(continuous, catalog_of):
     routes = make_routes(catalog_of(continuous), ServeOptions(), Metrics())
     body = json.dumps({"instances": [[1e308] * 3]}).encode()
-    with pytest.raises(HttpError, match="not finite"):
-        routes["/v1/models/continuous:predict"].answer({}, body)
+    endpoint = routes["/v1/models/continuous:predict"].select()
+    outputs = []
+    DirectRunner().run(endpoint.policy, endpoint.admit(endpoint.parse({}, body)), outputs.append)
+    assert "not finite" in str(endpoint.refusal(*outputs))
