@@ -48,7 +48,7 @@ def measure(point: Point) -> dict[str, float]:
     from trpo_tf.estimation.targets import estimate
     from trpo_tf.learning.critic_fit import fit_critic
     from trpo_tf.learning.learner import build_components
-    from trpo_tf.learning.schedules import control, entropy_term
+    from trpo_tf.learning.schedules import entropy_term, radius_or_coefficient
     from trpo_tf.policies.running_stats import Normalizer
     from trpo_tf.sampling.sampler import Experience
     from trpo_tf.support.phase_timer import PhaseClock
@@ -83,7 +83,7 @@ def measure(point: Point) -> dict[str, float]:
     networks = components.frozen(state)
     estimates = estimate(config.sampling, networks, batch, state.return_moments, state.carried_returns)
     inner, rows = config.inner, batch.reward.size
-    order = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
+    batches = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
     return {
         "sampling": sampling,
         "acting": 1000 * median(clock.seconds["acting"] for clock in clocks[1:]),
@@ -91,8 +91,8 @@ def measure(point: Point) -> dict[str, float]:
             lambda: components.update(
                 state.theta,
                 estimates.rows,
-                control(config, state),
-                order,
+                radius_or_coefficient(config, state),
+                batches,
                 entropy_term(config, state, components.policy.noise_size),
             ).theta.numpy()
         ),

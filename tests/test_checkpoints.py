@@ -27,7 +27,7 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         observation_moments=moments(2),
         return_moments=moments(),
         carried_returns=rng.normal(size=4),
-        control=np.float32(0.1),
+        adapted=np.float32(0.1),
         earlier=Batch(rng.normal(size=(4, 2, 5)), vector(6), vector(6), vector(6) > 0, vector(6) > 0, vector(6)),
         best=Best(vector(7), moments(2), 0.1 + 0.7, 9),
         recent_returns=(0.1, -1e-300),

@@ -7,7 +7,7 @@ import pytest
 from trpo_tf.errors import UserError
 from trpo_tf.learning.iteration import iterate
 from trpo_tf.learning.learner import build_components
-from trpo_tf.learning.schedules import annealing, control, entropy_term, present_discount
+from trpo_tf.learning.schedules import annealing, entropy_term, present_discount, radius_or_coefficient
 from trpo_tf.sampling.sampler import Experience
 
 TOTAL = 200
@@ -33,7 +33,7 @@ def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
     for steps, expected in zip((0, 50, TOTAL), left, strict=True):
         state = at(config, steps)
         assert annealing(config, state) == expected
-        np.testing.assert_allclose(control(config, state), 0.02 * expected)
+        np.testing.assert_allclose(radius_or_coefficient(config, state), 0.02 * expected)
         np.testing.assert_allclose(entropy_term(config, state, components.policy.noise_size).weight, 0.2 * expected)
 
 

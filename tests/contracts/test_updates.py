@@ -37,10 +37,10 @@ class Case(NamedTuple):
         return make_rows(self.kind, self.dtype, count=ROWS, seed=seed)
 
     def update(self, rows):
-        control = np.asarray(ALGORITHMS[self.algo].initial_control(self.config), self.dtype)
-        order = minibatches(np.random.default_rng(0), ROWS, 32, 5)
+        adapted = np.asarray(ALGORITHMS[self.algo].initial(self.config), self.dtype)
+        batches = minibatches(np.random.default_rng(0), ROWS, 32, 5)
         zero = np.zeros((), self.dtype)
-        return self.compiled(self.theta, rows, control, order, EntropyTerm(zero, zero))
+        return self.compiled(self.theta, rows, adapted, batches, EntropyTerm(zero, zero))
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -58,12 +58,12 @@ def test_improves_the_surrogate_and_keeps_its_constraint(case):
     assert update.status == UpdateStatus.ACCEPTED
     problem = LocalProblem(case.policy, tf.constant(case.theta), rows)
     gain = problem.surrogate(update.theta) - problem.surrogate(problem.theta)
-    mean_kl, max_kl = problem.kl(update.theta)
+    mean_kl, max_state_kl = problem.kl(update.theta)
     assert gain > 0
     assert update.theta.dtype == case.dtype
     tolerance = 2e-5 if case.dtype == "float32" else 1e-10
     np.testing.assert_allclose(
-        [update.surrogate_gain, update.mean_kl, update.max_kl], [gain, mean_kl, max_kl], atol=tolerance
+        [update.surrogate_gain, update.mean_kl, update.max_state_kl], [gain, mean_kl, max_state_kl], atol=tolerance
     )
     limit = case.config.trust_region.max_kl
     if case.algo in HARD_CONSTRAINT:

@@ -15,7 +15,7 @@ def test_takes_the_longest_length_that_gains_and_keeps_the_constraint():
     assert found.length == 0.25
     assert found.gain == 0.25
     assert found.constraint == 0.75
-    assert found.aside == -0.25
+    assert found.aux == -0.25
     assert found.tries == 3
 
 

@@ -89,7 +89,7 @@ def test_an_exact_trpo_update_keeps_its_region_and_gains(problem, solved):
     update = trpo_update(problem, CONFIG)
     assert update.status == UpdateStatus.ACCEPTED
     assert 0.005 < update.mean_kl <= 0.01
-    assert update.max_kl >= update.mean_kl
+    assert update.max_state_kl >= update.mean_kl
     new = softmax(update.theta.numpy().reshape(PI.shape))
     gain = local_approximation(solved, new) - solved.eta
     np.testing.assert_allclose(solved.visitation.sum() * update.surrogate_gain, gain, rtol=1e-9)

@@ -14,7 +14,7 @@ from trpo_tf.updates.registry import ALGORITHMS
 from trpo_tf.updates.steps import adaptive_radius, backtracking, kl_sphere, l2_ball
 
 CONFIG = TrustRegionConfig(max_kl=0.01, cg_iterations=60, cg_tolerance=1e-10)
-CONTROL = tf.constant(0.01, tf.float64)
+RADIUS = tf.constant(0.01, tf.float64)
 
 
 def problem_of(kind, seed=0):
@@ -23,7 +23,7 @@ def problem_of(kind, seed=0):
 
 
 def step_of(problem, find, take, config=CONFIG):
-    return (directed_update(problem, find, take, config, CONTROL).theta - problem.theta).numpy()
+    return (directed_update(problem, find, take, config, RADIUS).theta - problem.theta).numpy()
 
 
 def cosine(a, b):
@@ -122,20 +122,20 @@ class Valley:
 def test_the_radius_follows_how_well_the_model_foretold_the_gain(bend, factor):
     """At x = sqrt(2 x 0.01) = 0.14 a bend b leaves 1 - b x / 2 of the promised gain."""
     config = TrustRegionConfig(max_kl=0.01, damping=1e-6)
-    update = directed_update(Valley(bend), natural_gradient, adaptive_radius, config, CONTROL)
-    np.testing.assert_allclose(update.control, 0.01 * factor)
+    update = directed_update(Valley(bend), natural_gradient, adaptive_radius, config, RADIUS)
+    np.testing.assert_allclose(update.adapted, 0.01 * factor)
 
 
 def test_an_adaptive_radius_gets_ahead_where_a_fixed_one_is_too_small_or_too_big():
     def last(bend, take):
-        config, theta, control = TrustRegionConfig(max_kl=0.01, damping=1e-6), tf.zeros(1, tf.float64), CONTROL
+        config, theta, radius = TrustRegionConfig(max_kl=0.01, damping=1e-6), tf.zeros(1, tf.float64), RADIUS
         for _ in range(12):
             problem = Valley(bend)
             problem.theta = theta
             problem.gradient = lambda p=problem, t=theta: (p.surrogate(t), 1.0 - p._bend * t)
             problem.kl = lambda x, t=theta: (tf.reduce_sum((x - t) ** 2) / 2, tf.reduce_sum((x - t) ** 2) / 2)
-            update = directed_update(problem, natural_gradient, take, config, control)
-            theta, control = update.theta, update.control
+            update = directed_update(problem, natural_gradient, take, config, radius)
+            theta, radius = update.theta, update.adapted
         return float(theta[0])
 
     assert last(0.01, adaptive_radius) > 1.5 * last(0.01, backtracking)  # top at 100: short steps waste time
@@ -143,10 +143,10 @@ def test_an_adaptive_radius_gets_ahead_where_a_fixed_one_is_too_small_or_too_big
     assert abs(last(14.0, adaptive_radius) - top) <= abs(last(14.0, backtracking) - top)
 
 
-def inner_update(rule, problem, control, **settings):
+def inner_update(rule, problem, coefficient, **settings):
     config = Config("unused", inner=InnerConfig(policy_batch_size=20, **settings))
-    order = tf.constant(minibatches(np.random.default_rng(0), 40, 20, config.inner.policy_epochs))
-    return tf.function(lambda: rule(problem, config, tf.constant(control, tf.float64), order), autograph=False)()
+    batches = tf.constant(minibatches(np.random.default_rng(0), 40, 20, config.inner.policy_epochs))
+    return tf.function(lambda: rule(problem, config, tf.constant(coefficient, tf.float64), batches), autograph=False)()
 
 
 def test_a_heavier_penalty_keeps_the_policy_nearer():
@@ -160,9 +160,9 @@ def test_the_penalty_adapts_towards_the_target():
     heavy = inner_update(kl_penalty, problem, 100.0, policy_epochs=40)
     light = inner_update(kl_penalty, problem, 1e-3, policy_epochs=40)
     assert (heavy.mean_kl < 0.01 / 1.5, light.mean_kl > 1.5 * 0.01) == (True, True)
-    np.testing.assert_allclose([heavy.control, light.control], [50.0, 2e-3])
+    np.testing.assert_allclose([heavy.adapted, light.adapted], [50.0, 2e-3])
     fixed = inner_update(kl_penalty, problem, 100.0, policy_epochs=40, adapt_kl=False)
-    assert fixed.control == 100.0
+    assert fixed.adapted == 100.0
 
 
 def test_ppo_stops_pushing_ratios_beyond_the_clip():
@@ -186,7 +186,7 @@ def test_an_update_that_is_refused_leaves_the_penalty_as_it_is():
     broken = rows._replace(advantage=np.full_like(rows.advantage, np.nan))
     problem = LocalProblem(policy, tf.constant(make_theta(policy)), broken)
     update = inner_update(kl_penalty, problem, 2.0)
-    assert (float(update.mean_kl), float(update.control)) == (0.0, 2.0)
+    assert (float(update.mean_kl), float(update.adapted)) == (0.0, 2.0)
 
 
 def test_a_fraction_of_the_vine_s_rows_is_all_actions_of_some_states():

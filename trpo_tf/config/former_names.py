@@ -19,8 +19,9 @@ SETTINGS = {
 METRICS = {
     "trial_return": "eval_return",
     "trial_episodes_cut": "eval_episodes_cut",
+    "max_kl": "max_state_kl",
 }
-"""Columns of metrics.jsonl."""
+"""Columns of metrics.jsonl. `control` is now `radius` or `kl_coefficient`, whichever the algorithm adapts."""
 
 COUNTERS = {"trial_steps": "eval_steps"}
 """Numbers in summary.json and in checkpoints."""

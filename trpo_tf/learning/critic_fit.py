@@ -23,15 +23,15 @@ def fit_critic(
     # With a memory there are more rows to choose from, but no more steps.
     count = len(rows.targets) // critic.memory
     epochs = -(-critic.epochs * count // len(known))
-    order = minibatches(state.rng(config.seed, Purpose.CRITIC), len(known), critic.batch_size, epochs)
-    order = known.astype(np.int32)[order[: critic.epochs * (count // critic.batch_size)]]
+    batches = minibatches(state.rng(config.seed, Purpose.CRITIC), len(known), critic.batch_size, epochs)
+    batches = known.astype(np.int32)[batches[: critic.epochs * (count // critic.batch_size)]]
     # The clock of the phases is another thread's.
     with tf.profiler.experimental.Trace("critic"):
         theta, adam, loss = components.value_function.fit(
             state.value_theta,
             state.adam,
             *rows,
-            order,
+            batches,
             np.float32(critic.learning_rate * annealing(config, state)),
         )
         theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))

@@ -13,7 +13,7 @@ from trpo_tf.learning.critic_fit import fit_critic
 from trpo_tf.learning.learner import Components
 from trpo_tf.learning.metrics import Metrics, progress_metrics, update_metrics
 from trpo_tf.learning.observation_statistics import with_observations
-from trpo_tf.learning.schedules import annealing, control, entropy_term, present_sampling
+from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, radius_or_coefficient
 from trpo_tf.learning.training_state import Purpose, TrainingState
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving.runtime.observations import take
@@ -49,19 +49,19 @@ def iterate(
     # 3. Approximately solve the constrained problem to update the policy's parameters; fit the critic beside it, since
     # either keeps one core busy and needs nothing of the other.
     clock.enter("update")
-    order = minibatches(
+    batches = minibatches(
         state.rng(config.seed, Purpose.POLICY),
         batch.reward.size,
         config.inner.policy_batch_size,
         config.inner.policy_epochs,
     )
-    with ThreadPoolExecutor(1) as beside:
-        critic = beside.submit(fit_critic, config, components, state, estimates.critic_rows)
+    with ThreadPoolExecutor(1) as worker:
+        critic = worker.submit(fit_critic, config, components, state, estimates.critic_rows)
         result = components.update(
             state.theta,
             rows,
-            control(config, state),
-            order,
+            radius_or_coefficient(config, state),
+            batches,
             entropy_term(config, state, components.policy.noise_size),
         )
         update = Update(*(value.numpy() for value in result))
@@ -74,7 +74,7 @@ def iterate(
     after = dataclasses.replace(
         state.with_episodes(*episodes),
         theta=update.theta,
-        control=np.float32(update.control),
+        adapted=np.float32(update.adapted),
         value_theta=value_theta,
         adam=adam,
         earlier=columns(memory, slice(config.sampling.num_envs, None)) if config.critic.memory > 1 else None,
@@ -87,7 +87,7 @@ def iterate(
     seconds = clock.stop()
     metrics = {
         **progress_metrics(after, episodes),
-        **update_metrics(update),
+        **update_metrics(update, config.algo),
         "value_loss": value_loss,
         "gae_lambda": estimates.gae_lambda,
         "explained_variance": estimates.explained_variance,

@@ -45,7 +45,7 @@ class Components:
     update: Callable[[Any, Rows, Any, Any, EntropyTerm], Update]
     encode: Callable[[Normalizer, Any], Any]
     log_prob: Callable[[Any, Any, Any], Any]
-    initial_control: float
+    initial_adapted: float
     iteration_steps: int
     checkpoint_steps: int
 
@@ -59,7 +59,7 @@ class Components:
             observation_moments=Moments.empty((self.policy.encoder.statistics,)),
             return_moments=Moments.empty(()),
             carried_returns=np.zeros(num_envs),
-            control=np.float32(self.initial_control),
+            adapted=np.float32(self.initial_adapted),
         )
 
     def frozen(self, state: TrainingState) -> FrozenNetworks:
@@ -132,7 +132,7 @@ def build_components(
         encode=tf.function(encoder, autograph=False, jit_compile=xla),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),
         iteration_steps=_iteration_steps(config, head),
-        initial_control=ALGORITHMS[config.algo].initial_control(config),
+        initial_adapted=ALGORITHMS[config.algo].initial(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )
 

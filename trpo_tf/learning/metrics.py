@@ -6,6 +6,7 @@ import numpy as np
 
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.sampling.batch import Episodes
+from trpo_tf.updates.registry import ALGORITHMS
 from trpo_tf.updates.result import Update, UpdateStatus
 
 Metrics = dict[str, Any]
@@ -23,7 +24,9 @@ def progress_metrics(state: TrainingState, episodes: Episodes) -> Metrics:
     }
 
 
-def update_metrics(update: Update) -> Metrics:
-    """What an update did."""
+def update_metrics(update: Update, algo: str) -> Metrics:
+    """What an update did; what the algorithm adapts has the name of what that is."""
     scalars = {name: value.item() for name, value in update._asdict().items() if name not in ("theta", "status")}
-    return {"update_status": UpdateStatus(int(update.status)).name.lower(), **scalars}
+    adapts, adapted = ALGORITHMS[algo].adapts, scalars.pop("adapted")
+    own = {} if adapts is None else {adapts: adapted}
+    return {"update_status": UpdateStatus(int(update.status)).name.lower(), **own, **scalars}

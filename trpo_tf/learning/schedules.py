@@ -31,9 +31,9 @@ def present_sampling(config: Config, state: TrainingState) -> SamplingConfig:
     return dataclasses.replace(config.sampling, discount=present_discount(config, state))
 
 
-def control(config: Config, state: TrainingState) -> np.float32:
-    """What the update goes by: an annealed radius, or whatever the algorithm adapted it to."""
-    return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.control
+def radius_or_coefficient(config: Config, state: TrainingState) -> np.float32:
+    """What this update goes by: the annealed radius, or the radius or KL coefficient as the algorithm adapted it."""
+    return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.adapted
 
 
 def entropy_term(config: Config, state: TrainingState, actions: int) -> EntropyTerm:

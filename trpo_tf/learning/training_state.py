@@ -56,7 +56,7 @@ class TrainingState:
     observation_moments: Moments
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
-    control: np.float32  # what the algorithm adapts: a radius, or a KL coefficient
+    adapted: np.float32  # what the algorithm adapts: the trust region's radius, or the KL coefficient
     earlier: Batch | None = None  # what the critic still learns from, oldest first [T, (critic_memory - 1) x N]
     best: Best | None = None
     recent_returns: tuple[float, ...] = ()
@@ -106,7 +106,7 @@ class TrainingState:
             **({} if self.best is None else _best_arrays(self.best)),
             **({} if self.earlier is None else _batch_arrays(self.earlier)),
             "carried_returns": self.carried_returns,
-            "control": np.asarray(self.control),
+            _ADAPTED: np.asarray(self.adapted),
             "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
         }
 
@@ -140,12 +140,14 @@ class TrainingState:
             best=_best(arrays) if "best.theta" in arrays else None,
             earlier=_batch(arrays) if "earlier.reward" in arrays else None,
             carried_returns=arrays["carried_returns"],
-            control=np.float32(arrays["control"]),
+            adapted=np.float32(arrays[_ADAPTED]),
             **counters,
         )
 
 
 _SEEN = "earlier.observation."
+_ADAPTED = "control"
+"""The name in checkpoints."""
 _COUNTERS = (
     "recent_returns",
     "recent_lengths",

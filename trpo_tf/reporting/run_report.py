@@ -21,6 +21,7 @@ from trpo_tf.reporting.html import definitions, page, table
 from trpo_tf.runs.folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
 from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, MODEL_FILE, BundleError, Manifest, read_manifest
 from trpo_tf.support.phase_timer import PHASES
+from trpo_tf.updates.registry import ALGORITHMS
 
 Logged = Sequence[Mapping[str, Any]]
 
@@ -55,7 +56,8 @@ def read_story(folder: Path, bundle: Path | None = None) -> Story:
     if bundle is not None:
         read_manifest(bundle)
     told = json.loads(summary.read_text()) if summary.exists() else {}
-    return Story(folder, config, _logged(folder / METRICS_FILE), told, bundle or _found_bundle(folder, config))
+    former = METRICS | {"control": ALGORITHMS[config.algo].adapts or "radius"}
+    return Story(folder, config, _logged(folder / METRICS_FILE, former), told, bundle or _found_bundle(folder, config))
 
 
 def html_report(story: Story) -> str:
@@ -75,12 +77,12 @@ def html_report(story: Story) -> str:
     return page(f"Run of {config.env_id}", parts)
 
 
-def _logged(path: Path) -> Logged:
+def _logged(path: Path, former: Mapping[str, str]) -> Logged:
     """Every iteration; the last line of a run that goes on, or was killed, may be cut off."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            entries.append(renamed(json.loads(line), METRICS))
+            entries.append(renamed(json.loads(line), former))
         except ValueError:
             break
     return entries
@@ -150,7 +152,7 @@ def _charts(story: Story) -> str:
 
     trained = story.summary.get("trained", {})
     score = [trained["mean_return"]] * len(steps) if trained.get("episodes") else ()
-    radius = () if config.algo == "kl-penalty" else values("control")
+    radius = values("radius") if ALGORITHMS[config.algo].adapts == "radius" else ()
     charts = [
         line_chart("Return", steps, values("mean_return"), limit=score),
         line_chart("Mean KL in nats", steps, values("mean_kl"), limit=radius),

@@ -12,7 +12,7 @@ class Accepted(NamedTuple):
     length: Any
     gain: Any
     constraint: Any
-    aside: Any
+    aux: Any
     tries: Any
 
 
@@ -22,7 +22,7 @@ def backtracking_line_search(
     """The first of the lengths 1, ratio, ratio^2 ... that gains something and keeps the constraint.
 
     Args:
-        evaluate: length -> (gain, constraint, a value that plays no part in the search), scalars.
+        evaluate: length -> (gain, constraint, an auxiliary value that plays no part in the search), scalars.
         limit: the most that the constraint may be.
         ratio: between one length and the next.
         max_tries: lengths to try.
@@ -39,11 +39,11 @@ def backtracking_line_search(
 
     def body(tries: Any, length: Any, values: Any, accepted: Any) -> tuple[Any, ...]:  # noqa: ARG001
         length = tf.cast(ratio, dtype) ** tf.cast(tries, dtype)
-        gain, constraint, aside = evaluate(length)
+        gain, constraint, aux = evaluate(length)
         finite = tf.math.is_finite(gain) & tf.math.is_finite(constraint)
-        return tries + 1, length, (gain, constraint, aside), finite & (gain > 0) & (constraint <= limit)
+        return tries + 1, length, (gain, constraint, aux), finite & (gain > 0) & (constraint <= limit)
 
     state = (tf.constant(0), zero, (zero, zero, zero), tf.constant(False))
     tries, length, values, accepted = tf.while_loop(unfinished, body, state)
-    length, gain, constraint, aside = (tf.where(accepted, value, zero) for value in (length, *values))
-    return Accepted(length, gain, constraint, aside, tries)
+    length, gain, constraint, aux = (tf.where(accepted, value, zero) for value in (length, *values))
+    return Accepted(length, gain, constraint, aux, tries)

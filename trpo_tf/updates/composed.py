@@ -12,13 +12,13 @@ from trpo_tf.updates.steps import Slope, TakeStep, backtracking
 
 
 def directed_update(
-    problem: LocalProblem, find: FindDirection, take: TakeStep, config: TrustRegionConfig, control: Any
+    problem: LocalProblem, find: FindDirection, take: TakeStep, config: TrustRegionConfig, radius: Any
 ) -> Update:
     """One update from `problem`; the parameters stand unless direction and step are both sound."""
     surrogate, gradient = problem.gradient()
     norm = tf.sqrt(tf.tensordot(gradient, gradient, 1))
     direction = find(problem, gradient, config)
-    step = take(problem, Slope(surrogate, gradient, direction.vector, direction.curvature), config, control)
+    step = take(problem, Slope(surrogate, gradient, direction.vector, direction.curvature), config, radius)
 
     status = tf.where(direction.status == UpdateStatus.ACCEPTED, step.status, direction.status)
     status = tf.where(norm == 0, int(UpdateStatus.ZERO_GRADIENT), status)
@@ -30,11 +30,11 @@ def directed_update(
     return Update(
         theta=theta,
         status=status,
-        control=step.control,
+        adapted=step.radius,
         surrogate_gain=tf.where(accepted, step.gain, zero),
         expected_gain=step.expected_gain,
         mean_kl=tf.where(accepted, step.mean_kl, zero),
-        max_kl=tf.where(accepted, step.max_kl, zero),
+        max_state_kl=tf.where(accepted, step.max_state_kl, zero),
         entropy=problem.entropy(),
         gradient_norm=norm,
         cg_iterations=direction.iterations,
@@ -49,5 +49,5 @@ def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
     The natural gradient, and a line search that keeps the trust region: measured after the step, the mean
     KL(old || new) is at most `max_kl`.
     """
-    control = tf.constant(config.max_kl, problem.theta.dtype)
-    return directed_update(problem, natural_gradient, backtracking, config, control)
+    radius = tf.constant(config.max_kl, problem.theta.dtype)
+    return directed_update(problem, natural_gradient, backtracking, config, radius)

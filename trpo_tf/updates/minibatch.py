@@ -18,28 +18,28 @@ Objective = Callable[[LocalProblem, Any], Any]
 _LEAST_COEFFICIENT, _MOST_COEFFICIENT = 1e-3, 1e3
 
 
-def kl_penalty(problem: LocalProblem, config: Config, control: Any, order: Any) -> Update:
-    """Maximise surrogate - control x mean KL(old || new) (Schulman et al. 2015, section 4; 2017, eq 8).
+def kl_penalty(problem: LocalProblem, config: Config, coefficient: Any, batches: Any) -> Update:
+    """Maximise surrogate - coefficient x mean KL(old || new) (Schulman et al. 2015, section 4; 2017, eq 8).
 
     With `adapt_kl` the coefficient is doubled for the next update when the mean KL is above 1.5 `max_kl`, and halved
     when below `max_kl` / 1.5 (Schulman et al. 2017, section 4). After an update that was refused it stays.
     """
 
     def objective(part: LocalProblem, theta: Any) -> Any:
-        return part.surrogate(theta) - control * part.kl(theta)[0]
+        return part.surrogate(theta) - coefficient * part.kl(theta)[0]
 
-    update = _maximised(problem, objective, config, control, order)
+    update = _maximised(problem, objective, config, coefficient, batches)
     if not config.inner.adapt_kl:
         return update
     target = config.trust_region.max_kl
-    factor = tf.where(update.mean_kl > 1.5 * target, tf.constant(2.0, control.dtype), tf.ones_like(control))
-    factor = tf.where(update.mean_kl < target / 1.5, tf.constant(0.5, control.dtype), factor)
+    factor = tf.where(update.mean_kl > 1.5 * target, tf.constant(2.0, coefficient.dtype), tf.ones_like(coefficient))
+    factor = tf.where(update.mean_kl < target / 1.5, tf.constant(0.5, coefficient.dtype), factor)
     factor = tf.where(update.status == UpdateStatus.ACCEPTED, factor, 1.0)
-    return update._replace(control=tf.clip_by_value(control * factor, _LEAST_COEFFICIENT, _MOST_COEFFICIENT))
+    return update._replace(adapted=tf.clip_by_value(coefficient * factor, _LEAST_COEFFICIENT, _MOST_COEFFICIENT))
 
 
-def ppo(problem: LocalProblem, config: Config, control: Any, order: Any) -> Update:
-    """Maximise the clipped surrogate (Schulman et al. 2017, eq 7)."""
+def ppo(problem: LocalProblem, config: Config, adapted: Any, batches: Any) -> Update:
+    """Maximise the clipped surrogate (Schulman et al. 2017, eq 7); nothing is adapted."""
     clip = config.inner.clip_range
 
     def objective(part: LocalProblem, theta: Any) -> Any:
@@ -47,15 +47,15 @@ def ppo(problem: LocalProblem, config: Config, control: Any, order: Any) -> Upda
         clipped = tf.clip_by_value(ratio, 1.0 - clip, 1.0 + clip)
         return part.mean(tf.minimum(ratio * part.advantage, clipped * part.advantage))
 
-    return _maximised(problem, objective, config, control, order)
+    return _maximised(problem, objective, config, adapted, batches)
 
 
-def _maximised(problem: LocalProblem, objective: Objective, config: Config, control: Any, order: Any) -> Update:
-    """Ascend by one step of Adam for each minibatch of `order`, int32 [steps, rows]; refuse what is not finite."""
+def _maximised(problem: LocalProblem, objective: Objective, config: Config, adapted: Any, batches: Any) -> Update:
+    """Ascend by one step of Adam for each minibatch of `batches`, int32 [steps, rows]; refuse what is not finite."""
     surrogate, gradient = problem.gradient()
 
     def body(i: Any, theta: Any, state: AdamState) -> tuple[Any, Any, AdamState]:
-        part = problem.rows(order[i])
+        part = problem.rows(batches[i])
         with tf.GradientTape() as tape:
             tape.watch(theta)
             value = objective(part, theta)
@@ -64,7 +64,7 @@ def _maximised(problem: LocalProblem, objective: Objective, config: Config, cont
 
     zeros = tf.zeros_like(problem.theta)
     state = AdamState(zeros[0], zeros, zeros)
-    _, theta, _ = tf.while_loop(lambda i, *_: i < order.shape[0], body, (0, problem.theta, state))
+    _, theta, _ = tf.while_loop(lambda i, *_: i < batches.shape[0], body, (0, problem.theta, state))
 
     gain = problem.surrogate(theta) - surrogate
     norm = tf.norm(gradient)
@@ -75,15 +75,15 @@ def _maximised(problem: LocalProblem, objective: Objective, config: Config, cont
     status = tf.where(tf.math.is_finite(norm), status, int(UpdateStatus.NON_FINITE_GRADIENT))
     accepted = status == UpdateStatus.ACCEPTED
     theta = tf.where(accepted, theta, problem.theta)
-    mean_kl, max_kl = problem.kl(theta)
+    mean_kl, max_state_kl = problem.kl(theta)
     return Update(
         theta=theta,
         status=status,
-        control=control,
+        adapted=adapted,
         surrogate_gain=tf.where(accepted, gain, tf.zeros_like(gain)),
         expected_gain=tf.tensordot(gradient, theta - problem.theta, 1),
         mean_kl=mean_kl,
-        max_kl=max_kl,
+        max_state_kl=max_state_kl,
         entropy=problem.entropy(),
         gradient_norm=norm,
         cg_iterations=tf.constant(0),

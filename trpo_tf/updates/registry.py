@@ -15,7 +15,7 @@ from trpo_tf.updates.result import Update
 from trpo_tf.updates.steps import TakeStep, adaptive_radius, backtracking, kl_sphere, l2_ball
 
 UpdateRule = Callable[[LocalProblem, Config, Any, Any], Update]
-"""problem, settings, control (a scalar), minibatches int32 [steps, rows] -> update."""
+"""problem, settings, radius or KL coefficient (a scalar), minibatches int32 [steps, rows] -> update."""
 
 
 class EntropyTerm(NamedTuple):
@@ -26,10 +26,19 @@ class EntropyTerm(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """A named update: its rule, what its control starts from, and a line on what it is."""
+    """A named update.
+
+    Attributes:
+        rule: the update.
+        adapts: the metric that tells what it goes by, `radius` (of the trust region) or `kl_coefficient`; None if it
+            has neither.
+        initial: the radius or coefficient of the first update.
+        summary: a line on what it is.
+    """
 
     rule: UpdateRule
-    initial_control: Callable[[Config], float]
+    adapts: str | None
+    initial: Callable[[Config], float]
     summary: str
 
 
@@ -38,10 +47,10 @@ def _max_kl(config: Config) -> float:
 
 
 def _directed(find: FindDirection, take: TakeStep, summary: str) -> Algorithm:
-    def rule(problem: LocalProblem, config: Config, control: Any, order: Any) -> Update:  # noqa: ARG001
-        return directed_update(problem, find, take, config.trust_region, control)
+    def rule(problem: LocalProblem, config: Config, radius: Any, batches: Any) -> Update:  # noqa: ARG001
+        return directed_update(problem, find, take, config.trust_region, radius)
 
-    return Algorithm(rule, _max_kl, summary)
+    return Algorithm(rule, None if take is l2_ball else "radius", _max_kl, summary)
 
 
 ALGORITHMS = {
@@ -51,22 +60,26 @@ ALGORITHMS = {
     "nac": _directed(compatible_weights, kl_sphere, "natural actor-critic: compatible weights, step as npg"),
     "vpg": _directed(gradient_direction, l2_ball, "plain policy gradient, step of fixed length in parameters"),
     "kl-penalty": Algorithm(
-        kl_penalty, lambda config: config.inner.kl_coefficient, "surrogate less weighted KL, by Adam"
+        kl_penalty,
+        "kl_coefficient",
+        lambda config: config.inner.kl_coefficient,
+        "surrogate less weighted KL, by Adam",
     ),
-    "ppo": Algorithm(ppo, _max_kl, "clipped surrogate, by Adam"),
+    "ppo": Algorithm(ppo, None, _max_kl, "clipped surrogate, by Adam"),
 }
 
 
 def compile_update(
     policy: Policy, config: Config, branches: int | None = None, *, xla: bool
 ) -> Callable[[Any, Rows, Any, Any, EntropyTerm], Update]:
-    """The whole update as one compiled function of parameters [P], rows, control, minibatches and entropy's part.
+    """Compile the whole update as one function.
 
-    `branches` is that of `LocalProblem`.
+    It takes parameters [P], rows, the radius or KL coefficient, minibatches, and the entropy's part. `branches` is that
+    of `LocalProblem`.
     """
     algorithm, steered = ALGORITHMS[config.algo], config.policy.final_std > 0
 
-    def update(theta: Any, rows: Rows, control: Any, order: Any, entropy: EntropyTerm) -> Update:
+    def update(theta: Any, rows: Rows, adapted: Any, batches: Any, entropy: EntropyTerm) -> Update:
         weight, target = entropy
 
         def gain(present: Any) -> Any:
@@ -74,6 +87,6 @@ def compile_update(
 
         gain_of_entropy = gain if config.trust_region.entropy_coefficient > 0 else None
         problem = LocalProblem(policy, theta, Rows(*rows), branches, gain_of_entropy)
-        return algorithm.rule(problem, config, control, order)
+        return algorithm.rule(problem, config, adapted, batches)
 
     return tf.function(update, autograph=False, jit_compile=xla)  # type: ignore[no-any-return]

@@ -21,11 +21,11 @@ class Update(NamedTuple):
 
     theta: Any  # [P], the old ones to the bit unless status is ACCEPTED
     status: Any  # int32, an UpdateStatus
-    control: Any  # what the algorithm adapts, for its next update
+    adapted: Any  # the radius, or the KL coefficient, for the next update; see `Algorithm.adapts`
     surrogate_gain: Any
     expected_gain: Any
     mean_kl: Any
-    max_kl: Any
+    max_state_kl: Any  # of one row
     entropy: Any
     gradient_norm: Any
     cg_iterations: Any

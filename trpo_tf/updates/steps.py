@@ -13,15 +13,15 @@ from trpo_tf.updates.result import UpdateStatus
 
 
 class Step(NamedTuple):
-    """A step [P], what it did, and the control for the next one."""
+    """A step [P], what it did, and the trust region's radius for the next one."""
 
     vector: Any
     status: Any
-    control: Any
+    radius: Any
     gain: Any
     expected_gain: Any
     mean_kl: Any
-    max_kl: Any
+    max_state_kl: Any
     tries: Any
 
 
@@ -35,39 +35,39 @@ class Slope(NamedTuple):
 
 
 TakeStep = Callable[[LocalProblem, Slope, TrustRegionConfig, Any], Step]
-"""problem, slope, settings, control -> step."""
+"""problem, slope, settings, radius of the trust region -> step."""
 
-_LEAST_CONTROL, _MOST_CONTROL = 0.01, 10.0
+_LEAST_RADIUS, _MOST_RADIUS = 0.01, 10.0
 """Bounds of an adaptive radius, in multiples of max_kl."""
 
 
-def l2_ball(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+def l2_ball(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
     """To the sphere |step| = `l2_radius`: the plain gradient's own trust region (document's eq 52)."""
-    return _whole(problem, slope, config.l2_radius / tf.norm(slope.direction), control)
+    return _whole(problem, slope, config.l2_radius / tf.norm(slope.direction), radius)
 
 
-def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
-    """To where the quadratic model of the mean KL reaches the radius `control`: normalised NPG (document's eq 51)."""
-    return _whole(problem, slope, _kl_length(problem, slope, config, control), control)
+def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
+    """To where the quadratic model of the mean KL reaches the `radius`: normalised NPG (document's eq 51)."""
+    return _whole(problem, slope, _kl_length(problem, slope, config, radius), radius)
 
 
-def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
     """As `kl_sphere`, then shortened until the surrogate gains and the measured mean KL is at most the radius."""
-    return _searched(problem, slope, config, control)
+    return _searched(problem, slope, config, radius)
 
 
-def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, control: Any) -> Step:
+def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
     """As `backtracking`, with a radius that follows how well the model foretold the gain (document's eq 23).
 
     Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (thresholds of Nocedal &
     Wright 2006, algorithm 4.1; the radius is a divergence). It stays within 0.01 to 10 times `max_kl`.
     """
-    step = _searched(problem, slope, config, control)
+    step = _searched(problem, slope, config, radius)
     rho = tf.where(step.tries > 0, step.gain / step.expected_gain, tf.zeros_like(step.gain))
-    factor = tf.where(rho > 0.75, tf.constant(2.0, control.dtype), tf.ones_like(control))
-    factor = tf.where(rho < 0.25, tf.constant(0.5, control.dtype), factor)
-    radius = tf.clip_by_value(control * factor, _LEAST_CONTROL * config.max_kl, _MOST_CONTROL * config.max_kl)
-    return step._replace(control=radius)
+    factor = tf.where(rho > 0.75, tf.constant(2.0, radius.dtype), tf.ones_like(radius))
+    factor = tf.where(rho < 0.25, tf.constant(0.5, radius.dtype), factor)
+    following = tf.clip_by_value(radius * factor, _LEAST_RADIUS * config.max_kl, _MOST_RADIUS * config.max_kl)
+    return step._replace(radius=following)
 
 
 def _kl_length(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Any:
@@ -78,14 +78,14 @@ def _kl_length(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, r
     return tf.sqrt(2.0 * radius / curvature)
 
 
-def _whole(problem: LocalProblem, slope: Slope, length: Any, control: Any) -> Step:
+def _whole(problem: LocalProblem, slope: Slope, length: Any, radius: Any) -> Step:
     step = length * slope.direction
     gain = problem.surrogate(problem.theta + step) - slope.surrogate
-    mean_kl, max_kl = problem.kl(problem.theta + step)
+    mean_kl, max_state_kl = problem.kl(problem.theta + step)
     sound = tf.math.is_finite(gain) & tf.math.is_finite(mean_kl)
     status = tf.where(sound, int(UpdateStatus.ACCEPTED), int(UpdateStatus.NON_FINITE_STEP))
     expected = tf.tensordot(slope.gradient, step, 1)
-    return Step(step, status, control, gain, expected, mean_kl, max_kl, tf.constant(1))
+    return Step(step, status, radius, gain, expected, mean_kl, max_state_kl, tf.constant(1))
 
 
 def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
@@ -108,5 +108,5 @@ def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, ra
     status = tf.where(sound, status, int(UpdateStatus.NON_POSITIVE_CURVATURE))
     expected = tf.tensordot(slope.gradient, full, 1) * tf.where(search.length > 0, search.length, 1.0)
     return Step(
-        search.length * full, status, radius, search.gain, expected, search.constraint, search.aside, search.tries
+        search.length * full, status, radius, search.gain, expected, search.constraint, search.aux, search.tries
     )
