@@ -26,10 +26,10 @@ def write_cheetah(folder: Path) -> None:
     """Write the bundle of an untrained policy of 17-64-64-6, with a LiteRT file."""
     from trpo_tf.config.settings import Config, PolicyConfig
     from trpo_tf.export import write_bundle
-    from trpo_tf.learning.learner import build_components
+    from trpo_tf.learning.learner import build_learner
 
-    components = build_components(Config(ENV_ID, policy=PolicyConfig(hidden_sizes=(64, 64))))
-    policy = components.trained(components.initial_state(1))
+    learner = build_learner(Config(ENV_ID, policy=PolicyConfig(hidden_sizes=(64, 64))))
+    policy = learner.trained(learner.initial_state(1))
     write_bundle(policy.function, policy.spec, folder, targets=["savedmodel", "litert"], name=ENV_ID)
 
 

@@ -24,7 +24,7 @@ from trpo_tf.estimation.reward_scaling import scale_rewards
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.learning.critic_fit import fit_critic
 from trpo_tf.learning.iteration import iterate
-from trpo_tf.learning.learner import Components, build_components
+from trpo_tf.learning.learner import Learner, build_learner
 from trpo_tf.learning.schedules import present_sampling
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.running_stats import Normalizer
@@ -46,10 +46,10 @@ LITTLE = 1e-3
 """Damping of what is compared with."""
 
 
-def train_until(config: Config, components: Components, steps: int) -> tuple[TrainingState, list[Any]]:
+def train_until(config: Config, learner: Learner, steps: int) -> tuple[TrainingState, list[Any]]:
     """The state after that many steps, and (state, batch) of each iteration before."""
-    state, seen = components.initial_state(config.sampling.num_envs), []
-    with Experience(config, components.policy) as experience:
+    state, seen = learner.initial_state(config.sampling.num_envs), []
+    with Experience(config, learner.policy) as experience:
         collect = experience.collect
 
         def recorded(*arguments: Any) -> Any:
@@ -60,17 +60,17 @@ def train_until(config: Config, components: Components, steps: int) -> tuple[Tra
         experience.collect = recorded  # type: ignore[method-assign]
         experience.restart()
         while state.steps < steps:
-            state, _ = iterate(config, components, experience, state)
-            if state.steps - state.steps_at_checkpoint >= components.checkpoint_steps:
+            state, _ = iterate(config, learner, experience, state)
+            if state.steps - state.steps_at_checkpoint >= learner.checkpoint_steps:
                 state = state.at_checkpoint()
                 experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
     return state, seen
 
 
-def sample_frozen(config: Config, components: Components, state: TrainingState) -> Batch:
+def sample_frozen(config: Config, learner: Learner, state: TrainingState) -> Batch:
     """Batches in a row of the policy as it is, one after the other in time."""
     rng = np.random.default_rng(0)
-    with Experience(config, components.policy) as experience:
+    with Experience(config, learner.policy) as experience:
         experience.restart(10_000, max(state.recent_lengths, default=0))
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         batches = [experience.collect(rng, PhaseClock())[0] for _ in range(WARM + BATCHES)]
@@ -83,13 +83,13 @@ def sample_frozen(config: Config, components: Components, state: TrainingState) 
 class Frozen:
     """The frozen policy's rows: what any critic and trace make of them."""
 
-    def __init__(self, config: Config, components: Components, state: TrainingState, batch: Batch) -> None:
+    def __init__(self, config: Config, learner: Learner, state: TrainingState, batch: Batch) -> None:
         """`batch` is [BATCHES x T, N]."""
-        self.config, self.components, self.state, self.batch = config, components, state, batch
+        self.config, self.learner, self.state, self.batch = config, learner, state, batch
         self.reward = scale_rewards(batch.reward, state.return_moments)
         flat = batch.observation.reshape(-1, batch.observation.shape[-1])
-        self.inputs = np.asarray(components.encode(Normalizer.of(state.observation_moments), flat))
-        policy, settings = components.policy, config.trust_region
+        self.inputs = np.asarray(learner.encode(Normalizer.of(state.observation_moments), flat))
+        policy, settings = learner.policy, config.trust_region
 
         def problem(rows: Rows) -> LocalProblem:
             return LocalProblem(policy, state.theta, Rows(*rows))
@@ -123,7 +123,7 @@ class Frozen:
     def true_gradient(self) -> tuple[Any, float]:
         """g of the rows that no step is made of, and sqrt(g'F^-1 g), each g of another half, since noise would add."""
         settings = {"critic.hidden_sizes": WIDE}
-        critic = build_components(with_settings(self.config, settings)).value_function
+        critic = build_learner(with_settings(self.config, settings)).value_function
         theta, rng = critic.initial_theta(), np.random.default_rng(0)
         adam, value = AdamState.zeros(len(theta)), np.zeros((len(self.reward) + 1, self.reward.shape[1]))
         inputs = self.inputs[: self.reward.size]
@@ -162,17 +162,17 @@ class Frozen:
 def critic_with(memory: int, config: Config, seen: list[Any]) -> tuple[Any, Any]:
     """A critic as it would have come out of the training's batches with this memory: its function and parameters."""
     config = with_settings(config, {"critic.memory": memory})
-    components, n = build_components(config), config.sampling.num_envs
-    own = components.initial_state(n)
+    learner, n = build_learner(config), config.sampling.num_envs
+    own = learner.initial_state(n)
     for state, batch in seen:
         own = dataclasses.replace(state, value_theta=own.value_theta, adam=own.adam, earlier=own.earlier)
         rows = remembered(batch, own.earlier, memory)
         sampling = present_sampling(config, own)
-        estimates = estimate(sampling, components.frozen(own), rows, own.return_moments, own.carried_returns)
-        theta, adam, _ = fit_critic(config, components, own, estimates.critic_rows)
+        estimates = estimate(sampling, learner.frozen(own), rows, own.return_moments, own.carried_returns)
+        theta, adam, _ = fit_critic(config, learner, own, estimates.critic_rows)
         earlier = columns(rows, slice(n, None)) if memory > 1 else None
         own = dataclasses.replace(own, value_theta=theta, adam=adam, earlier=earlier)
-    return components.value_function, own.value_theta
+    return learner.value_function, own.value_theta
 
 
 def main() -> None:
@@ -186,12 +186,12 @@ def main() -> None:
     config = load_preset(preset_for(arguments.env_id), arguments.env_id)
     settings = {"seed": arguments.seed, "sampling.final_discount": 0.0, "critic.memory": 1}
     config = with_env_backend(with_settings(config, settings))
-    components = build_components(config)
+    learner = build_learner(config)
     say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
     say("training")
-    state, seen = train_until(config, components, arguments.steps)
+    state, seen = train_until(config, learner, arguments.steps)
     say("sampling the frozen policy")
-    frozen = Frozen(config, components, state, sample_frozen(config, components, state))
+    frozen = Frozen(config, learner, state, sample_frozen(config, learner, state))
     say("the gradient of all of it")
     truth = frozen.true_gradient()
     print(f"| memory | {' | '.join(f'trace {trace}' for trace in TRACES)} |\n|---|{'---|' * len(TRACES)}")

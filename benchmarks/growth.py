@@ -47,7 +47,7 @@ def measure(point: Point) -> dict[str, float]:
     from trpo_tf.config.settings import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
     from trpo_tf.estimation.targets import estimate
     from trpo_tf.learning.critic_fit import fit_critic
-    from trpo_tf.learning.learner import build_components
+    from trpo_tf.learning.learner import build_learner
     from trpo_tf.learning.schedules import entropy_term, radius_or_coefficient
     from trpo_tf.policies.running_stats import Normalizer
     from trpo_tf.sampling.sampler import Experience
@@ -67,10 +67,10 @@ def measure(point: Point) -> dict[str, float]:
             trust_region=TrustRegionConfig(cg_tolerance=0.0),
         )
     )
-    components = build_components(config)
-    state = components.initial_state(point.num_envs)
+    learner = build_learner(config)
+    state = learner.initial_state(point.num_envs)
     rng, clocks = np.random.default_rng(0), []
-    with Experience(config, components.policy) as experience:
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
 
@@ -80,7 +80,7 @@ def measure(point: Point) -> dict[str, float]:
 
         sampling = median_milliseconds(sample)
         batch, _, _ = sample()
-    networks = components.frozen(state)
+    networks = learner.frozen(state)
     estimates = estimate(config.sampling, networks, batch, state.return_moments, state.carried_returns)
     inner, rows = config.inner, batch.reward.size
     batches = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
@@ -88,15 +88,15 @@ def measure(point: Point) -> dict[str, float]:
         "sampling": sampling,
         "acting": 1000 * median(clock.seconds["acting"] for clock in clocks[1:]),
         "update": median_milliseconds(
-            lambda: components.update(
+            lambda: learner.update(
                 state.theta,
                 estimates.rows,
                 radius_or_coefficient(config, state),
                 batches,
-                entropy_term(config, state, components.policy.noise_size),
+                entropy_term(config, state, learner.policy.noise_size),
             ).theta.numpy()
         ),
-        "critic": median_milliseconds(lambda: fit_critic(config, components, state, estimates.critic_rows)),
+        "critic": median_milliseconds(lambda: fit_critic(config, learner, state, estimates.critic_rows)),
         "parameters": len(state.theta),
     }
 

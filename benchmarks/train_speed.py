@@ -21,7 +21,7 @@ from trpo_tf.config.settings import Config, SamplingConfig, TrustRegionConfig, l
 from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.make import make_env
 from trpo_tf.learning.iteration import iterate
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.runs.profiler import phase_milliseconds
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.training.train import with_env_backend
@@ -66,15 +66,15 @@ def preset(env_id: str) -> Config:
 
 def measure_ours(config: Config) -> dict[str, Any]:
     """Steps a second when all is compiled, and milliseconds an iteration by phase."""
-    components = build_components(config)
-    state = components.initial_state(config.sampling.num_envs)
-    with Experience(config, components.policy) as experience:
+    learner = build_learner(config)
+    state = learner.initial_state(config.sampling.num_envs)
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         for _ in range(WARM_UP):
-            state, _ = iterate(config, components, experience, state)
+            state, _ = iterate(config, learner, experience, state)
         steps, started, logged = state.steps, time.perf_counter(), []
         for _ in range(MEASURED):
-            state, metrics = iterate(config, components, experience, state)
+            state, metrics = iterate(config, learner, experience, state)
             logged.append(metrics)
         seconds = time.perf_counter() - started
     return {"steps_per_second": (state.steps - steps) / seconds, "milliseconds": phase_milliseconds(logged)}

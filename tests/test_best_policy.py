@@ -8,7 +8,7 @@ import pytest
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.in_process import in_process
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.reporting.run_report import html_report, read_story
 from trpo_tf.runs.folder import load_run
 from trpo_tf.training.best_policy import FIRST_SEED, PeriodicEvaluation
@@ -62,11 +62,11 @@ def logged(run, name):
 def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_config):
     """The pendulum's end at different times, and each counts once."""
     config = small_config(env_id, periodic_eval_episodes=EPISODES, env_backend="gymnasium")
-    components = build_components(config)
-    state = components.initial_state(4)
-    evaluation = PeriodicEvaluation(config, components.policy)
+    learner = build_learner(config)
+    state = learner.initial_state(4)
+    evaluation = PeriodicEvaluation(config, learner.policy)
     after, metrics = evaluation.run(state)
-    policy = in_process(components.trained(state), "policy")
+    policy = in_process(learner.trained(state), "policy")
     expected = evaluate(policy, env_id, episodes=EPISODES, seed=FIRST_SEED)
     again = evaluation.run(state)[1]
     evaluation.close()
@@ -79,9 +79,9 @@ def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_confi
 
 def test_envpool_s_trials_are_of_whole_episodes(small_config):
     config = small_config("Pendulum-v1", periodic_eval_episodes=EPISODES, env_backend="envpool")
-    components = build_components(config)
-    evaluation = PeriodicEvaluation(config, components.policy)
-    first, second = (evaluation.run(components.initial_state(4))[1]["eval_return"] for _ in range(2))
+    learner = build_learner(config)
+    evaluation = PeriodicEvaluation(config, learner.policy)
+    first, second = (evaluation.run(learner.initial_state(4))[1]["eval_return"] for _ in range(2))
     evaluation.close()
     assert first == second
     assert -2000 < first < -800  # of 200 steps by a policy that knows nothing, each costs 4 to 10

@@ -16,7 +16,7 @@ import pytest
 from trpo_tf import serving
 from trpo_tf.__main__ import main
 from trpo_tf.cli import main as cli
-from trpo_tf.config.settings import Config, load_preset
+from trpo_tf.config.settings import Config, load_preset, own_name
 from trpo_tf.serving.options import ServeOptions
 
 ROOT = Path(__file__).parents[1]
@@ -182,13 +182,13 @@ def test_debug_shows_where_an_error_comes_from(run):
     assert "BundleError: nowhere is no bundle" in err
 
 
-def options_of(kind) -> set[str]:
+def options_of(kind, group="") -> set[str]:
     names = set()
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(field.type):
-            names |= options_of(field.type)
+            names |= options_of(field.type, field.name)
         elif field.name not in ("source", "bundle", "run", "env_id", "suite"):
-            names.add(f"--{field.name.replace('_', '-')}")
+            names.add(f"--{own_name(group, field.name).replace('_', '-')}")
     return names
 
 

@@ -11,7 +11,7 @@ from trpo_tf.estimation.critic_memory import columns, remembered
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.learning.critic_fit import fit_critic
 from trpo_tf.learning.iteration import iterate
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.sampling.batch import Batch
 from trpo_tf.sampling.sampler import Experience
 
@@ -31,8 +31,8 @@ def batch_of(reward: float, observation: float, size: int) -> Batch:
     )
 
 
-def estimated(config, components, state, memory: Batch):
-    networks = components.frozen(state)
+def estimated(config, learner, state, memory: Batch):
+    networks = learner.frozen(state)
     return estimate(config.sampling, networks, memory, state.return_moments, state.carried_returns)
 
 
@@ -49,48 +49,48 @@ def config(small_config):
 
 
 @pytest.fixture(scope="module")
-def components(config):
-    return build_components(config)
+def learner(config):
+    return build_learner(config)
 
 
-def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, components):
-    state, values = components.initial_state(ENVS), []
-    (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
+def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, learner):
+    state, values = learner.initial_state(ENVS), []
+    (size,) = (spec.shape[1] for spec in learner.policy.encoder.inputs)
     for iteration, reward in enumerate([0.0, 1.0, 2.0, 3.0, 4.0]):
         memory = remembered(batch_of(reward, 1.0, size), state.earlier, 3)
-        estimates = estimated(config, components, state, memory)
-        theta, adam, _ = fit_critic(config, components, state, estimates.critic_rows)
-        values.append(float(components.value_function.values(theta, np.ones((1, size), np.float32))[0]))
+        estimates = estimated(config, learner, state, memory)
+        theta, adam, _ = fit_critic(config, learner, state, estimates.critic_rows)
+        values.append(float(learner.value_function.values(theta, np.ones((1, size), np.float32))[0]))
         state = dataclasses.replace(
             state, value_theta=theta, adam=adam, iteration=iteration + 1, earlier=columns(memory, slice(ENVS, None))
         )
     np.testing.assert_allclose(values, [0.0, 0.5, 1.0, 2.0, 3.0], atol=0.1)
-    assert components.value_function.fit.experimental_get_tracing_count() == 1
+    assert learner.value_function.fit.experimental_get_tracing_count() == 1
     assert state.adam.step == 5 * 100 * LENGTH * ENVS / config.critic.batch_size
 
 
-def test_the_first_fit_is_that_without_a_memory(config, components):
+def test_the_first_fit_is_that_without_a_memory(config, learner):
     alone = dataclasses.replace(config, critic=dataclasses.replace(config.critic, memory=1))
-    (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
+    (size,) = (spec.shape[1] for spec in learner.policy.encoder.inputs)
     batch = batch_of(1.0, 1.0, size)._replace(reward=np.random.default_rng(0).normal(size=(LENGTH, ENVS)))
     fits = []
     for one in (config, alone):
-        state = components.initial_state(ENVS)
+        state = learner.initial_state(ENVS)
         memory = remembered(batch, state.earlier, one.critic.memory)
-        rows = estimated(one, components, state, memory).critic_rows
-        fits.append(fit_critic(one, components, state, rows)[0])
+        rows = estimated(one, learner, state, memory).critic_rows
+        fits.append(fit_critic(one, learner, state, rows)[0])
     np.testing.assert_allclose(*fits, atol=1e-6)
 
 
-def test_the_policy_learns_from_the_newest_batch_alone(config, components, small_config):
-    state = components.initial_state(ENVS)
-    (size,) = (spec.shape[1] for spec in components.policy.encoder.inputs)
+def test_the_policy_learns_from_the_newest_batch_alone(config, learner, small_config):
+    state = learner.initial_state(ENVS)
+    (size,) = (spec.shape[1] for spec in learner.policy.encoder.inputs)
     rng = np.random.default_rng(0)
     old, new = (batch_of(1.0, 0.5, size)._replace(reward=rng.normal(size=(LENGTH, ENVS))) for _ in range(2))
     old = old._replace(observation=rng.normal(size=old.observation.shape).astype(np.float32))
     earlier = columns(remembered(old, None, 3), slice(ENVS, None))
-    with_memory = estimated(config, components, state, remembered(new, earlier, 3))
-    without = estimated(small_config("environments:Reach-v0", value_scaling="none"), components, state, new)
+    with_memory = estimated(config, learner, state, remembered(new, earlier, 3))
+    without = estimated(small_config("environments:Reach-v0", value_scaling="none"), learner, state, new)
     for one, other in zip(with_memory.rows, without.rows, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert len(with_memory.critic_rows.targets) == 3 * len(without.critic_rows.targets)
@@ -99,13 +99,13 @@ def test_the_policy_learns_from_the_newest_batch_alone(config, components, small
 @pytest.mark.parametrize("env_id", ["environments:Walk-v0", "environments:Signals-dict-v0"])
 def test_iterations_hand_their_batches_on(env_id, small_config):
     config = small_config(env_id, critic_memory=3)
-    components = build_components(config)
-    states = [components.initial_state(ENVS)]
+    learner = build_learner(config)
+    states = [learner.initial_state(ENVS)]
     assert states[0].earlier is None
-    with Experience(config, components.policy) as experience:
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         for _ in range(4):
-            states.append(iterate(config, components, experience, states[-1])[0])
+            states.append(iterate(config, learner, experience, states[-1])[0])
     np.testing.assert_array_equal(states[1].earlier.weight[:, :ENVS], 0)
     for before, after in itertools.pairwise(states[1:]):
         kept = {name: part for name, part in after.to_arrays().items() if name.startswith("earlier")}

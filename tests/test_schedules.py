@@ -6,7 +6,7 @@ import pytest
 
 from trpo_tf.errors import UserError
 from trpo_tf.learning.iteration import iterate
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.learning.schedules import annealing, entropy_term, present_discount, radius_or_coefficient
 from trpo_tf.sampling.sampler import Experience
 
@@ -14,7 +14,7 @@ TOTAL = 200
 
 
 def at(config, steps):
-    return dataclasses.replace(build_components(config).initial_state(config.sampling.num_envs), steps=steps)
+    return dataclasses.replace(build_learner(config).initial_state(config.sampling.num_envs), steps=steps)
 
 
 def test_the_horizon_goes_from_the_first_to_the_final_one_by_equal_factors(small_config):
@@ -29,12 +29,12 @@ def test_the_horizon_goes_from_the_first_to_the_final_one_by_equal_factors(small
 def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
     config = small_config(anneal=anneal, max_kl=0.02, entropy_coefficient=0.2, total_steps=TOTAL)
     left = [1.0, 0.75, 0.0] if anneal else [1.0, 1.0, 1.0]
-    components = build_components(config)
+    learner = build_learner(config)
     for steps, expected in zip((0, 50, TOTAL), left, strict=True):
         state = at(config, steps)
         assert annealing(config, state) == expected
         np.testing.assert_allclose(radius_or_coefficient(config, state), 0.02 * expected)
-        np.testing.assert_allclose(entropy_term(config, state, components.policy.noise_size).weight, 0.2 * expected)
+        np.testing.assert_allclose(entropy_term(config, state, learner.policy.noise_size).weight, 0.2 * expected)
 
 
 @pytest.mark.parametrize("state_dependent_std", [False, True])
@@ -42,10 +42,10 @@ def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors
     settings = {"entropy_coefficient": 0.1, "initial_log_std": math.log(0.64), "final_std": 0.25}
     settings["state_dependent_std"] = state_dependent_std
     config = small_config("environments:Reach-v0", total_steps=TOTAL, **settings)
-    components = build_components(config)
-    count = np.prod(components.policy.spec.action.shape)
+    learner = build_learner(config)
+    count = np.prod(learner.policy.spec.action.shape)
     for steps, deviation in ((0, 0.64), (100, 0.4), (TOTAL, 0.25)):
-        target = entropy_term(config, at(config, steps), components.policy.noise_size).target
+        target = entropy_term(config, at(config, steps), learner.policy.noise_size).target
         entropy = count * math.log(deviation * math.sqrt(2 * math.pi * math.e))
         np.testing.assert_allclose(target, entropy, rtol=1e-6)
 
@@ -67,7 +67,7 @@ def test_schedules_that_can_not_work_are_refused(settings, message, small_config
 @pytest.mark.parametrize("setting", [{"final_std": 0.5}, {"state_dependent_std": True}])
 def test_a_deviation_of_discrete_actions_is_refused(setting, small_config):
     with pytest.raises(UserError, match=f"{next(iter(setting))} is for continuous actions"):
-        build_components(small_config(entropy_coefficient=0.1, **setting))
+        build_learner(small_config(entropy_coefficient=0.1, **setting))
 
 
 @pytest.mark.parametrize("state_dependent_std", [False, True])
@@ -81,12 +81,12 @@ def test_training_steers_entropy_to_the_final_deviation(state_dependent_std, sma
         censored=True,
         state_dependent_std=state_dependent_std,
     )
-    components = build_components(config)
-    state = components.initial_state(config.sampling.num_envs)
-    with Experience(config, components.policy) as experience:
+    learner = build_learner(config)
+    state = learner.initial_state(config.sampling.num_envs)
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         while state.steps < config.total_steps:
-            target = entropy_term(config, state, components.policy.noise_size).target
-            state, metrics = iterate(config, components, experience, state)
+            target = entropy_term(config, state, learner.policy.noise_size).target
+            state, metrics = iterate(config, learner, experience, state)
             assert abs(metrics["entropy"] - target) < 0.5
-    assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * np.prod(components.policy.spec.action.shape)
+    assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * np.prod(learner.policy.spec.action.shape)

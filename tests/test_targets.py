@@ -191,9 +191,9 @@ def test_a_graph_answers_the_distribution_and_the_value_on_request(trained, tmp_
     np.testing.assert_array_equal(logits.argmax(axis=1), actions[still])
     np.testing.assert_array_equal(action, actions[still])
     # The critic answers in standardised units, its targets' mean and deviation are the environment's.
-    components, state = run.components, run.state
-    inputs = components.encode(run.policy.normalizer, observations[still])
-    answers = components.value_function.values(state.value_theta, inputs).numpy()
+    learner, state = run.learner, run.state
+    inputs = learner.encode(run.policy.normalizer, observations[still])
+    answers = learner.value_function.values(state.value_theta, inputs).numpy()
     expected = answers * np.sqrt(state.return_moments.variance) + state.return_moments.mean
     np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
 

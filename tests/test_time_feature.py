@@ -12,7 +12,7 @@ from trpo_tf.envs.remaining_time import LOG_STEPS_LEFT
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import load
@@ -24,9 +24,9 @@ DEADLINE = "environments:Deadline-v0"
 
 def collected(config):
     """One batch as training samples it, and what branches off it if the sampler is the vine."""
-    components = build_components(config)
-    state = components.initial_state(config.sampling.num_envs)
-    with Experience(config, components.policy) as experience:
+    learner = build_learner(config)
+    state = learner.initial_state(config.sampling.num_envs)
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         return experience.collect(np.random.default_rng(0), PhaseClock())
@@ -142,7 +142,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(small_config, tmp_path):
 
 def test_what_can_t_be_is_said_in_a_line(small_config):
     with pytest.raises(UserError, match=r"time_feature must be off: the environment has no time limit"):
-        build_components(small_config("environments:Signals-dict-v0", time_feature=True))
+        build_learner(small_config("environments:Signals-dict-v0", time_feature=True))
     with pytest.raises(UserError, match="objective must be discounted"):
         small_config(time_feature=True, objective="average")
     clocked = gym.spaces.Dict({LOG_STEPS_LEFT: gym.spaces.Box(0, 1, (1,)), "place": gym.spaces.Discrete(3)})

@@ -21,7 +21,7 @@ from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.in_process import in_process
 from trpo_tf.exporting.run_bundle import export_run
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.runs.folder import load_run
 from trpo_tf.training.train import resume, train
 
@@ -117,18 +117,18 @@ def test_the_summary_tells_returns_before_and_after(trained):
 
 
 def test_nothing_is_traced_again_after_the_first_iteration(small_config, tmp_path):
-    components = train(small_config(eval_episodes=0), tmp_path / "run").components
-    assert components.update.experimental_get_tracing_count() == 1
-    assert components.value_function.fit.experimental_get_tracing_count() == 1
-    assert components.value_function.values.experimental_get_tracing_count() == 1
-    assert components.encode.experimental_get_tracing_count() == 1
+    learner = train(small_config(eval_episodes=0), tmp_path / "run").learner
+    assert learner.update.experimental_get_tracing_count() == 1
+    assert learner.value_function.fit.experimental_get_tracing_count() == 1
+    assert learner.value_function.values.experimental_get_tracing_count() == 1
+    assert learner.encode.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize(("total_steps", "xla"), [(100_000, False), (1_000_000, True)])
 def test_xla_compiles_update_and_fit_of_runs_that_are_long_enough(small_config, total_steps, xla):
-    components = build_components(small_config(total_steps=total_steps))
-    assert components.update._jit_compile == xla  # TensorFlow offers no public way to ask
-    assert components.value_function.fit._jit_compile == xla
+    learner = build_learner(small_config(total_steps=total_steps))
+    assert learner.update._jit_compile == xla  # TensorFlow offers no public way to ask
+    assert learner.value_function.fit._jit_compile == xla
 
 
 def test_xla_trains_to_the_same_weights(small_config, tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_xla_trains_to_the_same_weights(small_config, tmp_path, monkeypatch):
     plain = train(config, tmp_path / "plain")
     monkeypatch.setattr("trpo_tf.learning.learner._XLA_PAYS_FROM", 0)
     compiled = train(config, tmp_path / "compiled")
-    assert compiled.components.update._jit_compile
+    assert compiled.learner.update._jit_compile
     np.testing.assert_allclose(compiled.state.theta, plain.state.theta, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(compiled.state.value_theta, plain.state.value_theta, rtol=1e-4, atol=1e-5)
 
@@ -163,7 +163,7 @@ def test_keras_callbacks_can_stop_and_see_the_weights(small_config, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert {"mean_return", "mean_kl"} <= set(rows[0])
-    first = run.components.policy.network.split_array(run.state.theta)[0]
+    first = run.learner.policy.network.split_array(run.state.theta)[0]
     np.testing.assert_array_equal(seen[-1], first)
     assert not np.array_equal(seen[0], seen[1])
 
@@ -182,7 +182,7 @@ def test_the_seed_decides_the_run(trained, small_config, tmp_path):
     observed = []
     run = train(small_config(seed=1, total_steps=64, eval_episodes=0), tmp_path / "run", observer=observed.append)
     assert observed[0]["value_loss"] != trained.observed[0]["value_loss"]  # of seed 0
-    assert not np.array_equal(run.components.policy.initial_theta(), trained.run.components.policy.initial_theta())
+    assert not np.array_equal(run.learner.policy.initial_theta(), trained.run.learner.policy.initial_theta())
 
 
 def test_networks_of_one_s_own_are_trained_saved_and_read_back(small_config, tmp_path):
@@ -197,11 +197,11 @@ def test_networks_of_one_s_own_are_trained_saved_and_read_back(small_config, tmp
         policy_network=policy_network,
         value_network=value_network,
     )
-    assert run.components.policy.network.network is policy_network
+    assert run.learner.policy.network.network is policy_network
     assert len(run.state.value_theta) == 2 * 3 + 3 + 3 + 1
     assert any(not np.array_equal(old, new) for old, new in zip(before, policy_network.get_weights(), strict=True))
     loaded = load_run(tmp_path / "run")
-    assert [type(layer) for layer in loaded.components.policy.network.network.layers] == [
+    assert [type(layer) for layer in loaded.learner.policy.network.network.layers] == [
         type(layer) for layer in policy_network.layers
     ]
     obs = np.array([[1, 1], [3, -1]], np.float32)
@@ -262,7 +262,7 @@ def test_default_networks_are_float32_whatever_keras_is_set_to(small_config, tmp
         layers = load_run(tmp_path / "run").policy.policy.network.network.layers
     finally:
         keras.config.set_dtype_policy(policy)
-    layers += run.components.value_function.network.network.layers
+    layers += run.learner.value_function.network.network.layers
     assert {layer.compute_dtype for layer in layers} == {"float32"}
 
 

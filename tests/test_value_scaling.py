@@ -11,7 +11,7 @@ from trpo_tf.config.settings import SamplingConfig, read_config
 from trpo_tf.estimation.reward_scaling import ValueScale
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.learning.iteration import iterate
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.learning.observation_statistics import with_observations
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.sampling.sampler import Experience
@@ -30,9 +30,9 @@ def test_values_are_in_units_of_rewards_whatever_the_critic_answers_in():
 def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_config):
     """After the first batch, whose values are still the critic's bare answers."""
     config = small_config("environments:Reach-v0", value_scaling="targets")
-    components = build_components(config)
-    state = components.initial_state(ENVS)
-    with Experience(config, components.policy) as experience:
+    learner = build_learner(config)
+    state = learner.initial_state(ENVS)
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         batch = experience.collect(np.random.default_rng(0), _clock())[0]
@@ -42,7 +42,7 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
         moments = known._replace(mean=known.mean * factor, deviations=known.deviations * factor**2)
         here = _replaced(state, return_moments=moments)
         rewarded = batch._replace(reward=batch.reward * factor)
-        return estimate(config.sampling, components.frozen(here), rewarded, moments, here.carried_returns)
+        return estimate(config.sampling, learner.frozen(here), rewarded, moments, here.carried_returns)
 
     plain, scaled = estimated(1.0), estimated(factor)
     np.testing.assert_allclose(scaled.rows.advantage, plain.rows.advantage, rtol=1e-3, atol=1e-3)
@@ -51,8 +51,8 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
 
 def test_one_reward_at_the_end_is_clipped_only_with_scaled_rewards_and_is_counted(small_config):
     """Of sizes 1 to 5, after 50 steps of nothing."""
-    components = build_components(small_config())
-    state = components.initial_state(1)
+    learner = build_learner(small_config())
+    state = learner.initial_state(1)
     from trpo_tf.sampling.batch import Batch
 
     length, episodes = 50, 40
@@ -70,7 +70,7 @@ def test_one_reward_at_the_end_is_clipped_only_with_scaled_rewards_and_is_counte
     found = {
         scaling: estimate(
             SamplingConfig(num_envs=1, value_scaling=scaling, discount=1.0),
-            components.frozen(state),
+            learner.frozen(state),
             batch,
             state.return_moments,
             state.carried_returns,
@@ -89,29 +89,27 @@ def test_statistics_that_follow_leave_policy_and_critic_the_same_functions(hidde
     config = small_config(
         "environments:Reach-v0", hidden_sizes=hidden, statistics_window=100, least_deviation=least_deviation
     )
-    components = build_components(config)
+    learner = build_learner(config)
     rng = np.random.default_rng(0)
-    state = components.initial_state(ENVS)
+    state = learner.initial_state(ENVS)
     wide = Moments.empty((2,)).updated(rng.normal(50.0, 200.0, (1000, 2)))
     state = _replaced(state, observation_moments=wide)
     near = rng.normal(3.0, 0.5, (90, 2))
-    after = with_observations(config, components, state, near)
+    after = with_observations(config, learner, state, near)
     assert (after.observation_moments.variance < 0.2 * wide.variance).all()
     assert not np.allclose(after.theta, state.theta)
 
     def encoded(state, observations):
-        return components.encode(components.policy.encoder.normalizer(state.observation_moments), observations)
+        return learner.encode(learner.policy.encoder.normalizer(state.observation_moments), observations)
 
     # Inside ten deviations of either, beyond which inputs are clipped.
     observations = rng.uniform(-20.0, 30.0, (64, 2))
     for theta, functions in (
-        ("theta", lambda s, x: components.policy.parameters(tf.constant(s.theta), x)[0]),
-        ("value_theta", lambda s, x: components.value_function.values(s.value_theta, x)),
+        ("theta", lambda s, x: learner.policy.parameters(tf.constant(s.theta), x)[0]),
+        ("value_theta", lambda s, x: learner.value_function.values(s.value_theta, x)),
     ):
         answers = [
-            functions(
-                s, components.encode(components.policy.encoder.normalizer(s.observation_moments), observations)
-            ).numpy()
+            functions(s, learner.encode(learner.policy.encoder.normalizer(s.observation_moments), observations)).numpy()
             for s in (state, after)
         ]
         np.testing.assert_allclose(answers[1], answers[0], rtol=2e-3, atol=2e-4, err_msg=theta)
@@ -130,12 +128,12 @@ def test_statistics_follow_the_window_and_forget_what_was_before(small_config):
 
 def test_a_number_that_begins_to_vary_does_not_grow_by_what_it_was_divided_by(small_config):
     config = small_config("environments:Reach-v0", statistics_window=150)
-    components = build_components(config)
-    state = components.initial_state(ENVS)
+    learner = build_learner(config)
+    state = learner.initial_state(ENVS)
     constant = _replaced(state, observation_moments=Moments.empty((2,)).updated(np.full((100, 2), 7.0)))
-    after = with_observations(config, components, constant, np.random.default_rng(0).normal(7.0, 2.0, (100, 2)))
-    kernel = components.policy.network.split_array(after.theta)[0]
-    np.testing.assert_array_equal(kernel, components.policy.network.split_array(state.theta)[0])
+    after = with_observations(config, learner, constant, np.random.default_rng(0).normal(7.0, 2.0, (100, 2)))
+    kernel = learner.policy.network.split_array(after.theta)[0]
+    np.testing.assert_array_equal(kernel, learner.policy.network.split_array(state.theta)[0])
 
 
 def test_other_networks_keep_the_statistics_of_the_whole_run(small_config):
@@ -144,10 +142,10 @@ def test_other_networks_keep_the_statistics_of_the_whole_run(small_config):
     config = small_config("environments:Reach-v0", statistics_window=50)
     layers = keras.layers
     other = keras.Sequential([keras.Input((2,)), layers.Reshape((2, 1)), layers.Flatten(), layers.Dense(2)])
-    components = build_components(config, policy_network=other)
-    state = components.initial_state(ENVS)
-    after = with_observations(config, components, state, np.ones((100, 2)))
-    after = with_observations(config, components, after, np.ones((100, 2)))
+    learner = build_learner(config, policy_network=other)
+    state = learner.initial_state(ENVS)
+    after = with_observations(config, learner, state, np.ones((100, 2)))
+    after = with_observations(config, learner, after, np.ones((100, 2)))
     assert float(after.observation_moments.total) == 200
     np.testing.assert_array_equal(after.theta, state.theta)
 
@@ -155,12 +153,12 @@ def test_other_networks_keep_the_statistics_of_the_whole_run(small_config):
 def test_the_whole_iteration_keeps_the_trust_region_when_statistics_move(small_config):
     """What the next iteration's actor is given acts as the policy did that the update ended with."""
     config = small_config("environments:Reach-v0", statistics_window=64)
-    components = build_components(config)
-    with Experience(config, components.policy) as experience:
-        state = components.initial_state(ENVS)
+    learner = build_learner(config)
+    with Experience(config, learner.policy) as experience:
+        state = learner.initial_state(ENVS)
         experience.restart()
         for _ in range(3):
-            state, metrics = iterate(config, components, experience, state)
+            state, metrics = iterate(config, learner, experience, state)
             assert metrics["mean_kl"] <= config.trust_region.max_kl * 1.001
     assert float(state.observation_moments.total) == 64
 

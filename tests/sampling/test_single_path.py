@@ -4,7 +4,7 @@ import pytest
 from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig
 from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
@@ -15,11 +15,11 @@ LIMIT, LENGTH = 5, 3  # of Walk's episodes: where they are truncated, and where 
 
 def sampler_for(env_id: str, num_envs: int = 2, seed: int = 0):
     config = Config(env_id, sampling=SamplingConfig(num_envs=num_envs), policy=PolicyConfig(hidden_sizes=(4,)))
-    components = build_components(config)
-    actor = Actor(components.policy, num_envs)
-    state = components.initial_state(num_envs)
+    learner = build_learner(config)
+    actor = Actor(learner.policy, num_envs)
+    state = learner.initial_state(num_envs)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
-    return SinglePath(make_vector_env(env_id, num_envs), actor, seed), components
+    return SinglePath(make_vector_env(env_id, num_envs), actor, seed), learner
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +107,9 @@ def test_backends_follow_the_same_conventions(env_id):
 
 def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch():
     config = Config("environments:Reach-v0", sampling=SamplingConfig(num_envs=64, batch_size=128))
-    components = build_components(config)
-    state = components.initial_state(64)
-    actor = Actor(components.policy, 64)
+    learner = build_learner(config)
+    state = learner.initial_state(64)
+    actor = Actor(learner.policy, 64)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     sampler = SinglePath(make_vector_env(config.env_id, 64), actor, 0)
     rng = np.random.default_rng(0)
@@ -125,4 +125,4 @@ def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch()
 
 def test_correlated_noise_is_for_continuous_actions():
     with pytest.raises(UserError, match="noise_correlation is for continuous actions"):
-        build_components(Config("CartPole-v1", sampling=SamplingConfig(noise_correlation=0.5)))
+        build_learner(Config("CartPole-v1", sampling=SamplingConfig(noise_correlation=0.5)))

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.single_path import first_cuts
@@ -46,11 +46,11 @@ def staggered(small_config):
 
 def sampled(config, steps, state_changes=None):
     """One long batch as training samples it, its episodes, and the experience, which is closed."""
-    components = build_components(config)
-    state = components.initial_state(config.sampling.num_envs)
+    learner = build_learner(config)
+    state = learner.initial_state(config.sampling.num_envs)
     state = dataclasses.replace(state, **(state_changes or {}))
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=steps))
-    with Experience(config, components.policy) as experience:
+    with Experience(config, learner.policy) as experience:
         experience.restart(longest_recent=max(state.recent_lengths, default=0))
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         batch, episodes, _ = experience.collect(np.random.default_rng(0), PhaseClock())
@@ -114,7 +114,7 @@ def test_environments_are_not_built_anew_before_each_has_ended_an_episode(stagge
 
 def test_where_no_episode_ends_the_time_given_doubles(staggered):
     config = staggered("test_staggering:EndlessClock-v0", num_envs=4, total_steps=4000)
-    with Experience(config, build_components(config).policy) as experience:
+    with Experience(config, build_learner(config).policy) as experience:
         experience.restart()
         for begun in (0, 100, 1000):
             due = [n for n in range(3000) if experience.is_over(n, begun, 100)]

@@ -9,7 +9,7 @@ from trpo_tf.envs.backends import choose_backend, make_vector_env
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import action_spec, observation_spec
 from trpo_tf.errors import UserError
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
@@ -96,9 +96,9 @@ def test_environments_in_two_halves_do_what_each_does_alone(env_id):
 
 def sampled(env_id, backend, steps, num_envs=2):
     config = Config(env_id, sampling=SamplingConfig(num_envs=num_envs), policy=PolicyConfig(hidden_sizes=(8,)))
-    components = build_components(config)
-    state = components.initial_state(num_envs)
-    actor = Actor(components.policy, num_envs)
+    learner = build_learner(config)
+    state = learner.initial_state(num_envs)
+    actor = Actor(learner.policy, num_envs)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     sampler = SinglePath(make_vector_env(env_id, num_envs, backend), actor, 0)
     batch, episodes = sampler.collect(steps, np.random.default_rng(0), PhaseClock())

@@ -7,7 +7,7 @@ from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig, VineCo
 from trpo_tf.errors import UserError
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.estimation.vine_targets import vine_rows
-from trpo_tf.learning.learner import build_components
+from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.support.phase_timer import PhaseClock
@@ -21,14 +21,14 @@ def sampled(env_id: str, *, batches: int = 1, seed: int = 0, **vine):
         policy=PolicyConfig(hidden_sizes=(8,)),
         vine=VineConfig(**({"rollout_states": 20, "branch_length": 10} | vine)),
     )
-    components = build_components(config)
-    state = components.initial_state(4)
-    with Experience(config, components.policy) as experience:
+    learner = build_learner(config)
+    state = learner.initial_state(4)
+    with Experience(config, learner.policy) as experience:
         experience.restart()
         experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(seed)
         collected = [experience.collect(rng, PhaseClock()) for _ in range(batches)]
-    return config, components, state, collected
+    return config, learner, state, collected
 
 
 def test_all_actions_of_a_small_set_are_tried_once_from_each_state():
@@ -78,14 +78,14 @@ def test_states_where_an_episode_has_just_ended_weigh_nothing_and_cost_nothing()
 
 
 def test_q_estimates_are_discounted_rewards_and_the_critic_s_value_of_the_rest():
-    config, components, state, [(batch, _, branches)] = sampled("CartPole-v1")
-    sampling, networks = config.sampling, components.frozen(state)
+    config, learner, state, [(batch, _, branches)] = sampled("CartPole-v1")
+    sampling, networks = config.sampling, learner.frozen(state)
     moments = estimate(sampling, networks, batch, state.return_moments, state.carried_returns).return_moments
     rows = vine_rows(sampling, networks, branches, state.return_moments, moments)
     n, k, length = 3, 1, branches.length[3, 1]
     reward = np.clip(branches.reward * moments.scale, -10, 10)
-    finals = components.encode(Normalizer.of(state.observation_moments), branches.final_observation[n])
-    value = components.value_function.values(state.value_theta, finals).numpy()
+    finals = learner.encode(Normalizer.of(state.observation_moments), branches.final_observation[n])
+    value = learner.value_function.values(state.value_theta, finals).numpy()
     q = [
         sum(0.99**t * reward[n, j, t] for t in range(branches.length[n, j]))
         + (0.0 if branches.terminated[n, j] else 0.99 ** branches.length[n, j] * value[j])
@@ -137,18 +137,18 @@ def test_otherwise_it_is_self_normalised_importance_sampling():
 
 def test_the_vine_s_gradient_varies_less_than_the_single_path_s():
     """At equal numbers of Q estimates: 64 states x 2 actions against 128 rows, on the same policy and critic."""
-    config, components, state, collected = sampled("CartPole-v1", batches=24, rollout_states=64, branch_length=40)
+    config, learner, state, collected = sampled("CartPole-v1", batches=24, rollout_states=64, branch_length=40)
 
     def gradient(branches):
         @tf.function(autograph=False)
         def of(rows):
-            return LocalProblem(components.policy, tf.constant(state.theta), Rows(*rows), branches).gradient()[1]
+            return LocalProblem(learner.policy, tf.constant(state.theta), Rows(*rows), branches).gradient()[1]
 
         return of
 
     vine, single = gradient(2), gradient(None)
     vines, singles = [], []
-    sampling, networks, before = config.sampling, components.frozen(state), state.return_moments
+    sampling, networks, before = config.sampling, learner.frozen(state), state.return_moments
     for batch, _, branches in collected:
         estimates = estimate(sampling, networks, batch, before, state.carried_returns)
         vines.append(vine(vine_rows(sampling, networks, branches, before, estimates.return_moments)).numpy())

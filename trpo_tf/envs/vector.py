@@ -77,7 +77,7 @@ class Vectorized:
         return {}
 
 
-class InTurn:
+class SyncVectorEnv:
     """Gymnasium's environments one after the other, those of MuJoCo in two halves at once.
 
     As `gym.vector.SyncVectorEnv`, without gathering in arrays what environments tell beside the transition, which takes
@@ -177,9 +177,9 @@ class InTurn:
         return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
 
 
-def make_sync_env(environment: str | Environment, num_envs: int, *, time_feature: bool = False) -> InTurn:
+def make_sync_env(environment: str | Environment, num_envs: int, *, time_feature: bool = False) -> SyncVectorEnv:
     """The environments of `make_env`, stepped in turn.
 
-    Unchecked, since `InTurn` looks at what they answer itself.
+    Unchecked, since `SyncVectorEnv` looks at what they answer itself.
     """
-    return InTurn([make_env(environment, time_feature=time_feature, checked=False) for _ in range(num_envs)])
+    return SyncVectorEnv([make_env(environment, time_feature=time_feature, checked=False) for _ in range(num_envs)])

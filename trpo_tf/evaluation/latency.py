@@ -72,7 +72,7 @@ def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:
 def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict[str, Call]:
     from trpo_tf.export.targets.table import TARGETS
 
-    still = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)
+    zero_noise = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)
     calls: dict[str, Call] = {}
     for name, (target, package) in _OTHERS.items():
         files = TARGETS[target].files(manifest)
@@ -80,5 +80,5 @@ def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict
             for file in files:
                 read_checked(bundle, manifest, file)
             actor = TARGETS[target].open(bundle, manifest)
-            calls[name] = functools.partial(actor, observations, still)
+            calls[name] = functools.partial(actor, observations, zero_noise)
     return calls

@@ -40,7 +40,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 def statistics(run: Run) -> dict[str, Statistics]:
     """Mean and standard deviation by which the policy standardises each input; none of a run that observed nothing."""
-    moments, by_part = run.state.observation_moments, run.components.policy.encoder.by_part
+    moments, by_part = run.state.observation_moments, run.learner.policy.encoder.by_part
     if moments.total < 2:
         return {}
     means, stddevs = by_part(moments.mean), by_part(1.0 / moments.scale)

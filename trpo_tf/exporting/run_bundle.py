@@ -103,15 +103,15 @@ def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFuncti
 
 
 def _value(run: Run) -> InferenceFunction:
-    components, state = run.components, run.state
-    network = components.value_function.network
+    learner, state = run.learner, run.state
+    network = learner.value_function.network
     scaling = run.config.sampling.value_scaling
     scale = ValueScale.of(scaling, state.return_moments)
     unit = float(state.return_moments.scale) if scaling == "rewards" else 1.0
 
     def value(observation: Any, _noise: Any) -> Any:
         parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
-        inputs = components.policy.encoder(components.policy.encoder.normalizer(state.observation_moments), observation)
+        inputs = learner.policy.encoder(learner.policy.encoder.normalizer(state.observation_moments), observation)
         return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
 
     return value

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.config.settings import Config
 from trpo_tf.estimation.targets import CriticRows
-from trpo_tf.learning.learner import Components
+from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.schedules import annealing
 from trpo_tf.learning.training_state import Purpose, TrainingState
 from trpo_tf.solvers.adam import AdamState
@@ -14,7 +14,7 @@ from trpo_tf.updates.minibatch import minibatches
 
 
 def fit_critic(
-    config: Config, components: Components, state: TrainingState, rows: CriticRows
+    config: Config, learner: Learner, state: TrainingState, rows: CriticRows
 ) -> tuple[NDArray[np.float32], AdamState, float]:
     """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
     critic, n = config.critic, config.sampling.num_envs
@@ -27,7 +27,7 @@ def fit_critic(
     batches = known.astype(np.int32)[batches[: critic.epochs * (count // critic.batch_size)]]
     # The clock of the phases is another thread's.
     with tf.profiler.experimental.Trace("critic"):
-        theta, adam, loss = components.value_function.fit(
+        theta, adam, loss = learner.value_function.fit(
             state.value_theta,
             state.adam,
             *rows,

@@ -10,7 +10,7 @@ from trpo_tf.estimation.critic_memory import columns, remembered
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.estimation.vine_targets import vine_rows
 from trpo_tf.learning.critic_fit import fit_critic
-from trpo_tf.learning.learner import Components
+from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.metrics import Metrics, progress_metrics, update_metrics
 from trpo_tf.learning.observation_statistics import with_observations
 from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, radius_or_coefficient
@@ -23,7 +23,7 @@ from trpo_tf.updates.result import Update
 
 
 def iterate(
-    config: Config, components: Components, experience: Experience, state: TrainingState, *, traced: bool = False
+    config: Config, learner: Learner, experience: Experience, state: TrainingState, *, traced: bool = False
 ) -> tuple[TrainingState, Metrics]:
     """The state after one more iteration, and its metrics (docs/metrics.md).
 
@@ -32,14 +32,14 @@ def iterate(
     clock = PhaseClock(traced=traced)
 
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
-    experience.actor.load(state.theta, components.policy.encoder.normalizer(state.observation_moments))
+    experience.actor.load(state.theta, learner.policy.encoder.normalizer(state.observation_moments))
     correlation = config.sampling.noise_correlation * annealing(config, state)
     batch, episodes, branches = experience.collect(state.rng(config.seed, Purpose.SAMPLING), clock, correlation)
 
     # 2. By averaging over samples, construct the estimated objective and constraint.
     clock.enter("advantages")
     seconds_sampling = sum(clock.seconds.values())
-    networks, sampling = components.frozen(state), present_sampling(config, state)
+    networks, sampling = learner.frozen(state), present_sampling(config, state)
     memory = remembered(batch, state.earlier, config.critic.memory)
     estimates = estimate(sampling, networks, memory, state.return_moments, state.carried_returns)
     rows = estimates.rows
@@ -56,13 +56,13 @@ def iterate(
         config.inner.policy_epochs,
     )
     with ThreadPoolExecutor(1) as worker:
-        critic = worker.submit(fit_critic, config, components, state, estimates.critic_rows)
-        result = components.update(
+        critic = worker.submit(fit_critic, config, learner, state, estimates.critic_rows)
+        result = learner.update(
             state.theta,
             rows,
             radius_or_coefficient(config, state),
             batches,
-            entropy_term(config, state, components.policy.noise_size),
+            entropy_term(config, state, learner.policy.noise_size),
         )
         update = Update(*(value.numpy() for value in result))
         clock.enter("critic")
@@ -70,7 +70,7 @@ def iterate(
 
     clock.enter("rest")
     steps = batch.steps + (0 if branches is None else branches.steps)
-    measured = components.policy.encoder.measured(take(batch.rows(), batch.weight.ravel() > 0))
+    measured = learner.policy.encoder.measured(take(batch.rows(), batch.weight.ravel() > 0))
     after = dataclasses.replace(
         state.with_episodes(*episodes),
         theta=update.theta,
@@ -83,7 +83,7 @@ def iterate(
         iteration=state.iteration + 1,
         steps=state.steps + steps,
     )
-    after = with_observations(config, components, after, measured)
+    after = with_observations(config, learner, after, measured)
     seconds = clock.stop()
     metrics = {
         **progress_metrics(after, episodes),

@@ -1,4 +1,4 @@
-"""The functions that a config stands for: policy, critic, update."""
+"""Build the compiled functions of a run: policy, critic, update."""
 
 import contextlib
 import dataclasses
@@ -37,8 +37,8 @@ _XLA_PAYS_FROM = 400_000
 
 
 @dataclass(frozen=True)
-class Components:
-    """Pure functions of the training state, compiled when first called."""
+class Learner:
+    """Policy, critic and update as pure functions of the training state, compiled when first called."""
 
     policy: Policy
     value_function: ValueFunction
@@ -77,9 +77,9 @@ class Components:
         return TrainedPolicy(self.policy, state.theta, self.policy.encoder.normalizer(state.observation_moments))
 
 
-def build_components(
+def build_learner(
     config: Config, policy_network: keras.Model | None = None, value_network: keras.Model | None = None
-) -> Components:
+) -> Learner:
     """Build from a config; networks of one's own replace the default ones.
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
@@ -125,7 +125,7 @@ def build_components(
     # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
     xla = policy.network.dense_only and config.total_steps >= _XLA_PAYS_FROM
     branches = branch_count(head, config.vine) if config.sampler_is_vine else None
-    return Components(
+    return Learner(
         policy=policy,
         value_function=ValueFunction(value_network, xla=xla),
         update=compile_update(policy, config, branches, xla=xla),

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.config.settings import Config
-from trpo_tf.learning.learner import Components
+from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.training_state import TrainingState
 
 
 def with_observations(
-    config: Config, components: Components, state: TrainingState, measured: NDArray[np.float64]
+    config: Config, learner: Learner, state: TrainingState, measured: NDArray[np.float64]
 ) -> TrainingState:
     """The state whose statistics know the observations [n, statistics], and whose networks answer as before.
 
@@ -19,14 +19,14 @@ def with_observations(
     policy and critic stay the same functions of the observation: the trust region bounds what the update did alone.
     Networks that don't begin with a dense layer keep statistics of the whole run, which soon hardly change.
     """
-    networks = components.policy.network, components.value_function.network
+    networks = learner.policy.network, learner.value_function.network
     window = config.sampling.statistics_window if all(network.is_chain for network in networks) else 0
     before, after = state.observation_moments, state.observation_moments.updated(measured, window)
     state = dataclasses.replace(state, observation_moments=after)
     if window == 0 or before.total == 0:
         return state
     policy, critic = networks
-    least = components.policy.encoder.least_deviation
+    least = learner.policy.encoder.least_deviation
     return dataclasses.replace(
         state,
         theta=policy.recentred(state.theta, before, after, least),

@@ -23,7 +23,7 @@ from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config, read_config
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.new_folder import new_folder
-from trpo_tf.learning.learner import Components, build_components
+from trpo_tf.learning.learner import Learner, build_learner
 from trpo_tf.learning.training_state import TrainingState, WeightsMismatch
 from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture
 from trpo_tf.policies.policy import TrainedPolicy
@@ -50,14 +50,14 @@ class Run:
 
     folder: Path
     config: Config
-    components: Components
+    learner: Learner
     state: TrainingState
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def policy(self) -> TrainedPolicy:
         """The policy as trained so far."""
-        return self.components.trained(self.state)
+        return self.learner.trained(self.state)
 
 
 def is_run(path: Path) -> bool:
@@ -65,7 +65,7 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file()
 
 
-def create_run(folder: Path, config: Config, components: Components, state: TrainingState) -> Run:
+def create_run(folder: Path, config: Config, learner: Learner, state: TrainingState) -> Run:
     """Make the folder of a new run, which can be resumed from the moment it is there.
 
     Raises `UserError` if it exists, or if a network can't be written down.
@@ -73,8 +73,8 @@ def create_run(folder: Path, config: Config, components: Components, state: Trai
     if folder.exists():
         raise UserError(f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}")
     networks = {
-        POLICY_NETWORK_FILE: components.policy.network.network,
-        VALUE_NETWORK_FILE: components.value_function.network.network,
+        POLICY_NETWORK_FILE: learner.policy.network.network,
+        VALUE_NETWORK_FILE: learner.value_function.network.network,
     }
     with new_folder(folder) as scratch:
         for name, network in networks.items():
@@ -82,7 +82,7 @@ def create_run(folder: Path, config: Config, components: Components, state: Trai
         write_config(scratch, config)
         (scratch / CHECKPOINTS_FOLDER).mkdir()
         save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
-    return Run(folder, config, components, state)
+    return Run(folder, config, learner, state)
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -114,8 +114,8 @@ def load_run(folder: str | Path) -> Run:
     networks = [from_architecture(folder / file) for file in (POLICY_NETWORK_FILE, VALUE_NETWORK_FILE)]
     state = load_checkpoint(folder / CHECKPOINTS_FOLDER)
     try:
-        components = build_components(config, *networks)
-        components.initial_state(config.sampling.num_envs).with_weights(state.weights())
+        learner = build_learner(config, *networks)
+        learner.initial_state(config.sampling.num_envs).with_weights(state.weights())
     except (NetworkMismatch, WeightsMismatch) as error:
         raise UserError(
             f"the environment {config.env_id} is not as it was when {folder} was trained, or a network's class is not "
@@ -125,7 +125,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(
         folder,
         config,
-        components,
+        learner,
         state,
         renamed(json.loads(summary.read_text()), COUNTERS) if summary.exists() else {},
     )

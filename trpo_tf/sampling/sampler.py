@@ -42,8 +42,8 @@ class Experience:
         seed = environment_seed(config.seed, checkpoint)
         if config.sampler_is_vine:
             trunk = make_sync_env(config.made_environment, n, time_feature=timed)
-            twigs = [make_env(config.made_environment, time_feature=timed) for _ in range(n)]
-            self._sampler = Vine(trunk, twigs, self.actor, seed, self._longest_first(longest_recent))
+            rollout_envs = [make_env(config.made_environment, time_feature=timed) for _ in range(n)]
+            self._sampler = Vine(trunk, rollout_envs, self.actor, seed, self._longest_first(longest_recent))
         else:
             envs = make_vector_env(config.made_environment, n, config.sampling.env_backend, time_feature=timed)
             self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(longest_recent))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
-from trpo_tf.envs.vector import InTurn
+from trpo_tf.envs.vector import SyncVectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.policies.heads import CategoricalHead, DiscreteHead, Head
 from trpo_tf.sampling.actor import Actor
@@ -69,17 +69,22 @@ class Vine:
     """A trunk of single paths, from whose states it branches; it owns the environments of both."""
 
     def __init__(
-        self, envs: InTurn, twigs: Sequence[gym.Env[Any, Any]], actor: Actor, seed: int, longest_first: int = 0
+        self,
+        envs: SyncVectorEnv,
+        rollout_envs: Sequence[gym.Env[Any, Any]],
+        actor: Actor,
+        seed: int,
+        longest_first: int = 0,
     ) -> None:
-        """`twigs` are as many environments as `envs` has, for the rollouts.
+        """`rollout_envs` are as many environments as `envs` has, for the rollouts.
 
         Raises `UserError` if their state can't be restored.
         """
-        check_restorable(twigs[0])
-        for index, twig in enumerate(twigs):
-            twig.reset(seed=seed + index)
+        check_restorable(rollout_envs[0])
+        for index, env in enumerate(rollout_envs):
+            env.reset(seed=seed + index)
         self._trunk = SinglePath(envs, actor, seed, longest_first)
-        self._envs, self._twigs, self._actor = envs, twigs, actor
+        self._envs, self._rollout_envs, self._actor = envs, rollout_envs, actor
 
     @property
     def every_episode_ended(self) -> bool:
@@ -125,10 +130,10 @@ class Vine:
         reward = np.zeros((n * k, config.branch_length))
         length, terminated = np.zeros(n * k, np.int64), np.zeros(n * k, bool)
         weight = batch.weight.reshape(-1)[rows]
-        for part in _parts(np.flatnonzero(np.repeat(weight, k)), len(self._twigs)):
+        for part in _parts(np.flatnonzero(np.repeat(weight, k)), len(self._rollout_envs)):
             states = part // k
-            for twig, state in zip(self._twigs, states, strict=False):
-                restore(twig, snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
+            for env, state in zip(self._rollout_envs, states, strict=False):
+                restore(env, snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
             last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states], clock)
             for into, values in zip(list_parts(finals), list_parts(last), strict=True):
                 into[part] = values
@@ -150,8 +155,8 @@ class Vine:
     def close(self) -> None:
         """Close the environments."""
         self._trunk.close()
-        for twig in self._twigs:
-            twig.close()
+        for env in self._rollout_envs:
+            env.close()
 
     def _roll(self, first: NDArray[Any], noise: NDArray[np.float32], clock: PhaseClock) -> tuple[Any, Any, Any, Any]:
         """Rollouts side by side: the first actions [M, ...], then the policy's with noise [M, L, ...]."""
@@ -178,7 +183,7 @@ class Vine:
 
     def _step(self, index: int, action: Any) -> tuple[Observation, float, bool, bool]:
         try:
-            observation, reward, terminated, truncated, _ = self._twigs[index].step(action.copy())
+            observation, reward, terminated, truncated, _ = self._rollout_envs[index].step(action.copy())
         except Exception as error:
             raise environment_failure("step", error, "a rollout of the vine") from error
         return observation_of(observation), float(reward), terminated, truncated

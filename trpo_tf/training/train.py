@@ -23,7 +23,7 @@ from trpo_tf.evaluation.evaluate import OnStep, evaluate, longest_episode
 from trpo_tf.exporting.in_process import in_process
 from trpo_tf.exporting.provenance import versions
 from trpo_tf.learning.iteration import iterate
-from trpo_tf.learning.learner import Components, build_components, with_observation_offset
+from trpo_tf.learning.learner import Learner, build_learner, with_observation_offset
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.network_checks import check_trainable
 from trpo_tf.runs.checkpoints import save_checkpoint
@@ -106,16 +106,16 @@ def train(
     config = with_version(config)
     folder = Path(out) if out is not None else default_folder(config)
     config = with_observation_offset(with_env_backend(config))
-    components = build_components(config, policy_network, value_network)
+    learner = build_learner(config, policy_network, value_network)
     for name, network in (("policy_network", policy_network), ("value_network", value_network)):
         if network is not None:
-            check_trainable(network, components.policy.encoder.inputs, name)
-    state = components.initial_state(config.sampling.num_envs)
+            check_trainable(network, learner.policy.encoder.inputs, name)
+    state = learner.initial_state(config.sampling.num_envs)
     if init_from is not None:
         state = read_weights(Path(init_from), state)
     if profile:
-        _check_long_enough_to_trace(config, components, state)
-    run = create_run(folder, config, components, state)
+        _check_long_enough_to_trace(config, learner, state)
+    run = create_run(folder, config, learner, state)
     try:
         with locked(folder):
             return _train(run, listening, observer, profile, progress)
@@ -160,14 +160,14 @@ def resume(
                 f"--resume {folder} --total-steps N"
             )
         if profile:
-            _check_long_enough_to_trace(run.config, run.components, run.state)
+            _check_long_enough_to_trace(run.config, run.learner, run.state)
         return _train(run, listening, observer, profile, progress)
 
 
 def _with_total_steps(run: Run, total_steps: int) -> Run:
     """The run, no longer complete, with as many steps in its folder. Raises `UserError` if that leaves none to take."""
     expect_count(total_steps, "total_steps", 1, UserError)
-    least = run.state.steps + run.components.iteration_steps
+    least = run.state.steps + run.learner.iteration_steps
     if total_steps < least:
         raise UserError(f"total_steps must be at least {least:,}: {run.folder} has taken {run.state.steps:,}")
     write_config(run.folder, dataclasses.replace(run.config, total_steps=total_steps))
@@ -202,29 +202,29 @@ def default_folder(config: Config) -> Path:
 def _train(
     run: Run, callbacks: list[keras.callbacks.Callback], observer: Observer | None, profile: bool, progress: bool
 ) -> Run:
-    config, components, state = run.config, run.components, run.state
-    listeners = KerasListeners(components.policy, callbacks)
+    config, learner, state = run.config, run.learner, run.state
+    listeners = KerasListeners(learner.policy, callbacks)
     with (
         MetricsLog(run.folder, state.iteration) as log,
         StopRequest() as stop,
-        Experience(config, components.policy) as experience,
+        Experience(config, learner.policy) as experience,
         Profiler(run.folder) if profile else contextlib.nullcontext() as profiler,
-        _periodic_evaluation(config, components) as evaluation,
+        _periodic_evaluation(config, learner) as evaluation,
         Progress(config, shown=progress) as show,
     ):
         watched = functools.partial(_watch, stop, show)
         try:
-            state = listeners.train_begins(state, state.iteration + _iterations_left(config, components, state))
+            state = listeners.train_begins(state, state.iteration + _iterations_left(config, learner, state))
             run = _evaluate_untrained(dataclasses.replace(run, state=state), watched)
             show.stage("compiling")
             metrics: dict[str, Any] = {}
             started = time.perf_counter() - state.seconds
             experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
-            while state.steps + components.iteration_steps <= config.total_steps and not listeners.stop_training:
+            while state.steps + learner.iteration_steps <= config.total_steps and not listeners.stop_training:
                 state = listeners.iteration_begins(state)
-                after, metrics = iterate(config, components, experience, state, traced=profile)
+                after, metrics = iterate(config, learner, experience, state, traced=profile)
                 metrics |= {"eval_return": None, "eval_episodes_cut": None}
-                if evaluation is not None and _is_evaluation_due(config, components, state.steps, after.steps):
+                if evaluation is not None and _is_evaluation_due(config, learner, state.steps, after.steps):
                     what = "periodic evaluation"
                     after, found = evaluation.run(after, watched(what, config.periodic_eval_episodes))
                     metrics |= found
@@ -239,12 +239,12 @@ def _train(
                 if stop.requested:
                     raise KeyboardInterrupt
                 if experience.is_over(
-                    state.steps - state.steps_at_checkpoint, state.steps_at_checkpoint, components.checkpoint_steps
+                    state.steps - state.steps_at_checkpoint, state.steps_at_checkpoint, learner.checkpoint_steps
                 ):
                     state = _save(run, state)
                     experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
             state = listeners.train_ends(state.at_best(), metrics)
-            components.policy.network.assign(state.theta)
+            learner.policy.network.assign(state.theta)
             run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)), watched)
         except EnvironmentFailure as failure:
             named = failure if config.env_id in failure.where else failure.at(config.env_id)
@@ -281,30 +281,30 @@ def _watch(stop: StopRequest, show: Progress, what: str, episodes: int) -> OnSte
 
 
 def _periodic_evaluation(
-    config: Config, components: Components
+    config: Config, learner: Learner
 ) -> contextlib.AbstractContextManager[PeriodicEvaluation | None]:
     if config.eval_interval == 0:
         return contextlib.nullcontext()
-    return contextlib.closing(PeriodicEvaluation(config, components.policy))
+    return contextlib.closing(PeriodicEvaluation(config, learner.policy))
 
 
-def _is_evaluation_due(config: Config, components: Components, before: int, steps: int) -> bool:
+def _is_evaluation_due(config: Config, learner: Learner, before: int, steps: int) -> bool:
     """Whether an interval has ended, or the run has."""
     passed = steps // config.eval_interval > before // config.eval_interval
-    return passed or steps + components.iteration_steps > config.total_steps
+    return passed or steps + learner.iteration_steps > config.total_steps
 
 
-def _check_long_enough_to_trace(config: Config, components: Components, state: TrainingState) -> None:
-    left = _iterations_left(config, components, state)
+def _check_long_enough_to_trace(config: Config, learner: Learner, state: TrainingState) -> None:
+    left = _iterations_left(config, learner, state)
     if left < FIRST_TRACED:
         raise UserError(
             f"profile needs {FIRST_TRACED} iterations, and the run has only {left} to go; profile a longer one"
         )
 
 
-def _iterations_left(config: Config, components: Components, state: TrainingState) -> int:
+def _iterations_left(config: Config, learner: Learner, state: TrainingState) -> int:
     """At least: an iteration in which episodes ended takes fewer steps."""
-    return (config.total_steps - state.steps) // components.iteration_steps
+    return (config.total_steps - state.steps) // learner.iteration_steps
 
 
 def _save(run: Run, state: TrainingState) -> TrainingState:
