@@ -1,4 +1,6 @@
-"""The same ORT file each time: ONNX Runtime writes one table of it in an order that differs from call to call.
+"""The same ORT file each time: ONNX Runtime writes one table of it in an order that differs from process to process.
+
+Six conversions of one policy gave five different files, so that neither a checksum nor a signature could be compared.
 
 The file is a FlatBuffer. That table, of the types by which each operator's kernels are looked up, stands before the
 model, which always has the same bytes. So what stands before the model is written anew, in order.

@@ -82,9 +82,9 @@ class Returns:
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5% quantile: in closed form for one and two degrees of freedom, then by Cornish and Fisher's expansion.
+    """97.5% quantile of Student's t: in closed form for one and two degrees of freedom, then by Fisher's expansion.
 
-    That is right to 1% at three, to 1e-4 from ten on.
+    That is right to 1% at three, to 1e-4 from ten on. SciPy would give it exactly, for 140 MB that nothing else needs.
     """
     if freedom == 1:
         return math.tan(0.475 * math.pi)

