@@ -113,7 +113,7 @@ clean:
 	@.venv-peer/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0 sb3-contrib==2.9.* 'gymnasium[mujoco]'
 	@touch $@
 
-.venv-fastapi/.installed: PEER = fastapi uvicorn uvloop httptools onnxruntime
+.venv-fastapi/.installed: PEER = fastapi uvicorn uvloop httptools onnxruntime granian orjson
 .venv-mlserver/.installed: PEER = mlserver==1.7.* onnxruntime
 .venv-kserve/.installed: PEER = kserve onnxruntime
 .venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed:

@@ -1,4 +1,4 @@
-"""How fast is the server over HTTP and gRPC, beside its floor and beside FastAPI, MLServer and KServe?
+"""How fast is the server over HTTP and gRPC, beside its floor, bare ASGI, FastAPI, MLServer and KServe?
 
 `python benchmarks/serve_speed.py [--baseline CHECKOUT] [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON]
 [--seconds 5] [--rounds 3]` prints a table and writes results/serve_speed.json. CHECKOUT is another version of this
@@ -81,17 +81,11 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
     found.append(Contender("floor", (sys.executable, floor, bundle, "--port", port)))
     found.append(Contender("floor, raw", (sys.executable, floor, bundle, *raw_floor), uds=socket_path))
     if given.fastapi:
-        application = (
-            "-m",
-            "uvicorn",
-            "fastapi_server:app",
-            "--port",
-            port,
-            "--log-level",
-            "warning",
-            "--no-access-log",
-        )
-        found.append(Contender("FastAPI", (given.fastapi, *application)))
+        uvicorn = (given.fastapi, "-m", "uvicorn", "--port", port, "--log-level", "warning", "--no-access-log")
+        granian = (given.fastapi, "-m", "granian", "--port", port, "--log-level", "warning", "--interface", "asgi")
+        found.append(Contender("ASGI, uvicorn", (*uvicorn, "asgi_server:app")))
+        found.append(Contender("ASGI, Granian", (*granian, "asgi_server:app")))
+        found.append(Contender("FastAPI", (*uvicorn, "fastapi_server:app")))
     if given.mlserver:
         settings = {"http_port": PORT, "grpc_port": GRPC_PORT, "metrics_port": PORT + 2, "parallel_workers": 0}
         (scratch / "settings.json").write_text(json.dumps({**settings, "debug": False}))
