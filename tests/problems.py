@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from trpo_tf.policies.encoders import Encoder
-from trpo_tf.policies.heads import Head, make_head
+from trpo_tf.policies.heads.head import Head
+from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.serving import ArraySpec

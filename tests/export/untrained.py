@@ -9,7 +9,7 @@ import numpy as np
 
 from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
 from trpo_tf.policies.encoders import make_encoder
-from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer

@@ -16,7 +16,7 @@ from trpo_tf.export.parity.compare import compare_cases
 from trpo_tf.export.parity.proof import Standard
 from trpo_tf.export.parity.reference import Actor, Reference
 from trpo_tf.policies.encoders import make_encoder
-from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 
 from trpo_tf.errors import UserError
-from trpo_tf.policies.heads import BernoulliHead, CategoricalHead, GaussianHead, MultiCategoricalHead, make_head
+from trpo_tf.policies.heads.discrete import BernoulliHead, CategoricalHead, MultiCategoricalHead
+from trpo_tf.policies.heads.gaussian import GaussianHead
+from trpo_tf.policies.heads.make import make_head
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.policy import draw_noise
 

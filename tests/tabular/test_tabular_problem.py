@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from trpo_tf.config.settings import TrustRegionConfig
-from trpo_tf.policies.heads import make_head
+from trpo_tf.policies.heads.make import make_head
 from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import linearize
 from trpo_tf.tabular.bounds import kl_divergence

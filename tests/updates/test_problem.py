@@ -4,7 +4,8 @@ import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
 from trpo_tf.config.settings import Config, PolicyConfig, TrustRegionConfig
-from trpo_tf.policies.heads import CategoricalHead, GaussianHead
+from trpo_tf.policies.heads.discrete import CategoricalHead
+from trpo_tf.policies.heads.gaussian import GaussianHead
 from trpo_tf.updates.local_problem import LocalProblem, kl_divergence
 from trpo_tf.updates.registry import EntropyTerm, compile_update
 from trpo_tf.updates.result import UpdateStatus

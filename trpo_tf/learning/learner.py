@@ -19,7 +19,8 @@ from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.estimation.critic import FrozenNetworks, ValueFunction
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.encoders import Encoder, make_encoder
-from trpo_tf.policies.heads import Head, make_head
+from trpo_tf.policies.heads.head import Head
+from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from trpo_tf.export import InferenceFunction, PolicySpec
 from trpo_tf.policies.encoders import Encoder
-from trpo_tf.policies.heads import DiscreteHead, Head, Parameters
+from trpo_tf.policies.heads.discrete import DiscreteHead
+from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.serving import ArraySpec

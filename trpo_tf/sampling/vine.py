@@ -12,7 +12,8 @@ from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.envs.vector import SyncVectorEnv
 from trpo_tf.errors import environment_failure
-from trpo_tf.policies.heads import CategoricalHead, DiscreteHead, Head
+from trpo_tf.policies.heads.discrete import CategoricalHead, DiscreteHead
+from trpo_tf.policies.heads.head import Head
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath

@@ -2,6 +2,8 @@
 
 Policies are tables pi [S, A] whose rows sum to 1. rho^pi is *unnormalised* for the discounted objective, as eqs 8 and 9
 have it: it sums to 1 / (1 - gamma), so that eta and the gradient come out in the units of the return.
+
+Equation numbers in this folder are those of docs/laboratory.md.
 """
 
 from typing import NamedTuple

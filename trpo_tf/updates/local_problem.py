@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from trpo_tf.policies.heads import Head, Parameters
+from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.policy import Policy
 from trpo_tf.solvers.fisher import gauss_newton_product
 

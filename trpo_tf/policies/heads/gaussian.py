@@ -1,0 +1,107 @@
+"""The head of continuous actions: a diagonal Gaussian."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from trpo_tf.errors import UserError
+from trpo_tf.policies.heads.head import Head, Parameters
+from trpo_tf.serving import ArraySpec, NoiseSpec
+
+tfd = tfp.distributions
+
+_WIDE = 1e9
+"""A bound beyond this is stated for want of one, as the largest float is; it says nothing of the scale of actions."""
+
+_LOWEST_LOG_STD = -4.0
+"""Of a deviation that the network answers, which divides what the update learns from."""
+
+
+class GaussianHead(Head):
+    """A diagonal Gaussian; parameters (mean, log_std) [batch, k] each, samples float [batch, k].
+
+    A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
+    otherwise, counted from 0 or, where that lies beyond the one bound that there is, from 1 inside of it. A bound of
+    1e9 or more is none, as far as units go. The log standard deviation is part of the policy's parameters and one for
+    all observations; with `state_dependent_std` the network answers what each observation adds to it. With `squash` the
+    action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of tanh cancels
+    in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the probability of all
+    those beyond it (Fujita & Maeda 2018): the environment can't tell one from another, so the gradient keeps its mean
+    and loses variance. KL and Fisher information stay the samples', which bound those.
+    """
+
+    parameter_names = ("mean", "log_std")
+
+    def __init__(
+        self,
+        spec: ArraySpec,
+        *,
+        initial_log_std: float = 0.0,
+        state_dependent_std: bool = False,
+        squash: bool = False,
+        censored: bool = False,
+    ) -> None:
+        """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""
+        low, high = spec.bounds()
+        has_low, has_high = low > -_WIDE, high < _WIDE
+        bounded = has_low & has_high
+        if squash and not bounded.all():
+            raise UserError("squash needs an action space with bounds; this one has none, so clip instead")
+        self._low, self._high = np.where(has_low, low, -np.inf), np.where(has_high, high, np.inf)
+        # Where 0 lies beyond the only bound, every sample near it would be clipped to the same action.
+        nearest = np.where(has_low & (low > 0), low + 1.0, np.where(has_high & (high < 0), high - 1.0, 0.0))
+        ends = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self._middle = np.where(bounded, (ends[0] + ends[1]) / 2, nearest).astype(np.float32)
+        self._half_width = ((ends[1] - ends[0]) / 2).astype(np.float32)
+        self._shape, self._dtype = spec.shape, spec.dtype
+        self._initial_log_std, self._squash, self._censored = initial_log_std, squash, censored
+        self._state_dependent_std = state_dependent_std
+        count = int(np.prod(spec.shape))
+        self.inputs = 2 * count if state_dependent_std else count
+        self.extra_shapes = ((count,),)
+        self.noise = NoiseSpec("normal", (count,))
+
+    def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """The log standard deviation."""
+        return [np.full(self.extra_shapes[0], self._initial_log_std, np.float32)]
+
+    def parameters(self, output: Any, extra: list[Any]) -> Parameters:
+        """The mean, and the log standard deviation: repeated for each row, or with what the row adds to it."""
+        if not self._state_dependent_std:
+            return output, tf.broadcast_to(extra[0], tf.shape(output))
+        mean, added = tf.split(output, 2, axis=-1)
+        return mean, tf.maximum(extra[0] + added, _LOWEST_LOG_STD)
+
+    def distribution(self, parameters: Parameters) -> Any:
+        """Over samples, before the squash and the bounds."""
+        mean, log_std = parameters
+        return tfd.Independent(tfd.Normal(mean, tf.exp(log_std)), reinterpreted_batch_ndims=1)
+
+    def log_prob(self, parameters: Parameters, sample: Any) -> Any:
+        """Of the samples, or if they are censored of what is left of them by the bounds."""
+        if not self._censored:
+            return super().log_prob(parameters, sample)
+        normal = tfd.Normal(parameters[0], tf.exp(parameters[1]))
+        low, high = (((bound - self._middle) / self._half_width).ravel() for bound in (self._low, self._high))
+        # A bound at infinity clips nothing; in its place one that has a gradient.
+        lowest, highest = (tf.constant(np.where(np.isfinite(bound), bound, 0.0), sample.dtype) for bound in (low, high))
+        log_prob = normal.log_prob(tf.clip_by_value(sample, low, high))
+        log_prob = tf.where(sample > low, log_prob, normal.log_cdf(lowest))
+        log_prob = tf.where(sample < high, log_prob, normal.log_survival_function(highest))
+        return tf.reduce_sum(log_prob, axis=-1)
+
+    def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
+        """(t_mean / std^2, 2 t_log_std)."""
+        return tangent[0] * tf.exp(-2.0 * parameters[1]), 2.0 * tangent[1]
+
+    def sample(self, parameters: Parameters, noise: Any) -> Any:
+        """mean + std * noise."""
+        return parameters[0] + tf.exp(parameters[1]) * noise
+
+    def action(self, sample: Any) -> Any:
+        """Squashed or not, scaled to the action range, then clipped to it."""
+        unscaled = tf.reshape(tf.tanh(sample) if self._squash else sample, (-1, *self._shape))
+        action = tf.cast(self._middle + self._half_width * unscaled, self._dtype)
+        return tf.clip_by_value(action, self._low.astype(self._dtype), self._high.astype(self._dtype))

@@ -1,0 +1,20 @@
+"""The head of an action space."""
+
+from typing import Any
+
+import numpy as np
+
+from trpo_tf.policies.heads.discrete import BernoulliHead, CategoricalHead, MultiCategoricalHead
+from trpo_tf.policies.heads.gaussian import GaussianHead
+from trpo_tf.policies.heads.head import Head
+from trpo_tf.serving import ArraySpec
+
+
+def make_head(spec: ArraySpec, **gaussian: Any) -> Head:
+    """The head for an action spec: Gaussian for floats, by its keywords; for integers one choice, several, or bits."""
+    if np.dtype(spec.dtype).kind == "f":
+        return GaussianHead(spec, **gaussian)
+    low, high = spec.bounds()
+    if spec.shape == ():
+        return CategoricalHead(spec)
+    return BernoulliHead(spec) if (low == 0).all() and (high == 1).all() else MultiCategoricalHead(spec)
