@@ -18,7 +18,7 @@ EPISODES = 10
 
 
 FAILING = {"num_envs": 32, "total_steps": 4096, "eval_interval": 64, "periodic_eval_episodes": 1, "eval_episodes": 0}
-"""So that the one environment of the trials takes more steps than each of those that are sampled, and fails first."""
+"""The one environment of the evaluation takes more steps than each of those that are sampled, and fails first."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def settings():
 
 @pytest.fixture(scope="module")
 def tried(small_config, settings, tmp_path_factory):
-    """A run with a trial in every iteration, of which the last is not the best, and its metrics."""
+    """A run with an evaluation in every iteration, of which the last is not the best, and its metrics."""
     for seed in range(10):  # how a run of such steps goes depends on the last bits of arithmetic
         observed = []
         config = small_config(**settings, seed=seed, eval_interval=1)
@@ -59,7 +59,7 @@ def logged(run, name):
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Reacher-v5"])
-def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_config):
+def test_a_periodic_evaluation_plays_the_episodes_that_an_evaluation_would(env_id, small_config):
     """The pendulum's end at different times, and each counts once."""
     config = small_config(env_id, periodic_eval_episodes=EPISODES, env_backend="gymnasium")
     learner = build_learner(config)
@@ -77,7 +77,7 @@ def test_a_trial_plays_the_episodes_that_an_evaluation_would(env_id, small_confi
     assert expected.std_return > 0
 
 
-def test_envpool_s_trials_are_of_whole_episodes(small_config):
+def test_envpool_s_periodic_evaluations_are_of_whole_episodes(small_config):
     config = small_config("Pendulum-v1", periodic_eval_episodes=EPISODES, env_backend="envpool")
     learner = build_learner(config)
     evaluation = PeriodicEvaluation(config, learner.policy)
@@ -98,7 +98,7 @@ def test_training_ends_with_the_policy_that_did_best(tried):
     assert f"Its policy is that of {kept_at:,} steps" in html_report(read_story(run.folder))
 
 
-def test_trials_change_nothing_of_training_itself(tried, tmp_path):
+def test_periodic_evaluations_change_nothing_of_training_itself(tried, tmp_path):
     run, observed = tried
     alone = []
     train(dataclasses.replace(run.config, eval_interval=0), tmp_path / "run", observer=alone.append)
@@ -108,7 +108,7 @@ def test_trials_change_nothing_of_training_itself(tried, tmp_path):
             assert "second" in name or mine[name] == other[name], name
 
 
-def test_a_trial_is_held_as_each_interval_ends_and_at_the_end(small_config, settings, tmp_path):
+def test_a_periodic_evaluation_is_held_as_each_interval_ends_and_at_the_end(small_config, settings, tmp_path):
     observed = []
     train(small_config(**settings, eval_interval=500), tmp_path / "run", observer=observed.append)
     at = [metrics["steps"] for metrics in observed if metrics["eval_return"] is not None]
@@ -133,7 +133,7 @@ def test_a_resumed_run_remembers_the_best(tried, tmp_path):
     assert score(resumed) == pytest.approx(max(logged(resumed, "eval_return")), rel=1e-4)
 
 
-def test_an_exception_in_a_trial_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
+def test_an_exception_in_a_periodic_evaluation_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
     told = r"a periodic evaluation, environment \d of \d: .* raised ArithmeticError: .*; go on with --resume"
     with pytest.raises(EnvironmentFailure, match=told):
         train(small_config("environments:FailingWalk-v0", **FAILING), tmp_path / "run")
@@ -144,7 +144,9 @@ def test_an_exception_in_a_trial_ends_training_with_a_checkpoint(small_config, t
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:gymnasium")
 @pytest.mark.parametrize("broken", ["observation", "reward"])
-def test_a_value_that_is_not_finite_in_a_trial_ends_training_too(broken, small_config, tmp_path, monkeypatch):
+def test_a_value_that_is_not_finite_in_a_periodic_evaluation_ends_training_too(
+    broken, small_config, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WALK_GIVES_NAN", broken)
     with pytest.raises(EnvironmentFailure, match=r"that is not finite.*; go on with --resume"):
         train(small_config("environments:FailingWalk-v0", **FAILING), tmp_path / "run")

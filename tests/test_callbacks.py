@@ -127,7 +127,7 @@ def test_weights_that_a_callback_sets_are_the_policy_s(small_config, tmp_path):
         np.testing.assert_array_equal(network_weights(each), halved[-1][0])
 
 
-def test_restored_weights_go_before_a_trial_s_best(small_config, tmp_path):
+def test_restored_weights_go_before_the_best_of_periodic_evaluations(small_config, tmp_path):
     stop = keras.callbacks.EarlyStopping("iteration", mode="min", patience=1, restore_best_weights=True)
     config = small_config(total_steps=640, eval_episodes=0, eval_interval=64, periodic_eval_episodes=1)
     diary = Diary()

@@ -48,7 +48,7 @@ def test_the_commands_say_it_too(run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["longest_episode"] == 250
 
 
-def test_trials_take_no_more_steps_than_training(small_config, tmp_path):
+def test_periodic_evaluations_take_no_more_steps_than_training(small_config, tmp_path):
     config = small_config(ENDLESS, total_steps=640, eval_interval=128, periodic_eval_episodes=4, eval_episodes=0)
     metrics = []
     run = train(config, tmp_path / "run", observer=metrics.append)
@@ -101,7 +101,7 @@ def test_a_first_signal_stops_the_evaluation_before_training(number, tmp_path):
     assert (tmp_path / "run" / "checkpoints").is_dir()
 
 
-def test_a_first_signal_stops_a_trial(tmp_path):
+def test_a_first_signal_stops_a_periodic_evaluation(tmp_path):
     trials = ("--eval-episodes", "0", "--eval-interval", "1000", "--periodic-eval-episodes", "4")
     status, rest, _ = stop_when(
         start(tmp_path, "train", ENDLESS, *SETTINGS, *trials, "--out", "run"),

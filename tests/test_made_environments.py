@@ -55,12 +55,12 @@ def test_settings_are_in_the_runs_file(run):
     assert run.config.sampling.env_backend == "gymnasium"
 
 
-def test_training_trials_and_evaluations_make_it(small_config, tmp_path, made):
+def test_training_and_evaluations_make_it(small_config, tmp_path, made):
     """The limit is 30 and each step but the last is worth 0, so that a return is -3, or 0 at the limit."""
     config = small_config("CartPole-v1", environment=MADE, eval_interval=64, periodic_eval_episodes=2)
     run = train(config, tmp_path / "run", progress=False)
     assert made == [AS_WANTED] * len(made)
-    assert len(made) > 4 + 2 + 2  # sampling, trials, both evaluations
+    assert len(made) > 4 + 2 + 2  # sampling, periodic evaluations, both other evaluations
     assert set(run.state.recent_returns) <= {-3.0, 0.0}
     assert max(run.state.recent_lengths) <= 30
 
