@@ -13,6 +13,7 @@ import math
 import socket
 from concurrent.futures import Future
 from contextlib import suppress
+from enum import IntEnum
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -59,6 +60,32 @@ SWEEP_SECONDS = 0.5
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
+class Phase(IntEnum):
+    """Where a connection stands.
+
+    | from | to | when |
+    |---|---|---|
+    | IDLE | RECEIVING | the first byte of a request comes |
+    | RECEIVING | PENDING | the request is whole, and a policy answers it |
+    | RECEIVING, PENDING | IDLE | the answer is written, and the connection is kept |
+    | RECEIVING | DEFERRED | an answer comes later that is the connection's last |
+    | any | CLOSING | the last answer is written, the client has closed its side, or time is over |
+    """
+
+    IDLE = 0
+    RECEIVING = 1
+    PENDING = 2
+    """A thread parses the whole request, or it waits for the batch that it is run in."""
+    DEFERRED = 3
+    """Nothing more is read; the last answer is still to be written."""
+    CLOSING = 4
+    """Nothing more is read."""
+
+
+_LAST = Phase.DEFERRED
+"""From this phase on nothing more is read."""
+
+
 class _Aside(NamedTuple):
     """A request that a thread parses, and whether its connection is kept."""
 
@@ -78,8 +105,7 @@ class Connection(asyncio.Protocol):
         self._state, self._runner = state, runner
         self._now = asyncio.get_running_loop().time
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._closing = self._paused = self._is_timed = self._is_deferred = False
-        self._is_pending = False  # a request that is whole waits for its answer
+        self._paused = self._is_timed = False
         self._aside: _Aside | None = None
         self._counted = 0  # bytes of the body, among those of all
         self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
@@ -98,7 +124,7 @@ class Connection(asyncio.Protocol):
         self._method = b""  # once the head is whole
         self._is_offered = False  # another protocol
         self._began = self._was_whole = 0.0  # when its first and its last byte were there
-        self.is_under_way = False
+        self._phase = Phase.IDLE
 
     # The transport's side
 
@@ -113,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and answer each request that is whole now."""
-        if self._closing:
+        if self._phase >= _LAST:
             return
         self._unproductive += len(data)
         try:
@@ -122,18 +148,16 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserUpgrade as offer:
                 self._decline(memoryview(data), offer)
         except httptools.HttpParserError as error:
-            if not self._closing:
+            if self._phase < _LAST:
                 self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
-        if self._closing:
-            return
-        if self.is_under_way:
+        if self._phase is Phase.RECEIVING:
             self._bound()
             if len(data) >= MUCH:
                 self._let_others()
 
     def _rest(self) -> None:
         """Wait for the next request."""
-        if not (self._closing or self._paused):
+        if self._phase < _LAST and not self._paused:
             self.idle_since = self._now()
             self.deadline = self.idle_since + self._state.options.keep_alive
 
@@ -142,7 +166,7 @@ class Connection(asyncio.Protocol):
 
         The parser has stopped after the head, so another one reads it again without the offer, and then the body.
         """
-        while not self._closing:
+        while self._phase < _LAST:
             rest = rest[offer.args[0] :]
             self._head.pop(b"upgrade", None)
             lines = b"".join(b"%b: %b\r\n" % header for header in self._head.items())
@@ -161,23 +185,25 @@ class Connection(asyncio.Protocol):
 
     def _let_others(self) -> None:
         """Read on in the next round of the event loop, which would otherwise read up to 8 MB of one client at once."""
-        if not (self._closing or self._paused):
+        if self._phase < _LAST and not self._paused:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not (self._paused or self._is_pending or self._transport.is_closing()):
+        if self._phase is not Phase.PENDING and not (self._paused or self._transport.is_closing()):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
         self._flush()
-        self._closing = True
-        return self._is_deferred
+        is_deferred = self._phase is Phase.DEFERRED
+        if not is_deferred:
+            self._phase = Phase.CLOSING
+        return is_deferred
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget it."""
-        self._closing = True
+        self._phase = Phase.CLOSING
         self._state.dismiss(self)
         self._state.unread -= self.unread
         self.unread = 0
@@ -197,7 +223,7 @@ class Connection(asyncio.Protocol):
         """It does again."""
         self._paused = False
         self.count_unread()
-        if not (self._closing or self._is_pending):
+        if self._phase < Phase.PENDING:
             self._transport.resume_reading()
             self.deadline = self._now() + self._state.options.timeout
 
@@ -205,10 +231,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins. One that waits is answered before it."""
-        if self._is_pending:
+        if self._phase is Phase.PENDING:
             self._flush()
         self._began = perf_counter()
-        self.is_under_way = True
+        if self._phase is Phase.IDLE:
+            self._phase = Phase.RECEIVING
 
     def on_url(self, part: bytes) -> None:
         """The request's target, or the next part of it."""
@@ -225,7 +252,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Judge the head. A request that is refused by it has its body thrown away, not kept."""
-        if self._closing:
+        if self._phase >= _LAST:
             return
         self._method, head = self._parser.get_method(), self._head
         if self._unproductive > MAX_HEAD and _head_size(self._target, head) > MAX_HEAD:
@@ -275,7 +302,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, part: bytes) -> None:
         """Keep a part of the body."""
-        if self._closing:
+        if self._phase >= _LAST:
             return
         self._unproductive = 0
         self._size += len(part)
@@ -291,7 +318,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer."""
-        if self._closing or self._is_offered:
+        if self._phase >= _LAST or self._is_offered:
             return
         if self._paused and self.unread > MAX_UNREAD:
             self.abort()
@@ -313,7 +340,7 @@ class Connection(asyncio.Protocol):
 
     def _parse_aside(self, endpoint: RestEndpoint, *, keep: bool) -> None:
         """Have the body parsed in a thread, and read nothing from the client until it is answered."""
-        self.deadline, self._is_pending = math.inf, True
+        self.deadline, self._phase = math.inf, Phase.PENDING
         self._transport.pause_reading()
         parsing = self._state.decoder.submit(endpoint.parse, self._head, self._body)
         self._aside = _Aside(parsing, endpoint, keep)
@@ -331,14 +358,12 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Answer the request that waits, for something else to come after it. This may have to wait for the thread."""
-        if not self._is_pending:
-            return
         aside, self._aside = self._aside, None
+        if self._phase is not Phase.PENDING:
+            return
         if aside is not None:
-            self._is_pending = False
-            if not self._closing:
-                self._act(aside.endpoint, aside.parsing.result(), keep=aside.keep)
-        if self._is_pending:
+            self._act(aside.endpoint, aside.parsing.result(), keep=aside.keep)
+        if self._phase is Phase.PENDING:
             self._runner.flush()
         self._read_on()
 
@@ -351,14 +376,13 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 (each has its answer)
             self._finish(self._failed(endpoint.refusal(error)), keep=keep)
             return
-        self._is_pending = True
+        self._phase = Phase.PENDING
         self._runner.run(endpoint.policy, request, partial(self._on_outputs, endpoint, request, keep))
 
     def _on_outputs(
         self, endpoint: RestEndpoint, request: InferRequest, keep: bool, outputs: Outputs | Exception
     ) -> None:
-        self._is_pending = False
-        if self._closing:
+        if self._phase is not Phase.PENDING:  # the connection ended meanwhile
             return
         try:
             if isinstance(outputs, Exception):
@@ -375,6 +399,8 @@ class Connection(asyncio.Protocol):
             self.count_unread()
             self._state.bound_unread()
         self._release()
+        if self._phase is Phase.CLOSING:  # it was dropped, for it leaves too much unread
+            return
         self._await_request()
         self._is_timed = False
         if keep:
@@ -406,7 +432,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_later(self, response: "asyncio.Future[Response]") -> None:
         """Write what comes, and take nothing more: what followed would be answered too soon."""
-        self._closing = self._is_deferred = True
+        self._phase = Phase.DEFERRED
         self.deadline = math.inf
         self._release()
 
@@ -473,8 +499,6 @@ class Connection(asyncio.Protocol):
 
     def _bound(self) -> None:
         """Hold a request that isn't whole yet to its limits."""
-        if self._is_pending:
-            return
         if not self._is_timed:
             self._is_timed = True
             self.deadline = self._now() + self._state.options.timeout
@@ -493,24 +517,29 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
-        if self._closing or self._paused:
+        if self._phase >= _LAST or self._paused:
             self.abort()
-        elif self._is_pending:
+        elif self._phase is Phase.PENDING:
             self._flush()
-        elif self.is_under_way:
+        elif self._phase is Phase.RECEIVING:
             self._refuse(HttpError(408, f"the request did not arrive within {self._state.options.timeout:g} s"))
         else:
             self._end()
 
     def stop(self) -> None:
         """Close, unless a request is under way."""
-        if not (self._closing or self.is_under_way):
+        if self._phase is Phase.IDLE:
             self._end()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way: no request, and no answer."""
-        return not (self.is_under_way or self._closing or self._paused or self._transport.get_write_buffer_size())
+        return self._phase is Phase.IDLE and not (self._paused or self._transport.get_write_buffer_size())
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a request has begun that is not answered."""
+        return Phase.IDLE < self._phase < Phase.CLOSING
 
     @property
     def sock(self) -> Any:
@@ -529,21 +558,20 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End it at once."""
-        self._closing = True
+        self._phase = Phase.CLOSING
         self._transport.abort()
         self.count_unread()
 
     def _refuse(self, error: HttpError) -> None:
         """Answer, and take nothing more."""
         self._flush()
-        if self._closing:
+        if self._phase >= _LAST:
             return
         response = error.response
-        if self.is_under_way and self._parser.get_method() == b"HEAD":
+        if self._phase is Phase.RECEIVING and self._parser.get_method() == b"HEAD":
             response = response._replace(body=b"")  # also if the head isn't whole
         self._write(response, keep=False)
-        self._closing = True
-        self.is_under_way = False
+        self._phase = Phase.CLOSING
         self._body = b""
         self._release()
         if self._transport.can_write_eof():
@@ -555,7 +583,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """Close once everything is written."""
         self._flush()
-        self._closing = True
+        self._phase = Phase.CLOSING
         self.deadline = self._now() + self._state.options.timeout
         self._transport.close()
 
