@@ -154,5 +154,16 @@ def test_lambda_stays_where_rewards_vary_or_it_is_not_to_adapt():
     for other in ({"adaptive_lambda": False}, {"objective": "average"}, {"gae_lambda": 0.999}):
         fixed = dataclasses.replace(settings, **other)
         assert present_lambda(fixed, rows, rare, value) == fixed.gae_lambda
-    dense, rows = paid_at_the_end(ends_with(SCORES) + 1e-6 * np.random.default_rng(0).random((LENGTH, len(SCORES))))
+    before_the_end = ends_with(SCORES)
+    before_the_end[3, 1] = 1e-6
+    dense, rows = paid_at_the_end(before_the_end)
     assert present_lambda(settings, rows, dense, value) == settings.gae_lambda
+
+
+def test_lambda_stays_where_episodes_are_no_longer_than_what_gae_sums():
+    rare, rows = paid_at_the_end(ends_with(SCORES))
+    ended = np.zeros_like(rows.terminated)
+    ended[LENGTH - 1 :: -19] = True
+    settings = SamplingConfig()
+    short = present_lambda(settings, rows._replace(terminated=ended), rare, only_the_mean())
+    assert short == settings.gae_lambda

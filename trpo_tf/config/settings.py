@@ -73,7 +73,7 @@ class SamplingConfig:
     gae_lambda: float = 0.95
     """lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled returns"""
     adaptive_lambda: bool = True
-    """take 1 for lambda in a batch whose rewards are rare, while the critic can't tell what an action did to them"""
+    """take 1 for lambda while rewards come at episodes' ends alone and the critic does not foresee them"""
     objective: str = "discounted"
     """discounted (return) or average (reward, of a task that goes on for ever)"""
     noise_correlation: float = 0.0

@@ -88,17 +88,16 @@ def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value
     """lambda of generalised advantage estimation for this batch: 1 where the critic's foresight can't be relied on.
 
     GAE sums errors of the critic, delta, over some 1 / (1 - lambda) steps. It is right where the critic sees what an
-    action has done within as many. It can't have learnt that if less than a share 1 - lambda of steps has a reward
-    other than the commonest or terminates, and a share as small makes up the sum of delta^2. What an action did then
-    shows in the return alone.
+    action has done within as many. It can't have learnt that if rewards are all the same but at episodes' ends, if
+    less than a share 1 - lambda of steps ends one, and if a share as small makes up the sum of delta^2. What an action
+    did then shows in the return alone.
     """
     trusted = sampling.gae_lambda
     if not sampling.adaptive_lambda or sampling.objective == "average":
         return trusted
     counted = batch.weight > 0
-    rewards, counts = np.unique(batch.reward[counted], return_counts=True)
-    tells = (batch.reward != rewards[counts.argmax()]) | batch.terminated
-    if tells[counted].mean() >= 1 - trusted:
+    within = batch.reward[counted & ~batch.ended]
+    if batch.ended[counted].mean() >= 1 - trusted or within.min(initial=np.inf) != within.max(initial=-np.inf):
         return trusted
     errors = td_errors(reward, sampling.discount * ~batch.terminated, value)
     return 1.0 if participation_ratio(errors[counted]) < 1 - trusted else trusted
