@@ -167,3 +167,14 @@ def test_lambda_stays_where_episodes_are_no_longer_than_what_gae_sums():
     settings = SamplingConfig()
     short = present_lambda(settings, rows._replace(terminated=ended), rare, only_the_mean())
     assert short == settings.gae_lambda
+
+
+def test_a_batch_in_which_nothing_is_paid_and_nothing_terminates_changes_no_lambda():
+    """The critic's largest error says nothing then of what it misses."""
+    _, rows = paid_at_the_end(ends_with(SCORES))
+    cut = rows._replace(terminated=np.zeros_like(rows.terminated), truncated=rows.terminated)
+    settings, value = SamplingConfig(), only_the_mean()
+    value[50] += 1.0
+    assert present_lambda(settings, cut, cut.reward, value) == 1.0
+    nothing = cut._replace(reward=np.where(cut.weight > 0, 0.0, cut.reward))
+    assert present_lambda(settings, nothing, nothing.reward, value) == settings.gae_lambda

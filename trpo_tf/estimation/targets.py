@@ -96,8 +96,11 @@ def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value
     if not sampling.adaptive_lambda or sampling.objective == "average":
         return trusted
     counted = batch.weight > 0
-    within = batch.reward[counted & ~batch.ended]
-    if batch.ended[counted].mean() >= 1 - trusted or within.min(initial=np.inf) != within.max(initial=-np.inf):
+    within, at_ends = batch.reward[counted & ~batch.ended], batch.reward[counted & batch.ended]
+    if len(at_ends) >= (1 - trusted) * counted.sum() or len(np.unique(within)) != 1:
+        return trusted
+    # A batch in which no end tells anything is no sign of what the critic misses.
+    if not batch.terminated.any() and (at_ends == within[0]).all():
         return trusted
     errors = td_errors(reward, sampling.discount * ~batch.terminated, value)
     return 1.0 if participation_ratio(errors[counted]) < 1 - trusted else trusted
