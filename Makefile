@@ -18,6 +18,7 @@
 # make bench-export              bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make bench-act                 latency of one action in process, beside other runtimes
+# make docs                      write docs/reference/options.md anew from the code
 # make protocol                  compile the messages of gRPC
 # make requirements              pin the dependencies anew (needs uv)
 
@@ -27,7 +28,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo test lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
+.PHONY: demo docs test lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
 	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
@@ -94,6 +95,9 @@ bench-export: $(VENV)/.installed-dev
 
 bench-act: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/act.py
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/reference/make_options.py
 
 protocol: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc --proto_path=serving/codecs/protocol \

@@ -18,6 +18,7 @@ from trpo_tf.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FROM_NOTHING = [ROOT / "README.md", ROOT / "docs" / "tutorial" / "first-policy.md"]
 PROGRAMS = r"trpo-tf|python|make|pip|docker|kubectl|openssl|tensorboard"
 
 SHORTER = {
@@ -59,9 +60,9 @@ HERE = [page for page in PAGES if not all(map(is_elsewhere, commands_of(page)))]
 
 @pytest.fixture
 def folder(small_config, tmp_path, monkeypatch, request):
-    """An empty folder; for all pages but README's with what that has made: a run of CartPole-v1, and its bundle."""
+    """An empty folder; for pages that do not begin with training, one that holds a run of CartPole-v1."""
     monkeypatch.chdir(tmp_path)
-    if request.node.callspec.params["page"].stem != "README":
+    if request.node.callspec.params["page"] not in FROM_NOTHING:
         shutil.copytree(request.getfixturevalue("cart"), tmp_path, dirs_exist_ok=True)
     return tmp_path
 

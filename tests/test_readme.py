@@ -1,6 +1,7 @@
 """The README's example, run as a reader would; links and pages of the documentation."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from trpo_tf.config.settings import ALGORITHMS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "research").rglob("*.md"))]
 
 
 def test_the_python_example_trains_exports_and_acts(tmp_path):
@@ -28,16 +29,46 @@ def test_the_python_example_trains_exports_and_acts(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_to_a_file(page):
+    assert [target for target in _relative_links(page) if not (page.parent / target.partition("#")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_heading_finds_it(page):
+    missing = []
+    for target in _relative_links(page):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        if anchor and linked.suffix == ".md" and anchor not in _anchors(linked):
+            missing.append(target)
+    assert missing == []
+
+
+def test_the_page_of_options_is_that_of_the_code():
+    written = runpy.run_path(str(DOCS / "reference" / "make_options.py"))
+    assert (DOCS / "reference" / "options.md").read_text() == written["page"](), "run: make docs"
+
+
+def test_the_readme_does_not_send_a_reader_to_the_notebook():
+    assert "research/" not in README.read_text()
+
+
+def _relative_links(page):
     targets = re.findall(r"\]\(([^()\s]+)\)", page.read_text())
-    paths = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:", target)]
-    assert [path for path in paths if not (page.parent / path).exists()] == []
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def _anchors(page):
+    """As GitHub makes them: lower case, hyphens for blanks, no other punctuation."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_has_a_page(name):
-    page = DOCS / "algorithms" / f"{name}.md"
+    page = DOCS / "explanation" / "algorithms" / f"{name}.md"
     assert page.read_text().startswith(f"# {name}: ")
-    assert f"](algorithms/{name}.md)" in (DOCS / "algorithms.md").read_text()
+    assert f"](algorithms/{name}.md)" in (DOCS / "explanation" / "algorithms.md").read_text()
 
 
 def test_nothing_says_to_install_a_name_that_no_index_has():

@@ -35,7 +35,7 @@ def lines(run) -> list[dict]:
 
 def documented_names() -> set[str]:
     """What starts a row of a table in the docs of the metrics."""
-    return set(re.findall(r"^\| `(\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE))
+    return set(re.findall(r"^\| `(\w+)`", (DOCS / "reference" / "metrics.md").read_text(), re.MULTILINE))
 
 
 def test_a_run_folder_holds_what_it_says(trained):

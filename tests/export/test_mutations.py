@@ -17,7 +17,7 @@ from trpo_tf.export.policy.spec import all_outputs
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import GraphSpec, Manifest
 
-PAGE = Path(__file__).parents[2] / "docs" / "proof.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "proof.md"
 CHECKS = {
     "type and shape": r"answers \w+ (actions|output '\w+') of shape",
     "finite numbers": "is not finite",

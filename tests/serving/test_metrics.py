@@ -24,7 +24,7 @@ from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 from trpo_tf.serving.rest.connection import MAX_HEAD
 
-PAGE = (Path(serving.__file__).parents[2] / "docs" / "serving.md").read_text()
+PAGE = (Path(serving.__file__).parents[2] / "docs" / "reference" / "server-metrics.md").read_text()
 INFER = "/v2/models/discrete/infer"
 OBSERVATION = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}
 REQUEST = {"inputs": [OBSERVATION]}

@@ -1,4 +1,4 @@
-"""Rows 1, 2, 3, 10 and 11 of the table in docs/laboratory.md: values, objectives, gradients, identities."""
+"""Rows 1, 2, 3, 10 and 11 of the table in docs/explanation/laboratory.md: values, objectives, gradients, identities."""
 
 import itertools
 
