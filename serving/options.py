@@ -1,4 +1,4 @@
-"""The server's options: one frozen dataclass, from which the command line is made. docs/serving.md explains them."""
+"""The server's options: one frozen dataclass, from which the command line is made; docs/reference/server.md explains."""
 
 import math
 import re

@@ -36,6 +36,7 @@ ELSEWHERE = {
     r"trpo-tf bench-latency BUNDLE \[": "shows options in brackets; tests/test_bench_latency.py runs it",
     r"trpo-tf serve (?!bundle)|TRPO_TF_\S+ .*trpo-tf serve": "tests/serving starts servers with these options",
     r"python -m trpo_tf\.serving\.keys ": "appends to a file; tests/serving/test_keys.py runs it",
+    r"python -m pytest ": "is the tests themselves",
     r"python examples/": "tests/test_examples.py runs it",
     r"pip install ": "changes the environment that the tests run in; CI installs the extras",
     r"make ": "takes minutes to hours, and needs other programs; CI has make demo and make test",
@@ -78,6 +79,8 @@ def cart(small_config, tmp_path_factory):
 
 @pytest.mark.parametrize("page", HERE, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_in_its_order(page, folder):
+    for name, code in re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", page.read_text(), re.DOTALL):
+        (folder / name).write_text(code)
     for command in commands_of(page):
         if is_elsewhere(command):
             continue

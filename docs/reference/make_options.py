@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,12 +19,12 @@ PAGE = Path(__file__).with_name("options.md")
 INTRODUCTION = """\
 # Options
 
-Written by `make docs` from the dataclasses in the code; a test fails if the page differs from them. Every command also takes
+`make docs` writes this page from the dataclasses in the code; a test fails if they differ. Every command also takes
 `--help`, and `--debug`, which shows a traceback with an error.
 
-`trpo-tf train` starts from the environment's preset where there is one, so the defaults below are those of `--preset default`. In
-`config.toml`, in `--set` and in `trpo_tf.Config` a setting stands in its group, named in the heading: `--max-kl` is
-`trust_region.max_kl`.
+`trpo-tf train` starts from the environment's preset where there is one. The defaults below are those of
+`--preset default`. In `config.toml`, in `--set` and in `trpo_tf.Config` a setting stands in the group that the heading
+names: `--max-kl` is `trust_region.max_kl`, `--critic-epochs` is `critic.epochs`.
 """
 
 
@@ -68,7 +69,9 @@ def _server_options() -> Iterator[str]:
             yield f"### {section[0].upper()}{section[1:]}\n"
         choices = option.metadata["choices"]
         value = option.metadata["metavar"] or ("\\|".join(choices) if choices else "")
-        rows.append((f"`{flag(option.name)}{f' {value}' if value else ''}`", _shown(option.default), option.metadata["help"]))
+        rows.append(
+            (f"`{flag(option.name)}{f' {value}' if value else ''}`", _shown(option.default), option.metadata["help"])
+        )
     yield from _table(rows)
 
 
@@ -94,7 +97,7 @@ def _texts(kind: Any) -> dict[str, str]:
     body = tree.body[0].body  # type: ignore[attr-defined]
     return {
         field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ")
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
 

@@ -1,6 +1,6 @@
 """The bundle's manifest: what a policy takes, what it answers, and a checksum of every file.
 
-docs/bundle.md specifies the format; this module is its one implementation, for writers and readers.
+docs/reference/bundle.md specifies the format; this module is its one implementation, for writers and readers.
 """
 
 import hashlib

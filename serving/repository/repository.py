@@ -1,7 +1,7 @@
 """A folder of bundles, looked at again and again: what is new is loaded and checked, and what is gone is unloaded.
 
-docs/serving.md says what operators may rely on. Everything here may block: the server calls it in a thread, and takes
-the catalog that comes of it.
+docs/howto/serve-models.md says what operators may rely on. Everything here may block: the server calls it in a thread,
+and takes the catalog that comes of it.
 """
 
 import logging

@@ -4,7 +4,7 @@ The policy runs inline in the event loop: its few microseconds are cheaper than 
 are decoded in a thread: that takes tens of milliseconds, in which others are answered.
 
 What a request may cost is bounded before it is parsed: its head, its body, all bodies together, its time, and the
-answers that its sender leaves unread. docs/serving.md lists the limits.
+answers that its sender leaves unread. docs/reference/server.md lists the limits.
 """
 
 import asyncio

@@ -78,7 +78,8 @@ def test_every_route_is_in_the_table(discrete, catalog_of):
         path.replace("*/", "/v2/repository/models/discrete/") for path in control_routes(catalog, lambda *_: None)
     }
     documented = {
-        path.replace("NAME", "discrete") for path in re.findall(r"^\| `(?:GET|POST) (\S+)`", HTTP + MODELS, re.MULTILINE)
+        path.replace("NAME", "discrete")
+        for path in re.findall(r"^\| `(?:GET|POST) (\S+)`", HTTP + MODELS, re.MULTILINE)
     }
     paths = {re.sub(r"^/console/\w+\.\w+$", "/console/FILE", path) for path in routes if "/versions/" not in path}
     assert documented == controlled | paths

@@ -25,7 +25,7 @@ from trpo_tf.updates.result import Update
 def iterate(
     config: Config, learner: Learner, experience: Experience, state: TrainingState, *, traced: bool = False
 ) -> tuple[TrainingState, Metrics]:
-    """The state after one more iteration, and its metrics (docs/metrics.md).
+    """The state after one more iteration, and its metrics (docs/reference/metrics.md).
 
     `traced` marks the phases in the trace that TensorFlow's profiler records.
     """

@@ -1,4 +1,4 @@
-"""Metrics of one iteration (docs/metrics.md)."""
+"""Metrics of one iteration (docs/reference/metrics.md)."""
 
 from typing import Any
 

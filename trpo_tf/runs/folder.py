@@ -3,7 +3,7 @@
 config.toml             the settings
 policy_network.json     Keras architectures
 value_network.json
-metrics.jsonl           a line an iteration; docs/metrics.md defines each
+metrics.jsonl           a line an iteration; docs/reference/metrics.md defines each
 tensorboard/            the same for TensorBoard
 checkpoints/            the last few, each complete
 summary.json            returns before and after, speed, versions

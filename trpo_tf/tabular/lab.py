@@ -154,4 +154,4 @@ ALGORITHMS = {
     "npg-kl": Algorithm(lambda: _bounded(_trainers_update(search=False)), monotone=False),
     "trpo": Algorithm(lambda: _bounded(_trainers_update(search=True)), monotone=False),
 }
-"""docs/laboratory.md says what each is."""
+"""docs/explanation/laboratory.md says what each is."""

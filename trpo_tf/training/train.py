@@ -81,13 +81,13 @@ def train(
             discrete actions, or of continuous action dimensions.
         value_network: the same for the critic, [batch, obs] -> [batch, 1].
         callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
-            Weights that they set in the model become the policy's (docs/policies.md).
+            Weights that they set in the model become the policy's (docs/howto/callbacks.md).
         init_from: a run or bundle whose weights and normalisers to start from.
         make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
             Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
             or register the id in a module and train "module:Mine-v0".
         observer: called with each iteration's metrics.
-        profile: trace a few iterations into the run's TensorBoard folder (docs/metrics.md).
+        profile: XX.
         progress: show it on standard error.
 
     Raises:

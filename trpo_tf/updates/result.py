@@ -17,7 +17,7 @@ class UpdateStatus(IntEnum):
 
 
 class Update(NamedTuple):
-    """New parameters, and scalars about how they came; docs/metrics.md defines each."""
+    """New parameters, and scalars about how they came; docs/reference/metrics.md defines each."""
 
     theta: Any  # [P], the old ones to the bit unless status is ACCEPTED
     status: Any  # int32, an UpdateStatus
