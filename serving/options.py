@@ -1,4 +1,4 @@
-"""The server's options: one frozen dataclass, from which the command line is made; docs/reference/server.md explains."""
+"""The server's options: one frozen dataclass, from which the command line is made. See docs/reference/server.md."""
 
 import math
 import re

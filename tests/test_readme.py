@@ -48,6 +48,31 @@ def test_the_page_of_options_is_that_of_the_code():
     assert (DOCS / "reference" / "options.md").read_text() == written["page"](), "run: make docs"
 
 
+def test_every_equation_that_is_cited_is_on_the_page_of_equations():
+    page = (DOCS / "explanation" / "equations.md").read_text()
+    there = _numbers(" ".join(re.findall(r"\*\*(Equations? [^*]*?)\.?\*\*", page)))
+    sources = [
+        *(ROOT / "trpo_tf").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(DOCS / "explanation").rglob("*.md"),
+    ]
+    cited = set().union(*(_numbers(source.read_text()) for source in sources))
+    assert len(cited) > 50
+    assert cited - there == set()
+
+
+def _numbers(text):
+    """Of equations that a text names: 31, N12, or all from 31 to 33."""
+    found = set()
+    for named in re.findall(r"\b[Ee]quations? ([A-Z]?\d+(?:(?:, | and | to )[A-Z]?\d+)*)", " ".join(text.split())):
+        for part in re.split(r", | and ", named):
+            first, _, last = part.partition(" to ")
+            letter = first.rstrip("0123456789")
+            numbers = range(int(first.lstrip(letter)), int((last or first).lstrip(letter)) + 1)
+            found |= {f"{letter}{number}" for number in numbers}
+    return found
+
+
 def test_the_readme_does_not_send_a_reader_to_the_notebook():
     assert "research/" not in README.read_text()
 

@@ -24,7 +24,7 @@ ALPHAS = np.linspace(0, 1, 41)
 @given(data=st.data())
 @some_examples
 def test_row_13_the_bounds_hold_for_any_policy(near, data):
-    """eta(new) >= L - C D_TV^max^2 >= L - C D_KL^max (eqs 34-38), near and far."""
+    """eta(new) >= L - C D_TV^max^2 >= L - C D_KL^max (equations 34 to 38), near and far."""
     mdp, pi, new, _ = data.draw(cases(near=near))
     old, eta = evaluate(mdp, pi), evaluate(mdp, new).eta
     by_variation, by_divergence = variation_bound(mdp, old, pi, new), divergence_bound(mdp, old, pi, new)
@@ -44,7 +44,7 @@ def test_row_13_the_coefficient():
 @given(cases(spread=30.0))
 @some_examples
 def test_row_13_the_square_of_variation_is_at_most_the_divergence(case):
-    """D_TV^2 <= D_KL (eq 37), and with Pinsker's factor 2 as well; both are 0 only between equal policies."""
+    """D_TV^2 <= D_KL (equation 37), and with Pinsker's factor 2 as well; both are 0 only between equal policies."""
     variation, divergence = total_variation(case.pi, case.new), kl_divergence(old=case.pi, new=case.new)
     assert (2 * variation**2 <= divergence * (1 + 1e-12)).all()
     assert (kl_divergence(old=case.pi, new=case.pi) == 0).all()
@@ -72,7 +72,7 @@ def test_a_policy_that_excludes_an_action_has_no_bound_by_divergence():
 @given(cases())
 @some_examples
 def test_row_12_the_mixture_bound_holds_for_every_alpha(case):
-    """eta(mixture) >= eq 32 >= eq 33, whatever policy is mixed in, over a grid of alpha."""
+    """eta(mixture) >= equation 32 >= equation 33, whatever policy is mixed in, over a grid of alpha."""
     mdp, pi = case.mdp, case.pi
     old = evaluate(mdp, pi)
     for target in (greedy(old), case.new):
@@ -110,7 +110,7 @@ def test_nothing_to_gain_is_no_step():
 @given(cases())
 @some_examples
 def test_row_8_the_surrogates_touch_eta_and_stay_below(case):
-    """What minorise-maximise asks of a surrogate M: M(pi) = eta(pi), and M <= eta elsewhere (eqs 39-40)."""
+    """What minorise-maximise asks of a surrogate M: M(pi) = eta(pi), and M <= eta elsewhere (equations 39, 40)."""
     mdp, pi = case.mdp, case.pi
     old = evaluate(mdp, pi)
     for surrogate in (divergence_bound, variation_bound):

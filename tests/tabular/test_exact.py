@@ -36,7 +36,7 @@ def exact_gradient(mdp, features, theta, objective):
 @given(cases())
 @some_examples
 def test_row_1_values_and_visits_are_the_sums_that_define_them(case):
-    """V, Q, A, eta and rho (eqs 1-9) against their series, cut where gamma^t is below 1e-16."""
+    """V, Q, A, eta and rho (equations 1 to 9) against their series, cut where gamma^t is below 1e-16."""
     mdp, pi, gamma = case.mdp, case.pi, case.mdp.discount
     solved = evaluate(mdp, pi)
     chain, reward = np.einsum("sa,sat->st", pi, mdp.transition), (pi * mdp.reward).sum(1)
@@ -65,7 +65,7 @@ def test_row_1_one_state_is_a_geometric_series():
 @given(cases(ergodic_only=True))
 @some_examples
 def test_row_2_average_reward_and_differential_values(case):
-    """eta is the long-run mean (eqs 10, 12), rho stationary, Q the sum of rewards above the mean (eq 13)."""
+    """eta is the long-run mean (equations 10, 12), rho stationary, Q the sum of rewards above it (equation 13)."""
     mdp, pi = case.mdp, case.pi
     solved = evaluate_average(mdp, pi)
     chain, reward = np.einsum("sa,sat->st", pi, mdp.transition), (pi * mdp.reward).sum(1)
@@ -106,7 +106,7 @@ def test_row_2_two_recurrent_classes_are_refused():
 @given(case=cases(ergodic_only=True))
 @some_examples
 def test_row_3_the_theorem_gives_the_derivative_of_eta(objective, case):
-    """Eq 17 = finite differences of eta, for both objectives, with parameters shared between states."""
+    """Equation 17 = finite differences of eta, for both objectives, with parameters shared between states."""
     features, theta = shared_features(case)
     gradient = exact_gradient(case.mdp, features, theta, objective)
     differences = derivative(lambda t: objective(case.mdp, log_linear(features, t)).eta, theta)
@@ -116,7 +116,7 @@ def test_row_3_the_theorem_gives_the_derivative_of_eta(objective, case):
 @given(cases())
 @some_examples
 def test_row_10_performance_difference(case):
-    """eta(new) - eta(pi) = sum of the advantages met by the new policy (eq 24), over time and over states (eq 27)."""
+    """eta(new) - eta(pi) sums the new policy's advantages over time (equation 24) and over states (equation 27)."""
     mdp, old, new = case.mdp, evaluate(case.mdp, case.pi), evaluate(case.mdp, case.new)
     assert performance_difference(mdp, case.pi, case.new) == pytest.approx(new.eta - old.eta, abs=1e-10)
     expected = (case.new * old.advantage).sum(1)
@@ -129,7 +129,7 @@ def test_row_10_performance_difference(case):
 @given(cases())
 @some_examples
 def test_row_11_the_local_approximation_agrees_to_first_order(case):
-    """L = eta at pi in value (eqs 28-29) and gradient (eq 30)."""
+    """L = eta at pi in value (equations 28, 29) and gradient (equation 30)."""
     features, theta = shared_features(case)
     old = evaluate(case.mdp, log_linear(features, theta))
     assert local_approximation(old, log_linear(features, theta)) == pytest.approx(old.eta, abs=1e-11)

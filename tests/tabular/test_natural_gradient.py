@@ -46,7 +46,7 @@ def test_scores_are_the_gradient_of_the_log_policy(case):
 @given(case=cases(ergodic_only=True, spread=1.0))
 @some_examples
 def test_row_5_theorem_1_weights_are_the_natural_gradient(objective, case):
-    """Least squares w on psi = F^+ grad eta, and the gradient with f_w in place of Q is exact (eqs 18, 22)."""
+    """Least squares w on psi = F^+ grad eta, and the gradient with f_w in place of Q is exact (equations N18, A22)."""
     for features in (log_linear_case(case)[0], indicator_features(*case.pi.shape)):
         pi, solved = case.pi, objective(case.mdp, case.pi)
         score, gradient, weights = gradient_and_weights(pi, features, solved)
@@ -188,7 +188,7 @@ def test_the_natural_step_of_a_table_is_an_exponential_of_the_advantage(case):
 @given(cases(spread=1.0))
 @some_examples
 def test_row_7_theorem_2_a_long_natural_step_is_greedy(case):
-    """alpha -> infinity leaves mass only on the actions of largest f_w (eq 19)."""
+    """alpha -> infinity leaves mass only on the actions of largest f_w (equation N19)."""
     features, theta, pi = log_linear_case(case)
     score, gradient, weights = gradient_and_weights(pi, features, evaluate(case.mdp, pi))
     assume(np.abs(gradient).max() > 1e-6)
@@ -215,7 +215,7 @@ def test_row_7_theorem_2_ties_keep_their_share_and_the_plain_gradient_is_not_gre
 @given(cases(spread=1.0))
 @some_examples
 def test_row_7_theorem_3_the_update_is_multiplicative_to_first_order(case):
-    """pi(theta + alpha w) = pi (1 + alpha f_w) + O(alpha^2) (eq 20): halving alpha quarters the remainder."""
+    """pi(theta + alpha w) = pi (1 + alpha f_w) + O(alpha^2) (equation N20): halving alpha quarters the remainder."""
     features, theta, pi = log_linear_case(case)
     score, _, weights = gradient_and_weights(pi, features, evaluate(case.mdp, pi))
     approximation = score @ weights

@@ -34,7 +34,7 @@ def trajectories():
 
 
 def test_row_1_sampled_returns_and_visits_converge_to_the_exact_ones(trajectories):
-    """eta, V of each first state, and rho (eqs 1-3, 7, 9), each inside its standard error, which is small."""
+    """eta, V of each first state, and rho (equations 1 to 3, 7, 9), each inside its standard error, which is small."""
     solved = evaluate(MDP, PI)
     returns = discounted_returns(trajectories, MDP.discount)
     assert_within_standard_errors(returns, solved.eta)
@@ -62,7 +62,7 @@ def test_draws_follow_their_distribution_and_never_the_impossible():
 @given(cases())
 @some_examples
 def test_row_17_importance_sampling_is_unbiased_for_any_sampling_policy(case):
-    """The mean of new / q x A under q != pi is the exact sum, in every state (eq 47), and with rho that of eq 48."""
+    """The mean of new / q x A under q != pi is exact in every state (equation 47), and over rho (equation 48)."""
     old = evaluate(case.mdp, case.pi)
     sampling = softmax(case.rng.standard_normal(case.pi.shape))
     state, action = (index.ravel() for index in np.indices(case.pi.shape))

@@ -32,7 +32,7 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
 def test_direction_and_step_rule_are_independent(kind):
-    """Swapping one part turns one algorithm into another: TRPO, NPG (eq 51), the l2-constrained gradient (eq 52)."""
+    """Swapping one part turns TRPO into NPG (equation 51) and that into the l2-constrained gradient (equation 52)."""
     problem = problem_of(kind)
     gradient = problem.gradient()[1].numpy()
     npg = step_of(problem, natural_gradient, kl_sphere)

@@ -1,4 +1,7 @@
-"""Distances between policies, and how far a policy may fall short of its local approximation (eqs 34-38)."""
+"""Distances between policies, and how far a policy may fall short of its local approximation (equations 34 to 38).
+
+Equation numbers are those of docs/explanation/equations.md.
+"""
 
 import numpy as np
 
@@ -9,7 +12,7 @@ _SERIES_BELOW = 1e-4
 
 
 def total_variation(pi: Array, new: Array) -> Array:
-    """D_TV(pi(.|s) || new(.|s)) = half the sum of absolute differences (eq 34), [S]."""
+    """D_TV(pi(.|s) || new(.|s)) = half the sum of absolute differences (equation 34), [S]."""
     distance: Array = np.abs(pi - new).sum(-1) / 2
     return distance
 
@@ -31,13 +34,13 @@ def excess(change: Array, ratio: Array) -> Array:
 
 
 def penalty_coefficient(mdp: FiniteMDP, old: Evaluation) -> float:
-    """C = 4 epsilon gamma / (1 - gamma)^2 with epsilon = max_{s,a} |A_pi(s, a)| (eqs 36, 38)."""
+    """C = 4 epsilon gamma / (1 - gamma)^2 with epsilon = max_{s,a} |A_pi(s, a)| (equations 36, 38)."""
     epsilon = float(np.abs(old.advantage).max())
     return 4 * epsilon * mdp.discount / (1 - mdp.discount) ** 2
 
 
 def variation_bound(mdp: FiniteMDP, old: Evaluation, pi: Array, new: Array) -> float:
-    """eta(new) >= L_pi(new) - C D_TV^max(pi, new)^2 (eqs 35-36); `old` evaluates `pi`.
+    """eta(new) >= L_pi(new) - C D_TV^max(pi, new)^2 (equations 35, 36); `old` evaluates `pi`.
 
     Schulman et al. 2015, theorem 1.
     """
@@ -46,9 +49,9 @@ def variation_bound(mdp: FiniteMDP, old: Evaluation, pi: Array, new: Array) -> f
 
 
 def divergence_bound(mdp: FiniteMDP, old: Evaluation, pi: Array, new: Array) -> float:
-    """M(new) = L_pi(new) - C D_KL^max(pi, new) <= eta(new) (eqs 38-39); -inf if the divergence is infinite.
+    """M(new) = L_pi(new) - C D_KL^max(pi, new) <= eta(new) (equations 38, 39); -inf if the divergence is infinite.
 
-    It follows from eq 36 by D_TV^2 <= D_KL (eq 37). It equals eta at pi (eq 40), so it minorises eta there.
+    It follows from equation 36 by D_TV^2 <= D_KL (equation 37). At pi it equals eta (equation 40): it minorises eta.
     """
     coefficient = penalty_coefficient(mdp, old)
     # With no advantage anywhere pi is optimal, C is 0, and 0 x inf would be NaN.

@@ -1,4 +1,7 @@
-"""Conservative policy iteration (Kakade & Langford 2002): mix in the greedy policy, by as much as is safe."""
+"""Conservative policy iteration (Kakade & Langford 2002): mix in the greedy policy, by as much as is safe.
+
+Equation numbers are those of docs/explanation/equations.md.
+"""
 
 import math
 from typing import NamedTuple
@@ -10,7 +13,7 @@ from trpo_tf.tabular.mdps import Array, FiniteMDP
 
 
 class Mixing(NamedTuple):
-    """One step: the mixture, the share of the greedy policy in it, and the bound on its eta (eq 32)."""
+    """One step: the mixture, the share of the greedy policy in it, and the bound on its eta (equation 32)."""
 
     policy: Array
     alpha: float
@@ -18,17 +21,17 @@ class Mixing(NamedTuple):
 
 
 def mixture(pi: Array, target: Array, alpha: float) -> Array:
-    """pi_new = (1 - alpha) pi + alpha target (eq 31)."""
+    """pi_new = (1 - alpha) pi + alpha target (equation 31)."""
     return (1 - alpha) * pi + alpha * target
 
 
 def mixture_epsilon(old: Evaluation, target: Array) -> float:
-    """epsilon = max_s |E_{a ~ target}[A_pi(s, a)]| (eq 32)."""
+    """epsilon = max_s |E_{a ~ target}[A_pi(s, a)]| (equation 32)."""
     return float(np.abs((target * old.advantage).sum(1)).max())
 
 
 def mixture_bound(mdp: FiniteMDP, old: Evaluation, pi: Array, target: Array, alpha: float) -> float:
-    """eta(mixture) >= L(mixture) - 2 epsilon gamma alpha^2 / ((1 - gamma (1 - alpha)) (1 - gamma)) (eq 32).
+    """eta(mixture) >= L(mixture) - 2 epsilon gamma alpha^2 / ((1 - gamma (1 - alpha)) (1 - gamma)) (equation 32).
 
     Kakade & Langford 2002, theorem 4.1, in units of the unnormalised return; `old` evaluates `pi`.
     """
@@ -38,13 +41,13 @@ def mixture_bound(mdp: FiniteMDP, old: Evaluation, pi: Array, target: Array, alp
 
 
 def simple_mixture_bound(mdp: FiniteMDP, old: Evaluation, pi: Array, target: Array, alpha: float) -> float:
-    """The weaker eta(mixture) >= L(mixture) - 2 epsilon gamma alpha^2 / (1 - gamma)^2 (eq 33)."""
+    """The weaker eta(mixture) >= L(mixture) - 2 epsilon gamma alpha^2 / (1 - gamma)^2 (equation 33)."""
     gamma, epsilon = mdp.discount, mixture_epsilon(old, target)
     return local_approximation(old, mixture(pi, target, alpha)) - 2 * epsilon * gamma * (alpha / (1 - gamma)) ** 2
 
 
 def safe_alpha(mdp: FiniteMDP, old: Evaluation, target: Array) -> float:
-    """The alpha in [0, 1] at which the bound of eq 32 is largest, in closed form; 0 if `target` has no advantage.
+    """The alpha in [0, 1] at which the bound of equation 32 is largest, in closed form; 0 if `target` has no advantage.
 
     The bound gains G(alpha) = alpha A - c alpha^2 / u with A the policy advantage, c = 2 epsilon gamma / (1 - gamma)
     and u = 1 - gamma (1 - alpha). In u its slope is A - (c / gamma) (1 - (1 - gamma)^2 / u^2), which falls in u. As

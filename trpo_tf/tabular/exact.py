@@ -1,9 +1,9 @@
 """Values, visitation, performance and its gradient, solved exactly for both objectives of the document.
 
-Policies are tables pi [S, A] whose rows sum to 1. rho^pi is *unnormalised* for the discounted objective, as eqs 8 and 9
-have it: it sums to 1 / (1 - gamma), so that eta and the gradient come out in the units of the return.
+Policies are tables pi [S, A] whose rows sum to 1. rho^pi is *unnormalised* for the discounted objective, as equations
+8, 9 have it: it sums to 1 / (1 - gamma), so that eta and the gradient come out in the units of the return.
 
-Equation numbers in this folder are those of docs/laboratory.md.
+Equation numbers in this folder are those of docs/explanation/equations.md.
 """
 
 from typing import NamedTuple
@@ -18,16 +18,16 @@ class Evaluation(NamedTuple):
 
     value: Array  # V [S]
     action_value: Array  # Q [S, A]
-    advantage: Array  # A = Q - V [S, A], eq 6
+    advantage: Array  # A = Q - V [S, A], equation 6
     visitation: Array  # rho [S]: discounted, summing to 1 / (1 - gamma); or stationary, summing to 1
     eta: float
 
 
 def evaluate(mdp: FiniteMDP, pi: Array) -> Evaluation:
-    """Discounted return: V = r_pi + gamma P_pi V (eqs 2-3), Q (4-5), A (6), eta = rho_0 . V (7), rho (8-9).
+    """Discounted return: V = r_pi + gamma P_pi V (equations 2, 3), Q (4, 5), A (6), eta = rho_0 . V (7), rho (8, 9).
 
-    rho solves rho = rho_0 + gamma P_pi' rho, the fixed point of the series in eq 9. Raises `ValueError` if `pi` is no
-    policy of `mdp`.
+    rho solves rho = rho_0 + gamma P_pi' rho, the fixed point of the series in equation 9. Raises `ValueError` if `pi`
+    is no policy of `mdp`.
     """
     chain, reward = _under(mdp, pi)
     system = np.eye(mdp.states) - mdp.discount * chain
@@ -38,11 +38,11 @@ def evaluate(mdp: FiniteMDP, pi: Array) -> Evaluation:
 
 
 def evaluate_average(mdp: FiniteMDP, pi: Array) -> Evaluation:
-    """Average reward: rho stationary, eta = rho . r_pi (eqs 10, 12), differential Q (13) and V = E_pi[Q].
+    """Average reward: rho stationary, eta = rho . r_pi (equations 10, 12), differential Q (13) and V = E_pi[Q].
 
-    V solves V = r_pi - eta + P_pi V with rho . V = 0, which is the sum of eq 13 where that converges and its Cesaro
-    limit where the chain is periodic. The first state does not matter. Raises `ValueError` if `pi` is no policy of
-    `mdp`, or if its chain has more than one recurrent class: then eta depends on where it starts.
+    V solves V = r_pi - eta + P_pi V with rho . V = 0, which is the sum of equation 13 where that converges and its
+    Cesaro limit where the chain is periodic. The first state does not matter. Raises `ValueError` if `pi` is no policy
+    of `mdp`, or if its chain has more than one recurrent class: then eta depends on where it starts.
     """
     chain, reward = _under(mdp, pi)
     # I - P has rank S - 1 exactly if there is one recurrent class; then adding the matrix of ones leaves
@@ -58,7 +58,7 @@ def evaluate_average(mdp: FiniteMDP, pi: Array) -> Evaluation:
 
 
 def policy_gradient(pi: Array, jacobian: Array, evaluation: Evaluation) -> Array:
-    """The policy gradient theorem (eq 17; Sutton et al. 2000): sum_s rho(s) sum_a dpi(a|s)/dtheta Q(s, a), [P].
+    """The policy gradient theorem (equation 17; Sutton et al. 2000): sum_s rho(s) sum_a dpi(a|s)/dtheta Q(s, a), [P].
 
     `jacobian` is dpi(a|s)/dtheta [S, A, P]. Subtracting V, which all actions share, changes nothing but rounding.
     Holds for both objectives, each with its own rho and Q.
@@ -70,14 +70,14 @@ def policy_gradient(pi: Array, jacobian: Array, evaluation: Evaluation) -> Array
 
 
 def performance_difference(mdp: FiniteMDP, pi: Array, new: Array) -> float:
-    """sum_s rho_new(s) sum_a new(a|s) A_pi(s, a) = eta(new) - eta(pi): eq 24 as a sum over states (eq 27)."""
+    """sum_s rho_new(s) sum_a new(a|s) A_pi(s, a) = eta(new) - eta(pi), a sum over states (equation 27)."""
     return advantage_of(new, evaluate(mdp, pi)._replace(visitation=evaluate(mdp, new).visitation))
 
 
 def local_approximation(old: Evaluation, new: Array) -> float:
-    """L_pi(new) = eta(pi) + sum_s rho_pi(s) sum_a new(a|s) A_pi(s, a) (eq 26), from the evaluation of pi.
+    """L_pi(new) = eta(pi) + sum_s rho_pi(s) sum_a new(a|s) A_pi(s, a) (equation 26), from the evaluation of pi.
 
-    It agrees with eta at pi in value (eqs 28-29) and gradient (eq 30).
+    It agrees with eta at pi in value (equations 28, 29) and gradient (equation 30).
     """
     return old.eta + advantage_of(new, old)
 
@@ -88,7 +88,7 @@ def advantage_of(new: Array, old: Evaluation) -> float:
 
 
 def greedy(evaluation: Evaluation) -> Array:
-    """A policy that takes the first of the actions of largest advantage in every state (eq 25)."""
+    """A policy that takes the first of the actions of largest advantage in every state (equation 25)."""
     advantage = evaluation.advantage
     policy: Array = np.eye(advantage.shape[1])[advantage.argmax(1)]
     return policy

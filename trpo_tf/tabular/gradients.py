@@ -1,4 +1,7 @@
-"""Exact steps along the plain and the natural gradient of tabular softmax policies, for either objective."""
+"""Exact steps along the plain and the natural gradient of tabular softmax policies, for either objective.
+
+Equation numbers are those of docs/explanation/equations.md.
+"""
 
 import numpy as np
 
@@ -8,14 +11,14 @@ from trpo_tf.tabular.policies import compatible_weights, indicator_features, sco
 
 
 def plain_step(pi: Array, evaluation: Evaluation, step: float) -> Array:
-    """theta + step grad eta(theta), theta = log pi: gradient ascent (eq 17) in the units of eta."""
+    """theta + step grad eta(theta), theta = log pi: gradient ascent (equation 17) in the units of eta."""
     score = scores(pi, indicator_features(*pi.shape))
     gradient = policy_gradient(pi, pi[..., None] * score, evaluation)
     return softmax(np.log(pi) + step * gradient.reshape(pi.shape))
 
 
 def natural_step(pi: Array, evaluation: Evaluation, step: float) -> Array:
-    """theta + step F^+ grad eta(theta), F = E_rho[F_s] (Kakade 2001; eqs 14, 15), by way of the compatible weights w.
+    """theta + step F^+ grad eta(theta), F = E_rho[F_s] (equations N14, N15), by way of the compatible weights w.
 
     For tabular softmax w(s, a) is the advantage plus a constant for each state, wherever rho > 0: the policy becomes
     pi exp(step A), renormalised.

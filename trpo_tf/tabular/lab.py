@@ -126,7 +126,7 @@ def _minorise_maximise(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
 
 
 def _bounded(update: Callable[[Array, Evaluation], Array]) -> Step:
-    """The step of an update that knows of no bound: eq 38 has one for any."""
+    """The step of an update that knows of no bound: equation 38 (docs/explanation/equations.md) has one."""
 
     def step(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
         new = update(pi, old)

@@ -1,6 +1,7 @@
 """Minorise-maximise: Algorithm 1 of Schulman et al. 2015, its inner maximisation solved exactly.
 
-Maximise M(pi) = L_old(pi) - C max_s KL(old(.|s) || pi(.|s)) over all policies (eqs 39-42). For a budget d of KL in each
+Maximise M(pi) = L_old(pi) - C max_s KL(old(.|s) || pi(.|s)) over all policies (equations 39 to 42,
+docs/explanation/equations.md). For a budget d of KL in each
 state, the largest gain of L separates: maximise rho(s) sum_a pi(a|s) A(s, a) subject to KL <= d. Its Lagrangian is
 stationary at
 
@@ -46,9 +47,10 @@ class _Tilted(NamedTuple):
 
 
 def maximise_minorant(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Maximum:
-    """The policy that maximises M around `pi`: eta does not fall, since eta(new) >= M(new) >= M(pi) = eta(pi) (eq 41).
+    """The policy that maximises M around `pi`: eta does not fall, since eta(new) >= M(new) >= M(pi) = eta(pi).
 
-    `old` evaluates `pi`. Raises `ValueError` unless `pi` is positive everywhere, as the maximiser then is too.
+    That is equation 41. `old` evaluates `pi`. Raises `ValueError` unless `pi` is positive everywhere, as the maximiser
+    then is too.
     """
     if not (pi > 0).all():
         raise ValueError("pi must be positive everywhere")

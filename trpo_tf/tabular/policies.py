@@ -2,6 +2,8 @@
 
 `indicator_features` makes theta a table [S, A] flattened; other features [S, A, P] give the log-linear policies of
 Kakade 2001, in which states share parameters and a compatible approximation can be wrong about Q.
+
+Equation numbers are those of docs/explanation/equations.md.
 """
 
 import numpy as np
@@ -34,28 +36,29 @@ def log_linear(features: Array, theta: Array) -> Array:
 
 
 def scores(pi: Array, features: Array) -> Array:
-    """psi(s, a) = grad log pi(a|s) = phi(s, a) - E_pi[phi(s, .)] (eq 16), [S, A, P]; pi psi is dpi/dtheta."""
+    """psi(s, a) = grad log pi(a|s) = phi(s, a) - E_pi[phi(s, .)] (equation N16), [S, A, P]; pi psi is dpi/dtheta."""
     score: Array = features - np.einsum("sa,sap->sp", pi, features)[:, None]
     return score
 
 
 def state_fisher(pi: Array, score: Array) -> Array:
-    """F_s = E_{a ~ pi(.|s)}[psi psi'] of each state (eq 13 of the section on the natural gradient), [S, P, P]."""
+    """F_s = E_{a ~ pi(.|s)}[psi psi'] of each state (equation N13), [S, P, P]."""
     information: Array = np.einsum("sa,sap,saq->spq", pi, score, score)
     return information
 
 
 def fisher(pi: Array, score: Array, weights: Array) -> Array:
-    """F = sum_s weights(s) F_s (eq 14, E_rho[F_s]), [P, P]."""
+    """F = sum_s weights(s) F_s (equation N14: E_rho[F_s]), [P, P]."""
     information: Array = np.einsum("s,spq->pq", weights, state_fisher(pi, score))
     return information
 
 
 def compatible_weights(pi: Array, score: Array, weights: Array, target: Array) -> Array:
-    """The w [P] of least norm that minimises sum_s weights(s) sum_a pi(a|s) (w . psi(s, a) - target(s, a))^2 (eq 17).
+    """The w [P] of least norm that minimises sum_s weights(s) sum_a pi(a|s) (w . psi(s, a) - target(s, a))^2.
 
-    With rho and Q it is F^+ grad eta, the natural gradient (Kakade 2001, theorem 1; eq 18). Q and A give the same w,
-    since scores have mean 0 in every state. F^+, the pseudo-inverse, stands for F^-1: softmax policies make F singular.
+    That is equation N17. With rho and Q it is F^+ grad eta, the natural gradient (Kakade 2001, theorem 1; equation
+    N18). Q and A give the same w, since scores have mean 0 in every state. F^+, the pseudo-inverse, stands for F^-1:
+    softmax policies make F singular.
     """
     root = np.sqrt(weights[:, None] * pi)
     solution = np.linalg.lstsq(

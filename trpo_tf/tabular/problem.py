@@ -2,6 +2,8 @@
 
 It has the members of `trpo_tf.updates.local_problem.LocalProblem` that directions and step rules ask for, so the
 trainer's own updates run on it.
+
+Equation numbers are those of docs/explanation/equations.md.
 """
 
 from collections.abc import Callable
@@ -38,7 +40,7 @@ class TabularProblem:
         return tf.reshape(self._table, [-1])
 
     def surrogate(self, theta: Any) -> Any:
-        """sum_s d(s) sum_a pi_theta(a|s) A(s, a): L - eta(old) (eq 26), times 1 - gamma for discounted rho."""
+        """sum_s d(s) sum_a pi_theta(a|s) A(s, a): L - eta(old) (equation 26), times 1 - gamma for discounted rho."""
         return tf.reduce_sum(self._states[:, None] * tf.exp(self._log_policy(theta)) * self._table)
 
     def gradient(self) -> tuple[Any, Any]:
@@ -49,13 +51,13 @@ class TabularProblem:
         return surrogate, tape.gradient(surrogate, self.theta)
 
     def kl(self, theta: Any) -> tuple[Any, Any]:
-        """E_d[KL(old || new)] (eq 44), and the largest KL over the states that d visits (eq 38)."""
+        """E_d[KL(old || new)] (equation 44), and the largest KL over the states that d visits (equation 38)."""
         divergence = tf.reduce_sum(tf.exp(self._old) * (self._old - self._log_policy(theta)), -1)
         visited = tf.where(self._states > 0, divergence, tf.zeros_like(divergence))
         return tf.reduce_sum(self._states * divergence), tf.reduce_max(visited)
 
     def fisher_vector_product(self, vector: Any) -> Any:
-        """F v with F = E_d[F_s] (eq 14), by the trainer's Gauss-Newton product."""
+        """F v with F = E_d[F_s] (equation N14), by the trainer's Gauss-Newton product."""
 
         def metric(parameters: tuple[Any, ...], tangent: tuple[Any, ...]) -> tuple[Any, ...]:
             weighted = self._states[:, None] * tf.nn.softmax(parameters[0])

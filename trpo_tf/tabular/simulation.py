@@ -1,4 +1,7 @@
-"""Trajectories of a finite MDP, and estimates from them of what `exact` solves for."""
+"""Trajectories of a finite MDP, and estimates from them of what `exact` solves for.
+
+Equation numbers are those of docs/explanation/equations.md.
+"""
 
 from typing import NamedTuple
 
@@ -39,19 +42,19 @@ def draw(probabilities: Array, rng: np.random.Generator) -> Indices:
 
 
 def discounted_returns(trajectories: Trajectories, discount: float) -> Array:
-    """G_0 of each trajectory (eq 1), cut after its last step, [E]."""
+    """G_0 of each trajectory (equation 1), cut after its last step, [E]."""
     return trajectories.rewards @ discount ** np.arange(trajectories.rewards.shape[1])
 
 
 def discounted_visits(trajectories: Trajectories, states: int, discount: float) -> Array:
-    """sum_t gamma^t 1[s_t = s] of each trajectory, [E, S]: its mean is rho (eq 9)."""
+    """sum_t gamma^t 1[s_t = s] of each trajectory, [E, S]: its mean is rho (equation 9)."""
     weights = discount ** np.arange(trajectories.states.shape[1])
     visits: Array = np.einsum("ets,t->es", np.eye(states)[trajectories.states], weights)
     return visits
 
 
 def importance_terms(new: Array, sampling: Array, states: Indices, actions: Indices, values: Array) -> Array:
-    """new(a|s) / q(a|s) x values(s, a) of each sampled pair, a ~ q = `sampling` (eqs 47-48).
+    """new(a|s) / q(a|s) x values(s, a) of each sampled pair, a ~ q = `sampling` (equations 47, 48).
 
     The mean at a state is sum_a new(a|s) values(s, a), for any q that is positive where new x values is not 0.
     Tables are [S, A].

@@ -154,7 +154,8 @@ class LocalProblem:
     def _gain(self, ratio: Any) -> Any:
         if self._branches is None:
             return self.mean(ratio * self.advantage)
-        # Self-normalised importance sampling within each state (eq 50); with all actions there, the exact sum (eq 49).
+        # Self-normalised importance sampling within each state (Schulman et al. 2015, eq 16). With all actions there it
+        # is the exact sum (eq 15).
         weighted = tf.reshape(self._share * ratio, (-1, self._branches))
         advantage = tf.reshape(self.advantage, (-1, self._branches))
         state_share = tf.reduce_sum(tf.reshape(self._share, (-1, self._branches)), axis=1)

@@ -1,4 +1,7 @@
-"""Step rules: how far to go along a direction."""
+"""Step rules: how far to go along a direction.
+
+Equation numbers are those of docs/explanation/equations.md.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,12 +45,12 @@ _LEAST_RADIUS, _MOST_RADIUS = 0.01, 10.0
 
 
 def l2_ball(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """To the sphere |step| = `l2_radius`: the plain gradient's own trust region (document's eq 52)."""
+    """To the sphere |step| = `l2_radius`: the plain gradient's own trust region (equation 52)."""
     return _whole(problem, slope, config.l2_radius / tf.norm(slope.direction), radius)
 
 
 def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """To where the quadratic model of the mean KL reaches the `radius`: normalised NPG (document's eq 51)."""
+    """To where the quadratic model of the mean KL reaches the `radius`: normalised NPG (equation 51)."""
     return _whole(problem, slope, _kl_length(problem, slope, config, radius), radius)
 
 
@@ -57,7 +60,7 @@ def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig,
 
 
 def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """As `backtracking`, with a radius that follows how well the model foretold the gain (document's eq 23).
+    """As `backtracking`, with a radius that follows how well the model foretold the gain (equation 23).
 
     Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (thresholds of Nocedal &
     Wright 2006, algorithm 4.1; the radius is a divergence). It stays within 0.01 to 10 times `max_kl`.
