@@ -82,7 +82,9 @@ class Phase(IntEnum):
     """Nothing more is read."""
 
 
-_LAST = Phase.DEFERRED
+IDLE, RECEIVING, PENDING, DEFERRED, CLOSING = Phase  # looked up thousands of times a second
+
+_LAST = DEFERRED
 """From this phase on nothing more is read."""
 
 
@@ -124,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._method = b""  # once the head is whole
         self._is_offered = False  # another protocol
         self._began = self._was_whole = 0.0  # when its first and its last byte were there
-        self._phase = Phase.IDLE
+        self._phase = IDLE
 
     # The transport's side
 
@@ -150,7 +152,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if self._phase < _LAST:
                 self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
-        if self._phase is Phase.RECEIVING:
+        if self._phase is RECEIVING:
             self._bound()
             if len(data) >= MUCH:
                 self._let_others()
@@ -190,20 +192,20 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if self._phase is not Phase.PENDING and not (self._paused or self._transport.is_closing()):
+        if self._phase is not PENDING and not (self._paused or self._transport.is_closing()):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
         self._flush()
-        is_deferred = self._phase is Phase.DEFERRED
+        is_deferred = self._phase is DEFERRED
         if not is_deferred:
-            self._phase = Phase.CLOSING
+            self._phase = CLOSING
         return is_deferred
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget it."""
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         self._state.dismiss(self)
         self._state.unread -= self.unread
         self.unread = 0
@@ -223,7 +225,7 @@ class Connection(asyncio.Protocol):
         """It does again."""
         self._paused = False
         self.count_unread()
-        if self._phase < Phase.PENDING:
+        if self._phase < PENDING:
             self._transport.resume_reading()
             self.deadline = self._now() + self._state.options.timeout
 
@@ -231,11 +233,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request begins. One that waits is answered before it."""
-        if self._phase is Phase.PENDING:
+        if self._phase is PENDING:
             self._flush()
         self._began = perf_counter()
-        if self._phase is Phase.IDLE:
-            self._phase = Phase.RECEIVING
+        if self._phase is IDLE:
+            self._phase = RECEIVING
 
     def on_url(self, part: bytes) -> None:
         """The request's target, or the next part of it."""
@@ -340,7 +342,7 @@ class Connection(asyncio.Protocol):
 
     def _parse_aside(self, endpoint: RestEndpoint, *, keep: bool) -> None:
         """Have the body parsed in a thread, and read nothing from the client until it is answered."""
-        self.deadline, self._phase = math.inf, Phase.PENDING
+        self.deadline, self._phase = math.inf, PENDING
         self._transport.pause_reading()
         parsing = self._state.decoder.submit(endpoint.parse, self._head, self._body)
         self._aside = _Aside(parsing, endpoint, keep)
@@ -359,11 +361,11 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         """Answer the request that waits, for something else to come after it. This may have to wait for the thread."""
         aside, self._aside = self._aside, None
-        if self._phase is not Phase.PENDING:
+        if self._phase is not PENDING:
             return
         if aside is not None:
             self._act(aside.endpoint, aside.parsing.result(), keep=aside.keep)
-        if self._phase is Phase.PENDING:
+        if self._phase is PENDING:
             self._runner.flush()
         self._read_on()
 
@@ -376,13 +378,13 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 (each has its answer)
             self._finish(self._failed(endpoint.refusal(error)), keep=keep)
             return
-        self._phase = Phase.PENDING
+        self._phase = PENDING
         self._runner.run(endpoint.policy, request, partial(self._on_outputs, endpoint, request, keep))
 
     def _on_outputs(
         self, endpoint: RestEndpoint, request: InferRequest, keep: bool, outputs: Outputs | Exception
     ) -> None:
-        if self._phase is not Phase.PENDING:  # the connection ended meanwhile
+        if self._phase is not PENDING:  # the connection ended meanwhile
             return
         try:
             if isinstance(outputs, Exception):
@@ -399,7 +401,7 @@ class Connection(asyncio.Protocol):
             self.count_unread()
             self._state.bound_unread()
         self._release()
-        if self._phase is Phase.CLOSING:  # it was dropped, for it leaves too much unread
+        if self._phase is CLOSING:  # it was dropped, for it leaves too much unread
             return
         self._await_request()
         self._is_timed = False
@@ -432,7 +434,7 @@ class Connection(asyncio.Protocol):
 
     def _answer_later(self, response: "asyncio.Future[Response]") -> None:
         """Write what comes, and take nothing more: what followed would be answered too soon."""
-        self._phase = Phase.DEFERRED
+        self._phase = DEFERRED
         self.deadline = math.inf
         self._release()
 
@@ -519,27 +521,27 @@ class Connection(asyncio.Protocol):
         """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
         if self._phase >= _LAST or self._paused:
             self.abort()
-        elif self._phase is Phase.PENDING:
+        elif self._phase is PENDING:
             self._flush()
-        elif self._phase is Phase.RECEIVING:
+        elif self._phase is RECEIVING:
             self._refuse(HttpError(408, f"the request did not arrive within {self._state.options.timeout:g} s"))
         else:
             self._end()
 
     def stop(self) -> None:
         """Close, unless a request is under way."""
-        if self._phase is Phase.IDLE:
+        if self._phase is IDLE:
             self._end()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way: no request, and no answer."""
-        return self._phase is Phase.IDLE and not (self._paused or self._transport.get_write_buffer_size())
+        return self._phase is IDLE and not (self._paused or self._transport.get_write_buffer_size())
 
     @property
     def is_under_way(self) -> bool:
         """Whether a request has begun that is not answered."""
-        return Phase.IDLE < self._phase < Phase.CLOSING
+        return IDLE < self._phase < CLOSING
 
     @property
     def sock(self) -> Any:
@@ -558,7 +560,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End it at once."""
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         self._transport.abort()
         self.count_unread()
 
@@ -568,10 +570,10 @@ class Connection(asyncio.Protocol):
         if self._phase >= _LAST:
             return
         response = error.response
-        if self._phase is Phase.RECEIVING and self._parser.get_method() == b"HEAD":
+        if self._phase is RECEIVING and self._parser.get_method() == b"HEAD":
             response = response._replace(body=b"")  # also if the head isn't whole
         self._write(response, keep=False)
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         self._body = b""
         self._release()
         if self._transport.can_write_eof():
@@ -583,7 +585,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """Close once everything is written."""
         self._flush()
-        self._phase = Phase.CLOSING
+        self._phase = CLOSING
         self.deadline = self._now() + self._state.options.timeout
         self._transport.close()
 
