@@ -1,1 +1,1 @@
-"""The bundle's format: manifest, golden cases, signatures, and which graphs are taken."""
+"""The bundle format: manifest, golden cases, signatures, and which ONNX graphs are accepted."""

@@ -1,4 +1,4 @@
-"""Reading the files of a bundle: regular files only, and never more of them than is expected."""
+"""Reading the files of a bundle: regular files only, and no more bytes than expected."""
 
 import hashlib
 import os
@@ -15,9 +15,9 @@ _CHUNK = 2**20
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file, or a link to one, for reading; also its size.
+    """Open a regular file, or a link to one, for reading, and yield it with its size in bytes.
 
-    A FIFO or a device would block, or never end. Raises `OSError`, and `BundleError` for what is no regular file.
+    A FIFO would block and a device might never end. Raises `OSError`, and `BundleError` if it is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(descriptor)
@@ -29,7 +29,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def read_at_most(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises `OSError`, and `BundleError` for a larger one."""
+    """Return the content of a regular file. Raises `OSError`, and `BundleError` for more than `most` bytes."""
     with open_regular(path) as (file, size):
         content = b"" if size > most else _read(file, most + 1)
     if max(size, len(content)) > most:
@@ -38,7 +38,7 @@ def read_at_most(path: Path, most: int) -> bytes:
 
 
 def read_exactly(path: Path, size: int) -> bytes:
-    """The content of a regular file of `size` bytes. Raises `OSError`, and `BundleError` for another size."""
+    """Return the content of a regular file. Raises `OSError`, and `BundleError` unless it has `size` bytes."""
     with open_regular(path) as (file, found):
         content = _read(file, size + 1) if found == size else b""
     if found != size or len(content) != size:
@@ -47,7 +47,7 @@ def read_exactly(path: Path, size: int) -> bytes:
 
 
 def sha256_of_file(path: Path, size: int) -> str:
-    """SHA-256 of a regular file of `size` bytes, which is not held in memory. Raises as `read_exactly`."""
+    """Return the SHA-256 of a regular file of `size` bytes, read in chunks. Raises as `read_exactly` does."""
     digest, count = hashlib.sha256(), 0
     with open_regular(path) as (file, found):
         if found != size:
@@ -61,7 +61,7 @@ def sha256_of_file(path: Path, size: int) -> str:
 
 
 def copy_regular(source: Path, target: Path, most: int) -> int:
-    """Copy a regular file of at most `most` bytes; how many it had. Raises `OSError` and `BundleError`."""
+    """Copy a regular file and return its size in bytes. Raises `OSError`, and `BundleError` beyond `most` bytes."""
     count = 0
     with open_regular(source) as (file, _), target.open("wb") as copy:
         while chunk := file.read(_CHUNK):
@@ -73,7 +73,7 @@ def copy_regular(source: Path, target: Path, most: int) -> int:
 
 
 def _read(file: BinaryIO, most: int) -> bytes:
-    """Up to `most` bytes. The file may grow meanwhile, or be shorter than it says, as those in /proc are."""
+    """Return up to `most` bytes. The file may grow meanwhile, and `fstat` tells another size for files in /proc."""
     chunks, left = [], most
     while left and (chunk := file.read(left)):
         chunks.append(chunk)

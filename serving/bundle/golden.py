@@ -1,7 +1,6 @@
-"""The golden cases of a bundle: NumPy's archive format, read within the bounds that the manifest sets.
+"""The golden cases of a bundle, an .npz archive, read within bounds that the manifest sets.
 
-A zip file says of itself how large its members are, and NumPy's header how large its array is. Either may lie, so
-nothing is unpacked or allocated by what they say.
+The sizes in a zip file and in a NumPy header may be wrong. So nothing is unpacked or allocated on their word alone.
 """
 
 import io
@@ -17,18 +16,18 @@ from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, ArraySpec, BundleError,
 from trpo_tf.serving.bundle.memory import available_bytes, golden_bytes
 
 MOST_CASES = 10_000
-"""Golden cases that are read; an export has some hundreds."""
+"""Most golden cases in an archive; an export writes some hundreds."""
 
 _MOST_MEMBERS = 1000
 _MEMBER_BYTES = 4096
-"""Beside its array, a member's NumPy header and zip headers."""
+"""Bytes of a member's NumPy header and zip headers, at most."""
 
 _COPIES = 3
-"""Of the cases while they are replayed."""
+"""Copies of the cases that are in memory while they are replayed."""
 
 
 def read_golden_file(bundle: Path, manifest: Manifest) -> bytes:
-    """The bundle's archive of golden cases, whose size and checksum are checked. Raises `BundleError`."""
+    """Return the bundle's archive of golden cases, after a check of its size and checksum. Raises `BundleError`."""
     entry, most = manifest.files.get(GOLDEN_FILE), _most_bytes(manifest)
     if entry is not None and entry.size > most:
         raise BundleError(f"{bundle / GOLDEN_FILE} has {entry.size:,} bytes, more than {most:,}; export it again")
@@ -36,18 +35,19 @@ def read_golden_file(bundle: Path, manifest: Manifest) -> bytes:
 
 
 def _most_bytes(manifest: Manifest) -> int:
-    """The largest that the archive may be, and what it unpacks to."""
+    """Return the largest size in bytes of the archive, both packed and unpacked."""
     return golden_bytes(manifest, MOST_CASES) + _MEMBER_BYTES * (len(manifest.observation) + 1 + len(manifest.outputs))
 
 
 def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The inputs, the action, and those further outputs that it has, each [case, ...], by the manifest's names.
+    """Return the inputs, the action and the further outputs of an archive, each [case, ...], by the manifest's names.
 
-    Raises `BundleError` for what can't be read, and for an array of another dtype or shape than the manifest's.
+    Further outputs may be missing. Raises `BundleError` if the archive can't be read, or an array differs in dtype or
+    shape from the manifest.
     """
     specs: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, manifest.action]
     try:
-        # zipfile makes an object of each entry, so that a list of millions would cost more than what they hold.
+        # zipfile makes an object for each entry: a directory of millions would cost more memory than its content.
         if content.count(b"PK\x01\x02") > _MOST_MEMBERS:
             raise BundleError(f"{GOLDEN_FILE} has more than {_MOST_MEMBERS:,} members; export the bundle again")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -59,7 +59,7 @@ def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
             cases = {spec.name: _read_array(archive, spec) for spec in specs}
     except BundleError:
         raise
-    except Exception as error:  # each kind of damage has another, of zipfile, zlib and NumPy
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own types
         raise BundleError(f"{GOLDEN_FILE} can't be read ({error}); export the bundle again") from error
     if len({len(array) for array in cases.values()}) != 1 or not len(cases[manifest.action.name]):
         raise BundleError(f"{GOLDEN_FILE} must have as many rows of each array, and one at least; export it again")
@@ -67,7 +67,7 @@ def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
 
 
 def _check_memory(archive: zipfile.ZipFile, manifest: Manifest, specs: list[ArraySpec | NoiseSpec]) -> None:
-    """By the sizes that the archive states; `_read_array` takes no more of a member."""
+    """Check the sizes that the archive states against the bounds; `_read_array` reads no more of a member."""
     unpacked = sum(archive.getinfo(f"{spec.name}.npy").file_size for spec in specs)
     most = _most_bytes(manifest)
     if unpacked > most:
@@ -78,7 +78,7 @@ def _check_memory(archive: zipfile.ZipFile, manifest: Manifest, specs: list[Arra
 
 def _read_array(archive: zipfile.ZipFile, spec: ArraySpec | NoiseSpec) -> NDArray[Any]:
     member = archive.getinfo(f"{spec.name}.npy")
-    # zipfile bounds what it unpacks only of these.
+    # zipfile limits how much it unpacks at once only for these two methods.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BundleError(f"{GOLDEN_FILE} is packed otherwise than by deflate; export the bundle again")
     with archive.open(member) as file:

@@ -1,4 +1,4 @@
-"""Names of a policy's inputs, for the parts of any observation that Gymnasium can nest."""
+"""Names of a policy's inputs, one for each array of a nested Gymnasium observation."""
 
 import functools
 import itertools
@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 ROOT = "obs"
-"""Name of an observation that is one array, and beginning of the names in one that is a tuple."""
+"""Name of an observation that is one array, and prefix of the names in an observation that is a tuple."""
 
 _RESERVED = ("action", "noise", "self")
-"""Names of the policy's other arrays, and one that TensorFlow has for no input of a function."""
+"""Names of the policy's other arrays, and `self`, which TensorFlow accepts for no input of a function."""
 
 Path = tuple[str | int, ...]
-"""Keys of dicts and places in tuples, from the outside in."""
+"""Keys of dicts and indices of tuples, outermost first."""
 
 _PLAIN_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 _OTHER_CHARACTER = re.compile("[^A-Za-z0-9_]")
@@ -22,12 +22,12 @@ _OTHER_CHARACTER = re.compile("[^A-Za-z0-9_]")
 
 @functools.lru_cache(maxsize=256)
 def input_names(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """A name for each path: its keys joined by underscores, of ASCII letters, digits and underscores.
+    """Return a name for each path: its keys joined by underscores, of ASCII letters, digits and underscores.
 
-    Other characters become underscores. A name that would not begin with a letter, is reserved, or is a keyword of
-    Python begins with `obs_`. Of paths whose names differ in case at most, the first keeps it, and a key of just that
-    name comes first; the others end in `_2`, `_3` ... So a dict by these names has these names, and the order of keys
-    plays no part.
+    Other characters become underscores. The prefix `obs_` is added to a name that does not begin with a letter, is
+    reserved, or is a Python keyword. If several names are equal or differ only in case, one keeps its name and the
+    others end in `_2`, `_3` ... The one that keeps it is the path of just that key, or else the first alphabetically.
+    So names map to themselves, and the order of a dict does not matter.
     """
     names = [_joined(path) for path in paths]
     taken, alike = {name.lower() for name in names}, defaultdict(list)

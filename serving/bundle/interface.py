@@ -1,4 +1,4 @@
-"""What clients of a policy rely on: a version that takes or gives something else would fail all of their requests."""
+"""The interface of a policy: the inputs and outputs that clients rely on, and whether a new version breaks them."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ Array = tuple[str, tuple[int, ...]]
 
 
 class Interface(NamedTuple):
-    """Arrays by name that a policy takes and gives, its noise, and the batches that it takes.
+    """Names, datatypes and shapes of a policy's inputs and outputs, its noise, and its batch size.
 
     Attributes:
-        noise: name, law, datatype and shape; None where the graph takes none.
-        batch: the one number of rows that it takes; None for any.
+        noise: name, law, datatype and shape; None if the graph has no noise input.
+        batch: the only batch size that the graph accepts; None for any.
     """
 
     inputs: frozenset[tuple[str, Array]]
@@ -24,7 +24,7 @@ class Interface(NamedTuple):
 
 
 def interface_of(manifest: Manifest) -> Interface:
-    """The interface that a manifest declares."""
+    """Return the interface that a manifest declares."""
     noise = manifest.noise
     return Interface(
         inputs=frozenset((spec.name, _array(spec)) for spec in manifest.observation),
@@ -36,13 +36,13 @@ def interface_of(manifest: Manifest) -> Interface:
 
 
 def to_json(interface: Interface) -> list[Any]:
-    """Turn an interface into lists, which `from_json` reads back."""
+    """Convert an interface to lists for JSON, which `from_json` reads back."""
     inputs, action, outputs, noise, batch = interface
     return [sorted(inputs), action, sorted(outputs), noise, batch]
 
 
 def from_json(document: list[Any]) -> Interface:
-    """Read what `to_json` made, also after a way through JSON."""
+    """Return the interface that `to_json` has written; JSON may have turned its tuples into lists."""
     inputs, action, outputs, noise, batch = document
     return Interface(
         frozenset(map(_named, inputs)),
@@ -54,10 +54,10 @@ def from_json(document: list[Any]) -> Interface:
 
 
 def breaking_change(old: Interface, new: Interface) -> str:
-    """What a request that `old` answers would find changed in `new`; empty if nothing.
+    """Describe a change from `old` to `new` that breaks clients; return an empty text if there is none.
 
-    Free to change: bounds, further outputs that are added, noise or any batch where there was none, and everything
-    that an interface doesn't hold.
+    These changes break nothing: other bounds, further outputs, a noise input where there was none, any batch size
+    instead of a fixed one, and everything that an interface doesn't hold.
     """
     if old.inputs != new.inputs:
         return f"its inputs are {_shown(new.inputs)}, not {_shown(old.inputs)}"

@@ -1,6 +1,6 @@
-"""The bundle's manifest: what a policy takes, what it answers, and a checksum of every file.
+"""The bundle's manifest: a policy's inputs and outputs, and a checksum of every file.
 
-docs/reference/bundle.md specifies the format; this module is its one implementation, for writers and readers.
+docs/reference/bundle.md specifies the format; writers and readers both use this module.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ LATENCY_FILE = "latency.json"
 SIGNATURE_FILE = "model.sig"
 
 UNLISTED_FILES = {MANIFEST_FILE, LATENCY_FILE, SIGNATURE_FILE}
-"""Those that a manifest does not list: itself, and what differs from one export of a run to the next."""
+"""Files that a manifest does not list: itself, and files that differ between two exports of the same run."""
 
 NOISE_LAWS = ("normal", "gumbel", "logistic")
 NOISE_INPUTS = ("optional", "required", "none")
@@ -39,17 +39,17 @@ DTYPES = (
 
 MOST_MANIFEST_BYTES = 4 * 2**20
 MOST_MANIFEST_VALUES = 250_000
-"""Most values of the manifest, by its commas and opening brackets: each takes up to 200 bytes once it is parsed."""
+"""Most values in a manifest, estimated by its commas and opening brackets. A parsed value takes up to 200 bytes."""
 MOST_MANIFEST_DEPTH = 64
 MOST_DIMENSIONS = 32
 MOST_NAME = 255
-"""Characters of a name or version: as many as a folder's name may have bytes."""
+"""Most characters of a name or version; the names of folders are limited to as many bytes."""
 
 MOST_STATISTICS = 1000
-"""Elements of an input beyond which no statistics are kept of it: it is an image, or as large as one."""
+"""Most elements of an input with statistics; larger inputs are images, or of their size."""
 
 Bound = float | tuple[float, ...]
-"""One bound for every element, or one for each in row-major order; infinite where there is none."""
+"""One bound for all elements, or one for each element in row-major order; infinite means no bound."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class ArraySpec:
     high: Bound = math.inf
 
     def __post_init__(self) -> None:
-        """Take None for no bound, and sequences for tuples. Raises `BundleError` for what no manifest can hold."""
+        """Convert None to an infinite bound, and sequences to tuples. Raises `BundleError` for invalid values."""
         _check_array(self)
         object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "low", _as_bound(self, "low", -math.inf))
         object.__setattr__(self, "high", _as_bound(self, "high", math.inf))
 
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower and upper bounds, each of the array's own shape."""
+        """Return lower and upper bounds, each of the array's shape."""
         return self._filled(self.low), self._filled(self.high)
 
     def _filled(self, bound: Bound) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """The graph input that makes a policy sample: zeros give the deterministic action.
+    """Specification of the noise input, with which a policy samples; zeros give the deterministic action.
 
     `law` is the standard distribution to draw from: `normal`, `gumbel` or `logistic`.
     """
@@ -91,7 +91,7 @@ class NoiseSpec:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        """Raises `BundleError` for what no manifest can hold."""
+        """Convert sequences to tuples. Raises `BundleError` for invalid values."""
         _check_array(self)
         if self.law not in NOISE_LAWS:
             raise BundleError(f"noise law {self.law!r} is unknown; choose one of {', '.join(NOISE_LAWS)}")
@@ -100,12 +100,12 @@ class NoiseSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """How the graph takes and gives its arrays.
+    """Properties of the graph beyond its observation and action.
 
     Attributes:
-        noise: whether its noise input is `optional` or `required`, or it has `none` and acts deterministically.
-        batch: the one number of rows that it takes, if it takes no other.
-        outputs: what it answers beside the action.
+        noise: `optional` or `required` noise input, or `none`: then it acts deterministically.
+        batch: the only batch size that it accepts; None for any.
+        outputs: its outputs besides the action.
     """
 
     noise: str = "optional"
@@ -115,7 +115,7 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of one input in training, of each element in row-major order."""
+    """Mean and standard deviation of one input during training, for each element in row-major order."""
 
     mean: tuple[float, ...]
     stddev: tuple[float, ...]
@@ -130,16 +130,16 @@ class FileEntry:
 
     @classmethod
     def of(cls, content: bytes) -> "FileEntry":
-        """The entry that describes `content`."""
+        """Return the size and checksum of `content`."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a bundle says about itself.
+    """Content of a bundle's manifest.
 
-    `observation` has an entry for each array that the policy takes; `files` maps a relative POSIX path to its entry;
-    `statistics` has what was observed in training, of those inputs that it is known of.
+    `observation` has an entry for each array that the policy takes. `files` maps a relative POSIX path to its entry.
+    `statistics` has the training statistics by input name, for the inputs whose statistics are known.
     """
 
     name: str
@@ -154,11 +154,11 @@ class Manifest:
 
     @property
     def outputs(self) -> tuple[ArraySpec, ...]:
-        """What the graph answers: the action first."""
+        """All outputs of the graph, the action first."""
         return self.action, *self.graph.outputs
 
     def to_json(self) -> str:
-        """Serialize; an infinite bound is written as null."""
+        """Return the manifest as JSON text; an infinite bound is written as null."""
         document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
         for spec in (*document["observation"], document["action"], *document["graph"]["outputs"]):
             spec["low"], spec["high"] = _bound_to_json(spec["low"]), _bound_to_json(spec["high"])
@@ -213,12 +213,12 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def model_version(manifest: Manifest) -> str:
-    """The version that the bundle has of itself: its provenance's `model_version`, or "1"."""
+    """Return the version that the bundle states: `model_version` of its provenance, or "1"."""
     return str(manifest.provenance.get("model_version", 1))
 
 
 def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:
-    """The bytes of one listed file, which are exactly those that were checksummed. Raises `BundleError`."""
+    """Return the bytes of one listed file, the same bytes whose checksum was verified. Raises `BundleError`."""
     entry = _entry(bundle, manifest, name)
     try:
         content = read_exactly(bundle / name, entry.size)
@@ -256,7 +256,7 @@ def _changed(path: Path) -> BundleError:
 
 
 def _parsed(text: bytes) -> Any:
-    """The JSON document. What it takes in memory is bounded by its size and the number of its values."""
+    """Parse JSON. Its size and the number of its values are limited first, and with them the memory it takes."""
     try:
         if len(text) > MOST_MANIFEST_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > MOST_MANIFEST_VALUES:
             raise ValueError(f"more than {MOST_MANIFEST_BYTES:,} bytes or {MOST_MANIFEST_VALUES:,} values")
@@ -266,7 +266,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _any_json(document: dict[str, Any], key: str) -> dict[str, Any]:
-    """An object of anything that can be written as JSON again: no infinite numbers, no halves of characters."""
+    """Return an object of which every value can be written as JSON again: no infinite number, no lone surrogate."""
     value = _object(document, key)
     try:
         _check_depth(value, MOST_MANIFEST_DEPTH)

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and whether a bundle fits into it before any of it is read."""
+"""Checks that a bundle fits into the available memory, before any of its files are read."""
 
 import math
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from trpo_tf.serving.bundle.manifest import EPISODE_FILES, GOLDEN_FILE, MODEL_FI
 from trpo_tf.serving.errors import BundleError
 
 MODEL_FACTOR = 4
-"""Memory to load a graph, in units of its file: that was 3.1 for a file of 64 MB, most of it one matrix."""
+"""Memory to load a graph, as a multiple of its file's size. Measured: 3.1 for a file of 64 MB, mostly one matrix."""
 
 _CASES_FACTOR = 4
-"""Memory to replay the golden cases, in units of their file: the archive, its arrays, and what the graph answers."""
+"""Memory to replay the golden cases, as a multiple of their file's size: archive, arrays, and the graph's outputs."""
 
 _ELEMENT_BYTES = 32
-"""Of one element of an observation, action or noise: two bounds and the buffers of one row."""
+"""Bytes for one element of an observation, action or noise: two bounds, and the buffers of one row."""
 
 
 def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False) -> None:
-    """Raise `BundleError` if a bundle needs more than one of `share` equal parts of the memory that is available.
+    """Raise `BundleError` if a bundle needs more than `1 / share` of the available memory.
 
-    By the sizes that the manifest states, which reading then holds the files to.
+    The estimate uses the sizes that the manifest states. Files of another size are refused when they are read.
     """
     needed = MODEL_FACTOR * _listed(manifest, MODEL_FILE)
     if not only_model:
@@ -41,16 +41,15 @@ def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False
 
 
 def golden_bytes(manifest: Manifest, cases: int) -> int:
-    """Bytes of the arrays of that many golden cases."""
+    """Return the size in bytes of the arrays of `cases` golden cases."""
     arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, *manifest.outputs]
     return cases * sum(np.dtype(array.dtype).itemsize * math.prod(array.shape) for array in arrays)
 
 
 def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """What the machine and each control group that this process is in have left, the least of it.
+    """Return the bytes that this process may still use: the least that the machine and its control groups have free.
 
-    File cache that was not used lately counts as available. Without limits, or where there is no /proc, it is no less
-    than any bundle.
+    Inactive file cache counts as available. Without limits, or without /proc, the result is larger than any bundle.
     """
     return max(0, min([_of_machine(proc), *_of_groups(proc, cgroups)]))
 
@@ -63,7 +62,7 @@ def _of_machine(proc: Path) -> int:
 
 
 def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Of each group from this process's own up to the root, in version 2 and in version 1."""
+    """Yield the free bytes of each control group, from this process's own up to the root (cgroup v1 and v2)."""
     for line in _lines(proc / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":

@@ -1,6 +1,7 @@
-"""Refuse an ONNX file that could do more than compute: foreign operators, and weights read from other files.
+"""Refuses ONNX files that could do more than compute: with custom operators, or weights in other files.
 
-The file is read before ONNX Runtime sees it, by `serving.support.protobuf_wire`: serving needs no `onnx` package.
+The check runs before ONNX Runtime loads the file. It uses `serving.support.protobuf_wire`, so that serving does not
+need the `onnx` package.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,18 +25,18 @@ OPERATORS = frozenset(
     Trilu Unsqueeze Where Xor
     """.split()  # noqa: SIM905 (a list would have a name a line)
 )
-"""Standard operators on tensors that answer the same each time: what a policy may be made of."""
+"""Operators that a policy may use: deterministic standard operators on tensors."""
 DOMAINS = ("", "ai.onnx")
 
 Field = int | memoryview
-"""A number, or the bytes of a text or message."""
+"""Value of a field: a number, or the bytes of a text or message."""
 
 Message = dict[int, list[Field]]
-"""The fields of a message that a check looks at, by number, as often as they occur."""
+"""The fields of a message that a check needs: all values of each, by field number."""
 
 MOST_FIELDS = 250_000
-"""Fields of all messages together: an exported policy has hundreds. Two bytes of a file may become a hundred of memory,
-here and in ONNX Runtime.
+"""Most fields of all messages together; an exported policy has hundreds. The limit bounds memory: two bytes of a file
+may take a hundred bytes of memory, here and in ONNX Runtime.
 """
 
 # Field numbers of onnx.proto.
@@ -54,17 +55,17 @@ _MESSAGES_IN = {
     "TensorProto": {},
 }
 _DEEPEST = 100
-"""Messages inside each other; protobuf itself goes no deeper."""
+"""Deepest nesting of messages; Protobuf has the same limit."""
 _ORT_FORMAT = b"ORTM"
 
 
 def check_model(content: bytes) -> None:
-    """Refuse a serialized ONNX model unless it is made of `OPERATORS` and holds its own weights.
+    """Refuse a serialized ONNX model unless it uses only `OPERATORS` and holds all of its weights.
 
-    Raises `BundleError` naming the operator, the tensor, or what else is wrong. What is inside a tensor or an
-    attribute is left to ONNX Runtime.
+    Raises `BundleError`, which names the operator or tensor. The values of tensors and attributes are not checked:
+    ONNX Runtime does that.
     """
-    # ONNX Runtime would take such a file for its own format, whatever it is as protobuf.
+    # ONNX Runtime reads a file with this mark in its own format, even if it is valid Protobuf too.
     if content[4:8] == _ORT_FORMAT:
         raise BundleError(f"{MODEL_FILE} is in ONNX Runtime's own format; give the ONNX file that was exported")
     model = _Walk().message(memoryview(content), "ModelProto", 0)
@@ -73,7 +74,7 @@ def check_model(content: bytes) -> None:
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, Field]]:
-    """Numbers and values of a message's fields. Raises `BundleError`."""
+    """Yield the number and value of each field of a message. Raises `BundleError`."""
     try:
         for field in fields_of(content):
             yield field.number, field.value
@@ -82,13 +83,13 @@ def _fields(content: memoryview) -> Iterator[tuple[int, Field]]:
 
 
 class _Walk:
-    """One way through a file, message by message, which keeps nothing of what it has passed but the count."""
+    """A walk through the messages of a file. It keeps only the number of fields that are left of `MOST_FIELDS`."""
 
     def __init__(self) -> None:
         self._left = MOST_FIELDS
 
     def message(self, content: memoryview, kind: str, depth: int) -> set[int]:
-        """Check a message and all that it holds, at any depth; the numbers of its fields."""
+        """Check a message with all messages inside it, and return the numbers of its fields."""
         if depth > _DEEPEST:
             raise BundleError(f"{MODEL_FILE} nests deeper than {_DEEPEST} messages; export it again")
         inner, found = _MESSAGES_IN[kind], set()
@@ -145,7 +146,7 @@ _KEPT = dict.fromkeys(_MESSAGES_IN, ()) | {
 
 
 def _texts(message: Message, number: int) -> list[str]:
-    """A text field as often as it occurs, or one empty text."""
+    """Return all values of a text field, or one empty text if it is missing."""
     found = message[number] or [memoryview(b"")]
     return [bytes(value).decode(errors="replace") if isinstance(value, memoryview) else "" for value in found]
 

@@ -1,7 +1,7 @@
-"""Signatures of bundles: who made them, beyond the checksums that anyone can write.
+"""Signatures of bundles. They prove who made a bundle; its checksums don't, since anyone can write them.
 
-OpenSSF's model-signing does it, with a pair of elliptic keys and without the network. A signature covers every file of
-the folder but itself. Needs the extra `signing`.
+Bundles are signed by OpenSSF's model-signing with an elliptic-curve key pair, without the network. A signature covers
+every file of the folder except itself. Needs the extra `signing`.
 """
 
 import os
@@ -19,7 +19,10 @@ from trpo_tf.serving.errors import install
 
 
 def signer(private_key: Path) -> Any:
-    """What `sign` signs with: a PEM file of an elliptic key without password. Raises `BundleError` if it is none."""
+    """Return a model-signing configuration with a private key. Raises `BundleError` if the key can't be used.
+
+    `private_key` is a PEM file of an elliptic-curve key without a password.
+    """
     signing = _model_signing("signing")
     try:
         return signing.Config().use_elliptic_key_signer(private_key=private_key)
@@ -28,9 +31,9 @@ def signer(private_key: Path) -> Any:
 
 
 def sign(bundle: Path, private_key: Path) -> None:
-    """Write the bundle's signature, in place of one that is there.
+    """Write the bundle's signature, and replace an existing one.
 
-    Raises `BundleError` if the key can't sign, or the folder holds what is no plain file or folder.
+    Raises `BundleError` if the key can't sign, or the folder holds anything but plain files and folders.
     """
     hashing, signing = _model_signing("hashing"), signer(private_key)
     with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}-") as scratch:
@@ -46,10 +49,10 @@ def sign(bundle: Path, private_key: Path) -> None:
 
 @contextmanager
 def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
-    """A private copy of the bundle whose signature was checked: nobody can change it between check and use.
+    """Copy a bundle to a private folder, verify the copy's signature, and yield the copy.
 
-    Raises `BundleError` for a bundle that is not signed, signed with another key, or changed since; or if it can't be
-    copied to the system's temporary folder.
+    Nobody can change the copy between check and use. Raises `BundleError` for a bundle that is not signed, signed with
+    another key, or changed since; or if it can't be copied to the system's temporary folder.
     """
     verifying, hashing = _model_signing("verifying"), _model_signing("hashing")
     if not (bundle / SIGNATURE_FILE).is_file():
@@ -76,9 +79,9 @@ def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
 
 
 def _copy(bundle: Path, copy: Path) -> None:
-    """Copy a folder of regular files and links, if there is room for it; the copy may lie in memory (tmpfs).
+    """Copy a folder of regular files and links. Raises `OSError`, and `BundleError` if there is no room.
 
-    Raises `OSError` and `BundleError`.
+    Available memory limits the copy as well as the free disk space: the temporary folder may be a tmpfs.
     """
     sizes = [os.lstat(os.path.join(base, name)).st_size for base, _, names in os.walk(bundle) for name in names]
     room = min(shutil.disk_usage(copy.parent).free, available_bytes())
@@ -96,12 +99,12 @@ def _copy(bundle: Path, copy: Path) -> None:
 
 
 def _everything(hashing: Any) -> Any:
-    """Of the folder, but for the signature."""
+    """Return a hashing configuration that covers the whole folder except the signature."""
     return hashing.Config().set_ignored_paths(paths=[SIGNATURE_FILE], ignore_git_paths=False)
 
 
 def _model_signing(module: str) -> Any:
-    # Imported here: it brings much with it, and is an extra of its own.
+    # Imported on demand: model-signing is an optional extra and imports many packages.
     try:
         import model_signing
     except ImportError:

@@ -1,1 +1,1 @@
-"""Acting in process: observations to actions through ONNX Runtime."""
+"""Policies in process: ONNX Runtime computes actions from observations."""

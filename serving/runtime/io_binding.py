@@ -1,4 +1,7 @@
-"""A policy's graph for one observation, with buffers allocated and bound once: acting allocates but the answer."""
+"""Runs a policy's graph on single observations through IOBinding: buffers are allocated and bound once.
+
+A call then allocates nothing but its result.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +14,23 @@ from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 
 
 class BoundGraph:
-    """The graph, for observations that are arrays just as the manifest declares them.
+    """The graph for single observations, given as arrays exactly as the manifest declares them.
 
-    May be called from several threads. Each call takes buffers that no other call uses, and puts them back; there are
-    as many as there ever were calls at once. (A thread's own buffers would be shared by a call and a signal handler
-    that interrupts it.)
+    May be called from several threads. Each call takes a set of buffers that no other call uses, and puts it back. So
+    there are as many sets as there were calls at the same time. (Buffers per thread would not do: a signal handler may
+    interrupt a call and call again in the same thread.)
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-        """Bind nothing yet: the first call does."""
+        """Keep the session; buffers are allocated and bound at the first call."""
         self._session, self._manifest = session, manifest
         self._idle: list[BoundRow] = []
 
     def __call__(self, observation: Any, noise: Array | None) -> Any:
-        """The action for one observation and noise [1, k]; None leaves the noise out.
+        """Return the action for one observation and noise [1, k]; noise None means the deterministic action.
 
-        None if the observation is anything but finite arrays of the declared dtypes and shapes, or the graph takes no
-        such noise. Raises `FloatingPointError` if the action is not finite.
+        Returns None unless the observation consists of finite arrays of the declared dtypes and shapes, and the noise
+        fits the graph's noise input. Raises `FloatingPointError` if the action is not finite.
         """
         try:
             row = self._idle.pop()
@@ -40,14 +43,14 @@ class BoundGraph:
 
 
 class BoundRow:
-    """One set of buffers: not for several calls at once. Called as `BoundGraph` is.
+    """One set of buffers and its bindings, for one call at a time.
 
     Attributes:
-        binding: from the observation to the deterministic action.
+        binding: binds the observation and the deterministic action.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-        """Allocate and bind."""
+        """Allocate the buffers and bind them."""
         self._session, graph, noise, action = session, manifest.graph, manifest.noise, manifest.action
         observation = {spec.name: _zeros(spec) for spec in manifest.observation}
         self._observation = {name: _Buffer(array[0, ...]) for name, array in observation.items()}
@@ -61,7 +64,7 @@ class BoundRow:
             self._sampling = self._bind(observation | {noise.name: self._noise.array}, action.name)
 
     def __call__(self, observation: Any, noise: Array | None) -> Any:
-        """As `BoundGraph` is called."""
+        """Return the action, or None, as `BoundGraph` does."""
         if not self.take(observation):
             return None
         binding = self.binding
@@ -75,7 +78,7 @@ class BoundRow:
         return self._answer()
 
     def take(self, observation: Any) -> bool:
-        """Copy an observation in; whether it was finite arrays of the declared dtypes and shapes."""
+        """Copy an observation into the buffers; return whether its arrays are finite and as declared."""
         buffers = self._observation
         if len(buffers) == 1:
             (buffer,) = buffers.values()
@@ -88,7 +91,7 @@ class BoundRow:
         return True
 
     def _bind(self, inputs: dict[str, Array], output: str) -> onnxruntime.IOBinding:
-        """Bound by address: the buffers must live as long as the binding."""
+        """Bind inputs and output by address; the buffers must live as long as the binding."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -97,7 +100,7 @@ class BoundRow:
 
 
 class _Buffer:
-    """An array that takes in what has just its dtype and shape, and can tell whether it is finite."""
+    """An array into which arrays of the same dtype and shape are copied, with a fast check for finite values."""
 
     __slots__ = ("_dtype", "_finite", "_mask", "_shape", "array")
 
@@ -108,14 +111,14 @@ class _Buffer:
         self._mask = mask if array.dtype.kind == "f" else None
 
     def take(self, value: Any) -> bool:
-        """Copy in an array of this dtype and shape; whether `value` was one."""
+        """Copy `value` into the buffer if it is an array of the same dtype and shape; return whether it is."""
         if type(value) is not np.ndarray or value.dtype != self._dtype or value.shape != self._shape:
             return False
         self.array[...] = value
         return True
 
     def is_finite(self) -> bool:
-        """Whether no element is an infinity or NaN."""
+        """Return whether no element is an infinity or NaN."""
         if self._mask is None:
             return True
         np.isfinite(self.array, self._mask)
@@ -123,7 +126,7 @@ class _Buffer:
 
 
 def _copier(array: Array) -> Callable[[], Any]:
-    """What copies `array`, to a scalar if it has no dimension."""
+    """Return a function that copies `array`; it returns a scalar if the array has no dimension."""
     return array.copy if array.ndim else lambda: array[()]
 
 

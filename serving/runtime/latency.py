@@ -1,4 +1,4 @@
-"""How long calls take, one by one: percentiles, of one kind of call or of several in turns."""
+"""Latency of calls: percentiles of one function, or of several that are measured in turns."""
 
 import math
 import time
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 Call = Callable[[], object]
 Durations = NDArray[np.int64]
-"""Of calls, in nanoseconds. Reading the clock is part of each: about 0.1 us."""
+"""Durations of calls in nanoseconds. Each includes reading the clock: about 0.1 us."""
 
 _WARM_UP = 100
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles and maximum over `calls` calls, in microseconds."""
+    """Percentiles and maximum of the durations of `calls` calls, in microseconds."""
 
     calls: int
     p50: float
@@ -27,20 +27,20 @@ class Latency:
 
     @classmethod
     def of(cls, durations: Durations) -> "Latency":
-        """The latency of calls that took this long, at least one."""
+        """Return the percentiles of durations, of which there must be at least one."""
         return cls(len(durations), *(float(p) for p in np.percentile(durations / 1e3, (50, 99, 99.9, 100))))
 
 
 def measure(call: Call, seconds: float = 0.5) -> Latency:
-    """The latency of `call`, called over and over for `seconds`, after a warm-up."""
+    """Return the latency of `call`, which is called repeatedly for `seconds` after a warm-up."""
     return Latency.of(np.concatenate(measure_in_turns({"call": call}, seconds, turns=1)["call"]))
 
 
 def measure_in_turns(calls: Mapping[str, Call], seconds: float, *, turns: int = 20) -> dict[str, list[Durations]]:
-    """Time each call for `seconds` in all, each in turn, so that a machine that slows down does so for all.
+    """Measure several calls in turns, for `seconds` each in total: a machine that slows down then affects them all.
 
-    Before that each is called 100 times, or for `seconds` where that is shorter. Returns durations by name, an array
-    for each turn.
+    As a warm-up each is called 100 times, or for `seconds` if that is shorter. Returns durations by name, one array
+    per turn.
     """
     for call in calls.values():
         _durations(call, seconds, most=_WARM_UP)
@@ -52,7 +52,7 @@ def measure_in_turns(calls: Mapping[str, Call], seconds: float, *, turns: int = 
 
 
 def ratio(durations: Sequence[Durations], base: Sequence[Durations], percentile: float) -> float:
-    """How many times as long as `base`, by this percentile: the median over turns."""
+    """Return the ratio of a percentile of `durations` to that of `base`: the median over turns."""
     pairs = zip(durations, base, strict=True)
     return float(
         np.median([np.percentile(turn, percentile) / np.percentile(other, percentile) for turn, other in pairs])

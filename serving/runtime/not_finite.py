@@ -1,4 +1,7 @@
-"""Outputs that are not finite, and whether an absurd input explains them: then it is its sender's error."""
+"""Checks for outputs that are not finite, and whether an absurd input explains them.
+
+An absurd input makes it the client's error rather than the server's.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,18 +13,18 @@ from trpo_tf.serving.runtime.observation_bounds import is_outside
 from trpo_tf.serving.runtime.observations import Array, is_finite
 
 MOST_DEVIATIONS = 1e6
-"""Standard deviations of training beyond which an observation is absurd."""
+"""Distance from the training mean beyond which an observation is absurd, in standard deviations of training."""
 
 MOST_NOISE = 1e6
-"""Noise is of a standard law, so that what is beyond this was never drawn."""
+"""Absolute value beyond which noise is absurd: a standard distribution practically never gives it."""
 
 
 class NotFiniteError(FloatingPointError):
     """An output is not finite.
 
     Attributes:
-        answers: what the graph gave, by name.
-        is_absurd: whether each row that is not finite comes of an input that no policy could be asked for.
+        answers: the outputs of the graph, by name.
+        is_absurd: whether each row that is not finite has an absurd input.
     """
 
     def __init__(self, message: str, answers: Mapping[str, Array], *, is_absurd: bool) -> None:
@@ -30,10 +33,10 @@ class NotFiniteError(FloatingPointError):
 
 
 def check_finite(answers: Mapping[str, Array], feeds: Mapping[str, Array], manifest: Manifest) -> None:
-    """Raise `NotFiniteError` unless all outputs [batch, ...] that came of the inputs `feeds` [batch, ...] are finite.
+    """Raise `NotFiniteError` unless all outputs [batch, ...] are finite; `feeds` are the inputs [batch, ...].
 
-    An input is absurd if it is outside its bounds, more than `MOST_DEVIATIONS` from the training's mean, or so large
-    that its square is infinite, as a float32 at most: networks compute with those.
+    An observation is absurd if it is outside its bounds, more than `MOST_DEVIATIONS` from the training mean, or so
+    large that its square overflows its own type or float32, in which networks compute.
     """
     for name, values in answers.items():
         if values.dtype.kind == "f" and not is_finite(values):
@@ -44,7 +47,7 @@ def check_finite(answers: Mapping[str, Array], feeds: Mapping[str, Array], manif
 
 
 def _absurd_input(feeds: Mapping[str, Array], manifest: Manifest) -> str | None:
-    """An input that is absurd in some row, if every row has one."""
+    """Return the name of an absurd input if every row has one, otherwise None."""
     absurd = {
         spec.name: _is_absurd(feeds[spec.name], spec, manifest.statistics.get(spec.name))
         for spec in _specs(manifest)
@@ -60,7 +63,7 @@ def _specs(manifest: Manifest) -> Iterable[ArraySpec | NoiseSpec]:
 
 
 def _is_absurd(feed: Array, spec: ArraySpec | NoiseSpec, training: Statistics | None) -> NDArray[np.bool_]:
-    """Which rows [batch] of an input [batch, ...] are absurd."""
+    """Return a mask [batch] of the rows in which an input [batch, ...] is absurd."""
     if isinstance(spec, NoiseSpec):
         absurd = np.abs(feed.astype(np.float64)) > MOST_NOISE
     else:

@@ -1,4 +1,4 @@
-"""Observations outside the space: refused, clipped, or left as they are."""
+"""Handling of observations outside the observation space: reject, clip, or allow."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,10 +12,10 @@ Bounded = Callable[[Observation], Observation]
 
 
 def bounds_check(specs: Sequence[ArraySpec], mode: str) -> Bounded | None:
-    """A function from observations [batch, ...] to those that the policy may see; None if it may see all.
+    """Return a function that checks observations [batch, ...] and returns them; None if there is nothing to check.
 
-    With mode `reject` the function raises `ValueError` for a value outside its bounds, with `clip` it moves it to the
-    nearest bound. A bound is the number that the observation's own type has for it.
+    With mode `reject` the function raises `ValueError` for a value outside its bounds. With `clip` it moves the value
+    to the nearest bound. Bounds are rounded to the observation's dtype.
     """
     limits = {spec.name: _limits(spec) for spec in specs if mode != "allow" and _is_bounded(spec)}
     if not limits:
@@ -37,7 +37,7 @@ def bounds_check(specs: Sequence[ArraySpec], mode: str) -> Bounded | None:
 
 
 def is_outside(values: Array, spec: ArraySpec) -> NDArray[np.bool_]:
-    """Which elements of an array [batch, ...] are outside the bounds."""
+    """Return a mask [batch, ...] of the elements that are outside the bounds."""
     if not _is_bounded(spec):
         return np.zeros(values.shape, np.bool_)
     low, high = _limits(spec)
@@ -49,10 +49,13 @@ def _is_bounded(spec: ArraySpec) -> bool:
 
 
 def _limits(spec: ArraySpec) -> tuple[Array, Array]:
-    """Bounds in the spec's own type: compared with those of float64, a float32 at its bound would be beyond it."""
+    """Return the bounds in the dtype of the array.
+
+    As float64 they would not do: a float32 that is exactly at its bound may be beyond it.
+    """
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):  # a bound beyond the type is none
+        with np.errstate(over="ignore"):  # a bound beyond the dtype's range becomes infinite
             low, high = (bound.astype(dtype) for bound in spec.bounds())
         return low, high
     info = np.iinfo(dtype)

@@ -1,4 +1,4 @@
-"""The one place that imports ONNX Runtime, with its telemetry switched off first."""
+"""Imports ONNX Runtime, after its telemetry is switched off. No other module imports it directly."""
 
 import os
 
@@ -15,8 +15,8 @@ _LOG_ERRORS_ONLY = 3
 def open_session(model: bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
     """Open a CPU session on a serialized ONNX model.
 
-    The thread pool never spins: a small policy gains nothing from it, and its neighbours would pay. Warnings
-    are not logged, since every load of an optional input (`noise`) makes one.
+    The thread pool does not spin: that gains nothing for a small policy, and takes processor time from others.
+    Warnings are not logged, since loading a graph with an optional input (`noise`) always causes one.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

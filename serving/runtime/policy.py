@@ -1,4 +1,4 @@
-"""A policy in process: observations in, actions out, through ONNX Runtime."""
+"""Policies in process: load a bundle, and compute actions from observations with ONNX Runtime."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,11 @@ from trpo_tf.serving.runtime.observations import (
 )
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
 
-# Kinds of NumPy types that a Python sequence may have, by the kind that the policy takes.
+# Kinds of NumPy dtypes that a converted Python sequence may have, by the kind of the policy's input.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 
 _ONNX_NAMES = {"float32": "float", "float64": "double"}
-"""Of types that ONNX Runtime calls otherwise than NumPy."""
+"""ONNX Runtime's names of dtypes that NumPy names differently."""
 
 
 class Policy:
@@ -46,8 +46,7 @@ class Policy:
     def __init__(self, model: bytes, manifest: Manifest) -> None:
         """Open `model`, an ONNX graph with the inputs and outputs that `manifest` declares.
 
-        Raises `BundleError` if the graph isn't one that `check_model` admits, ONNX Runtime refuses it, or it disagrees
-        with the manifest.
+        Raises `BundleError` if `check_model` or ONNX Runtime refuses the graph, or it doesn't match the manifest.
         """
         check_model(model)
         self.manifest = manifest
@@ -67,16 +66,17 @@ class Policy:
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
     ) -> Any:
-        """The action for one observation, in the environment's own units, dtype and shape.
+        """Return the action for one observation, in the environment's units, dtype and shape.
 
         Args:
-            observation: an array of the declared dtype and shape, or a Python sequence that makes one; of a policy
-                with several inputs a dict of them, as the environment gives it or by input name.
-            deterministic: the distribution's mode; otherwise a sample.
-            rng: source of randomness of a sample; a fresh one if absent.
+            observation: an array of the declared dtype and shape, or a Python sequence that can be converted to it.
+                For a policy with several inputs: the environment's observation, or a dict by input name.
+            deterministic: return the mode of the distribution; otherwise a sample.
+            rng: random generator for the sample; a new one if absent.
 
         Raises:
-            ValueError: wrong shape, dtype or batch, a value that is not finite, or a sample of a graph without noise.
+            ValueError: wrong shape, dtype or batch size, a value that is not finite, or a sample from a graph that has
+                no noise input.
             FloatingPointError: the action is not finite.
         """
         noise = None if deterministic else self._draw(1, rng)
@@ -91,12 +91,12 @@ class Policy:
         deterministic: bool = True,
         rng: np.random.Generator | None = None,
     ) -> Array:
-        """The actions for observations [batch, ...]; arguments and errors as in `act`."""
+        """Return the actions for observations [batch, ...]; arguments and errors as in `act`."""
         batch = as_observations(observations, self.manifest.observation, batched=True)
         return self.run(batch, None if deterministic else self._draw(batch_size(batch), rng))
 
     def run(self, observations: Observation, noise: Array | None = None) -> Array:
-        """The graph on arrays already checked: observations [batch, ...] and optional noise [batch, k].
+        """Return the actions for checked arrays: observations [batch, ...] and optional noise [batch, k].
 
         Raises as `infer` does.
         """
@@ -106,12 +106,12 @@ class Policy:
     def infer(
         self, observations: Observation, noise: Array | None = None, outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
-        """The outputs [batch, ...] that are named, by default all of `manifest.outputs`; arguments as of `run`.
+        """Return the named outputs [batch, ...], by default all of `manifest.outputs`; other arguments as in `run`.
 
-        What is not named is not computed.
+        Other outputs are not computed.
 
-        Raises `ValueError` for a batch or for noise that the graph doesn't take, `NotFiniteError` if an output is not
-        finite.
+        Raises `ValueError` for a batch size or noise that the graph doesn't accept, and `NotFiniteError` if an output
+        is not finite.
         """
         graph, rows = self.manifest.graph, batch_size(observations)
         if graph.batch not in (None, rows):
@@ -133,7 +133,7 @@ class Policy:
 
 
 def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
-    """Load the policy of a bundle folder, after its checksum and, with a public key, its signature.
+    """Load the policy of a bundle folder. Its checksum is verified and, with a public key, the bundle's signature.
 
     Raises `BundleError`.
     """
@@ -149,7 +149,7 @@ def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
 
 
 def draw_noise(spec: NoiseSpec, batch: int, rng: np.random.Generator) -> Array:
-    """Noise [batch, k] of the law that makes the graph sample its distribution."""
+    """Draw the noise [batch, k] with which the graph samples from its distribution."""
     shape = (batch, *spec.shape)
     match spec.law:
         case "normal":
@@ -163,7 +163,7 @@ def draw_noise(spec: NoiseSpec, batch: int, rng: np.random.Generator) -> Array:
 
 
 def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) -> Observation:
-    """Check observations against their specs, as [batch, ...] in the declared dtypes.
+    """Check observations against their specs and return them as [batch, ...] in the declared dtypes.
 
     An array must have the declared dtype exactly; a Python sequence is converted. Raises `ValueError`.
     """
