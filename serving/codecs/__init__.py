@@ -1,1 +1,1 @@
-"""Wire formats to arrays and back: pure functions."""
+"""Codecs between wire formats and arrays: pure functions."""

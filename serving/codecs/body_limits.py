@@ -1,4 +1,4 @@
-"""What a body must not be, found before it is parsed: too large once decompressed, too deep."""
+"""Limits of request bodies that are checked before parsing: decompressed size and nesting."""
 
 import re
 import zlib
@@ -8,18 +8,18 @@ import numpy as np
 from trpo_tf.serving.errors import RequestError
 
 SMALL = 64 * 1024
-"""Bytes of a message, or of what it has beside its tensors' numbers, that may be parsed whatever they are.
+"""Most bytes that are parsed without further checks: a whole message, or a larger one without its tensors' numbers.
 
 As Python objects or Protobuf messages they take a few megabytes and milliseconds at most.
 """
 
 MAX_DEPTH = 32
-"""Most objects and lists inside one another. A request needs three, and one for each dimension of an observation."""
+"""Deepest nesting of objects and lists. A request needs three levels, and one for each dimension of an observation."""
 
 ENCODINGS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
-"""Content codings that a request may have, with zlib's name for each."""
+"""Content codings that a request may have, with zlib's `wbits` for each."""
 
-# A string that doesn't end reaches to the end of the body, so that none is looked at twice.
+# An unterminated string matches up to the end of the body, so that no byte is scanned twice.
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 _STEPS = np.zeros(256, np.int8)
@@ -28,13 +28,13 @@ _STEPS[list(b"]}")] = -1
 
 
 class TooLargeError(Exception):
-    """A body that is larger than the server takes."""
+    """The body is larger than the server accepts."""
 
 
 def decompress(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
-    """The body as it was before `encoding`, one of `ENCODINGS`; no more than `limit` bytes are ever made of it.
+    """Decompress a body whose encoding is one of `ENCODINGS`, to at most `limit` bytes.
 
-    Raises `TooLargeError`, or `RequestError` if it is damaged.
+    Raises `TooLargeError` if there are more, or `RequestError` if the body is damaged.
     """
     stream = zlib.decompressobj(ENCODINGS[encoding])
     try:
@@ -49,9 +49,9 @@ def decompress(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
 
 
 def check_depth(text: bytes | bytearray | memoryview) -> None:
-    """Raise `RequestError` if JSON text has more than `MAX_DEPTH` objects and lists inside one another.
+    """Raise `RequestError` if objects and lists in JSON text are nested more than `MAX_DEPTH` deep.
 
-    It takes eight times the memory of the text: give it a small one.
+    The check takes eight times the memory of the text, so the text should be small.
     """
     text = bytes(text)
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:

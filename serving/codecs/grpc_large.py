@@ -1,6 +1,6 @@
-"""Large messages of gRPC, parsed within a bound of memory and time whatever they hold.
+"""Parsing of large gRPC messages within bounded memory and time, whatever they hold.
 
-As Protobuf objects a message can take two hundred times its size. So a large one is taken apart first: its tensors'
+As Protobuf objects a message can take two hundred times its size. So a large one is split first: its tensors'
 numbers stay bytes, which NumPy reads. The rest must be small, and is parsed as usual.
 """
 
@@ -11,10 +11,10 @@ from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.support.protobuf_wire import BYTES, FIXED32, FIXED64, VARINT, Field, encoded, fields_of, written
 
 MOST_FIELDS = 4096
-"""Fields that a large message may have, those of its inputs among them."""
+"""Most fields of a large message, including those of its inputs."""
 
 LONGEST_NAME = 4096
-"""Bytes of a name that are looked at: no model, version or service has one as long."""
+"""Bytes of a name that are kept: the name of every model, version and service is shorter."""
 
 # Numbers of the protocol's fields.
 _REQUEST_NAMES, _INPUTS, _RAW = (1, 2), 5, 7
@@ -28,13 +28,13 @@ _CONTENTS = {
 _FIELDS = {number: (name, wire_type) for number, (name, wire_type) in enumerate(_CONTENTS.items(), 1)}
 
 Contents = dict[str, list[memoryview]]
-"""What a tensor has in each field of its contents, in parts: numbers one after another, as in a packed field."""
+"""Contents of a tensor by field name, each in parts; the bytes of a part are those of a packed field."""
 
 
 def take_apart(content: bytes) -> tuple[bytes, list[Contents], list[memoryview]]:
-    """A ModelInferRequest without its tensors' numbers, the contents of each input, and the raw contents.
+    """Split a ModelInferRequest into the message without numbers, the contents of each input, and the raw contents.
 
-    Raises `RequestError`, or `WireError` for bytes that are no message.
+    Raises `RequestError`, or `WireError` for bytes that are not a message.
     """
     view, rest = memoryview(content), _Rest()
     contents: list[Contents] = []
@@ -54,7 +54,7 @@ def take_apart(content: bytes) -> tuple[bytes, list[Contents], list[memoryview]]
 
 
 def with_short_names(content: bytes) -> bytes:
-    """A message that has nothing but names, each cut short. Raises `RequestError`, `WireError`."""
+    """Return a message that has only names, with each cut to `LONGEST_NAME` bytes. Raises as `take_apart` does."""
     view, rest = memoryview(content), _Rest()
     for field in rest.counted(view):
         rest.add(_short(field, view))
@@ -62,14 +62,14 @@ def with_short_names(content: bytes) -> bytes:
 
 
 class _Rest:
-    """What is left of a message, and how much of it has been seen."""
+    """The small part of a message that is left to parse, with counts of its bytes and of all fields read."""
 
     def __init__(self) -> None:
         self._parts: list[bytes | memoryview] = []
         self._size = self._fields = 0
 
     def counted(self, content: memoryview) -> Iterator[Field]:
-        """The fields of a message. Raises `RequestError` at one too many of all that were walked."""
+        """Yield the fields of a message. Raises `RequestError` beyond `MOST_FIELDS` fields over all calls."""
         for field in fields_of(content):
             self._fields += 1
             if self._fields > MOST_FIELDS:
@@ -97,7 +97,7 @@ def _short(field: Field, message: memoryview) -> bytes | memoryview:
 
 
 def _take_contents(tensor: memoryview, rest: _Rest) -> tuple[bytes, Contents]:
-    """An input without its contents, and these. Several of them are one, as Protobuf has it."""
+    """Split an input tensor from its contents. A repeated contents field is merged into one, as Protobuf does."""
     parts: list[memoryview] = []
     contents: Contents = {}
     for field in rest.counted(tensor):
@@ -107,7 +107,7 @@ def _take_contents(tensor: memoryview, rest: _Rest) -> tuple[bytes, Contents]:
         for inner in rest.counted(field.value):
             name, wire_type = _FIELDS.get(inner.number, ("", VARINT))
             if inner.wire_type in (wire_type, BYTES) and name:
-                # A number by itself is written as it is among others.
+                # An unpacked number has the same bytes as in a packed field.
                 own = memoryview(written(inner.value)) if isinstance(inner.value, int) else inner.value
                 contents.setdefault(name, []).append(own)
     return b"".join(parts), contents

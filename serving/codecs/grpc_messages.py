@@ -1,7 +1,7 @@
-"""The messages of gRPC, made when imported from `serving/codecs/protocol`, which `make protocol` compiles.
+"""Classes of the gRPC messages, created on import from `serving/codecs/protocol`, which `make protocol` compiles.
 
-They are in a pool of their own: other packages (`tritonclient` is one) define messages of the same names, and Protobuf
-allows each name once in a pool.
+They have their own descriptor pool. Other packages, such as `tritonclient`, define messages of the same names, and
+Protobuf allows each name once in a pool.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ for _file in FileDescriptorSet.FromString(_COMPILED.read_bytes()).file:
 
 
 class Call:
-    """One method of a service: its path, and its messages' classes."""
+    """One method of a service: its path, and the classes of its request and response."""
 
     def __init__(self, service: str, name: str) -> None:
         method = _pool.FindMethodByName(f"{service}.{name}")
@@ -32,7 +32,7 @@ class Call:
 
 
 SERVICES = {name: [*_pool.FindServiceByName(name).methods_by_name] for name in (INFERENCE, HEALTH)}
-"""The methods' names, by service."""
+"""Method names by service."""
 
 SERVER_LIVE, SERVER_READY, MODEL_READY, SERVER_METADATA, MODEL_METADATA, MODEL_INFER = (
     Call(INFERENCE, name) for name in SERVICES[INFERENCE]

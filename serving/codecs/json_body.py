@@ -1,8 +1,7 @@
-"""JSON bodies, parsed within a bound of memory and time whatever they hold.
+"""Parsing of JSON bodies within bounded memory and time, whatever they hold.
 
-As Python objects JSON can take eighty times its size. So a large body is taken apart first: long arrays of numbers,
-where a request may have them, stay text, which `serving.codecs.json_numbers` reads. The rest must be small, and is
-parsed.
+As Python objects JSON can take eighty times its size. So a large body is split first: long arrays of numbers, where a
+request may have them, stay text, which `serving.codecs.json_numbers` reads. The rest must be small, and is parsed.
 """
 
 import os
@@ -19,7 +18,7 @@ Document = dict[str, Any]
 Text = bytes | bytearray | memoryview
 
 _LONG = 1024
-"""Bytes of an array of numbers from which it stays text."""
+"""Size in bytes beyond which an array of numbers stays text."""
 
 _MOST_STRINGS = 4096
 _BLANKS = b" \t\r\n"
@@ -28,17 +27,17 @@ _BEFORE_ARRAY = re.compile(rb"\s*:\s*\[")
 _BEFORE_OBJECTS = re.compile(rb"\s*:\s*\[\s*\{")
 _AFTER_OBJECTS = re.compile(rb"\}\s*\]")
 _MARK = os.urandom(8).hex()
-"""Begins what stands for an array in the rest of the body; no client can guess it."""
+"""Random prefix of the placeholders for arrays in the rest of the body; clients can't guess it."""
 
 
 class JsonArray(NamedTuple):
-    """The text of an array, its brackets included, which has not been parsed."""
+    """Text of an array that has not been parsed, with its brackets."""
 
     text: bytes
 
 
 def parse_object(body: Text) -> Document:
-    """A JSON object; of a large body, the long `data` of its inputs as `JsonArray`. Raises `RequestError`."""
+    """Parse a JSON object; in a large body, long `data` of inputs becomes `JsonArray`. Raises `RequestError`."""
     if len(body) <= SMALL:
         return _parse(body)
     document, arrays = parse_large(body, b"data")
@@ -51,7 +50,7 @@ def parse_object(body: Text) -> Document:
 
 
 def parse_instances(body: bytes | bytearray, max_batch: int) -> Document:
-    """A JSON object; of a large body, its `instances` as `JsonArray`. Raises `RequestError`."""
+    """Parse a JSON object; in a large body, long `instances` become `JsonArray`. Raises `RequestError`."""
     if len(body) <= SMALL:
         return _parse(body)
     if max(body.count(b"{"), body.count(b"}")) > max_batch + MAX_DEPTH:
@@ -64,9 +63,9 @@ def parse_instances(body: bytes | bytearray, max_batch: int) -> Document:
 
 
 def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]:
-    """The object with a string in the place of each long array that is a value of `key`, and the arrays by string.
+    """Parse an object in which placeholders replace the long arrays under `key`; return it with the arrays.
 
-    What is left besides them must be `SMALL`. Raises `RequestError`.
+    The arrays are returned by placeholder. The rest may have `SMALL` bytes at most. Raises `RequestError`.
     """
     content = bytes(body) if isinstance(body, memoryview) else body
     arrays: dict[str, JsonArray] = {}
@@ -98,11 +97,11 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
 
 
 def _find_array(content: bytes | bytearray, place: int, end: int, name: bytes) -> tuple[int, int]:
-    """Where the array begins and ends that is the value of key `name` before `place`; 0 and 0 if it has no numbers.
+    """Return start and end of the array that follows key `name` at `place`; 0 and 0 if there is no long one.
 
-    It has no strings, so that it ends before `end`, where the next one is. Only `instances` may be objects whose values
-    are such arrays. Raises `RequestError` if these have no end, which is looked for once: behind each key again it
-    could take minutes.
+    An array of numbers holds no string, so it ends before `end`, where the next string starts. Only `instances` may
+    hold objects, whose values are such arrays. Raises `RequestError` if those have no end. An error avoids a search for
+    the end after each key, which could take minutes.
     """
     if name == b"instances" and _BEFORE_OBJECTS.match(content, place):
         if last := _AFTER_OBJECTS.search(content, place):
@@ -116,7 +115,7 @@ def _find_array(content: bytes | bytearray, place: int, end: int, name: bytes) -
 
 
 def unescaped(string: bytes) -> bytes:
-    """What a JSON string stands for, without its quotes; as it is if that is nothing."""
+    """Return a JSON string, given without quotes, with its escapes decoded; unchanged if an escape is invalid."""
     if b"\\" not in string:
         return string
     try:

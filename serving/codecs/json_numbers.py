@@ -1,8 +1,8 @@
-"""The text of a JSON array to an array of NumPy, without a Python object for each number.
+"""Converts the text of a JSON array to a NumPy array, without holding a Python object for each number.
 
-A number as a Python object takes 24 bytes and more, its text as few as two. So the text is compared with the shape as a
-whole, and its numbers are read in pieces. `serving.codecs.v2_json` does the same for short data that was parsed as a
-whole.
+A number takes at least 24 bytes as a Python object, but as few as two as text. So the brackets of the whole text are
+compared with the shape, and the numbers are parsed in pieces. `serving.codecs.v2_json` does the same for short data
+that was parsed as a whole.
 """
 
 import math
@@ -17,20 +17,20 @@ from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.observations import Array
 
 _PIECE = 32 * 1024
-"""Bytes of text that are parsed at once."""
+"""Bytes of text that are parsed at a time."""
 
 _SHORT = 4
-"""Digits of an integer that fits 16 bits."""
+"""Most digits of an integer of which all fit into 16 bits."""
 
 _BLANKS = b" \t\r\n"
 _KINDS = bytes(byte if byte in b"[]," else ord(",") if byte in _BLANKS else ord("1") for byte in range(256))
-"""What stands for each byte: a bracket for itself, `,` for what parts numbers, `1` for what is in them."""
+"""Table for `translate`: brackets stay, blanks and commas become `,`, and bytes of numbers become `1`."""
 
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[],")
 
 
 class Element(NamedTuple):
-    """What JSON may hold of one type: `least` and `greatest` are those that are not out of its range."""
+    """Limits of JSON data of one datatype: numbers from `least` to `greatest` are in its range."""
 
     datatype: str
     dtype: np.dtype[Any]
@@ -39,9 +39,9 @@ class Element(NamedTuple):
 
 
 def read_array(text: bytes, shape: Sequence[int], spec: Element, where: str) -> Array:
-    """The numbers of a JSON array that is flat or nested as `shape`, as an array of it. Raises `RequestError`.
+    """Return the numbers of a JSON array, flat or nested as `shape`, as an array of `shape`. Raises `RequestError`.
 
-    `where` begins the messages.
+    Error messages start with `where`.
     """
     count = text.count(b",") + 1
     if count != math.prod(shape):
@@ -68,7 +68,7 @@ def _without_blanks(text: bytes, where: str) -> bytes:
     if not any(blank in text for blank in (b" ", b"\n", b"\t", b"\r")):
         return text
     bare = text.translate(None, _BLANKS)
-    # Blanks inside a number part it in two.
+    # Blanks inside a number split it in two.
     if _count_numbers(bare) != _count_numbers(text):
         raise RequestError(f"the body is not JSON: a comma is missing in the data of {where}")
     return bare
@@ -80,7 +80,7 @@ def _count_numbers(text: bytes) -> int:
 
 
 def _check_nesting(text: bytes, shape: Sequence[int], where: str) -> None:
-    """Compare brackets and commas with those of the shape, and see that numbers are in the innermost brackets alone."""
+    """Check that brackets and commas match the shape, and that numbers are only in the innermost brackets."""
     depth = len(shape)
     is_right = text.startswith(b"[" * depth) and text.endswith(b"]" * depth)
     for axis in range(1, depth):
@@ -91,7 +91,7 @@ def _check_nesting(text: bytes, shape: Sequence[int], where: str) -> None:
 
 
 def _structure(shape: Sequence[int]) -> bytes:
-    """Brackets and commas of an array of this shape."""
+    """Return the brackets and commas of an array of this shape."""
     structure = b"[%b]" % (b"," * (shape[-1] - 1))
     for size in reversed(shape[:-1]):
         structure = b"[%b%b]" % ((structure + b",") * (size - 1), structure)
@@ -102,12 +102,12 @@ def _read_booleans(text: bytes) -> Array:
     digits = text.translate(None, b"[]").replace(b"true", b"\1").replace(b"false", b"\0")
     values = np.frombuffer(digits[::2], np.uint8)
     if len(digits) % 2 == 0 or digits[1::2].strip(b",") or values.max() > 1:
-        raise TypeError  # a comma is at the end, or nothing at all, or what is neither true nor false
+        raise TypeError  # the array is empty, ends with a comma, or holds something other than true and false
     return values.astype(bool)
 
 
 def _read_numbers(text: bytes, count: int, spec: Element) -> Array:
-    """The numbers of an array. Raises `JSONDecodeError`, `OverflowError` and, for another kind, `TypeError`."""
+    """Return the numbers of an array. Raises `JSONDecodeError`, `OverflowError` and, for other kinds, `TypeError`."""
     if b"t" in text or b"f" in text:
         raise TypeError  # true and false would pass for 1 and 0
     numbers, place = np.empty(count, spec.dtype), 0
@@ -121,7 +121,7 @@ def _read_numbers(text: bytes, count: int, spec: Element) -> Array:
 
 
 def _pieces(text: bytes) -> Iterator[bytes]:
-    """Parts of the text that hold whole numbers, without brackets."""
+    """Yield the text in pieces without brackets, split only between numbers."""
     start = 0
     while start < len(text):
         end = found if (found := text.find(b",", start + _PIECE)) >= 0 else len(text)
@@ -131,9 +131,10 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 
 
 def _read(piece: bytes, dtype: np.dtype[Any]) -> Array:
-    """The numbers of a piece: integers, or floats for a type of floats.
+    """Return the numbers of a piece: integers, or floats for a float dtype.
 
-    Short integers are read all at once, in a third of the time; only the others, if they are few, as Python objects.
+    If most are short integers, these are read by array operations in a third of the time, and only the others are
+    parsed as Python objects.
     """
     commas = piece.count(b",")
     if commas * 5 < len(piece) or commas < 2 * sum(map(piece.count, (b".", b"-", b"e", b"E"))):
@@ -145,7 +146,7 @@ def _read(piece: bytes, dtype: np.dtype[Any]) -> Array:
         is_end = text[odd] == ord(",")
         ends = odd[is_end]
     lengths = np.diff(ends, prepend=-1) - 1
-    is_other = (lengths > 1) & (digits[ends - lengths] == 0)  # leading zeros, which JSON does not have
+    is_other = (lengths > 1) & (digits[ends - lengths] == 0)  # leading zeros, which the parser then refuses
     if lengths.min() < 1 or lengths.max() > _SHORT:
         is_other |= (lengths < 1) | (lengths > _SHORT)
     if len(odd) > len(ends):
@@ -162,15 +163,15 @@ def _read(piece: bytes, dtype: np.dtype[Any]) -> Array:
 
 
 def _parse(piece: bytes, dtype: np.dtype[Any]) -> Array:
-    """The numbers of a piece as they are in JSON: 64-bit integers, or floats for a type of floats."""
+    """Return the numbers of a piece, parsed as JSON: 64-bit integers, or floats for a float dtype."""
     if not piece:
-        raise TypeError  # an empty list inside, or nothing behind the last comma
+        raise TypeError  # an empty list inside, or nothing after the last comma
     values = orjson.loads(b"[%b]" % piece)
     is_whole = not (b"." in piece or b"e" in piece or b"E" in piece)
     if dtype.kind != "f" and not is_whole:
         raise TypeError
-    if is_whole and (whole := _packed(values, "q")) is not None:  # twice as fast as to make floats of them
-        return whole.astype(np.float64) if dtype.kind == "f" else whole  # to be rounded as Python's integers are
+    if is_whole and (whole := _packed(values, "q")) is not None:  # twice as fast as packing them as floats
+        return whole.astype(np.float64) if dtype.kind == "f" else whole  # rounded as Python rounds integers
     if dtype.kind == "f":
         numbers = _packed(values, "d")
     else:
@@ -183,7 +184,7 @@ def _parse(piece: bytes, dtype: np.dtype[Any]) -> Array:
 
 
 def _packed(values: list[Any], form: str) -> Array | None:
-    """The values in this form of `struct`; None if there is one that it does not take."""
+    """Return the values packed in this format of `struct`; None if it can't hold one of them."""
     try:
         return np.frombuffer(struct.pack(f"{len(values)}{form}", *values), form)
     except struct.error:

@@ -1,4 +1,7 @@
-"""Parameters that would change what an answer means, and are not served: who sends them must know."""
+"""Request parameters that the server does not support.
+
+They would change the meaning of an answer, so a request that has one is refused rather than answered without it.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +15,11 @@ NOT_SERVED = {
     ),
     "classification": "take the action, or an output of scores",
 }
-"""Each with what holds instead."""
+"""Names of unsupported parameters, each with a hint for the client."""
 
 
 def check_served(parameters: Mapping[str, Any], where: str) -> None:
-    """Raise `RequestError` for a parameter that is not served; `where` says whose it is. Others are hints."""
+    """Raise `RequestError` for a parameter in `NOT_SERVED`; `where` names its owner. Other parameters are ignored."""
     for name in parameters:
         if name in NOT_SERVED:
             raise RequestError(f"parameter {name!r} of {where} is not served: {NOT_SERVED[name]}")

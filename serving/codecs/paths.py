@@ -1,7 +1,7 @@
-"""Paths of requests: how a model's name is written in one, and what to say of a path where there is nothing.
+"""Paths of requests: the encoding of model names in them, and error messages for unknown paths.
 
-A path is taken as it is: `..` and an empty part are names like others. Percent-encoding is undone in each part by
-itself, so that `%2F` belongs to a name and is no boundary.
+Paths are not normalized: `..` and an empty part are names like others. Each part is percent-decoded separately, so
+that `%2F` belongs to a name and does not separate parts.
 """
 
 import re
@@ -13,23 +13,23 @@ import httptools
 from trpo_tf.serving.errors import quoted
 
 PREDICT = ":predict"
-"""What ends a path of TensorFlow Serving's: a model whose own name ends so has none."""
+"""Suffix of TensorFlow Serving's prediction paths. A model whose own name ends with it has no such path."""
 
 _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
 
 
 def part_of(name: str) -> str:
-    """A name as `decoded_path` has it: with `/` and `%` encoded, and nothing else."""
+    """Return a name as a part of a path in the form of `decoded_path`: only `/` and `%` are encoded."""
     return name.replace("%", "%25").replace("/", "%2F")
 
 
 def name_in(part: str) -> str:
-    """The inverse of `part_of`."""
+    """Return the name in a part of a path; the inverse of `part_of`."""
     return part.replace("%2F", "/").replace("%25", "%")
 
 
 def decoded_path(target: bytes) -> str:
-    """The decoded path of a request target, which may be a whole URL. Raises `ValueError` if it is neither."""
+    """Return the decoded path of a request target: a path or a URL. Raises `ValueError` if it is neither."""
     if target.startswith(b"/") and target.isascii() and not (b"%" in target or b"?" in target or b"#" in target):
         return target.decode()
     try:
@@ -40,7 +40,7 @@ def decoded_path(target: bytes) -> str:
 
 
 def not_found(path: str, paths: Container[str]) -> str:
-    """What to say of a path that is not among the server's `paths`."""
+    """Return the error message for a path that is not among the server's `paths`."""
     parts = [part.removesuffix(PREDICT) if path.startswith("/v1/") else part for part in path.split("/")]
     match parts:
         case ["", "v1" | "v2", "models", name, *rest] if name:

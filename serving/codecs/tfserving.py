@@ -1,7 +1,4 @@
-"""TensorFlow Serving's REST: `{"instances": [...]}` to observations, and actions to `{"predictions": [...]}`.
-
-Pure functions, as in `serving.codecs.v2_json`.
-"""
+"""Codec of TensorFlow Serving's REST API: `{"instances": [...]}` requests and `{"predictions": [...]}` responses."""
 
 import math
 import re
@@ -28,7 +25,10 @@ _ROW, _NAME, _ROW_END = (
 
 
 def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
-    """A request in rows: each instance is an observation, or an object of its parts by name. Raises `RequestError`."""
+    """Decode a request in row format: each instance is an observation, or an object of its parts by name.
+
+    Raises `RequestError`.
+    """
     document = parse_instances(body, max_batch)
     if "inputs" in document:
         raise RequestError("inputs, which would hold columns, is not served; send instances, which hold rows")
@@ -63,12 +63,12 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
 
 
 def encode_predictions(actions: Array) -> bytes:
-    """The response with one prediction for each instance."""
+    """Return the response body with one prediction for each instance."""
     return orjson.dumps({"predictions": np.ascontiguousarray(actions)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def model_status(*versions: str) -> Document:
-    """TensorFlow Serving's description of versions that are ready."""
+    """Return TensorFlow Serving's model status document for versions that are ready."""
     status = {"error_code": "OK", "error_message": ""}
     return {
         "model_version_status": [{"version": version, "state": "AVAILABLE", "status": status} for version in versions]
@@ -86,7 +86,7 @@ def _part(instance: Any, name: str, manifest: Manifest) -> Any:
 
 
 def _columns(text: bytes, manifest: Manifest, max_batch: int) -> tuple[int, dict[str, JsonArray]]:
-    """The number of instances in their text, and for each part of the observation the text of its rows."""
+    """Return the number of instances in a text and, for each part of the observation, the text of its rows."""
     specs = manifest.observation
     if _OBJECTS.match(text):
         return _columns_of_objects(text, manifest, max_batch)

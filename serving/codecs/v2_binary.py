@@ -1,6 +1,6 @@
-"""The protocol's binary tensors: a JSON part, whose length a header gives, and then the tensors' bytes in its order.
+"""Codec of the binary tensor extension of the Open Inference Protocol v2.
 
-Numbers are little-endian. Pure functions, as in `serving.codecs.v2_json`.
+A body consists of a JSON part, whose length is in a header, and the little-endian bytes of the tensors in its order.
 """
 
 import math
@@ -29,7 +29,10 @@ HEADER = b"inference-header-content-length"
 def decode_binary(
     body: bytes | bytearray, json_length: bytes, manifest: Manifest, *, max_batch: int = sys.maxsize
 ) -> InferRequest:
-    """A request of which `json_length` bytes are JSON and the rest tensors; 0 is a raw one. Raises `RequestError`."""
+    """Decode a request with `json_length` bytes of JSON and then tensors; 0 means a raw request.
+
+    Raises `RequestError`.
+    """
     length = int(json_length) if json_length.isdigit() and len(json_length) < 20 else -1
     if not 0 <= length <= len(body):
         raise RequestError("Inference-Header-Content-Length must be a length in bytes, of the body at most")
@@ -42,7 +45,7 @@ def decode_binary(
 
 
 def attach_tensors(document: Document, tail: memoryview) -> None:
-    """Give each input of the request that has a `binary_data_size` its bytes as `data`. Raises `RequestError`."""
+    """Set `data` of each input that has a `binary_data_size` to its bytes. Raises `RequestError`."""
     inputs = document.get("inputs")
     for tensor in inputs if isinstance(inputs, list) else []:
         parameters = tensor.get("parameters") if isinstance(tensor, dict) else None
@@ -63,7 +66,10 @@ def attach_tensors(document: Document, tail: memoryview) -> None:
 def encode_binary(
     answers: Mapping[str, Array], wanted: Mapping[str, bool], manifest: Manifest, version: str, request_id: str | None
 ) -> tuple[bytes, int]:
-    """The response with `answers` [batch, ...] by name, binary where `wanted`, and the length of its JSON part."""
+    """Return the response body, with binary outputs where `wanted`, and the length of its JSON part.
+
+    `answers` are the outputs [batch, ...] by name.
+    """
     outputs, tail = [], []
     for name, values in answers.items():
         output = output_document(name, values)
@@ -79,12 +85,12 @@ def encode_binary(
 
 
 def bytes_of(values: Array) -> bytes:
-    """Little-endian and row by row."""
+    """Return the bytes of an array, little-endian and in row-major order."""
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferRequest:
-    """The body is the one input, and how long it is says the batch."""
+    """Decode a raw request: its body is the only input, and its length gives the batch size."""
     spec, *others = manifest.observation
     if others:
         raise RequestError("a raw request has one input, this policy takes several; send a JSON part that names them")

@@ -1,9 +1,4 @@
-"""Messages of the Open Inference Protocol to requests, and answers to messages.
-
-`serving.codecs.v2_json` has the checks.
-
-Pure functions, which know nothing of connections.
-"""
+"""Codec of the gRPC messages of the Open Inference Protocol v2; `serving.codecs.v2_json` checks requests."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,13 +31,13 @@ _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
-"""The field of a tensor's contents that has its numbers, by datatype. FP16 has none."""
+"""Field of a tensor's contents with its numbers, by datatype. FP16 has none in the protocol."""
 
 _FLOATS = {"FP32": "<f4", "FP64": "<f8"}
 
 
 class LargeRequest(NamedTuple):
-    """A ModelInferRequest that was taken apart: its fields, and what was in the contents of each input."""
+    """Fields of a ModelInferRequest that was split, and the unparsed contents of each input."""
 
     model_name: str
     model_version: str
@@ -56,7 +51,7 @@ class LargeRequest(NamedTuple):
 
 
 def parse(call: Call, content: bytes) -> Message | LargeRequest:
-    """The message of a call. Raises `RequestError`."""
+    """Parse the request message of a call. Raises `RequestError`."""
     try:
         if len(content) <= SMALL:
             return call.request.FromString(content)
@@ -64,25 +59,25 @@ def parse(call: Call, content: bytes) -> Message | LargeRequest:
             return call.request.FromString(with_short_names(content))
         rest, contents, raw = take_apart(content)
         message = call.request.FromString(rest)
-    except (DecodeError, TypeError, WireError):  # of a call without a message there is a mark that it ended
+    except (DecodeError, TypeError, WireError):  # gRPC passes a marker, not bytes, if a call ends without a message
         raise broken_message(call) from None
     fields = {name: getattr(message, name) for name in LargeRequest._fields[:6]}
     return LargeRequest(**fields, raw_input_contents=raw, contents=contents, size=len(content))
 
 
 def broken_message(call: Call) -> RequestError:
-    """What is wrong with bytes that are no message of this call."""
+    """Return the error for bytes that are not a message of this call."""
     return RequestError(f"the message is not a {call.request.DESCRIPTOR.full_name}")
 
 
 def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
-    """Check an inference request; `outputs` are all binary if its inputs are raw. Raises `RequestError`."""
+    """Decode and check an inference request; all outputs are binary if its inputs are raw. Raises `RequestError`."""
     raw = message.raw_input_contents
     for name, given, known in (
         ("inputs", len(message.inputs), len(manifest.observation) + 1),
         ("outputs", len(message.outputs), len(manifest.outputs)),
     ):
-        if given > 2 * known:  # of fewer, the message says which is unknown or there twice
+        if given > 2 * known:  # up to this number, later errors say which one is unknown or duplicate
             raise RequestError(f"there may be {known} {name} at most, not {given}")
     if raw and len(raw) != len(message.inputs):
         raise RequestError(f"there must be raw_input_contents for each of the {len(message.inputs)} inputs or none")
@@ -112,9 +107,9 @@ def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_bat
 
 
 def encode_infer(answers: Mapping[str, Array], asked: InferRequest, request_id: str, model: Model) -> Message:
-    """The response with `answers` [batch, ...] by name, raw or typed as they were asked for."""
+    """Return the response message; `answers` are the outputs [batch, ...] by name, raw or typed as requested."""
     response = MODEL_INFER.response(model_name=model.name, model_version=model.version, id=request_id)
-    # FP16 can't be but raw, and a response is one or the other.
+    # FP16 has no typed field, and the outputs of a response are either all raw or all typed.
     is_raw = any(asked.outputs.values()) or any(values.dtype == np.float16 for values in answers.values())
     for name, values in answers.items():
         tensor = response.outputs.add(**output_document(name, values))
@@ -126,12 +121,12 @@ def encode_infer(answers: Mapping[str, Array], asked: InferRequest, request_id: 
 
 
 def from_document(kind: Any, document: Document) -> Message:
-    """A message of this class, with those fields of a JSON document that it has."""
+    """Return a message of class `kind` made of a JSON document; fields unknown to the class are ignored."""
     return ParseDict(document, kind(), ignore_unknown_fields=True)
 
 
 def _typed(tensor: Message) -> memoryview | list[Any] | None:
-    """The numbers of a typed tensor; floats as bytes, since among them there may be NaN."""
+    """Return the numbers of a typed tensor; floats as bytes, which are checked for NaN when they are decoded."""
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
         return None
@@ -142,7 +137,7 @@ def _typed(tensor: Message) -> memoryview | list[Any] | None:
 
 
 def _large(tensor: Message, contents: Contents, message_size: int) -> memoryview | Varints | None:
-    """The same of a message that was taken apart."""
+    """Return the numbers of a typed tensor in a message that was split; floats as bytes."""
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
         return None

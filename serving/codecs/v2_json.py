@@ -1,6 +1,6 @@
-"""Open Inference Protocol v2: a JSON request to arrays, and arrays to a JSON response.
+"""Codec of the JSON requests and responses of the Open Inference Protocol v2, and the checks of requests.
 
-Pure functions, which know nothing of HTTP; `serving.codecs.v2_binary` has the protocol's binary tensors. The protocol: https://github.com/kserve/open-inference-protocol.
+The protocol: https://github.com/kserve/open-inference-protocol. `serving.codecs.v2_binary` has its binary tensors.
 """
 
 import math
@@ -25,7 +25,7 @@ from trpo_tf.serving.runtime.policy import draw_noise
 
 Spec = ArraySpec | NoiseSpec
 
-# The protocol's name of each NumPy type.
+# The protocol's datatype for each NumPy dtype.
 DATATYPES = {
     "bool": "BOOL",
     **{f"{kind}{bits}": f"{kind}{bits}".upper() for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -34,13 +34,13 @@ DATATYPES = {
 
 _DATATYPE_OF = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
 
-# The Python types that JSON data may hold, by kind of NumPy type: 1 is a float, true is no number.
+# The Python types that JSON data may hold, by kind of NumPy dtype: 1 may be a float, but true is not a number.
 _ELEMENTS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 _INTEGERS = _ELEMENTS["i"]
 
 
 def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """The least and the greatest number that the type has; of a float those that are nearest to it when rounded."""
+    """Return the least and the greatest number in range of a dtype; for a float, those that round to finite values."""
     if dtype.kind == "b":
         return False, True
     if dtype.kind in "iu":
@@ -53,15 +53,15 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
     return -greatest, greatest
 
 
-# What JSON data may hold, by name of NumPy type.
+# Limits of JSON data, by name of NumPy dtype.
 _ALLOWED = {name: Element(datatype, np.dtype(name), *_range(np.dtype(name))) for name, datatype in DATATYPES.items()}
 _TYPES = {name: _ELEMENTS[element.dtype.kind] for name, element in _ALLOWED.items()}
 
 
 class InferRequest(NamedTuple):
-    """What to run: observations [batch, ...], noise [batch, ...] or None for the deterministic action.
+    """Decoded inference request: observations [batch, ...], and noise [batch, ...] or None to act deterministically.
 
-    `outputs` are those to answer, in this order; true for one that is asked for as a binary tensor.
+    `outputs` maps the name of each requested output, in order, to whether it is sent as a binary tensor.
     """
 
     observations: Observation
@@ -76,7 +76,10 @@ def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: in
 
 
 def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
-    """Check a parsed request, whose binary tensors have their bytes as `data`. Raises `RequestError`."""
+    """Check a parsed request and convert it to arrays. Raises `RequestError`.
+
+    `data` of an input is a list, or unparsed: bytes of a binary tensor, `JsonArray` or `Varints`.
+    """
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise RequestError("id must be a string")
@@ -100,14 +103,14 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
 
 
 def join_parts(parts: dict[str, Array]) -> Observation:
-    """The observation that the inputs make. Raises `RequestError` if they differ in batch size."""
+    """Return the inputs as one observation. Raises `RequestError` if they differ in batch size."""
     if len(parts) > 1 and len({len(part) for part in parts.values()}) > 1:
         raise RequestError(f"inputs {' and '.join(map(repr, parts))} must have one batch size")
     return structured(parts)  # type: ignore[no-any-return]
 
 
 def check_batch(observations: Observation, manifest: Manifest) -> int:
-    """The batch size. Raises `RequestError` for one that the graph doesn't take."""
+    """Return the batch size. Raises `RequestError` if the graph does not accept it."""
     batch = batch_size(observations)
     if manifest.graph.batch not in (None, batch):
         raise RequestError(f"the policy takes batches of {manifest.graph.batch}, not {batch}")
@@ -115,31 +118,34 @@ def check_batch(observations: Observation, manifest: Manifest) -> int:
 
 
 def encode_response(answers: Mapping[str, Array], manifest: Manifest, version: str, request_id: str | None) -> bytes:
-    """The JSON response with `answers` [batch, ...] by name, which must be finite, in flat row-major data."""
+    """Return the JSON response; `answers` are the outputs [batch, ...] by name, which must be finite.
+
+    Their data is flat, in row-major order.
+    """
     outputs = [{**output_document(name, values), "data": values.ravel()} for name, values in answers.items()]
     document = response_document(outputs, manifest, version, request_id)
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def response_document(outputs: list[Document], manifest: Manifest, version: str, request_id: str | None) -> Document:
-    """A response with these outputs."""
+    """Return a response document with these outputs."""
     named = {} if request_id is None else {"id": request_id}
     return {"model_name": manifest.name, "model_version": version, **named, "outputs": outputs}
 
 
 def output_document(name: str, values: Array) -> Document:
-    """Name, datatype and shape of one output."""
+    """Return a document with the name, datatype and shape of an output."""
     return {"name": name, "datatype": _DATATYPE_OF[values.dtype], "shape": values.shape}
 
 
 def server_metadata(*, has_repository: bool) -> Document:
-    """The protocol's description of the server; `has_repository` if clients may load and unload models."""
+    """Return the protocol's server metadata; `has_repository` says whether clients may load and unload models."""
     extensions = ["binary_tensor_data", *(["model_repository"] if has_repository else [])]
     return {"name": "trpo-tf", "version": __version__, "extensions": extensions}
 
 
 def model_metadata(manifest: Manifest, *versions: str) -> Document:
-    """The protocol's description of the model; -1 stands for a batch of any size. `noise` is marked as optional."""
+    """Return the protocol's model metadata. Batch size -1 means any, and `noise` is marked as optional."""
     batch = manifest.graph.batch or -1
     return {
         "name": manifest.name,
@@ -151,7 +157,7 @@ def model_metadata(manifest: Manifest, *versions: str) -> Document:
 
 
 def tensor_metadata(spec: Spec, batch: int) -> Document:
-    """Name, datatype and shape of one tensor."""
+    """Return the protocol's metadata of a tensor: name, datatype and shape."""
     document: Document = {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [batch, *spec.shape]}
     if isinstance(spec, NoiseSpec):
         document["parameters"] = {"optional": True, "law": spec.law}
@@ -159,14 +165,14 @@ def tensor_metadata(spec: Spec, batch: int) -> Document:
 
 
 def _inputs(manifest: Manifest) -> list[Spec]:
-    """What a request may give; without noise the policy acts deterministically, however the graph takes it."""
+    """Return the inputs that a request may have. Noise is always optional; without it the policy is deterministic."""
     return [*manifest.observation, *([] if manifest.graph.noise == "none" else [manifest.noise])]
 
 
 def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize) -> Array:
-    """One input tensor as an array [batch, ...] of the declared type. Raises `RequestError`.
+    """Return an input tensor as an array [batch, ...] of the declared dtype. Raises `RequestError`.
 
-    No array is made before the declared shape is known to agree with the length of the data.
+    No array is allocated before the shape is known to match the length of the data.
     """
     where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
     if isinstance(parameters := tensor.get("parameters"), dict) and parameters:
@@ -194,13 +200,13 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
 
 
 def array_from_bytes(data: memoryview, shape: list[int], spec: Spec) -> Array:
-    """An array of `shape` from little-endian, row-major bytes. Raises `RequestError`."""
+    """Return an array of `shape` from little-endian, row-major bytes. Raises `RequestError`."""
     where, dtype = f"input {spec.name!r}", np.dtype(spec.dtype)
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise RequestError(f"{where} must have {math.prod(shape) * dtype.itemsize} bytes of data, not {len(data)}")
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max() > 1:
         raise RequestError(f"{where} must hold nothing but bytes 0 and 1")
-    # A copy: where the tensor begins in the body, its numbers need not be aligned.
+    # `astype` copies, since the numbers in a body need not be aligned.
     array: Array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
     if dtype.kind == "f" and not np.isfinite(array).all():
         raise RequestError(f"{where} holds a value that is not finite (NaN or infinity)")
@@ -224,7 +230,7 @@ def _shape(tensor: Document, spec: Spec, max_batch: int, where: str) -> list[int
 
 
 def _flat_data(data: list[Any], shape: list[int], where: str) -> list[Any]:
-    """Elements in row-major order, of data that is flat or nested just as `shape` says."""
+    """Return the elements in row-major order; `data` must be flat, or nested as `shape`."""
     if data and isinstance(data[0], list):
         data = _flatten(data, shape, where)
     if len(data) != math.prod(shape):
@@ -243,7 +249,7 @@ def _flatten(data: list[Any], shape: list[int], where: str) -> list[Any]:
 
 
 def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: Manifest) -> Array | None:
-    """The noise [batch, ...] as given, or drawn for `parameters: {"deterministic": false, "seed": ...}`."""
+    """Return the noise [batch, ...] of a request: its tensor, a sample if it is not deterministic, or None."""
     deterministic, seed = parameters.get("deterministic", True), parameters.get("seed")
     if not isinstance(deterministic, bool):
         raise RequestError("parameters.deterministic must be true or false")
@@ -263,8 +269,9 @@ def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: 
 
 
 def _wanted(document: Document, parameters: Document, manifest: Manifest) -> dict[str, bool]:
-    """The outputs that are chosen, or else all, and whether each is to be a binary tensor: as it says itself, or else
-    the whole request.
+    """Return the requested outputs, by default all, each with whether it is sent as a binary tensor.
+
+    An output's `binary_data` goes before the request's `binary_data_output`.
     """
     known, binary = [spec.name for spec in manifest.outputs], parameters.get("binary_data_output", False)
     wanted: dict[str, Any] = dict.fromkeys(known, binary)
@@ -284,7 +291,7 @@ def _parameters(output: Document) -> Document:
 
 
 def _named(document: Document, key: str, known: list[str]) -> Document:
-    """The objects of list `document[key]`, by name: each known, none twice. Raises `RequestError`."""
+    """Return the objects in list `document[key]` by name. Raises `RequestError` for an unknown or duplicate name."""
     entries = document.get(key)
     if entries is None and key not in document:
         return {}

@@ -1,4 +1,4 @@
-"""Numbers of Protobuf's variable length to an array, without a Python object for each."""
+"""Converts Protobuf varints to a NumPy array, without a Python object for each number."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,24 +11,24 @@ from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.observations import Array
 
 _PIECE = 32 * 1024
-"""Bytes that are read at once: what is made of them stays in the processor's cache."""
+"""Bytes that are read at a time: the arrays for them fit into the processor's cache."""
 
 _LONGEST = 10
-"""Bytes of a number of 64 bits."""
+"""Most bytes of a varint: those of a 64-bit number."""
 
 _HARMLESS = 16 * 2**20
-"""Bytes of an array that a message of any size may become."""
+"""Most bytes of an array that a message of any size may be converted to."""
 
 _MOST_GROWTH = 4
-"""Bytes of an array for each byte of its message, beyond that. A number of one byte may become eight."""
+"""Most bytes of a larger array per byte of its message. A number of one byte may become eight bytes."""
 
 
 class Varints(NamedTuple):
-    """Numbers as they are on the wire, in parts.
+    """Numbers in Protobuf's wire format, in parts.
 
     Attributes:
-        field: the field of InferTensorContents that they were in, which says what they are.
-        message_size: bytes of the message.
+        field: field of InferTensorContents that held them, which determines their type.
+        message_size: size of the message in bytes.
     """
 
     parts: Sequence[memoryview]
@@ -37,7 +37,7 @@ class Varints(NamedTuple):
 
 
 def read_varints(varints: Varints, shape: Sequence[int], element: Element, where: str) -> Array:
-    """The numbers as an array of `shape`. Raises `RequestError`; `where` begins its messages."""
+    """Return the numbers as an array of `shape`. Raises `RequestError`, with messages that start with `where`."""
     parts, count, dtype = [np.frombuffer(part, np.uint8) for part in varints.parts], math.prod(shape), element.dtype
     given = sum(np.count_nonzero(part < 0x80) for part in parts)
     if given != count:
@@ -55,7 +55,7 @@ def read_varints(varints: Varints, shape: Sequence[int], element: Element, where
 
 
 def _pieces(part: Array) -> Iterator[Array]:
-    """Parts of whole numbers. Raises `RequestError`."""
+    """Yield the bytes in pieces, split only between numbers. Raises `RequestError`."""
     start = 0
     while start < len(part):
         end = min(start + _PIECE, len(part))
@@ -68,7 +68,7 @@ def _pieces(part: Array) -> Iterator[Array]:
 
 
 def _read(piece: Array) -> Array:
-    """The numbers as unsigned integers; those of one byte as they are."""
+    """Return the numbers of a piece as unsigned integers: uint8 if each has one byte, otherwise uint32 or uint64."""
     ends = np.flatnonzero(piece < 0x80)
     if len(ends) == len(piece):
         return piece

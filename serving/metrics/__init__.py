@@ -1,1 +1,1 @@
-"""What is counted: series, drift, Prometheus' text."""
+"""Metrics: counters and histograms, drift of observations, and Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""What is observed: running mean and standard deviation, and how far they are from what the policy was trained on."""
+"""Drift of observations: their running mean and standard deviation, compared with those of training."""
 
 import math
 import threading
@@ -14,31 +14,33 @@ from trpo_tf.serving.runtime.observations import Array, Observation
 Float64 = NDArray[np.float64]
 
 WINDOW = 100_000
-"""Rows that the statistics reach back: older ones fade out exponentially."""
+"""Rows that the statistics cover; the weight of older rows decays exponentially."""
 
 _KEPT = 256
-"""Requests whose observations are kept until they are added up; together they cost little more than one alone."""
+"""Requests that are buffered before the statistics are updated: one update for many costs little more than for one."""
 
 _LARGE = 16 * 1024
-"""Bytes of observations that are added up at once."""
+"""Size in bytes of a request's observations beyond which the statistics are updated immediately."""
 
 _LARGEST = 512 * 1024
-"""Bytes of them that are copied at once."""
+"""Most bytes of observations that are copied at a time."""
 
 MOST_DEVIATIONS = 30.0
-"""An element further than that from its training mean counts as if it were there. It is ten times what the alert is at:
-one absurd observation is soon outweighed, and many still raise the drift.
+"""Distance from the training mean to which elements are clipped, in standard deviations of training.
+
+It is ten times the threshold of the alert. So one absurd observation is soon outweighed, but many still raise the
+drift.
 """
 
 _GREATEST = 1e100
-"""No observation counts as more: the square of a larger one would be infinite."""
+"""Absolute value to which all elements are clipped, so that their squares are finite."""
 
 Range = tuple[Float64, Float64]
-"""The least and the greatest value of each element [n] that counts as it is."""
+"""Lower and upper limits [n] to which the elements of an input are clipped."""
 
 
 class Moments(NamedTuple):
-    """Mean [n] and sum of squared deviations from it [n] of rows; how many these are, and how many were clipped."""
+    """Mean [n] and sum of squared deviations [n] of rows, with their total number and how many were clipped."""
 
     mean: Float64
     deviations: Float64
@@ -47,17 +49,20 @@ class Moments(NamedTuple):
 
     @property
     def stddev(self) -> Float64:
-        """Of each element."""
+        """Standard deviation of each element [n]."""
         return np.asarray(np.sqrt(self.deviations / max(self.total, 1.0)))
 
 
 def empty(size: int) -> Moments:
-    """Of no rows."""
+    """Return the moments of no rows."""
     return Moments(np.zeros(size), np.zeros(size), 0.0)
 
 
 def range_of(spec: ArraySpec, training: Statistics | None) -> Range:
-    """What counts as it is: within 30 deviations of the training mean, or one width of the space beyond its bounds."""
+    """Return the limits to which an input is clipped: `MOST_DEVIATIONS` from its training mean.
+
+    Without training statistics they are one width of the space beyond its bounds.
+    """
     with np.errstate(over="ignore"):
         if training is not None:
             middle, reach = np.array(training.mean, np.float64), MOST_DEVIATIONS * np.array(training.stddev, np.float64)
@@ -71,7 +76,7 @@ def range_of(spec: ArraySpec, training: Statistics | None) -> Range:
 
 
 def moments_of(rows: Array, counted: Range | None = None) -> Moments:
-    """Of rows [rows, n], at least one, each clipped to what counts."""
+    """Return the moments of rows [rows, n], at least one, after clipping to the range `counted`."""
     values = rows.astype(np.float64)
     low, high = counted or (-_GREATEST, _GREATEST)
     clipped = np.clip(values, low, high)
@@ -82,7 +87,10 @@ def moments_of(rows: Array, counted: Range | None = None) -> Moments:
 
 
 def joined(old: Moments, new: Moments, window: float = math.inf) -> Moments:
-    """Of the rows of both (Chan, Golub & LeVeque 1983), the old ones weighed down until all are `window` at most."""
+    """Combine the moments of two sets of rows (Chan, Golub & LeVeque 1983).
+
+    The old rows are weighted down so that the total is at most `window`.
+    """
     kept = min(old.total, max(window - new.total, 0.0))
     total = kept + new.total
     if total == 0:
@@ -98,24 +106,24 @@ def joined(old: Moments, new: Moments, window: float = math.inf) -> Moments:
 
 
 def moments_to_json(moments: Moments) -> list[Any]:
-    """Mean, deviations, total and outliers."""
+    """Return mean, deviations, total and outliers as a list for JSON."""
     return [moments.mean.tolist(), moments.deviations.tolist(), moments.total, moments.outliers]
 
 
 def moments_from_json(document: list[Any]) -> Moments:
-    """The inverse."""
+    """Return the moments that `moments_to_json` has written."""
     mean, deviations, total, outliers = document
     return Moments(np.array(mean), np.array(deviations), total, outliers)
 
 
 def drift(observed: Moments, training: Statistics) -> float:
-    """The largest distance of an element's mean from the training mean, in standard deviations of the training."""
+    """Return the largest distance of an element's mean from its training mean, in standard deviations of training."""
     with np.errstate(over="ignore"):
         return float(np.max(np.abs(observed.mean - training.mean) / training.stddev))
 
 
 class Input:
-    """One input of a policy: what is observed there. To add a request's rows costs a copy of them."""
+    """Statistics of the observations of one input of a policy. Adding a request's rows costs a copy of them."""
 
     def __init__(self, spec: ArraySpec, training: Statistics | None = None) -> None:
         self.name, self._counted = spec.name, range_of(spec, training)
@@ -125,7 +133,7 @@ class Input:
         self._lock = threading.Lock()
 
     def add(self, rows: Array) -> None:
-        """Rows [batch, ...]; from any thread."""
+        """Add rows [batch, ...]. May be called from any thread."""
         if rows.nbytes > _LARGEST and len(rows) > 1:  # in parts: as float64 they would take many times their size
             middle = len(rows) // 2
             self.add(rows[:middle])
@@ -137,9 +145,9 @@ class Input:
             self.moments()
 
     def moments(self) -> Moments:
-        """Of all that was added."""
+        """Return the moments of all rows that were added, within the window."""
         with self._lock:
-            # Other threads may append meanwhile, which needs no lock as long as only this takes away.
+            # Other threads may append meanwhile. That needs no lock, since only this method removes entries.
             taken = self._kept[:]
             del self._kept[: len(taken)]
             if taken:
@@ -149,7 +157,7 @@ class Input:
 
 
 class Watch:
-    """The inputs of one version of a policy, but for images and others of more than `MOST_STATISTICS` elements."""
+    """Statistics of the inputs of one model version, except those of more than `MOST_STATISTICS` elements (images)."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.inputs = [
@@ -159,7 +167,7 @@ class Watch:
         ]
         only = self.inputs[0] if self.inputs and len(manifest.observation) == 1 else None
         self.asked: Callable[[Any], None] = only.add if only else self._add_parts
-        """Add a request's observations [batch, ...], an array or one for each input; from any thread."""
+        """Adds a request's observations [batch, ...], an array or one per input. May be called from any thread."""
 
     def _add_parts(self, observations: Observation) -> None:
         for watched in self.inputs:

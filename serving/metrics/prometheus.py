@@ -1,4 +1,4 @@
-"""Metrics in Prometheus' text format, added up over all processes."""
+"""Metrics in Prometheus' text format, summed over all worker processes."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,11 +13,11 @@ from trpo_tf.serving.support.logs import dropped_lines
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 MOST_ELEMENTS = 128
-"""Elements of an input whose mean and deviation are shown; the drift is that of all."""
+"""Most elements of an input whose mean and standard deviation are exported; the drift covers all elements."""
 
 
 class Family(NamedTuple):
-    """One metric: its type, the names of its labels, and what it tells."""
+    """One metric: its type, the names of its labels, and its help text."""
 
     kind: str
     labels: tuple[str, ...]
@@ -57,11 +57,11 @@ FAMILIES = {
 }
 
 Sample = tuple[str, tuple[object, ...], float]
-"""Name, values of the labels, value."""
+"""Metric name, label values, and value of one sample."""
 
 
 def render(metrics: Metrics) -> bytes:
-    """Everything, as it is now."""
+    """Return all metrics with their current values."""
     snapshots = metrics.snapshots()
     samples: dict[str, list[str]] = defaultdict(list)
     hidden = metrics.hidden()
@@ -104,7 +104,7 @@ def _histogram(snapshots: list[Snapshot], hidden: Hidden) -> Iterator[str]:
             found[model, protocol] = [a + b for a, b in zip(before, buckets, strict=True)], total + seconds
     name, names = "trpo_tf_request_seconds", FAMILIES["trpo_tf_request_seconds"].labels
     for labels, (buckets, total) in found.items():
-        # Most lines of a scrape are these, so that their names and labels are written once.
+        # Most lines of a scrape are buckets, so their name and labels are formatted once.
         head, _, _ = _line(f"{name}_bucket", names, labels, 0).rpartition("}")
         for bound, count in zip(_BOUNDS, accumulate(buckets), strict=True):
             yield f'{head},le="{bound}"}} {count}'
@@ -131,7 +131,7 @@ def _models(metrics: Metrics, snapshots: list[Snapshot], hidden: Hidden) -> Iter
     catalog = metrics.catalog
     for name in sorted({*catalog.releases, *catalog.absent}):
         yield "trpo_tf_model_ready", (name,), name in catalog.releases
-    # Every process sees every change, so that the one that has seen most has seen all.
+    # Every process counts every reload, so the result is their maximum rather than their sum.
     reloads: dict[tuple[object, ...], int] = defaultdict(int)
     for model, result, count in _all("reloads", snapshots):
         if (model, "") not in hidden:

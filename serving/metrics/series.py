@@ -1,7 +1,7 @@
-"""Counts of the server: requests, errors, latencies, observations. `serving.metrics.prometheus` renders them.
+"""Metrics of the server: requests, errors, latencies, observations. `serving.metrics.prometheus` renders them.
 
 Each worker process counts in its own memory. It publishes a snapshot to shared memory a few times a second, and when it
-is scraped. The process that is scraped adds up all snapshots. A worker that replaces a dead one starts from its counts.
+is scraped. The process that is scraped sums all snapshots. A worker that replaces a dead one continues from its counts.
 """
 
 import logging
@@ -27,7 +27,7 @@ BUCKETS = (
     *(float(f"{step}e{power}") for power in (-5, -4, -3, -2, -1) for step in ("1", "1.5", "2.5", "4", "6.5")),
     1.0,
 )
-"""Upper bounds of the histogram's, in seconds: five a decade, so that a quantile is known to a third or so."""
+"""Upper bounds of the histogram's buckets in seconds: five per decade, so that quantiles are accurate to a third."""
 
 KINDS = {
     400: "bad_request",
@@ -43,21 +43,22 @@ KINDS = {
     501: "unsupported_encoding",
     503: "busy",
 }
-"""What an HTTP status is called in `trpo_tf_errors_total`, unless something more is known."""
+"""Label `kind` of `trpo_tf_errors_total` by HTTP status, unless the cause is known more exactly."""
 
 KEEP_SECONDS = 600.0
-"""How long the series of a version, or of a model, are shown after it was served: several scrapes at least."""
+"""How long the series of a version or model are exported after it was unloaded: long enough for several scrapes."""
 
 FOLD_SECONDS = 660.0
-"""How long a process keeps them. All have stopped showing them by then: a sum that lacks one process's part would look
-like a counter that began anew.
+"""How long a process keeps these series. It is longer than `KEEP_SECONDS`, so that all processes hide them first.
+
+Otherwise a sum would lack the part of one process, which looks like a reset of the counter.
 """
 
 Snapshot = dict[str, Any]
 
 
 class Series:
-    """Requests of one model version by one protocol; those that reach no model have empty names."""
+    """Request counts of one model version by one protocol; requests that reach no model have empty names."""
 
     _codes: dict[int | str, int]
     _kinds: dict[str, int]
@@ -70,12 +71,12 @@ class Series:
         self.restore({}, {}, [0] * (len(BUCKETS) + 1), 0.0)
 
     def answered(self, code: int | str, seconds: float | None = None, kind: str = "") -> None:
-        """Count a request, from any thread.
+        """Count an answered request. May be called from any thread.
 
         Args:
             code: HTTP status, or name of a gRPC status.
-            seconds: how long it took, from when all of it was there; None for one that was refused before.
-            kind: what went wrong, if something did.
+            seconds: duration since the whole request had arrived; None if it was refused before that.
+            kind: kind of the error; empty if there was none.
         """
         with self._lock:
             self._codes[code] += 1
@@ -86,13 +87,13 @@ class Series:
                 self._seconds += seconds
 
     def snapshot(self) -> list[Any]:
-        """All counts as JSON, which `restore` takes behind the names."""
+        """Return model, version, protocol and all counts for JSON. `restore` takes the counts, as its arguments."""
         with self._lock:
             names = [self.model, self.version, self.protocol]
             return [*names, list(self._codes.items()), dict(self._kinds), list(self._buckets), self._seconds]
 
     def take_over(self, other: "Series") -> None:
-        """Count on from another as well, but for its codes: they are those of its version."""
+        """Add the counts of another series, except its status codes, which are counted per version."""
         with other._lock, self._lock:
             for kind, count in other._kinds.items():
                 self._kinds[kind] += count
@@ -100,7 +101,7 @@ class Series:
             self._seconds += other._seconds
 
     def restore(self, codes: Any, kinds: Any, buckets: list[int], seconds: float) -> None:
-        """Count on from a snapshot."""
+        """Replace all counts with those of a snapshot."""
         with self._lock:
             self._codes = defaultdict(int, codes)
             self._kinds = defaultdict(int, kinds)
@@ -108,19 +109,19 @@ class Series:
 
 
 class Metrics:
-    """All that one process counts, and the board of all processes.
+    """Metrics of one process, and the shared memory with the snapshots of all processes.
 
-    `counters` is made before the fork, with a slot for each worker, and this after it. It goes on from what its slot
-    holds.
+    `counters` is created before the fork, with a slot for each worker, and this object after it. It continues from the
+    snapshot that its slot holds.
     """
 
     def __init__(self, counters: SharedCounters | None = None, slot: int = 0) -> None:
         self.counters, self._slot = counters or SharedCounters(1), slot
         self.catalog = Catalog()
-        self._ended: dict[tuple[str, str], float] = {}  # since when a model, and version, is not served any more
-        self.evictions = 0  # connections that were closed for others
+        self._ended: dict[tuple[str, str], float] = {}  # when a model and version was unloaded, on the monotonic clock
+        self.evictions = 0  # connections that were closed to make room for others
         self.loads: list[Callable[[], tuple[int, int]]] = []
-        """Of each server in this process: how many connections it has, and how many requests are not answered yet."""
+        """For each server in this process, a function that returns its open connections and requests in flight."""
         self._series: dict[tuple[str, str, str], Series] = {}
         self._watches: dict[tuple[str, str, str], tuple[str, Watch]] = {}
         self._reloads: dict[tuple[str, str], int] = defaultdict(int)
@@ -131,21 +132,21 @@ class Metrics:
         self.publish()
 
     def series(self, model: Model | None, protocol: str = "http") -> Series:
-        """Where requests of a model are counted, or those that reach none; ask for it once, not for each request."""
+        """Return the series of a model, or of requests that reach none. Call it once per model, not per request."""
         if model is None:
             return self._find("", "", protocol)
         self._ended.pop((model.name, model.version), None)  # about to be served again
         return self._find(model.name, model.version, protocol)
 
     def watch(self, model: Model, protocol: str = "http") -> Watch:
-        """Where observations of a model are counted; anew when another policy has the same name and version."""
+        """Return the observation statistics of a model. They start again if its policy is replaced."""
         key, sha256 = (model.name, model.version, protocol), sha256_of(model)
         if key not in self._watches or self._watches[key][0] != sha256:
             self._watches[key] = sha256, Watch(model.policy.manifest)
         return self._watches[key][1]
 
     def show(self, catalog: Catalog) -> None:
-        """Tell what is served from now on."""
+        """Set the catalog that is served from now on."""
         self.catalog = catalog
         served = {(model.name, model.version) for model in self.models()}
         self._watches = {key: watch for key, watch in self._watches.items() if key[:2] in served}
@@ -155,40 +156,43 @@ class Metrics:
         models = {(key[0], "") for key in (*series, *reloads) if key[0]}
         now = time.monotonic()
         ended = (versions - served) | {key for key in models if key[0] not in known}
-        # Those that this process has folded stay hidden: another one may not have.
+        # Series that this process has dropped stay hidden, since another process may still have them.
         lately = {key for key in self._ended if key not in served and (key[1] or key[0] not in known)}
         self._ended = {key: self._ended.get(key, now) for key in ended | lately}
 
     def hidden(self) -> set[tuple[str, str]]:
-        """Models and versions that have not been served for a while; a model as a whole with version ""."""
+        """Return models and versions that ended over `KEEP_SECONDS` ago; version "" means the whole model."""
         since = time.monotonic() - KEEP_SECONDS
         return {key for key, ended in list(self._ended.items()) if ended < since}
 
     def models(self) -> Iterable[Model]:
-        """What is served."""
+        """Yield every loaded model version of the catalog."""
         for release in self.catalog.releases.values():
             yield from release.versions.values()
 
     def reloaded(self, model: str, version: str, result: str, reason: str = "") -> None:
-        """Count and log a change of what is served; `result` is `loaded`, `refused` or `unloaded`."""
+        """Count and log a reload; `result` is `loaded`, `refused` or `unloaded`."""
         self._reloads[model, result] += 1
         level = logging.WARNING if result == "refused" else logging.INFO
         message = f"{result} {model}{version and f' version {version}'}" + (f": {reason}" if reason else "")
         emit("model", message, level=level, model=model, version=version, result=result, reason=reason)
 
     def looked(self) -> None:
-        """Note that the repository was looked at, to the end."""
+        """Record the time of a complete scan of the repository."""
         self._looked = time.time()
 
     def publish(self) -> None:
-        """Put a snapshot in this process's slot. If it has no room, then without observations; or else not at all."""
+        """Write a snapshot to this process's slot.
+
+        If it is too large, it is written without observations. If it is still too large, the slot keeps the last one.
+        """
         self._fold()
         snapshot = self._snapshot()
         if not self.counters.write(self._slot, orjson.dumps(snapshot)):
             self.counters.write(self._slot, orjson.dumps(snapshot | {"observed": []}))
 
     def snapshots(self) -> list[Snapshot]:
-        """Of all processes, this one's taken now."""
+        """Return the snapshots of all worker processes; this process publishes its own first."""
         self.publish()
         contents = [self.counters.read(slot) for slot in range(self.counters.slots)]
         return [orjson.loads(content) for content in contents if content]
@@ -201,7 +205,10 @@ class Metrics:
         self.evictions = before["evictions"]
 
     def _fold(self) -> None:
-        """Forget versions and models that are long gone. A model that is served keeps its totals."""
+        """Drop the series of versions and models that ended over `FOLD_SECONDS` ago.
+
+        A model that is still served keeps the totals of its dropped versions, except their status codes.
+        """
         now = time.monotonic()
         gone = {key for key, ended in list(self._ended.items()) if ended < now - FOLD_SECONDS}
         if not gone:
@@ -237,19 +244,19 @@ class Metrics:
         }
 
     def _resident_bytes(self) -> int:
-        """Of this process: the last figure when no file can be opened, 0 where there is no /proc."""
+        """Return this process's resident memory: the last value if no file can be opened, 0 without /proc."""
         with suppress(OSError), open("/proc/self/statm", "rb") as file:
             self._memory = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
         return self._memory
 
 
 def sha256_of(model: Model) -> str:
-    """Of its graph."""
+    """Return the SHA-256 of a model's graph."""
     return model.policy.manifest.files[MODEL_FILE].sha256
 
 
 def _start_time() -> float:
-    """Of this process, in seconds since 1970; about now where there is no /proc."""
+    """Return when this process started, in seconds since 1970; without /proc the current time."""
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])

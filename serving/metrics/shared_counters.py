@@ -1,7 +1,8 @@
-"""Memory that forked processes share: each writes its own slot as often as it likes, and reads everybody's.
+"""Memory that forked processes share: each process writes its own slot and reads all slots.
 
-A slot keeps what was last written whole, even if its writer is killed in the middle: it has two places, which are
-written in turn, and a byte that says which one holds. A checksum tells a reader who was overtaken to look again.
+A slot keeps the last complete content, even if its writer is killed during a write. It has two buffers, which are
+written alternately, and a byte that says which one is current. If a checksum fails, the buffer was overwritten while it
+was read, and the reader tries again.
 """
 
 import mmap
@@ -9,7 +10,7 @@ import struct
 import zlib
 
 PLACE_BYTES = 16 * 2**20
-"""Room for what a slot holds. Memory that was never written costs nothing."""
+"""Size in bytes of each buffer of a slot. Pages that were never written take no memory."""
 
 _HEADER = struct.Struct("<II")  # length and CRC-32 of what follows
 _SLOT_BYTES = mmap.PAGESIZE + 2 * PLACE_BYTES
@@ -17,14 +18,14 @@ _ATTEMPTS = 100
 
 
 class SharedCounters:
-    """`slots` pieces of memory; make it before the fork."""
+    """Shared memory with a number of slots. It must be created before the fork."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._memory = mmap.mmap(-1, slots * _SLOT_BYTES)
 
     def write(self, slot: int, content: bytes) -> bool:
-        """Replace what the slot holds, which only one process may; False if it has no room for that."""
+        """Replace the content of a slot; return False if `content` is too large. Only one process may write a slot."""
         if _HEADER.size + len(content) > PLACE_BYTES:
             return False
         place = 2 if self._memory[slot * _SLOT_BYTES] == 1 else 1
@@ -36,7 +37,7 @@ class SharedCounters:
         return True
 
     def read(self, slot: int) -> bytes:
-        """What the slot holds; nothing before it was written."""
+        """Return the content of a slot; empty if it was never written."""
         for _ in range(_ATTEMPTS):
             place = self._memory[slot * _SLOT_BYTES]
             if place == 0:

@@ -1,1 +1,1 @@
-"""Folders of bundles to a catalog of loaded models."""
+"""The model repository: finds bundles in a folder, loads them, and keeps a catalog of loaded models."""

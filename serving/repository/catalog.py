@@ -1,4 +1,4 @@
-"""What is served: loaded policies by name and version. A catalog never changes; a reload makes another one."""
+"""Catalog of loaded policies by name and version. It is immutable; a reload makes another one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from trpo_tf.serving.runtime.policy import Policy
 
 @dataclass(frozen=True)
 class Episode:
-    """A video of the policy at work: its file's name in the bundle, and its bytes."""
+    """Video of an episode with the policy: the file's name in the bundle, and its content."""
 
     file: str
     content: bytes
@@ -20,10 +20,10 @@ class Model:
     """One loaded version of a policy.
 
     Attributes:
-        name: what it is served as.
-        version: what tells it from the others of its name.
-        policy: what acts.
-        episode: what it looks like, if its bundle shows that.
+        name: model name in requests.
+        version: version name in requests.
+        policy: the loaded policy.
+        episode: video of an episode, if the bundle has one.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Release:
-    """The versions of one name that are loaded, oldest first, and how requests that name none are shared among them.
+    """Loaded versions of one model, oldest first, and the choice among them for requests that name no version.
 
     Attributes:
-        versions: at least one; keys are version names.
-        choose: the version that answers the next request which names none; called once a request.
+        versions: models by version name, at least one.
+        choose: returns the version for the next request that names none; called once per request.
     """
 
     versions: Mapping[str, Model]
@@ -47,12 +47,12 @@ class Release:
 
 @dataclass(frozen=True)
 class Entry:
-    """One version that there is to serve, loaded or not.
+    """One version in the repository, loaded or not.
 
     Attributes:
-        version: empty if only the bundle knows, and it can't be read.
+        version: empty if only the bundle's manifest states it, and the bundle could not be loaded.
         is_loaded: whether requests for it are answered.
-        reason: why what its folder holds isn't what answers; empty if it is.
+        reason: why the current content of its folder is not loaded; empty if it is.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Catalog:
-    """Releases by model name. A request is answered from the one catalog that was current when it came.
+    """Releases by model name. A request uses the catalog that was current when it arrived.
 
     Attributes:
-        entries: every version that the repository holds, newest first.
-        absent: models that ought to be served and have no version loaded.
-        is_strict: whether these keep the server from being ready.
+        entries: every version in the repository, newest first.
+        absent: names of models that should be served, but have no loaded version.
+        is_strict: whether absent models keep the server from being ready.
     """
 
     releases: Mapping[str, Release] = field(default_factory=lambda: MappingProxyType({}))
@@ -78,11 +78,11 @@ class Catalog:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a model can act; if it is strict, every model."""
+        """Whether at least one model is loaded and, in a strict catalog, none is absent."""
         return bool(self.releases) and not (self.is_strict and self.absent)
 
     def find(self, name: str, version: str | None = None) -> Model | None:
-        """The model that answers a request for `name`, at `version` or at any; None if there is none."""
+        """Return the model for a request, which may name a version; None if there is no such model."""
         release = self.releases.get(name)
         if release is None:
             return None

@@ -1,4 +1,4 @@
-"""Where bundles lie below a folder, and what they are served as."""
+"""Search for bundles below a folder, and the names and versions that they are served as."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ _MOST_SHOWN = 5
 
 
 class BundleLocation(NamedTuple):
-    """Where a bundle lies, and what it is served as; with version "" as its manifest says."""
+    """Folder of a bundle, with the model name and version that it is served as; version "" means the manifest's."""
 
     name: str
     version: str
@@ -28,19 +28,19 @@ class BundleLocation(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What is served: bundles below `root`, or `only` one, whatever else comes to `root`."""
+    """Source of the models: all bundles below `root`, or if set the `only` one, whatever else appears in `root`."""
 
     root: Path
     only: BundleLocation | None
 
 
 class Found(NamedTuple):
-    """What lies below a folder.
+    """Result of a search for bundles below a folder.
 
     Attributes:
-        places: bundles by model name, oldest version first. A folder without a bundle is a model without versions.
-        unreadable: names of folders that can't be read, and why.
-        notes: what an operator should know: what is ignored, and why.
+        locations: bundles by model name, oldest version first. A folder without a bundle is a model without versions.
+        unreadable: reasons by the name of each folder that can't be read.
+        notes: messages for the operator: ignored files and folders with the reason, and names that look alike.
     """
 
     locations: dict[str, list[BundleLocation]]
@@ -49,9 +49,9 @@ class Found(NamedTuple):
 
 
 def resolve_source(root: Path) -> Source:
-    """What `root` is: a bundle if it holds a manifest, otherwise a repository, whatever it holds.
+    """Return the source at `root`: a single bundle if it holds a manifest, otherwise a repository.
 
-    Raises `BundleError` if it is no folder, can't be read, or holds files and no bundle.
+    Raises `BundleError` if it is not a folder, can't be read, or holds files but no bundle.
     """
     try:
         if holds_bundle(root):
@@ -69,9 +69,9 @@ def resolve_source(root: Path) -> Source:
 
 
 def find_bundles(root: Path) -> Found:
-    """The bundles below `root`: `NAME/` is one, or holds `VERSION/` folders. Raises `OSError` if it can't be read.
+    """Search `root` for bundles: `NAME/` is a bundle, or holds `VERSION/` folders that are.
 
-    Names that begin with a dot, and `lost+found`, are left out without a word.
+    Names that begin with a dot, and `lost+found`, are skipped without a note. Raises `OSError` if `root` can't be read.
     """
     locations: dict[str, list[BundleLocation]] = {}
     unreadable: dict[str, str] = {}
@@ -95,7 +95,7 @@ def find_bundles(root: Path) -> Found:
 
 
 def holds_bundle(folder: Path) -> bool:
-    """Whether there is a manifest; also if that can't be seen now, so that loading it says why."""
+    """Return whether a folder has a manifest. It also counts if it can't be accessed: loading then gives the reason."""
     try:
         os.stat(folder / MANIFEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
@@ -106,7 +106,7 @@ def holds_bundle(folder: Path) -> bool:
 
 
 def _why_no_model(folder: Path) -> str | None:
-    """Why a folder can't be a model; None if it can, empty if there is nothing to say. Raises `OSError`."""
+    """Return why a folder can't be a model: None if it can, "" if the operator need not know. Raises `OSError`."""
     if not folder.name.isprintable():
         return "its name has characters that can't be shown"
     if folder.name.endswith(":predict"):
@@ -141,20 +141,20 @@ def _locations_of(name: str, folder: Path, ignored: dict[tuple[Path, str], list[
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Whether there is a manifest. Raises `OSError` if that can't be seen."""
+    """Return whether a folder has a manifest. Raises `OSError` if that can't be determined."""
     try:
         os.stat(folder / MANIFEST_FILE)
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno == errno.ELOOP:  # of the manifest itself
+        if error.errno == errno.ELOOP:  # the manifest is a link in a circle
             return True
         raise
     return True
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether to leave a name out without a word: also the folder that file systems make for what they find."""
+    """Return whether a name is skipped without a note. File systems make `lost+found` themselves."""
     return name.startswith(".") or name == "lost+found"
 
 

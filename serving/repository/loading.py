@@ -1,4 +1,4 @@
-"""Loading a bundle for the server: read, checked, and warmed up."""
+"""Loading of a bundle for the server: its files are read and checked, and its policy is warmed up."""
 
 import os
 from contextlib import ExitStack
@@ -24,13 +24,13 @@ from trpo_tf.serving.support.regular_file import fingerprint
 from trpo_tf.serving.verify import check_golden
 
 Fingerprint = tuple[tuple[int, ...] | None, ...]
-"""What tells a folder's content from what was there before, without reading it: the manifest's stat comes first."""
+"""Fingerprint of a folder's content, made of its files' stat data without reading them; the manifest comes first."""
 
 
 def load_model(location: BundleLocation, public_key: str | None = None, share: int = 1) -> Model:
-    """Load a bundle, and replay its golden cases, which also warms it up. Raises `BundleError`, whatever is wrong.
+    """Load a bundle and replay its golden cases, which also warms the policy up.
 
-    It may take one of `share` equal parts of the memory that is available.
+    It may need up to `1 / share` of the available memory. Raises `BundleError`, whatever goes wrong.
     """
     try:
         with ExitStack() as stack:
@@ -52,6 +52,6 @@ def load_model(location: BundleLocation, public_key: str | None = None, share: i
 
 
 def folder_fingerprint(folder: Path, *, deep: bool) -> Fingerprint:
-    """Fingerprint of the manifest alone; with `deep` of every file."""
+    """Return the fingerprint of a bundle's manifest or, with `deep`, of the manifest and every file."""
     files = [os.path.join(base, name) for base, _, names in os.walk(folder) for name in names] if deep else []
     return tuple(map(fingerprint, [str(folder / MANIFEST_FILE), *sorted(files)]))

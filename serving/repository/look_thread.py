@@ -1,7 +1,7 @@
-"""Looks at the model repository, in a thread that the process does not wait for when it ends.
+"""Scans the model repository in a thread that the process does not wait for when it ends.
 
-A file system that doesn't answer (a dead NFS or FUSE mount) blocks a read for ever. `loop.run_in_executor` has threads
-that Python joins at its exit.
+A file system that doesn't answer (a dead NFS or FUSE mount) blocks a read for ever. The threads of
+`loop.run_in_executor` would not do, since Python joins them at its exit.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 from trpo_tf.serving.support.logs import emit
 
 SLOW_SECONDS = 5.0
-"""A look that takes longer is logged, and again when it is over."""
+"""Duration after which a scan is logged as slow, and logged again when it ends."""
 
 END_SECONDS = 2.0
-"""How long the end of the process waits for a look that is under way: long enough for one that loads a small model."""
+"""How long the end of the process waits for a running scan: long enough to load a small model."""
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class LookThread:
         self._turn, self._thread = threading.Lock(), threading.Thread()
 
     async def run(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. A caller that is cancelled leaves it running."""
+        """Run `call` in a thread, and return or raise its result. If the caller is cancelled, `call` goes on."""
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[T] = loop.create_future()
         started = time.monotonic()
@@ -44,7 +44,7 @@ class LookThread:
             try:
                 loop.call_soon_threadsafe(lambda: answered.done() or answer[0](answer[1]))
             except RuntimeError:
-                return  # the loop was closed meanwhile: the process ends
+                return  # the loop is closed, since the process ends
 
         self._thread = threading.Thread(target=work, name="repository", daemon=True)
         self._thread.start()
@@ -56,7 +56,7 @@ class LookThread:
                 emit("model", f"the look at the repository is over; it took {seconds:.0f} s")
 
     def finish(self) -> None:
-        """Wait a moment for a call under way, before the interpreter is torn down beneath it."""
+        """Wait for a running call, up to `END_SECONDS`, before the interpreter shuts down."""
         if self._thread.ident is not None:
             self._thread.join(END_SECONDS)
 

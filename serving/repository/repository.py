@@ -1,7 +1,7 @@
-"""A folder of bundles, looked at again and again: what is new is loaded and checked, and what is gone is unloaded.
+"""Watches a folder of bundles: loads and checks new versions, and unloads removed ones.
 
-docs/howto/serve-models.md says what operators may rely on. Everything here may block: the server calls it in a thread,
-and takes the catalog that comes of it.
+docs/howto/serve-models.md says what operators may rely on. Everything here may block, so the server calls it in a
+thread, and then takes the new catalog.
 """
 
 import logging
@@ -30,7 +30,7 @@ OnEvent = Callable[[str, str, str, str], None]
 """Called with model, version, result (`loaded`, `refused` or `unloaded`) and reason, in the thread that loads."""
 
 Acting = tuple[str, Interface]
-"""Version that answers for a model, and its interface."""
+"""Version that clients of a model rely on, and its interface."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ class Slot:
     """State of one bundle path.
 
     Attributes:
-        model: the last that loaded.
+        fingerprint: fingerprint of the files at the last attempt to load them; of the manifest alone if that succeeded.
+        model: the last model that loaded.
         reason: why the current files did not load; empty if they did.
-        refusal: why they were not even tried, if they were not.
+        refusal: why loading them was not attempted; empty if it was.
+        is_reported: whether the operator was told the reason.
     """
 
     fingerprint: Fingerprint
@@ -50,7 +52,7 @@ class Slot:
     is_reported: bool = False
 
     def is_current(self, location: BundleLocation) -> bool:
-        """Whether the model is that of the files as they are now."""
+        """Return whether the model was loaded from the files as they are now."""
         return (
             self.model is not None
             and not self.reason
@@ -59,16 +61,16 @@ class Slot:
 
 
 class Repository:
-    """The bundles below a folder, and the catalog of those that are loaded. For one thread at a time.
+    """The bundles below a folder, and the catalog of the loaded ones. For one thread at a time.
 
     Attributes:
-        is_readable: whether the folder could be read at the last look.
+        is_readable: whether the folder could be read at the last scan.
     """
 
     def __init__(self, source: Source, options: ServeOptions, on_event: OnEvent | None = None) -> None:
-        """Load nothing yet: `start` does.
+        """Set up an empty catalog; `start` loads the models.
 
-        `on_event` is told of each version that is refused, and of each that is loaded or unloaded after the start.
+        `on_event` is called for each version that is refused, and for each that is loaded or unloaded after the start.
         """
         self.source, self._options = source, options
         self._is_telling, self._told = on_event is not None, frozenset[str]()
@@ -82,9 +84,10 @@ class Repository:
         self.catalog = Catalog(is_strict=options.strict_readiness)
 
     def start(self, unloaded: Iterable[str] = (), acted: Mapping[str, Acting] | None = None) -> None:
-        """Load for the first time, all but the models `unloaded`. Raises `BundleError` if none of them loads.
+        """Load all models for the first time, except the models `unloaded`.
 
-        Versions must fit the interfaces of `acted`, which clients of another worker process have met.
+        Versions must fit the interfaces of `acted`: clients rely on them, since another worker process has served them.
+        Raises `BundleError` if there are models to load and none of them loads.
         """
         self._unloaded.update(unloaded)
         self._acted.update(acted or {})
@@ -95,10 +98,10 @@ class Repository:
         self._is_started = True
 
     def refresh(self, *, patient: bool = True) -> None:
-        """Look for what changed, and make the catalog anew.
+        """Scan the repository for changes, and replace the catalog.
 
-        What can't be loaded leaves the last good version in place, and is tried again once its files change. With
-        `patient` it counts as refused only if its files are still the same the next time: they may be being written.
+        If files can't be loaded, the last good model stays, and they are tried again once they change. With `patient`
+        they are reported as refused only if they are the same at the next scan: they may still be being written.
         """
         found = self._find()
         if found is None:
@@ -107,7 +110,7 @@ class Repository:
         self._missed = (
             before.releases.keys() - found.locations - found.unreadable.keys() - self._unloaded - self._missed
         )
-        # A folder that is away for a moment is being replaced.
+        # A folder that is missing may be being replaced, so its model stays until the next scan.
         kept = self._missed | (before.releases.keys() & found.unreadable.keys())
         for name in kept:
             releases[name] = before.releases[name]
@@ -136,9 +139,9 @@ class Repository:
             self._on_event(name, version, "unloaded", "")
 
     def load(self, name: str) -> None:
-        """Load the latest versions of a model now, also if it was unloaded.
+        """Load the latest versions of a model now, even if it was unloaded.
 
-        Raises `LookupError` if there is no such model, `BundleError` if its newest version can't be loaded.
+        Raises `LookupError` if there is no such model, and `BundleError` if its newest version can't be loaded.
         """
         self._unloaded.discard(name)
         self._slots = {
@@ -150,14 +153,17 @@ class Repository:
             raise BundleError(newest.reason)
 
     def unload(self, name: str) -> None:
-        """Unload every version of a model, until `load`. Raises `LookupError` if there is no such model."""
+        """Unload every version of a model until `load` is called. Raises `LookupError` if there is no such model."""
         self._newest(name)
         self._unloaded.add(name)
         self._acted.pop(name, None)
         self.refresh()
 
     def acting(self, name: str) -> Acting | None:
-        """What answers for a model, or did in the process that this one takes the place of."""
+        """Return the version and interface that clients of a model rely on, or None.
+
+        If the model is not loaded, they are those that the process before this one has served.
+        """
         if name not in self.catalog.releases:
             return self._acted.get(name)
         newest = [*self.catalog.releases[name].versions.values()][-1]
@@ -170,7 +176,7 @@ class Repository:
         raise LookupError(f"there is no model {quoted(name)}")
 
     def _find(self) -> Found | None:
-        """What there is; None if that can't be seen just now."""
+        """Return the bundles that are there; None if the folder can't be read now."""
         root, only = self.source
         try:
             if only is not None:
@@ -192,7 +198,7 @@ class Repository:
         return found
 
     def _find_at_root(self, found: Found) -> Found:
-        """A manifest has come to a repository: it is a bundle then, if it was nothing yet."""
+        """Handle a manifest that has appeared in a repository: if it held no models yet, it becomes a bundle."""
         root = self.source.root
         if self.catalog.releases or any(found.locations.values()):
             note = f"{root} holds a manifest since, and models: these are served until the server is started again"
@@ -204,16 +210,16 @@ class Repository:
         return self._find() or found
 
     def _say(self, message: str) -> None:
-        """Of several workers one tells."""
+        """Log a warning, in one of several workers only."""
         if self._is_telling:
             emit("model", message, level=logging.WARNING)
 
     def _refusals(self, name: str, locations: Sequence[BundleLocation]) -> dict[BundleLocation, str]:
-        """Why versions may not take over: their clients would have to change.
+        """Return the versions that may not be served, with the reason: their interface breaks existing clients.
 
-        A version is compared with the next older one in the folder that is not refused itself, by their manifests
-        alone, so that a server that starts refuses what one that runs did. The oldest one, and a bundle that is
-        replaced in its place, are compared with what acts.
+        A version is compared with the next older one in the folder that is not refused itself. Only manifests are
+        compared, so that a server refuses the same versions when it starts as when it runs. The oldest version, and a
+        bundle that is replaced in its folder, are compared with the version that clients rely on now.
         """
         acting = self.acting(name)
         refused: dict[BundleLocation, str] = {}
@@ -232,7 +238,7 @@ class Repository:
         return refused
 
     def _interface(self, location: BundleLocation) -> Interface | None:
-        """The interface that a place's manifest declares; None if it can't be read."""
+        """Return the interface that a bundle's manifest declares; None if the manifest can't be read."""
         now = folder_fingerprint(location.folder, deep=False)
         known = self._interfaces.get(location)
         if known is None or known[0] != now:
@@ -252,12 +258,14 @@ class Repository:
     def _load_latest(
         self, name: str, locations: Sequence[BundleLocation], patient: bool
     ) -> tuple[list[Model], list[Entry]]:
-        """The latest versions that can be loaded, oldest first, and an entry for each that there is, newest first."""
+        """Load the latest versions of a model.
+
+        Returns the loaded ones, oldest first, and an entry for every version in the folder, newest first.
+        """
         if name in self._unloaded:
             return [], [Entry(name, location.version, False, "it was unloaded") for location in reversed(locations)]
-        refusals: dict[BundleLocation, str] | None = (
-            None  # reading every manifest is put off until there is something to load
-        )
+        # Refusals need every manifest, so they are determined only once there is something to load.
+        refusals: dict[BundleLocation, str] | None = None
         models: list[Model] = []
         entries = []
         most = self._options.versions
@@ -280,7 +288,10 @@ class Repository:
         return models, entries
 
     def _try(self, location: BundleLocation, patient: bool, change: str) -> Slot:
-        """Load what a place holds, unless it was tried before. `change`: of what clients rely on."""
+        """Load the bundle at a location, unless its files were tried before.
+
+        `change` says how its interface breaks existing clients; empty if it doesn't.
+        """
         allowed = self._options.allow_new_interface
         refusal = "" if allowed or not change else f"{change}; --allow-new-interface lets it take over"
         slot = self._slots.get(location)
@@ -289,9 +300,8 @@ class Repository:
             or slot.refusal != refusal
             or slot.fingerprint != folder_fingerprint(location.folder, deep=bool(slot.reason))
         ):
-            tried = folder_fingerprint(
-                location.folder, deep=True
-            )  # before reading: what changes meanwhile is noticed the next time
+            # Taken before reading, so that files that change meanwhile are noticed at the next scan.
+            tried = folder_fingerprint(location.folder, deep=True)
             before = slot.model if slot else None
             try:
                 if refusal:
@@ -313,17 +323,17 @@ class Repository:
         return slot
 
     def _release(self, models: Sequence[Model], before: Release | None) -> Release:
-        """Of the same models the release that there was, whose count goes on."""
+        """Return a release of the models: the one before if they are the same, so that the canary count goes on."""
         if before is not None and list(before.versions.values()) == list(models):
             return before
         return make_release(models, self._options.canary)
 
 
 def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
-    """Versions of one name, oldest first.
+    """Return a release of the loaded versions of one model, given oldest first.
 
-    The newest answers what names no version; with a canary share only that share of it, and the next older one the
-    rest. The share is exact, not drawn: with 0.1 every tenth request goes to the newest.
+    The newest version answers requests that name none. With a canary share it answers only that share of them, and the
+    next older version answers the rest. The share is exact, not random: with 0.1 it is every tenth request.
     """
     versions = {model.version: model for model in models}
     newest, older = models[-1], models[-2:][0]
@@ -340,7 +350,7 @@ def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
 
 
 def _misfit(candidate: Acting, acting: Acting | None) -> str:
-    """Why a version may not act in the other's place; empty if it may.
+    """Return why a version may not replace the acting one; empty if it may.
 
     The newer of the two must answer all requests that the older one answers.
     """
@@ -355,12 +365,12 @@ def _misfit(candidate: Acting, acting: Acting | None) -> str:
 
 
 def _is_older(version: str, acting: str) -> bool:
-    """Whether both are numbers of folders, the first the smaller."""
+    """Return whether both versions are numbers, and the first is smaller."""
     return version.isdecimal() and acting.isdecimal() and int(version) < int(acting)
 
 
 def _printable(text: str) -> str:
-    """Names of files may hold bytes that are no text, which JSON has no place for."""
+    """Escape surrogates, which JSON can't hold: file names may contain bytes that are not text."""
     return text.encode(errors="backslashreplace").decode()
 
 
