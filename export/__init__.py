@@ -5,18 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trpo_tf.export.bundle.write import convert_policy, write_bundle
-    from trpo_tf.export.graph.convert import ExportError, to_onnx, with_constants
+    from trpo_tf.export.errors import ExportError, ParityError
+    from trpo_tf.export.graph.convert import to_onnx, with_constants
     from trpo_tf.export.parity.evidence import Evidence
-    from trpo_tf.export.parity.proof import ParityError
-    from trpo_tf.export.policy.spec import GraphForm, InferenceFunction, PolicySpec
+    from trpo_tf.export.policy.functions import InferenceFunction
+    from trpo_tf.export.policy.spec import GraphForm, PolicySpec
+    from trpo_tf.export.targets.target import ExportInputs, Target
 
 __all__ = [
     "Evidence",
     "ExportError",
+    "ExportInputs",
     "GraphForm",
     "InferenceFunction",
     "ParityError",
     "PolicySpec",
+    "Target",
     "convert_policy",
     "to_onnx",
     "with_constants",
@@ -24,19 +28,25 @@ __all__ = [
 ]
 
 _MODULES = {
-    "bundle.write": ("convert_policy", "write_bundle"),
-    "parity.evidence": ("Evidence",),
-    "policy.spec": ("GraphForm", "InferenceFunction", "PolicySpec"),
-    "graph.convert": ("ExportError", "to_onnx", "with_constants"),
-    "parity.proof": ("ParityError",),
+    "Evidence": "parity.evidence",
+    "ExportError": "errors",
+    "ExportInputs": "targets.target",
+    "GraphForm": "policy.spec",
+    "InferenceFunction": "policy.functions",
+    "ParityError": "errors",
+    "PolicySpec": "policy.spec",
+    "Target": "targets.target",
+    "convert_policy": "bundle.write",
+    "to_onnx": "graph.convert",
+    "with_constants": "graph.convert",
+    "write_bundle": "bundle.write",
 }
 
 
 def __getattr__(name: str) -> Any:
     # On demand: this package works in part without TensorFlow.
-    module = next((module for module, names in _MODULES.items() if name in names), None)
-    if module is None:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"trpo_tf.export.{module}"), name)
+    value = getattr(import_module(f"trpo_tf.export.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

@@ -11,11 +11,9 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.export import ExportError, GraphForm, PolicySpec
-from trpo_tf.export.bundle.model_card import target_sizes
 from trpo_tf.export.graph.metadata import read_metadata
 from trpo_tf.export.parity.verify import verify_targets
-from trpo_tf.export.targets.snippets import snippet
-from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.export.targets.table import TARGETS, target_sizes
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
@@ -96,7 +94,7 @@ def test_the_snippets_of_the_model_card_act(exported, target, monkeypatch):
     """Each in the bundle's folder, on a golden case without noise."""
     _, _, bundle = exported
     manifest = read_manifest(bundle)
-    _, lines = snippet(target, manifest)
+    _, lines = TARGETS[target].snippet(manifest)
     assert f"```python\n{lines}```" in (bundle / "MODEL_CARD.md").read_text()
     observations, noise, actions = golden(bundle)
     monkeypatch.chdir(bundle)
@@ -123,7 +121,9 @@ def test_the_c_of_the_model_card_acts_on_the_emulated_board(exported, tmp_path):
     chosen = np.arange(0, len(noise), 5)
     answered = on_the_board(sources, spec, take(observations, chosen), noise[chosen], tmp_path)
     assert agree(answered.actions, actions[chosen])
-    call = next(line for line in snippet("c", read_manifest(bundle))[1].splitlines() if line.startswith("policy_act"))
+    call = next(
+        line for line in TARGETS["c"].snippet(read_manifest(bundle))[1].splitlines() if line.startswith("policy_act")
+    )
     assert call == "policy_act(obs, 0, action);"
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from trpo_tf.export.parity.proof import COLUMNS, proof_rows
-from trpo_tf.export.targets.snippets import snippet
-from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.export.parity.table import COLUMNS, proof_rows
+from trpo_tf.export.targets.table import TARGETS, target_sizes
 from trpo_tf.serving import ArraySpec, Manifest
 
 CARD_FILE = "MODEL_CARD.md"
@@ -14,11 +13,6 @@ CARD_FILE = "MODEL_CARD.md"
 def model_card(manifest: Manifest) -> str:
     """The card, of what the manifest says: Markdown."""
     return "\n".join(_lines(manifest)) + "\n"
-
-
-def target_sizes(manifest: Manifest) -> dict[str, int]:
-    """Bytes of each target's files."""
-    return {name: sum(manifest.files[file].size for file in TARGETS[name].files(manifest)) for name in manifest.parity}
 
 
 def _lines(manifest: Manifest) -> Iterator[str]:
@@ -51,7 +45,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield "\n## How to run it\n"
     yield "`observation` is an array of the type and shape above, or a dict of arrays by name. Run it in this folder.\n"
     for name in filter(manifest.parity.__contains__, TARGETS):
-        language, lines = snippet(name, manifest)
+        language, lines = TARGETS[name].snippet(manifest)
         yield f"{name}, for {TARGETS[name].purpose}:\n\n```{language}\n{lines}```\n"
 
 

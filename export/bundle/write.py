@@ -15,27 +15,22 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.export.bundle.model_card import CARD_FILE, model_card
-from trpo_tf.export.graph.convert import OPSET, ExportError, to_onnx
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.convert import to_onnx
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
 from trpo_tf.export.parity.evidence import Evidence, check_episodes, standard_of
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
 from trpo_tf.export.parity.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
-from trpo_tf.export.parity.reference import Actor, Answered
+from trpo_tf.export.parity.reference import Answered
 from trpo_tf.export.parity.soundness import outputs_of
-from trpo_tf.export.policy.spec import (
-    DEFAULT_FORM,
-    GraphForm,
-    InferenceFunction,
-    Outputs,
-    PolicySpec,
-    all_outputs,
-    check_answer,
-    check_function,
-    spec_of,
-)
+from trpo_tf.export.policy.checks import check_answer
+from trpo_tf.export.policy.functions import Actor, InferenceFunction, Outputs
+from trpo_tf.export.policy.opsets import OPSET
+from trpo_tf.export.policy.spec import DEFAULT_FORM, GraphForm, PolicySpec, all_outputs, check_function, spec_of
 from trpo_tf.export.support.new_folder import new_folder
-from trpo_tf.export.targets.table import DEFAULT_TARGETS, Material, Target, checked_targets
+from trpo_tf.export.targets.table import DEFAULT_TARGETS, checked_targets
+from trpo_tf.export.targets.target import ExportInputs, Target
 from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest
 from trpo_tf.serving.arguments import expect
 from trpo_tf.serving.bundle.manifest import (
@@ -125,16 +120,16 @@ def write_bundle(
         standard = standard_of(function, outputs, manifest, evidence, _serialized(graphs.outputs))
         if not standard.repeatable:
             observer(_NOT_REPEATABLE)
-        material = _material(function, outputs, manifest, form, graphs, standard)
+        inputs = _export_inputs(function, outputs, manifest, form, graphs, standard)
         optional = chosen.keys() - {"onnx", *targets}
-        actors, proofs = _written(folder, manifest, chosen, material, standard, optional, observer)
+        actors, proofs = _written(folder, manifest, chosen, inputs, standard, optional, observer)
         chosen = {target: chosen[target] for target in proofs}
         if not is_repeatable(proofs, standard):
             observer(_NOT_REPEATABLE)
             proofs, standard = without_returns(proofs), replace(standard, repeatable=False)
         parity = judged(proofs, standard, accept_loss=accept_loss)
         for target, figures in parity.items():
-            if renamed := chosen[target].renamed(spec):
+            if renamed := chosen[target].renamed_inputs(spec):
                 figures["inputs"] = renamed
         manifest = replace(manifest, parity=_with_missing(parity, chosen, manifest, observer))
         _finish(folder, manifest, chosen, standard)
@@ -218,25 +213,25 @@ def _graphs(function: InferenceFunction, outputs: Outputs, spec: PolicySpec, for
     return _Graphs(plain, _converted(outputs, spec, form.opset) if form.outputs else plain)
 
 
-def _material(
+def _export_inputs(
     function: InferenceFunction,
     outputs: Outputs,
     manifest: Manifest,
     form: GraphForm,
     graphs: _Graphs,
     standard: Standard,
-) -> Material:
+) -> ExportInputs:
     spec = spec_of(manifest)
     graph = with_metadata(with_noise(graphs.outputs, spec.noise.name, form.noise), manifest_metadata(manifest))
     plain = _serialized(graphs.plain)
-    return Material(function, outputs, spec, _serialized(graph), form.batch, plain, standard.visited)
+    return ExportInputs(function, outputs, spec, _serialized(graph), form.batch, plain, standard.visited)
 
 
 def _written(
     folder: Path,
     manifest: Manifest,
     targets: Mapping[str, Target],
-    material: Material,
+    inputs: ExportInputs,
     standard: Standard,
     optional: Collection[str],
     observer: Callable[[str], None],
@@ -249,7 +244,7 @@ def _written(
     for name, target in targets.items():
         observer(f"writing and comparing {name}")
         try:
-            _write(name, target, material, folder)
+            _write(name, target, inputs, folder)
         except ExportError as error:
             if name not in optional:
                 raise
@@ -257,16 +252,16 @@ def _written(
             shutil.rmtree(folder / target.path, ignore_errors=True)
             continue
         actors[name] = target.open(folder, manifest)
-        samples = manifest.graph.noise != "none" or not target.formed
-        further = target.further(folder, manifest) if target.further and manifest.graph.outputs else None
+        samples = manifest.graph.noise != "none" or not target.follows_form
+        further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else None
         proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples, further=further)
     return actors, proofs
 
 
-def _write(name: str, target: Target, material: Material, folder: Path) -> None:
+def _write(name: str, target: Target, inputs: ExportInputs, folder: Path) -> None:
     """Write a target. Raises `ExportError` for whatever its converter raises, and `OSError` for a full disk."""
     try:
-        target.write(material, folder)
+        target.write(inputs, folder)
     except (ExportError, OSError):
         raise
     except tf.errors.OpError as error:  # a full disk, say
@@ -281,7 +276,7 @@ def _with_missing(
 ) -> dict[str, Any]:
     """The manifest's parity, which says what a target does not answer."""
     names = [spec.name for spec in manifest.graph.outputs]
-    missing = [name for name, target in targets.items() if target.further is None and names]
+    missing = [name for name, target in targets.items() if target.open_outputs is None and names]
     for name in missing:
         observer(f"{name} answers the action alone, without {', '.join(names)}")
     return {name: figures | ({"without": names} if name in missing else {}) for name, figures in parity.items()}

@@ -13,7 +13,7 @@ from trpo_tf.export.c99.codegen import WIDTH, Body
 from trpo_tf.export.c99.expressions import BYTES, Memory, memories
 from trpo_tf.export.c99.graph_lowering import KNOWN, lower, with_int8_weights
 from trpo_tf.export.c99.static_graph import input_arrays, static_graph
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec, NoiseSpec
 

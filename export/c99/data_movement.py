@@ -9,7 +9,7 @@ from onnx import helper
 
 from trpo_tf.export.c99.expressions import Index
 from trpo_tf.export.c99.static_graph import Node
-from trpo_tf.export.graph.convert import OPSET
+from trpo_tf.export.policy.opsets import OPSET
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _EVERY = range(1_000)

@@ -14,7 +14,7 @@ from trpo_tf.export.c99.gather import gather
 from trpo_tf.export.c99.operator_lowering import RULES, narrowed
 from trpo_tf.export.c99.static_graph import Node, StaticGraph
 from trpo_tf.export.c99.tensors import Value, joined, known, of_memory, stored
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 
 KNOWN = {*MOVES, *RULES}
 """Operators that may depend on an input."""

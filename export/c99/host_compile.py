@@ -16,8 +16,8 @@ import numpy as np
 
 from trpo_tf.export.c99.c_files import SOURCE_FILE, arguments
 from trpo_tf.export.c99.static_graph import input_arrays
-from trpo_tf.export.graph.convert import ExportError
-from trpo_tf.export.parity.reference import Actor
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name
 

@@ -14,7 +14,7 @@ from trpo_tf.export.c99.gather import gather_elements, gather_nd
 from trpo_tf.export.c99.matrix_products import gemm, matmul
 from trpo_tf.export.c99.static_graph import Node
 from trpo_tf.export.c99.tensors import Value, apply, folded, known, like, of_memory, stored
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 
 Rule = Callable[[Node, list[Any], list[Step]], Value]
 """node, arguments, steps so far -> its output; more steps may be added."""

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.onnx_runtime import open_session

@@ -21,7 +21,7 @@ from trpo_tf.export.c99.expressions import (
     is_integer,
     take,
 )
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 
 _OF_NOTHING = {"total": 0.0, "product": 1.0}
 """What a C function is of no elements."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from trpo_tf.export.graph.convert import inner_graphs, names_read
+from trpo_tf.export.graph.editing import inner_graphs, names_read
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 

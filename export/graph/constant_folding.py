@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from trpo_tf.export.graph.convert import drop_unread, inner_graphs, names_read, set_field
+from trpo_tf.export.graph.editing import drop_unread, inner_graphs, names_read, set_field
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 _SHAPE_ONLY = frozenset({"Shape", "Size"})

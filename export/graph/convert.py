@@ -3,28 +3,20 @@
 import copy
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import onnx
 import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
-from onnx import checker, numpy_helper
+from onnx import numpy_helper
 
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.check import check_graph
+from trpo_tf.export.graph.editing import BATCH, drop_unread, graphs_of, set_field
 from trpo_tf.export.graph.operator_rewrites import HANDLERS
-from trpo_tf.serving.bundle.onnx_check import DOMAINS, OPERATORS
-from trpo_tf.serving.runtime.onnx_runtime import open_session
-
-OPSET = 17
-OPSETS = range(13, 19)
-BATCH = "batch"
-
-_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-
-
-class ExportError(RuntimeError):
-    """A function that can't be exported, or whose export does not act like it; says what to do."""
+from trpo_tf.export.policy.opsets import OPSET, OPSETS
 
 
 def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: int = OPSET) -> onnx.ModelProto:
@@ -83,81 +75,6 @@ def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -
     set_field(constant.graph.input, [i for i in model.graph.input if i.name not in values])
     constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
     return constant
-
-
-def check_graph(model: onnx.ModelProto) -> None:
-    """Raise `ExportError` unless every runtime should take the graph, and give the same answer each time.
-
-    It must use operators only that serving admits, hold its weights, pass ONNX's full check, and load in ONNX Runtime.
-    """
-    nodes = [node for graph in graphs_of(model.graph) for node in graph.node]
-    random = sorted({_operator(node) for node in nodes} & _RANDOM)
-    if random:
-        raise ExportError(f"{', '.join(random)} would draw in the graph; use the noise that the function is given")
-    foreign = sorted({_operator(node) for node in nodes if not _is_servable(node)})
-    if foreign:
-        raise ExportError(f"{', '.join(foreign)} can't be expressed in ONNX; replace these operations in the network")
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
-        raise ExportError("the graph keeps weights in external files; export it with its weights inside")
-    try:
-        checker.check_model(model, full_check=True)
-        open_session(model.SerializeToString())
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ExportError(f"the converted graph is not valid ONNX: {reason}") from error
-
-
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those that its conditionals and loops hold."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from graphs_of(inner)
-
-
-def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that a conditional or loop holds, at any depth."""
-    for attribute in node.attribute:
-        for inner in (attribute.g, *attribute.graphs):
-            if inner.node or inner.output:
-                yield from graphs_of(inner)
-
-
-def names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
-    """Tensors that nodes read, those in their inner graphs too."""
-    inner = [graph for node in nodes for graph in inner_graphs(node)]
-    every = [*nodes, *(node for graph in inner for node in graph.node)]
-    return {name for node in every for name in node.input} | {o.name for graph in inner for o in graph.output}
-
-
-def drop_unread(graph: onnx.GraphProto) -> None:
-    """Leave out initializers that nothing reads; ONNX Runtime would warn of each when it loads the graph."""
-    kept = names_read(graph.node) | {value.name for value in (*graph.input, *graph.output)}
-    set_field(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in kept])
-
-
-def set_field(field: Any, values: Iterable[Any]) -> None:
-    """Replace what a repeated protobuf field holds."""
-    kept = list(values)
-    del field[:]
-    field.extend(kept)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for inner in graphs_of(graph):
-        yield from inner.initializer
-        for node in inner.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-
-
-def _is_servable(node: onnx.NodeProto) -> bool:
-    return node.domain in DOMAINS and node.op_type in OPERATORS
-
-
-def _operator(node: onnx.NodeProto) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
 
 
 def _bind_tensors(model: onnx.ModelProto, captures: Sequence[tuple[Any, Any]]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import onnx
 
-from trpo_tf.export.graph.convert import ExportError, set_field
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.editing import set_field
 from trpo_tf.serving import Manifest
 
 PREFIX = "trpo-tf."

@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from trpo_tf.export.graph.constant_folding import with_constants_folded
-from trpo_tf.export.graph.convert import BATCH, ExportError, check_graph, graphs_of, set_field
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.check import check_graph
+from trpo_tf.export.graph.editing import graphs_of, set_field
 from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
 
 _ADDED = ("rows", "batch", "shape", "inner", "sizes", "place")
@@ -85,28 +86,6 @@ def without_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     set_field(constant.graph.input, [i for i in constant.graph.input if i.name != name])
     check_graph(constant)
     return constant
-
-
-def with_fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
-    """Inputs and outputs of exactly `size` rows, for runtimes that plan ahead. Raises `ExportError` below 1.
-
-    What depends on the number of rows alone becomes constant.
-    """
-    if size < 1:
-        raise ExportError(f"a batch of {size} rows isn't one; choose 1 or more")
-    fixed = copy.deepcopy(model)
-    graph = fixed.graph
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == BATCH:
-                dim.dim_value = size
-    inputs = {i.name for i in graph.input}
-    for tensor in graph.initializer:
-        if tensor.name in inputs:  # the one row of an optional input
-            tensor.CopyFrom(numpy_helper.from_array(np.repeat(numpy_helper.to_array(tensor), size, 0), tensor.name))
-    folded = with_constants_folded(fixed)
-    check_graph(folded)
-    return folded
 
 
 def _added(prefix: str) -> list[str]:

@@ -4,7 +4,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 
 _ERRORS_ONLY = 3

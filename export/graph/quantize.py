@@ -11,7 +11,9 @@ from pathlib import Path
 
 import onnx
 
-from trpo_tf.export.graph.convert import ExportError, check_graph, set_field
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.check import check_graph
+from trpo_tf.export.graph.editing import set_field
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name
 

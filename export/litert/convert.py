@@ -3,8 +3,6 @@
 What it can't carry: arrays of uint64, and continuous actions of other types than float32.
 """
 
-import contextlib
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -18,18 +16,17 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.litert.errors import inexpressible, lacking
 from trpo_tf.export.litert.narrow_integers import narrow_integers
 from trpo_tf.export.litert.operator_rewrites import OVERFLOWING, REPLACEMENTS, replace_operations
+from trpo_tf.export.litert.quiet_stderr import quiet_stderr
 from trpo_tf.export.litert.weight_scales import check_scales, keep_scales
-from trpo_tf.export.parity.reference import Actor
-from trpo_tf.export.policy.spec import InferenceFunction, PolicySpec
-from trpo_tf.export.targets.saved_model import signature_names
-from trpo_tf.serving.errors import install
-from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, list_parts, structured
+from trpo_tf.export.policy.functions import InferenceFunction
+from trpo_tf.export.policy.signature_names import signature_names
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured
 from trpo_tf.serving.runtime.policy import draw_noise
-from trpo_tf.serving.verify import in_batches_of
 
 # As in trpo_tf.export.graph.quantize: what is left in floats is what 8 bits would spoil.
 _QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -77,7 +74,7 @@ def to_litert(
 
 
 def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observations: Observation | None) -> bytes:
-    with _quiet_stderr():
+    with quiet_stderr():
         model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
         if int8_observations is not None:
             _check_quantizable(model)
@@ -87,51 +84,6 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
     _rename_inputs(model, spec)
     narrow_integers(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
-    """The model in LiteRT's interpreter, for any number of rows; not to be called from several threads at once.
-
-    Raises `ExportError` if LiteRT isn't installed or refuses the model.
-    """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise ExportError(f"LiteRT is not installed; {install('litert')}") from error
-    parts, noise_input = spec.signature()
-    inputs = signature_names(spec)
-    try:
-        with _quiet_stderr():
-            run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
-            size = int(run.get_input_details()[inputs[spec.noise.name]]["shape_signature"][0])
-            run(
-                **{
-                    inputs[tensor.name]: np.zeros((max(1, size), *tensor.shape[1:]), tensor.dtype.name)
-                    for tensor in (*list_parts(parts), noise_input)
-                }
-            )
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(f"LiteRT can't load the model: {error}") from error
-
-    def act(observations: Observation, noise: Array | None) -> Array:
-        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        actions = run(**{inputs[name]: array for name, array in feeds.items()})[spec.action.name]
-        return actions.astype(spec.action.dtype)  # type: ignore[no-any-return]
-
-    return lambda observations, noise: in_batches_of(size if size > 0 else None, act, observations, noise)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Drop what native code writes on stderr: TensorFlow's converter and LiteRT say each time what they did."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, batch: int | None) -> None:

@@ -4,7 +4,7 @@ import re
 
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 
 _TYPES = {
     "bf16": "bfloat16",

@@ -15,7 +15,7 @@ from tensorflow.core.framework import node_def_pb2, types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.lite.python.schema_py_generated import TensorType
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 
 _PRODUCTS = {"BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "MatMul"}
 _MOVES = {"ExpandDims", "Identity", "Reshape", "Squeeze"}

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trpo_tf.export.graph.convert import ExportError
-from trpo_tf.export.parity.reference import Actor, Answered, Answers, Reference, matches, matches_output
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.parity.reference import Answered, Reference, matches, matches_output
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving.runtime.observations import Array, Observation, list_parts, map_parts, observation_of, take
 from trpo_tf.serving.verify import difference
 

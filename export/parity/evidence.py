@@ -10,12 +10,12 @@ import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
-from trpo_tf.export.graph.convert import ExportError
 from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
 from trpo_tf.export.parity.compare import Environment, Episode, play, repeats
 from trpo_tf.export.parity.proof import Standard
-from trpo_tf.export.parity.reference import Actor, Answered, Answers, Reference
+from trpo_tf.export.parity.reference import Answered, Reference
 from trpo_tf.export.parity.rounding import Rounding, undefined_choice
 from trpo_tf.export.parity.soundness import (
     BATCHES,
@@ -27,8 +27,9 @@ from trpo_tf.export.parity.soundness import (
     is_finite_rows,
     outputs_of,
 )
-from trpo_tf.export.policy.spec import InferenceFunction, Outputs, PolicySpec, check_function, spec_of
-from trpo_tf.export.targets.table import Target
+from trpo_tf.export.policy.functions import Actor, Answers, InferenceFunction, Outputs
+from trpo_tf.export.policy.spec import PolicySpec, check_function, spec_of
+from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
 from trpo_tf.export.parity.compare import compare_cases, in_batches
 from trpo_tf.export.parity.evidence import answerable
-from trpo_tf.export.parity.reference import Actor, Answered, Reference
+from trpo_tf.export.parity.reference import Answered, Reference
 from trpo_tf.export.parity.rounding import Rounding
 from trpo_tf.export.parity.soundness import BATCHES, check_actions, check_bounds, check_rows
+from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import BundleError, Manifest

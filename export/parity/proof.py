@@ -1,7 +1,7 @@
 """The proof that a target acts like the policy it was made of, what it must show, and the table of it."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError, ParityError
 from trpo_tf.export.parity.compare import (
     Agreement,
     Environment,
@@ -21,11 +21,11 @@ from trpo_tf.export.parity.compare import (
     in_batches,
     repeats,
 )
-from trpo_tf.export.parity.latency import BATCHES
 from trpo_tf.export.parity.quantization_error import MOST_ERROR, action_error, output_error
-from trpo_tf.export.parity.reference import Actor, Answered, Answers, Reference
+from trpo_tf.export.parity.reference import Answered, Reference
 from trpo_tf.export.parity.soundness import check_bounds
-from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.export.parity.table import COLUMNS, proof_rows, text_table
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, take
 
@@ -34,20 +34,6 @@ EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 
 LEAST_DECIDED = 0.5
 """Share of cases in which one action alone must be right, or they would show nothing."""
-
-COLUMNS = (
-    *("target", "bytes", "difference", "on episodes", "equal actions", "decided", "8-bit error"),
-    *("return", "gain (95% interval)"),
-)
-LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
-
-
-class ParityError(ExportError):
-    """A target that differs from the policy or loses return; `table` shows how all of them compare."""
-
-    def __init__(self, message: str, table: str) -> None:
-        super().__init__(message)
-        self.table = table
 
 
 @dataclass(frozen=True)
@@ -299,53 +285,5 @@ def judged(proofs: Mapping[str, Proof], standard: Standard, *, accept_loss: bool
     }
     for name, reason in failures.items():
         if reason and not accept_loss:
-            raise ParityError(f"{name} {reason}", _text(COLUMNS, proof_rows(parity, {})))
+            raise ParityError(f"{name} {reason}", text_table(COLUMNS, proof_rows(parity, {})))
     return parity
-
-
-def proof_rows(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> list[list[str]]:
-    """Cells of `COLUMNS` for each target of a manifest's `parity`; `sizes` are bytes."""
-    return [list(_row(name, parity[name], sizes.get(name))) for name in _in_order(parity)]
-
-
-def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int], latencies: Mapping[str, Any]) -> str:
-    """The same with latencies, as text: two tables, since one is wider than a terminal."""
-    measured = [
-        [f"{at['p50']:,.0f}/{at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
-        for name in _in_order(parity)
-    ]
-    *columns, gain = COLUMNS
-    rows = proof_rows(parity, sizes)
-    second = [[row[0], row[-1], *more] for row, more in zip(rows, measured, strict=True)]
-    return "\n\n".join(
-        (_text(columns, [row[:-1] for row in rows]), _text((columns[0], gain, *LATENCY_COLUMNS), second))
-    )
-
-
-def _in_order(parity: Mapping[str, Any]) -> list[str]:
-    return sorted(parity, key=list(TARGETS).index)  # JSON keeps no order
-
-
-def _text(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(columns), *map(list, rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    first, *others = widths
-    return "\n".join("  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]) for line in lines)
-
-
-def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[str]:
-    compared = figures["cases"] + figures["episode_steps"]
-    equal = figures["cases_equal"] + figures["episode_steps_equal"]
-    yield name
-    yield "-" if size is None else f"{size:,}"
-    yield f"{figures['max_difference']:.1e}"
-    yield f"{figures['episode_max_difference']:.1e}" if figures["episode_steps"] else "-"
-    yield f"{equal / compared:.2%}" if compared else "-"
-    yield f"{figures['decided']:.1%}" if "decided" in figures else "-"
-    yield f"{figures['error']:.3f}" if "error" in figures else "-"
-    if "return" not in figures:
-        yield from ("-", "-")
-        return
-    yield f"{figures['return']:.5g}"
-    interval = figures["gain_interval"]
-    yield f"{figures['gain']:+.3g}" + (f" ({interval[0]:+.3g} to {interval[1]:+.3g})" if interval else "")

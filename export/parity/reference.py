@@ -1,7 +1,7 @@
 """The policy as it was trained: what it answers on cases, and which answers of a target are right."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-
-Actor = Callable[[Observation, Array], Array]
-"""observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
-
-Answers = Callable[[Observation, Array], dict[str, Array]]
-"""The same arguments -> arrays [batch, ...] by output name."""
 
 TIE = 1e-5
 """Two best scores closer than this are a tie, which rounding may break either way."""

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from trpo_tf.export.graph.convert import graphs_of, set_field
+from trpo_tf.export.graph.editing import graphs_of, set_field
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name
 from trpo_tf.serving.runtime.onnx_runtime import open_session

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.reference import Answered, Reference, choices, flat, matches, matches_output
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array

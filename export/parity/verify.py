@@ -8,19 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from trpo_tf.export.bundle.model_card import target_sizes
-from trpo_tf.export.graph.convert import ExportError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import Agreement, compare_cases
 from trpo_tf.export.parity.latency import measure_latencies
 from trpo_tf.export.parity.new_cases import compare_anew
-from trpo_tf.export.parity.reference import Actor, Answered
+from trpo_tf.export.parity.reference import Answered
 from trpo_tf.export.parity.rounding import Rounding
+from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import spec_of
-from trpo_tf.export.targets.table import TARGETS
+from trpo_tf.export.targets.table import TARGETS, target_sizes
 from trpo_tf.serving import BundleError, Manifest
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
 from trpo_tf.serving.runtime.observations import Array, Observation, structured
+
+_UNKNOWN = "no such target is known here; install the package that adds it"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
     parity: dict[str, Any] = {}
     actors: dict[str, Actor] = {}
     skipped: dict[str, str] = {}
+    skipped |= {name: _UNKNOWN for name in manifest.parity if name not in TARGETS}
     for name in filter(manifest.parity.__contains__, TARGETS):
         target = TARGETS[name]
         try:
@@ -70,7 +73,7 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
         except ExportError as error:
             skipped[name] = str(error)
             continue
-        rows = still if target.formed and manifest.graph.noise == "none" else np.ones(len(noise), bool)
+        rows = still if target.follows_form and manifest.graph.noise == "none" else np.ones(len(noise), bool)
         found = _replayed(name, actors[name], golden.take(rows), folder, manifest)
         if target.exact and not found.complete:
             raise BundleError(
@@ -84,7 +87,7 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
 
 def _replayed(name: str, actor: Actor, golden: Answered, folder: Path, manifest: Manifest) -> Agreement:
     target = TARGETS[name]
-    further = target.further(folder, manifest) if target.exact and target.further and golden.further else None
+    further = target.open_outputs(folder, manifest) if target.exact and target.open_outputs and golden.further else None
     try:
         return compare_cases(actor, [golden], further)
     except ExportError as error:

@@ -9,21 +9,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trpo_tf.export.graph.convert import OPSET, OPSETS, ExportError
-from trpo_tf.export.policy.traced_graph import check_traced
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.policy.functions import InferenceFunction, Outputs
+from trpo_tf.export.policy.opsets import OPSET, OPSETS
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
 from trpo_tf.serving.runtime.observations import structured
-
-InferenceFunction = Callable[[Any, Any], Any]
-"""observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow operations.
-
-Observations are a tensor, or a dict of them by name where the policy takes several.
-"""
-
-Outputs = Callable[[Any, Any], dict[str, Any]]
-"""The same arguments -> tensors [batch, ...] by name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class PolicySpec:
 
     def signature(self) -> tuple[Any, Any]:
         """`tf.TensorSpec`s of observation and noise, with a free batch dimension."""
-        return structured({spec.name: _tensor_spec(spec) for spec in self.observation}), _tensor_spec(self.noise)
+        return structured({spec.name: tensor_spec(spec) for spec in self.observation}), tensor_spec(self.noise)
 
 
 @dataclass(frozen=True)
@@ -102,34 +94,6 @@ def check_function(function: Any, name: str) -> None:
             raise ExportError(f"{wanted} ({error})") from None
 
 
-def check_answer(function: InferenceFunction, spec: PolicySpec) -> None:
-    """Raise `ExportError` unless the function's actions have the type and shape that the spec says.
-
-    So it does for what no target can carry: see `check_traced`.
-    """
-    traced = tf.function(function, spec.signature(), autograph=False)
-    try:
-        concrete = traced.get_concrete_function()
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ExportError(f"function can't be made a TensorFlow graph of the spec's arrays: {reason}") from error
-    answer = concrete.structured_outputs
-    expect(answer, (tf.Tensor, tf.TensorSpec), "function must give one tensor, the action", ExportError)
-    wanted = _tensor_spec(spec.action)
-    if answer.shape.rank is None:
-        raise ExportError(
-            f"function gives a tensor of as many axes as the batch decides, and the spec's action is "
-            f"{wanted.dtype.name}{wanted.shape.as_list()}; name the axis of tf.squeeze, or give the rows a fixed shape"
-        )
-    fixed = answer.shape.rank > 0 and answer.shape.rank > 0 and answer.shape[0] is not None
-    if fixed or answer.dtype != wanted.dtype or not answer.shape.is_compatible_with(wanted.shape):
-        raise ExportError(
-            f"function gives {answer.dtype.name}{answer.shape.as_list()}, and the spec's action is "
-            f"{wanted.dtype.name}{wanted.shape.as_list()}; change one of them"
-        )
-    check_traced(concrete.graph)
-
-
 def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm = DEFAULT_FORM) -> Outputs:
     """The action, and the further outputs of `form`."""
 
@@ -145,5 +109,6 @@ def spec_of(manifest: Manifest) -> PolicySpec:
     return PolicySpec(manifest.observation, manifest.action, manifest.noise)
 
 
-def _tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:
+def tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:
+    """A `tf.TensorSpec` of a batch of the array."""
     return tf.TensorSpec((None, *spec.shape), spec.dtype, spec.name)

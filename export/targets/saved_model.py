@@ -1,17 +1,29 @@
-"""From an inference function to a SavedModel that TensorFlow alone can run."""
+"""SavedModel: for TensorFlow alone."""
 
-import itertools
-import keyword
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from trpo_tf.export.graph.convert import ExportError, with_neutral_names
-from trpo_tf.export.policy.spec import Outputs, PolicySpec
-from trpo_tf.serving.bundle.input_names import input_names
-from trpo_tf.serving.runtime.observations import list_parts
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.convert import with_neutral_names
+from trpo_tf.export.policy.functions import Actor, Answers, Outputs
+from trpo_tf.export.policy.signature_names import signature_names
+from trpo_tf.export.policy.spec import PolicySpec, spec_of
+from trpo_tf.export.targets.snippet_feeds import feeds
+from trpo_tf.export.targets.target import ExportInputs, Target
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name, list_parts
+
+_FOLDER = "saved_model"
+_LINES = """\
+import tensorflow as tf
+act = tf.saved_model.load("{path}").signatures["serving_default"]
+feeds = {feeds}
+feeds = {{name: tf.constant(array) for name, array in feeds.items()}}
+action = act(**feeds)["{action}"].numpy()[0]
+"""
 
 
 def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
@@ -46,22 +58,6 @@ def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
     (path / "fingerprint.pb").unlink(missing_ok=True)
 
 
-def signature_names(spec: PolicySpec) -> dict[str, str]:
-    """The inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
-
-    They are the same, unless one can't be an argument in Python or differs from another in case alone: then what
-    `input_names` makes of it, and a number behind that of the noise.
-    """
-    observation = [part.name for part in spec.observation]
-    found = input_names(tuple((name,) for name in observation))
-    taken = {name.lower() for name in found}
-    own = spec.noise.name
-    wanted = [own] if own.isidentifier() and own.isascii() and not keyword.iskeyword(own) and own != "self" else []
-    numbered = (f"noise_{number}" for number in itertools.count(2))
-    noise = next(name for name in itertools.chain(wanted, ["noise"], numbered) if name.lower() not in taken)
-    return {**dict(zip(observation, found, strict=True)), own: noise}
-
-
 def _named(function: Any, neutral: Mapping[str, str], spec: PolicySpec) -> Any:
     """The signature's function with its inputs' own names, of which TensorFlow would make others in lower case."""
     concrete, names = function.get_concrete_function(), signature_names(spec)
@@ -71,3 +67,45 @@ def _named(function: Any, neutral: Mapping[str, str], spec: PolicySpec) -> Any:
 
 def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0]
+
+
+def _write(inputs: ExportInputs, folder: Path) -> None:
+    write_saved_model(inputs.outputs, inputs.spec, folder / _FOLDER)
+
+
+def _open(folder: Path, manifest: Manifest) -> Actor:
+    answer = _open_outputs(folder, manifest)
+    return lambda observations, noise: answer(observations, noise)[manifest.action.name]
+
+
+def _open_outputs(folder: Path, manifest: Manifest) -> Answers:
+    """Open all that it answers, the action too."""
+    loaded = tf.saved_model.load(str(folder / _FOLDER))
+    sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
+    names = signature_names(spec_of(manifest))
+
+    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
+        parts = by_name(observations, manifest.observation[0].name)
+        fed, signature = {names[name]: tf.constant(part) for name, part in parts.items()}, deterministic
+        if noise.any():
+            fed[names[manifest.noise.name]], signature = tf.constant(noise), sample
+        return {name: tensor.numpy() for name, tensor in signature(**fed).items()}
+
+    return answer
+
+
+def _snippet(manifest: Manifest) -> tuple[str, str]:
+    inputs = feeds(manifest, signature_names(spec_of(manifest)), noise=False)
+    return "python", _LINES.format(path=_FOLDER, feeds=inputs, action=manifest.action.name)
+
+
+SAVED_MODEL = Target(
+    "savedmodel",
+    _FOLDER,
+    _write,
+    _open,
+    _snippet,
+    "TensorFlow alone",
+    input_names=signature_names,
+    open_outputs=_open_outputs,
+)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.export import Evidence, GraphForm, PolicySpec
-from trpo_tf.export.policy.spec import InferenceFunction
+from trpo_tf.export.policy.functions import InferenceFunction
 from trpo_tf.serving import ArraySpec, NoiseSpec
 
 RNG = np.random.default_rng(0)

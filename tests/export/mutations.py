@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from onnx import helper, numpy_helper
 
-from trpo_tf.export.graph.convert import set_field
+from trpo_tf.export.graph.editing import set_field
 
 Graph = onnx.GraphProto
 FLOAT, HALF, DOUBLE, INT32 = (getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "DOUBLE", "INT32"))
@@ -137,7 +137,7 @@ def text(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
     """Change the C that is written."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        from trpo_tf.export import c99
+        from trpo_tf.export.targets import c99
 
         right = c99.c_sources
 
@@ -155,9 +155,9 @@ def quantized(*changes: Callable[[Graph], None]) -> Callable[[pytest.MonkeyPatch
     """Change the graph of 8 bits that is written."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        from trpo_tf.export.targets import table as targets
+        from trpo_tf.export.targets import onnx as target
 
-        right = targets.quantize_static
+        right = target.quantize_static
 
         def wrong(*arguments: Any) -> bytes:
             model = onnx.load_from_string(right(*arguments))
@@ -165,7 +165,7 @@ def quantized(*changes: Callable[[Graph], None]) -> Callable[[pytest.MonkeyPatch
                 change(model.graph)
             return bytes(model.SerializeToString())
 
-        monkeypatch.setattr(targets, "quantize_static", wrong)
+        monkeypatch.setattr(target, "quantize_static", wrong)
 
     return patch
 
@@ -197,17 +197,19 @@ def function(wrong: Callable[[Any, Any, Any], Any]) -> Callable[[pytest.MonkeyPa
     """Let LiteRT or a SavedModel be made of another function: of the right one, the observation and the noise."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        from trpo_tf.export.targets import table as targets
+        from trpo_tf.export.targets import litert, saved_model
 
-        to_litert, write_saved_model = targets.litert.to_litert, targets.write_saved_model
+        to_litert, write_saved_model = litert.to_litert, saved_model.write_saved_model
 
         def changed(right: Any) -> Any:
             return lambda observation, noise: wrong(right, observation, noise)
 
         monkeypatch.setattr(
-            targets.litert, "to_litert", lambda right, *rest, **options: to_litert(changed(right), *rest, **options)
+            litert, "to_litert", lambda right, *rest, **options: to_litert(changed(right), *rest, **options)
         )
-        monkeypatch.setattr(targets, "write_saved_model", lambda right, *rest: write_saved_model(changed(right), *rest))
+        monkeypatch.setattr(
+            saved_model, "write_saved_model", lambda right, *rest: write_saved_model(changed(right), *rest)
+        )
 
     return patch
 

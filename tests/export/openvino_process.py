@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.export import PolicySpec
-from trpo_tf.export.parity.reference import Actor
+from trpo_tf.export.policy.functions import Actor
 from trpo_tf.serving.runtime.observations import by_name
 
 

@@ -7,9 +7,10 @@ from onnx import checker
 from zoo import KINDS, agrees, case, converted, onnx_actor
 
 from trpo_tf.export import ExportError, GraphForm, convert_policy
-from trpo_tf.export.graph.convert import OPSETS
-from trpo_tf.export.graph.noise_input import with_fixed_batch, with_noise, with_optional_input
+from trpo_tf.export.graph.fixed_batch import with_fixed_batch
+from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
 from trpo_tf.export.graph.quantize import quantize_static
+from trpo_tf.export.policy.opsets import OPSETS
 from trpo_tf.serving.runtime.observations import take
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 

@@ -9,7 +9,8 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator, ModelT, 
 from zoo import KINDS, agrees, case, error
 
 from trpo_tf.export import ExportError, PolicySpec
-from trpo_tf.export.litert.convert import litert_actor, to_litert
+from trpo_tf.export.litert.convert import to_litert
+from trpo_tf.export.litert.interpreter import litert_actor
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.bundle.manifest import DTYPES
 

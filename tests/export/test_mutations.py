@@ -50,8 +50,8 @@ def export(name, target, folder, mutate=lambda graph: None):
     for model in changed.values():
         mutate(model.graph)
     graphs = bundle._Graphs(*(changed[id(model)] for model in (graphs.plain, graphs.outputs)))
-    material = bundle._material(policy.function, outputs, manifest, policy.form, graphs, standard)
-    _, proofs = bundle._written(folder, manifest, {target: TARGETS[target]}, material, standard, (), lambda _: None)
+    inputs = bundle._export_inputs(policy.function, outputs, manifest, policy.form, graphs, standard)
+    _, proofs = bundle._written(folder, manifest, {target: TARGETS[target]}, inputs, standard, (), lambda _: None)
     return judged(proofs, standard, accept_loss=False)
 
 

@@ -9,7 +9,7 @@ from hand_made import Continuous, Discrete, observations
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from trpo_tf.export import ExportError, convert_policy, to_onnx, write_bundle
-from trpo_tf.export.graph.convert import check_graph
+from trpo_tf.export.graph.check import check_graph
 from trpo_tf.serving.bundle import onnx_check as model_check
 from trpo_tf.serving.bundle.onnx_check import OPERATORS
 from trpo_tf.serving.runtime.onnx_runtime import open_session

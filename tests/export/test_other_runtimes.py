@@ -15,7 +15,8 @@ import pytest
 from openvino_process import one_process, openvino_actor
 from zoo import KINDS, agrees, case, converted, error, onnx_actor
 
-from trpo_tf.export.graph.noise_input import with_fixed_batch, with_noise
+from trpo_tf.export.graph.fixed_batch import with_fixed_batch
+from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
 from trpo_tf.serving.runtime.observations import batch_size
 from trpo_tf.serving.verify import agree

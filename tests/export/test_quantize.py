@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from zoo import KINDS, case, converted, error, onnx_actor
 
 from trpo_tf.export import ExportError, convert_policy
-from trpo_tf.export.graph.convert import check_graph
+from trpo_tf.export.graph.check import check_graph
 from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
 from trpo_tf.serving.bundle.manifest import Manifest

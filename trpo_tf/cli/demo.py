@@ -18,7 +18,7 @@ from trpo_tf.config.settings import load_preset
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import FIRST_SEED, evaluate
-from trpo_tf.export.targets.table import SAVED_MODEL_FOLDER
+from trpo_tf.export.targets.saved_model import SAVED_MODEL
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.runs.folder import Run
 from trpo_tf.serving import Manifest, Policy, load
@@ -127,7 +127,7 @@ def _print_table(
     run: Run, manifest: Manifest, exported: float, in_process: list[float], served: float, over_http: list[float]
 ) -> None:
     summary = run.summary
-    saved_model = sum(e.size for name, e in manifest.files.items() if name.startswith(SAVED_MODEL_FOLDER))
+    saved_model = sum(manifest.files[name].size for name in SAVED_MODEL.files(manifest))
     largest = max(figures["max_difference"] for figures in manifest.parity.values())
     for name, value in (
         ("mean return before training", f"{summary['untrained']['mean_return']:.1f}"),

@@ -101,7 +101,7 @@ class Verify:
                 raise UserError("--thorough needs TensorFlow, which is not installed; leave it out")
             print_fields(fields, as_json=self.json)
             return
-        from trpo_tf.export.parity.proof import full_table
+        from trpo_tf.export.parity.table import full_table
         from trpo_tf.export.parity.verify import verify_targets
 
         seed = (secrets.randbits(32) if self.seed is None else self.seed) if self.thorough else None
@@ -123,9 +123,9 @@ def _names(text: str) -> list[str]:
 
 
 def _print_proof(bundle: Path) -> None:
-    from trpo_tf.export.bundle.model_card import target_sizes
     from trpo_tf.export.parity.latency import read_latencies
-    from trpo_tf.export.parity.proof import full_table
+    from trpo_tf.export.parity.table import full_table
+    from trpo_tf.export.targets.table import target_sizes
     from trpo_tf.serving.bundle.manifest import read_manifest
 
     manifest = read_manifest(bundle)

@@ -13,9 +13,9 @@ from trpo_tf.config.former_names import METRICS, renamed
 from trpo_tf.config.settings import Config, read_config, upgraded
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
-from trpo_tf.export.bundle.model_card import target_sizes
 from trpo_tf.export.parity.latency import read_latencies
-from trpo_tf.export.parity.proof import COLUMNS, proof_rows
+from trpo_tf.export.parity.table import COLUMNS, proof_rows
+from trpo_tf.export.targets.table import target_sizes
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
 from trpo_tf.runs.folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run

@@ -1,0 +1,65 @@
+"""Format how the targets of a bundle compare, as a table."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trpo_tf.export.parity.latency import BATCHES
+from trpo_tf.export.targets.table import TARGETS
+
+COLUMNS = (
+    *("target", "bytes", "difference", "on episodes", "equal actions", "decided", "8-bit error"),
+    *("return", "gain (95% interval)"),
+)
+
+
+LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
+
+
+def proof_rows(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> list[list[str]]:
+    """Cells of `COLUMNS` for each target of a manifest's `parity`; `sizes` are bytes."""
+    return [list(_row(name, parity[name], sizes.get(name))) for name in _in_order(parity)]
+
+
+def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int], latencies: Mapping[str, Any]) -> str:
+    """The same with latencies, as text: two tables, since one is wider than a terminal."""
+    measured = [
+        [f"{at['p50']:,.0f}/{at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
+        for name in _in_order(parity)
+    ]
+    *columns, gain = COLUMNS
+    rows = proof_rows(parity, sizes)
+    second = [[row[0], row[-1], *more] for row, more in zip(rows, measured, strict=True)]
+    return "\n\n".join(
+        (text_table(columns, [row[:-1] for row in rows]), text_table((columns[0], gain, *LATENCY_COLUMNS), second))
+    )
+
+
+def _in_order(parity: Mapping[str, Any]) -> list[str]:
+    # JSON keeps no order; targets of packages that are not installed come last.
+    return [name for name in TARGETS if name in parity] + sorted(parity.keys() - TARGETS.keys())
+
+
+def text_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Align cells in columns: the first to the left, the others to the right."""
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    first, *others = widths
+    return "\n".join("  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]) for line in lines)
+
+
+def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[str]:
+    compared = figures["cases"] + figures["episode_steps"]
+    equal = figures["cases_equal"] + figures["episode_steps_equal"]
+    yield name
+    yield "-" if size is None else f"{size:,}"
+    yield f"{figures['max_difference']:.1e}"
+    yield f"{figures['episode_max_difference']:.1e}" if figures["episode_steps"] else "-"
+    yield f"{equal / compared:.2%}" if compared else "-"
+    yield f"{figures['decided']:.1%}" if "decided" in figures else "-"
+    yield f"{figures['error']:.3f}" if "error" in figures else "-"
+    if "return" not in figures:
+        yield from ("-", "-")
+        return
+    yield f"{figures['return']:.5g}"
+    interval = figures["gain_interval"]
+    yield f"{figures['gain']:+.3g}" + (f" ({interval[0]:+.3g} to {interval[1]:+.3g})" if interval else "")

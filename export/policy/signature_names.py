@@ -1,0 +1,23 @@
+"""Name the inputs of a TensorFlow or LiteRT signature."""
+
+import itertools
+import keyword
+
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.bundle.input_names import input_names
+
+
+def signature_names(spec: PolicySpec) -> dict[str, str]:
+    """The inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
+
+    They are the same, unless one can't be an argument in Python or differs from another in case alone: then what
+    `input_names` makes of it, and a number behind that of the noise.
+    """
+    observation = [part.name for part in spec.observation]
+    found = input_names(tuple((name,) for name in observation))
+    taken = {name.lower() for name in found}
+    own = spec.noise.name
+    wanted = [own] if own.isidentifier() and own.isascii() and not keyword.iskeyword(own) and own != "self" else []
+    numbered = (f"noise_{number}" for number in itertools.count(2))
+    noise = next(name for name in itertools.chain(wanted, ["noise"], numbered) if name.lower() not in taken)
+    return {**dict(zip(observation, found, strict=True)), own: noise}

@@ -1,0 +1,55 @@
+"""Run ONNX and ORT files in a session of ONNX Runtime, and write such a call as Python."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from trpo_tf.export.policy.functions import Actor, Answers
+from trpo_tf.export.targets.snippet_feeds import feeds
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name
+from trpo_tf.serving.runtime.onnx_runtime import open_session
+from trpo_tf.serving.verify import replay
+
+_LINES = """\
+import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime{numpy}
+session = onnxruntime.InferenceSession("{path}")
+feeds = {feeds}
+action = session.run(["{action}"], feeds)[0][0]
+"""
+
+
+def session_actor(file: str, folder: Path, manifest: Manifest) -> Actor:
+    """Open a file's actions."""
+    run = functools.partial(_runner(folder / file, manifest), manifest.action.name)
+    return lambda observations, noise: replay(run, manifest, observations, noise)
+
+
+def session_outputs(file: str, folder: Path, manifest: Manifest) -> Answers:
+    """Open a file's further outputs, in which numbers may be not finite: the comparison looks for those."""
+    run = _runner(folder / file, manifest)
+    names = [spec.name for spec in manifest.graph.outputs]
+    return lambda observations, noise: {
+        name: replay(functools.partial(run, name), manifest, observations, noise) for name in names
+    }
+
+
+def session_snippet(file: str, manifest: Manifest) -> tuple[str, str]:
+    """Write Python that runs a file without this package."""
+    rows, noise = manifest.graph.batch or 1, manifest.graph.noise == "required"
+    numpy = ", numpy as np" if noise or rows > 1 else ""
+    inputs = feeds(manifest, {}, noise=noise, rows=rows)
+    return "python", _LINES.format(numpy=numpy, path=file, feeds=inputs, action=manifest.action.name)
+
+
+def _runner(file: Path, manifest: Manifest) -> Callable[[str, Observation, Array | None], Array]:
+    session = open_session(file.read_bytes())
+
+    def run(output: str, observations: Observation, noise: Array | None) -> Array:
+        fed = by_name(observations, manifest.observation[0].name)
+        if noise is not None:
+            fed[manifest.noise.name] = noise
+        return session.run([output], fed)[0]  # type: ignore[no-any-return]
+
+    return run

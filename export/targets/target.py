@@ -1,0 +1,83 @@
+"""What a target is: one way to ship a policy, as one value."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.policy.functions import Actor, Answers, InferenceFunction, Outputs
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.runtime.observations import Observation
+
+Refusal = Callable[[Any, PolicySpec], str | None]
+"""The traced graph of a policy and its spec -> why a target can't carry it, or None."""
+
+
+@dataclass(frozen=True)
+class ExportInputs:
+    """The policy that targets are made of, as a function and as ONNX.
+
+    Attributes:
+        function: the policy.
+        outputs: the policy and whatever else is answered, by name.
+        spec: its arrays.
+        graph: ONNX with the noise input that was asked for and all outputs, for any batch size.
+        batch: the one number of rows that it is to take, if any.
+        action_graph: ONNX of the action alone, with optional noise, for any batch size.
+        visited: observations [n, ...] that the policy visits, to calibrate 8 bits on.
+    """
+
+    function: InferenceFunction
+    outputs: Outputs
+    spec: PolicySpec
+    graph: bytes
+    batch: int | None
+    action_graph: bytes
+    visited: Observation | None
+
+    def calibration(self) -> Observation:
+        """Return `visited`. Raises `ExportError` if there are none."""
+        if self.visited is None:
+            raise ExportError("8 bits are calibrated on what the policy visits; give observations, or an environment")
+        return self.visited
+
+
+@dataclass(frozen=True)
+class Target:
+    """One way to ship a policy.
+
+    Attributes:
+        name: what it is called in `--target` and in a manifest's `parity`.
+        path: the file or folder in the bundle.
+        write: makes it there, given the bundle's folder.
+        open: runs it here: bundle's folder and manifest -> actor.
+        snippet: manifest -> a language, and lines in it that make `action` of `observation` in the bundle's folder.
+        purpose: what it is for.
+        exact: whether it computes in floats.
+        follows_form: whether it has the noise input and the batch size that the graph's form asks for.
+        refusal: why it can't carry a policy, found before anything is converted.
+        input_names: the names of its inputs, by the spec's names.
+        open_outputs: runs its further outputs here, as `open` does; None if it answers the action alone.
+    """
+
+    name: str
+    path: str
+    write: Callable[[ExportInputs, Path], None]
+    open: Callable[[Path, Manifest], Actor]
+    snippet: Callable[[Manifest], tuple[str, str]]
+    purpose: str
+    exact: bool = True
+    follows_form: bool = False
+    refusal: Refusal = lambda *_: None
+    input_names: Callable[[PolicySpec], Mapping[str, str]] = lambda _: {}
+    open_outputs: Callable[[Path, Manifest], Answers] | None = None
+
+    def renamed_inputs(self, spec: PolicySpec) -> dict[str, str]:
+        """Return the inputs that have another name in the target, by the spec's names."""
+        return {name: own for name, own in self.input_names(spec).items() if own != name}
+
+    def files(self, manifest: Manifest) -> list[str]:
+        """List the manifest's files that belong to the target."""
+        return [name for name in manifest.files if name == self.path or name.startswith(f"{self.path}/")]

@@ -1,0 +1,26 @@
+"""Look for operations in a traced graph that a target can't compute."""
+
+from collections.abc import Collection
+from typing import Any
+
+import tensorflow as tf
+
+from trpo_tf.export.policy.traced_graph import all_nodes
+
+LARGE_OFFSET = "a large offset is subtracted from the observation in float64; give what is small, or float32"
+_LOOPS = {"While", "StatelessWhile"}
+
+
+def subtracts_in_float64(graph: Any) -> bool:
+    """Return whether numbers are centred in float64 before they become float32."""
+    return any(node.type == "Sub" and node.inputs[0].dtype == tf.float64 for node in graph.get_operations())
+
+
+def operations_among(graph: Any, names: Collection[str]) -> list[str]:
+    """List which of `names` the graph computes, also in the functions that it calls."""
+    return sorted({node.op for node in all_nodes(graph.as_graph_def())}.intersection(names))
+
+
+def no_loops(graph: Any, where: str) -> str | None:
+    """Say that `where` has no loops, if the graph has one."""
+    return f"{where} has no loops; give recurrent layers unroll=True" if operations_among(graph, _LOOPS) else None
