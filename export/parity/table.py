@@ -48,12 +48,15 @@ def text_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[str]:
-    compared = figures["cases"] + figures["episode_steps"]
-    equal = figures["cases_equal"] + figures["episode_steps_equal"]
+    # The first bundles do not say how many were equal, nor how episodes compared.
+    counted = [kind for kind in ("cases", "episode_steps") if f"{kind}_equal" in figures]
+    compared = sum(figures[kind] for kind in counted)
+    equal = sum(figures[f"{kind}_equal"] for kind in counted)
+    played = figures["episode_steps"] and "episode_max_difference" in figures
     yield name
     yield "-" if size is None else f"{size:,}"
     yield f"{figures['max_difference']:.1e}"
-    yield f"{figures['episode_max_difference']:.1e}" if figures["episode_steps"] else "-"
+    yield f"{figures['episode_max_difference']:.1e}" if played else "-"
     yield f"{equal / compared:.2%}" if compared else "-"
     yield f"{figures['decided']:.1%}" if "decided" in figures else "-"
     yield f"{figures['error']:.3f}" if "error" in figures else "-"

@@ -30,6 +30,9 @@ SIGNATURE_FILE = "model.sig"
 UNLISTED_FILES = {MANIFEST_FILE, LATENCY_FILE, SIGNATURE_FILE}
 """Files that a manifest does not list: itself, and files that differ between two exports of the same run."""
 
+FORMER_TARGETS = {"policy.onnx": "onnx", "saved_model": "savedmodel"}
+"""Targets as `parity` has them: name in the first bundles -> present name."""
+
 NOISE_LAWS = ("normal", "gumbel", "logistic")
 NOISE_INPUTS = ("optional", "required", "none")
 DTYPES = (
@@ -196,7 +199,7 @@ class Manifest:
             graph=graph,
             files={path: _file_entry(path, entry) for path, entry in files.items()},
             provenance=_provenance(document),
-            parity=_any_json(document, "parity"),
+            parity={FORMER_TARGETS.get(name, name): each for name, each in _any_json(document, "parity").items()},
             statistics=_statistics(document, observation),
         )
 
