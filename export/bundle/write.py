@@ -19,9 +19,16 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.convert import to_onnx
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
-from trpo_tf.export.parity.evidence import Evidence, check_episodes, standard_of
+from trpo_tf.export.parity.evidence import Evidence, check_episodes, make_reference_cases
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
-from trpo_tf.export.parity.proof import Proof, Standard, is_repeatable, judged, prove, without_returns
+from trpo_tf.export.parity.proof import (
+    Proof,
+    ReferenceCases,
+    compare_target,
+    is_repeatable,
+    manifest_parity,
+    without_returns,
+)
 from trpo_tf.export.parity.reference import Answered
 from trpo_tf.export.parity.soundness import outputs_of
 from trpo_tf.export.policy.checks import check_answer
@@ -117,24 +124,24 @@ def write_bundle(
         )
         observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
         graphs = _graphs(function, outputs, spec, form)
-        standard = standard_of(function, outputs, manifest, evidence, _serialized(graphs.outputs))
-        if not standard.repeatable:
+        reference_cases = make_reference_cases(function, outputs, manifest, evidence, _serialized(graphs.outputs))
+        if not reference_cases.repeatable:
             observer(_NOT_REPEATABLE)
-        inputs = _export_inputs(function, outputs, manifest, form, graphs, standard)
+        inputs = _export_inputs(function, outputs, manifest, form, graphs, reference_cases)
         optional = chosen.keys() - {"onnx", *targets}
-        actors, proofs = _written(folder, manifest, chosen, inputs, standard, optional, observer)
+        actors, proofs = _written(folder, manifest, chosen, inputs, reference_cases, optional, observer)
         chosen = {target: chosen[target] for target in proofs}
-        if not is_repeatable(proofs, standard):
+        if not is_repeatable(proofs, reference_cases):
             observer(_NOT_REPEATABLE)
-            proofs, standard = without_returns(proofs), replace(standard, repeatable=False)
-        parity = judged(proofs, standard, accept_loss=accept_loss)
+            proofs, reference_cases = without_returns(proofs), replace(reference_cases, repeatable=False)
+        parity = manifest_parity(proofs, reference_cases, accept_loss=accept_loss)
         for target, figures in parity.items():
             if renamed := chosen[target].renamed_inputs(spec):
                 figures["inputs"] = renamed
         manifest = replace(manifest, parity=_with_missing(parity, chosen, manifest, observer))
-        _finish(folder, manifest, chosen, standard)
+        _finish(folder, manifest, chosen, reference_cases)
         observer("measuring latencies")
-        latencies = measure_latencies(actors, standard.observations, standard.noise)
+        latencies = measure_latencies(actors, reference_cases.observations, reference_cases.noise)
         (folder / LATENCY_FILE).write_text(latency_json(latencies))
         if signing_key is not None:
             sign(folder, signing_key)
@@ -219,12 +226,12 @@ def _export_inputs(
     manifest: Manifest,
     form: GraphForm,
     graphs: _Graphs,
-    standard: Standard,
+    reference_cases: ReferenceCases,
 ) -> ExportInputs:
     spec = spec_of(manifest)
     graph = with_metadata(with_noise(graphs.outputs, spec.noise.name, form.noise), manifest_metadata(manifest))
     plain = _serialized(graphs.plain)
-    return ExportInputs(function, outputs, spec, _serialized(graph), form.batch, plain, standard.visited)
+    return ExportInputs(function, outputs, spec, _serialized(graph), form.batch, plain, reference_cases.visited)
 
 
 def _written(
@@ -232,7 +239,7 @@ def _written(
     manifest: Manifest,
     targets: Mapping[str, Target],
     inputs: ExportInputs,
-    standard: Standard,
+    reference_cases: ReferenceCases,
     optional: Collection[str],
     observer: Callable[[str], None],
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
@@ -254,7 +261,9 @@ def _written(
         actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.follows_form
         further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else None
-        proofs[name] = prove(name, actors[name], standard, exact=target.exact, samples=samples, further=further)
+        proofs[name] = compare_target(
+            name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further
+        )
     return actors, proofs
 
 
@@ -282,7 +291,7 @@ def _with_missing(
     return {name: figures | ({"without": names} if name in missing else {}) for name, figures in parity.items()}
 
 
-def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], standard: Standard) -> None:
+def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], reference_cases: ReferenceCases) -> None:
     """Write what is about the targets: metadata inside them, golden cases, model card, manifest."""
     for name, target in targets.items():
         file = folder / target.path
@@ -290,7 +299,7 @@ def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], sta
             described = replace(manifest, parity={name: manifest.parity[name]})
             model = with_metadata(onnx.load_from_string(file.read_bytes()), manifest_metadata(described))
             file.write_bytes(_serialized(model))
-    (folder / GOLDEN_FILE).write_bytes(_golden(standard, manifest))
+    (folder / GOLDEN_FILE).write_bytes(_golden(reference_cases, manifest))
     (folder / CARD_FILE).write_text(model_card(replace(manifest, files=_entries(folder))))
     (folder / MANIFEST_FILE).write_text(replace(manifest, files=_entries(folder)).to_json())
 
@@ -303,12 +312,12 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
     }
 
 
-def _golden(standard: Standard, manifest: Manifest) -> bytes:
+def _golden(reference_cases: ReferenceCases, manifest: Manifest) -> bytes:
     """Cases with zero noise, then the same with noise, of which no rounding changes the action.
 
     Where there are few such, those that it changes least.
     """
-    chosen = [cases.take(_firmest(cases)) for cases in (standard.golden, standard.noisy_golden)]
+    chosen = [cases.take(_firmest(cases)) for cases in (reference_cases.golden, reference_cases.noisy_golden)]
     arrays: dict[str, list[Array]] = {}
     for cases in chosen:
         inputs = by_name(cases.observations, manifest.observation[0].name) | {manifest.noise.name: cases.noise}

@@ -69,7 +69,7 @@ class Returns:
 
     target: tuple[float, ...]
     reference: tuple[float, ...]
-    parted: tuple[int, ...]
+    diverged: tuple[int, ...]
 
     def gain(self) -> tuple[float, float, float]:
         """Mean of the paired differences, target less reference, and its 95% interval by Student's t."""
@@ -106,13 +106,13 @@ def in_batches(cases: Answered) -> list[Answered]:
     return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]
 
 
-def along(reference: Reference, episodes: Mapping[int, Episode], still: Array) -> Iterator[Answered]:
-    """Every observation of the reference's own episodes, without noise: `still` is zeros [1, k]."""
+def episode_batches(reference: Reference, episodes: Mapping[int, Episode], zero_noise: Array) -> Iterator[Answered]:
+    """Every observation of the reference's own episodes, without noise: `zero_noise` is zeros [1, k]."""
     for episode in episodes.values():
         for start in range(0, len(episode), BATCH_SIZES[-1]):
             seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
             observations = map_parts(lambda *parts: np.stack(parts), *seen)
-            yield reference.answered(observations, np.repeat(still, len(seen), axis=0))
+            yield reference.answered(observations, np.repeat(zero_noise, len(seen), axis=0))
 
 
 def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | None = None) -> Agreement:
@@ -124,23 +124,23 @@ def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | No
 
 
 def compare_returns(
-    actor: Actor, reference: Reference, environment: Environment, episodes: Mapping[int, Episode], still: Array
+    actor: Actor, reference: Reference, environment: Environment, episodes: Mapping[int, Episode], zero_noise: Array
 ) -> Returns:
     """Let the actor play by itself from each seed of the reference's episodes."""
-    returns, parted = [], []
+    returns, diverged = [], []
     for seed, episode in episodes.items():
-        free = list(play(actor, environment, seed, still, _names(episode)))
+        free = list(play(actor, environment, seed, zero_noise, _names(episode)))
         returns.append(math.fsum(reward for _, reward in free))
-        if _parts(free, episode, reference, still):
-            parted.append(seed)
+        if _diverges(free, episode, reference, zero_noise):
+            diverged.append(seed)
     expected = [math.fsum(reward for _, reward in episode) for episode in episodes.values()]
-    return Returns(tuple(returns), tuple(expected), tuple(parted))
+    return Returns(tuple(returns), tuple(expected), tuple(diverged))
 
 
-def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], still: Array) -> bool:
+def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], zero_noise: Array) -> bool:
     """Whether the reference plays each of its episodes again, to the bit, from the same seed."""
     return all(
-        _same(list(play(reference.act, environment, seed, still, _names(episode))), episode)
+        _same(list(play(reference.act, environment, seed, zero_noise, _names(episode))), episode)
         for seed, episode in episodes.items()
     )
 
@@ -204,12 +204,12 @@ def _same(one: Episode, other: Episode) -> bool:
     )
 
 
-def _parts(free: Episode, episode: Episode, reference: Reference, still: Array) -> bool:
+def _diverges(free: Episode, episode: Episode, reference: Reference, zero_noise: Array) -> bool:
     """Whether two episodes from one seed part, but for a tie that rounding broke the other way."""
     for step, ((seen, reward), (expected, expected_reward)) in enumerate(zip(free, episode, strict=False)):
         same = all(map(np.array_equal, list_parts(seen), list_parts(expected)))
         if same and reward == expected_reward:
             continue
         last = free[step if same else step - 1][0]
-        return bool(reference.decisive(take(last, np.newaxis), still).all())
+        return bool(reference.untied(take(last, np.newaxis), zero_noise).all())
     return len(free) != len(episode)

@@ -14,7 +14,7 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
 from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
 from trpo_tf.export.parity.compare import Environment, Episode, play, repeats
-from trpo_tf.export.parity.proof import Standard
+from trpo_tf.export.parity.proof import ReferenceCases
 from trpo_tf.export.parity.reference import Answered, Reference
 from trpo_tf.export.parity.rounding import Rounding, undefined_choice
 from trpo_tf.export.parity.soundness import (
@@ -86,21 +86,21 @@ def check_episodes(targets: Mapping[str, Target], evidence: Evidence) -> None:
         )
 
 
-def standard_of(
+def make_reference_cases(
     function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
-) -> Standard:
+) -> ReferenceCases:
     """The reference, its episodes, and the golden cases; checked by themselves.
 
     Raises `ExportError` for a policy that no target can act like.
     """
     spec = spec_of(manifest)
     reference = _reference(function, outputs, manifest, evidence, graph)
-    still = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
+    zero_noise = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
     environment, episodes = evidence.environment, {}
     if environment is not None:
         names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
         episodes = {
-            seed: list(play(reference.act, environment, seed, still, names)) for seed in range(evidence.episodes)
+            seed: list(play(reference.act, environment, seed, zero_noise, names)) for seed in range(evidence.episodes)
         }
     visited = evidence.observations if evidence.observations is not None else _visited(episodes)
     rng = np.random.default_rng(0)
@@ -110,8 +110,8 @@ def standard_of(
     kept = ~far | answerable(reference, observations, noise)
     observations, noise, far = take(observations, kept), noise[kept], far[kept]
     first = dict(itertools.islice(episodes.items(), 1))
-    repeatable = environment is None or repeats(reference, environment, first, still)
-    standard = Standard(
+    repeatable = environment is None or repeats(reference, environment, first, zero_noise)
+    reference_cases = ReferenceCases(
         reference,
         observations,
         noise,
@@ -124,7 +124,7 @@ def standard_of(
         manifest.graph.outputs,
         far,
     )
-    _check_policy(standard, spec)
+    _check_policy(reference_cases, spec)
     feeds = by_name(take(observations, ~far), spec.observation[0].name)
     sized = outputs_of_batch_size(onnx.load_from_string(graph), feeds)
     if sized:
@@ -137,7 +137,7 @@ def standard_of(
         raise ExportError(
             f"{operator} in the policy compares numbers of which some are NaN; look for an overflow or NaN in it"
         )
-    return standard
+    return reference_cases
 
 
 def _reference(
@@ -175,15 +175,15 @@ def _many(reference: Reference, spec: PolicySpec, visited: Observation | None) -
     return answered.take(~far_rows(spec.observation, observations, visited) | is_finite_rows(answered.actions))
 
 
-def _check_policy(standard: Standard, spec: PolicySpec) -> None:
-    for cases, sizes in ((standard.golden, BATCHES), (standard.noisy_golden, ())):
+def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
+    for cases, sizes in ((reference_cases.golden, BATCHES), (reference_cases.noisy_golden, ())):
         check_actions(cases, spec.action)
         check_scores(cases)
-        check_rows(standard.reference, cases, sizes)
-    for batch in standard.along:
+        check_rows(reference_cases.reference, cases, sizes)
+    for batch in reference_cases.episode_batches:
         check_actions(batch, spec.action)
-    check_actions(_many(standard.reference, spec, standard.visited), spec.action)
-    check_further(standard.visits, is_known=standard.visited is not None)
+    check_actions(_many(reference_cases.reference, spec, reference_cases.visited), spec.action)
+    check_further(reference_cases.visits, is_known=reference_cases.visited is not None)
 
 
 def _visited(episodes: Mapping[int, Episode]) -> Observation | None:

@@ -19,13 +19,13 @@ _SECONDS = 0.2
 
 def measure_latencies(actors: Mapping[str, Actor], observations: Observation, noise: Array) -> dict[str, Any]:
     """Target -> batch -> p50 and p99 in microseconds, on the first of cases [n, ...], without noise."""
-    still = np.zeros_like(noise)
+    zero_noise = np.zeros_like(noise)
     measured: dict[str, Any] = {}
     for name, actor in actors.items():
         measured[name] = {}
         for batch in BATCHES:
-            rows = np.arange(batch) % len(still)
-            seen, drawn = take(observations, rows), still[rows]
+            rows = np.arange(batch) % len(zero_noise)
+            seen, drawn = take(observations, rows), zero_noise[rows]
             latency = measure(functools.partial(actor, seen, drawn), _SECONDS)
             measured[name][str(batch)] = {"p50": round(latency.p50, 1), "p99": round(latency.p99, 1)}
     return measured

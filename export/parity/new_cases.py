@@ -23,7 +23,9 @@ from trpo_tf.serving.runtime.policy import draw_noise
 _VISITED = 64
 
 
-def compare_anew(bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], visited: Observation, seed: int) -> int:
+def compare_on_new_cases(
+    bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], visited: Observation, seed: int
+) -> int:
     """Compare all targets in floats with policy.onnx on cases drawn from `seed`; how many cases there were.
 
     Cases are made as an export makes them, around `visited` observations [n, ...]. Those in which rounding decides
@@ -44,7 +46,7 @@ def compare_anew(bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], 
         kept = ~far | answerable(reference, observations, noise)
         observations, noise = take(observations, kept), noise[kept]
         for drawn in (np.zeros_like(noise), noise):
-            cases = reference.alone(observations, drawn).with_margins()
+            cases = reference.answered_one_by_one(observations, drawn).with_margins()
             name = "onnx"
             check_actions(cases, spec.action)
             check_rows(reference, cases, BATCHES)

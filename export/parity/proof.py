@@ -15,9 +15,9 @@ from trpo_tf.export.parity.compare import (
     Environment,
     Episode,
     Returns,
-    along,
     compare_cases,
     compare_returns,
+    episode_batches,
     in_batches,
     repeats,
 )
@@ -37,7 +37,7 @@ LEAST_DECIDED = 0.5
 
 
 @dataclass(frozen=True)
-class Standard:
+class ReferenceCases:
     """What targets are held against.
 
     Attributes:
@@ -68,24 +68,24 @@ class Standard:
     far: NDArray[np.bool_] | None = None
 
     @cached_property
-    def still(self) -> Array:
+    def zero_noise(self) -> Array:
         """The noise of deterministic actions, for every case."""
         return np.zeros_like(self.noise)
 
     @cached_property
     def golden(self) -> Answered:
         """Golden cases without noise, each answered by itself; once for all targets."""
-        return self.reference.alone(self.observations, self.still).with_margins()
+        return self.reference.answered_one_by_one(self.observations, self.zero_noise).with_margins()
 
     @cached_property
     def noisy_golden(self) -> Answered:
         """The same with noise."""
-        return self.reference.alone(self.observations, self.noise).with_margins()
+        return self.reference.answered_one_by_one(self.observations, self.noise).with_margins()
 
     @property
-    def along(self) -> Iterator[Answered]:
+    def episode_batches(self) -> Iterator[Answered]:
         """Every observation of the reference's own episodes; answered anew each time, since they may be large."""
-        return along(self.reference, self.episodes, self.still[:1])
+        return episode_batches(self.reference, self.episodes, self.zero_noise[:1])
 
     @cached_property
     def visits(self) -> Answered:
@@ -93,7 +93,7 @@ class Standard:
         if self.visited is None:
             return self.golden if self.far is None else self.golden.take(~self.far)
         rows = np.unique(np.linspace(0, batch_size(self.visited) - 1, _MOST_VISITED).astype(int))
-        return self.reference.answered(take(self.visited, rows), np.repeat(self.still[:1], len(rows), axis=0))
+        return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
 
     def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
         """Golden cases at several batch sizes; the far ones are for targets in floats alone."""
@@ -111,7 +111,7 @@ class Proof:
     Attributes:
         exact: whether it computes in floats, so that nothing but rounding may differ.
         cases: on the golden cases, at several batch sizes.
-        along: along the reference's own episodes.
+        on_episodes: on every step of the reference's own episodes.
         returns: of episodes that it plays by itself, if there was an environment.
         decided: least share of rows with one right action, with noise, without, and along episodes.
         errors: in 8 bits, of each output on what the policy visits.
@@ -119,14 +119,14 @@ class Proof:
 
     exact: bool
     cases: Agreement
-    along: Agreement
+    on_episodes: Agreement
     returns: Returns | None
     decided: float = 1.0
     errors: Mapping[str, float] = field(default_factory=dict)
 
-    def failure(self, standard: Standard) -> str | None:
+    def failure(self, reference_cases: ReferenceCases) -> str | None:
         """Why the target may not be shipped, or None."""
-        both = self.cases + self.along
+        both = self.cases + self.on_episodes
         if self.exact and not both.complete:
             return (
                 f"differs from the trained policy by {both.max_difference:.3g}; "
@@ -146,11 +146,11 @@ class Proof:
             )
         if self.returns is None:
             return None
-        if self.exact and standard.reference.scores is not None and self.returns.parted:
-            return f"plays another episode than the trained policy at seed {self.returns.parted[0]}"
+        if self.exact and reference_cases.reference.scores is not None and self.returns.diverged:
+            return f"plays another episode than the trained policy at seed {self.returns.diverged[0]}"
         reference = math.fsum(self.returns.reference) / len(self.returns.reference)
         # Without the return before training, the whole return passes for what was gained.
-        gained = abs(reference - (standard.untrained_return or 0.0))
+        gained = abs(reference - (reference_cases.untrained_return or 0.0))
         share = EXACT_LOSS if self.exact else INT8_LOSS
         mean, _, highest = self.returns.gain()
         if highest >= -share * gained:
@@ -169,12 +169,12 @@ class Proof:
         """As the manifest has it, in `parity`."""
         document: dict[str, Any] = {
             "exact": self.exact,
-            "max_difference": (self.cases + self.along).max_difference,
+            "max_difference": (self.cases + self.on_episodes).max_difference,
             "cases": self.cases.compared,
             "cases_equal": self.cases.equal,
-            "episode_steps": self.along.compared,
-            "episode_steps_equal": self.along.equal,
-            "episode_max_difference": self.along.max_difference,
+            "episode_steps": self.on_episodes.compared,
+            "episode_steps_equal": self.on_episodes.equal,
+            "episode_max_difference": self.on_episodes.max_difference,
             "decided": self.decided,
         }
         if not self.exact:
@@ -185,7 +185,7 @@ class Proof:
         mean, low, high = self.returns.gain()
         return document | {
             "episodes": count,
-            "episodes_parted": len(self.returns.parted),
+            "episodes_parted": len(self.returns.diverged),
             "return": math.fsum(self.returns.target) / count,
             "reference_return": math.fsum(self.returns.reference) / count,
             "gain": mean,
@@ -193,27 +193,35 @@ class Proof:
         }
 
 
-def prove(
-    name: str, actor: Actor, standard: Standard, *, exact: bool, samples: bool, further: Answers | None = None
+def compare_target(
+    name: str,
+    actor: Actor,
+    reference_cases: ReferenceCases,
+    *,
+    exact: bool,
+    samples: bool,
+    further: Answers | None = None,
 ) -> Proof:
     """Compare an actor on golden cases and episodes, with noise if it `samples`, and its `further` outputs.
 
     Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
     outside their bounds, and further outputs that differ.
     """
-    bounded, compared = _bounded(actor, standard.action), further if exact else None
+    bounded, compared = _bounded(actor, reference_cases.action), further if exact else None
     try:
-        groups = [compare_cases(bounded, standard.cases(exact=exact, noise=False), compared)]
+        groups = [compare_cases(bounded, reference_cases.cases(exact=exact, noise=False), compared)]
         if samples:
-            groups.append(compare_cases(bounded, standard.cases(exact=exact, noise=True), compared))
-        visited = compare_cases(bounded, standard.along, compared)
-        errors = {} if exact else _errors(bounded, further, standard)
+            groups.append(compare_cases(bounded, reference_cases.cases(exact=exact, noise=True), compared))
+        visited = compare_cases(bounded, reference_cases.episode_batches, compared)
+        errors = {} if exact else _errors(bounded, further, reference_cases)
         decided = min((1 - each.undecided / each.compared for each in (*groups, visited) if each.compared), default=1.0)
         cases = sum(groups, Agreement())
-        if standard.environment is None or not standard.repeatable:
+        if reference_cases.environment is None or not reference_cases.repeatable:
             return Proof(exact, cases, visited, None, decided, errors)
-        still = standard.still[:1]
-        returns = compare_returns(bounded, standard.reference, standard.environment, standard.episodes, still)
+        zero_noise = reference_cases.zero_noise[:1]
+        returns = compare_returns(
+            bounded, reference_cases.reference, reference_cases.environment, reference_cases.episodes, zero_noise
+        )
     except ExportError as error:
         raise ExportError(f"{name} {error}") from None
     return Proof(exact, cases, visited, returns, decided, errors)
@@ -233,11 +241,11 @@ def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
     return act
 
 
-def _errors(actor: Actor, further: Answers | None, standard: Standard) -> dict[str, float]:
+def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, float]:
     """Of each output in 8 bits, on what the policy visits."""
     visits, action = (
-        standard.visits,
-        standard.action or ArraySpec("action", "float32", standard.golden.actions.shape[1:]),
+        reference_cases.visits,
+        reference_cases.action or ArraySpec("action", "float32", reference_cases.golden.actions.shape[1:]),
     )
     batches = [visits.take(slice(start, start + 64)) for start in range(0, len(visits), 64)]
     actions = np.concatenate([actor(batch.observations, batch.noise) for batch in batches])
@@ -245,7 +253,7 @@ def _errors(actor: Actor, further: Answers | None, standard: Standard) -> dict[s
     if further is None or not visits.further:
         return errors
     answers = [further(batch.observations, batch.noise) for batch in batches]
-    for spec in standard.outputs:
+    for spec in reference_cases.outputs:
         found = np.concatenate([answer[spec.name] for answer in answers])
         errors[spec.name] = output_error(found, visits.further[spec.name], spec)
     return errors
@@ -256,30 +264,32 @@ def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
     return {name: replace(proof, returns=None) for name, proof in proofs.items()}
 
 
-def is_repeatable(proofs: Mapping[str, Proof], standard: Standard) -> bool:
+def is_repeatable(proofs: Mapping[str, Proof], reference_cases: ReferenceCases) -> bool:
     """Whether the environment repeats the episodes that targets failed on, so that it is the targets that differ."""
-    environment = standard.environment
+    environment = reference_cases.environment
     if environment is None:
-        return standard.repeatable
+        return reference_cases.repeatable
     seeds = {
         seed
         for proof in proofs.values()
-        if proof.returns is not None and proof.failure(standard)
-        for seed in proof.returns.parted
+        if proof.returns is not None and proof.failure(reference_cases)
+        for seed in proof.returns.diverged
     }
-    episodes = {seed: standard.episodes[seed] for seed in sorted(seeds)}
-    return repeats(standard.reference, environment, episodes, standard.still[:1])
+    episodes = {seed: reference_cases.episodes[seed] for seed in sorted(seeds)}
+    return repeats(reference_cases.reference, environment, episodes, reference_cases.zero_noise[:1])
 
 
-def judged(proofs: Mapping[str, Proof], standard: Standard, *, accept_loss: bool) -> dict[str, Any]:
+def manifest_parity(
+    proofs: Mapping[str, Proof], reference_cases: ReferenceCases, *, accept_loss: bool
+) -> dict[str, Any]:
     """The manifest's `parity`.
 
     Raises `ParityError` for a target that may not be shipped, unless losses are accepted.
     """
-    failures = {name: proof.failure(standard) for name, proof in proofs.items()}
+    failures = {name: proof.failure(reference_cases) for name, proof in proofs.items()}
     parity = {
         name: proof.to_dict()
-        | ({} if standard.repeatable else {"repeatable": False})
+        | ({} if reference_cases.repeatable else {"repeatable": False})
         | ({"accepted": reason} if (reason := failures[name]) else {})
         for name, proof in proofs.items()
     }

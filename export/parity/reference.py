@@ -118,7 +118,7 @@ class Reference:
     rounding: Answers | None = None
     action: str = "action"
 
-    def decisive(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
+    def untied(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
         """Which rows have one right action."""
         return self.answered(observations, noise).decided
 
@@ -129,7 +129,7 @@ class Reference:
         actions = self.act(observations, noise)
         return Answered(observations, noise, actions, further, scores, self.rounding, action=self.action)
 
-    def alone(self, observations: Observation, noise: Array) -> Answered:
+    def answered_one_by_one(self, observations: Observation, noise: Array) -> Answered:
         """The same cases, each answered in a batch of its own."""
         rows = [self.answered(take(observations, slice(n, n + 1)), noise[n : n + 1]) for n in range(len(noise))]
         first, join = rows[0], np.concatenate

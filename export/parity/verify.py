@@ -11,7 +11,7 @@ import numpy as np
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import Agreement, compare_cases
 from trpo_tf.export.parity.latency import measure_latencies
-from trpo_tf.export.parity.new_cases import compare_anew
+from trpo_tf.export.parity.new_cases import compare_on_new_cases
 from trpo_tf.export.parity.reference import Answered
 from trpo_tf.export.parity.rounding import Rounding
 from trpo_tf.export.policy.functions import Actor
@@ -26,7 +26,7 @@ _UNKNOWN = "no such target is known here; install the package that adds it"
 
 
 @dataclass(frozen=True)
-class Checked:
+class VerifiedTargets:
     """What came of it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Checked:
     new_cases: int = 0
 
 
-def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
+def verify_targets(bundle: str | Path, seed: int | None = None) -> VerifiedTargets:
     """Replay the golden cases in every target that can be run here; `trpo_tf.serving.verify` is to come first.
 
     With a seed, targets are compared with each other on cases drawn from it, too.
@@ -56,7 +56,7 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
     cases = read_golden(read_checked(folder, manifest, GOLDEN_FILE), manifest)
     observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
     noise = cases[manifest.noise.name]
-    still = ~noise.reshape(len(noise), -1).any(axis=1)
+    without_noise = ~noise.reshape(len(noise), -1).any(axis=1)
     further = {spec.name: cases[spec.name] for spec in manifest.graph.outputs if spec.name in cases}
     expected = cases[manifest.action.name]
     rounding = None if manifest.graph.batch else functools.partial(_rounded, folder, manifest)
@@ -73,16 +73,16 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> Checked:
         except ExportError as error:
             skipped[name] = str(error)
             continue
-        rows = still if target.follows_form and manifest.graph.noise == "none" else np.ones(len(noise), bool)
+        rows = without_noise if target.follows_form and manifest.graph.noise == "none" else np.ones(len(noise), bool)
         found = _replayed(name, actors[name], golden.take(rows), folder, manifest)
         if target.exact and not found.complete:
             raise BundleError(
                 f"{folder}: {name} differs from its golden cases by {found.max_difference:.3g} on this machine"
             )
         parity[name] = {**manifest.parity[name], **_found(found)}
-    new_cases = 0 if seed is None else compare_anew(folder, manifest, actors, observations, seed)
+    new_cases = 0 if seed is None else compare_on_new_cases(folder, manifest, actors, observations, seed)
     latencies = measure_latencies(actors, observations, noise)
-    return Checked(parity, target_sizes(manifest), latencies, skipped, new_cases)
+    return VerifiedTargets(parity, target_sizes(manifest), latencies, skipped, new_cases)
 
 
 def _replayed(name: str, actor: Actor, golden: Answered, folder: Path, manifest: Manifest) -> Agreement:

@@ -25,7 +25,7 @@ def served(kind: str, form: GraphSpec) -> Policy:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_observation_through_bound_buffers_is_a_row_of_a_batch(kind, noise, batch):
     tested, policy, plain = case(kind), served(kind, GraphSpec(noise, batch)), served(kind, GraphSpec())
-    still, spec = plain.run(tested.visited, tested.still), policy.manifest.action
+    still, spec = plain.run(tested.visited, tested.zero_noise), policy.manifest.action
     one, other = np.random.default_rng(4), np.random.default_rng(4)
     for row in range(10):
         observation = take(tested.visited, row)

@@ -109,7 +109,7 @@ def test_a_fixed_batch_takes_that_many_rows_only(kind, choice):
     required, optional = signature(model)
     assert {shape[0] for shape in (required | optional).values()} == {size}
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    noise = tested.still[:size] if choice == "none" else tested.noise[:size]
+    noise = tested.zero_noise[:size] if choice == "none" else tested.noise[:size]
     actor, rows = onnx_actor(model.SerializeToString(), tested.policy.spec), take(tested.visited, slice(size))
     np.testing.assert_allclose(actor(rows, noise), tested.reference.act(rows, noise), rtol=1e-5, atol=1e-5)
     with pytest.raises(Exception, match="Got: 4 Expected: 5"):
@@ -120,7 +120,7 @@ def test_a_fixed_batch_without_noise_fed_is_deterministic():
     tested = case("gaussian")
     session = open_session(with_fixed_batch(graph("gaussian"), 3).SerializeToString())
     actions = session.run(None, {"obs": tested.visited[:3]})[0]
-    np.testing.assert_allclose(actions, tested.reference.act(tested.visited[:3], tested.still[:3]), rtol=1e-5)
+    np.testing.assert_allclose(actions, tested.reference.act(tested.visited[:3], tested.zero_noise[:3]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

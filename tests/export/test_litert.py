@@ -58,7 +58,7 @@ def test_it_acts_as_tensorflow_with_noise_and_without_at_any_batch(kind):
 def test_in_8_bits_actions_are_nearly_the_same(kind, quantized):
     tested = case(kind)
     actor = litert_actor(quantized, tested.policy.spec)
-    assert error(tested, actor, tested.still) <= TOLERANCE
+    assert error(tested, actor, tested.zero_noise) <= TOLERANCE
     assert error(tested, actor, tested.noise) <= TOLERANCE
 
 

@@ -11,8 +11,8 @@ from mutations import MUTATIONS
 
 from trpo_tf.export import ExportError, ParityError
 from trpo_tf.export.bundle import write as bundle
-from trpo_tf.export.parity.evidence import standard_of
-from trpo_tf.export.parity.proof import judged
+from trpo_tf.export.parity.evidence import make_reference_cases
+from trpo_tf.export.parity.proof import manifest_parity
 from trpo_tf.export.policy.spec import all_outputs
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import GraphSpec, Manifest
@@ -37,22 +37,24 @@ def prepared(name):
     manifest = Manifest(name, spec.observation, spec.action, spec.noise, GraphSpec(outputs=further))
     graphs = bundle._graphs(policy.function, outputs, spec, policy.form)
     content = graphs.outputs.SerializeToString()
-    standard = standard_of(policy.function, outputs, manifest, policy.evidence(), content)
-    return policy, outputs, manifest, graphs, standard
+    reference_cases = make_reference_cases(policy.function, outputs, manifest, policy.evidence(), content)
+    return policy, outputs, manifest, graphs, reference_cases
 
 
 def export(name, target, folder, mutate=lambda graph: None):
     """Write and compare one target as `write_bundle` does, from graphs that are changed before."""
-    policy, outputs, manifest, graphs, standard = prepared(name)
+    policy, outputs, manifest, graphs, reference_cases = prepared(name)
     changed = {
         id(model): onnx.ModelProto.FromString(model.SerializeToString()) for model in (graphs.plain, graphs.outputs)
     }
     for model in changed.values():
         mutate(model.graph)
     graphs = bundle._Graphs(*(changed[id(model)] for model in (graphs.plain, graphs.outputs)))
-    inputs = bundle._export_inputs(policy.function, outputs, manifest, policy.form, graphs, standard)
-    _, proofs = bundle._written(folder, manifest, {target: TARGETS[target]}, inputs, standard, (), lambda _: None)
-    return judged(proofs, standard, accept_loss=False)
+    inputs = bundle._export_inputs(policy.function, outputs, manifest, policy.form, graphs, reference_cases)
+    _, proofs = bundle._written(
+        folder, manifest, {target: TARGETS[target]}, inputs, reference_cases, (), lambda _: None
+    )
+    return manifest_parity(proofs, reference_cases, accept_loss=False)
 
 
 @pytest.mark.parametrize(

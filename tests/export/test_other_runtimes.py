@@ -100,10 +100,10 @@ def run_web(web, tmp_path, content, feeds):
 def test_the_web_samples_with_required_noise(kind, web, tmp_path):
     tested = case(kind)
     actions = run_web(web, tmp_path, graph(kind, "required"), tested.feeds)
-    decisive = tested.reference.decisive(tested.visited, tested.noise)
-    assert decisive.sum() > 60
+    untied = tested.reference.untied(tested.visited, tested.noise)
+    assert untied.sum() > 60
     expected = onnx_actor(converted(kind), tested.policy.spec)(tested.visited, tested.noise)
-    assert agree(actions[decisive], expected[decisive])
+    assert agree(actions[untied], expected[untied])
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
@@ -111,8 +111,8 @@ def test_the_web_is_deterministic_without_noise_and_takes_a_fixed_batch(kind, we
     tested = case(kind)
     model = with_fixed_batch(onnx.load_from_string(graph(kind, "none")), batch_size(tested.visited))
     actions = run_web(web, tmp_path, model.SerializeToString(), {"obs": tested.visited})
-    decisive = tested.reference.decisive(tested.visited, tested.still)
-    assert agree(actions[decisive], tested.reference.act(tested.visited, tested.still)[decisive])
+    untied = tested.reference.untied(tested.visited, tested.zero_noise)
+    assert agree(actions[untied], tested.reference.act(tested.visited, tested.zero_noise)[untied])
 
 
 def test_the_web_runs_quantised_graphs(web, tmp_path):

@@ -10,14 +10,14 @@ from trpo_tf.export import ExportError, ParityError
 from trpo_tf.export.parity.compare import (
     Agreement,
     Returns,
-    along,
     compare_cases,
     compare_returns,
+    episode_batches,
     in_batches,
     play,
     student_t,
 )
-from trpo_tf.export.parity.proof import Proof, Standard, judged, prove
+from trpo_tf.export.parity.proof import Proof, ReferenceCases, compare_target, manifest_parity
 from trpo_tf.export.parity.reference import Reference
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
@@ -57,18 +57,18 @@ class Line:
 
 def test_a_margin_of_less_than_a_hundred_thousandth_is_a_tie():
     rows = np.array([[0.0, 2e-5], [0.0, 0.5e-5], [1.0, 1.0], [1.0, -1.0]])
-    decisive = discrete.decisive(rows, np.zeros_like(rows))
-    np.testing.assert_array_equal(decisive, [True, False, False, True])
+    untied = discrete.untied(rows, np.zeros_like(rows))
+    np.testing.assert_array_equal(untied, [True, False, False, True])
 
 
 def test_only_the_two_best_scores_make_a_tie():
     rows = np.array([[0.0, 0.0, 3.0], [3.0, 0.0, 3.0]])
-    np.testing.assert_array_equal(discrete.decisive(rows, np.zeros_like(rows)), [True, False])
+    np.testing.assert_array_equal(discrete.untied(rows, np.zeros_like(rows)), [True, False])
 
 
 def test_one_action_alone_and_continuous_actions_are_never_a_tie():
-    assert discrete.decisive(np.zeros((3, 1)), np.zeros((3, 1))).all()
-    assert continuous.decisive(np.zeros((3, 2)), np.zeros((3, 2))).all()
+    assert discrete.untied(np.zeros((3, 1)), np.zeros((3, 1))).all()
+    assert continuous.untied(np.zeros((3, 2)), np.zeros((3, 2))).all()
 
 
 NOISES = [np.zeros_like(NOISE), NOISE]
@@ -76,7 +76,7 @@ NOISES = [np.zeros_like(NOISE), NOISE]
 
 def compared(actor, reference=continuous, observations=OBSERVATIONS, noises=NOISES):
     return compare_cases(
-        actor, [batch for noise in noises for batch in in_batches(reference.alone(observations, noise))]
+        actor, [batch for noise in noises for batch in in_batches(reference.answered_one_by_one(observations, noise))]
     )
 
 
@@ -145,9 +145,9 @@ def returns(actor, reference, seeds=3):
 
 @pytest.mark.parametrize("reference", [discrete, continuous])
 def test_the_reference_plays_its_own_episodes(reference):
-    assert compare_cases(reference.act, along(reference, played(reference), STILL)) == Agreement(0.0, 30, 30)
+    assert compare_cases(reference.act, episode_batches(reference, played(reference), STILL)) == Agreement(0.0, 30, 30)
     found = returns(reference.act, reference)
-    assert found.parted == ()
+    assert found.diverged == ()
     assert found.target == found.reference
     assert found.gain() == (0, 0, 0)
 
@@ -156,7 +156,7 @@ def test_another_action_on_the_way_is_counted():
     other = lambda o, n: choose(o, n) ^ (o[:, 0] > 0.4)  # noqa: E731
     seen = [observation for episode in played(discrete).values() for observation, _ in episode]
     beyond = sum(bool(observation[0] > 0.4) for observation in seen)
-    found = compare_cases(other, along(discrete, played(discrete), STILL))
+    found = compare_cases(other, episode_batches(discrete, played(discrete), STILL))
     assert 0 < beyond < 30
     assert found.compared - found.equal == beyond
 
@@ -164,14 +164,14 @@ def test_another_action_on_the_way_is_counted():
 def test_a_free_run_catches_what_single_steps_do_not():
     # At the tie of every step any action is right, and an episode that parts there is excused.
     always_tied = Reference(choose, lambda o, n: np.zeros_like(o))
-    assert compare_cases(choose, along(always_tied, played(always_tied), STILL)).undecided == 30
-    assert returns(lambda o, n: 1 - choose(o, n), always_tied).parted == ()
-    assert returns(lambda o, n: 1 - choose(o, n), discrete).parted == (0, 1, 2)
+    assert compare_cases(choose, episode_batches(always_tied, played(always_tied), STILL)).undecided == 30
+    assert returns(lambda o, n: 1 - choose(o, n), always_tied).diverged == ()
+    assert returns(lambda o, n: 1 - choose(o, n), discrete).diverged == (0, 1, 2)
 
 
 def test_an_episode_that_goes_on_longer_parts_too():
     shorter = {seed: episode[:5] for seed, episode in played(discrete).items()}
-    assert compare_returns(choose, discrete, Line(), shorter, STILL).parted == (0, 1, 2)
+    assert compare_returns(choose, discrete, Line(), shorter, STILL).diverged == (0, 1, 2)
 
 
 def test_returns_are_those_of_each_seed():
@@ -198,51 +198,53 @@ def test_quantiles_are_those_of_the_tables(freedom, quantile):
     assert student_t(freedom) == pytest.approx(quantile, rel=2e-5 if freedom < 3 else 0.01 if freedom < 9 else 2e-4)
 
 
-def proof(target, reference=(10.0, 12.0, 11.0), *, exact=True, cases=(0.0, 8, 8), parted=()):
-    return Proof(exact, Agreement(*cases), Agreement(0.0, 5, 5), Returns(tuple(target), tuple(reference), parted))
+def proof(target, reference=(10.0, 12.0, 11.0), *, exact=True, cases=(0.0, 8, 8), diverged=()):
+    return Proof(exact, Agreement(*cases), Agreement(0.0, 5, 5), Returns(tuple(target), tuple(reference), diverged))
 
 
-def standard(reference=continuous, untrained=1.0):
-    return Standard(reference, OBSERVATIONS, NOISE, None, None, {}, untrained)
+def reference_cases(reference=continuous, untrained=1.0):
+    return ReferenceCases(reference, OBSERVATIONS, NOISE, None, None, {}, untrained)
 
 
 @pytest.mark.parametrize(("samples", "compared"), [(True, 400), (False, 200)])
 def test_a_target_that_does_not_hear_noise_is_caught_where_it_is_to_sample(samples, compared):
-    found = prove("deaf", lambda o, n: scores(o, np.zeros_like(n)), standard(), exact=True, samples=samples)
+    found = compare_target(
+        "deaf", lambda o, n: scores(o, np.zeros_like(n)), reference_cases(), exact=True, samples=samples
+    )
     assert (found.cases.compared, found.cases.equal) == (compared, 200)
 
 
 def test_what_a_target_must_show():
-    assert proof((10, 12, 11)).failure(standard()) is None
+    assert proof((10, 12, 11)).failure(reference_cases()) is None
     off = proof((10, 12, 11), cases=(0.1, 7, 8))
-    assert "differs from the trained policy by 0.1" in off.failure(standard())
-    assert replace(off, exact=False).failure(standard()) is None
-    parted = proof((10, 12, 11), parted=(4,))
-    assert "plays another episode than the trained policy at seed 4" in parted.failure(standard(discrete))
-    assert parted.failure(standard(continuous)) is None
-    assert replace(parted, exact=False).failure(standard(discrete)) is None
+    assert "differs from the trained policy by 0.1" in off.failure(reference_cases())
+    assert replace(off, exact=False).failure(reference_cases()) is None
+    diverged = proof((10, 12, 11), diverged=(4,))
+    assert "plays another episode than the trained policy at seed 4" in diverged.failure(reference_cases(discrete))
+    assert diverged.failure(reference_cases(continuous)) is None
+    assert replace(diverged, exact=False).failure(reference_cases(discrete)) is None
 
 
 @pytest.mark.parametrize(("exact", "allowed"), [(True, 0.1), (False, 0.5)])
 def test_a_loss_is_weighed_against_what_training_gained(exact, allowed):
     # Gained were 11 - 1 = 10, of which 1%, or 5% in 8 bits, may be lost.
     least = lambda loss: proof([r - loss for r in (10.0, 12.0, 11.0)], exact=exact)  # noqa: E731
-    assert least(0.99 * allowed).failure(standard()) is None
-    assert f"loses {1.01 * allowed:.3g}" in least(1.01 * allowed).failure(standard())
+    assert least(0.99 * allowed).failure(reference_cases()) is None
+    assert f"loses {1.01 * allowed:.3g}" in least(1.01 * allowed).failure(reference_cases())
     # A loss that is not certain passes: the interval reaches into what is allowed.
     uncertain = proof((10 - 3 * allowed, 12.0, 11.0), exact=exact)
     assert uncertain.returns.gain()[0] < -0.9 * allowed
-    assert uncertain.failure(standard()) is None
+    assert uncertain.failure(reference_cases()) is None
     # With nothing known of the time before training, it's a share of the return itself.
-    assert least(1.05 * allowed).failure(standard(untrained=None)) is None
+    assert least(1.05 * allowed).failure(reference_cases(untrained=None)) is None
 
 
 def test_losses_are_accepted_when_that_is_said():
     proofs = {"onnx": proof((10, 12, 11)), "onnx-int8": proof((5, 7, 6), exact=False)}
     with pytest.raises(ParityError, match="onnx-int8 loses 5 of the trained policy's return of 11") as caught:
-        judged(proofs, standard(), accept_loss=False)
+        manifest_parity(proofs, reference_cases(), accept_loss=False)
     assert caught.value.table.count("\n") == 2
-    parity = judged(proofs, standard(), accept_loss=True)
+    parity = manifest_parity(proofs, reference_cases(), accept_loss=True)
     assert "accepted" not in parity["onnx"]
     assert parity["onnx-int8"]["accepted"].startswith("loses 5 ")
     json.dumps(parity, allow_nan=False)

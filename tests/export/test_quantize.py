@@ -42,7 +42,7 @@ def test_actions_are_nearly_the_same_with_noise_and_without(quantized):
     _, kind, content = quantized
     tested = case(kind)
     actor = onnx_actor(content, tested.policy.spec)
-    assert error(tested, actor, tested.still) <= TOLERANCE
+    assert error(tested, actor, tested.zero_noise) <= TOLERANCE
     assert error(tested, actor, tested.noise) <= TOLERANCE
 
 
@@ -77,7 +77,7 @@ def test_the_graph_is_one_that_is_served(quantized):
     tested = case(kind)
     spec = tested.policy.spec
     policy = Policy(content, Manifest(kind, spec.observation, spec.action, spec.noise))
-    absent, zeros = policy.run(tested.visited), policy.run(tested.visited, tested.still)
+    absent, zeros = policy.run(tested.visited), policy.run(tested.visited, tested.zero_noise)
     np.testing.assert_array_equal(absent, zeros)
     assert not np.array_equal(absent, policy.run(tested.visited, tested.noise))
 
@@ -99,7 +99,7 @@ def test_other_noise_inputs_quantise_too(method, choice):
     inputs = {i.name for i in open_session(content).get_inputs()}
     assert inputs == ({"obs", "noise"} if choice == "required" else {"obs"})
     actor = onnx_actor(content, tested.policy.spec)
-    assert error(tested, actor, tested.noise if choice == "required" else tested.still) <= TOLERANCE
+    assert error(tested, actor, tested.noise if choice == "required" else tested.zero_noise) <= TOLERANCE
 
 
 def test_calibration_takes_the_ranges_of_all_observations():

@@ -56,7 +56,7 @@ def test_an_environment_that_repeats_is_not_blamed(tmp_path, monkeypatch):
     assert not (tmp_path / "other").exists()
 
 
-def _another_target(actor, reference, environment, episodes, still):
+def _another_target(actor, reference, environment, episodes, zero_noise):
     from trpo_tf.export.parity.compare import compare_returns
 
-    return compare_returns(lambda *arrays: 2 - actor(*arrays), reference, environment, episodes, still)
+    return compare_returns(lambda *arrays: 2 - actor(*arrays), reference, environment, episodes, zero_noise)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
 from trpo_tf.export import InferenceFunction, PolicySpec, convert_policy
 from trpo_tf.export.parity.compare import compare_cases
-from trpo_tf.export.parity.proof import Standard
+from trpo_tf.export.parity.proof import ReferenceCases
 from trpo_tf.export.parity.reference import Reference
 from trpo_tf.export.policy.functions import Actor
 from trpo_tf.policies.encoders import make_encoder
@@ -68,9 +68,9 @@ class Case:
     noise: Array
 
     @property
-    def still(self) -> Array:
+    def zero_noise(self) -> Array:
         """The noise of deterministic actions."""
-        return self.standard.still
+        return self.reference_cases.zero_noise
 
     @property
     def feeds(self) -> dict[str, Array]:
@@ -86,9 +86,9 @@ class Case:
         return Reference(_on_arrays(policy.function, policy.spec), scores)
 
     @cached_property
-    def standard(self) -> Standard:
+    def reference_cases(self) -> ReferenceCases:
         """What an export would hold its targets against, without episodes."""
-        return Standard(self.reference, self.visited, self.noise, None, None, {}, None)
+        return ReferenceCases(self.reference, self.visited, self.noise, None, None, {}, None)
 
 
 @cache
@@ -113,7 +113,9 @@ def onnx_actor(content: bytes, spec: PolicySpec) -> Actor:
 
 def agrees(actor: Actor, tested: Case, *, noisy: bool = True) -> bool:
     """Whether an actor acts as the policy at every batch size, without noise and with it; few rows may be ties."""
-    cases = [batch for noise in (False, True)[: 1 + noisy] for batch in tested.standard.cases(exact=True, noise=noise)]
+    cases = [
+        batch for noise in (False, True)[: 1 + noisy] for batch in tested.reference_cases.cases(exact=True, noise=noise)
+    ]
     found = compare_cases(actor, cases)
     return found.complete and found.undecided < 0.25 * found.compared
 
