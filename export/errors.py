@@ -1,12 +1,12 @@
-"""The exporter's errors."""
+"""Errors of the exporter."""
 
 
 class ExportError(RuntimeError):
-    """A function that can't be exported, or whose export does not act like it; says what to do."""
+    """A function can't be exported, or its export acts otherwise; the message says what to do."""
 
 
 class ParityError(ExportError):
-    """A target that differs from the policy or loses return; `table` shows how all of them compare."""
+    """A target differs from the policy or loses return; `table` shows how all targets compare."""
 
     def __init__(self, message: str, table: str) -> None:
         super().__init__(message)

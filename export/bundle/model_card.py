@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a bundle's policy does, how it was trained, how each target compares, and how to run it."""
+"""Write MODEL_CARD.md: what a policy does, how it was trained, how its targets compare, and how to run them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ CARD_FILE = "MODEL_CARD.md"
 
 
 def model_card(manifest: Manifest) -> str:
-    """The card, of what the manifest says: Markdown."""
+    """Write the card in Markdown, from the manifest alone."""
     return "\n".join(_lines(manifest)) + "\n"
 
 
@@ -50,7 +50,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
 
 
 def _made(config: Any) -> Iterator[str]:
-    """How the environment was made, where it is not as it is registered."""
+    """Describe how the environment was made, where that is not as it is registered."""
     settings = config.get("environment") if isinstance(config, dict) else None
     if not isinstance(settings, dict):
         return

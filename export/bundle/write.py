@@ -1,4 +1,4 @@
-"""Write a bundle: a policy in every format asked for, each proven to act like it, with a manifest of it all."""
+"""Write a bundle: a policy in every target that is asked for, each compared with the original, and a manifest."""
 
 import io
 import json
@@ -183,7 +183,10 @@ def _check_contents(provenance: Any, statistics: Any, files: Any) -> None:
 
 
 def convert_policy(function: InferenceFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
-    """The policy as a serialized ONNX graph whose noise input is optional; arguments and errors as in `to_onnx`."""
+    """Convert the policy to a serialized ONNX graph with optional noise.
+
+    Arguments and errors are those of `to_onnx`.
+    """
     check_function(function, "function")
     expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
     return _serialized(_converted(all_outputs(function, spec), spec, opset))
@@ -198,7 +201,7 @@ def _serialized(model: onnx.ModelProto) -> bytes:
 
 
 def _further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]:
-    """Their names, types and shapes. Raises `ExportError` for one whose rows have no fixed shape."""
+    """Describe the further outputs' arrays. Raises `ExportError` for one whose rows have no fixed shape."""
     traced = tf.function(outputs, spec.signature(), autograph=False).get_concrete_function().structured_outputs
     further = {name: tensor for name, tensor in traced.items() if name != spec.action.name}
     for name, tensor in further.items():
@@ -209,7 +212,7 @@ def _further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...
 
 @dataclass(frozen=True)
 class _Graphs:
-    """ONNX with optional noise and a free batch: of the action alone, and of all outputs."""
+    """Two ONNX graphs with optional noise and any batch size: one of the action alone, one of all outputs."""
 
     plain: onnx.ModelProto
     outputs: onnx.ModelProto
@@ -243,7 +246,7 @@ def _written(
     optional: Collection[str],
     observer: Callable[[str], None],
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
-    """Write every target and compare it: what runs it, and its proof.
+    """Write every target and compare it. Returns what runs it and its proof, both by name.
 
     An `optional` one that can't be made is left out, which the observer is told.
     """
@@ -283,7 +286,7 @@ def _write(name: str, target: Target, inputs: ExportInputs, folder: Path) -> Non
 def _with_missing(
     parity: Mapping[str, Any], targets: Mapping[str, Target], manifest: Manifest, observer: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The manifest's parity, which says what a target does not answer."""
+    """Add to the manifest's parity which outputs a target does not answer."""
     names = [spec.name for spec in manifest.graph.outputs]
     missing = [name for name, target in targets.items() if target.open_outputs is None and names]
     for name in missing:
@@ -292,7 +295,7 @@ def _with_missing(
 
 
 def _finish(folder: Path, manifest: Manifest, targets: Mapping[str, Target], reference_cases: ReferenceCases) -> None:
-    """Write what is about the targets: metadata inside them, golden cases, model card, manifest."""
+    """Write the files about the targets: metadata inside of ONNX files, golden cases, model card, manifest."""
     for name, target in targets.items():
         file = folder / target.path
         if file.suffix == ".onnx":
@@ -313,7 +316,7 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 
 
 def _golden(reference_cases: ReferenceCases, manifest: Manifest) -> bytes:
-    """Cases with zero noise, then the same with noise, of which no rounding changes the action.
+    """Serialize golden cases with zero noise, then the same with noise, of which no rounding changes the action.
 
     Where there are few such, those that it changes least.
     """

@@ -1,4 +1,4 @@
-"""A policy as C99 for firmware: no allocation, weights in flash, `math.h` alone.
+"""C99 code of a policy for firmware: no allocation, weights in flash, `math.h` alone.
 
 `c_sources` writes `policy.h` and `policy.c` from an exported graph; `compiled_actor` runs them on this machine, to
 compare them with what they come from.

@@ -1,4 +1,4 @@
-"""Scratch memory: arrays that steps leave to one another, each reused as soon as nobody needs what is in it."""
+"""Assign scratch memory to arrays, each of which is reused once its content is no longer needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from trpo_tf.export.c99.expressions import Memory, Step, memories
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays, and the name of the one that each scratch memory is in."""
+    """Scratch arrays, and the name of the array that holds each scratch memory."""
 
     arrays: list[Memory]
     homes: dict[Memory, str]
@@ -35,7 +35,7 @@ def lay_out(steps: Sequence[Step]) -> Layout:
 
 
 def _free_place(memory: Memory, arrays: Sequence[Memory], is_free: Sequence[bool]) -> int:
-    """The smallest free array that is large enough, or else the largest, or else a new one."""
+    """Find the smallest free array that is large enough, or else the largest, or else a new one."""
     excess = {
         place: array.size - memory.size
         for place, array in enumerate(arrays)

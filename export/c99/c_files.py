@@ -1,4 +1,4 @@
-"""The C sources of a policy: `policy.h` and `policy.c`."""
+"""Write the C sources of a policy: `policy.h` and `policy.c`."""
 
 import itertools
 import math
@@ -66,7 +66,7 @@ _SOURCE = """\
 
 
 def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str, bytes]:
-    """The policy in C99, as the contents of `policy.h` and `policy.c`.
+    """Write the policy in C99, as the contents of `policy.h` and `policy.c`.
 
     Args:
         model: the policy's graph, as `convert_policy` makes it.
@@ -94,7 +94,7 @@ def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str
 
 
 def arguments(spec: PolicySpec) -> list[Memory]:
-    """What `policy_act` is called with: each part of the observation, noise and action, in row-major order.
+    """List the arguments of `policy_act`: each part of the observation, noise and action, in row-major order.
 
     Floats of any width are float, truth values are bytes, and integers of 64 bits have 32 where their bounds do; of
     actions all integers are int32_t where their bounds are within it, otherwise int64_t.
@@ -117,13 +117,13 @@ def arguments(spec: PolicySpec) -> list[Memory]:
 
 
 def argument_names(spec: PolicySpec) -> dict[str, str]:
-    """The arguments of `policy_act` that are inputs, by the spec's names."""
+    """Map the spec's input names to the arguments of `policy_act`."""
     *inputs, _ = arguments(spec)
     return {array.name: memory.name for array, memory in zip(input_arrays(spec), inputs, strict=True)}
 
 
 def argument_type(array: ArraySpec) -> str:
-    """The C type of an array's numbers: its own, or of 32 bits where all integers between its bounds fit.
+    """Choose the C type of an array's numbers: 32 bits if all integers between its bounds fit, else its own.
 
     Raises `ExportError` for integers beyond those of int64_t.
     """
@@ -148,7 +148,7 @@ def _size(array: ArraySpec | NoiseSpec) -> int:
 
 
 def _identifiers(names: Sequence[str]) -> list[str]:
-    """Names that C takes, all of them different; the first of several that are alike keeps its own."""
+    """Make C identifiers of names, all different; the first of several that clash keeps its own."""
     clean = [re.sub(r"[^a-z0-9_]", "_", name.lower()) for name in names]
     found: list[str] = []
     for name in clean:

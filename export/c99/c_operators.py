@@ -1,4 +1,4 @@
-"""ONNX operators, element by element, in C."""
+"""Operators of single elements in C: their text, precedence and helper functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Operator:
-    """How to write an operator in C.
+    """An operator of single elements, and how C writes it.
 
     Attributes:
         text: the formula, with {} for each argument.
@@ -307,10 +307,10 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, float], ...]] = {
 
 
 def narrowing(c_type: str) -> Operator:
-    """The conversion of an integer to a narrower type."""
+    """Return the conversion of an integer to a narrower type."""
     return Operator(f"({c_type}){{}}", UNARY, (UNARY,), integer=True)
 
 
 def attribute_values(operator: str, attributes: Mapping[str, Any]) -> list[float]:
-    """The numbers that follow the operator's arguments in C."""
+    """Collect the numbers that follow the operator's arguments in C."""
     return [float(attributes.get(name, default)) for name, default in ATTRIBUTES.get(operator, ())]

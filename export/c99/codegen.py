@@ -1,4 +1,4 @@
-"""From steps to the body of a C function, and the constants and helpers that it needs."""
+"""Generate the body of a C function from steps, with the constants and helpers that it needs."""
 
 import math
 import re
@@ -36,7 +36,7 @@ _WHOLE = re.compile(r"(?<![^ ])(-?\d+)f(?![^,])")
 
 @dataclass
 class Body:
-    """What has been written so far.
+    """The C code generated so far.
 
     `constants` are declarations by content, `helpers` the functions of `HELPERS` that are called.
     """
@@ -75,7 +75,7 @@ class Body:
         return memory.name or self.homes[memory]
 
     def _formula(self, expression: Expression, noun: str = "constant") -> tuple[str, int]:
-        """C for element i, and how strongly it binds."""
+        """Write element i in C, and return how strongly the formula binds."""
         match expression:
             case Element(memory, at) if memory.values is None:
                 return f"{self._home(memory)}[{self._index(at)}]", CALL
@@ -122,7 +122,7 @@ class Body:
         return name
 
     def _terms(self, starts: Index, places: Iterable[Place]) -> Iterator[str]:
-        """What adds up to the place of a computed index."""
+        """Write the terms whose sum is the place of a computed index."""
         start = self._index(starts)
         if start != "0":
             yield start
@@ -148,7 +148,7 @@ class Body:
         return f"{self._constant(memory.values, memory.c_type, noun)}[{self._index(at)}]", CALL
 
     def _index(self, at: Index) -> str:
-        """C for at[i]; of a table if no formula gives it."""
+        """Write at[i] in C; as an element of a table if no formula gives it."""
         formula = _as_formula(at)
         if formula is not None:
             return formula
@@ -156,7 +156,7 @@ class Body:
         return f"{self._constant(at, c_type, 'index')}[i]"
 
     def _constant(self, values: NDArray[Any], c_type: str, noun: str) -> str:
-        """The name of an array with these values."""
+        """Return the name of a constant array with these values, which is declared once."""
         key = (c_type, values.shape, values.tobytes())
         if key not in self.constants:
             self._nouns[noun] += 1
@@ -167,14 +167,14 @@ class Body:
 
 
 def _is_dense(expression: Expression) -> bool:
-    """Whether the value is a dense layer's, before its bias."""
+    """Return whether the value is a dense layer's, before its bias."""
     if isinstance(expression, Apply) and expression.operator is WEIGHT_SCALE:
         return True
     return isinstance(expression, Dot)
 
 
 def declaration(name: str, values: NDArray[Any], c_type: str) -> str:
-    """A constant array [n] or [rows, columns]."""
+    """Declare a constant array [n] or [rows, columns]."""
     dimensions = "".join(f"[{size}]" for size in values.shape)
     if values.ndim == 1:
         numbers = _wrapped(values, "    ", "    ")
@@ -184,7 +184,7 @@ def declaration(name: str, values: NDArray[Any], c_type: str) -> str:
 
 
 def _wrapped(values: NDArray[Any], first: str, others: str) -> str:
-    """The numbers with commas between them, in lines of at most `WIDTH`; textwrap would take most of an export."""
+    """Join numbers by commas in lines of at most `WIDTH`; textwrap would take most of an export's time."""
     text, start, lines = _numbers(values), 0, list[str]()
     while True:
         indent = first if not lines else others
@@ -197,7 +197,7 @@ def _wrapped(values: NDArray[Any], first: str, others: str) -> str:
 
 
 def _numbers(values: NDArray[Any]) -> str:
-    """Literals of many numbers at once, which takes a fifth of the time of one by one."""
+    """Write literals of many numbers at once, in a fifth of the time that one by one takes."""
     if values.dtype.kind != "f" or not np.isfinite(values).all():
         return ", ".join(map(_literal, values.tolist()))
     text = ("%.9gf, " * len(values) % tuple(values.tolist())).removesuffix(", ")
@@ -205,7 +205,7 @@ def _numbers(values: NDArray[Any]) -> str:
 
 
 def _literal(number: float) -> str:
-    """A number as C writes it, with all the digits that float32 has."""
+    """Write a number as C does, with all the digits that float32 has."""
     if isinstance(number, int):
         return str(number)
     if not math.isfinite(number):
@@ -215,7 +215,7 @@ def _literal(number: float) -> str:
 
 
 def _as_formula(at: NDArray[Any]) -> str | None:
-    """C for at[i] that is constant, a i + b, a (i / k) + b or a (i % k) + b; None if no such form gives it."""
+    """Write at[i] in C if it is constant, a i + b, a (i / k) + b or a (i % k) + b; else return None."""
     i, base = np.arange(len(at)), int(at[0])
     changed = np.flatnonzero(at != base)
     if not len(changed):

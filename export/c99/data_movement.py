@@ -1,4 +1,4 @@
-"""Operators that only move elements: where each element of the result comes from."""
+"""Operators that move elements without computing: reshape, transpose, slice, concatenate and others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +34,7 @@ MOVES: dict[str, Sequence[int]] = {
 
 
 def origins(node: Node, inputs: Sequence[NDArray[Any]]) -> list[Index]:
-    """For each output, which element of the inputs that move each of its elements is.
+    """Find, for each output, which input element each of its elements is.
 
     The node itself is run on positions. These are counted from 1 through all the inputs that move, one after another;
     0 is the zero that a Pad fills in where it is not given another number.

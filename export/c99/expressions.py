@@ -1,4 +1,4 @@
-"""What C code computes, as formulas of one element each: element i of a result from elements of arrays."""
+"""Expressions of the intermediate code: element i of a result as a formula of elements of arrays."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ BYTES = {"float": 4, "int8_t": 1, "int32_t": 4, "int64_t": 8, "uint8_t": 1, "uin
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """Numbers in a row in C: an argument of the function (named), a constant (with values), or scratch."""
+    """An array in C: an argument of the function (named), a constant (with values), or scratch."""
 
     c_type: str
     size: int
@@ -35,7 +35,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Apply:
-    """An operator of the elements i of its arguments."""
+    """An operator applied to the elements i of its arguments."""
 
     operator: Operator
     arguments: tuple["Expression", ...]
@@ -43,7 +43,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Dot:
-    """The inner product of row rows[i] of the weights and as many numbers of memory from starts[i] on."""
+    """The inner product of weight row rows[i] and the numbers of memory from starts[i] on."""
 
     weights: Memory
     rows: Index
@@ -103,7 +103,7 @@ class Step:
 
 
 def take(expression: Expression, which: Index) -> Expression:
-    """The expression whose element i is element which[i] of this one."""
+    """Return the expression whose element i is element which[i] of this one."""
     match expression:
         case Element(memory, at):
             return Element(memory, at[which])
@@ -121,7 +121,7 @@ def take(expression: Expression, which: Index) -> Expression:
 
 
 def memories(expression: Expression) -> Iterator[Memory]:
-    """Every memory that is read."""
+    """Iterate over every memory that the expression reads."""
     match expression:
         case Apply(_, arguments):
             for argument in arguments:
@@ -139,7 +139,7 @@ def memories(expression: Expression) -> Iterator[Memory]:
 
 
 def is_integer(expression: Expression) -> bool:
-    """Whether the value is an integer in C."""
+    """Return whether the value is an integer in C."""
     match expression:
         case Element(memory) | Lookup(memory):
             return memory.c_type != "float"
@@ -152,7 +152,7 @@ def is_integer(expression: Expression) -> bool:
 
 
 def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Expression:
-    """The expression with each inner product changed."""
+    """Return the expression with each inner product changed."""
     match expression:
         case Apply(operator, arguments):
             return Apply(operator, tuple(transform(argument, change) for argument in arguments))
@@ -165,7 +165,7 @@ def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Ex
 
 
 def constant(values: NDArray[Any]) -> Element:
-    """Known numbers: floats of any width become float, integers int64_t."""
+    """Make an expression of known numbers: floats of any width become float, integers int64_t."""
     flat = values.ravel()
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):

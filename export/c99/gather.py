@@ -1,4 +1,7 @@
-"""Elements at computed places. An index out of range, which ONNX Runtime refuses, is kept within it."""
+"""Lower gathers, which read elements at computed places.
+
+An index out of range, an error in ONNX Runtime, is clamped.
+"""
 
 import math
 
@@ -10,7 +13,7 @@ from trpo_tf.export.c99.tensors import Value, in_place, stored
 
 
 def gather(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Slices of the data along one axis."""
+    """Gather slices of the data along one axis."""
     data, index = arguments
     axis = node.attributes.get("axis", 0) % len(data.shape)
     outer, count, inner = math.prod(data.shape[:axis]), data.shape[axis], math.prod(data.shape[axis + 1 :])
@@ -20,7 +23,7 @@ def gather(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def gather_elements(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """One element for each index, which replaces its place along one axis."""
+    """Gather one element for each index, which replaces its place along one axis."""
     data, index = arguments
     axis = node.attributes.get("axis", 0) % len(data.shape)
     places = np.indices(index.shape).reshape(len(index.shape), -1)
@@ -31,7 +34,7 @@ def gather_elements(node: Node, arguments: list[Value], steps: list[Step]) -> Va
 
 
 def gather_nd(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Slices of the data at tuples of indices, which stand along the last axis, behind `batch_dims` axes in common."""
+    """Gather slices at tuples of indices along the last axis, behind `batch_dims` axes in common."""
     data, index = arguments
     batch, (*leading, depth) = node.attributes.get("batch_dims", 0), index.shape
     strides, inner = _strides(data.shape), math.prod(data.shape[batch + depth :])

@@ -1,4 +1,4 @@
-"""From a static graph to the steps of a C function."""
+"""Lower a static graph to the steps of a C function."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +21,7 @@ KNOWN = {*MOVES, *RULES}
 
 
 def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: Memory) -> list[Step]:
-    """The steps that compute tensor `name` of the inputs, and leave it in `action`.
+    """Lower the graph to steps that compute tensor `name` of the inputs and store it in `action`.
 
     Raises `ExportError` where an operator is used in a way that has no C.
     """
@@ -57,7 +57,7 @@ def _value(name: str, graph: StaticGraph, values: Mapping[str, Value]) -> Value:
 
 
 def with_int8_weights(steps: list[Step]) -> list[Step]:
-    """The steps with weights of 8 bits, and a float for each output that says what their unit is worth."""
+    """Give the steps weights of 8 bits, with a float scale for each output."""
 
     def rounded(dot: Dot) -> Expression:
         assert dot.weights.values is not None
@@ -69,7 +69,7 @@ def with_int8_weights(steps: list[Step]) -> list[Step]:
 
 
 def round_to_int8(weights: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Weights [out, in] as integers from -127 to 127, and their unit for each output [out]."""
+    """Round weights [out, in] to integers from -127 to 127, and return them with their scales [out]."""
     largest = np.abs(weights).max(axis=1)
     unit = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
     return np.rint(weights / unit[:, None]).astype(np.int8), unit

@@ -1,4 +1,4 @@
-"""Run a policy's C sources on this machine, to compare them with what they come from."""
+"""Compile and run a policy's C sources on this machine, to compare them with the original."""
 
 import ctypes
 import math
@@ -29,12 +29,12 @@ _TABLE = re.compile(rb"^static const (\w+) (\w+)((?:\[\d+\])+) = \{\n", re.MULTI
 
 
 def host_compiler() -> str | None:
-    """Path of this machine's C compiler, that of the environment variable CC first; None if there is none."""
+    """Find this machine's C compiler, that of the environment variable CC first; None if there is none."""
     return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
 
 
 def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
-    """A function observations [batch, ...], noise [batch, k] -> actions [batch, ...] that calls the compiled C.
+    """Compile the sources, and return a function of observations [batch, ...] and noise [batch, k].
 
     Args:
         sources: as `c_sources` makes them.
@@ -64,7 +64,7 @@ def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
 
 
 def _compiled(sources: Mapping[str, bytes]) -> Any:
-    """`policy_act` of a shared library, which stays loaded when its file is gone."""
+    """Load `policy_act` from a shared library, which stays loaded when its file is gone."""
     compiler = host_compiler()
     if compiler is None:
         raise ExportError("there is no C compiler to check the C sources with; install gcc or clang, or set CC")
@@ -122,5 +122,5 @@ def _dtype(c_type: str) -> np.dtype[Any]:
 
 
 def _pointer(rows: Array, row: int) -> ctypes.c_void_p:
-    """Where a row of a contiguous array begins."""
+    """Return a pointer to a row of a contiguous array."""
     return ctypes.c_void_p(rows.ctypes.data + row * rows.strides[0])

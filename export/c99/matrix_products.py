@@ -1,4 +1,4 @@
-"""Matrix products, of constant weights and of computed numbers."""
+"""Lower matrix products, of constant weights and of computed numbers."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ def gemm(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def product(left: Value, right: Value, steps: list[Step]) -> Value:
-    """The matrix product of two values of two axes or more, whose leading axes are broadcast."""
+    """Multiply two values of two axes or more as matrices; their leading axes are broadcast."""
     (*_, rows, width), columns = left.shape, right.shape[-1]
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     shape = (*batch, rows, columns)
@@ -63,7 +63,7 @@ def _matrix(value: Value, batch: tuple[int, ...]) -> Index:
 
 
 def _transposed(value: Value, steps: list[Step]) -> Value:
-    """The value with its last two axes exchanged."""
+    """Exchange the value's last two axes."""
     if value.known is not None:
         return known(value.known.swapaxes(-1, -2))
     which = np.arange(value.size).reshape(value.shape).swapaxes(-1, -2)

@@ -1,4 +1,4 @@
-"""What each ONNX operator computes, as values; arguments that are left out are None."""
+"""Lower each ONNX operator to expressions; arguments that are left out are None."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ _NARROW = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
 
 
 def elementwise(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """An operator of the tables; of more than two arguments, pair by pair."""
+    """Apply an operator of single elements; more than two arguments are combined pair by pair."""
     integers = all(argument.is_integer for argument in arguments)
     table = c.INTEGERS if integers else c.FLOATS
     if node.operator not in table:
@@ -39,7 +39,7 @@ def elementwise(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def bounded(steps: list[Step], operator: c.Operator, one: Value, other: Value) -> Value:
-    """The operator of two; the first alone where the second is a bound that binds nothing."""
+    """Apply minimum or maximum; the first argument alone stays where the second is a bound that has no effect."""
     if other.known is not None and (other.known == _BINDS_NOTHING.get(operator, np.nan)).all():
         return one
     return apply(steps, operator, one, other)
@@ -55,7 +55,7 @@ def clip(_: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def cast(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """A conversion; all floats are float, and one beyond an integer's range becomes the integer's bound."""
+    """Convert to another type. All floats are float in C; one beyond an integer's range becomes the integer's bound."""
     (value,) = arguments
     to = np.dtype(helper.tensor_dtype_to_np_dtype(node.attributes["to"]))
     if to.kind == "f":
@@ -70,13 +70,13 @@ def cast(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def narrowed(steps: list[Step], value: Value, to: np.dtype[Any]) -> Value:
-    """An integer, which has 64 bits in C, wrapped around as one of another type is."""
+    """Wrap an integer, which has 64 bits in C, around as one of another type is."""
     fits = isinstance(value.expression, Fold) and value.expression.length - 1 <= np.iinfo(to).max
     return value if fits or to.name not in _NARROW else apply(steps, c.narrowing(f"{to.name}_t"), value)
 
 
 def selu(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """gamma elu(x)."""
+    """Compute gamma elu(x)."""
     (value,) = arguments
     alpha = like(node.attributes.get("alpha", 1.67326319217681884765625), value)
     gamma = like(node.attributes.get("gamma", 1.05070102214813232421875), value)
@@ -84,7 +84,7 @@ def selu(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def where(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """One of two."""
+    """Choose one of two values by a condition."""
     return apply(steps, c.SELECT_INTEGER if arguments[1].is_integer else c.SELECT, *arguments)
 
 
@@ -105,7 +105,7 @@ def one_hot(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def place_of_extreme(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Place of the first of the largest, or of the smallest."""
+    """Find the place of the first of the largest, or of the smallest."""
     if node.attributes.get("select_last_index"):
         raise ExportError(
             f"the C target has no {node.operator} that selects the last of equals; let it select the first"
@@ -114,7 +114,7 @@ def place_of_extreme(node: Node, arguments: list[Value], steps: list[Step]) -> V
 
 
 def reduction(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
-    """Sum, mean, product, norm or an extreme along axes, which are an attribute or an input."""
+    """Reduce along axes, which are an attribute or an input: sum, mean, product, norm or an extreme."""
     value, *axes = arguments
     if axes and axes[0] is not None:
         along = axes[0].known.tolist()
@@ -124,7 +124,7 @@ def reduction(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def pooled(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """The mean or the largest over every axis behind the first two, as tf2onnx writes some plain means."""
+    """Take the mean or the largest over every axis behind the first two, as tf2onnx writes some plain means."""
     (value,) = arguments
     kind = "Mean" if node.operator == "GlobalAveragePool" else "Max"
     return _reduced(kind, value, range(2, len(value.shape)), steps)
@@ -146,7 +146,7 @@ def _reduced(kind: str, value: Value, axes: Sequence[int], steps: list[Step]) ->
 
 
 def softmax(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """exp(x - max x) / sum exp(x - max x), or the logarithm of it."""
+    """Compute exp(x - max x) / sum exp(x - max x), or the logarithm of it."""
     axes = [node.attributes.get("axis", -1)]
     value = stored(steps, arguments[0])
     largest = stored(steps, folded(steps, "largest", value, axes))
@@ -161,7 +161,7 @@ def softmax(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def cumulative_sum(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Sums of an element and all before it along an axis: each adds to the one before."""
+    """Sum each element and all before it along an axis."""
     value, axis = arguments
     assert axis.known is not None
     places = np.moveaxis(np.arange(value.size).reshape(value.shape), int(axis.known.item()), 0)
@@ -180,7 +180,7 @@ def cumulative_sum(node: Node, arguments: list[Value], steps: list[Step]) -> Val
 
 
 def remainder(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """The remainder of integers with the divisor's sign, or of floats with the dividend's."""
+    """Compute the remainder of integers with the divisor's sign, or of floats with the dividend's."""
     if bool(node.attributes.get("fmod")) == arguments[0].is_integer:
         raise ExportError("the C target has no Mod of integers with the dividend's sign; cast them to float32")
     return apply(steps, c.INTEGERS["Mod"] if arguments[0].is_integer else c.FLOAT_MOD, *arguments)
@@ -196,7 +196,7 @@ def absolute(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def thresholded(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """x above the threshold, else 0."""
+    """Keep x above the threshold, and give 0 elsewhere."""
     value = stored(steps, arguments[0])
     above = apply(steps, c.FLOATS["Greater"], value, like(node.attributes.get("alpha", 1.0), value))
     return apply(steps, c.SELECT, above, value, like(0.0, value))

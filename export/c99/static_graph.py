@@ -1,4 +1,4 @@
-"""An ONNX graph at a batch of one: what is computed of the inputs, everything else folded to constants."""
+"""Specialize an ONNX graph to a batch of one, with everything that no input changes as constants."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """Nodes in order of computation, all of them needed for the action and dependent on the inputs.
+    """Nodes in order of computation, all of which depend on the inputs and are needed for the action.
 
     `arrays` has a value of every tensor at zero inputs: the value of a constant, the shape and dtype of any other.
     `readers` counts the nodes that read a tensor.
@@ -47,12 +47,12 @@ class StaticGraph:
 
 
 def input_arrays(spec: PolicySpec) -> list[ArraySpec | NoiseSpec]:
-    """The graph's inputs: the parts of the observation, and noise."""
+    """List the graph's inputs: the parts of the observation, and noise."""
     return [*spec.observation, spec.noise]
 
 
 def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph:
-    """The graph of a policy that has `spec`, where only operators of `known` depend on an input.
+    """Specialize the graph of a policy, in which only operators of `known` may depend on an input.
 
     Raises `ExportError` for another operator, and for constants of float64 that float32 can't hold.
     """
@@ -77,12 +77,12 @@ def _node(proto: onnx.NodeProto) -> Node:
 
 
 def _has_graphs(node: Node) -> bool:
-    """Whether it is a conditional or a loop, which may read any tensor unnamed."""
+    """Return whether the node is a conditional or a loop, which may read any tensor unnamed."""
     return any(isinstance(value, onnx.GraphProto) for value in node.attributes.values())
 
 
 def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
-    """The nodes that make `output` of the inputs; the tensors that depend on these are added to `variables`."""
+    """List the nodes that make `output` of the inputs; the tensors that depend on these are added to `variables`."""
     dependent = []
     for node in nodes:
         if _has_graphs(node) or (node.operator not in _SHAPE_ONLY and variables.intersection(node.inputs)):
@@ -97,7 +97,7 @@ def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
 
 
 def _run(model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], names: list[str]) -> dict[str, NDArray[Any]]:
-    """Values of the tensors `names`."""
+    """Compute the tensors `names`."""
     revealing = onnx.ModelProto()
     revealing.CopyFrom(model)
     del revealing.graph.output[:]

@@ -1,4 +1,4 @@
-"""Tensors as expressions with a shape, and what can be done with them."""
+"""Tensors as expressions with a shape, and operations on them."""
 
 import math
 from collections.abc import Sequence
@@ -47,28 +47,28 @@ class Value:
 
 
 def known(array: NDArray[Any]) -> Value:
-    """A constant."""
+    """Make a constant tensor."""
     return Value(constant(array), array.shape, array)
 
 
 def of_memory(memory: Memory, shape: tuple[int, ...]) -> Value:
-    """All that stands in memory."""
+    """Read all of a memory as a tensor."""
     return Value(Element(memory, np.arange(memory.size)), shape)
 
 
 def like(number: float, value: Value) -> Value:
-    """One number, of the kind of `value`."""
+    """Make one number of the kind of `value`."""
     return known(np.array(number, np.int64 if value.is_integer else np.float32))
 
 
 def apply(steps: list[Step], operator: c.Operator, *values: Value) -> Value:
-    """An operator of elements, which are broadcast."""
+    """Apply an operator of single elements to broadcast tensors."""
     shape = np.broadcast_shapes(*(value.shape for value in values))
     return Value(Apply(operator, tuple(spread(steps, value, shape).expression for value in values)), shape)
 
 
 def spread(steps: list[Step], value: Value, shape: tuple[int, ...]) -> Value:
-    """The value broadcast to a shape."""
+    """Broadcast the value to a shape."""
     if value.shape == shape:
         return value
     which = np.broadcast_to(np.arange(value.size).reshape(value.shape), shape).ravel()
@@ -76,14 +76,14 @@ def spread(steps: list[Step], value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def rearranged(steps: list[Step], value: Value, which: Index, shape: tuple[int, ...]) -> Value:
-    """Elements `which` of the value, in a shape of their own. One that is used twice is computed once."""
+    """Take elements `which` of the value, in another shape. An element that is used twice is computed once."""
     if len(np.unique(which)) < len(which):
         value = stored(steps, value)
     return Value(take(value.expression, which), shape)
 
 
 def joined(steps: list[Step], values: Sequence[Value], which: Index, shape: tuple[int, ...]) -> Value:
-    """Elements `which` of the values, counted through one after another, in a shape of their own."""
+    """Take elements `which` of the values, counted through one value after another, in another shape."""
     bounds = np.cumsum([0, *(value.size for value in values)])
     source = np.searchsorted(bounds, which, side="right") - 1
     used = np.unique(source)
@@ -102,7 +102,7 @@ def joined(steps: list[Step], values: Sequence[Value], which: Index, shape: tupl
 
 
 def stored(steps: list[Step], value: Value) -> Value:
-    """The value in memory, where it is computed once and stays while it is needed."""
+    """Store the value in memory, so that it is computed once."""
     if isinstance(value.expression, Element):
         return value
     memory = Memory("int64_t" if value.is_integer else "float", value.size)
@@ -111,14 +111,14 @@ def stored(steps: list[Step], value: Value) -> Value:
 
 
 def in_rows(steps: list[Step], value: Value) -> tuple[Memory, int]:
-    """As `in_place`, of floats. Raises `ExportError` for integers."""
+    """Store floats as `in_place` does. Raises `ExportError` for integers."""
     if value.is_integer:
         raise ExportError("the C target multiplies, sums and compares rows of floats only; cast integers to float32")
     return in_place(steps, value)
 
 
 def in_place(steps: list[Step], value: Value) -> tuple[Memory, int]:
-    """Memory in which the value's elements stand side by side, and where the first of them is."""
+    """Store the value's elements side by side, and return the memory and where the first of them is."""
     expression = value.expression
     if isinstance(expression, Element) and value.size:
         first = int(expression.at[0])
@@ -130,7 +130,7 @@ def in_place(steps: list[Step], value: Value) -> tuple[Memory, int]:
 
 
 def folded(steps: list[Step], function: str, value: Value, axes: Sequence[int]) -> Value:
-    """A C function of the elements along `axes`, which keep a length of 1.
+    """Apply a C function to the elements along `axes`, which keep a length of 1.
 
     Raises `ExportError` for integers, and for an extreme of no elements.
     """

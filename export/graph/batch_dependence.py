@@ -1,4 +1,4 @@
-"""Whether a graph's answers are computed of the number of rows, which no comparison at some batch sizes can exclude."""
+"""Find answers that are computed of the number of rows, which no comparison at some batch sizes can exclude."""
 
 from collections.abc import Iterator, Mapping
 
@@ -25,7 +25,7 @@ _ROWS = (3, 5)
 
 
 def outputs_of_batch_size(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> set[str]:
-    """The graph's outputs that are computed of the number of rows: a condition on it, or a mean divided by it.
+    """List the outputs that are computed of the number of rows: by a condition on it, or a mean divided by it.
 
     `feeds` are inputs [batch, ...] of five rows at least.
     """
@@ -38,7 +38,7 @@ def outputs_of_batch_size(model: onnx.ModelProto, feeds: Mapping[str, Array]) ->
 
 
 def _values(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node computes with."""
+    """Iterate over the tensors that a node computes with."""
     if node.op_type in _MADE | _LOOPS:
         return
     if node.op_type in _SHAPED_BY:
@@ -48,7 +48,7 @@ def _values(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _fixed_sizes(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> set[str]:
-    """Sizes, and what is chosen of them, that are the same for batches of 3 and of 5."""
+    """List the sizes, and tensors chosen of them, that are the same for batches of 3 and of 5."""
     names = [name for node in model.graph.node if node.op_type in _SIZES | _CHOSEN for name in node.output]
     if not names:
         return set()

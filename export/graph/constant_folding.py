@@ -1,4 +1,4 @@
-"""Leave out of an ONNX graph what no input changes: other tools stumble over it, and it costs time."""
+"""Fold what no input changes to constants: other tools fail at such nodes, and they cost time."""
 
 import copy
 
@@ -17,7 +17,7 @@ _KEPT = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 
 def with_constants_folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every tensor that its inputs do not change as a constant. All inputs need fixed shapes."""
+    """Fold every tensor that the inputs do not change to a constant. All inputs need fixed shapes."""
     folded = copy.deepcopy(model)
     graph = folded.graph
     constant, live = _partition(graph)
@@ -31,7 +31,7 @@ def with_constants_folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _partition(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """The nodes that no input changes, and all others."""
+    """Split the nodes into those that no input changes, and all others."""
     variable = {value.name for value in graph.input}
     constant, live = [], []
     for node in graph.node:
@@ -46,7 +46,7 @@ def _partition(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[onnx.
 
 
 def _values(model: onnx.ModelProto, names: list[str]) -> dict[str, NDArray[np.generic]]:
-    """Values of tensors that no input changes, computed at inputs of zero."""
+    """Compute tensors that no input changes, at inputs of zero."""
     if not names:
         return {}
     revealing = copy.deepcopy(model)

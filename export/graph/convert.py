@@ -1,4 +1,4 @@
-"""From a TensorFlow function to a checked ONNX graph."""
+"""Convert a TensorFlow function to a checked ONNX graph."""
 
 import copy
 import itertools
@@ -43,7 +43,7 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
 
 
 def _converted(function: Callable[..., Any], signature: Sequence[Any], opset: int) -> onnx.ModelProto:
-    """What tf2onnx makes of the function, its inputs named, and what it closes over as weights."""
+    """Convert by tf2onnx, name the inputs, and keep what the function closes over as weights."""
     # tf2onnx logs what it can't convert and goes on; check_graph is what decides, so its log adds nothing.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     traced = tf.function(function, autograph=False)
@@ -62,7 +62,7 @@ def _converted(function: Callable[..., Any], signature: Sequence[Any], opset: in
 
 
 def with_neutral_names(signature: Any) -> tuple[Any, dict[str, str]]:
-    """A signature whose names TensorFlow takes as they are, and which of `signature`'s each stands for."""
+    """Rename a signature so that TensorFlow keeps the names, and map them to the names of `signature`."""
     specs = tf.nest.flatten(signature)
     names = {f"graph_input_{place}": spec.name for place, spec in enumerate(specs)}
     neutral = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in zip(names, specs, strict=True)]
@@ -70,7 +70,7 @@ def with_neutral_names(signature: Any) -> tuple[Any, dict[str, str]]:
 
 
 def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """The graph with some of its inputs replaced by constants."""
+    """Replace some of the graph's inputs by constants."""
     constant = copy.deepcopy(model)
     set_field(constant.graph.input, [i for i in model.graph.input if i.name not in values])
     constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())

@@ -1,4 +1,4 @@
-"""Walk and edit ONNX graphs, those inside of conditionals and loops too."""
+"""Walk and edit ONNX graphs, also those inside of conditionals and loops."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ BATCH = "batch"
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those that its conditionals and loops hold."""
+    """Iterate over the graph and those that its conditionals and loops hold."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -18,7 +18,7 @@ def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that a conditional or loop holds, at any depth."""
+    """Iterate over the graphs that a conditional or loop holds, at any depth."""
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
             if inner.node or inner.output:
@@ -26,20 +26,20 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
-    """Tensors that nodes read, those in their inner graphs too."""
+    """Collect the tensors that nodes read, also in their inner graphs."""
     inner = [graph for node in nodes for graph in inner_graphs(node)]
     every = [*nodes, *(node for graph in inner for node in graph.node)]
     return {name for node in every for name in node.input} | {o.name for graph in inner for o in graph.output}
 
 
 def drop_unread(graph: onnx.GraphProto) -> None:
-    """Leave out initializers that nothing reads; ONNX Runtime would warn of each when it loads the graph."""
+    """Drop initializers that nothing reads; ONNX Runtime would warn of each when it loads the graph."""
     kept = names_read(graph.node) | {value.name for value in (*graph.input, *graph.output)}
     set_field(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in kept])
 
 
 def set_field(field: Any, values: Iterable[Any]) -> None:
-    """Replace what a repeated protobuf field holds."""
+    """Replace the content of a repeated protobuf field."""
     kept = list(values)
     del field[:]
     field.extend(kept)

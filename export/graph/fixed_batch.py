@@ -13,7 +13,7 @@ from trpo_tf.export.graph.editing import BATCH
 
 
 def with_fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
-    """Inputs and outputs of exactly `size` rows, for runtimes that plan ahead. Raises `ExportError` below 1.
+    """Fix inputs and outputs to `size` rows, for runtimes that plan ahead. Raises `ExportError` below 1.
 
     What depends on the number of rows alone becomes constant.
     """

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, in the metadata that every ONNX tool shows."""
+"""Write and read the metadata of an ONNX file, which every ONNX tool shows."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ PREFIX = "trpo-tf."
 
 
 def with_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
-    """The model with `values`, any JSON by name, in place of what it said of itself under `PREFIX`.
+    """Replace the model's metadata under `PREFIX` by `values`, any JSON by name.
 
     Raises `ExportError` for a value that isn't JSON; NaN and infinity aren't.
     """
@@ -29,7 +29,7 @@ def with_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.Mod
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
-    """The values that `with_metadata` wrote, none of another tool. Raises `ExportError` for one that isn't JSON."""
+    """Read the values that `with_metadata` wrote. Raises `ExportError` for one that isn't JSON."""
     return {
         prop.key.removeprefix(PREFIX): _from_json(prop.key, prop.value)
         for prop in model.metadata_props
@@ -38,7 +38,7 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def manifest_metadata(manifest: Manifest) -> dict[str, Any]:
-    """A bundle's manifest but for its files: format and version, arrays with bounds, provenance, parity."""
+    """Return a bundle's manifest without its files: format and version, arrays with bounds, provenance, parity."""
     document = json.loads(manifest.to_json())
     return {key: value for key, value in document.items() if key != "files"}
 

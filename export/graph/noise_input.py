@@ -1,4 +1,4 @@
-"""Which inputs a converted graph has, and how large: optional, required or absent noise; a free or a fixed batch."""
+"""Make a graph's noise input optional or required, or take it out."""
 
 import copy
 
@@ -17,7 +17,7 @@ _SHAPE_TAKES_A_RANGE = 15
 
 
 def with_noise(model: onnx.ModelProto, name: str, choice: str) -> onnx.ModelProto:
-    """Leave the optional noise input `name` as it is, make it required, or take it out, as `choice` says.
+    """Keep the optional noise input `name`, make it required, or take it out, as `choice` says.
 
     Raises `ExportError` if the input isn't optional, or for a choice that isn't one of `NOISE_INPUTS`.
     """
@@ -32,7 +32,7 @@ def with_noise(model: onnx.ModelProto, name: str, choice: str) -> onnx.ModelProt
 
 
 def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Make input `name` of shape [batch, ...] optional: zeros if not fed, as many rows as the first other input has.
+    """Make input `name` [batch, ...] optional. If not fed it is zeros, of as many rows as the first other input.
 
     The zeros are one row, which the graph itself repeats: ONNX Runtime plans its buffers by the declared shape, and
     would fail at a larger batch.
@@ -66,7 +66,7 @@ def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def with_required_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The inverse of `with_optional_input`. Raises `ExportError` if the input isn't optional."""
+    """Undo `with_optional_input`. Raises `ExportError` if the input isn't optional."""
     _check_optional(model, name)
     required = copy.deepcopy(model)
     graph = required.graph
@@ -80,7 +80,7 @@ def with_required_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def without_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Take out an optional input: its zeros become constants. Raises `ExportError` if it isn't optional."""
+    """Take out an optional input, so that its zeros are constants. Raises `ExportError` if it isn't optional."""
     _check_optional(model, name)
     constant = copy.deepcopy(model)
     set_field(constant.graph.input, [i for i in constant.graph.input if i.name != name])
@@ -93,7 +93,7 @@ def _added(prefix: str) -> list[str]:
 
 
 def _free_prefix(graph: onnx.GraphProto, name: str) -> str:
-    """`name`, with underscores as long as a tensor has a name that would be added."""
+    """Append underscores to `name` until no tensor has a name that would be added."""
     taken = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     taken |= {output for inside in graphs_of(graph) for node in inside.node for output in node.output}
     while taken & set(_added(name)):

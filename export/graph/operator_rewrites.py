@@ -1,4 +1,4 @@
-"""TensorFlow operations that tf2onnx lacks or converts wrongly, as formulas of standard ONNX operators.
+"""Rewrite TensorFlow operations that tf2onnx lacks or converts wrongly by standard ONNX operators.
 
 Every formula is accurate to float32. Where a textbook form cancels near zero another one is taken, so that the relative
 error there is a few units of the last place.
@@ -26,7 +26,7 @@ class Builder:
     dtype: np.dtype[Any]
 
     def __call__(self, operator: str, *arguments: Any, **attributes: Any) -> str:
-        """Add a node of names, numbers or arrays; the name of its output."""
+        """Add a node of names, numbers or arrays, and return the name of its output."""
         names = [argument if isinstance(argument, str) else self._constant(argument) for argument in arguments]
         return str(self.graph.make_node(operator, names, attr=attributes).output[0])
 
@@ -37,22 +37,22 @@ class Builder:
 
     @property
     def is_integer(self) -> bool:
-        """Whether the operation is one of integers."""
+        """Return whether the operation is one of integers."""
         return self.dtype.kind in "iu"
 
 
 def erfc(make: Builder, x: str) -> str:
-    """1 - erf x: exact to the last place of 1, which is what GELU's product with x needs."""
+    """Compute 1 - erf x, exact to the last place of 1, which is what GELU's product with x needs."""
     return make("Sub", 1.0, make("Erf", x))
 
 
 def expm1(make: Builder, x: str) -> str:
-    """(e^x + 1) tanh(x / 2), which has no difference of two numbers close to each other."""
+    """Compute (e^x + 1) tanh(x / 2), which has no difference of two numbers close to each other."""
     return make("Mul", make("Tanh", make("Mul", x, 0.5)), make("Add", make("Exp", x), 1.0))
 
 
 def log1p(make: Builder, x: str) -> str:
-    """2 atanh s with s = x / (2 + x), by its series where |s| < 0.2; log(1 + x) elsewhere."""
+    """Compute 2 atanh s with s = x / (2 + x), by its series where |s| < 0.2, and log(1 + x) elsewhere."""
     s = make("Div", x, make("Add", x, 2.0))
     square = make("Mul", s, s)
     series = make("Mul", square, 1 / 9)
@@ -68,27 +68,27 @@ def _zero_where_zero(make: Builder, factor: str, product: str) -> str:
 
 
 def xlogy(make: Builder, x: str, y: str) -> str:
-    """x log y, 0 where x is."""
+    """Compute x log y, 0 where x is."""
     return _zero_where_zero(make, x, make("Mul", x, make("Log", y)))
 
 
 def xlog1py(make: Builder, x: str, y: str) -> str:
-    """x log(1 + y), 0 where x is."""
+    """Compute x log(1 + y), 0 where x is."""
     return _zero_where_zero(make, x, make("Mul", x, log1p(make, y)))
 
 
 def xdivy(make: Builder, x: str, y: str) -> str:
-    """x / y, 0 where x is."""
+    """Compute x / y, 0 where x is."""
     return _zero_where_zero(make, x, make("Div", x, y))
 
 
 def mul_no_nan(make: Builder, x: str, y: str) -> str:
-    """x y, 0 where y is."""
+    """Compute x y, 0 where y is."""
     return _zero_where_zero(make, y, make("Mul", x, y))
 
 
 def cross(make: Builder, a: str, b: str) -> str:
-    """The vector product along the last axis, whose length is 3."""
+    """Compute the vector product along the last axis, whose length is 3."""
 
     def turned(vector: str, by: int) -> str:
         return make("Gather", vector, (np.arange(3) + by) % 3, axis=-1)
@@ -97,28 +97,28 @@ def cross(make: Builder, a: str, b: str) -> str:
 
 
 def broadcast_args(make: Builder, one: str, other: str) -> str:
-    """The shape that two shapes broadcast to: that of a sum of two arrays of these shapes."""
+    """Compute the shape that two shapes broadcast to, as that of a sum of two arrays of these shapes."""
     wide = [make("Cast", shape, to=TensorProto.INT64) for shape in (one, other)]
     total = make("Add", *(make("ConstantOfShape", shape) for shape in wide))
     return make("Cast", make("Shape", total), to=helper.np_dtype_to_tensor_dtype(make.dtype))
 
 
 def floor_mod(make: Builder, x: str, y: str) -> str:
-    """The remainder that has the divisor's sign."""
+    """Compute the remainder that has the divisor's sign."""
     if make.is_integer:
         return make("Mod", x, y)
     return make("Sub", x, make("Mul", make("Floor", make("Div", x, y)), y))
 
 
 def floor_div(make: Builder, x: str, y: str) -> str:
-    """The quotient rounded down, where ONNX rounds that of integers towards zero."""
+    """Round the quotient down, where ONNX rounds that of integers towards zero."""
     if make.is_integer:
         return make("Div", make("Sub", x, make("Mod", x, y)), y)
     return make("Floor", make("Div", x, y))
 
 
 def truncate_mod(make: Builder, x: str, y: str) -> str:
-    """The remainder that has the dividend's sign."""
+    """Compute the remainder that has the dividend's sign."""
     return make("Mod", x, y, fmod=1)
 
 

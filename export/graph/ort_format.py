@@ -1,4 +1,4 @@
-"""ONNX Runtime's own format: for a build of it that holds nothing but the operators that a policy needs."""
+"""Convert to ONNX Runtime's own format, for a build of it that holds only the operators that a policy needs."""
 
 import tempfile
 import warnings
@@ -11,7 +11,7 @@ _ERRORS_ONLY = 3
 
 
 def to_ort(model: bytes) -> tuple[bytes, str]:
-    """A serialized ONNX graph in ORT format, optimised, and the operators it needs.
+    """Convert a serialized ONNX graph to ORT format, optimised, and list the operators it needs.
 
     The latter is the text of a configuration for ONNX Runtime's `build.sh --minimal_build --include_ops_by_config`.
     Optimisations that depend on the processor are left out. Raises `ExportError` if ONNX Runtime refuses the graph, and
@@ -37,7 +37,7 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
 
 
 def _required_operators(model: Path) -> str:
-    """Lines `domain;opset;operators`."""
+    """List operators in lines `domain;opset;operators`."""
     from onnxruntime.tools.ort_format_model import OrtFormatModelProcessor  # here, since telemetry must be off first
 
     required: dict[str, dict[int, set[str]]] = {}

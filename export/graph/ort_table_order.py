@@ -25,7 +25,7 @@ KernelTypes = dict[bytes, dict[bytes, list[tuple[int, int]]]]
 
 
 def in_order(content: bytes) -> bytes:
-    """The same file, with that table in alphabetical order."""
+    """Write the same file with that table in alphabetical order."""
     session = InferenceSession.GetRootAs(content, 0)
     model = session.Model()._tab
     # A table's description may stand before it.

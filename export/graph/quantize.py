@@ -1,4 +1,4 @@
-"""ONNX graphs with their matrix products and convolutions in 8 bits; all else stays in floats.
+"""Quantize matrix products and convolutions of ONNX graphs to 8 bits; all else stays in floats.
 
 What is left in floats is what 8 bits would spoil: observations of any scale before they are normalised, the noise, and
 the way to the action's units. Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without VNNI,
@@ -24,7 +24,7 @@ _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 
 def quantize_dynamic(model: bytes) -> bytes:
-    """A serialized graph with 8-bit weights, and inputs of products quantised anew in each call, by their range there.
+    """Quantize weights to 8 bits, and inputs of products in each call, by their range there.
 
     Raises `ExportError` if the result isn't a graph that `check_graph` admits.
     """
@@ -43,7 +43,7 @@ def quantize_dynamic(model: bytes) -> bytes:
 
 
 def quantize_static(model: bytes, spec: PolicySpec, observations: Observation, noise: Array) -> bytes:
-    """A serialized graph with 8-bit weights and inputs of products, whose ranges are those of a calibration.
+    """Quantize weights and inputs of products to 8 bits, with the ranges of a calibration.
 
     Calibrate on observations [n, ...] that the policy visits, with noise [n, k] of its law: beyond their range values
     are clipped.
@@ -71,7 +71,7 @@ def quantize_static(model: bytes, spec: PolicySpec, observations: Observation, n
 
 
 class _Calibration:
-    """The reader that ONNX Runtime asks for batches until it answers None."""
+    """A reader that ONNX Runtime asks for batches until it answers None."""
 
     def __init__(self, feeds: dict[str, Array]) -> None:
         self._batches = _batches(feeds)

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite): for phones and small boards, with the noise as an ordinary input.
+"""Convert to LiteRT (TensorFlow Lite), for phones and small boards, with the noise as an ordinary input.
 
 What it can't carry: arrays of uint64, and continuous actions of other types than float32.
 """
@@ -40,7 +40,7 @@ def to_litert(
     batch: int | None = None,
     int8_observations: Observation | None = None,
 ) -> bytes:
-    """A model of one signature, whose inputs and output have the spec's names and types.
+    """Convert to a model of one signature, whose inputs and output have the spec's names and types.
 
     Args:
         function: the policy.
@@ -110,7 +110,7 @@ def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, b
 
 
 def _neutral_names(spec: PolicySpec) -> dict[str, str]:
-    """Arguments that any TensorFlow function may have, each with the name of the input that it stands for."""
+    """Map arguments that any TensorFlow function may have to the inputs that they stand for."""
     names = [*(part.name for part in spec.observation), spec.noise.name]
     return {f"graph_input_{place}": name for place, name in enumerate(names)}
 

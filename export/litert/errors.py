@@ -1,4 +1,4 @@
-"""What LiteRT's converter could not do, in one line that says the reason and what to change."""
+"""Explain in one line what LiteRT's converter could not do, and what to change."""
 
 import re
 
@@ -18,12 +18,12 @@ _ELEMENT = re.compile(r"tensor<[^>]*?(bf16|f16|f64|ui\d+|i\d+)>")
 
 
 def lacking(error: ConverterError) -> set[str]:
-    """The operations that an error names, without the prefix of TensorFlow's dialect."""
+    """Collect the operations that an error names, without the prefix of TensorFlow's dialect."""
     return {data.operator.name.removeprefix("tf.") for data in error.errors} - {""}
 
 
 def inexpressible(error: ConverterError) -> ExportError:
-    """The refusal: the operations and, where it is the reason, their type or the free batch."""
+    """Make the refusal: it names the operations and, where it is the reason, their type or the free batch."""
     names = sorted(lacking(error))
     if any(name.startswith("TensorList") for name in names):
         return ExportError(

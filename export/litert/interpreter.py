@@ -13,7 +13,7 @@ from trpo_tf.serving.verify import in_batches_of
 
 
 def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
-    """The model in LiteRT's interpreter, for any number of rows; not to be called from several threads at once.
+    """Open the model in LiteRT's interpreter, for any number of rows. It must not be called by several threads at once.
 
     Raises `ExportError` if LiteRT isn't installed or refuses the model.
     """

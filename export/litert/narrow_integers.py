@@ -1,4 +1,4 @@
-"""Integers of 32 bits in a LiteRT model, where TensorFlow has 64: TensorFlow Lite Micro takes no others of either kind.
+"""Narrow integers of a LiteRT model to 32 bits: TensorFlow Lite Micro takes no 64 bits where TensorFlow has them.
 
 The places of the largest scores fit in 32 bits, and so do sums of them with a first action.
 """
@@ -22,7 +22,7 @@ _KEEP_TYPES = frozenset(
 
 
 def narrow_integers(model: Any) -> None:
-    """Give 32 bits to choices and what is computed of them, and to the constant indices of gathers, in place.
+    """Narrow choices, what is computed of them, and constant indices of gathers to 32 bits, in place.
 
     Choices keep 64 bits if they meet a computed integer of 64 bits, or an operator that may need them.
     """
@@ -45,7 +45,7 @@ def narrow_integers(model: Any) -> None:
 
 
 def _computed_of_choices(model: Any, operators: list[tuple[int, Any]]) -> set[int] | None:
-    """The tensors of 64 bits to narrow, constants among them; None where that is not possible."""
+    """Collect the tensors of 64 bits to narrow, constants among them; None where that is not possible."""
     tensors, narrow = model.subgraphs[0].tensors, set[int]()
 
     def wide(places: Any) -> Iterator[int]:
@@ -63,7 +63,7 @@ def _computed_of_choices(model: Any, operators: list[tuple[int, Any]]) -> set[in
 
 
 def _values(model: Any, tensor: Any) -> NDArray[np.int64]:
-    """Those of a constant of 64 bits; none of what is computed."""
+    """Read a constant of 64 bits; a computed tensor has no values."""
     data = model.buffers[tensor.buffer].data
     wide = tensor.type == TensorType.INT64 and data is not None
     return np.frombuffer(np.asarray(data, np.uint8).tobytes() if wide else b"", np.int64)

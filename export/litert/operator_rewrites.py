@@ -1,4 +1,4 @@
-"""TensorFlow operations that LiteRT lacks or computes worse, as functions of operations that it has.
+"""Rewrite TensorFlow operations that LiteRT lacks or computes worse by operations that it has.
 
 They hold for float32, and are accurate to a few units of its last place of the larger of the result and 1.
 """
@@ -18,13 +18,13 @@ _ERF = (1.12837927, 0.102769056, -1.91830756e-4, -6.19784691e-4, 8.7637337e-5, -
 
 
 def erf(x: Any) -> Any:
-    """A tanh of a polynomial: 1.7e-7 from the error function at most, 2.7e-7 of it."""
+    """Approximate by the tanh of a polynomial: 1.7e-7 from the error function at most, 2.7e-7 of it."""
     near = tf.clip_by_value(x, -_ERF_IS_ONE, _ERF_IS_ONE)
     return tf.tanh(near * tf.math.polyval([tf.constant(c) for c in reversed(_ERF)], near * near))
 
 
 def softplus(x: Any) -> Any:
-    """max(x, 0) + log(1 + e^-|x|), where LiteRT's own log(1 + e^x) overflows from 89 on."""
+    """Compute max(x, 0) + log(1 + e^-|x|); LiteRT's own log(1 + e^x) overflows from 89 on."""
     return tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
 
 
@@ -83,7 +83,7 @@ def replace_operations(saved_model: Path, names: Collection[str]) -> None:
 
 
 def _call_functions(nodes: Iterable[Any], names: Collection[str]) -> Iterator[str]:
-    """Replace operations among the nodes of one function; the operations replaced."""
+    """Replace operations among the nodes of one function, and return which ones."""
     for node in nodes:
         if node.op in names and node.attr["T"].type == types_pb2.DT_FLOAT:
             operation, arguments = node.op, sum(not name.startswith("^") for name in node.input)

@@ -1,4 +1,4 @@
-"""Numbers of different scale in 8-bit LiteRT: each product's input keeps the scale that the policy gives it.
+"""Keep inputs of different scale apart in 8-bit LiteRT: each product's input keeps the scale that the policy gives it.
 
 LiteRT's converter multiplies a constant into the weights of the product that follows. Where inputs are normalised, the
 product would then read them as they are, all in 8 bits of one scale, and small ones would be lost.
@@ -77,7 +77,7 @@ class _Body:
 
 
 def _bodies(graph: Any) -> list[tuple[_Body, Any]]:
-    """The main graph and each function, with their lists of nodes."""
+    """List the main graph and each function, with their nodes."""
     functions = {
         function.signature.name: _Body(
             {node.name: node for node in function.node_def},
@@ -105,7 +105,7 @@ def _guard(body: _Body, nodes: MutableSequence[Any], suffixes: tuple[str, str]) 
 
 
 def _minimum(product: Any, suffixes: tuple[str, str]) -> Iterable[Any]:
-    """A constant and a minimum, which becomes the product's input."""
+    """Add a constant and a minimum, which becomes the product's input."""
     constant_suffix, minimum_suffix = suffixes
     largest = node_def_pb2.NodeDef(name=f"{product.name}/{_GUARD}/largest", op="Const")
     largest.attr["dtype"].type = types_pb2.DT_FLOAT
@@ -118,7 +118,7 @@ def _minimum(product: Any, suffixes: tuple[str, str]) -> Iterable[Any]:
 
 
 def _is_scaled(body: _Body, name: str) -> bool:
-    """Whether a tensor is another one multiplied by constants or shifted by them, element by element."""
+    """Return whether a tensor is another one multiplied by constants or shifted by them, element by element."""
     return any(_scales(place, node) for place, node in _origins(body, name))
 
 
@@ -135,7 +135,7 @@ def _has_constant(body: _Body, node: Any) -> bool:
 
 
 def _scaled_alike(body: _Body, node: Any) -> str | None:
-    """The operand that a product or quotient multiplies by one number, if it does."""
+    """Return the operand that a product or quotient multiplies by one number, if it does."""
     for constant, other in ((node.input[0], node.input[1]), (node.input[1], node.input[0])):
         values = [found.attr["value"].tensor for _, found in _origins(body, constant) if found.op == "Const"]
         if values and all(tf.make_ndarray(value).size == 1 for value in values):
@@ -148,7 +148,7 @@ def _operations(body: _Body, name: str) -> set[str]:
 
 
 def _origins(body: _Body, name: str) -> Iterator[tuple[_Body, Any]]:
-    """The nodes that make a tensor, each with its body: behind moves, arguments of functions, and calls."""
+    """Find the nodes that make a tensor, each with its body: behind moves, arguments of functions, and calls."""
     base, *place = name.removeprefix("^").split(":")
     node = body.nodes.get(base)
     if node is None:

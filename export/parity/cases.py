@@ -1,4 +1,4 @@
-"""Observations and noise to compare formats on: made up over the declared space, and recorded in the environment."""
+"""Make the observations and noise that targets are compared on, of the declared space and of recorded ones."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _TAIL_PERIOD = 8
 def observation_cases(
     specs: Sequence[ArraySpec], recorded: Observation | None, rng: np.random.Generator, count: int = 64
 ) -> Observation:
-    """Observations [case, ...] in the specs' dtypes: some made up, and up to `count` of those recorded.
+    """Make observations [case, ...] in the specs' dtypes: random ones, and up to `count` of those recorded.
 
     Made up are `count` random ones over the declared space, half as many whose magnitudes are spread by powers of
     ten, corners of the space, and as many as it takes to have every value of inputs with few. Of recorded
@@ -50,7 +50,7 @@ def observation_cases(
 def far_rows(
     specs: Sequence[ArraySpec], observations: Observation, recorded: Observation | None = None
 ) -> NDArray[np.bool_]:
-    """Which observations [n, ...] are beyond all random and recorded ones where their input has no bound: [n]."""
+    """Mark observations [n, ...] that are beyond all random and recorded ones where their input has no bound: [n]."""
     far = np.zeros(batch_size(observations), bool)
     visited = list_parts(recorded) if recorded is not None and batch_size(recorded) else [None] * len(specs)
     for spec, part, seen in zip(specs, list_parts(observations), visited, strict=True):
@@ -63,7 +63,7 @@ def far_rows(
 
 
 def with_tails(spec: NoiseSpec, noise: Array, rng: np.random.Generator) -> Array:
-    """Noise [n, k] in which every eighth row has draws from both tails of its law, that few samples would reach."""
+    """Replace every eighth row of noise [n, k] by draws from both tails of its law, which few samples reach."""
     rare = noise.copy()
     rare[::_TAIL_PERIOD] = rng.choice(_TAILS[spec.law], rare[::_TAIL_PERIOD].shape)
     return rare
@@ -80,7 +80,7 @@ def _made_up(spec: ArraySpec, rng: np.random.Generator, count: int, rows: int) -
 
 
 def _magnitudes(spec: ArraySpec, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Distances from a bound, or from 0, of every order of magnitude.
+    """Draw distances from a bound, or from 0, of every order of magnitude.
 
     The first half has one magnitude a row, the second half another for each number.
     """
@@ -102,14 +102,14 @@ def _magnitudes(spec: ArraySpec, rng: np.random.Generator, count: int) -> NDArra
 
 
 def _every_value(spec: ArraySpec, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    """Each value in turn, in another order for each element."""
+    """Give each value in turn, in another order for each element."""
     low, high = _ends(spec)
     turns = rng.permuted(np.tile(np.arange(rows).reshape(-1, *[1] * len(spec.shape)), (1, *spec.shape)), axis=0)
     return np.asarray(low + turns % (high - low + 1))
 
 
 def _values(spec: ArraySpec) -> int:
-    """How many values an element has, where they are few."""
+    """Count the values that an element can have; 0 where they are many."""
     if np.dtype(spec.dtype).kind not in "iub" or math.prod(spec.shape) > _MOST_ELEMENTS:
         return 0
     low, high = _ends(spec)
@@ -118,7 +118,7 @@ def _values(spec: ArraySpec) -> int:
 
 
 def _ends(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The bounds of integers and truth values, within what their type holds."""
+    """Return the bounds of integers and truth values, within what their type holds."""
     low, high = spec.bounds()
     if spec.dtype == "bool":
         return np.maximum(low, 0), np.minimum(high, 1)
@@ -151,7 +151,7 @@ def _largest_of(dtype: str) -> float:
 
 
 def _bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The bounds, infinite where a space states the largest float, or the limits of integers of 32 bits or more."""
+    """Return the bounds, infinite where a space states the largest float or the limits of 32 bits or more."""
     low, high = spec.bounds()
     dtype = np.dtype(spec.dtype)
     most = _ABSENT
@@ -161,7 +161,7 @@ def _bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _near_bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The bounds; where one is absent, 20 from the other; where both are, +-10."""
+    """Return the bounds; where one is absent, 20 from the other; where both are, +-10."""
     low, high = _bounds(spec)
     no_low, no_high = np.isinf(low), np.isinf(high)
     return (

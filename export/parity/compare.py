@@ -1,4 +1,4 @@
-"""How an exported policy compares with the function it came from: on cases, and along whole episodes."""
+"""Compare a target with the policy that it was made of: on cases, and in whole episodes."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ _LONGEST_EPISODE = 2_000
 
 
 class Environment(Protocol):
-    """The part of Gymnasium's `Env` that playing an episode needs."""
+    """The methods of Gymnasium's `Env` that playing an episode needs."""
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode: observation and info."""
+        """Start an episode, and return observation and info."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Act: observation, reward, terminated, truncated, info."""
+        """Act, and return observation, reward, terminated, truncated and info."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def compare_returns(
 
 
 def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], zero_noise: Array) -> bool:
-    """Whether the reference plays each of its episodes again, to the bit, from the same seed."""
+    """Return whether the reference plays each of its episodes again, to the bit, from the same seed."""
     return all(
         _same(list(play(reference.act, environment, seed, zero_noise, _names(episode))), episode)
         for seed, episode in episodes.items()
@@ -148,7 +148,7 @@ def repeats(reference: Reference, environment: Environment, episodes: Mapping[in
 def play(
     actor: Actor, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
 ) -> Iterator[tuple[Observation, float]]:
-    """Play one episode, of 2,000 steps at most: each observation acted on, with the reward that followed.
+    """Play one episode of at most 2,000 steps; yield each observation and the reward that followed.
 
     `names` are the inputs', where there are several.
     """
@@ -205,7 +205,7 @@ def _same(one: Episode, other: Episode) -> bool:
 
 
 def _diverges(free: Episode, episode: Episode, reference: Reference, zero_noise: Array) -> bool:
-    """Whether two episodes from one seed part, but for a tie that rounding broke the other way."""
+    """Return whether two episodes from one seed diverge, other than at a tie that rounding broke the other way."""
     for step, ((seen, reward), (expected, expected_reward)) in enumerate(zip(free, episode, strict=False)):
         same = all(map(np.array_equal, list_parts(seen), list_parts(expected)))
         if same and reward == expected_reward:

@@ -1,4 +1,4 @@
-"""What targets are compared on: the policy's own answers to made-up cases, observations, and whole episodes."""
+"""Collect what targets are compared on: the policy's own answers to made-up cases, observations and episodes."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ _LEAST_EPISODES = 2
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an export is compared on, beside random observations and the bounds.
+    """Observations, environment and scores to compare an export on, besides random observations and bounds.
 
     Attributes:
         observations: recorded observations [n, ...]; by default those of the episodes.
@@ -77,7 +77,7 @@ class Evidence:
 
 
 def check_episodes(targets: Mapping[str, Target], evidence: Evidence) -> None:
-    """Refuse a single episode for 8 bits, whose return is what counts: one has no interval."""
+    """Refuse a single episode for 8 bits: those are compared by return, and one difference has no interval."""
     coarse = [name for name, target in targets.items() if not target.exact]
     if coarse and evidence.environment is not None and evidence.episodes < _LEAST_EPISODES:
         raise ExportError(
@@ -89,7 +89,7 @@ def check_episodes(targets: Mapping[str, Target], evidence: Evidence) -> None:
 def make_reference_cases(
     function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
 ) -> ReferenceCases:
-    """The reference, its episodes, and the golden cases; checked by themselves.
+    """Make the reference, its episodes and the golden cases, and check them by themselves.
 
     Raises `ExportError` for a policy that no target can act like.
     """
@@ -153,7 +153,7 @@ def _reference(
 
 
 def answerable(reference: Reference, observations: Observation, noise: Array) -> NDArray[np.bool_]:
-    """Which cases [case] the policy has finite answers to, with noise and without."""
+    """Mark the cases [case] that the policy has finite answers to, with noise and without."""
     finite = np.ones(len(noise), bool)
     for drawn in (noise, np.zeros_like(noise)):
         answered = reference.answered(observations, drawn)
@@ -166,7 +166,7 @@ def answerable(reference: Reference, observations: Observation, noise: Array) ->
 
 
 def _many(reference: Reference, spec: PolicySpec, visited: Observation | None) -> Answered:
-    """As many more cases as one batch may have, for bounds that few observations break."""
+    """Make as many more cases as one batch may have, for bounds that few observations break."""
     size = sum(math.prod(part.shape) for part in spec.observation)
     rng = np.random.default_rng(1)
     observations = observation_cases(spec.observation, visited, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
@@ -187,7 +187,7 @@ def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
 
 
 def _visited(episodes: Mapping[int, Episode]) -> Observation | None:
-    """Observations [n, ...], evenly spaced over all episodes."""
+    """Take observations [n, ...] evenly spaced over all episodes."""
     seen = [observation for episode in episodes.values() for observation, _ in episode]
     if not seen:
         return None
@@ -205,7 +205,7 @@ def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
 
 
 def _tensorflow_answers(outputs: Outputs, spec: PolicySpec) -> Answers:
-    """The further outputs."""
+    """Trace the further outputs."""
     traced = tf.function(outputs, spec.signature(), autograph=False)
 
     def answer(observations: Observation, noise: Array) -> dict[str, Array]:

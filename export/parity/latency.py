@@ -1,4 +1,7 @@
-"""How fast each target answers here, in this process: figures of one machine, in a file of their own."""
+"""Measure how fast each target answers in this process.
+
+The figures hold for one machine, and have a file of their own.
+"""
 
 import functools
 import json
@@ -18,7 +21,7 @@ _SECONDS = 0.2
 
 
 def measure_latencies(actors: Mapping[str, Actor], observations: Observation, noise: Array) -> dict[str, Any]:
-    """Target -> batch -> p50 and p99 in microseconds, on the first of cases [n, ...], without noise."""
+    """Measure target -> batch -> p50 and p99 in microseconds, on the first of cases [n, ...], without noise."""
     zero_noise = np.zeros_like(noise)
     measured: dict[str, Any] = {}
     for name, actor in actors.items():
@@ -32,10 +35,10 @@ def measure_latencies(actors: Mapping[str, Actor], observations: Observation, no
 
 
 def latency_json(latencies: Mapping[str, Any]) -> str:
-    """The text of a bundle's latency file."""
+    """Write the text of a bundle's latency file."""
     return json.dumps({"unit": "us", "targets": latencies}, indent=2) + "\n"
 
 
 def read_latencies(bundle: Path) -> dict[str, Any]:
-    """Those of a bundle, by target and batch."""
+    """Read a bundle's latencies, by target and batch."""
     return dict(json.loads((bundle / LATENCY_FILE).read_text())["targets"])

@@ -1,4 +1,4 @@
-"""Compare the targets of a bundle with each other on new cases: without the policy that they were made of."""
+"""Compare the targets of a bundle with each other on new cases, without the policy that they were made of."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ _VISITED = 64
 def compare_on_new_cases(
     bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], visited: Observation, seed: int
 ) -> int:
-    """Compare all targets in floats with policy.onnx on cases drawn from `seed`; how many cases there were.
+    """Compare all targets in floats with policy.onnx on cases drawn from `seed`, and count these cases.
 
     Cases are made as an export makes them, around `visited` observations [n, ...]. Those in which rounding decides
     policy.onnx's action are right whatever a target answers.
@@ -67,7 +67,7 @@ def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest) -> No
 
 
 def _rounding(bundle: Path, manifest: Manifest) -> Rounding | None:
-    """What rounding may change in policy.onnx; not known of a graph of a fixed batch."""
+    """Measure what rounding may change in policy.onnx; it is not known for a graph of a fixed batch."""
     if manifest.graph.batch is not None:
         return None
     return Rounding((bundle / MODEL_FILE).read_bytes(), spec_of(manifest))

@@ -1,4 +1,4 @@
-"""The proof that a target acts like the policy it was made of, what it must show, and the table of it."""
+"""Decide whether a target acts like the policy that it was made of."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ LEAST_DECIDED = 0.5
 
 @dataclass(frozen=True)
 class ReferenceCases:
-    """What targets are held against.
+    """The cases and episodes that targets are compared on, with the policy's own answers.
 
     Attributes:
         reference: the policy as it was trained.
@@ -69,22 +69,22 @@ class ReferenceCases:
 
     @cached_property
     def zero_noise(self) -> Array:
-        """The noise of deterministic actions, for every case."""
+        """Noise of zeros for every case, which gives the deterministic actions."""
         return np.zeros_like(self.noise)
 
     @cached_property
     def golden(self) -> Answered:
-        """Golden cases without noise, each answered by itself; once for all targets."""
+        """Golden cases without noise, each answered in a batch of its own; computed once for all targets."""
         return self.reference.answered_one_by_one(self.observations, self.zero_noise).with_margins()
 
     @cached_property
     def noisy_golden(self) -> Answered:
-        """The same with noise."""
+        """Golden cases with noise, each answered in a batch of its own."""
         return self.reference.answered_one_by_one(self.observations, self.noise).with_margins()
 
     @property
     def episode_batches(self) -> Iterator[Answered]:
-        """Every observation of the reference's own episodes; answered anew each time, since they may be large."""
+        """Every observation of the reference's own episodes; answered at each access, since they may be large."""
         return episode_batches(self.reference, self.episodes, self.zero_noise[:1])
 
     @cached_property
@@ -96,7 +96,7 @@ class ReferenceCases:
         return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
 
     def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
-        """Golden cases at several batch sizes; the far ones are for targets in floats alone."""
+        """Return golden cases at several batch sizes; the far ones are for targets in floats alone."""
         golden = self.noisy_golden if noise else self.golden
         return in_batches(golden if exact or self.far is None else golden.take(~self.far))
 
@@ -106,7 +106,7 @@ _MOST_VISITED = 512
 
 @dataclass(frozen=True)
 class Proof:
-    """How one target compares with the reference.
+    """The result of comparing one target with the reference.
 
     Attributes:
         exact: whether it computes in floats, so that nothing but rounding may differ.
@@ -125,7 +125,7 @@ class Proof:
     errors: Mapping[str, float] = field(default_factory=dict)
 
     def failure(self, reference_cases: ReferenceCases) -> str | None:
-        """Why the target may not be shipped, or None."""
+        """Say why the target may not be shipped, or return None."""
         both = self.cases + self.on_episodes
         if self.exact and not both.complete:
             return (
@@ -166,7 +166,7 @@ class Proof:
         return max(self.errors.values(), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """As the manifest has it, in `parity`."""
+        """Return the figures that the manifest has in `parity`."""
         document: dict[str, Any] = {
             "exact": self.exact,
             "max_difference": (self.cases + self.on_episodes).max_difference,
@@ -228,7 +228,7 @@ def compare_target(
 
 
 def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
-    """The actor, whose actions are held to their bounds."""
+    """Check the bounds of the actor's actions at each call."""
     if action is None:
         return actor
 
@@ -242,7 +242,7 @@ def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
 
 
 def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, float]:
-    """Of each output in 8 bits, on what the policy visits."""
+    """Measure the error of each output in 8 bits, on what the policy visits."""
     visits, action = (
         reference_cases.visits,
         reference_cases.action or ArraySpec("action", "float32", reference_cases.golden.actions.shape[1:]),
@@ -260,12 +260,12 @@ def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCas
 
 
 def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
-    """The proofs by cases alone."""
+    """Drop the returns from the proofs."""
     return {name: replace(proof, returns=None) for name, proof in proofs.items()}
 
 
 def is_repeatable(proofs: Mapping[str, Proof], reference_cases: ReferenceCases) -> bool:
-    """Whether the environment repeats the episodes that targets failed on, so that it is the targets that differ."""
+    """Return whether the environment repeats the episodes that targets failed on, so that the targets differ."""
     environment = reference_cases.environment
     if environment is None:
         return reference_cases.repeatable
@@ -282,7 +282,7 @@ def is_repeatable(proofs: Mapping[str, Proof], reference_cases: ReferenceCases) 
 def manifest_parity(
     proofs: Mapping[str, Proof], reference_cases: ReferenceCases, *, accept_loss: bool
 ) -> dict[str, Any]:
-    """The manifest's `parity`.
+    """Return the manifest's `parity`.
 
     Raises `ParityError` for a target that may not be shipped, unless losses are accepted.
     """

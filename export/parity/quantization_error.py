@@ -1,4 +1,4 @@
-"""How much of a policy is lost in 8 bits: its error, in units of that of the best constant answer."""
+"""Measure how much of a policy is lost in 8 bits, in units of the error of the best constant answer."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ _LEAST_SHARE = 0.01
 
 
 def action_error(actions: Array, visited: Answered, action: ArraySpec) -> float:
-    """Error of a target's actions [n, ...] on observations that the policy visits: 0 is none, 1 a constant's.
+    """Measure the error of actions [n, ...] on observations that the policy visits: 0 is none, 1 a constant's.
 
     Of numbers it is the root of the mean square, and of choices what they score less than the best, each divided by
     the same of the constant that has the least. Of several numbers or choices it is that of the worst.
@@ -30,7 +30,7 @@ def action_error(actions: Array, visited: Answered, action: ArraySpec) -> float:
 
 
 def output_error(actual: Array, expected: Array, spec: ArraySpec) -> float:
-    """Error of numbers [n, ...], as of actions."""
+    """Measure the error of numbers [n, ...], as of actions."""
     one, other = (array.reshape(len(expected), -1).astype(np.float64) for array in (actual, expected))
     low, high = (bound.ravel() for bound in spec.bounds())
     bounded = np.isfinite(low) & np.isfinite(high)

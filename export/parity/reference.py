@@ -1,4 +1,4 @@
-"""The policy as it was trained: what it answers on cases, and which answers of a target are right."""
+"""The trained policy's answers on cases, and which answers of a target are right."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ ROUNDED = 1e-3
 
 @dataclass(frozen=True)
 class Answered:
-    """A batch of cases, and what the policy answers as it was trained.
+    """A batch of cases with the trained policy's answers.
 
     Attributes:
         observations: [batch, ...].
@@ -50,7 +50,7 @@ class Answered:
         return len(self.noise)
 
     def take(self, rows: Any) -> "Answered":
-        """The rows that an index, slice or mask chooses."""
+        """Take the rows that an index, slice or mask chooses."""
         return replace(
             self,
             observations=take(self.observations, rows),
@@ -62,14 +62,14 @@ class Answered:
         )
 
     def with_margins(self) -> "Answered":
-        """The same, with what rounding may change."""
+        """Return the batch with what rounding may change."""
         if self.rounding is None or self.margins is not None:
             return self
         return replace(self, margins=self.rounding(self.observations, self.noise))
 
     @cached_property
     def acceptable(self) -> NDArray[np.bool_]:
-        """Which choices score as the best does, but for rounding: [batch, elements, n]. Needs scores."""
+        """Mark the choices that score as the best does, but for rounding: [batch, elements, n]. Needs scores."""
         assert self.scores is not None
         best = self.scores.max(axis=-1, keepdims=True).astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -78,7 +78,7 @@ class Answered:
 
     @cached_property
     def decided(self) -> NDArray[np.bool_]:
-        """Which rows have one right action, as far as margins are known: [batch].
+        """Mark the rows that have one right action, as far as margins are known: [batch].
 
         Every choice is the best by more than a tie, and rounding moves no number by more than `ROUNDED` of it.
         """
@@ -86,12 +86,12 @@ class Answered:
 
     @cached_property
     def firm(self) -> NDArray[np.bool_]:
-        """Which rows are decided, and by more than rounding of any machine changes."""
+        """Mark the rows that are decided by more than rounding of any machine changes."""
         return self.fragility <= (ABSOLUTE_TOLERANCE if self.actions.dtype.kind == "f" else 0)
 
     @property
     def fragility(self) -> NDArray[np.float64]:
-        """By how much of it rounding may change each row's action, or how many other choices are as good: [batch]."""
+        """Measure how much rounding may change each row's action, or count the other choices as good: [batch]."""
         if self.scores is not None:
             return np.asarray(self.acceptable.sum(axis=-1).max(axis=1, initial=1) - 1.0)
         if self.margins is None:
@@ -102,7 +102,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Reference:
-    """The policy as it was trained.
+    """The policy as it was trained, as functions.
 
     Attributes:
         act: its actions.
@@ -119,18 +119,18 @@ class Reference:
     action: str = "action"
 
     def untied(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
-        """Which rows have one right action."""
+        """Mark the rows that have one right action."""
         return self.answered(observations, noise).decided
 
     def answered(self, observations: Observation, noise: Array) -> Answered:
-        """The batch with its answers."""
+        """Answer a batch of cases."""
         further = {} if self.further is None else self.further(observations, noise)
         scores = None if self.scores is None else self.scores(observations, noise)
         actions = self.act(observations, noise)
         return Answered(observations, noise, actions, further, scores, self.rounding, action=self.action)
 
     def answered_one_by_one(self, observations: Observation, noise: Array) -> Answered:
-        """The same cases, each answered in a batch of its own."""
+        """Answer cases, each in a batch of its own."""
         rows = [self.answered(take(observations, slice(n, n + 1)), noise[n : n + 1]) for n in range(len(noise))]
         first, join = rows[0], np.concatenate
         return replace(
@@ -144,12 +144,12 @@ class Reference:
 
 
 def flat(array: Array) -> Array:
-    """An array [n, ...] as [n, elements]; n may be 0."""
+    """Reshape an array [n, ...] to [n, elements]; n may be 0."""
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool_]:
-    """Which rows of two arrays [n, ...] are the same up to `margin`, floats up to the tolerance as well: [n]."""
+    """Mark the rows [n] of two arrays that are the same up to `margin`, floats up to the tolerance as well."""
     one, other, allowed = (flat(array).astype(np.float64) for array in (actual, expected, margin))
     if expected.dtype.kind == "f":
         allowed += ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(other)
@@ -161,14 +161,14 @@ def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool
 
 
 def choices(actions: Array, batch: Answered) -> NDArray[np.int64]:
-    """Which of the choices each action is, counted as the scores are: [batch, elements]."""
+    """Return which of the choices each action is, counted as the scores are: [batch, elements]."""
     assert batch.scores is not None
     best = flat(batch.scores.argmax(axis=-1))
     return np.asarray(best + flat(actions).astype(np.int64) - flat(batch.actions).astype(np.int64))
 
 
 def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:
-    """Which rows are right: choices that score as the best does, or the same numbers but for rounding."""
+    """Mark the right rows: choices that score as the best does, or the same numbers but for rounding."""
     if batch.scores is None:
         return matches_output(actions, batch, batch.action)
     chosen, count = choices(actions, batch), batch.scores.shape[-1]
@@ -178,7 +178,7 @@ def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:
 
 
 def matches_output(actual: Array, batch: Answered, name: str) -> NDArray[np.bool_]:
-    """Which rows of one output are the same numbers but for rounding."""
+    """Mark the rows of one output that are the same numbers but for rounding."""
     expected = batch.actions if name == batch.action else batch.further[name]
     close = close_rows(actual, expected, np.zeros(expected.shape))
     if close.all():  # only otherwise is what rounding may change worth computing

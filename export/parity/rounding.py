@@ -1,4 +1,4 @@
-"""How far an answer may move when its sums are rounded otherwise: what two right implementations may differ by.
+"""Measure how far an answer may move when its sums are rounded otherwise, as two right implementations may.
 
 A sum of n products in floats, taken in any order, is the exact sum of products of which each is changed by a
 relative error. That error is below sqrt(n) 2^-24 times a small factor with high probability (Higham and Mary 2019,
@@ -33,7 +33,7 @@ _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "Less", "GreaterOrEqual", "Le
 
 
 class Rounding:
-    """The margins of a graph's answers. Called with observations [batch, ...] and noise [batch, k].
+    """The margins of a graph's answers, as a function of observations [batch, ...] and noise [batch, k].
 
     It gives, for each output [batch, ...] by name, how far its elements moved at most in four draws.
     """
@@ -49,7 +49,7 @@ class Rounding:
         self._inputs = {value.name for value in model.graph.input}
 
     def __call__(self, observations: Observation, noise: Array) -> dict[str, Array]:
-        """How far each output moves: [batch, ...] by name."""
+        """Measure how far each output moves: [batch, ...] by name."""
         named = {**by_name(observations, self._observation), self._noise: noise}
         feeds = {name: array for name, array in named.items() if name in self._inputs}
         plain = self._plain.run(self._names, feeds)
@@ -63,7 +63,7 @@ class Rounding:
 
 
 def undefined_choice(graph: bytes, feeds: Mapping[str, Array]) -> str | None:
-    """The operator of a graph that chooses among, or compares, numbers of which some are NaN; None if there is none."""
+    """Find an operator that chooses among, or compares, numbers of which some are NaN; None if there is none."""
     model = onnx.load_from_string(graph)
     read = {name: node.op_type for node in model.graph.node if node.op_type in _CHOICES for name in node.input}
     made = {name for node in model.graph.node for name in node.output}
@@ -82,7 +82,7 @@ def _has_nan(values: Array) -> bool:
 
 
 def _changed(model: onnx.ModelProto, rng: np.random.Generator) -> bytes:
-    """The graph with the numbers that enter its sums changed at random, as rounding might."""
+    """Change the numbers that enter the graph's sums at random, as rounding might."""
     inferred = onnx.shape_inference.infer_shapes(model)
     inner = list(graphs_of(inferred.graph))
     values = [value for graph in inner for value in (*graph.value_info, *graph.input, *graph.output)]
@@ -121,7 +121,7 @@ def _changing(
 
 
 def _terms(node: onnx.NodeProto, sizes: list[int], weights: Mapping[str, tuple[int, ...]]) -> int:
-    """How many products a sum has: by its weights if there are any, and no more than a row has numbers."""
+    """Count the products of a sum: by its weights if there are any, and no more than a row has numbers."""
     row = math.prod(max(size, 1) for size in sizes[1:])
     shape = weights.get(node.input[1]) if len(node.input) > 1 else None
     if node.op_type in ("Conv", "ConvTranspose") and shape:

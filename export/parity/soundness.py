@@ -1,4 +1,4 @@
-"""What a policy must show by itself before any target is compared with it.
+"""Check a policy by itself, before any target is compared with it.
 
 It answers the same each time, each observation by itself, with finite numbers within the bounds that it declares, and
 its scores are those that its choices maximise.
@@ -54,7 +54,7 @@ def _refuse_other(answered: Answered, expected: Answered, size: int) -> None:
 
 
 def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] | None:
-    """Which rows have the same scores but for rounding and choose accordingly; None without scores."""
+    """Mark rows that have the same scores but for rounding, and choose accordingly; None without scores."""
     if answered.scores is None or expected.scores is None:
         return None
     one, other = (flat(scores).astype(np.float64) for scores in (answered.scores, expected.scores))
@@ -123,14 +123,14 @@ def check_further(visited: Answered, *, is_known: bool) -> None:
 
 
 def is_finite_rows(array: Array) -> NDArray[np.bool_]:
-    """Which rows [n] of an array [n, ...] hold finite numbers alone."""
+    """Mark the rows [n] of an array [n, ...] that hold finite numbers alone."""
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
     return np.asarray(np.isfinite(flat(array)).all(axis=1))
 
 
 def outputs_of(cases: Answered) -> Mapping[str, Array]:
-    """The actions and further outputs by name."""
+    """Return the actions and further outputs by name."""
     return {cases.action: cases.actions, **cases.further}
 
 

@@ -16,12 +16,12 @@ LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
 
 
 def proof_rows(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> list[list[str]]:
-    """Cells of `COLUMNS` for each target of a manifest's `parity`; `sizes` are bytes."""
+    """Format the cells of `COLUMNS` for each target of a manifest's `parity`; `sizes` are bytes."""
     return [list(_row(name, parity[name], sizes.get(name))) for name in _in_order(parity)]
 
 
 def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int], latencies: Mapping[str, Any]) -> str:
-    """The same with latencies, as text: two tables, since one is wider than a terminal."""
+    """Format the rows with latencies as text: two tables, since one is wider than a terminal."""
     measured = [
         [f"{at['p50']:,.0f}/{at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
         for name in _in_order(parity)

@@ -27,7 +27,7 @@ _UNKNOWN = "no such target is known here; install the package that adds it"
 
 @dataclass(frozen=True)
 class VerifiedTargets:
-    """What came of it.
+    """The result of checking a bundle's targets on this machine.
 
     Attributes:
         parity: the manifest's, with differences as found here.
@@ -45,7 +45,7 @@ class VerifiedTargets:
 
 
 def verify_targets(bundle: str | Path, seed: int | None = None) -> VerifiedTargets:
-    """Replay the golden cases in every target that can be run here; `trpo_tf.serving.verify` is to come first.
+    """Replay the golden cases in every target that can be run here, after `trpo_tf.serving.verify`.
 
     With a seed, targets are compared with each other on cases drawn from it, too.
 
@@ -95,7 +95,7 @@ def _replayed(name: str, actor: Actor, golden: Answered, folder: Path, manifest:
 
 
 def _rounded(folder: Path, manifest: Manifest, observations: Observation, noise: Array) -> dict[str, Array]:
-    """What rounding may change, which is worth finding out only where an answer differs."""
+    """Measure what rounding may change, which is worth its time only where an answer differs."""
     return Rounding((folder / MODEL_FILE).read_bytes(), spec_of(manifest))(observations, noise)
 
 

@@ -8,7 +8,7 @@ from trpo_tf.serving.bundle.input_names import input_names
 
 
 def signature_names(spec: PolicySpec) -> dict[str, str]:
-    """The inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
+    """Name the inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
 
     They are the same, unless one can't be an argument in Python or differs from another in case alone: then what
     `input_names` makes of it, and a number behind that of the noise.

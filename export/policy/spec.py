@@ -1,4 +1,4 @@
-"""What can be exported: an inference function and the arrays it takes and gives."""
+"""Describe what is exported: the arrays that an inference function takes and gives, and the form of its graph."""
 
 import contextlib
 import inspect
@@ -43,13 +43,13 @@ class PolicySpec:
         object.__setattr__(self, "observation", tuple(self.observation))
 
     def signature(self) -> tuple[Any, Any]:
-        """`tf.TensorSpec`s of observation and noise, with a free batch dimension."""
+        """Return `tf.TensorSpec`s of observation and noise, with a free batch dimension."""
         return structured({spec.name: tensor_spec(spec) for spec in self.observation}), tensor_spec(self.noise)
 
 
 @dataclass(frozen=True)
 class GraphForm:
-    """What the ONNX graph should be like. Raises `ExportError` for what no graph can be.
+    """The form that the ONNX graph should have. Raises `ExportError` for what no graph can be.
 
     Attributes:
         opset: version of the standard operators, 13 to 18.
@@ -95,7 +95,7 @@ def check_function(function: Any, name: str) -> None:
 
 
 def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm = DEFAULT_FORM) -> Outputs:
-    """The action, and the further outputs of `form`."""
+    """Join the action and the further outputs of `form` in one function."""
 
     def answer(observation: Any, noise: Any) -> dict[str, Any]:
         more = {name: output(observation, noise) for name, output in form.outputs.items()}
@@ -105,10 +105,10 @@ def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm =
 
 
 def spec_of(manifest: Manifest) -> PolicySpec:
-    """The arrays that a manifest declares."""
+    """Return the arrays that a manifest declares."""
     return PolicySpec(manifest.observation, manifest.action, manifest.noise)
 
 
 def tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:
-    """A `tf.TensorSpec` of a batch of the array."""
+    """Return a `tf.TensorSpec` of a batch of the array."""
     return tf.TensorSpec((None, *spec.shape), spec.dtype, spec.name)

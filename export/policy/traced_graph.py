@@ -1,4 +1,4 @@
-"""What a function's traced graph holds that no target can carry, told before anything is converted."""
+"""Refuse a traced graph that no target can carry, before anything is converted."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -55,12 +55,12 @@ def check_traced(graph: Any) -> None:
 
 
 def all_nodes(definition: Any) -> list[Any]:
-    """The nodes of a `GraphDef` and of the functions that it calls."""
+    """List the nodes of a `GraphDef` and of the functions that it calls."""
     return [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
 
 
 def _weights(graph: Any) -> Iterator[Any]:
-    """Variables, tensors of another graph or none, and constants: whatever has a shape and a dtype."""
+    """Iterate over variables, tensors of another graph or none, and constants."""
     yield from graph.variables
     yield from (outside for outside, _ in graph.captures if outside.dtype != tf.resource)
     yield from (operation.outputs[0] for operation in graph.get_operations() if operation.type == "Const")
@@ -71,7 +71,7 @@ def _updates(operator: str) -> bool:
 
 
 def _updated(graph: Any) -> str:
-    """The name of a variable that the function itself updates, if one does."""
+    """Name a variable that the function itself updates, if one does."""
     names = {inside.name: outside for outside, inside in graph.captures}
     handles = {id(variable.handle): variable.name for variable in graph.variables}
     for operation in graph.get_operations():

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Make folders that appear whole or not at all."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def named_when_full(path: Path) -> Iterator[None]:
-    """Name `path` in an `OSError` of a full disk, quota or size limit, of which a write does not say where it was."""
+    """Name `path` in an `OSError` of a full disk, quota or size limit, in which a write leaves it out."""
     try:
         yield
     except OSError as error:
@@ -23,7 +23,7 @@ def named_when_full(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which on a regular exit is flushed to disk and moved to `target`, and otherwise removed.
+    """Give a folder to fill. A regular exit flushes it to disk and moves it to `target`; otherwise it is removed.
 
     A process killed before that leaves a hidden folder beside `target`, or beside the first of its parents that does
     not exist. Raises `FileExistsError` if `target` exists.

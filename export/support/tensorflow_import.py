@@ -1,4 +1,4 @@
-"""The import of TensorFlow: for the CPU alone, and without the log lines of its start."""
+"""Import TensorFlow for the CPU alone, and without the log lines of its start."""
 
 import contextlib
 import functools
@@ -36,7 +36,7 @@ def _execute(execute: Callable[[ModuleType], None], level: int, tensorflow: Modu
 
 @contextlib.contextmanager
 def _standard_error_without(pattern: str) -> Iterator[None]:
-    """Leave lines out of what is written to file descriptor 2: TensorFlow logs there before it heeds its level.
+    """Filter lines out of what is written to file descriptor 2: TensorFlow logs there before it reads its level.
 
     The filter is a process of its own, so that what TensorFlow writes before it aborts is shown as well.
     """

@@ -30,7 +30,7 @@ def _write(path: str, inputs: ExportInputs, folder: Path) -> None:
 
 
 def _open(path: str, folder: Path, manifest: Manifest) -> Actor:
-    """Compile the sources here."""
+    """Compile the sources on this machine."""
     sources = {file: (folder / path / file).read_bytes() for file in (HEADER_FILE, SOURCE_FILE)}
     return compiled_actor(sources, spec_of(manifest))
 

@@ -59,7 +59,7 @@ def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
 
 
 def _named(function: Any, neutral: Mapping[str, str], spec: PolicySpec) -> Any:
-    """The signature's function with its inputs' own names, of which TensorFlow would make others in lower case."""
+    """Give the signature's inputs their own names, which TensorFlow would turn to lower case."""
     concrete, names = function.get_concrete_function(), signature_names(spec)
     concrete._arg_keywords = [names[neutral[keyword]] for keyword in concrete._arg_keywords]
     return concrete

@@ -27,7 +27,7 @@ def session_actor(file: str, folder: Path, manifest: Manifest) -> Actor:
 
 
 def session_outputs(file: str, folder: Path, manifest: Manifest) -> Answers:
-    """Open a file's further outputs, in which numbers may be not finite: the comparison looks for those."""
+    """Open a file's further outputs. Numbers may be not finite there, which the comparison looks for."""
     run = _runner(folder / file, manifest)
     names = [spec.name for spec in manifest.graph.outputs]
     return lambda observations, noise: {
