@@ -32,7 +32,7 @@ def manifest():
         spec.noise,
         files={"policy.onnx": FileEntry(1, "0")},
         provenance={"environment": "Reach-v0"},
-        parity={"policy.onnx": {"max_difference": 1e-7}},
+        parity={"onnx": {"max_difference": 1e-7}},
     )
 
 
@@ -69,7 +69,7 @@ def test_a_manifest_goes_into_the_file_with_bounds_and_without_files(model, mani
     values = read_metadata(with_metadata(model, manifest_metadata(manifest)))
     assert values["format"] == "trpo-tf-bundle"
     assert values["provenance"] == {"environment": "Reach-v0"}
-    assert values["parity"] == {"policy.onnx": {"max_difference": 1e-7}}
+    assert values["parity"] == {"onnx": {"max_difference": 1e-7}}
     assert (values["action"]["low"], values["action"]["high"]) == ([-2.0, 0.0], [6.0, 1.0])
     assert values["observation"][0]["low"] is None
     assert "files" not in values
