@@ -1,6 +1,6 @@
-"""Serve a policy bundle: in process with `load`, or over HTTP with `trpo-tf serve`.
+"""Serve a policy bundle: in process with `load`, or over HTTP and gRPC with `trpo-tf serve`.
 
-Needs NumPy and ONNX Runtime; TensorFlow is neither used nor needed.
+Needs NumPy and ONNX Runtime, but not TensorFlow.
 """
 
 from importlib import import_module
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: the parent of `--workers` forks, so it must not have the threads that NumPy and ONNX Runtime start.
+    # Imported on demand: NumPy and ONNX Runtime start threads, which the parent of `--workers` must not have at a fork.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "runtime.policy" if name in ("Policy", "load") else "bundle.manifest"

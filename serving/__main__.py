@@ -9,7 +9,7 @@ from trpo_tf.serving.support.signals import Stopped, guarded, held_back, ignore
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments and serve; the exit status is 0 after SIGTERM or SIGINT, 2 for a user's error."""
+    """Parse the arguments and serve. Returns the exit status: 0 after SIGTERM or SIGINT, 2 for a user's error."""
     try:
         with guarded():
             status = _serve(sys.argv[1:] if arguments is None else arguments)
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: Sequence[str]) -> int:
-    with held_back():  # imported here, where a signal ends the start without a traceback
+    with held_back():  # imported in this block, so that a signal meanwhile ends the start without a traceback
         from trpo_tf.serving.command_line import parse_arguments
         from trpo_tf.serving.errors import BundleError, reason_of
         from trpo_tf.serving.support.logs import write_line
@@ -40,7 +40,7 @@ def _serve(arguments: Sequence[str]) -> int:
 
 
 def _end_with_threads() -> None:
-    """End now if a thread hangs in a call, for which Python would wait, or which it would tear down in its middle."""
+    """End the process now if a thread may hang: Python would wait for it, or shut down while a daemon thread runs."""
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if any(not thread.daemon or thread.name == "repository" for thread in others):
         os._exit(0)

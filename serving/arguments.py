@@ -1,16 +1,16 @@
-"""Checks of what a Python caller gives: the first argument that is wrong is named, with what to give instead."""
+"""Checks of arguments from Python callers; an error names the argument and says what it must be."""
 
 import reprlib
 from typing import Any
 
 
 def expect(value: Any, kinds: Any, wanted: str, error: type[Exception]) -> None:
-    """Raise `error` unless `value` is of one of `kinds`; `wanted` names the argument and says what it must be."""
+    """Raise `error` unless `value` is an instance of `kinds`; `wanted` names the argument and says what it must be."""
     if not isinstance(value, kinds):
         raise error(f"{wanted}, not {reprlib.repr(value)}")
 
 
 def expect_count(value: Any, name: str, least: int, error: type[Exception]) -> None:
-    """Raise `error` unless `value` is a whole number of at least `least`."""
+    """Raise `error` unless `value` is an integer, and at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise error(f"{name} must be at least {least}, and a whole number, not {reprlib.repr(value)}")

@@ -1,4 +1,4 @@
-"""The server's command line, and which source of an option goes before which."""
+"""The server's command line, and the precedence of the sources of options."""
 
 import argparse
 import os
@@ -22,13 +22,13 @@ environment before the file. A switch such as --access-log is 1, 0, true or fals
 
 
 def parse_arguments(arguments: Sequence[str] | None, prog: str) -> tuple[Path, ServeOptions]:
-    """The path to serve and the options. Raises `ServeError`, or `SystemExit` for wrong use."""
+    """Return the path to serve and the options. Raises `ServeError`, or `SystemExit` for wrong usage."""
     given = vars(make_parser(prog).parse_args(arguments))
     return given.pop("bundle"), make_options(given, os.environ)
 
 
 def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> ServeOptions:
-    """The options, of which the command line has `given` some. Raises `ServeError`."""
+    """Combine the options `given` on the command line with environment, file and defaults. Raises `ServeError`."""
     if (file := given.pop("config", None)) == "":
         raise ServeError("--config is empty; give a file, or leave it out")
     file = file or environment.get(CONFIG)
@@ -46,7 +46,7 @@ def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> Serve
 
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
-    """The options of the command line; those that are not given are left out of what is parsed."""
+    """Return the parser of the command line. Options that are not given are absent from its result."""
     from trpo_tf.serving import __version__
 
     parser = argparse.ArgumentParser(
@@ -84,7 +84,7 @@ def _add(group: Any, name: str, default: Any, *, help: str, metavar: str, choice
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Breaks no line within the name of an option."""
+    """Help formatter that does not break lines inside the name of an option."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -94,14 +94,14 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Extend(argparse.Action):
-    """Collects a list that is given in one argument or in several."""
+    """Action that collects a list, given in one argument or in several."""
 
     def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
         setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *split_list(values)))
 
 
 def _with_sources(message: str, settings: Mapping[str, Setting]) -> str:
-    """The message, which names options by their flags, and where those are set."""
+    """Return an error message with the source of each option that it names, unless that is the command line."""
     found = [
         f"{flag(name)} is {setting.source}"
         for name, setting in settings.items()
@@ -111,7 +111,7 @@ def _with_sources(message: str, settings: Mapping[str, Setting]) -> str:
 
 
 def _path(text: str) -> Path:
-    """A path; nothing would be the folder that the server was started in."""
+    """Return the path. An empty one is refused, since it would mean the working directory."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; give a bundle, or a folder of bundles")
     return Path(text)

@@ -1,8 +1,9 @@
 """Ask the server on this machine whether it is ready, for HEALTHCHECK: exit status 0, or 1 and the reason.
 
-`python trpo_tf/serving/healthcheck.py` finds the server among the processes, and what it listens on by its command line
-and its environment, as the server itself has read them. `--pid PID` says which process it is. With a PORT that port of
-127.0.0.1 is asked, over TLS if need be. It imports nothing of the server but what reads options, since it runs often.
+`python trpo_tf/serving/healthcheck.py` finds the server among the processes. It learns the address from the server's
+command line and environment, which it reads as the server does. `--pid PID` names the process. A PORT means that port
+of 127.0.0.1, asked over TLS if necessary. Since it runs often, it imports of the server only the modules that read
+options.
 """
 
 import itertools
@@ -20,11 +21,11 @@ _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class NotReady(Exception):
-    """The reason why the server is taken for not ready."""
+    """The server is not ready; the message says why."""
 
 
 class NotHttp(NotReady):
-    """It answers, but not in HTTP: it may expect TLS."""
+    """The server answers, but not in HTTP: it may expect TLS."""
 
 
 def check(connection: socket.socket) -> None:
@@ -40,7 +41,7 @@ def check(connection: socket.socket) -> None:
 def check_server(options: "ServeOptions") -> None:
     """Raise `NotReady` or `OSError` unless a server with these options is ready.
 
-    Where clients need a certificate the check has none: there it is ready if it answers the TLS handshake.
+    If clients need a certificate, the server counts as ready when the TLS handshake succeeds: the check has none.
     """
     with _connect(options) as connection:
         if options.tls_cert:
@@ -60,14 +61,14 @@ def check_port(port: int) -> None:
 
 
 def check_over_tls(connection: socket.socket, *, needs_certificate: bool | None) -> None:
-    """As `check`, but a handshake is enough where clients need a certificate: of one without it the server hangs up.
+    """Check over TLS as `check` does. A handshake is enough if clients need a certificate, which the check lacks.
 
-    With None that is not known.
+    `needs_certificate` None means unknown: then a connection that fails after the handshake counts as ready too.
     """
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it is this machine
+    context.check_hostname = False  # the server is on this machine
     context.verify_mode = ssl.CERT_NONE
     with context.wrap_socket(connection) as encrypted:
         if needs_certificate:
@@ -90,26 +91,26 @@ def _connect(options: "ServeOptions") -> socket.socket:
 
 
 def options_of(pid: int) -> "ServeOptions":
-    """The options of a server that runs. Raises `OSError`, or `NotReady` if the process is none."""
+    """Return the options of a running server. Raises `OSError`, or `NotReady` if the process is not a server."""
     from trpo_tf.serving.command_line import make_options, make_parser
 
     arguments = server_arguments(_strings(pid, "cmdline"))
     if arguments is None:
         raise NotReady(f"process {pid} is not the server")
     environment = dict(variable.split("=", 1) for variable in _strings(pid, "environ") if "=" in variable)
-    os.chdir(f"/proc/{pid}/cwd")  # where its relative paths begin
+    os.chdir(f"/proc/{pid}/cwd")  # its relative paths start there
     return make_options(vars(make_parser("trpo-tf serve").parse_args(arguments)), environment)
 
 
 def find_server() -> "ServeOptions | None":
-    """The options of the one server among the processes; of several, of that which listens on $PORT."""
+    """Return the options of the server that listens on $PORT, or else of the only server; None if there is neither."""
     found = [options_of(pid) for pid in _servers()]
     port = os.environ.get("PORT", "")
     return next((options for options in found if str(options.tcp_port) == port), found[0] if len(found) == 1 else None)
 
 
 def _servers() -> list[int]:
-    """The processes that are servers, without their workers, whose parents have the same command."""
+    """Return the ids of the processes that are servers. Workers, whose parent has the same command, are left out."""
     found: list[int] = []
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
@@ -119,12 +120,12 @@ def _servers() -> list[int]:
                 if parent not in found:
                     found.append(pid)
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
     return found
 
 
 def server_arguments(command: list[str]) -> list[str] | None:
-    """What follows `trpo-tf serve` or `python -m trpo_tf serve` in a command; None if it is another one."""
+    """Return the arguments after `trpo-tf serve` or `python -m trpo_tf serve`; None for another command."""
     for index, (first, second) in enumerate(itertools.pairwise(command)):
         if os.path.basename(first) in ("trpo-tf", "trpo_tf") and second == "serve":
             return command[index + 2 :]
@@ -137,14 +138,14 @@ def _strings(pid: int, file: str) -> list[str]:
 
 
 def _number(*texts: str) -> int:
-    """The one number that is given. Raises `NotReady`."""
+    """Return the number, if exactly one is given. Raises `NotReady`."""
     if len(texts) != 1 or not texts[0].isdecimal():
         raise NotReady(f"{' '.join(texts) or 'nothing'} is no number; give a PORT, or --pid PID")
     return int(texts[0])
 
 
 def main(arguments: list[str]) -> int:
-    """Check, and tell on stderr what is wrong."""
+    """Run the check and return the exit status. A failure is explained on stderr."""
     try:
         if arguments[:1] == ["--pid"]:
             check_server(options_of(_number(*arguments[1:])))
@@ -161,7 +162,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Run by its path, this folder is where Python looks for modules first: `import http` would find the server's.
+    # If run by its path, Python searches this folder first: its modules would shadow those of the standard library.
     folder = os.path.dirname(os.path.abspath(__file__))
     if os.path.realpath(sys.path[0]) == os.path.realpath(folder):
         above = os.path.dirname(folder)  # `trpo_tf`, or in a checkout the folder that has it

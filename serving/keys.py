@@ -1,7 +1,7 @@
 """Bearer keys: `python -m trpo_tf.serving.keys NAME >> FILE` makes one, shows it once, and appends its hash to a file.
 
-A line of the file is `NAME:SHA-256 of the key in hex`; `#` begins a comment. A key has 256 random bits, so that a plain
-hash can't be guessed from, however fast it is.
+A line of the file is `NAME:SHA-256 of the key in hex`; `#` starts a comment. A key has 256 random bits. So it can't be
+found from its hash by guessing, and a fast hash without salt is enough.
 """
 
 import argparse
@@ -22,11 +22,11 @@ _MAKE = "make it with python -m trpo_tf.serving.keys NAME"
 
 
 class KeyFileError(ServeError):
-    """A file of keys that can't be used; the message says why."""
+    """The key file can't be used; the message says why."""
 
 
 class KeyRing:
-    """The keys in force. HTTP and gRPC share one, so that a key is withdrawn from both at once."""
+    """The valid keys. HTTP and gRPC share one object, so that a key is revoked for both at once."""
 
     def __init__(self, path: str | Path) -> None:
         """Read the keys. Raises `KeyFileError`."""
@@ -37,18 +37,18 @@ class KeyRing:
         return len(self._names)
 
     def reload(self) -> bool:
-        """Read the file again; answers whether the keys have changed.
+        """Read the file again, and return whether the keys have changed.
 
-        Raises `KeyFileError` if what is there now can't be used: what was in force stays so.
+        Raises `KeyFileError` if the file can't be used now: the keys then stay as they were.
         """
         names = read_keys(self.path)
         is_changed, self._names = names != self._names, names
         return is_changed
 
     def name_of(self, authorization: bytes) -> str | None:
-        """The name of the key in an Authorization header; None if it has none of them.
+        """Return the name of the key in an Authorization header; None if it has no valid key.
 
-        It takes as long for a wrong one, wherever it differs.
+        The duration does not depend on where a wrong key differs, so that timing reveals nothing.
         """
         scheme, _, key = authorization.partition(b" ")
         digest = hashlib.sha256(key.strip()).digest()
@@ -60,19 +60,19 @@ class KeyRing:
 
 
 def refusal(authorization: bytes) -> str:
-    """What to tell a client whose Authorization header has no key that is in force."""
+    """Return the error message for a client whose Authorization header has no valid key."""
     what = "the key is not known; give another" if gives_key(authorization) else "give a key"
     return f"{what}: Authorization: Bearer KEY"
 
 
 def gives_key(authorization: bytes) -> bool:
-    """Whether an Authorization header has a key, known or not."""
+    """Return whether an Authorization header has a key, valid or not."""
     scheme, _, key = authorization.partition(b" ")
     return scheme.lower() == b"bearer" and bool(key.strip())
 
 
 def read_keys(path: str | Path) -> dict[bytes, str]:
-    """The keys' names by their hashes. Raises `KeyFileError`."""
+    """Return the names of the keys by their SHA-256. Raises `KeyFileError`."""
     names: dict[bytes, str] = {}
     for number, line in enumerate(_read(path).splitlines(), 1):
         if not (stripped := line.partition("#")[0].strip()):
@@ -92,7 +92,7 @@ def read_keys(path: str | Path) -> dict[bytes, str]:
 
 
 def _read(path: str | Path) -> str:
-    """The text of a file, without the mark that Windows' editors put at its start. Raises `KeyFileError`."""
+    """Return the text of a file, without a byte order mark. Raises `KeyFileError`."""
     try:
         return read_regular(path).decode("utf-8-sig")
     except OSError as error:
@@ -114,7 +114,7 @@ def _name(text: str) -> str:
 
 
 def main() -> None:
-    """Print a line for the file on stdout, and the key itself on stderr."""
+    """Make a key. Its line for the file goes to stdout, and the key itself to stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m trpo_tf.serving.keys",
         description="Make a key for a client. Its name and SHA-256 go to stdout, for the file that --keys names; the "

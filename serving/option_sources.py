@@ -1,4 +1,4 @@
-"""Options that the command line leaves open: from the environment, and from a TOML file.
+"""Options from the environment and from a TOML file.
 
 `kinds` has the type of each option by its name: str, int, float, bool, or tuple for a list of strings.
 """
@@ -25,20 +25,20 @@ _EXPECTED = {
     tuple: "a list of texts",
 }
 
-# Kubernetes sets such variables for every service, and one may be called trpo-tf-serving.
+# Kubernetes sets such variables for every service, and the name of one may start with trpo-tf.
 _OF_A_SERVICE = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Setting(NamedTuple):
-    """An option's value, and where it is from, as a message names it."""
+    """Value of an option, and its source in the words of an error message."""
 
     value: Any
     source: str
 
 
 def from_environment(kinds: Mapping[str, type], environment: Mapping[str, str]) -> dict[str, Setting]:
-    """The options that variables such as TRPO_TF_MAX_BODY set; an empty one sets nothing. Raises `ServeError`."""
+    """Return the options set by variables such as TRPO_TF_MAX_BODY. Empty ones are ignored. Raises `ServeError`."""
     known = {PREFIX + name.upper(): name for name in kinds}
     settings = {}
     for variable, text in environment.items():
@@ -54,7 +54,7 @@ def from_environment(kinds: Mapping[str, type], environment: Mapping[str, str]) 
 
 
 def from_file(kinds: Mapping[str, type], path: str | Path) -> dict[str, Setting]:
-    """The options that a TOML file sets, with `-` or `_` in their names. Raises `ServeError`."""
+    """Return the options set in a TOML file, with `-` or `_` in their names. Raises `ServeError`."""
     import tomllib
 
     try:
@@ -78,7 +78,7 @@ def from_file(kinds: Mapping[str, type], path: str | Path) -> dict[str, Setting]
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a list written as text, separated by commas or blanks."""
+    """Split a list written as text at commas and blanks."""
     return tuple(re.split(r"[,\s]+", text.strip(", \t\r\n"))) if text.strip(", \t\r\n") else ()
 
 

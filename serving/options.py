@@ -1,4 +1,4 @@
-"""The server's options: one frozen dataclass, from which the command line is made. See docs/reference/server.md."""
+"""The server's options: a frozen dataclass, from which the command line is generated. See docs/reference/server.md."""
 
 import math
 import re
@@ -16,12 +16,12 @@ OUT_OF_BOUNDS = ("reject", "clip", "allow")
 LOG_FORMATS = ("text", "json")
 
 _MOST: dict[str, int] = {
-    "poll": 10**6,  # timers of gRPC and of the event loop hold no more than some weeks
+    "poll": 10**6,  # timers of gRPC and of the event loop can't be longer than some weeks
     "timeout": 10**6,
     "keep_alive": 10**6,
     "drain": 10**6,
     "workers": 1024,
-    "max_body": 2**31 - 1,  # gRPC's sizes have 32 bits
+    "max_body": 2**31 - 1,  # sizes in gRPC have 32 bits
     "max_connections": 10**6,
 }
 
@@ -29,14 +29,14 @@ _MOST: dict[str, int] = {
 def _option(
     default: Any, text: str, *, metavar: str | None = None, choices: Sequence[str] | None = None, section: str = ""
 ) -> Any:
-    """An option; with `section` it is the first of those that --help shows under this heading."""
+    """Return the field of an option. With `section`, it is the first under this heading in --help."""
     metadata = {"help": text, "metavar": metavar, "choices": choices, "section": section}
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How to serve; sizes in bytes, times in seconds. Raises `ServeError` when made with values that can't be."""
+    """Options of the server; sizes in bytes, times in seconds. Raises `ServeError` for invalid values."""
 
     host: str = _option(
         "127.0.0.1",
@@ -174,24 +174,24 @@ class ServeOptions:
 
     @property
     def tcp_port(self) -> int | None:
-        """The port to listen on, or None for a Unix socket alone."""
+        """TCP port for HTTP; None to listen on a Unix socket only."""
         if self.port >= 0:
             return self.port
         return None if self.uds else 8080
 
     @property
     def is_reachable(self) -> bool:
-        """Whether anything but a Unix socket is listened on."""
+        """Whether the server listens on TCP, for HTTP or gRPC, and not only on a Unix socket."""
         return self.tcp_port is not None or self.grpc_port >= 0
 
     @property
     def is_local(self) -> bool:
-        """Whether TCP is listened on for this machine alone. Raises `ServeError`."""
+        """Whether `host` has only loopback addresses. Raises `ServeError`."""
         return is_local(self.host)
 
     @property
     def checks_host(self) -> bool:
-        """Whether the Host header of requests over TCP is looked at. Raises `ServeError`."""
+        """Whether the Host header of requests over TCP is checked. Raises `ServeError`."""
         return bool(self.allow_host) or (not (self.keys or self.tls_client_ca) and self.is_local)
 
     def _refuse_strangers(self) -> None:
@@ -209,7 +209,7 @@ class ServeOptions:
 
 
 def kinds() -> dict[str, type]:
-    """Each option's type by its name: str also for one that may be left out, tuple for a list of strings."""
+    """Return the type of each option by its name: str also if its default is None, tuple for a list of strings."""
     return {option.name: str if option.default is None else type(option.default) for option in fields(ServeOptions)}
 
 
@@ -222,10 +222,10 @@ def _is_url(text: str) -> bool:
             and parts.port != 0
             and not re.search(r"\s", text)
         )
-    except ValueError:  # brackets, or a port, that are none
+    except ValueError:  # invalid brackets or port
         return False
 
 
 def flag(name: str) -> str:
-    """An option as the command line has it."""
+    """Return an option's flag on the command line."""
     return f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Check a bundle anywhere: every file against its checksum, and the policy against its golden cases."""
+"""Verify a bundle on any machine: each file against its checksum, and the policy against its golden cases."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ from trpo_tf.serving.runtime.policy import Policy
 ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
 
 _ONE_BY_ONE = 16
-"""Golden cases that are replayed by themselves too."""
+"""Number of golden cases that are also replayed one by one."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked: `max_difference` is the largest |action - golden action| over all cases."""
+    """Result of a verification; `max_difference` is the largest |action - golden action| over all cases."""
 
     files: int
     golden_cases: int
@@ -62,11 +62,12 @@ def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verifica
 
 
 def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
-    """Replay the golden cases: their number, and the largest |action - golden action|.
+    """Replay the golden cases; return their number and the largest |action - golden action|.
 
-    All are replayed in one batch, and some one by one: no answer may depend on the others of its batch.
+    All are replayed in one batch. If the graph accepts any batch size, some are also replayed one by one: an output
+    must not depend on the other rows of its batch.
 
-    Raises `BundleError` for an answer further than 1e-5 + 1e-5 |golden answer| from its golden one (integers: any
+    Raises `BundleError` for an output further than 1e-5 + 1e-5 |golden output| from its golden one (integers: any
     difference), or for cases that don't fit the manifest.
     """
     manifest = policy.manifest
@@ -98,7 +99,7 @@ def _answers(policy: Policy, output: str, cases: dict[str, NDArray[Any]]) -> Arr
     def run(seen: Observation, noise: Array | None) -> Array:
         try:
             return policy.infer(seen, noise, (output,))[output]
-        except NotFiniteError as error:  # which may be what the policy itself answers
+        except NotFiniteError as error:  # the golden output may not be finite either
             return error.answers[output]
 
     return replay(run, manifest, observations, cases[manifest.noise.name])
@@ -107,9 +108,9 @@ def _answers(policy: Policy, output: str, cases: dict[str, NDArray[Any]]) -> Arr
 def replay(
     run: Callable[[Observation, Array | None], Array], manifest: Manifest, observations: Observation, noise: Array
 ) -> Array:
-    """Actions [n, ...] of `run` for observations [n, ...] and noise [n, k], in the batches that the graph takes.
+    """Return the outputs [n, ...] of `run` for observations [n, ...] and noise [n, k].
 
-    A graph without noise input is not given any.
+    They are run in batches of the size that the graph accepts. A graph without a noise input gets no noise.
     """
     fed = None if manifest.graph.noise == "none" else noise
     return in_batches_of(manifest.graph.batch, run, observations, fed)
@@ -121,7 +122,10 @@ def in_batches_of(
     observations: Observation,
     noise: Array | None,
 ) -> Array:
-    """Actions [n, ...] of `run`, called on so many rows at a time, the last ones filled up; on all at once if None."""
+    """Return the outputs [n, ...] of `run`, called on batches of `size` rows; None means all rows at once.
+
+    The last batch is filled up with the first rows.
+    """
     if size is None:
         return run(observations, noise)
     rows = batch_size(observations)
@@ -131,7 +135,7 @@ def in_batches_of(
 
 
 def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
-    """Whether two arrays are the same up to float32 rounding, NaN in the same places; integers must be equal."""
+    """Return whether two arrays agree up to float32 rounding, with NaN in the same places; integers must be equal."""
     if expected.dtype.kind != "f":
         return actual.dtype == expected.dtype and np.array_equal(actual, expected)
     return actual.shape == expected.shape and np.allclose(
@@ -140,12 +144,12 @@ def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
 
 
 def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest absolute difference of two arrays of one shape, 0 if they are empty."""
+    """Return the largest absolute difference of two arrays of the same shape; 0 if they are empty."""
     return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
 
 
 def _still(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """The cases without noise."""
+    """Return the cases whose noise is zero."""
     noise = cases[manifest.noise.name]
     still = ~noise.reshape(len(noise), -1).any(axis=1)
     return {name: array[still] for name, array in cases.items()}

@@ -27,7 +27,7 @@ BUCKETS = (
     *(float(f"{step}e{power}") for power in (-5, -4, -3, -2, -1) for step in ("1", "1.5", "2.5", "4", "6.5")),
     1.0,
 )
-"""Upper bounds of the histogram's buckets in seconds: five per decade, so that quantiles are accurate to a third."""
+"""Upper bounds of the histogram's buckets in seconds: five per decade, so quantiles are accurate to about a third."""
 
 KINDS = {
     400: "bad_request",

@@ -1,1 +1,1 @@
-"""What the server needs of its operating system: signals, logs, limits, addresses, files."""
+"""Helpers around the operating system: signals, logs, memory allocation, addresses, files; and the Protobuf format."""

@@ -1,4 +1,4 @@
-"""The addresses that `--host` means: what it resolves to, who reaches it, and how a URL writes it."""
+"""Addresses of `--host`: name resolution, whether only this machine can connect, and their form in URLs."""
 
 import ipaddress
 import socket
@@ -15,7 +15,7 @@ class Address(NamedTuple):
 
     Attributes:
         family: AF_INET or AF_INET6.
-        sockaddr: as `socket.bind` takes it, with port 0.
+        sockaddr: argument of `socket.bind`, with port 0.
     """
 
     family: int
@@ -23,26 +23,26 @@ class Address(NamedTuple):
 
     @property
     def host(self) -> str:
-        """The address in digits, with its interface if it has one."""
+        """Numeric address, with the name of its interface if it has a scope."""
         text = str(self.sockaddr[0])
         scope = self.sockaddr[3] if self.family == socket.AF_INET6 else 0
         return f"{text.partition('%')[0]}%{socket.if_indextoname(scope)}" if scope else text
 
     def with_port(self, port: int) -> Any:
-        """The same address, as `socket.bind` takes it."""
+        """Return the argument of `socket.bind` for this address and a port."""
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
 
-@cache  # so that what was found to be local is what is listened on
+@cache  # so that the server listens on the same addresses that were checked to be local
 def resolve(host: str) -> tuple[Address, ...]:
-    """The addresses of a host name, or of an address, which may be in brackets. Raises `ServeError`."""
+    """Resolve a host name or a numeric address, which may be in brackets. Raises `ServeError`."""
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not name:
         raise ServeError("--host is empty; give an address or a name, such as 127.0.0.1")
-    if name == "*":  # glibc takes it for the loopback addresses
+    if name == "*":  # glibc resolves it to the loopback addresses
         raise ServeError("--host * is no address; :: is every address of this machine, 0.0.0.0 every IPv4 address")
     try:
-        # Python would load its tables of international names to encode a text, also one that has only digits and dots.
+        # Given a `str`, Python would load its tables for internationalized names, even if it has only digits and dots.
         given = name.encode() if name.isascii() and name.isprintable() else name
         found = socket.getaddrinfo(given, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -54,18 +54,18 @@ def resolve(host: str) -> tuple[Address, ...]:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches the host, by each of its addresses. Raises `ServeError`."""
+    """Return whether all addresses of a host are loopback addresses. Raises `ServeError`."""
     return all(_is_loopback(address.host) for address in resolve(host))
 
 
 def url_of(scheme: str, host: str, port: int) -> str:
-    """The URL of a host and port; IPv6 in brackets, the interface behind `%25`, as curl takes it."""
+    """Return the URL of a host and port, with IPv6 in brackets and its interface after `%25`, as for curl."""
     name = host.strip("[]")
     return f"{scheme}://{bracketed(name)}:{port}"
 
 
 def bracketed(host: str) -> str:
-    """The host as it stands before a port."""
+    """Return a host in the form that it has before a port in a URL."""
     return f"[{host.replace('%', '%25')}]" if ":" in host else host
 
 

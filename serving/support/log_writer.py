@@ -1,7 +1,8 @@
-"""Writes log lines to stderr without waiting for its reader: what finds no room is dropped and counted.
+"""Writes log lines to stderr without waiting for its reader; lines beyond a full queue are dropped and counted.
 
 A pipe that nobody reads, a stopped terminal or a stuck log collector blocks a write for ever. So a daemon thread
-writes, straight to the descriptor: one that held the lock of `sys.stderr` when Python ends would crash the process.
+writes. It uses the file descriptor directly: a daemon thread that holds the lock of `sys.stderr` when Python ends would
+crash the process.
 """
 
 import mmap
@@ -16,50 +17,54 @@ from typing import NamedTuple
 from trpo_tf.serving.errors import ServeError
 
 QUEUE_BYTES = 2**20
-"""Most bytes that wait for the thread."""
+"""Most bytes of lines in the queue."""
 
 GATHER_SECONDS = 0.02
-"""How long the thread waits for more lines, to write them together: it takes the GIL from the event loop each time."""
+"""How long the thread collects lines to write them together: each time it runs it takes the GIL from the event loop."""
 
 FLUSH_SECONDS = 1.0
-"""How long the end of the process waits for its last lines to be written."""
+"""How long the process waits at its end for its last lines to be written."""
 
 PATIENCE_SECONDS = 0.1
-"""How long a process without a thread waits for its reader."""
+"""How long a process without a writer thread waits until it can write."""
 
 
 class Dropped:
-    """Lines that each process has dropped, in memory that forked processes share."""
+    """Counts of dropped lines, one per process, in memory that forked processes share."""
 
     def __init__(self, processes: int) -> None:
         self._counts = memoryview(mmap.mmap(-1, 8 * processes)).cast("Q")
 
     def add(self, process: int, lines: int) -> None:
-        """Count lines that this process has dropped."""
+        """Add to the count of lines that a process has dropped."""
         self._counts[process] += lines
 
     def total(self) -> int:
-        """How many lines all processes have dropped."""
+        """Return how many lines all processes have dropped."""
         return sum(self._counts)
 
 
 class _Entry(NamedTuple):
-    """A line with its end, or a notice of lines that are `missing` before it."""
+    """A line with its line end, or a notice that `missing` lines were dropped."""
 
     content: bytes
     missing: int = 0
 
 
 class LineOutput:
-    """Lines for one descriptor, in order. Where some are missing, a line says how many.
+    """Writer of lines to one file descriptor, in order. Where lines were dropped, a notice says how many.
 
-    With `threaded` they wait for a thread, else each is written or dropped at once.
+    With `threaded` a thread writes lines from a queue; otherwise each is written or dropped at once.
     """
 
     def __init__(
         self, descriptor: int, notice: Callable[[int], bytes], count: Callable[[int], None], *, threaded: bool
     ) -> None:
-        """`notice` makes the line that says how many are missing; `count` is told of each that is dropped."""
+        """Start the thread if `threaded`.
+
+        `notice` returns the line for a number of dropped lines. `count` is called with the number of lines that are
+        dropped.
+        """
         self._descriptor, self._notice, self._count = descriptor, notice, count
         self._lock = threading.Lock()
         self._entries: deque[_Entry] = deque()
@@ -74,7 +79,7 @@ class LineOutput:
                 raise ServeError(f"{error}; raise the limit of processes (ulimit -u), or free memory") from None
 
     def put(self, line: bytes) -> None:
-        """Write a line, which has its end, or drop it."""
+        """Write a line, given with its line end, or drop it."""
         with self._lock:
             if self._queued + len(line) > QUEUE_BYTES:
                 self._count(1)
@@ -89,7 +94,10 @@ class LineOutput:
             self._has_lines.set()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until all is written, or this time is over; not again while nothing can be written."""
+        """Wait until all lines are written, but at most `seconds`.
+
+        After such a timeout, further calls return at once until a write succeeds.
+        """
         if self._thread is None or self._is_stuck:
             return
         deadline = time.monotonic() + seconds
@@ -118,7 +126,11 @@ class LineOutput:
         self._missing = 0
 
     def _take(self) -> list[_Entry]:
-        """Whole lines to write at once, which other processes' lines don't come between if they fit a pipe's buffer."""
+        """Remove whole lines from the queue, to be written at once.
+
+        Together they are shorter than PIPE_BUF, so that lines of other processes can't come between; a longer line is
+        taken alone.
+        """
         with self._lock:
             if self._missing and not self._entries and not self._is_failing:
                 self._append_notice()
@@ -143,17 +155,17 @@ class LineOutput:
             self._drop(entries, len(content) - written)
 
     def _write_bytes(self, content: bytes) -> int:
-        """How many bytes could be written."""
+        """Write what is possible, and return the number of bytes written."""
         written = 0
         while written < len(content) and self._descriptor >= 0:
             try:
                 if self._thread is None and not self._is_writable(PATIENCE_SECONDS):
                     break
-                # What fits a pipe's buffer is written without waiting, if there was room at all.
+                # Up to PIPE_BUF bytes are written without waiting if `poll` has reported room.
                 written += os.write(self._descriptor, content[written : written + select.PIPE_BUF])
-            except BlockingIOError:  # another process has made the descriptor so
+            except BlockingIOError:  # another process has made the descriptor non-blocking
                 self._is_writable(1.0)
-            except OSError:  # a full disk, a reader that has gone
+            except OSError:  # the disk is full, or the reader is gone
                 break
         return written
 
@@ -163,7 +175,7 @@ class LineOutput:
         return bool(poll.poll(1000 * seconds))
 
     def _drop(self, entries: Sequence[_Entry], unwritten: int) -> None:
-        """Count what is not written whole: the last entries, which have at least this many bytes."""
+        """Count the lines that were not written completely, when the last `unwritten` bytes are missing."""
         with self._lock:
             for entry in reversed(entries):
                 if unwritten <= 0:

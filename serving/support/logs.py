@@ -1,6 +1,6 @@
-"""What the server tells its operator, on stderr: one line an event, as text or as JSON.
+"""Structured logs on stderr: one line per event, as text or as JSON.
 
-What comes from outside is cut short, and has no character that a terminal or another line could be made of.
+Text from clients is shortened, and its control characters are escaped: it can't forge lines or terminal sequences.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 from trpo_tf.serving.support.log_writer import Dropped, LineOutput
 
 _MOST_BYTES = 256
-"""Of a stranger's text that is shown."""
+"""Most bytes of a client's text that are shown."""
 
 _MOST_TRACEBACK = 8000
-"""Characters of a traceback that are shown: its last ones, which tell most."""
+"""Most characters of a traceback that are shown: its last ones, which say most."""
 
 _UNSAFE = re.compile(rb"[^!#-\[\]-~]")
 
@@ -25,12 +25,12 @@ logger = logging.getLogger("trpo_tf.serving")
 
 
 class _Handler(logging.Handler):
-    """Writes to stderr as `LineOutput` does."""
+    """Logging handler that writes to stderr through `LineOutput`."""
 
     def __init__(self, formatter: logging.Formatter, dropped: Dropped, process: int, *, threaded: bool) -> None:
-        # Before the rest: logging flushes at the end of the process whatever handlers were made, half or whole.
+        # Set first: at exit, logging flushes every handler, even one whose `__init__` has failed after this.
         self.output = LineOutput(
-            # Once it is closed its number may be that of a client's connection.
+            # If stderr is closed, a client's connection may have got descriptor 2.
             2 if sys.__stderr__ is not None else -1,
             lambda lines: self._line(_notice(lines)),
             lambda lines: dropped.add(process, lines),
@@ -51,35 +51,35 @@ class _Handler(logging.Handler):
 
 
 def configure(log_format: str, workers: int = 1) -> None:
-    """Send all logs and Python's warnings to stderr, as text or as JSON.
+    """Send all logs and Python warnings to stderr, as text or as JSON.
 
-    The parent of several workers starts no thread for that, since it forks; each worker calls `configure_worker`.
+    The parent of several workers starts no writer thread, since it forks. Each worker calls `configure_worker`.
     """
     formatter = _Json() if log_format == "json" else _Text()
     _install(_Handler(formatter, Dropped(1 + workers), 0, threaded=workers == 1))
 
 
 def configure_worker(index: int) -> None:
-    """Go on as `configure` has begun in the parent that has forked this worker."""
+    """Set up logs in a forked worker, with the format and the counts of dropped lines of its parent's `configure`."""
     before = _installed()
     if before is not None and before.formatter is not None:
         _install(_Handler(before.formatter, before.dropped, 1 + index, threaded=True))
 
 
 def flush() -> None:
-    """Wait until all is written, but only for a moment."""
+    """Wait until all log lines are written, at most `FLUSH_SECONDS`."""
     if (handler := _installed()) is not None:
         handler.flush()
 
 
 def dropped_lines() -> int:
-    """How many lines this process and those that share its work have dropped."""
+    """Return how many log lines this process, its parent and the other workers have dropped."""
     handler = _installed()
     return handler.dropped.total() if handler is not None else 0
 
 
 def write_line(text: str) -> None:
-    """Write a line on stderr after those of the log, unless nobody reads it."""
+    """Write a line to stderr, after pending log lines. It is dropped if stderr can't be written to."""
     flush()
     content = text.encode("utf-8", "backslashreplace") + b"\n"
     LineOutput(2 if sys.__stderr__ is not None else -1, lambda _: b"", lambda _: None, threaded=False).put(content)
@@ -105,12 +105,12 @@ def _notice(lines: int) -> logging.LogRecord:
 def emit(
     event: str, message: str = "", *, level: int = logging.INFO, fault: BaseException | None = None, **fields: Any
 ) -> None:
-    """Log an event: in text its message, or its fields if it has none; in JSON all of it."""
+    """Log an event. Text shows its message, or its fields if it has none; JSON shows both."""
     logger.log(level, "%s", message, exc_info=fault, extra={"event": event, "fields": fields})
 
 
 def shown(text: bytes) -> str:
-    """A stranger's bytes as one printable word, without quotes and blanks."""
+    """Return a client's bytes as one printable word, shortened, with quotes, blanks and other bytes escaped."""
     safe = _UNSAFE.sub(lambda found: b"\\x%02x" % found[0][0], text[:_MOST_BYTES]).decode()
     return safe + ("..." if len(text) > _MOST_BYTES else "")
 
@@ -120,7 +120,7 @@ class _Text(logging.Formatter):
         fields = getattr(record, "fields", {})
         message = record.getMessage() or " ".join([getattr(record, "event", ""), *_pairs(fields)])
         lines = [message, *_traceback(record).splitlines()]
-        # Behind the first line all are indented, so that none can be taken for an event of its own.
+        # Lines after the first are indented, so that they can't be taken for separate events.
         return "\n    ".join(_printable(line) for line in lines)
 
 

@@ -1,4 +1,7 @@
-"""Protobuf's wire format, walked field by field without making messages: https://protobuf.dev/programming-guides/encoding."""
+"""Reading and writing fields in Protobuf's wire format, without making messages.
+
+The format: https://protobuf.dev/programming-guides/encoding.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,17 +10,17 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 class WireError(ValueError):
-    """Bytes that are no Protobuf message."""
+    """The bytes are not a Protobuf message."""
 
 
 class Field(NamedTuple):
     """One field of a message.
 
     Attributes:
-        wire_type: how it is written; groups are not known.
-        value: an integer for a varint, otherwise the bytes.
-        start: where it begins in the message, with its tag.
-        end: where it ends.
+        wire_type: encoding of the value; groups are not supported.
+        value: integer of a varint, otherwise the bytes.
+        start: index in the message of the first byte of its tag.
+        end: index in the message after its last byte.
     """
 
     number: int
@@ -28,12 +31,12 @@ class Field(NamedTuple):
 
 
 def fields_of(content: memoryview) -> Iterator[Field]:
-    """The fields of a message, in their order. Raises `WireError`."""
+    """Yield the fields of a message in order. Raises `WireError`."""
     start, end = 0, len(content)
     while start < end:
         tag, place = _varint(content, start)
         number, wire_type = tag >> 3, tag & 7
-        # A parser that keeps 32 bits of the tag would see another field.
+        # A parser that keeps only 32 bits of a longer tag would see another field.
         if number == 0 or tag >= 1 << 32:
             raise WireError
         if wire_type == VARINT:
@@ -54,12 +57,12 @@ def fields_of(content: memoryview) -> Iterator[Field]:
 
 
 def encoded(number: int, value: bytes) -> bytes:
-    """A field of bytes, as it is written."""
+    """Return the encoding of a field of bytes."""
     return written(number << 3 | BYTES) + written(len(value)) + value
 
 
 def written(value: int) -> bytes:
-    """A number of 64 bits at most, 7 in a byte."""
+    """Return the varint of a number of at most 64 bits."""
     written = bytearray()
     while value >= 0x80:
         written.append(value & 0x7F | 0x80)
@@ -68,7 +71,7 @@ def written(value: int) -> bytes:
 
 
 def _varint(content: memoryview, place: int) -> tuple[int, int]:
-    """A number of at most 64 bits, 7 in a byte, and the place behind it."""
+    """Return the number of the varint at `place`, and the index after it. Raises `WireError`."""
     value = 0
     for index, byte in enumerate(content[place : place + 10]):
         value |= (byte & 0x7F) << (7 * index)

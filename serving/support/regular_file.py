@@ -1,4 +1,4 @@
-"""Reads the files that an operator names: regular ones, since a pipe would block and a device might never end."""
+"""Reads files that an operator names. Only regular files, since a pipe would block and a device might never end."""
 
 import errno
 import os
@@ -6,11 +6,11 @@ import stat
 from pathlib import Path
 
 MOST_BYTES = 2**20
-"""Largest file: some ten thousand keys, or all public authorities twice."""
+"""Largest size of a file: that of some ten thousand keys, or of twice all public certificate authorities."""
 
 
 def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a regular file, or of a link to one, of at most `most` bytes. Raises `OSError`."""
+    """Return the content of a regular file or a link to one. Raises `OSError`, also for more than `most` bytes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -23,7 +23,7 @@ def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
 
 
 def fingerprint(path: str) -> tuple[int, ...] | None:
-    """What tells a file from the one that was there before, without reading it; None if there is none."""
+    """Return stat data that change when a file is changed or replaced; None if it can't be accessed."""
     try:
         found = os.stat(path)
     except OSError:

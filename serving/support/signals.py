@@ -1,4 +1,4 @@
-"""What signals do while the server starts and ends; in between they are the event loop's, or the parent's."""
+"""Signal handling while the server starts and ends. In between, the event loop or the parent process does it."""
 
 import signal
 from collections.abc import Iterator
@@ -8,23 +8,24 @@ from typing import NoReturn
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 _HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that would end a process which does not ask for them."""
+"""Signals that must not end the server, though by default they end a process."""
 
 
 _told: list[int] = []
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT came before the server answered."""
+    """SIGTERM or SIGINT arrived before the server answered requests."""
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Ignore what must not end the server, and have SIGTERM and SIGINT raise `Stopped`, unless another handler is set.
+    """Ignore signals that must not end the server, and raise `Stopped` on SIGTERM and SIGINT.
 
-    Process 1 of a container has no other way to be stopped: the kernel spares it what a signal does by default.
+    Code inside may replace these handlers. Process 1 of a container can't be stopped without handlers: the kernel does
+    not apply the default action of a signal to it.
     """
-    if signal.getsignal(signal.SIGTERM) is not _stop:  # it may be within another
+    if signal.getsignal(signal.SIGTERM) is not _stop:  # calls may be nested
         _told.clear()
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _HARMLESS}
     before |= {number: signal.signal(number, _stop) for number in _ENDING}
@@ -32,15 +33,15 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # one that was not set by Python
+            if handler is not None:  # None if it was not set from Python
                 signal.signal(number, handler)
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Raise `Stopped` only after an import: native code turns it into an error of its own, or crashes later.
+    """Delay `Stopped` until the block ends. Inside an import, native code would turn it into another error, or crash.
 
-    To block the signals would not do: another thread takes them, and Python still calls the handler in this one.
+    Blocking the signals would not do: another thread receives them, and Python still calls the handler in this one.
     """
     guarded_ones = [number for number in _ENDING if signal.getsignal(number) is _stop]
     for number in guarded_ones:
@@ -55,13 +56,16 @@ def held_back() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Let no signal change the exit status any more: the process is about to end."""
+    """Ignore all signals that are handled here: the process is about to end, and its exit status must not change."""
     for number in (*_ENDING, *_HARMLESS):
         signal.signal(number, signal.SIG_IGN)
 
 
 def was_told() -> bool:
-    """Whether SIGTERM or SIGINT came before the server answered. `Stopped` is lost if it is raised in a finalizer."""
+    """Return whether SIGTERM or SIGINT arrived before the server answered requests.
+
+    `Stopped` alone does not tell: Python ignores it if it is raised in a finalizer.
+    """
     return bool(_told)
 
 
