@@ -15,8 +15,8 @@ from trpo_tf.serving.options import ServeOptions, flag, kinds
 
 _EPILOG = f"""
 Each option can also be set in the environment and in a TOML file: --max-body as {PREFIX}MAX_BODY=1000000, or as
-max-body = 1000000 in the file that --config or {CONFIG} names. The command line goes before the environment, and the
-environment before the file. A switch such as --access-log is 1, 0, true or false there, and has a negative form,
+max-body = 1000000 in the file that --config or {CONFIG} names. The command line overrides the environment, and the
+environment overrides the file. A switch such as --access-log is 1, 0, true or false there, and has a negative form,
 --no-access-log.
 """
 

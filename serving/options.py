@@ -42,18 +42,16 @@ class ServeOptions:
         "127.0.0.1",
         "address to listen on; one that other machines reach needs --keys, --tls-client-ca or --insecure",
         metavar="ADDRESS",
-        section="where it listens",
+        section="addresses",
     )
-    port: int = _option(
-        -1, "TCP port, 0 for a free one; default: $PORT, or 8080, but no TCP port beside --uds", metavar="PORT"
-    )
+    port: int = _option(-1, "TCP port, 0 for a free one; default: $PORT, or 8080, or with --uds none", metavar="PORT")
     grpc_port: int = _option(-1, "also serve gRPC, on this port; 0 for a free one", metavar="PORT")
     uds: str | None = _option(None, "listen on a Unix socket that only this user can connect to", metavar="PATH")
     insecure: bool = _option(
-        False, "answer anybody who reaches the address, without keys or client certificates", section="who may ask"
+        False, "accept everyone who can reach the address, without keys or client certificates", section="access"
     )
     keys: str | None = _option(
-        None, "ask clients for a bearer key of this file; python -m trpo_tf.serving.keys makes keys", metavar="FILE"
+        None, "require a bearer key from this file; python -m trpo_tf.serving.keys makes keys", metavar="FILE"
     )
     tls_cert: str | None = _option(None, "serve TLS with this certificate chain (PEM)", metavar="FILE")
     tls_key: str | None = _option(None, "private key of the certificate (PEM, not encrypted)", metavar="FILE")
@@ -65,47 +63,49 @@ class ServeOptions:
     )
     cors_origin: tuple[str, ...] = _option(
         (),
-        "let web pages of this site ask: https://app.example, or * for any; may be repeated",
+        "allow requests from web pages of this origin: https://app.example, or * for any; may be repeated",
         metavar="ORIGIN",
     )
     public_key: str | None = _option(
-        None, "load only bundles whose signature holds for this public key (PEM)", metavar="FILE", section="models"
+        None, "load only bundles with a valid signature for this public key (PEM)", metavar="FILE", section="models"
     )
     out_of_bounds: str = _option(
         "allow",
-        "refuse observations outside the space, move them to its bounds, or let them pass",
+        "reject observations outside the observation space, clip them to its bounds, or allow them",
         choices=OUT_OF_BOUNDS,
     )
     poll: float = _option(
-        1.0, "how often to look for new, changed and removed models; 0 never looks", metavar="SECONDS"
+        1.0, "time between scans for new, changed and removed models; 0: never scan", metavar="SECONDS"
     )
     versions: int = _option(1, "how many of the latest versions of a model to keep loaded", metavar="COUNT")
     canary: float = _option(
         0.0,
-        "share of the requests that the newest version answers, of those that name none; the version before answers "
-        "the others. Needs --versions 2",
+        "share of the requests without a version that the newest version answers; the version before it answers the "
+        "rest. Needs --versions 2",
         metavar="SHARE",
     )
-    allow_new_interface: bool = _option(False, "load versions whose inputs or outputs break the older one's clients")
-    strict_readiness: bool = _option(False, "ready only if every model can act, rather than any")
+    allow_new_interface: bool = _option(False, "load versions even if their inputs or outputs break existing clients")
+    strict_readiness: bool = _option(False, "report ready only if every model is loaded, rather than at least one")
     repository_api: bool = _option(False, "let clients load and unload models")
-    workers: int = _option(1, "processes that answer", metavar="COUNT", section="load and limits")
-    max_body: int = _option(4 * 2**20, "largest request body, also once decompressed", metavar="BYTES")
+    workers: int = _option(1, "worker processes", metavar="COUNT", section="load and limits")
+    max_body: int = _option(4 * 2**20, "largest request body, before and after decompression", metavar="BYTES")
     max_buffered: int = _option(
-        64 * 2**20, "largest sum of the bodies that are still arriving; beyond it 503", metavar="BYTES"
+        64 * 2**20, "most bytes of all request bodies that are still arriving; beyond it 503", metavar="BYTES"
     )
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
-    batching: bool = _option(False, "run requests that wait at the same time as one batch")
+    batching: bool = _option(False, "run requests that are waiting together as one batch")
     max_connections: int = _option(
-        512, "most connections of a process; beyond it idle ones are closed, or 503", metavar="COUNT"
+        512, "most connections per process; beyond it idle ones are closed, or 503", metavar="COUNT"
     )
-    timeout: float = _option(20.0, "time for a client to send its request, and to take its answer", metavar="SECONDS")
+    timeout: float = _option(
+        20.0, "time for a client to send its request, and to receive the response", metavar="SECONDS"
+    )
     keep_alive: float = _option(75.0, "time until an idle connection is closed", metavar="SECONDS")
-    drain: float = _option(10.0, "time for requests under way to finish after SIGTERM", metavar="SECONDS")
+    drain: float = _option(10.0, "time for requests in flight to finish after SIGTERM", metavar="SECONDS")
     log_format: str = _option(
-        "text", "format of the log on stderr, a line for each event", choices=LOG_FORMATS, section="logs and traces"
+        "text", "format of the log on stderr, one line per event", choices=LOG_FORMATS, section="logs and traces"
     )
-    access_log: bool = _option(False, "also log a line for each request")
+    access_log: bool = _option(False, "also log one line per request")
     otlp_endpoint: str | None = _option(
         None, "send traces to this OpenTelemetry collector, by OTLP over HTTP", metavar="URL"
     )

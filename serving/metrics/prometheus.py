@@ -30,29 +30,31 @@ FAMILIES = {
     "trpo_tf_requests_total": Family("counter", ("model", "version", "protocol", "code"), "Requests answered"),
     "trpo_tf_errors_total": Family("counter", ("model", "kind"), "Requests answered with an error"),
     "trpo_tf_request_seconds": Family(
-        "histogram", ("model", "protocol"), "From when a request for actions is there until it is answered"
+        "histogram", ("model", "protocol"), "Duration from the complete arrival of an inference request to its answer"
     ),
     "trpo_tf_requests_in_flight": Family("gauge", (), "Requests that have begun to arrive and are not answered yet"),
     "trpo_tf_connections": Family("gauge", (), "Open connections"),
     "trpo_tf_connections_evicted_total": Family("counter", (), "Connections closed to make room for others"),
-    "trpo_tf_model_info": Family("gauge", ("model", "version", "sha256"), "1 for each version that is served"),
-    "trpo_tf_model_ready": Family("gauge", ("model",), "Whether the model can act"),
-    "trpo_tf_model_reloads_total": Family("counter", ("model", "result"), "Changes of what is served"),
+    "trpo_tf_model_info": Family("gauge", ("model", "version", "sha256"), "1 for each loaded version"),
+    "trpo_tf_model_ready": Family("gauge", ("model",), "Whether the model has a loaded version"),
+    "trpo_tf_model_reloads_total": Family("counter", ("model", "result"), "Versions loaded, refused and unloaded"),
     "trpo_tf_repository_last_look_timestamp_seconds": Family(
-        "gauge", (), "When the repository was last looked at to the end, in seconds since 1970"
+        "gauge", (), "Time of the last complete scan of the repository, in seconds since 1970"
     ),
-    "trpo_tf_observation_mean": Family("gauge", _ELEMENT, "Mean of what was observed lately"),
-    "trpo_tf_observation_stddev": Family("gauge", _ELEMENT, "Standard deviation of what was observed lately"),
+    "trpo_tf_observation_mean": Family("gauge", _ELEMENT, "Mean of recent observations"),
+    "trpo_tf_observation_stddev": Family("gauge", _ELEMENT, "Standard deviation of recent observations"),
     "trpo_tf_observation_drift": Family(
-        "gauge", ("model", "version"), "Largest distance of a mean from the training's, in deviations of the training"
+        "gauge",
+        ("model", "version"),
+        "Largest distance of a mean from its training mean, in standard deviations of training",
     ),
-    "trpo_tf_drift_observations": Family("gauge", ("model", "version"), "Observations behind these statistics"),
+    "trpo_tf_drift_observations": Family("gauge", ("model", "version"), "Observations in these statistics"),
     "trpo_tf_drift_outliers": Family(
-        "gauge", ("model", "version"), "Share of them that is so far out that it is clipped"
+        "gauge", ("model", "version"), "Share of observations with an element that is clipped"
     ),
-    "trpo_tf_log_lines_dropped_total": Family("counter", (), "Lines of the log that could not be written to stderr"),
-    "process_resident_memory_bytes": Family("gauge", (), "Resident memory"),
-    "process_cpu_seconds_total": Family("counter", (), "Time on a processor"),
+    "trpo_tf_log_lines_dropped_total": Family("counter", (), "Log lines that could not be written to stderr"),
+    "process_resident_memory_bytes": Family("gauge", (), "Resident memory in bytes"),
+    "process_cpu_seconds_total": Family("counter", (), "CPU time in seconds"),
     "process_start_time_seconds": Family("gauge", (), "When the server started, in seconds since 1970"),
 }
 
