@@ -44,8 +44,8 @@ class Verification:
 def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verification:
     """Check every listed file and replay the golden cases; with a public key, check the signature first.
 
-    Raises `BundleError` for a changed, missing or unlisted file, an action further than 1e-5 + 1e-5 |golden action|
-    from its golden one (integers: any difference), or a signature that doesn't hold.
+    Raises `BundleError` for a changed, missing or unlisted file, a wrong signature, or an output that differs from its
+    golden case: by more than 1e-5 + 1e-5 |golden output|, or for integers at all.
     """
     folder = Path(bundle)
     if public_key is not None:
@@ -67,8 +67,8 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
     All are replayed in one batch. If the graph accepts any batch size, some are also replayed one by one: an output
     must not depend on the other rows of its batch.
 
-    Raises `BundleError` for an output further than 1e-5 + 1e-5 |golden output| from its golden one (integers: any
-    difference), or for cases that don't fit the manifest.
+    Raises `BundleError` for cases that don't fit the manifest, or an output that differs from its golden case: by more
+    than 1e-5 + 1e-5 |golden output|, or for integers at all.
     """
     manifest = policy.manifest
     cases = read_golden(golden, manifest)

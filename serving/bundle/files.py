@@ -19,6 +19,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
     A FIFO would block and a device might never end. Raises `OSError`, and `BundleError` if it is not a regular file.
     """
+    # O_NONBLOCK: opening a FIFO that nobody writes to would block before it can be refused.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):

@@ -56,8 +56,8 @@ def from_json(document: list[Any]) -> Interface:
 def breaking_change(old: Interface, new: Interface) -> str:
     """Describe a change from `old` to `new` that breaks clients; return an empty text if there is none.
 
-    These changes break nothing: other bounds, further outputs, a noise input where there was none, any batch size
-    instead of a fixed one, and everything that an interface doesn't hold.
+    A new version may add outputs, add a noise input, or accept any batch size instead of a fixed one. Bounds, and all
+    else that an interface doesn't hold, are free to change.
     """
     if old.inputs != new.inputs:
         return f"its inputs are {_shown(new.inputs)}, not {_shown(old.inputs)}"

@@ -259,7 +259,7 @@ def _changed(path: Path) -> BundleError:
 
 
 def _parsed(text: bytes) -> Any:
-    """Parse JSON. Its size and the number of its values are limited first, and with them the memory it takes."""
+    """Parse JSON, whose size and number of values are limited: that bounds the memory it takes."""
     try:
         if len(text) > MOST_MANIFEST_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > MOST_MANIFEST_VALUES:
             raise ValueError(f"more than {MOST_MANIFEST_BYTES:,} bytes or {MOST_MANIFEST_VALUES:,} values")

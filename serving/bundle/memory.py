@@ -54,6 +54,7 @@ def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cg
     return max(0, min([_of_machine(proc), *_of_groups(proc, cgroups)]))
 
 
+# Version 2 of control groups writes "max" for no limit, and version 1 a number just below 2^63.
 _UNLIMITED = 1 << 62
 
 

@@ -52,7 +52,7 @@ def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
     """Copy a bundle to a private folder, verify the copy's signature, and yield the copy.
 
     Nobody can change the copy between check and use. Raises `BundleError` for a bundle that is not signed, signed with
-    another key, or changed since; or if it can't be copied to the system's temporary folder.
+    another key, or changed since. It is also raised if the bundle can't be copied to the system's temporary folder.
     """
     verifying, hashing = _model_signing("verifying"), _model_signing("hashing")
     if not (bundle / SIGNATURE_FILE).is_file():

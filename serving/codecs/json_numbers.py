@@ -133,7 +133,7 @@ def _pieces(text: bytes) -> Iterator[bytes]:
 def _read(piece: bytes, dtype: np.dtype[Any]) -> Array:
     """Return the numbers of a piece: integers, or floats for a float dtype.
 
-    If most are short integers, these are read by array operations in a third of the time, and only the others are
+    Short integers, if they are most, are read by array operations: that takes a third of the time. The others are
     parsed as Python objects.
     """
     commas = piece.count(b",")

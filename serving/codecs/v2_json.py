@@ -48,6 +48,7 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
     info = np.finfo(dtype)
     greatest = float(info.max)
     if dtype.itemsize < 8:
+        # Numbers less than half a step above the greatest one are rounded down to it.
         half_a_step = 2.0 ** (info.maxexp - info.nmant - 2)
         greatest = math.nextafter(greatest + half_a_step, 0.0)
     return -greatest, greatest
@@ -271,7 +272,7 @@ def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: 
 def _wanted(document: Document, parameters: Document, manifest: Manifest) -> dict[str, bool]:
     """Return the requested outputs, by default all, each with whether it is sent as a binary tensor.
 
-    An output's `binary_data` goes before the request's `binary_data_output`.
+    An output's `binary_data` overrides the request's `binary_data_output`.
     """
     known, binary = [spec.name for spec in manifest.outputs], parameters.get("binary_data_output", False)
     wanted: dict[str, Any] = dict.fromkeys(known, binary)

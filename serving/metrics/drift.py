@@ -61,7 +61,8 @@ def empty(size: int) -> Moments:
 def range_of(spec: ArraySpec, training: Statistics | None) -> Range:
     """Return the limits to which an input is clipped: `MOST_DEVIATIONS` from its training mean.
 
-    Without training statistics they are one width of the space beyond its bounds.
+    Without training statistics they are one width of the space beyond its bounds. Where it has no bounds, only the
+    limit that keeps squares finite remains.
     """
     with np.errstate(over="ignore"):
         if training is not None:

@@ -259,6 +259,7 @@ def _start_time() -> float:
     """Return when this process started, in seconds since 1970; without /proc the current time."""
     try:
         with open("/proc/self/stat", "rb") as file:
+            # The second field, the name in parentheses, may itself hold blanks and parentheses.
             ticks = int(file.read().rpartition(b")")[2].split()[19])
     except FileNotFoundError:
         return time.time()

@@ -33,7 +33,7 @@ class SharedCounters:
         self._memory[start : start + _HEADER.size + len(content)] = (
             _HEADER.pack(len(content), zlib.crc32(content)) + content
         )
-        self._memory[slot * _SLOT_BYTES] = place
+        self._memory[slot * _SLOT_BYTES] = place  # last: the buffer becomes current only once it is complete
         return True
 
     def read(self, slot: int) -> bytes:
@@ -47,7 +47,7 @@ class SharedCounters:
             content = self._memory[start + _HEADER.size : start + _HEADER.size + length]
             if zlib.crc32(content) == checksum:
                 return content
-        raise RuntimeError(f"slot {slot} is never at rest")
+        raise RuntimeError(f"slot {slot} was overwritten during each of {_ATTEMPTS} reads")
 
 
 def _start(slot: int, place: int) -> int:

@@ -147,7 +147,7 @@ def _is_bundle(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno == errno.ELOOP:  # the manifest is a link in a circle
+        if error.errno == errno.ELOOP:  # the manifest is a link that leads to itself; loading it gives the reason
             return True
         raise
     return True

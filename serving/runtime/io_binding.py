@@ -121,6 +121,7 @@ class _Buffer:
         """Return whether no element is an infinity or NaN."""
         if self._mask is None:
             return True
+        # Looking for a zero byte in the bytes behind the mask is several times faster than NumPy's `all`.
         np.isfinite(self.array, self._mask)
         return 0 not in self._finite
 

@@ -35,8 +35,8 @@ class NotFiniteError(FloatingPointError):
 def check_finite(answers: Mapping[str, Array], feeds: Mapping[str, Array], manifest: Manifest) -> None:
     """Raise `NotFiniteError` unless all outputs [batch, ...] are finite; `feeds` are the inputs [batch, ...].
 
-    An observation is absurd if it is outside its bounds, more than `MOST_DEVIATIONS` from the training mean, or so
-    large that its square overflows its own type or float32, in which networks compute.
+    An observation is absurd if it is outside its bounds, or more than `MOST_DEVIATIONS` from the training mean. It is
+    also absurd if its square overflows its own dtype, or float32, in which networks compute.
     """
     for name, values in answers.items():
         if values.dtype.kind == "f" and not is_finite(values):

@@ -11,6 +11,7 @@ MOST_BYTES = 2**20
 
 def read_regular(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """Return the content of a regular file or a link to one. Raises `OSError`, also for more than `most` bytes."""
+    # O_NONBLOCK: opening a FIFO that nobody writes to would block before it can be refused.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
