@@ -31,7 +31,7 @@ UNLISTED_FILES = {MANIFEST_FILE, LATENCY_FILE, SIGNATURE_FILE}
 """Files that a manifest does not list: itself, and files that differ between two exports of the same run."""
 
 FORMER_TARGETS = {"policy.onnx": "onnx", "saved_model": "savedmodel"}
-"""Targets as `parity` has them: name in the first bundles -> present name."""
+"""Present names of the targets in `parity`, by their names in the first bundles."""
 
 NOISE_LAWS = ("normal", "gumbel", "logistic")
 NOISE_INPUTS = ("optional", "required", "none")
