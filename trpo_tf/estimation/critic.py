@@ -16,13 +16,13 @@ from trpo_tf.solvers.adam import AdamState, adam
 
 @dataclass(frozen=True)
 class FrozenNetworks:
-    """Policy and critic at one point of a run, as functions of what was observed.
+    """Policy and critic with their weights at one point of a run, as functions of observations.
 
     Attributes:
         encode: observations [B, ...] -> the networks' inputs.
-        values: inputs -> the critic's answers [B].
+        values: inputs -> the critic's outputs [B].
         log_prob: inputs, samples [B, ...] -> log-probability of each sample under the policy [B].
-        is_discrete: whether actions are.
+        is_discrete: whether the actions are discrete.
     """
 
     encode: Callable[[Observation], Any]
@@ -32,16 +32,16 @@ class FrozenNetworks:
 
 
 class ValueFunction:
-    """State values from encoded observations."""
+    """The critic: predicts and fits state values, as compiled functions of its flat parameters."""
 
     def __init__(self, network: keras.Model, *, xla: bool) -> None:
-        """`network` is built, and maps encoded observations to [batch, 1]."""
+        """Wrap `network`, which must be built and map encoded observations to [batch, 1]."""
         self.network = PureNetwork(network)
         self.values = tf.function(self._values, autograph=False, jit_compile=xla)
         self.fit = tf.function(self._fit, autograph=False, jit_compile=xla)
 
     def initial_theta(self) -> NDArray[np.float32]:
-        """The network's present weights."""
+        """Return the network's present weights as one vector [P]."""
         return self.network.flat()
 
     def _values(self, theta: Any, inputs: Any) -> Any:
@@ -51,14 +51,14 @@ class ValueFunction:
     def _fit(
         self, theta: Any, state: AdamState, inputs: Any, targets: Any, weights: Any, rows: Any, learning_rate: Any
     ) -> tuple[Any, AdamState, Any]:
-        """Minimise the weighted mean of (V - target)^2, a step of Adam for each minibatch.
+        """Minimise the weighted mean of (V - target)^2, with one step of Adam for each minibatch.
 
         Args:
             theta: parameters [P].
-            state: Adam's.
+            state: moments of Adam.
             inputs: encoded observations [B, ...].
             targets: returns [B].
-            weights: 1 for a row that counts, 0 for one that does not [B].
+            weights: weight of each row [B], 0 for a row to leave out.
             rows: minibatches as indices into B, int32 [steps, minibatch].
             learning_rate: step size of Adam, a scalar tensor.
 
@@ -82,6 +82,9 @@ class ValueFunction:
 
 
 def explained_variance(values: NDArray[np.float32], targets: NDArray[np.float32]) -> float:
-    """1 - Var(targets - values) / Var(targets): 1 for a perfect critic, 0 for a constant one; NaN if targets are."""
+    """Return 1 - Var(targets - values) / Var(targets): 1 for a perfect critic, 0 for a constant one.
+
+    NaN if the targets are constant.
+    """
     variance = float(np.var(targets))
     return 1.0 - float(np.var(targets - values)) / variance if variance > 0 else float("nan")

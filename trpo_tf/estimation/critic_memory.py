@@ -11,8 +11,8 @@ def remembered(batch: Batch, earlier: Batch | None, memory: int) -> Batch:
 
     Batches that are missing, at a run's start, are zeros; M is `memory`.
 
-    Policies M steps apart are near each other, each step being small, so their returns tell a critic more than those
-    of one batch, for a bias that the trust region bounds.
+    The critic then learns from M times the returns. They come from older policies, which biases it a little: the trust
+    region bounds how far a policy moves in an iteration.
     """
     before = memory - 1
     if before == 0:
@@ -24,5 +24,5 @@ def remembered(batch: Batch, earlier: Batch | None, memory: int) -> Batch:
 
 
 def columns(batch: Batch, chosen: slice) -> Batch:
-    """Some environments' part of a batch."""
+    """Return the columns `chosen` of a batch, each the steps of one environment."""
     return tf.nest.map_structure(lambda part: part[:, chosen], batch)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""How much better an action was than the policy's average: advantages from rewards and values."""
+"""Advantages from rewards and values: how much better an action was than the policy's average."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ Floats = NDArray[np.floating[Any]]
 
 
 def generalized_advantages(reward: Floats, discount: Floats, trace: Floats, value: Floats) -> Floats:
-    """Generalised advantage estimation (Schulman et al. 2016, eq 16), over whole batches of trajectories.
+    """Compute generalised advantage estimates (Schulman et al. 2016, eq 16) of a batch of trajectories.
 
     A_t = delta_t + discount_{t+1} trace_{t+1} A_{t+1}, delta_t = r_{t+1} + discount_{t+1} V(s_{t+1}) - V(s_t).
 
     Args:
         reward: r_{t+1}, [T, N].
         discount: discount_{t+1}, [T, N]: 0 where the step terminated its episode.
-        trace: lambda_{t+1}, [T, N]: 0 where the step ended its episode in any way, so that nothing of the next
-            episode leaks in; a truncated episode still counts V of its final observation.
+        trace: lambda_{t+1}, [T, N]: 0 where the step terminated or truncated its episode, so that nothing of the next
+            episode leaks in. A truncated episode still counts V of its final observation.
         value: V(s_0) to V(s_T), [T + 1, N]; after an episode's last step, V of its final observation.
 
     Returns:
@@ -34,14 +34,18 @@ def generalized_advantages(reward: Floats, discount: Floats, trace: Floats, valu
 
 
 def td_errors(reward: Floats, discount: Floats, value: Floats) -> Floats:
-    """delta_t = r_{t+1} + discount_{t+1} V(s_{t+1}) - V(s_t), [T, N]; arguments as in `generalized_advantages`."""
+    """Return the TD errors r_{t+1} + discount_{t+1} V(s_{t+1}) - V(s_t), [T, N].
+
+    Arguments as in `generalized_advantages`.
+    """
     return np.asarray(reward + discount * value[1:] - value[:-1])
 
 
 def participation_ratio(numbers: Floats) -> float:
-    """Share of the numbers that make up their sum of squares: 1 if all are of one size, 1 / n if one has it all.
+    """Return the share of the numbers that make up their sum of squares.
 
-    (sum x^2)^2 / (n sum x^4), the reciprocal of the kurtosis about 0; 1 if all are 0.
+    It is (sum x^2)^2 / (n sum x^4), the reciprocal of the kurtosis about 0: 1 if all have the same magnitude, 1 / n if
+    only one is not 0. It is 1 if all are 0.
     """
     largest = float(np.abs(numbers).max(initial=0.0))
     if largest == 0:
@@ -51,7 +55,7 @@ def participation_ratio(numbers: Floats) -> float:
 
 
 def standardized(advantage: Floats, weight: Floats) -> Floats:
-    """Shifted and scaled to weighted mean 0 and variance 1; rows of weight 0 become 0."""
+    """Shift and scale advantages to weighted mean 0 and variance 1; rows of weight 0 become 0."""
     total = weight.sum()
     mean = (weight * advantage).sum() / total
     deviation = np.sqrt((weight * (advantage - mean) ** 2).sum() / total)

@@ -1,4 +1,4 @@
-"""Scale rewards and value targets to around 1, the size of numbers that a network learns."""
+"""Scale rewards and value targets to a magnitude of about 1, which a network can learn."""
 
 from typing import NamedTuple
 
@@ -14,48 +14,54 @@ Float64 = NDArray[np.float64]
 REWARD_CLIP = 10.0
 
 _LEAST_DEVIATION = 1e-3
-"""Of a mean value."""
+"""Smallest deviation that values are divided by, relative to the magnitude of their mean."""
 
 
 class ValueScale(NamedTuple):
-    """A value is mean + deviation x the critic's answer, in units of the rewards that advantages are made of."""
+    """Affine map from the critic's outputs to values: value = mean + deviation x output.
+
+    Values are in the units of the rewards that advantages are computed from.
+    """
 
     mean: float = 0.0
     deviation: float = 1.0
 
     @classmethod
     def of(cls, scaling: str, moments: Moments) -> "ValueScale":
-        """That of the critic's targets (van Hasselt et al. 2016, eq 2); 0 and 1 for another `scaling`."""
+        """Return the map that standardises the critic's targets (van Hasselt et al. 2016, eq 2).
+
+        It is the identity for a `scaling` other than `targets`, and before the first batch.
+        """
         if scaling != "targets" or moments.total == 0:
             return cls()
         mean, deviation = float(moments.mean), float(np.sqrt(moments.variance))
-        # Values that are all but the same have no deviation worth dividing by.
+        # Values that hardly differ have no deviation worth dividing by.
         return cls(mean, max(deviation, _LEAST_DEVIATION * abs(mean)) or 1.0)
 
     def values(self, answers: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Values of the critic's answers."""
+        """Convert the critic's outputs to values."""
         return answers * self.deviation + self.mean
 
     def answers(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The critic's answers that stand for these values."""
+        """Convert values to the critic's outputs."""
         return (values - self.mean) / self.deviation
 
 
 class ScaledRewards(NamedTuple):
-    """Rewards that advantages are made of, and what is known of returns after them."""
+    """Rewards that advantages are computed from, and the statistics of returns that include them."""
 
     reward: Float64  # [T, M x N]
     moments: Moments  # of discounted sums of rewards
     carried: Float64  # [N], discounted sums so far in the running episodes
-    clipped: float  # share of the new rewards
+    clipped: float  # share of the new rewards that was clipped
 
 
 def rewards_in_units(
     sampling: SamplingConfig, memory: Batch, batch: Batch, moments: Moments, carried: Float64
 ) -> ScaledRewards:
-    """Rewards of a batch [T, N] and of those remembered with it, over the deviation of the discounted return.
+    """Scale the rewards of `memory` [T, M x N], which ends with `batch` [T, N], by the deviation of returns.
 
-    Only where `value_scaling` is `rewards`: else they are as they were, and the moments too.
+    For another `value_scaling` than `rewards`, the rewards and the moments stay the same.
     """
     if sampling.value_scaling != "rewards":
         return ScaledRewards(memory.reward, moments, carried, 0.0)
@@ -68,10 +74,10 @@ def rewards_in_units(
 def discounted_returns(
     carried: Float64, rewards: Float64, ended: NDArray[np.bool_], discount: float
 ) -> tuple[Float64, Float64]:
-    """Discounted sums of past rewards [T, N] within each episode, and the last, to carry on with.
+    """Return the discounted sums of past rewards within each episode [T, N], and those that the next batch continues.
 
-    `carried` [N] comes from the steps before; `ended` [T, N] marks the last step of an episode, after which the
-    sum starts anew.
+    `carried` [N] are the sums at the end of the previous batch. `ended` [T, N] marks the last step of an episode, after
+    which the sum restarts at 0.
     """
     sums, kept = rewards.copy(), discount * ~ended
     following = carried * discount
@@ -82,5 +88,5 @@ def discounted_returns(
 
 
 def scale_rewards(rewards: Float64, return_moments: Moments) -> Float64:
-    """Rewards over the deviation of the discounted return, clipped to +-10 (Engstrom et al. 2020)."""
+    """Divide rewards by the deviation of the discounted return, and clip them to +-10 (Engstrom et al. 2020)."""
     return np.clip(rewards * return_moments.scale, -REWARD_CLIP, REWARD_CLIP)

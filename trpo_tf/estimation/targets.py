@@ -19,7 +19,7 @@ from trpo_tf.updates.local_problem import Rows
 
 
 class CriticRows(NamedTuple):
-    """What the critic is fitted to."""
+    """Rows that the critic is fitted to."""
 
     inputs: Any  # [M x B, ...], encoded observations; a tuple of them for a network of several inputs
     targets: NDArray[np.float32]  # [M x B]
@@ -27,7 +27,7 @@ class CriticRows(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """What the batch says about the objective, in flat rows B = T x N, and the critic's rows, M x B with its memory."""
+    """Estimates from a batch: flat rows of the objective [B = T x N], and the critic's with its memory [M x B]."""
 
     rows: Rows
     critic_rows: CriticRows
@@ -35,7 +35,7 @@ class Estimates(NamedTuple):
     explained_variance: float
     return_moments: Moments
     carried_returns: NDArray[np.float64]  # [N]
-    clipped_rewards: float  # share
+    clipped_rewards: float  # share of the new rewards
 
 
 def estimate(
@@ -46,8 +46,8 @@ def estimate(
     Args:
         sampling: the settings, with the discount at this point of the run.
         networks: policy and critic, with statistics as they were during sampling.
-        memory: the batch behind those of earlier iterations, [T, M x N].
-        moments: of returns, before this batch.
+        memory: the batches of earlier iterations, and the new one as the last columns, [T, M x N].
+        moments: statistics of returns, or of value targets, before this batch.
         carried: discounted sums of rewards so far in the running episodes [N].
     """
     n = sampling.num_envs
@@ -85,12 +85,12 @@ def estimate(
 
 
 def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value: Floats) -> float:
-    """lambda of generalised advantage estimation for this batch: 1 where the critic's foresight can't be relied on.
+    """Return lambda of generalised advantage estimation for this batch: 1 if the critic can't foresee rewards.
 
-    GAE sums errors of the critic, delta, over some 1 / (1 - lambda) steps. It is right where the critic sees what an
-    action has done within as many. It can't have learnt that if rewards are all the same but at episodes' ends, if
-    less than a share 1 - lambda of steps ends one, and if a share as small makes up the sum of delta^2. What an action
-    did then shows in the return alone.
+    GAE sums the critic's TD errors delta over about 1 / (1 - lambda) steps. That is enough if the critic's values
+    reflect an action's effect within that many steps. It can't have learnt so if three conditions hold: all rewards
+    before episodes' ends are equal; less than a share 1 - lambda of the steps ends an episode; and less than that
+    share makes up the sum of delta^2. Only the return then shows what an action did.
     """
     trusted = sampling.gae_lambda
     if not sampling.adaptive_lambda or sampling.objective == "average":
@@ -99,7 +99,7 @@ def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value
     within, at_ends = batch.reward[counted & ~batch.ended], batch.reward[counted & batch.ended]
     if len(at_ends) >= (1 - trusted) * counted.sum() or len(np.unique(within)) != 1:
         return trusted
-    # A batch in which no end tells anything is no sign of what the critic misses.
+    # Without a termination or a reward of its own at any end, the batch can't show what the critic misses.
     if not batch.terminated.any() and (at_ends == within[0]).all():
         return trusted
     errors = td_errors(reward, sampling.discount * ~batch.terminated, value)
@@ -109,10 +109,10 @@ def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value
 def advantages_and_targets(
     sampling: SamplingConfig, batch: Batch, reward: Floats, value: Floats
 ) -> tuple[Floats, Floats]:
-    """Advantages [T, N], and what the critic is fitted to, from rewards [T, N] and values [T + 1, N].
+    """Return advantages and value targets, both [T, N], from rewards [T, N] and values [T + 1, N].
 
-    Of the average-reward objective the advantage is r - r_bar + V' - V and its sums (Zhang & Ross 2021, eq 22);
-    differential values are known up to a constant only, so the targets are kept at mean 0.
+    For the average-reward objective, advantages sum r - r_bar + V' - V (Zhang & Ross 2021, eq 22). Differential values
+    are known only up to a constant, so the targets are shifted to mean 0.
     """
     discount, trace = sampling.discount, sampling.gae_lambda if sampling.advantage == "gae" else 1.0
     if sampling.objective == "average":
@@ -125,6 +125,6 @@ def advantages_and_targets(
 
 
 def _columns_of_rows(rows: Any, width: int, chosen: slice) -> NDArray[Any]:
-    """Of flat rows [T x width, ...] those of some columns, flat."""
+    """Return the columns `chosen` of flat rows [T x width, ...], flat again."""
     part = np.asarray(rows).reshape(-1, width, *rows.shape[1:])[:, chosen]
     return part.reshape(-1, *rows.shape[1:])

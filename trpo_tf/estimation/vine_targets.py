@@ -15,10 +15,11 @@ from trpo_tf.updates.local_problem import Rows
 def vine_rows(
     sampling: SamplingConfig, networks: FrozenNetworks, branches: Branches, before: Moments, after: Moments
 ) -> Rows:
-    """Rows of N x K branches, state by state: Q estimates less their mean, weighed by pi_old(a|s) / q(a|s).
+    """Return the objective's rows of N x K branches, state by state, weighted by pi_old(a|s) / q(a|s).
 
-    Q(s, a) is a rollout's discounted reward, and the critic's value where it was cut off. The critic answers in units
-    of the returns `before` the batch, rewards are scaled by those `after` it.
+    The advantage is Q(s, a) minus its weighted mean over the state's branches. Q(s, a) is the discounted sum of a
+    rollout's rewards, plus the critic's discounted value where the rollout was cut off. The critic's outputs are scaled
+    by the statistics of returns `before` the batch, rewards by those `after` it.
     """
     n, k, longest = branches.reward.shape
     factor = sampling.discount
@@ -33,7 +34,7 @@ def vine_rows(
     sample = branches.sample.reshape(n * k, *branches.sample.shape[2:])
     weight = np.full((n, k), 1.0 / k)
     if networks.is_discrete:
-        # Actions were taken uniformly, each once or at random.
+        # q is uniform: each action was tried once, or actions were drawn uniformly.
         probability = np.exp(networks.log_prob(inputs, sample).reshape(n, k))
         weight = probability / probability.sum(axis=1, keepdims=True)
     advantage = estimate - (weight * estimate).sum(axis=1, keepdims=True)

@@ -16,16 +16,20 @@ from trpo_tf.updates.minibatch import minibatches
 def fit_critic(
     config: Config, learner: Learner, state: TrainingState, rows: CriticRows
 ) -> tuple[NDArray[np.float32], AdamState, float]:
-    """The critic's parameters and Adam's state after the fit, and its loss; the old ones if it is not finite."""
+    """Fit the critic, and return its parameters, Adam's state and the mean loss.
+
+    If a parameter is not finite afterwards, return the old parameters and state, and NaN as the loss.
+    """
     critic, n = config.critic, config.sampling.num_envs
     width = critic.memory * n
+    # The memory's batches from before the first iteration are zeros.
     known = np.arange(len(rows.targets)).reshape(-1, width)[:, -n * (state.iteration + 1) :].ravel()
     # With a memory there are more rows to choose from, but no more steps.
     count = len(rows.targets) // critic.memory
     epochs = -(-critic.epochs * count // len(known))
     batches = minibatches(state.rng(config.seed, Purpose.CRITIC), len(known), critic.batch_size, epochs)
     batches = known.astype(np.int32)[batches[: critic.epochs * (count // critic.batch_size)]]
-    # The clock of the phases is another thread's.
+    # This runs in a thread of its own, whose time the phase clock does not see.
     with tf.profiler.experimental.Trace("critic"):
         theta, adam, loss = learner.value_function.fit(
             state.value_theta,

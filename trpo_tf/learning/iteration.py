@@ -25,7 +25,7 @@ from trpo_tf.updates.result import Update
 def iterate(
     config: Config, learner: Learner, experience: Experience, state: TrainingState, *, traced: bool = False
 ) -> tuple[TrainingState, Metrics]:
-    """The state after one more iteration, and its metrics (docs/reference/metrics.md).
+    """Run one iteration, and return the state after it and its metrics (docs/reference/metrics.md).
 
     `traced` marks the phases in the trace that TensorFlow's profiler records.
     """
@@ -46,8 +46,8 @@ def iterate(
     if branches is not None:
         rows = vine_rows(sampling, networks, branches, state.return_moments, estimates.return_moments)
 
-    # 3. Approximately solve the constrained problem to update the policy's parameters; fit the critic beside it, since
-    # either keeps one core busy and needs nothing of the other.
+    # 3. Approximately solve the constrained problem to update the policy's parameters. The critic is fitted at the same
+    # time: each of the two keeps one core busy, and neither needs the other's result.
     clock.enter("update")
     batches = minibatches(
         state.rng(config.seed, Purpose.POLICY),

@@ -34,7 +34,7 @@ from trpo_tf.updates.result import Update
 _EPISODES_BETWEEN_CHECKPOINTS = 4
 _STEPS_BETWEEN_CHECKPOINTS = 20_000
 _XLA_PAYS_FROM = 400_000
-"""Steps of a run: XLA takes two seconds to compile it, and saves some five microseconds of each step."""
+"""Run length in steps from which XLA is used: it compiles for two seconds, and saves five microseconds per step."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Learner:
     checkpoint_steps: int
 
     def initial_state(self, num_envs: int) -> TrainingState:
-        """Before the first iteration, with the networks' present weights."""
+        """Return the state before the first iteration, with the networks' present weights."""
         value_theta = self.value_function.initial_theta()
         return TrainingState(
             theta=self.policy.initial_theta(),
@@ -64,7 +64,7 @@ class Learner:
         )
 
     def frozen(self, state: TrainingState) -> FrozenNetworks:
-        """Policy and critic at `state`, as estimates ask them."""
+        """Return policy and critic at `state`, as the estimators call them."""
         normalizer = self.policy.encoder.normalizer(state.observation_moments)
         return FrozenNetworks(
             encode=lambda observation: self.encode(normalizer, observation),
@@ -74,14 +74,14 @@ class Learner:
         )
 
     def trained(self, state: TrainingState) -> TrainedPolicy:
-        """The policy at `state`."""
+        """Return the policy at `state`."""
         return TrainedPolicy(self.policy, state.theta, self.policy.encoder.normalizer(state.observation_moments))
 
 
 def build_learner(
     config: Config, policy_network: keras.Model | None = None, value_network: keras.Model | None = None
 ) -> Learner:
-    """Build from a config; networks of one's own replace the default ones.
+    """Build the compiled functions of a run from its config; given networks replace the default ones.
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
@@ -139,7 +139,7 @@ def build_learner(
 
 
 def with_observation_offset(config: Config) -> Config:
-    """The config with the offset that the environment's first observation asks for, with a warning that says so.
+    """Return the config with the `observation_offset` that the first observation needs, and warn if it needs one.
 
     Raises `UserError` for an environment or a space that can't be trained.
     """
@@ -148,7 +148,7 @@ def with_observation_offset(config: Config) -> Config:
     env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
     encoder = _encoder(config, env)
     offset: tuple[float, ...] = ()
-    # A reset that fails is for the sampler to tell.
+    # The sampler resets again, and reports a reset that fails.
     with contextlib.closing(env), contextlib.suppress(EnvironmentFailure):
         if encoder.has_wide_numbers:
             offset = encoder.needed_offset(env.reset(seed=environment_seed(config.seed, 0))[0])
@@ -174,7 +174,7 @@ def _encoder(config: Config, env: gym.Env[Any, Any]) -> Encoder:
 
 
 def _iteration_steps(config: Config, head: Head) -> int:
-    """The most environment steps that an iteration may take."""
+    """Return the most environment steps that an iteration may take. Raises `UserError` if the run has fewer."""
     steps = config.sampling.batch_size
     if config.sampler_is_vine:
         steps += config.vine.rollout_states * branch_count(head, config.vine) * config.vine.branch_length

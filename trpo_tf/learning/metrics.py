@@ -13,7 +13,7 @@ Metrics = dict[str, Any]
 
 
 def progress_metrics(state: TrainingState, episodes: Episodes) -> Metrics:
-    """How far a run is, and how its latest episodes went."""
+    """Return the metrics of a run's progress and of its latest episodes."""
     return {
         "iteration": state.iteration,
         "steps": state.steps,
@@ -25,7 +25,7 @@ def progress_metrics(state: TrainingState, episodes: Episodes) -> Metrics:
 
 
 def update_metrics(update: Update, algo: str) -> Metrics:
-    """What an update did; what the algorithm adapts has the name of what that is."""
+    """Return the metrics of an update; a number that `algo` adapts is named `radius` or `kl_coefficient`."""
     scalars = {name: value.item() for name, value in update._asdict().items() if name not in ("theta", "status")}
     adapts, adapted = ALGORITHMS[algo].adapts, scalars.pop("adapted")
     own = {} if adapts is None else {adapts: adapted}

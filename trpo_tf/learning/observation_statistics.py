@@ -1,4 +1,4 @@
-"""Statistics of observations that follow the policy, and networks that follow the statistics."""
+"""Update the statistics of observations, and the networks so that they stay the same functions."""
 
 import dataclasses
 
@@ -13,11 +13,13 @@ from trpo_tf.learning.training_state import TrainingState
 def with_observations(
     config: Config, learner: Learner, state: TrainingState, measured: NDArray[np.float64]
 ) -> TrainingState:
-    """The state whose statistics know the observations [n, statistics], and whose networks answer as before.
+    """Add observations [n, statistics] to the state's statistics; the networks' outputs stay the same.
 
-    Statistics that follow the policy change what its networks see. Their first layers are changed the other way, so
-    policy and critic stay the same functions of the observation: the trust region bounds what the update did alone.
-    Networks that don't begin with a dense layer keep statistics of the whole run, which soon hardly change.
+    New statistics change the networks' standardised inputs. The first layers are changed the other way, so policy and
+    critic stay the same functions of the observation. Only the update, bounded by the trust region, changes the policy.
+
+    If a network does not begin with a dense layer, no layer is changed. The statistics are then those of the whole run,
+    which soon hardly change.
     """
     networks = learner.policy.network, learner.value_function.network
     window = config.sampling.statistics_window if all(network.is_chain for network in networks) else 0

@@ -1,4 +1,4 @@
-"""What changes over a run, as functions of the steps done."""
+"""Settings that change over a run, as functions of the steps done."""
 
 import dataclasses
 import math
@@ -13,12 +13,15 @@ _ENTROPY_OF_STANDARD_NORMAL = 0.5 * math.log(2 * math.pi * math.e)
 
 
 def annealing(config: Config, state: TrainingState) -> float:
-    """What is left of the run, from 1 to 0, if it is annealed; otherwise 1."""
+    """Return the share of the run that is left, from 1 to 0, if `anneal` is set; otherwise 1."""
     return 1.0 - state.steps / config.total_steps if config.anneal else 1.0
 
 
 def present_discount(config: Config, state: TrainingState) -> float:
-    """The discount factor at this point of the run: between the first and the final horizon on a geometric scale."""
+    """Return the discount factor at this point of the run.
+
+    The horizon 1 / (1 - discount) is interpolated geometrically between the first and the final one.
+    """
     first, final = config.sampling.discount, config.sampling.final_discount
     if final == 0:
         return first
@@ -27,19 +30,19 @@ def present_discount(config: Config, state: TrainingState) -> float:
 
 
 def present_sampling(config: Config, state: TrainingState) -> SamplingConfig:
-    """The settings of sampling, with the discount factor at this point of the run."""
+    """Return the sampling settings with the discount factor at this point of the run."""
     return dataclasses.replace(config.sampling, discount=present_discount(config, state))
 
 
 def radius_or_coefficient(config: Config, state: TrainingState) -> np.float32:
-    """What this update goes by: the annealed radius, or the radius or KL coefficient as the algorithm adapted it."""
+    """Return the radius or KL coefficient of this update: annealed, or as the algorithm adapted it."""
     return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.adapted
 
 
 def entropy_term(config: Config, state: TrainingState, actions: int) -> EntropyTerm:
-    """The entropy's part in the objective, for a policy of so many action dimensions.
+    """Return the weight and target of the objective's entropy term, for a policy with `actions` action dimensions.
 
-    Its target is the entropy at a standard deviation that goes to `final_std` by equal factors.
+    With `final_std` the target is the entropy at a standard deviation that is interpolated geometrically to it.
     """
     weight = np.float32(config.trust_region.entropy_coefficient * annealing(config, state))
     if config.policy.final_std == 0:

@@ -1,4 +1,4 @@
-"""All that training carries from one iteration to the next."""
+"""State that training carries from one iteration to the next."""
 
 import dataclasses
 import json
@@ -22,11 +22,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class WeightsMismatch(ValueError):
-    """Weights of another number or shape than those that they are to replace."""
+    """Weights whose names or shapes differ from those of the weights that they should replace."""
 
 
 class Purpose(IntEnum):
-    """What random numbers of an iteration are for: each purpose has a stream of its own."""
+    """Uses of random numbers in an iteration; each has a random stream of its own."""
 
     SAMPLING = 0
     CRITIC = 1
@@ -34,7 +34,7 @@ class Purpose(IntEnum):
 
 
 class Best(NamedTuple):
-    """The policy that did best in a periodic evaluation, its mean return there, and the steps it was trained for."""
+    """The best policy of the periodic evaluations, its mean return there, and the steps that it was trained for."""
 
     theta: NDArray[np.float32]  # [P]
     observation_moments: Moments
@@ -44,10 +44,10 @@ class Best(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A run between two iterations.
+    """State of a run between two iterations.
 
-    With the config it decides everything to come: random numbers are drawn afresh in each iteration from (seed,
-    iteration), environments are rebuilt at each checkpoint from (seed, checkpoint).
+    Together with the config it determines the rest of the run: each iteration seeds its random numbers by (seed,
+    iteration), and each checkpoint rebuilds the environments from (seed, checkpoint).
     """
 
     theta: NDArray[np.float32]  # [P]
@@ -57,7 +57,7 @@ class TrainingState:
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
     adapted: np.float32  # what the algorithm adapts: the trust region's radius, or the KL coefficient
-    earlier: Batch | None = None  # what the critic still learns from, oldest first [T, (critic_memory - 1) x N]
+    earlier: Batch | None = None  # batches that the critic still learns from, oldest first [T, (critic_memory - 1) x N]
     best: Best | None = None
     recent_returns: tuple[float, ...] = ()
     recent_lengths: tuple[int, ...] = ()
@@ -70,11 +70,11 @@ class TrainingState:
     seconds: float = 0.0
 
     def rng(self, seed: int, purpose: Purpose) -> np.random.Generator:
-        """The random numbers of the next iteration of a run with this seed."""
+        """Return the random generator for one purpose in the next iteration of a run with this seed."""
         return np.random.default_rng([seed, self.iteration, purpose])
 
     def at_checkpoint(self) -> "TrainingState":
-        """As it is saved: with the next checkpoint's number, before environments start anew."""
+        """Return the state to save: the next checkpoint, at which the environments restart."""
         return dataclasses.replace(
             self,
             checkpoint=self.checkpoint + 1,
@@ -83,13 +83,13 @@ class TrainingState:
         )
 
     def at_best(self) -> "TrainingState":
-        """With the policy that did best in a periodic evaluation, if there was one."""
+        """Return the state with the best policy of the periodic evaluations, if there was one."""
         if self.best is None:
             return self
         return dataclasses.replace(self, theta=self.best.theta, observation_moments=self.best.observation_moments)
 
     def with_episodes(self, returns: list[float], lengths: list[int]) -> "TrainingState":
-        """With episodes that ended, of which the last twenty are kept."""
+        """Return the state with these episodes added; it keeps the returns and lengths of the last twenty."""
         return dataclasses.replace(
             self,
             recent_returns=(*self.recent_returns, *returns)[-RECENT_EPISODES:],
@@ -98,7 +98,7 @@ class TrainingState:
         )
 
     def to_arrays(self) -> Arrays:
-        """Named arrays; what is no array is JSON in `counters`."""
+        """Return the state as named arrays; `counters` holds everything else as JSON."""
         counters = {name: getattr(self, name) for name in _COUNTERS}
         return {
             **self.weights(),
@@ -111,7 +111,7 @@ class TrainingState:
         }
 
     def weights(self) -> Arrays:
-        """What another run can start from: policy, critic and normalisers."""
+        """Return the arrays that another run can start from: policy, critic and normalisers."""
         return {
             "theta": self.theta,
             "value_theta": self.value_theta,
@@ -120,7 +120,10 @@ class TrainingState:
         }
 
     def with_weights(self, arrays: Mapping[str, NDArray[Any]]) -> "TrainingState":
-        """With another run's `weights`. Raises `WeightsMismatch` if one is absent or of another shape."""
+        """Return the state with another run's `weights`.
+
+        Raises `WeightsMismatch` if an array is absent or has another shape.
+        """
         own = self.weights()
         for name, array in own.items():
             if name not in arrays or arrays[name].shape != array.shape:
@@ -130,7 +133,7 @@ class TrainingState:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "TrainingState":
-        """The inverse of `to_arrays`. Raises `KeyError` or `ValueError` if they are something else."""
+        """Rebuild a state from the arrays of `to_arrays`. Raises `KeyError` or `ValueError` for other arrays."""
         counters = renamed(json.loads(arrays["counters"].tobytes()), COUNTERS)
         for name in ("recent_returns", "recent_lengths"):
             counters[name] = tuple(counters[name])
@@ -147,7 +150,7 @@ class TrainingState:
 
 _SEEN = "earlier.observation."
 _ADAPTED = "control"
-"""The name in checkpoints."""
+"""Name of `adapted` in checkpoints, kept so that those of earlier releases load."""
 _COUNTERS = (
     "recent_returns",
     "recent_lengths",
