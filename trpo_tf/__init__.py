@@ -39,16 +39,16 @@ def __getattr__(name: str) -> Any:
 
 
 class _TensorFlowFinder:
-    """Finds TensorFlow where Python would, for `trpo_tf.export.support.tensorflow_import` to import it."""
+    """Import hook that has `trpo_tf.export.support.tensorflow_import` import TensorFlow."""
 
     @staticmethod
     def find_spec(
         fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Leave other modules to the finders that follow, and TensorFlow too if only `trpo_tf.serving` is in use."""
+        """Return the spec of TensorFlow; None, for the next finders, if only `trpo_tf.serving` is in use."""
         if fullname != "tensorflow" or _parts_in_use() == {"serving"}:
             return None
-        # Not imported above: whoever only serves needs none of it, and keeps TensorFlow's own settings.
+        # Not imported above: a process that only serves does not need it, and keeps TensorFlow's own settings.
         from trpo_tf.export.support.tensorflow_import import quiet_spec
 
         return quiet_spec(path, target)

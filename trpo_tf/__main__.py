@@ -1,14 +1,14 @@
-"""The program `trpo-tf`, also run by `python -m trpo_tf`."""
+"""Entry point of `trpo-tf` and of `python -m trpo_tf`."""
 
 import sys
 from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command of the command line; without `argv` the arguments are the process's own."""
+    """Run a command of the command line; `argv` defaults to the arguments of this process."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["serve"]:
-        # Without the imports of the other commands: a server starts faster, is smaller, and needs fewer packages.
+        # Skips the imports of the other commands: a server starts faster, is smaller, and needs fewer packages.
         from trpo_tf.serving.__main__ import main as serve
 
         sys.exit(serve(arguments[1:]))

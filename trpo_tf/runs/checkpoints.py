@@ -1,4 +1,4 @@
-"""Checkpoints: complete, written at once or not at all, and known by their checksum."""
+"""Checkpoints of a run: written atomically, and named by their checksum."""
 
 import hashlib
 import io
@@ -17,20 +17,20 @@ _NAME = re.compile(r"\d{6}-[0-9a-f]{64}\.npz")
 
 
 def pack(arrays: Arrays) -> bytes:
-    """Arrays as an .npz archive without pickle."""
+    """Return arrays as an .npz archive without pickle."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
 def unpack(content: bytes) -> Arrays:
-    """The inverse of `pack`. Raises `ValueError` or `OSError` if it is none."""
+    """Return the arrays of an archive of `pack`. Raises `ValueError` or `OSError` for other content."""
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         return dict(archive)
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> Path:
-    """Write a checkpoint, named by its number and its SHA-256, and drop all but the last few."""
+    """Write a checkpoint, named by its number and its SHA-256, and delete all but the last few."""
     content = pack(state.to_arrays())
     path = folder / f"{state.checkpoint:06d}-{hashlib.sha256(content).hexdigest()}.npz"
     write_atomically(path, content)
@@ -40,7 +40,7 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
 
 
 def load_checkpoint(folder: Path) -> TrainingState:
-    """The latest checkpoint that is whole; warns of each damaged one. Raises `UserError` if none is left."""
+    """Load the latest undamaged checkpoint, and warn of each damaged one. Raises `UserError` if none is left."""
     for path in reversed(_checkpoints(folder)):
         content = path.read_bytes()
         if path.stem.endswith(hashlib.sha256(content).hexdigest()):

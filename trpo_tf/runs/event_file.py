@@ -1,4 +1,7 @@
-"""Scalars for TensorBoard, written in this thread: its own writer fails in another thread, with a traceback."""
+"""Write scalars for TensorBoard in the calling thread.
+
+TensorBoard's own writer uses another thread, where a failure ends in a traceback.
+"""
 
 import os
 import socket
@@ -15,10 +18,10 @@ _METADATA = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="
 
 
 class EventFile:
-    """A new event file in a folder."""
+    """Event file of TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder too, if it is not there."""
+        """Create a new file in the folder, and the folder if it does not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         moment = time.time()
         name = f"events.out.tfevents.{int(moment):010d}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
@@ -27,13 +30,13 @@ class EventFile:
         self._write(Event(wall_time=moment, file_version="brain.Event:2"))
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
-        """Write one number."""
+        """Write one number of the series `tag`."""
         event = Event(wall_time=time.time(), step=step)
         event.summary.value.add(tag=tag, tensor=make_tensor_proto(np.float32(value)), metadata=_METADATA)
         self._write(event)
 
     def flush(self) -> None:
-        """Hand what was written to the system."""
+        """Flush the written events to the operating system."""
         self._file.flush()
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
-"""Run folders: what stands where, and how a trained policy is read back.
+"""Run folders: their files, and how a run is created and loaded.
 
 config.toml             the settings
 policy_network.json     Keras architectures
 value_network.json
-metrics.jsonl           a line an iteration; docs/reference/metrics.md defines each
+metrics.jsonl           one line per iteration; docs/reference/metrics.md defines the metrics
 tensorboard/            the same for TensorBoard
 checkpoints/            the last few, each complete
 summary.json            returns before and after, speed, versions
@@ -45,7 +45,7 @@ BUNDLES_FILE = "bundles.json"
 class Run:
     """A run as its folder holds it: settings, networks, the latest checkpoint, and the summary.
 
-    The summary has `untrained` from the start, the rest, with `trained`, at the end.
+    The summary has `untrained` from the start; `trained` and the rest are added at the end.
     """
 
     folder: Path
@@ -61,14 +61,14 @@ class Run:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` looks like a run folder."""
+    """Return whether `path` looks like a run folder."""
     return (path / CONFIG_FILE).is_file()
 
 
 def create_run(folder: Path, config: Config, learner: Learner, state: TrainingState) -> Run:
-    """Make the folder of a new run, which can be resumed from the moment it is there.
+    """Create the folder of a new run; as soon as it exists, the run can be resumed.
 
-    Raises `UserError` if it exists, or if a network can't be written down.
+    Raises `UserError` if the folder exists, or if a network can't be serialised.
     """
     if folder.exists():
         raise UserError(f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}")
@@ -86,12 +86,12 @@ def create_run(folder: Path, config: Config, learner: Learner, state: TrainingSt
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Write a run's settings."""
+    """Write a run's settings to its folder."""
     write_atomically(folder / CONFIG_FILE, tomli_w.dumps(config.to_dict()).encode())
 
 
 def bundles_of(folder: Path) -> list[str]:
-    """Folders that a run's policy was exported to, the latest last; they may be gone."""
+    """Return the folders that a run's policy was exported to, the latest last; they may no longer exist."""
     try:
         known = json.loads((folder / BUNDLES_FILE).read_text())
     except (OSError, ValueError):
@@ -100,13 +100,13 @@ def bundles_of(folder: Path) -> list[str]:
 
 
 def require_run(folder: Path) -> None:
-    """Raise `UserError` if the folder is no run's."""
+    """Raise `UserError` if the folder is not a run folder."""
     if not is_run(folder):
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run folder. Raises `UserError` if it is none, or can't be read."""
+    """Load a run from its folder. Raises `UserError` if that is not a run folder, or can't be read."""
     expect(folder, (str, os.PathLike), "the run must be the path of its folder", UserError)
     folder = Path(folder)
     require_run(folder)
@@ -132,7 +132,7 @@ def load_run(folder: str | Path) -> Run:
 
 
 def with_summary(run: Run, summary: Mapping[str, Any]) -> Run:
-    """The run with another summary, which is written to its folder."""
+    """Write another summary to the run's folder, and return the run with it."""
     text = json.dumps(summary, indent=2)
     write_atomically(run.folder / SUMMARY_FILE, f"{text}\n".encode())
     return replace(run, summary=summary)

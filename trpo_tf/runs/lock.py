@@ -17,10 +17,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the run's lock, which ends with the process however that ends, so that none is ever left behind.
+    """Hold the run's lock, which the system releases when the process ends in any way.
 
-    On NFS it holds between machines if the server has locks; where it has none, a warning says so. Raises `UserError`
-    if another process holds it.
+    On NFS it works between machines if the server supports locks. Where locks are not supported, it only warns. Raises
+    `UserError` if another process holds it.
     """
     with (run / LOCK_FILE).open("a+") as file:
         try:

@@ -1,4 +1,4 @@
-"""Metrics of a run: a line of JSON an iteration, and the same for TensorBoard."""
+"""Log of a run's metrics: one line of JSON per iteration, and the same for TensorBoard."""
 
 import contextlib
 import json
@@ -15,10 +15,10 @@ from trpo_tf.support.atomic_write import write_atomically
 
 
 class MetricsLog:
-    """Appends to a run's metrics, from which iterations after `iteration` are dropped first."""
+    """Appends to a run's metrics, once iterations after `iteration` are dropped."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
-        """`iteration` is the last that counts: a killed run may have logged more than it saved."""
+        """Open the log; `iteration` is the last one saved, since a killed run may have logged more than it saved."""
         self._folder, path = folder, folder / METRICS_FILE
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
@@ -27,7 +27,7 @@ class MetricsLog:
         self._events = EventFile(folder / TENSORBOARD_FOLDER)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Log one iteration; numbers that are not finite are null in JSON. Raises `OSError` if the disk is full."""
+        """Log one iteration; numbers that are not finite become null in JSON. Raises `OSError` if the disk is full."""
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in metrics.items()
@@ -47,7 +47,7 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What is left to be written to a full disk can't be, and says no more than the first failure did.
+        # On a full disk closing fails as well; the first error says it all.
         with contextlib.suppress(OSError) if kind is not None else contextlib.nullcontext():
             self._lines.close()
         with contextlib.suppress(OSError) if kind is not None else contextlib.nullcontext():

@@ -16,19 +16,19 @@ FIRST_TRACED, LAST_TRACED = 3, 5
 
 
 class Profiler:
-    """Traces iterations 3 to 5 that this process does, by when all is compiled, to the run's TensorBoard folder.
+    """Traces this process's iterations 3 to 5 to the run's TensorBoard folder; by then everything is compiled.
 
-    No more than that, since a trace holds every operation of every thread. It is written as the last of them ends, or
-    on exit if training ends before.
+    It traces no more than that, since a trace holds every operation of every thread. The trace is written when the last
+    of them ends, or on exit if training ends earlier.
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the run's."""
+        """Prepare to trace a run into its folder `folder`."""
         self._folder = str(folder / TENSORBOARD_FOLDER)
         self._iterations, self._tracing = 0, False
 
     def iteration_ended(self) -> None:
-        """Count an iteration; begin or end the trace."""
+        """Count an iteration, and begin or end the trace when due."""
         self._iterations += 1
         if self._iterations == FIRST_TRACED - 1:
             tf.profiler.experimental.start(self._folder)
@@ -61,12 +61,12 @@ def _wait_for_another_second(traces: Path) -> None:
 
 
 def phase_milliseconds(logged: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean milliseconds an iteration in each phase, from the metrics of one or more iterations."""
+    """Return the mean milliseconds per iteration of each phase, from the metrics of one or more iterations."""
     return {phase: 1000 * fmean(metrics[f"seconds_{phase}"] for metrics in logged) for phase in PHASES}
 
 
 def phase_table(logged: Sequence[Mapping[str, Any]]) -> str:
-    """For people: mean milliseconds of each phase, and its share, from the metrics of one or more iterations."""
+    """Return a table of each phase's mean milliseconds and share, from the metrics of one or more iterations."""
     milliseconds = phase_milliseconds(logged)
     whole = sum(milliseconds.values())
     rows = {**milliseconds, "iteration": whole}

@@ -1,4 +1,4 @@
-"""Starting a run from a trained policy."""
+"""Start a run from a trained policy."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from trpo_tf.serving.bundle.manifest import BundleError, read_checked, read_mani
 
 
 def read_weights(source: Path, state: TrainingState) -> TrainingState:
-    """`state` with policy, critic and normalisers of the run or bundle `source`. Raises `UserError`."""
+    """Return `state` with policy, critic and normalisers of the run or bundle `source`. Raises `UserError`."""
     try:
         return state.with_weights(_weights(source))
     except BundleError as error:

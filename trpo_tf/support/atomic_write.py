@@ -1,4 +1,4 @@
-"""Files that are never half-written."""
+"""Write files atomically."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from trpo_tf.export.support.new_folder import named_when_full, sync
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, flush it to disk, and move it into place."""
+    """Write `content` to a temporary file next to `path`, flush it to disk, and move it into place."""
     # Not a `tempfile`, which only its owner may read.
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:

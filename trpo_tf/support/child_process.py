@@ -1,4 +1,4 @@
-"""Processes that this one starts."""
+"""Child processes that end with their parent."""
 
 import ctypes
 import signal
@@ -6,7 +6,7 @@ import sys
 
 
 def end_with_parent() -> None:
-    """Have this process asked to stop when its parent ends, however that ends: for `preexec_fn`."""
+    """Have the Linux kernel send SIGTERM to this process when its parent ends in any way: for `preexec_fn`."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

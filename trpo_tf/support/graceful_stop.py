@@ -1,4 +1,4 @@
-"""Stopping at a good moment when asked to."""
+"""Stop at a safe point after SIGINT or SIGTERM."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, a first SIGINT or SIGTERM is only noted; a second one raises `KeyboardInterrupt`.
+    """Context that notes a first SIGINT or SIGTERM in `requested`; a second one raises `KeyboardInterrupt`.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
     """

@@ -1,4 +1,4 @@
-"""Where an iteration's time goes, phase by phase: in seconds, and as regions of a trace."""
+"""Time of an iteration's phases: in seconds, and as regions of a trace."""
 
 import time
 from typing import Any
@@ -9,10 +9,10 @@ PHASES = ("physics", "acting", "advantages", "update", "critic", "rest")
 
 
 class PhaseClock:
-    """Seconds of each phase; every moment belongs to one of them, since to enter one leaves the one before.
+    """Clock that assigns every moment to one phase: entering a phase leaves the one before.
 
-    Begins in `rest`. A traced clock makes each stay a region of the trace that TensorFlow's profiler records, if it
-    does; that costs a microsecond a stay, an untraced one a fraction.
+    It begins in `rest`. A traced clock also marks regions in the trace of TensorFlow's profiler, if one is recorded.
+    That costs a microsecond for each phase entered, and a fraction of it without `traced`.
     """
 
     def __init__(self, *, traced: bool = False) -> None:
@@ -22,7 +22,7 @@ class PhaseClock:
         self._phase, self._since = "rest", time.perf_counter()
 
     def enter(self, phase: str) -> None:
-        """Leave the phase that is going on for `phase`, one of `PHASES`."""
+        """Leave the present phase and enter `phase`, one of `PHASES`."""
         now = time.perf_counter()
         self.seconds[self._phase] += now - self._since
         self._phase, self._since = phase, now
@@ -31,7 +31,7 @@ class PhaseClock:
             self._region = tf.profiler.experimental.Trace(phase)
 
     def stop(self) -> dict[str, float]:
-        """Leave the last phase: seconds by phase, which add up to all the time since the clock was made."""
+        """Stop the clock, and return the seconds of each phase; they add up to the time since it was made."""
         self.enter("rest")
         self._end_region()
         return self.seconds
