@@ -1,4 +1,4 @@
-"""How well a policy does: whole episodes, through its exported graph."""
+"""Evaluate a policy on episodes, through its exported graph."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,24 +16,24 @@ from trpo_tf.serving import ArraySpec, Policy
 from trpo_tf.serving.arguments import expect, expect_count
 
 LONGEST_EPISODE = 100_000
-"""Steps after which an episode is cut where nothing is known of the run."""
+"""Step limit of an episode; of all episodes together in `evaluate`, if the length of the training run is unknown."""
 
 _SHORT_LIMIT = 1_000
 """Episodes of environments with a time limit up to this are always played whole."""
 
 OnStep = Callable[[int, int], None]
-"""Called after each step with the episodes that are over and the steps so far; what it raises ends the evaluation."""
+"""Called after each step with the number of ended episodes and of steps so far; an exception ends the evaluation."""
 
 FIRST_SEED = 1_000_000
-"""Evaluation episodes start from seeds counted from here, which training never uses in practice."""
+"""Seed of the first evaluation episode. Training never uses seeds from here on in practice."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Undiscounted returns of episodes; `std_return` is over episodes, with n in the denominator.
 
-    `episodes_cut` did not end within `longest_episode` steps; their returns are those so far. `mean_length` is of the
-    others, and None if there are none.
+    `episodes_cut` counts the episodes that did not end within `longest_episode` steps; their returns so far count.
+    `mean_length` is the mean over the others, and None if there are no others.
     """
 
     mean_return: float
@@ -46,14 +46,14 @@ class Evaluation:
     longest_episode: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
 
 def longest_episode(environment: str | Environment, total_steps: int, episodes: int) -> int:
-    """Steps after which each of `episodes` is cut, so that all take `total_steps` at most.
+    """Return the step limit of each of `episodes` episodes, so that together they take at most `total_steps`.
 
-    An environment's own time limit is not cut short if it is 1,000 steps or less. Raises `UserError` for an id that
+    The limit is never below an environment's own time limit of up to 1,000 steps. Raises `UserError` for an id that
     Gymnasium does not know.
     """
     with readable_errors(str(environment)):
@@ -71,9 +71,9 @@ def evaluate(
     longest: int | None = None,
     on_step: OnStep = lambda *_: None,
 ) -> Evaluation:
-    """Play `episodes` episodes, the k-th from seed + k, each of `longest` steps at most.
+    """Play `episodes` episodes, the k-th from seed + k, each of `longest` steps at most; return their statistics.
 
-    Without `longest` the episodes share as many steps as the policy was trained for: see `longest_episode`.
+    Without `longest`, all episodes together take at most as many steps as the policy's training: see `longest_episode`.
 
     Raises:
         UserError: the policy's observations or actions are not the environment's.
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def cut_note(evaluation: Mapping[str, Any]) -> str:
-    """What to say of episodes that were cut, from an evaluation's plain values; empty if none was."""
+    """Return a note on the episodes that were cut, from an evaluation's plain values; empty if none was."""
     cut = evaluation.get("episodes_cut", 0)
     if not cut:
         return ""
@@ -131,9 +131,10 @@ def play(
     rng: np.random.Generator,
     longest: int = LONGEST_EPISODE,
 ) -> Iterator[tuple[float, bool]]:
-    """One episode from `seed`, of `longest` steps at most: each step's reward, and whether the episode ended with it.
+    """Play one episode from `seed`, of `longest` steps at most.
 
-    `env` is one of `make_env`, which raises `EnvironmentFailure`.
+    Yield each step's reward, and whether the episode ended with it. `env` must come from `make_env`, so that its errors
+    are `EnvironmentFailure`.
     """
     observation, _ = env.reset(seed=seed)
     for _ in range(longest):
@@ -145,14 +146,14 @@ def play(
 
 
 def _trained_for(policy: Policy) -> int:
-    """Environment steps of the run that the policy comes from, if its manifest tells."""
+    """Return the environment steps of the policy's training run, or a default if its manifest has none."""
     config = policy.manifest.provenance.get("config")
     steps = config.get("total_steps") if isinstance(config, dict) else None
     return steps if isinstance(steps, int) else LONGEST_EPISODE
 
 
 def check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
-    """Raise `UserError` unless the policy's observations and actions are the environment's."""
+    """Raise `UserError` unless the policy's observations and actions match the environment's."""
     for verb, specs, own in (
         ("observes", policy.manifest.observation, observation_spec(env.observation_space)),
         ("gives", (policy.manifest.action,), (action_spec(env.action_space),)),

@@ -1,4 +1,4 @@
-"""How long one action of a bundle takes in this process, beside the runtimes that could stand in its place."""
+"""Latency of one action of a bundle in this process, compared with other runtimes."""
 
 import functools
 import importlib.util
@@ -18,14 +18,14 @@ from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 ACT, BARE = "policy.act", "ONNX Runtime"
 _OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("savedmodel", "tensorflow")}
-"""Name -> target of the export, and the package that runs it."""
+"""Runtime -> target of the export, and the package that runs it."""
 
 
 def callers(bundle: Path) -> dict[str, Call]:
-    """Runtime -> a call that acts deterministically on the bundle's first golden observation, which is given anew.
+    """Return runtime -> a function that acts deterministically on the bundle's first golden observation.
 
     `ONNX Runtime` is the bare graph: buffers bound beforehand, nothing copied and nothing checked. LiteRT and the
-    TensorFlow SavedModel are there if the bundle holds them and they are installed. Raises `BundleError`.
+    TensorFlow SavedModel are included if the bundle holds them and they are installed. Raises `BundleError`.
     """
     manifest, policy = read_manifest(bundle), load(bundle)
     golden = read_golden(read_checked(bundle, manifest, GOLDEN_FILE), manifest)
@@ -38,7 +38,7 @@ def callers(bundle: Path) -> dict[str, Call]:
 
 
 def figures(measured: Mapping[str, Sequence[Durations]]) -> dict[str, dict[str, float]]:
-    """Runtime -> calls, percentiles in microseconds, and how many times as long as the bare runtime's."""
+    """Return runtime -> number of calls, percentiles in microseconds, and their ratios to the bare runtime's."""
     return {
         name: {
             **asdict(Latency.of(np.concatenate(turns))),
@@ -50,7 +50,7 @@ def figures(measured: Mapping[str, Sequence[Durations]]) -> dict[str, dict[str, 
 
 
 def table(latencies: Mapping[str, Mapping[str, float]]) -> str:
-    """For people, a line for each runtime."""
+    """Return a table for the terminal, one line per runtime."""
     width = max(map(len, latencies))
     head = f"{'us for one action':<{width}} {'calls':>10} {'p50':>8} {'p99':>8} {'p99.9':>8} {'max':>9}"
     lines = [f"{head}   p50, p99 / {BARE}'s"]

@@ -32,9 +32,9 @@ def record_apart(
     width: int = 480,
     max_seconds: float = 20.0,
 ) -> Recording:
-    """Record as `record` does, in a process of its own, the policy of an ONNX graph; all that fails is a `UserError`.
+    """Record an episode of an ONNX graph's policy as `record` does, in a process of its own.
 
-    The manifest must list the graph.
+    The manifest must list the graph. Raises `UserError` for every failure of that process.
     """
     options = {"seed": seed, "deterministic": deterministic, "width": width, "max_seconds": max_seconds}
     request = {"environment": dataclasses.asdict(Environment.of(environment)), "kind": kind, "options": options}
@@ -61,7 +61,7 @@ def record_apart(
 
 
 def _answer(folder: Path) -> dict[str, object]:
-    """Record what the folder's request asks for: all but the video, or why there is none."""
+    """Record what the folder's request asks for; return the recording without its video, or the error."""
     request = json.loads((folder / _REQUEST).read_text())
     environment = request["environment"]
     environment["env_wrapper"] = tuple(environment["env_wrapper"])

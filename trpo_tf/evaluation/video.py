@@ -1,4 +1,4 @@
-"""A policy's episode as a video: rendered by its environment, encoded as MP4 or GIF, small enough to hand around."""
+"""Record a policy's episode as a small MP4 or GIF video."""
 
 import ctypes.util
 import io
@@ -29,20 +29,20 @@ KINDS = ("mp4", "gif")
 _MOST_FRAMES_PER_SECOND = 30
 _DEFAULT_FRAMES_PER_SECOND = 30
 _ATARI_FRAMES_PER_SECOND = 15
-"""Of sixty that the game shows, the policy acts at every fourth."""
+"""The game shows 60 frames a second, and the policy acts at every fourth."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A video, and what is seen in it.
+    """A video, and statistics of the recorded episode.
 
     Attributes:
         video: the file's bytes.
-        frames: how many it has.
-        frames_per_second: how fast they are shown.
-        steps: of the environment, as far as it was recorded.
-        episode_return: undiscounted, of these steps.
-        is_whole: whether the episode ended, rather than was cut.
+        frames: number of frames.
+        frames_per_second: speed at which they are shown.
+        steps: number of recorded environment steps.
+        episode_return: undiscounted return of these steps.
+        is_whole: whether the episode ended, rather than being cut.
     """
 
     video: bytes
@@ -53,7 +53,7 @@ class Recording:
     is_whole: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the video: plain values."""
+        """Return all fields except the video, as plain values."""
         return {name: value for name, value in asdict(self).items() if name != "video"}
 
 
@@ -69,20 +69,20 @@ def record(
 ) -> Recording:
     """Play one episode and record it, in a process that has imported neither MuJoCo nor TensorFlow.
 
-    (What MuJoCo draws with is settled when it is imported; and Mesa, which draws without a display, brings an LLVM that
-    TensorFlow's own makes crash. `trpo_tf.evaluation.recorder` does it for a process that has.)
+    MuJoCo chooses its renderer when it is imported. Mesa, which renders without a display, contains an LLVM that
+    crashes next to TensorFlow's. A process that has imported one of them uses `trpo_tf.evaluation.recorder` instead.
 
     Args:
-        policy: what acts.
+        policy: the policy that acts.
         environment: the environment.
         kind: `mp4` or `gif`.
-        seed: of the environment, and of samples.
+        seed: seed of the environment, and of sampled actions.
         deterministic: act by the distribution's mode.
-        width: of the video in pixels, at most.
-        max_seconds: of the video; what comes after is cut.
+        width: largest width of the video, in pixels.
+        max_seconds: largest length of the video; the rest of the episode is cut.
 
     Raises:
-        UserError: an argument is wrong, the environment can't be rendered here, or is not the policy's.
+        UserError: an argument is wrong, the environment can't be rendered here, or its spaces are not the policy's.
         EnvironmentFailure: the environment raised an exception, or gave a value that is not finite.
     """
     if kind not in KINDS:
@@ -114,7 +114,7 @@ def record(
 
 
 def best_kind() -> str:
-    """`mp4`, which is several times smaller, if it can be encoded here."""
+    """Return `mp4`, which is several times smaller, if it can be encoded here; otherwise `gif`."""
     try:
         import imageio_ffmpeg  # noqa: F401
     except ImportError:
@@ -123,7 +123,7 @@ def best_kind() -> str:
 
 
 def _choose_display() -> None:
-    """How to draw where there is no display; what the user has set stays."""
+    """Choose renderers that need no display, if there is none; variables that the user has set stay."""
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -131,7 +131,7 @@ def _choose_display() -> None:
 
 
 def _rendering(environment: str | Environment, *, time_feature: bool) -> gym.Env[Any, Any]:
-    """The environment with frames to see. Raises `UserError` if it has none."""
+    """Return the environment, made to render frames. Raises `UserError` if it can't."""
     plain = make_env(environment)
     modes: Sequence[str] = plain.metadata.get("render_modes") or ()
     plain.close()
@@ -148,7 +148,7 @@ def _frames_per_second(env: gym.Env[Any, Any], env_id: str) -> float:
 
 
 def _frame(env: gym.Env[Any, Any], env_id: str) -> Image.Image:
-    """What the environment shows now. Raises `UserError` if nothing can be drawn here."""
+    """Render the environment's present state. Raises `UserError` if it can't be rendered here."""
     try:
         pixels = env.render()
     except Exception as error:
@@ -163,14 +163,14 @@ def _frame(env: gym.Env[Any, Any], env_id: str) -> Image.Image:
 
 
 def _scaled(frame: Image.Image, width: int) -> Image.Image:
-    """At most `width` wide, and both sides even, as H.264 wants them."""
+    """Shrink a frame to at most `width` pixels, and make both sides even, as H.264 requires."""
     scale = min(1.0, width / frame.width)
     size = tuple(max(2, 2 * round(side * scale / 2)) for side in frame.size)
     return frame if size == frame.size else frame.resize(size, Image.Resampling.LANCZOS)  # type: ignore[arg-type]
 
 
 def _mp4(frames: Iterator[Image.Image], rate: float) -> tuple[bytes, int]:
-    """H.264 as every browser plays it, and the number of frames."""
+    """Return the frames as an H.264 video that every browser plays, and their number."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
@@ -201,7 +201,10 @@ def _mp4(frames: Iterator[Image.Image], rate: float) -> tuple[bytes, int]:
 
 
 def _frame_count(video: Path) -> int:
-    """Frames that can be read; 0 of a file that was cut off. The encoder's exit status is not known here."""
+    """Return the number of readable frames, 0 for a truncated file.
+
+    It replaces the encoder's exit status, which is not known here.
+    """
     import imageio_ffmpeg
 
     try:
@@ -211,11 +214,11 @@ def _frame_count(video: Path) -> int:
 
 
 def _gif(frames: Iterator[Image.Image], rate: float) -> tuple[bytes, int]:
-    """A GIF that goes round and round, and the number of frames."""
-    # With one palette for all, colours do not flicker; and without dithering, what does not move costs nothing.
+    """Return the frames as a GIF that repeats for ever, and their number."""
+    # One palette for all frames avoids flicker; without dithering, unchanged regions take no space.
     first = next(frames).quantize(128, Image.Quantize.MEDIANCUT)
     rest = [frame.quantize(palette=first, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
-    milliseconds = max(20, 10 * round(100 / rate))  # in hundredths; browsers slow down what is faster
+    milliseconds = max(20, 10 * round(100 / rate))  # GIF counts in hundredths; browsers slow down shorter frames
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=milliseconds, loop=0, optimize=False)
     return buffer.getvalue(), 1 + len(rest)

@@ -1,4 +1,4 @@
-"""A trained policy in this process, through its exported graph."""
+"""Run a trained policy in this process, through its exported graph."""
 
 from trpo_tf.config.settings import Config
 from trpo_tf.export import convert_policy
@@ -8,7 +8,7 @@ from trpo_tf.serving.bundle.manifest import MODEL_FILE, FileEntry
 
 
 def converted(policy: TrainedPolicy, name: str, config: Config | None = None) -> tuple[bytes, Manifest]:
-    """The policy's ONNX graph, and a manifest that lists nothing else and tells of the settings at most."""
+    """Return the policy's ONNX graph, and a manifest that lists only the graph and, if given, the settings."""
     spec = policy.spec
     model = convert_policy(policy.function, spec)
     files = {MODEL_FILE: FileEntry.of(model)}
@@ -17,5 +17,5 @@ def converted(policy: TrainedPolicy, name: str, config: Config | None = None) ->
 
 
 def in_process(policy: TrainedPolicy, name: str, config: Config | None = None) -> Policy:
-    """The policy through its exported graph, without a bundle."""
+    """Return the policy as its exported graph computes it, without writing a bundle."""
     return Policy(*converted(policy, name, config))

@@ -1,4 +1,4 @@
-"""Where a policy comes from: settings, statistics, versions, commit."""
+"""Provenance of an exported policy: settings, statistics, versions, commit."""
 
 import contextlib
 import importlib.metadata
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def provenance(run: Run) -> dict[str, Any]:
-    """Where the policy comes from."""
+    """Return the provenance of a run's policy, as the manifest records it."""
     return {
         "environment": run.config.env_id,
         "algorithm": run.config.algo,
@@ -39,7 +39,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 
 def statistics(run: Run) -> dict[str, Statistics]:
-    """Mean and standard deviation by which the policy standardises each input; none of a run that observed nothing."""
+    """Return each input's mean and standard deviation for standardising; empty if the run has observed nothing."""
     moments, by_part = run.state.observation_moments, run.learner.policy.encoder.by_part
     if moments.total < 2:
         return {}
@@ -48,7 +48,7 @@ def statistics(run: Run) -> dict[str, Statistics]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that make a policy, as far as they are installed."""
+    """Return the installed versions of Python and of the packages that a policy is made with."""
     found = {}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the working folder's repository, if it is one."""
+    """Return the commit of the working directory's Git repository, or None outside of one."""
     try:
         answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

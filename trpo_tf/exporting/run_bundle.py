@@ -1,4 +1,4 @@
-"""From a run to a bundle, or to a policy in this process."""
+"""Export a run's policy to a bundle."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def export_run(
 ) -> Manifest:
     """Write the bundle of a run's policy to `out`; arguments and errors as in `trpo_tf.export.write_bundle`.
 
-    `with_episode` records one, episode.mp4, or episode.gif without what encodes the other.
+    `with_episode` also records an episode: episode.mp4, or episode.gif if MP4 can't be encoded here.
     """
     expect(run, Run, "run must be a Run, as train and load_run give it", UserError)
     expect(out, (str, os.PathLike), "out must be the path of the folder to make", UserError)
@@ -80,17 +80,17 @@ def export_run(
 
 
 def _remember(run: Path, bundle: Path) -> None:
-    """Note in the run's folder where a bundle of it is, for its report, if the folder can be written."""
+    """Add the bundle's path to the list in the run's folder, for the report, if the folder can be written."""
     with contextlib.suppress(OSError):
         known = bundles_of(run)
         write_atomically(run / BUNDLES_FILE, json.dumps([*known, str(bundle.resolve())], indent=2).encode())
 
 
 def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFunction]:
-    """What a graph can answer beside the action: the distribution's parameters, and the state's value.
+    """Return a graph's outputs besides the action: the distribution's parameters, and the state's value.
 
-    The value is in units of the environment's rewards, as far as none was clipped. One that has the name of an
-    observation's part is called `output_` and that name. Raises `UserError` for other names.
+    The value is in units of the environment's rewards, unless some were clipped. An output with the same name as an
+    input gets the prefix `output_`. Raises `UserError` for other `names` than `distribution` and `value`.
     """
     known = {"distribution": run.policy.distribution(), "value": {"value": _value(run)}}
     unknown = [name for name in names if name not in known]
@@ -118,5 +118,5 @@ def _value(run: Run) -> InferenceFunction:
 
 
 def model_name(env_id: str) -> str:
-    """The name a policy is served by: the environment's, without module and namespace."""
+    """Return the name that a policy is served under: the environment's without its module, / replaced by -."""
     return env_id.rsplit(":", 1)[-1].replace("/", "-")
