@@ -24,7 +24,7 @@ class PeriodicEvaluation:
     """Plays the policy's mode in `periodic_eval_episodes` episodes at once, with the same seeds each time."""
 
     def __init__(self, config: Config, policy: Policy) -> None:
-        """Makes the environments, which it owns."""
+        """Make the environments, which `close` closes."""
         self._actor, self._encoder = Actor(policy, config.periodic_eval_episodes), policy.encoder
         self._longest = longest_episode(config.made_environment, config.eval_interval, config.periodic_eval_episodes)
         sampling = config.sampling
@@ -36,13 +36,13 @@ class PeriodicEvaluation:
         )
 
     def run(self, state: TrainingState, on_step: OnStep = lambda *_: None) -> tuple[TrainingState, dict[str, Any]]:
-        """Evaluate the policy at `state`: the state, with its policy as the best if none was better, and metrics.
+        """Evaluate the policy at `state`, and return the state and metrics.
 
-        All periodic evaluations together take no more steps than training, unless the environment's own time limit asks
-        for more; episodes that do not end in their share are cut.
+        The policy becomes the state's best one if none was better. All periodic evaluations together take no more steps
+        than training, unless the environment's own time limit requires more. Longer episodes are cut.
 
-        Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite, and what `on_step`
-        does.
+        Raises `EnvironmentFailure` if an environment raises, or returns a value that is not finite. Exceptions of
+        `on_step` pass through.
         """
         self._actor.load(state.theta, self._encoder.normalizer(state.observation_moments))
         mean_return, steps, cut = self._play(on_step)
@@ -57,7 +57,7 @@ class PeriodicEvaluation:
         self._envs.close()
 
     def _play(self, on_step: OnStep) -> tuple[float, int, int]:
-        """Of the first episode of each environment: mean undiscounted return, steps, and how many were cut."""
+        """Play an episode in each environment; return mean undiscounted return, steps, and number of cut episodes."""
         actor, count, steps = self._actor, self._envs.num_envs, 0
         returns, running = np.zeros(count), np.ones(count, bool)
         observation = self._reset()

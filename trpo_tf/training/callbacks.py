@@ -29,9 +29,9 @@ _NUMBERS_ONLY = (keras.callbacks.TensorBoard, keras.callbacks.ProgbarLogger)
 
 
 def checked_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """The callbacks of a list, which may be nested as Keras allows, or of a single one.
+    """Return the callbacks of a list, which may be nested as Keras allows, or of a single callback.
 
-    Raises `UserError` for what is no Keras callback, and for one that could not do its work here.
+    Raises `UserError` for an object that is not a Keras callback, and for a callback that can't work here.
     """
     found: list[keras.callbacks.Callback] = []
     for callback in keras.tree.flatten(callbacks):
@@ -63,19 +63,19 @@ def _reason_to_refuse(callback: keras.callbacks.Callback) -> str | None:
 
 
 class KerasListeners:
-    """Tells Keras callbacks of the run; their `model` is the policy's network, with its weights up to date.
+    """Calls Keras callbacks during a run; their `model` is the policy's network with its present weights.
 
-    Weights that a callback sets in the model become the policy's. Where they are those of an earlier iteration, the
-    parameters that the network does not hold and the normaliser become that iteration's too.
+    Weights that a callback sets in the model become the policy's. If they are those of an earlier iteration, the
+    normaliser and the parameters outside the network become that iteration's too.
     """
 
     def __init__(self, policy: Policy, callbacks: list[keras.callbacks.Callback]) -> None:
-        """`callbacks` are as `checked_callbacks` gives them."""
+        """Prepare to call `callbacks`, as `checked_callbacks` returns them."""
         self._network, self._callbacks = policy.network, callbacks
         self._model = policy.network.network
         self._earlier: dict[bytes, tuple[NDArray[np.float32], Moments]] = {}
         self.raised: Exception | None = None
-        """What a callback raised."""
+        """Exception that a callback raised."""
         self._model.stop_training = False
         if not hasattr(self._model, "optimizer"):
             self._model.optimizer = None  # which only `compile` sets, and Keras's TensorBoard reads
@@ -86,7 +86,7 @@ class KerasListeners:
         return bool(self._model.stop_training)
 
     def train_begins(self, state: TrainingState, epochs: int) -> TrainingState:
-        """Give the callbacks the model, and `params` as Keras does; then as `tell`."""
+        """Give the callbacks the model and `params`, as Keras does, and call `on_train_begin` as `tell` does."""
         params = {"verbose": 1, "epochs": epochs, "steps": 1}
         for callback in self._callbacks:
             callback.set_model(self._model)
@@ -94,19 +94,19 @@ class KerasListeners:
         return self.tell("on_train_begin", state)
 
     def iteration_begins(self, state: TrainingState) -> TrainingState:
-        """As `tell`: iterations are counted from 0, as Keras counts epochs."""
+        """Call the hooks of a beginning epoch as `tell` does; iterations are numbered from 0, as Keras's epochs."""
         return self.tell("on_train_batch_begin", self.tell("on_epoch_begin", state, state.iteration), 0)
 
     def iteration_ended(self, state: TrainingState, metrics: Mapping[str, Any]) -> TrainingState:
-        """As `tell`, of the iteration that led to `state`, and its metrics."""
+        """Call the hooks of an ended epoch as `tell` does, with the metrics of the iteration that led to `state`."""
         logs = dict(metrics)
         after = self.tell("on_train_batch_end", state, 0, logs=logs)
         return self.tell("on_epoch_end", after, state.iteration - 1, logs=logs)
 
     def train_ends(self, state: TrainingState, metrics: Mapping[str, Any]) -> TrainingState:
-        """As `tell`, with the last iteration's metrics.
+        """Call `on_train_end` as `tell` does, with the last iteration's metrics.
 
-        Weights that a callback sets go before those of the best periodic evaluation.
+        Weights that a callback sets take precedence over those of the best periodic evaluation.
         """
         after = self.tell("on_train_end", state, logs=dict(metrics))
         return after if after is state else dataclasses.replace(after, best=None)
@@ -114,9 +114,9 @@ class KerasListeners:
     def tell(
         self, hook: str, state: TrainingState, *arguments: int, logs: dict[str, Any] | None = None
     ) -> TrainingState:
-        """Call `hook` of each callback; the state with the weights that they leave in the model.
+        """Call `hook` of each callback, and return the state with the weights that they leave in the model.
 
-        Names the callback in a note of what it raises.
+        An exception of a callback gets a note that names the callback.
         """
         if not self._callbacks:
             return state
@@ -143,7 +143,7 @@ class KerasListeners:
 
 
 def _shown(callback: keras.callbacks.Callback, logs: dict[str, Any]) -> dict[str, Any]:
-    """The logs themselves, to which a callback may add for the next ones; numbers alone where nothing else is taken."""
+    """Return the logs, to which a callback may add for the next ones; only the numbers for one that takes no more."""
     if not isinstance(callback, _NUMBERS_ONLY):
         return logs
     return {name: value for name, value in logs.items() if isinstance(value, int | float)}

@@ -17,14 +17,14 @@ _SECONDS_BETWEEN_UPDATES = 0.1
 
 
 class SlowLine:
-    """Prints a text on standard error if the last one was some seconds ago, the first some seconds after it is made."""
+    """Prints texts on standard error, at least two seconds apart, the first two seconds after it is made."""
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
-        """`before` is called before a text is printed."""
+        """Start to wait; `before` is called before each text that is printed."""
         self._last, self._before = time.monotonic(), before
 
     def __call__(self, text: str) -> None:
-        """Print, or not."""
+        """Print the text, or drop it if the last one is too recent."""
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
@@ -33,7 +33,7 @@ class SlowLine:
 
 
 def watch(show: Callable[[str], None], what: str, episodes: int) -> Callable[[int, int], None]:
-    """What shows an evaluation when it is told, at each step, how many episodes are over and the steps so far."""
+    """Return a function of ended episodes and steps so far, which shows an evaluation's progress by `show`."""
     shown = time.monotonic()
 
     def on_step(over: int, steps: int) -> None:
@@ -47,10 +47,10 @@ def watch(show: Callable[[str], None], what: str, episodes: int) -> Callable[[in
 
 
 class Progress:
-    """Shows each iteration's metrics on standard error, and what is done before and after."""
+    """Shows each iteration's metrics on standard error, and the stages before and after."""
 
     def __init__(self, config: Config, *, shown: bool = True) -> None:
-        """Of a run with `config`; who steps its environments is said once its first iteration is done."""
+        """Prepare for a run with `config`; the environments' backend is printed after the first iteration."""
         self._shown = shown
         self._total, sampling = config.total_steps, config.sampling
         self._begun = f"{sampling.num_envs} environments by {sampling.env_backend}"
@@ -70,7 +70,7 @@ class Progress:
             self._task = self._bar.add_task("starting", total=config.total_steps)
 
     def show(self, metrics: Mapping[str, Any]) -> None:
-        """Show one iteration."""
+        """Show the metrics of one iteration."""
         if not self._shown:
             return
         now, steps = time.monotonic(), metrics["steps"]
@@ -87,7 +87,7 @@ class Progress:
             self._print_pending()
 
     def stage(self, text: str) -> None:
-        """Show what is being done outside of iterations; away from a terminal only if it takes long."""
+        """Show the present stage outside of iterations; without a terminal only if it takes long."""
         if self._bar is not None:
             self._bar.update(self._task, description=text)
         elif self._shown:
@@ -115,7 +115,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             if kind is None:
-                # No iteration begins that could go beyond the total, so that the last ends before it.
+                # Training may end short of the total, since no iteration begins that could exceed it.
                 done = self._bar.tasks[self._task].completed
                 self._bar.update(self._task, total=done, description=self._latest)
             self._bar.stop()

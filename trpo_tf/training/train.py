@@ -1,4 +1,4 @@
-"""Training: the loop, and what surrounds it."""
+"""Train policies: start or resume a run, and loop over its iterations."""
 
 import contextlib
 import dataclasses
@@ -53,10 +53,10 @@ Observer = Callable[[dict[str, Any]], None]
 """Called with the metrics of each iteration."""
 
 MakeEnv = Callable[..., gym.Env[Any, Any]]
-"""Called with the settings' `env_kwargs`, and `render_mode` where an episode is recorded."""
+"""Makes an environment from the settings' `env_kwargs`, and `render_mode` if an episode is recorded."""
 
 Watch = Callable[[str, int], OnStep]
-"""What is played, how many episodes -> what is told of each step, and stops if it was asked to."""
+"""Label and number of episodes -> function to call after each step, which raises if a stop was requested."""
 
 
 def train(
@@ -72,29 +72,29 @@ def train(
     profile: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED.
+    """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED, and return the run.
 
     Args:
-        config: the settings; `Config.for_env` has those of an environment's preset, as the command line does.
+        config: the settings; `Config.for_env` returns those of an environment's preset, as the command line does.
         out: the run folder, which must not exist yet.
         policy_network: a Keras network [batch, obs] -> [batch, k] instead of the default one, where k is the number of
             discrete actions, or of continuous action dimensions.
         value_network: the same for the critic, [batch, obs] -> [batch, 1].
-        callbacks: Keras callbacks; an iteration is an epoch, its metrics are the logs, the model the policy network.
+        callbacks: Keras callbacks. An iteration is an epoch, its metrics are the logs, the policy network is the model.
             Weights that they set in the model become the policy's (docs/howto/callbacks.md).
         init_from: a run or bundle whose weights and normalisers to start from.
         make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
             Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
             or register the id in a module and train "module:Mine-v0".
         observer: called with each iteration's metrics.
-        profile: XX.
-        progress: show it on standard error.
+        profile: trace iterations 3 to 5 into the run's TensorBoard folder (docs/howto/profile.md).
+        progress: show progress on standard error.
 
     Raises:
-        UserError: something in the arguments can't work.
+        UserError: an argument can't work.
         EnvironmentFailure: the environment raised an exception; a checkpoint was saved.
         KeyboardInterrupt: asked to stop by SIGINT or SIGTERM; a checkpoint was saved.
-        Exception: what a callback raised; a checkpoint was saved.
+        Exception: a callback raised it; a checkpoint was saved.
     """
     expect(config, Config, "config must be a Config (with a preset: Config.for_env; of a dict: from_dict)", UserError)
     expect(out, str | os.PathLike | None, "out must be the path of the folder to make", UserError)
@@ -135,13 +135,13 @@ def resume(
     profile: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Go on with a run from its latest checkpoint; arguments and errors as in `train`.
+    """Resume a run from its latest checkpoint, and return it; arguments and errors as in `train`.
 
-    `total_steps` is the run's from then on, also if it was complete. What falls towards the end of a run (`anneal`,
-    `final_discount`, `final_std`) then falls towards the new end, from where that puts it.
+    `total_steps` replaces the run's setting, and lets a complete run continue. Schedules (`anneal`, `final_discount`,
+    `final_std`) are then computed with the new total.
 
-    A run that was killed ends with the same weights, to the bit, as one that was not, on the same machine, versions
-    and number of threads.
+    A run that was killed and resumed ends with the same weights, bit for bit, as one that was not. That holds on the
+    same machine, with the same package versions and number of threads.
     """
     expect(observer, Callable | None, "observer must be a function of an iteration's metrics", UserError)
     listening = checked_callbacks(callbacks)
@@ -165,7 +165,10 @@ def resume(
 
 
 def _with_total_steps(run: Run, total_steps: int) -> Run:
-    """The run, no longer complete, with as many steps in its folder. Raises `UserError` if that leaves none to take."""
+    """Write another `total_steps` to the run's folder, and return the run as incomplete.
+
+    Raises `UserError` if that leaves no iteration.
+    """
     expect_count(total_steps, "total_steps", 1, UserError)
     least = run.state.steps + run.learner.iteration_steps
     if total_steps < least:
@@ -176,7 +179,7 @@ def _with_total_steps(run: Run, total_steps: int) -> Run:
 
 
 def with_env_backend(config: Config) -> Config:
-    """The config with "auto" replaced by the backend that it stands for here. Raises `UserError`."""
+    """Return the config with the backend "auto" replaced by the one to use here. Raises `UserError`."""
     backend = "gymnasium"
     if not config.sampler_is_vine:
         backend = choose_backend(config.sampling.env_backend, config.made_environment)
@@ -184,7 +187,7 @@ def with_env_backend(config: Config) -> Config:
 
 
 def with_version(config: Config) -> Config:
-    """The config with the latest version in an environment's id that has none, with a warning that says which."""
+    """Return the config with the latest version added to an environment id without one, and warn which."""
     with readable_errors(config.env_id):
         env_id = resolved_id(config.env_id)
     if env_id == config.env_id:
@@ -194,7 +197,7 @@ def with_version(config: Config) -> Config:
 
 
 def default_folder(config: Config) -> Path:
-    """Where a run goes that was given no folder."""
+    """Return the run folder that is used if none is given."""
     name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
     return Path("runs") / f"{name}-seed{config.seed}"
 
@@ -289,7 +292,7 @@ def _periodic_evaluation(
 
 
 def _is_evaluation_due(config: Config, learner: Learner, before: int, steps: int) -> bool:
-    """Whether an interval has ended, or the run has."""
+    """Return whether an evaluation interval has ended, or the run has."""
     passed = steps // config.eval_interval > before // config.eval_interval
     return passed or steps + learner.iteration_steps > config.total_steps
 
@@ -303,7 +306,7 @@ def _check_long_enough_to_trace(config: Config, learner: Learner, state: Trainin
 
 
 def _iterations_left(config: Config, learner: Learner, state: TrainingState) -> int:
-    """At least: an iteration in which episodes ended takes fewer steps."""
+    """Return the least number of iterations left; iterations in which episodes ended take fewer steps."""
     return (config.total_steps - state.steps) // learner.iteration_steps
 
 
