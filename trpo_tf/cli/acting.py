@@ -1,4 +1,4 @@
-"""Ask a bundle's policy: predict, bench-latency, serve."""
+"""Commands that run a bundle's policy: predict, bench-latency, serve."""
 
 import dataclasses
 import json
@@ -15,16 +15,16 @@ from trpo_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Ask a bundle's policy for the action of one observation, printed as JSON."""
+    """Print the action of a bundle's policy for one observation, as JSON."""
 
     bundle: Positional[Path]
     """the bundle folder"""
     observation: str
     """the observation as JSON, for example '[0.1, 0, -0.2, 0]'; - reads it from standard input"""
     stochastic: Flag = False
-    """sample the action rather than take the most likely"""
+    """sample the action instead of taking the most likely"""
     seed: Annotated[int | None, arg(metavar="INT")] = None
-    """seed of the sample"""
+    """seed of the sampled action"""
 
     def __call__(self) -> None:
         """Predict and print."""
@@ -45,7 +45,7 @@ class Predict:
 
 @dataclasses.dataclass(frozen=True)
 class BenchLatency:
-    """Measure how long a bundle's policy takes for one action in process, beside bare ONNX Runtime.
+    """Measure how long a bundle's policy takes for one action in process, compared with bare ONNX Runtime.
 
     LiteRT and the TensorFlow SavedModel are measured too, if the bundle holds them and they are installed.
     """
@@ -53,7 +53,7 @@ class BenchLatency:
     bundle: Positional[Path]
     """the bundle folder"""
     seconds: float = 5.0
-    """time for each, divided into turns"""
+    """measuring time for each runtime, in several turns"""
     json: Flag = False
     """print JSON"""
 
@@ -70,7 +70,7 @@ class BenchLatency:
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Serve a bundle over HTTP, by the Open Inference Protocol; `trpo-tf serve --help` shows the server's options."""
+    """Serve a bundle over HTTP with the Open Inference Protocol; `trpo-tf serve --help` shows the server's options."""
 
     arguments: Positional[tuple[str, ...]] = ()
     """the bundle folder, and options"""

@@ -1,4 +1,4 @@
-"""The whole way in one go: train, export, verify, serve, ask; each step checked."""
+"""Demonstrate the whole workflow: train, export, verify, serve and query, with each step checked."""
 
 import contextlib
 import http.client
@@ -35,9 +35,9 @@ _SERVER_SECONDS = 20.0
 
 
 def demo(out: Path | None) -> None:
-    """Run everything in `out`, or in a temporary folder, and print a table.
+    """Run the demonstration in `out`, or in a temporary folder, and print a table.
 
-    Raises `UserError` where a step does not do what it should.
+    Raises `UserError` if a step fails its check.
     """
     with contextlib.ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trpo-tf-demo-")))
@@ -77,7 +77,7 @@ def _seconds(call: Any) -> float:
 
 @contextlib.contextmanager
 def _server(bundle: Path) -> Iterator[int]:
-    """A server process of its own on a free port, which ends with this one however that ends."""
+    """Start a server process on a free port, and yield the port; it ends when this process ends in any way."""
     command = [sys.executable, "-m", "trpo_tf", "serve", str(bundle), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=end_with_parent)
     try:
@@ -97,7 +97,7 @@ def _server(bundle: Path) -> Iterator[int]:
 
 
 def _play_over_http(port: int, manifest: Manifest) -> tuple[float, list[float]]:
-    """The return of one episode, and the seconds that each request took."""
+    """Play one episode over HTTP; return its return, and the seconds that each request took."""
     env: gym.Env[Any, Any] = make_env(ENV_ID)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SERVER_SECONDS)
     observation, _ = env.reset(seed=FIRST_SEED)

@@ -1,4 +1,4 @@
-"""Export and verify."""
+"""Commands that export a policy to a bundle, and verify a bundle."""
 
 import dataclasses
 import importlib.util
@@ -16,9 +16,9 @@ from trpo_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Export a run's policy to a bundle: each target is compared with the Keras policy, on cases and whole episodes.
+    """Export a run's policy to a bundle; each target is compared with the Keras policy, on cases and whole episodes.
 
-    A target that acts otherwise, or that loses return, fails the export: no bundle is left, and the exit status is 1.
+    If a target acts differently or loses return, the export fails: no bundle is left, and the exit status is 1.
     """
 
     run: Positional[Path]
@@ -26,22 +26,22 @@ class Export:
     out: Path
     """the bundle folder to make"""
     target: Annotated[str, arg(metavar="NAME,...")] = "onnx,savedmodel"
-    """of onnx (which is always there), savedmodel, onnx-int8, onnx-int8-dynamic, ort, litert, litert-int8, c, c-int8;
-    `all` are those that can carry the policy"""
+    """targets to write: onnx (always included), savedmodel, onnx-int8, onnx-int8-dynamic, ort, litert, litert-int8, c,
+    c-int8; `all`: every target that can represent the policy"""
     noise: Annotated[str, arg(metavar="CHOICE")] = "optional"
-    """input of the ONNX graph that makes it sample: optional, required, or none"""
+    """noise input of the ONNX graph, which makes it sample actions: optional, required, or none"""
     opset: int = 17
     """operator set of the ONNX graph, 13 to 18"""
     batch: Annotated[int | None, arg(metavar="INT")] = None
-    """rows that the ONNX graph takes, by default any number"""
+    """batch size of the ONNX graph, by default any"""
     outputs: Annotated[str, arg(metavar="NAME,...")] = ""
-    """what the graph answers beside the action: distribution, value"""
+    """further outputs of the graph besides the action: distribution, value"""
     episodes: int = 20
-    """episodes that every target plays, of seeds from 0 on"""
+    """episodes that every target plays, with seeds from 0 on"""
     accept_loss: Flag = False
-    """write targets that act otherwise or lose return too; the manifest says which"""
+    """also write targets that act differently or lose return; the manifest says which"""
     record: Flag = False
-    """put a video of an episode into the bundle, which the server's console shows"""
+    """add a video of an episode to the bundle; the server's console shows it"""
     sign: Annotated[Path | None, arg(metavar="FILE")] = None
     """sign the bundle with this private key"""
 
@@ -76,17 +76,17 @@ class Export:
 class Verify:
     """Check a bundle: every file against its checksum, and every target that runs here against the golden cases.
 
-    Where TensorFlow is not installed, policy.onnx alone is run. Returns are those of the export.
+    Without TensorFlow only policy.onnx is run. The returns shown were measured at export.
     """
 
     bundle: Positional[Path]
     """the bundle folder"""
     public_key: Annotated[Path | None, arg(metavar="FILE")] = None
-    """check the signature, with this key"""
+    """check the signature with this key"""
     thorough: Flag = False
-    """compare the targets with each other on new cases too, which TensorFlow is needed for"""
+    """also compare the targets with each other on new cases; needs TensorFlow"""
     seed: Annotated[int | None, arg(metavar="INT")] = None
-    """of the new cases, another each time by default"""
+    """seed of the new cases, by default another each time"""
     json: Flag = False
     """print JSON"""
 
@@ -118,7 +118,7 @@ class Verify:
 
 
 def _names(text: str) -> list[str]:
-    """Of a list with commas."""
+    """Split a comma-separated list into its names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

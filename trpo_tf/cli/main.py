@@ -35,11 +35,11 @@ from trpo_tf.serving.errors import install
 
 
 class _AnyConfig(Config):
-    # Settings of which some are still to come from a preset, so that they can't be judged yet.
+    # Some settings are still to come from a preset, so checks would fail too early.
     __doc__ = Config.__doc__
 
     def __post_init__(self) -> None:
-        """Accept them."""
+        """Skip the checks of `Config`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ _OPTIONAL = frozenset(
         *("rich", "matplotlib", "PIL", "tf2onnx", "onnx", "onnxruntime"),
     )
 )
-"""Packages that an install for serving, or without extras, does without."""
+"""Packages that are absent from an installation for serving only, or without extras."""
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": _AnyTrain,
@@ -73,14 +73,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command; wrong use ends with one line and exit status 2, or with a traceback after `--debug`."""
+    """Run a command; wrong use ends with exit status 2 and one line, or a traceback after `--debug`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         say(f"trpo-tf {__version__}")
         return
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    # Environments that a user's own module registers are found beside where the command is run.
+    # A user's module that registers environments is found in the folder where the command is run.
     sys.path.append(os.getcwd())
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read this has enough, as `head` has; Python would fail again when it flushes at exit.
+        # The reader of a pipe has closed it, as `head` does; Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except ModuleNotFoundError as error:
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: list[str]) -> Callable[[], None]:
-    """The command that `arguments` ask for; settings given there go before those of the preset.
+    """Return the command that `arguments` name; settings given there override those of the preset.
 
     Raises `UserError` or `SystemExit`.
     """
@@ -113,15 +113,15 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="trpo-tf",
-            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. Any command shows a "
-            "traceback with its error after --debug.",
+            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. With --debug any command "
+            "shows a traceback with its error.",
             args=arguments,
             config=(OmitArgPrefixes,),
         )
         if not isinstance(command, Train):
             return command
         if command.resume is not None:
-            # Another default tells whether the steps were given: any number may be.
+            # 0 as the default tells whether --total-steps was given, since every valid number may be given.
             unknown: Train = _AnyTrain(_AnyConfig("", total_steps=0))
             return tyro.cli(_AnyTrain, args=arguments[1:], default=unknown, config=(OmitArgPrefixes,))
         if command.settings is None and not command.config.env_id:
@@ -131,7 +131,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
 
 def _with_present_options(arguments: list[str]) -> list[str]:
-    """The arguments with options of earlier releases by their present names; a warning names each."""
+    """Return the arguments with options of earlier releases renamed to the present ones, and warn of each."""
     former = {f"--{_option(name)}": f"--{_option(present)}" for name, present in former_own_names().items()}
     found = []
     for argument in arguments:
@@ -158,7 +158,7 @@ def _settings_to_start_from(command: Train) -> Config:
 
 
 def _whole_numbers() -> ConstructorRegistry:
-    """Integers may be written as 1e5."""
+    """Return parsing rules by which integers may be written as 1e5."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -187,7 +187,7 @@ def _whole_number(text: str) -> int:
 
 
 def _with_version(env_id: str) -> str:
-    """The id with its latest version, where it has none: Gymnasium is imported for those alone."""
+    """Return the id, with its latest version if it has none; only then is Gymnasium imported."""
     if re.search(r"-v\d+$", env_id):
         return env_id
     from trpo_tf.envs.make import readable_errors, resolved_id

@@ -1,4 +1,4 @@
-"""Show what was trained: record, report."""
+"""Commands that show what was trained: record, report."""
 
 import dataclasses
 import json
@@ -25,20 +25,20 @@ class Record:
     out: Annotated[Path, arg(metavar="FILE")]
     """the file to write: .mp4 (needs the `video` extra) or .gif"""
     seed: int = 1_000_000
-    """the episode's seed, and that of samples"""
+    """seed of the episode and of sampled actions"""
     stochastic: Flag = False
-    """sample actions rather than take the most likely"""
+    """sample actions instead of taking the most likely"""
     env_id: Annotated[str | None, arg(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     width: int = 480
-    """pixels, at most"""
+    """largest width of the video, in pixels"""
     max_seconds: float = 20.0
-    """of the video; a longer episode is cut"""
+    """largest length of the video; a longer episode is cut"""
     json: Flag = False
     """print JSON"""
 
     def __call__(self) -> None:
-        """Record, and print what is seen."""
+        """Record the episode, and print its length, size and return."""
         from trpo_tf.support.atomic_write import write_atomically
 
         recording = self._recording()
@@ -87,7 +87,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write a run's report, one HTML file: curves, time, settings, versions, scores, its export; also as it trains."""
+    """Write a run's report as one HTML file, even during training: curves, time, settings, versions, scores, export."""
 
     run: Positional[Path]
     """the run folder"""
@@ -97,7 +97,7 @@ class Report:
     """a bundle of this run, if it is neither in the run's folder nor beside it"""
 
     def __call__(self) -> None:
-        """Write it."""
+        """Write the report."""
         from trpo_tf.reporting.run_report import html_report, read_story
         from trpo_tf.support.atomic_write import write_atomically
 

@@ -1,4 +1,4 @@
-"""Whole studies in one command: demo, lab, benchmark."""
+"""Commands that run a whole study: demo, lab, benchmark."""
 
 import dataclasses
 import json
@@ -13,13 +13,13 @@ from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train CartPole-v1, export, verify, serve, and ask the server for actions; print what came of it."""
+    """Train on CartPole-v1, export, verify and serve the policy, query the server, and print the results."""
 
     out: OptionalFolder = None
-    """folder to keep run and bundle in; a temporary one if absent"""
+    """folder to keep run and bundle in, by default a temporary one"""
 
     def __call__(self) -> None:
-        """Run everything."""
+        """Run the demonstration."""
         from trpo_tf.cli.demo import demo
 
         demo(self.out)
@@ -27,22 +27,22 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-    """Run exact algorithms on small known MDPs: the expected return eta against its guaranteed lower bound.
+    """Run exact algorithms on small known MDPs, and compare the expected return eta with its guaranteed lower bound.
 
-    Prints a table of both for each MDP and draws them, iteration by iteration. It is an error if eta is below a bound,
-    or ever falls under an algorithm that never lets it fall (cpi, mm).
+    Prints a table of both for each MDP, and draws them over the iterations. It is an error if eta is below a bound, or
+    falls under an algorithm that guarantees that it never does (cpi, mm).
     """
 
     mdp: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
-    """of chain, gridworld, two-state, garnet; by default all"""
+    """MDPs: chain, gridworld, two-state, garnet; by default all"""
     algo: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
-    """of cpi, mm, pg, npg, npg-kl, trpo; by default all"""
+    """algorithms: cpi, mm, pg, npg, npg-kl, trpo; by default all"""
     iterations: int = 200
-    """iterations of each, from the uniform policy"""
+    """iterations of each algorithm, from the uniform policy"""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("lab")
-    """folder for the drawing, lab.png"""
+    """folder for the figure, lab.png"""
     json: Flag = False
-    """print JSON, of every iteration"""
+    """print every iteration as JSON"""
 
     def __call__(self) -> None:
         """Run, print and draw."""
@@ -70,19 +70,19 @@ class Lab:
 class Benchmark:
     """Train every environment of a suite from several seeds, play the exported policies, and report how well they did.
 
-    Each run is a process of its own on one core. A benchmark that was stopped or killed goes on with the same command:
-    finished runs stay, others go on from their checkpoints. Writes results.json, results.csv, report.html, report.png.
+    Each run is a process of its own on one core. The same command resumes a benchmark that was stopped or killed:
+    finished runs stay, others resume from their checkpoints. Writes results.json, results.csv, report.html, report.png.
     """
 
     suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
-    """classic, mujoco, unseen (the default settings on environments that nothing was tuned on), unseen-training (those
-    that the defaults were chosen on), or environments, which train for as long as their presets say"""
+    """classic, mujoco, unseen (the default settings on environments that nothing was tuned on), unseen-training (the
+    environments that the defaults were chosen on), or ids of environments, each trained for its preset's steps"""
     seeds: int = 5
     """runs of each environment"""
     first_seed: int = 0
-    """the first one's seed; each next one's is one more"""
+    """seed of the first run of each environment; each next run's is one more"""
     workers: int = 1
-    """runs at a time"""
+    """runs in parallel"""
     steps: Annotated[int | None, arg(metavar="INT")] = None
     """environment steps of every run, by default the suite's"""
     peer: Annotated[str | None, arg(metavar="NAME")] = None

@@ -1,4 +1,4 @@
-"""What commands share: kinds of options, what they print, how they fail."""
+"""Option types, printing and failing, shared by all commands."""
 
 import json
 import sys
@@ -17,12 +17,12 @@ OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
 
 
 def say(line: str) -> None:
-    """Print at once."""
+    """Print a line and flush it."""
     print(line, flush=True)  # noqa: T201
 
 
 def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
-    """Print names and values: a line each, or all as one of JSON."""
+    """Print names and values, one per line, or all as one line of JSON."""
     if as_json:
         say(json.dumps(fields))
         return
@@ -32,12 +32,12 @@ def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message without line breaks, and what was noted beside it."""
+    """Return an error's message and its notes as one line."""
     said = [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
     return " ".join("; ".join(said).split())
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """End with a line on standard error."""
+    """Print a line on standard error, and exit with `status`."""
     print(message, file=sys.stderr)  # noqa: T201
     sys.exit(status)

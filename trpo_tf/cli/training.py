@@ -1,4 +1,4 @@
-"""Train and evaluate."""
+"""Commands that train and evaluate a policy."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train a policy with TRPO, in a new run folder or on from a checkpoint.
+    """Train a policy with TRPO, in a new run folder or from a run's checkpoint.
 
     Settings that are not given come from the preset. A run ends with an evaluation through the exported policy; Ctrl-C
     finishes the iteration and saves.
@@ -27,15 +27,15 @@ class Train:
 
     config: Config = dataclasses.field(default_factory=lambda: Config(""))
     preset: Annotated[str | None, arg(metavar="NAME")] = None
-    """settings to start from: an environment's name, or `default`; if absent, the environment's own where it has one"""
+    """settings to start from: an environment's name, or `default`; by default the environment's own, if it has one"""
     settings: Annotated[Path | None, arg(name="config", metavar="FILE")] = None
-    """settings to start from: the config.toml of a run, in place of a preset"""
+    """settings to start from: the config.toml of a run, instead of a preset"""
     changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
     """change a setting by its name in config.toml; may be given repeatedly"""
     out: OptionalFolder = None
     """the run folder to make, by default runs/ENVIRONMENT-seedSEED"""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
-    """go on with this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
+    """resume this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
     init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
     """start from the weights of this run or bundle"""
     profile: Flag = False
@@ -77,14 +77,14 @@ class Evaluate:
     episodes: int = 20
     """episodes to play"""
     seed: int = 1_000_000
-    """the first episode's seed; each next one's is one more"""
+    """seed of the first episode; each next episode's is one more"""
     stochastic: Flag = False
-    """sample actions rather than take the most likely"""
+    """sample actions instead of taking the most likely"""
     env_id: Annotated[str | None, arg(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     longest_episode: Annotated[int | None, arg(metavar="INT")] = None
-    """steps after which an episode is cut, by default as in the run's own evaluation: its total_steps / episodes, but
-    not below the environment's own limit of 1,000 or less"""
+    """steps after which an episode is cut; by default the run's total_steps / episodes, but not below the environment's
+    own limit of up to 1,000"""
     json: Flag = False
     """print JSON"""
 
@@ -114,7 +114,7 @@ class Evaluate:
 
 
 def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
-    """The policy of a bundle or a run, and the environment it was trained on."""
+    """Return the policy of a bundle or a run, and the environment it was trained on."""
     from trpo_tf.serving import load
 
     if is_bundle(source):
@@ -130,7 +130,7 @@ def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
 
 
 def is_bundle(source: Path) -> bool:
-    """Whether the folder is a bundle."""
+    """Return whether the folder is a bundle."""
     from trpo_tf.serving.bundle.manifest import MANIFEST_FILE
 
     return (source / MANIFEST_FILE).is_file()
