@@ -53,7 +53,7 @@ class BenchLatency:
     bundle: Positional[Path]
     """the bundle folder"""
     seconds: float = 5.0
-    """measuring time for each runtime, in several turns"""
+    """seconds to measure each runtime for, split into turns"""
     json: Flag = False
     """print JSON"""
 

@@ -1,4 +1,4 @@
-"""Option types, printing and failing, shared by all commands."""
+"""Option types that commands share, and functions to print results and errors."""
 
 import json
 import sys

@@ -88,9 +88,9 @@ def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value
     """Return lambda of generalised advantage estimation for this batch: 1 if the critic can't foresee rewards.
 
     GAE sums the critic's TD errors delta over about 1 / (1 - lambda) steps. That is enough if the critic's values
-    reflect an action's effect within that many steps. It can't have learnt so if three conditions hold: all rewards
-    before episodes' ends are equal; less than a share 1 - lambda of the steps ends an episode; and less than that
-    share makes up the sum of delta^2. Only the return then shows what an action did.
+    show an action's effect within that many steps. The critic can't foresee rewards if three conditions hold: all
+    rewards before episodes' ends are equal; less than a share 1 - lambda of the steps ends an episode; and less than
+    that share makes up the sum of delta^2. Then only the return shows what an action did.
     """
     trusted = sampling.gae_lambda
     if not sampling.adaptive_lambda or sampling.objective == "average":

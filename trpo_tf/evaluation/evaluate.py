@@ -16,7 +16,7 @@ from trpo_tf.serving import ArraySpec, Policy
 from trpo_tf.serving.arguments import expect, expect_count
 
 LONGEST_EPISODE = 100_000
-"""Step limit of an episode; of all episodes together in `evaluate`, if the length of the training run is unknown."""
+"""Default step limit of `play`, and the steps that `evaluate` shares out if the length of training is unknown."""
 
 _SHORT_LIMIT = 1_000
 """Episodes of environments with a time limit up to this are always played whole."""
@@ -51,10 +51,10 @@ class Evaluation:
 
 
 def longest_episode(environment: str | Environment, total_steps: int, episodes: int) -> int:
-    """Return the step limit of each of `episodes` episodes, so that together they take at most `total_steps`.
+    """Return the step limit of each of `episodes` episodes: an equal share of `total_steps`.
 
-    The limit is never below an environment's own time limit of up to 1,000 steps. Raises `UserError` for an id that
-    Gymnasium does not know.
+    It is more if the share is below the environment's own time limit, up to 1,000 steps. Raises `UserError` for an id
+    that Gymnasium does not know.
     """
     with readable_errors(str(environment)):
         limit = spec_of(environment).max_episode_steps or 0
@@ -73,7 +73,7 @@ def evaluate(
 ) -> Evaluation:
     """Play `episodes` episodes, the k-th from seed + k, each of `longest` steps at most; return their statistics.
 
-    Without `longest`, all episodes together take at most as many steps as the policy's training: see `longest_episode`.
+    Without `longest`, each episode may take its share of the policy's training steps: see `longest_episode`.
 
     Raises:
         UserError: the policy's observations or actions are not the environment's.

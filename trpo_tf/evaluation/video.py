@@ -131,7 +131,7 @@ def _choose_display() -> None:
 
 
 def _rendering(environment: str | Environment, *, time_feature: bool) -> gym.Env[Any, Any]:
-    """Return the environment, made to render frames. Raises `UserError` if it can't."""
+    """Make the environment in its render mode `rgb_array`. Raises `UserError` if it has none."""
     plain = make_env(environment)
     modes: Sequence[str] = plain.metadata.get("render_modes") or ()
     plain.close()

@@ -16,9 +16,10 @@ def with_observations(
     """Add observations [n, statistics] to the state's statistics; the networks' outputs stay the same.
 
     New statistics change the networks' standardised inputs. The first layers are changed the other way, so policy and
-    critic stay the same functions of the observation. Only the update, bounded by the trust region, changes the policy.
+    critic stay the same functions of the observation, up to clipping. Only the update, bounded by the trust region,
+    changes the policy.
 
-    If a network does not begin with a dense layer, no layer is changed. The statistics are then those of the whole run,
+    If a network is not a chain of dense layers, no layer is changed. The statistics are then those of the whole run,
     which soon hardly change.
     """
     networks = learner.policy.network, learner.value_function.network

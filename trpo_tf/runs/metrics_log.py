@@ -15,7 +15,7 @@ from trpo_tf.support.atomic_write import write_atomically
 
 
 class MetricsLog:
-    """Appends to a run's metrics, once iterations after `iteration` are dropped."""
+    """Drops the logged iterations after `iteration` from a run's metrics, then appends to them."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
         """Open the log; `iteration` is the last one saved, since a killed run may have logged more than it saved."""

@@ -143,7 +143,7 @@ class KerasListeners:
 
 
 def _shown(callback: keras.callbacks.Callback, logs: dict[str, Any]) -> dict[str, Any]:
-    """Return the logs, to which a callback may add for the next ones; only the numbers for one that takes no more."""
+    """Return the logs themselves, since a callback may add to them; a copy with only numbers for `_NUMBERS_ONLY`."""
     if not isinstance(callback, _NUMBERS_ONLY):
         return logs
     return {name: value for name, value in logs.items() if isinstance(value, int | float)}
