@@ -27,7 +27,7 @@ class Predict:
     """seed of the sampled action"""
 
     def __call__(self) -> None:
-        """Predict and print."""
+        """Compute the action and print it."""
         import numpy as np
 
         from trpo_tf.serving import load
@@ -58,7 +58,7 @@ class BenchLatency:
     """print JSON"""
 
     def __call__(self) -> None:
-        """Measure and print."""
+        """Measure the latencies and print them."""
         from trpo_tf.evaluation.latency import callers, figures, table
         from trpo_tf.serving.runtime.latency import measure_in_turns
 
@@ -76,7 +76,7 @@ class Serve:
     """the bundle folder, and options"""
 
     def __call__(self) -> None:
-        """Serve until asked to stop."""
+        """Run the server until it is asked to stop."""
         from trpo_tf.serving.__main__ import main as serve
 
         sys.exit(serve(self.arguments))

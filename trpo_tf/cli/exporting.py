@@ -91,7 +91,7 @@ class Verify:
     """print JSON"""
 
     def __call__(self) -> None:
-        """Verify and print."""
+        """Verify the bundle and print the result."""
         from trpo_tf.serving.verify import verify
 
         result = verify(self.bundle, self.public_key)

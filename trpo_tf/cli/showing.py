@@ -94,7 +94,7 @@ class Report:
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """the file to write, by default report.html in the run's folder"""
     bundle: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """a bundle of this run, if it is neither in the run's folder nor beside it"""
+    """a bundle of this run, if it is neither in the run's folder nor next to it"""
 
     def __call__(self) -> None:
         """Write the report."""

@@ -45,7 +45,7 @@ class Lab:
     """print every iteration as JSON"""
 
     def __call__(self) -> None:
-        """Run, print and draw."""
+        """Run the algorithms, print the tables and draw the figure."""
         from trpo_tf.tabular.lab import ALGORITHMS, laboratory
         from trpo_tf.tabular.mdps import NAMED
         from trpo_tf.tabular.report import draw, table
@@ -91,7 +91,7 @@ class Benchmark:
     """folder of runs, results and report"""
 
     def __call__(self) -> None:
-        """Run, and print a table; a run that failed makes the exit status 1."""
+        """Run the benchmark and print a table; the exit status is 1 if a run failed."""
         from trpo_tf.benchmark.run import benchmark
 
         seeds = range(self.first_seed, self.first_seed + self.seeds)

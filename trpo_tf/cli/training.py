@@ -42,7 +42,7 @@ class Train:
     """trace iterations 3 to 5 for TensorBoard's profiler, and print where an iteration's time went"""
 
     def __call__(self) -> None:
-        """Train, showing progress."""
+        """Train the policy, showing progress, and print a summary."""
         if self.resume is None and not self.config.env_id:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
         if self.resume is not None and self._settings_beside_resume():
@@ -89,7 +89,7 @@ class Evaluate:
     """print JSON"""
 
     def __call__(self) -> None:
-        """Evaluate and print."""
+        """Evaluate the policy and print the statistics."""
         if self.longest_episode is not None and self.longest_episode < 1:
             raise UserError("longest_episode must be at least 1")
         policy, recorded = _policy_of(self.source)

@@ -44,8 +44,8 @@ def td_errors(reward: Floats, discount: Floats, value: Floats) -> Floats:
 def participation_ratio(numbers: Floats) -> float:
     """Return the share of the numbers that make up their sum of squares.
 
-    It is (sum x^2)^2 / (n sum x^4), the reciprocal of the kurtosis about 0: 1 if all have the same magnitude, 1 / n if
-    only one is not 0. It is 1 if all are 0.
+    It is (sum x^2)^2 / (n sum x^4), the reciprocal of the kurtosis about 0. If all have the same magnitude, or are 0,
+    it is 1; if only one is not 0, it is 1 / n.
     """
     largest = float(np.abs(numbers).max(initial=0.0))
     if largest == 0:

@@ -88,8 +88,8 @@ def present_lambda(sampling: SamplingConfig, batch: Batch, reward: Floats, value
     """Return lambda of generalised advantage estimation for this batch: 1 if the critic can't foresee rewards.
 
     GAE sums the critic's TD errors delta over about 1 / (1 - lambda) steps. That is enough if the critic's values
-    show an action's effect within that many steps. The critic can't foresee rewards if three conditions hold: all
-    rewards before episodes' ends are equal; less than a share 1 - lambda of the steps ends an episode; and less than
+    show an action's effect within that many steps. The critic can't foresee rewards if three conditions hold.
+    All rewards before episodes' ends are equal. Less than a share 1 - lambda of the steps ends an episode. Less than
     that share makes up the sum of delta^2. Then only the return shows what an action did.
     """
     trusted = sampling.gae_lambda

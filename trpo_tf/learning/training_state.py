@@ -46,8 +46,8 @@ class Best(NamedTuple):
 class TrainingState:
     """State of a run between two iterations.
 
-    Together with the config it determines the rest of the run: each iteration seeds its random numbers by (seed,
-    iteration), and each checkpoint rebuilds the environments from (seed, checkpoint).
+    Together with the config it determines the rest of the run. Each iteration seeds its random numbers by (seed,
+    iteration). At each checkpoint the environments are rebuilt from (seed, checkpoint).
     """
 
     theta: NDArray[np.float32]  # [P]
