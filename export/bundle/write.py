@@ -98,7 +98,7 @@ def write_bundle(
         files: more files to put in the bundle, by name.
         accept_loss: write a target that does not stand the comparison too; the manifest then says so.
         signing_key: a private key to sign the bundle with.
-        observer: told what is being done.
+        observer: called with what is being done.
 
     Raises:
         FileExistsError: `path` exists.
@@ -248,7 +248,7 @@ def _written(
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
     """Write every target and compare it. Returns what runs it and its proof, both by name.
 
-    An `optional` one that can't be made is left out, which the observer is told.
+    An `optional` one that can't be made is left out, and the observer is called with the reason.
     """
     actors, proofs = {}, {}
     for name, target in targets.items():

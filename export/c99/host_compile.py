@@ -92,7 +92,7 @@ def _move_tables(folder: Path) -> list[str]:
     """Move large tables of numbers from the C source to an object that the assembler makes of their bytes.
 
     A compiler takes a second and 50 MB for each MB of floats as text. What is compiled is the source but for these
-    tables, which NumPy reads from it. The names of the files to compile beside it.
+    tables, which NumPy reads from it. Returns the names of the files to compile with it.
     """
     source, kept, end = (folder / SOURCE_FILE).read_bytes(), [], 0
     assembly = ['.section .note.GNU-stack,"",@progbits', ".section .rodata"]

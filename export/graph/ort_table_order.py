@@ -3,7 +3,7 @@
 Six conversions of one policy gave five different files, so that neither a checksum nor a signature could be compared.
 
 The file is a FlatBuffer. That table, of the types by which each operator's kernels are looked up, stands before the
-model, which always has the same bytes. So what stands before the model is written anew, in order.
+model, which always has the same bytes. So what stands before the model is written again, in order.
 """
 
 from collections.abc import Mapping, Sequence

@@ -39,7 +39,7 @@ _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""
 
 _MOST_CASES, _MOST_NUMBERS = 4096, 2_000_000
-"""Cases that bounds are checked on beside the golden ones, and numbers in all of their observations."""
+"""Cases that bounds are checked on besides the golden ones, and numbers in all of their observations."""
 
 _LEAST_EPISODES = 2
 """In 8 bits: one difference of returns has no interval."""

@@ -43,7 +43,7 @@ class ReferenceCases:
     Attributes:
         reference: the policy as it was trained.
         observations: golden cases [case, ...].
-        noise: beside them [case, k].
+        noise: of the golden cases [case, k].
         visited: observations [n, ...] that the policy visits, where known.
         environment: where episodes are played.
         episodes: the reference's own, by seed.

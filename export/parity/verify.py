@@ -34,7 +34,7 @@ class VerifiedTargets:
         sizes: bytes of each target.
         latencies: of each target here.
         skipped: targets that can't run here, with the reason.
-        new_cases: how many were drawn beside the golden ones.
+        new_cases: how many were drawn besides the golden ones.
     """
 
     parity: Mapping[str, Any]

@@ -55,7 +55,7 @@ class GraphForm:
         opset: version of the standard operators, 13 to 18.
         noise: whether the noise input is `optional`, `required`, or left out (`none`).
         batch: the one number of rows to take; any if absent.
-        outputs: more to answer beside the action, by name: a distribution's parameters, a value ...
+        outputs: more to answer besides the action, by name: a distribution's parameters, a value ...
     """
 
     opset: int = OPSET

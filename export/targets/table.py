@@ -59,7 +59,7 @@ def checked_targets(
 ) -> dict[str, Target]:
     """Look up targets by name, and put ONNX first, which every bundle has.
 
-    `all` stands for those that can carry the policy; the observer is told which are left out, and why.
+    `all` stands for those that can carry the policy; the observer is called with those left out, and why.
 
     Raises `ExportError` for a target that is unknown or can't carry the policy.
     """
