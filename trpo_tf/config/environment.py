@@ -1,4 +1,4 @@
-"""Which environment, and how it is made: an id, arguments, a time limit, wrappers."""
+"""Describe an environment: its id, constructor arguments, time limit and wrappers."""
 
 import json
 import re
@@ -13,13 +13,13 @@ _WRAPPER = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\{.*\})?", re.DOT
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment as a run makes it.
+    """Description of an environment, from which a run, an evaluation or a video makes it.
 
     Attributes:
-        env_id: Gymnasium's id, `module:Name-v0` where a module registers it.
-        env_kwargs: arguments of its constructor, a JSON object.
-        max_episode_steps: the time limit; 0 for the registered one.
-        env_wrapper: wrappers, the innermost first: `module:Class`, then their arguments as a JSON object, if any.
+        env_id: Gymnasium's id, or `module:Name-v0` if importing `module` registers it.
+        env_kwargs: constructor arguments, a JSON object.
+        max_episode_steps: time limit; 0 for the registered one.
+        env_wrapper: wrappers, innermost first: `module:Class`, then their arguments as a JSON object, if any.
     """
 
     env_id: str
@@ -29,12 +29,15 @@ class Environment:
 
     @classmethod
     def of(cls, environment: "str | Environment") -> "Environment":
-        """The environment of an id, or the environment itself."""
+        """Return the environment of an id; an `Environment` is returned as it is."""
         return environment if isinstance(environment, cls) else cls(str(environment))
 
     @classmethod
     def recorded(cls, provenance: Mapping[str, Any]) -> "Environment | None":
-        """The environment that a bundle's provenance names, as its run made it; None if it names none."""
+        """Return the environment that a bundle's provenance names, None if it names none.
+
+        If its settings are missing or malformed, return the environment as it is registered.
+        """
         config = provenance.get("config")
         config = config if isinstance(config, dict) else {}
         env_id, own = provenance.get("environment") or config.get("env_id"), config.get("environment", {})
@@ -47,17 +50,17 @@ class Environment:
 
     @property
     def is_registered(self) -> bool:
-        """Whether it is made just as it is registered."""
+        """Whether the environment is made exactly as it is registered."""
         return self == Environment(self.env_id)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """`env_kwargs` as a dict. Raises `UserError`."""
+        """`env_kwargs` as a dict. Raises `UserError` unless it is a JSON object."""
         return _arguments(self.env_kwargs, "env_kwargs")
 
     @property
     def wrappers(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Module, name in it, and arguments of each wrapper. Raises `UserError`."""
+        """Module, class name and arguments of each wrapper. Raises `UserError` for a malformed one."""
         found = []
         for text in self.env_wrapper:
             match = _WRAPPER.fullmatch(text.strip())
@@ -73,7 +76,10 @@ class Environment:
 
 
 def as_json(arguments: Any) -> Any:
-    """A dict of arguments as JSON; anything else as it is. Raises `UserError` for values that JSON has not."""
+    """Return a dict of arguments as JSON (an empty one as an empty text), and anything else unchanged.
+
+    Raises `UserError` for values that JSON can't represent.
+    """
     if not isinstance(arguments, Mapping):
         return arguments
     try:

@@ -14,26 +14,29 @@ SETTINGS = {
     "critic.critic_learning_rate": "critic.learning_rate",
     "critic.critic_memory": "critic.memory",
 }
-"""Settings as config.toml has them, GROUP.NAME where they are in a group: former name -> present name."""
+"""Settings by their path in config.toml, GROUP.NAME or NAME: former path -> present path."""
 
 METRICS = {
     "trial_return": "eval_return",
     "trial_episodes_cut": "eval_episodes_cut",
     "max_kl": "max_state_kl",
 }
-"""Columns of metrics.jsonl. `control` is now `radius` or `kl_coefficient`, whichever the algorithm adapts."""
+"""Columns of metrics.jsonl: former name -> present name.
+
+The former `control` has no entry: its present name, `radius` or `kl_coefficient`, depends on the algorithm.
+"""
 
 COUNTERS = {"trial_steps": "eval_steps"}
-"""Numbers in summary.json and in checkpoints."""
+"""Numbers in summary.json and in checkpoints: former name -> present name."""
 
 
 def renamed(values: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """`values` by their present names, in the same order."""
+    """Return `values` under their present names, in the same order."""
     return {table.get(name, name): value for name, value in values.items()}
 
 
 def with_present_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by their present names. Raises `UserError` where both names of a setting are given."""
+    """Return nested settings under their present names. Raises `UserError` if one is given under both names."""
     values = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
     for former, present in SETTINGS.items():
         group, _, name = former.rpartition(".")

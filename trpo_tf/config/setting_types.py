@@ -1,4 +1,4 @@
-"""The types of a config's settings, checked when it is made: they come from Python and from files too."""
+"""Check the types of a config's settings when it is made: the values come from Python and from files."""
 
 import reprlib
 from typing import Any, get_args, get_origin, get_type_hints
@@ -9,8 +9,8 @@ from trpo_tf.errors import UserError
 def check_types(config: Any, prefix: str = "") -> None:
     """Raise `UserError` naming the first field of a dataclass whose value is not of the field's type.
 
-    The message has `prefix` before the name. Integers may be floats without a fraction, as 1e6 is, and are integers
-    from then on.
+    The message has `prefix` before the name. A float without a fraction, such as 1e6, is accepted for an integer field
+    and replaced by the integer.
     """
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
@@ -23,7 +23,7 @@ def check_types(config: Any, prefix: str = "") -> None:
 
 
 def whole_number(value: Any) -> Any:
-    """A float without a fraction as an int, `1e5` as 100,000; anything else as it is."""
+    """Return a float without a fraction as an int (`1e5` as 100,000), and anything else unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

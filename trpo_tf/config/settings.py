@@ -33,12 +33,12 @@ PRESETS = resources.files("trpo_tf.config") / "presets"
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """How the environment is made. Gymnasium makes it then, not EnvPool."""
+    """How the environment is made. If any of these is set, Gymnasium steps it, not EnvPool."""
 
     env_kwargs: str = ""
     """arguments of the environment's constructor, as JSON: '{"difficulty": 2}'"""
     max_episode_steps: int = 0
-    """steps after which an episode is cut; 0: the registered limit, if there is one"""
+    """steps after which an episode is truncated; 0: the registered limit, if there is one"""
     env_wrapper: UseAppendAction[tuple[str, ...]] = ()
     """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
 
@@ -54,46 +54,48 @@ class EnvironmentConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How experience is gathered and turned into advantages."""
+    """Sampling of experience, and estimation of advantages."""
 
     sampler: str = "single-path"
-    """single-path or vine: whole trajectories, or rollouts of several actions from states along them"""
+    """single-path (whole trajectories) or vine (rollouts of several actions from states along trajectories)"""
     env_backend: str = "auto"
-    """gymnasium, envpool, or auto: the fastest one installed that has the environment"""
+    """gymnasium, envpool, or auto: the fastest installed one that has the environment"""
     num_envs: int = 4
-    """environments stepped together"""
+    """number of environments stepped together"""
     batch_size: int = 2048
-    """environment steps in an iteration, over all environments"""
+    """environment steps per iteration, over all environments"""
     discount: float = 0.99
     """discount factor of future rewards"""
     final_discount: float = 0.0
-    """discount at the end, its horizon 1 / (1 - discount) going there by equal factors; 0: it stays the same"""
+    """discount at the end of training; the horizon 1 / (1 - discount) is interpolated geometrically. 0: constant"""
     advantage: str = "gae"
-    """gae, monte-carlo (return less the critic's value) or return (without a baseline)"""
+    """gae, monte-carlo (return minus the critic's value) or return (no baseline)"""
     gae_lambda: float = 0.95
-    """lambda of generalised advantage estimation: 0 trusts the critic, 1 the sampled returns"""
+    """lambda of generalised advantage estimation: 0 relies on the critic, 1 on the sampled returns"""
     adaptive_lambda: bool = True
-    """take 1 for lambda while rewards come at episodes' ends alone and the critic does not foresee them"""
+    """use lambda 1 while rewards come only at the end of episodes and the critic does not predict them"""
     objective: str = "discounted"
-    """discounted (return) or average (reward, of a task that goes on for ever)"""
+    """discounted (return) or average (reward per step, for tasks that never end)"""
     noise_correlation: float = 0.0
-    """correlation of a continuous action's noise with that of the step before: explores further (single path)"""
+    """correlation of a continuous action's noise with that of the previous step, for exploration (single path only)"""
     stagger: bool = True
-    """cut each environment's first episode at a random step, so that a batch shows all parts of an episode"""
+    """cut each environment's first episode at a random step, so that a batch covers all parts of an episode"""
     time_feature: bool = False
-    """observe the logarithm of the steps left as well, and take the time limit for the end of the task"""
+    """also observe the logarithm of the steps left, and treat the time limit as the end of the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     observation_offset: tuple[float, ...] = ()
-    """subtracted from the observation's numbers in float64, so that small changes of large ones are seen; none: the
-    first observation's values where those are 8,192 or more, of types that float32 does not hold"""
+    """subtracted from the observation's numbers in float64, so that small changes of large values stay visible. Not
+    given: the first observation's values where they are at least 8,192 and of a type that float32 can't represent
+    exactly"""
     statistics_window: int = 16_384
-    """environment steps that statistics of observations reach back; 0: the whole run"""
+    """environment steps that observation statistics reach back; 0: the whole run"""
     least_deviation: float = 0.1
-    """observations are divided by no less than this, so that one that hardly varies is not magnified; 0: no limit"""
+    """observations are divided by sqrt(variance + this^2), so that a nearly constant one is not magnified; 0: by the
+    deviation alone"""
     value_scaling: str = "targets"
-    """rewards: divide rewards by the deviation of the discounted return, and clip them to 10; targets: standardise what
-    the critic is fitted to instead; none"""
+    """targets: standardise the critic's targets; rewards: divide rewards by the deviation of the discounted return, and
+    clip them to +-10; none"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -124,11 +126,11 @@ class VineConfig:
     """Rollouts of the vine; their steps count as environment steps."""
 
     rollout_states: int = 128
-    """states of the batch to branch from"""
+    """number of the batch's states that rollouts start from"""
     branch_actions: int = 4
-    """actions tried from a state; all, where there are no more than that"""
+    """actions tried from each state; all of them if there are no more than that"""
     branch_length: int = 20
-    """most steps of a rollout, whose rest is the critic's value"""
+    """most steps of a rollout; the critic's value stands for the rest"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -145,19 +147,20 @@ class PolicyConfig:
     hidden_sizes: tuple[int, ...] = (64, 64)
     """widths of the policy's hidden layers"""
     activation: str = "tanh"
-    """activation of the hidden layers, policy and critic: any that Keras names"""
+    """activation of the hidden layers of policy and critic: any name that Keras knows"""
     last_layer_scale: float = 0.01
-    """gain of the policy's last layer at the start: small means near-uniform actions"""
+    """initial gain of the policy's last layer: small means near-uniform actions"""
     initial_log_std: float = 0.0
-    """log of the Gaussian's standard deviation at the start, in half widths of the action range"""
+    """log of the Gaussian's initial standard deviation, in half widths of the action range"""
     final_std: float = 0.0
-    """the Gaussian's standard deviation at the end, in half widths: entropy is steered there; 0: it is free"""
+    """target of the Gaussian's standard deviation at the end, in half widths; entropy_coefficient weights it. 0: no
+    target"""
     state_dependent_std: bool = False
-    """let the network say how much wider or narrower the Gaussian is in each state"""
+    """let the network widen or narrow the Gaussian in each state"""
     censored: bool = False
-    """count a clipped action by the probability of all that is clipped to it, not by its sample's density"""
+    """for a clipped action, use the probability of all samples clipped to it, not the density of its sample"""
     squash: bool = False
-    """keep continuous actions inside their bounds by tanh rather than by clipping"""
+    """keep continuous actions within their bounds by tanh instead of clipping"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -170,31 +173,31 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class TrustRegionConfig:
-    """The policy update."""
+    """The policy update: trust region, Fisher products, conjugate gradient, line search."""
 
     max_kl: float = 0.015
-    """largest mean KL divergence of an update, in nats"""
+    """trust region radius: the mean KL divergence that an update may reach, in nats; kl-penalty's target"""
     entropy_coefficient: float = 0.0
-    """weight of the policy's mean entropy, in nats, beside the surrogate, or with final_std of half its squared
-    distance from where it is steered (not nac, ppo)"""
+    """entropy bonus coefficient; with final_std, the weight of the penalty 0.5 (entropy - scheduled entropy)^2. Not for
+    nac and ppo"""
     damping: float = 0.1
     """multiple of the identity added to the Fisher matrix"""
     fisher: str = "gauss-newton"
-    """Fisher products: gauss-newton, double-backprop or score-covariance"""
+    """how Fisher products are computed: gauss-newton, double-backprop or score-covariance"""
     fisher_fraction: float = 1.0
-    """share of the batch that Fisher products are computed on"""
+    """fraction of the batch that Fisher products are computed on"""
     precondition: bool = False
-    """scale conjugate gradient by an estimate of the Fisher matrix's diagonal"""
+    """precondition conjugate gradient by an estimate of the Fisher matrix's diagonal"""
     cg_iterations: int = 15
-    """most conjugate gradient iterations"""
+    """maximum number of conjugate gradient iterations"""
     cg_tolerance: float = 1e-5
     """residual, relative to the gradient's norm, at which conjugate gradient stops"""
     backtrack_ratio: float = 0.8
     """factor by which the line search shortens the step"""
     max_backtracks: int = 10
-    """most step lengths that the line search tries"""
+    """maximum number of step lengths that the line search tries"""
     l2_radius: float = 0.2
-    """length of vpg's step in parameter space"""
+    """vpg: length of the step in parameter space"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -213,20 +216,21 @@ class TrustRegionConfig:
 
 @dataclass(frozen=True)
 class InnerConfig:
-    """How kl-penalty and ppo maximise their objective: Adam over minibatches."""
+    """The update of kl-penalty and ppo: Adam over minibatches."""
 
     policy_epochs: int = 10
-    """passes over the batch in an iteration"""
+    """passes over the batch per iteration"""
     policy_batch_size: int = 128
-    """rows in a step of Adam"""
+    """minibatch size"""
     policy_learning_rate: float = 1e-3
-    """step size of Adam"""
+    """learning rate of Adam"""
     clip_range: float = 0.2
-    """ppo: how far the probability ratio may move the objective"""
+    """ppo: the probability ratio is clipped to within this distance of 1"""
     kl_coefficient: float = 1.0
-    """kl-penalty: weight of the mean KL divergence at the start"""
+    """kl-penalty: initial coefficient of the mean KL divergence"""
     adapt_kl: bool = True
-    """kl-penalty: double or halve the weight as the KL divergence misses max_kl"""
+    """kl-penalty: double the coefficient after a mean KL divergence above 1.5 max_kl, halve it after one below max_kl /
+    1.5"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -240,20 +244,20 @@ class InnerConfig:
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """The value network and its fit."""
+    """The critic, a value network, and its fit by Adam over minibatches."""
 
     # `own_name` puts critic_ before these names where a setting is asked for without its group.
 
     hidden_sizes: Annotated[tuple[int, ...], arg(name="critic-hidden-sizes")] = (64, 64)
     """widths of the critic's hidden layers"""
     epochs: Annotated[int, arg(name="critic-epochs")] = 10
-    """passes over the batch in an iteration"""
+    """passes over the batch per iteration"""
     batch_size: Annotated[int, arg(name="critic-batch-size")] = 128
-    """rows in a step of Adam"""
+    """minibatch size"""
     learning_rate: Annotated[float, arg(name="critic-learning-rate")] = 1e-3
-    """step size of Adam"""
+    """learning rate of Adam"""
     memory: Annotated[int, arg(name="critic-memory")] = 1
-    """iterations whose batches the critic learns from, the latest among them; an epoch stays as many rows as one has"""
+    """number of latest batches that the critic is fitted to; an epoch still has the minibatches of one batch"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -267,27 +271,28 @@ class CriticConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run."""
+    """All settings of a training run."""
 
     env_id: Positional[str]
-    """Gymnasium environment, `module:Name-v0` for one that your own module registers"""
+    """Gymnasium environment; `module:Name-v0` if your own module registers it"""
     seed: int = 0
-    """seed of everything random"""
+    """seed of all random numbers"""
     total_steps: int = 100_000
-    """environment steps to train for: no iteration begins that could go beyond"""
+    """environment steps to train for; no iteration starts that could exceed them"""
     algo: str = "trpo"
     """policy update: trpo, trpo-adaptive, npg, nac, vpg, kl-penalty or ppo"""
     eval_episodes: int = 20
-    """episodes of the evaluation before and after training; 0 for none"""
+    """episodes of the evaluation before training and of the one after it; 0: none"""
     eval_interval: int = 0
     """evaluate the policy every N environment steps and keep the best; 0: keep the last"""
     periodic_eval_episodes: int = 20
-    """episodes of each of these evaluations, with the same seeds every time; their steps do not count in total_steps"""
+    """episodes of each periodic evaluation, with the same seeds every time; their steps do not count towards
+    total_steps"""
     anneal: bool = False
-    """let max_kl, critic_learning_rate, noise_correlation and entropy_coefficient fall linearly, to 0 at total_steps
+    """decrease max_kl, critic_learning_rate, noise_correlation and entropy_coefficient linearly, to 0 at total_steps
     (trpo, npg and nac)"""
     checkpoint_steps: int = 0
-    """environment steps between checkpoints; 0 for several episodes of every environment"""
+    """environment steps between checkpoints; 0: several episodes of every environment"""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     vine: VineConfig = field(default_factory=VineConfig)
@@ -326,29 +331,30 @@ class Config:
 
     @property
     def made_environment(self) -> Environment:
-        """The environment, as everything that belongs to the run makes it."""
+        """Environment of the run, with its arguments, time limit and wrappers."""
         return Environment(self.env_id, **dataclasses.asdict(self.environment))
 
     @property
     def sampler_is_vine(self) -> bool:
-        """Whether the policy learns from rollouts that branch off."""
+        """Whether the policy learns from rollouts that branch off trajectories."""
         return self.sampling.sampler == "vine"
 
     @property
     def rollout_length(self) -> int:
-        """Vector steps in an iteration."""
+        """Steps of each environment in an iteration."""
         return self.sampling.batch_size // self.sampling.num_envs
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as TOML and JSON take them."""
+        """Return the settings as nested plain values, which TOML and JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
     def for_env(cls, env_id: str, *, preset: str | None = None, **settings: Any) -> "Config":
-        """What `trpo-tf train env_id` takes: the preset made for the environment, and settings by their own names.
+        """Return the settings that `trpo-tf train env_id` would use: the environment's preset, changed by `settings`.
 
-        `Config.for_env("CartPole-v1", total_steps=50_000, num_envs=4)`; `preset` names another one, or `default`. What
-        in the preset can't go with the settings is left out with a warning. Raises `UserError`.
+        `Config.for_env("CartPole-v1", total_steps=50_000, num_envs=4)` gives settings by their own names, without
+        groups. `preset` names another preset, or `default`. Values of the preset that conflict with the settings are
+        left out with a warning. Raises `UserError`.
         """
         settings = _asked_for(settings)
         values = _flat(load_preset(preset or preset_for(env_id), env_id, settings).to_dict())
@@ -356,21 +362,22 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """The inverse of `to_dict`; what is absent takes its default, and names of earlier releases are known.
+        """Return the config of nested values: the inverse of `to_dict`.
 
-        Raises `UserError` on unknown names.
+        Absent settings take their defaults, and names of earlier releases are accepted. Raises `UserError` for unknown
+        names.
         """
         return _from_dict(cls, with_present_names(values))  # type: ignore[no-any-return]
 
 
 def former_own_names() -> dict[str, str]:
-    """Settings that are asked for by another name than in earlier releases: former name -> present name."""
+    """Return the settings whose own name has changed since earlier releases: former name -> present name."""
     names = {former.rpartition(".")[2]: own_name(*_in_group(present)) for former, present in SETTINGS.items()}
     return {former: present for former, present in names.items() if former != present}
 
 
 def own_name(group: str, name: str) -> str:
-    """The name by which a setting is asked for alone: an option, or an argument of `Config.for_env`."""
+    """Return a setting's name outside its group: the option's, or the argument's of `Config.for_env`."""
     return f"critic_{name}" if group == "critic" else name
 
 
@@ -380,7 +387,10 @@ def _in_group(path: str) -> tuple[str, str]:
 
 
 def _asked_for(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their present own names, with a warning for each former one. Raises `UserError` if one is doubled."""
+    """Return settings under their present own names, with a warning for each former name.
+
+    Raises `UserError` if a setting is given under both names.
+    """
     former = former_own_names()
     for name in settings.keys() & former.keys():
         if former[name] in settings:
@@ -390,7 +400,10 @@ def _asked_for(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_changes(config: Config, changes: Sequence[str]) -> Config:
-    """The config with settings as `group.name=value`, the value as TOML has it, or a text. Raises `UserError`."""
+    """Return the config changed by texts `group.name=value`. A value that is not TOML is taken as text.
+
+    Raises `UserError`.
+    """
     values = config.to_dict()
     for change in changes:
         path, equals, text = change.partition("=")
@@ -413,20 +426,20 @@ def with_changes(config: Config, changes: Sequence[str]) -> Config:
 
 
 def preset_names() -> list[str]:
-    """Presets that come with the package: one for each environment tuned, named as it is."""
+    """Return the names of the package's presets: the environments, or namespaces, that they are tuned for."""
     return sorted(path.name.removesuffix(".toml") for path in PRESETS.iterdir() if path.name.endswith(".toml"))
 
 
 def preset_for(env_id: str) -> str:
-    """The preset made for `env_id` or for its namespace (`ALE/Pong-v5`: `ALE`), or `default`."""
+    """Return the preset's name for `env_id`: the id, its namespace (`ALE/Pong-v5`: `ALE`), or `default`."""
     candidates = (env_id, env_id.rpartition(":")[2].partition("/")[0])
     return next((name for name in candidates if name in preset_names()), "default")
 
 
 def load_preset(preset: str, env_id: str, given: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a preset for `env_id`; `default` is the dataclasses' own.
+    """Return the settings of a preset for `env_id`; `default` means the dataclasses' defaults.
 
-    What in the preset can't go with the settings that are `given`, by their own names, is left out with a warning.
+    Values of the preset that conflict with the settings in `given`, by their own names, are left out with a warning.
     Raises `UserError`.
     """
     if preset == "default":
@@ -443,7 +456,7 @@ def load_preset(preset: str, env_id: str, given: Mapping[str, Any] | None = None
 
 
 def _unfit(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Settings by which an algorithm, a sampler or an objective can't go, and why."""
+    """Yield the settings that conflict with the algorithm, the sampler or another setting, each with the reason."""
     algo = settings.get("algo", "trpo")
     if algo not in ANNEALED_ALGORITHMS:
         yield "anneal", f"{algo} is not annealed"
@@ -461,7 +474,7 @@ def _unfit(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their own names, without the groups that they are in."""
+    """Return the settings under their own names, without groups."""
     groups = {name: value for name, value in values.items() if isinstance(value, dict)}
     flat = {name: value for name, value in values.items() if name not in groups}
     return flat | {
@@ -470,7 +483,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flat`. Raises `UserError` on unknown names."""
+    """Return the settings in their groups: the inverse of `_flat`. Unknown names stay outside of groups."""
     groups = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
     places = {
         own_name(group, f.name): (group, f.name) for group, kind in groups.items() for f in dataclasses.fields(kind)
@@ -486,7 +499,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing_settings(config: Config) -> dict[str, Any]:
-    """The settings, by their own names, that are not the dataclasses' defaults."""
+    """Return the settings that differ from the dataclasses' defaults, under their own names."""
     defaults = _flat(type(config)("").to_dict())
     return {name: value for name, value in _flat(config.to_dict()).items() if value != defaults[name]}
 
@@ -502,9 +515,10 @@ def read_config(path: Path) -> Config:
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, with what those of an earlier release stand for.
+    """Return a run's settings with those of earlier releases replaced by their present equivalents.
 
-    A run's own file has every setting that its release had. One written by hand has some, and defaults for the others.
+    The config.toml that a run writes has every setting of its release. Newer settings then get the values that this
+    release acted by. A file written by hand has only some settings, and the others take the present defaults.
     """
     sampling = dict(values.get("sampling", {}))
     former: dict[str, Any] = {}
