@@ -1,4 +1,4 @@
-"""Atari's games: their registration and their standard preprocessing."""
+"""Register Atari's games, and apply their standard preprocessing."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ _STICKINESS = 0.25
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether an id is of Atari's namespace."""
+    """Return whether an id is in Atari's namespace, `ALE/`."""
     return env_id.removeprefix("ale_py:").startswith("ALE/")
 
 
 def register_atari(env_id: str) -> None:
-    """Make Atari's ids known to Gymnasium. Raises `UserError` if ALE is not installed."""
+    """Register Atari's ids with Gymnasium. Raises `UserError` if ALE or OpenCV is not installed."""
     try:
         import ale_py
         import cv2  # noqa: F401 (AtariPreprocessing imports it when it is made)
@@ -33,7 +33,10 @@ def register_atari(env_id: str) -> None:
 
 
 def preprocess_atari(env: gym.Env[Any, Any]) -> FrameStackObservation[Any, Any, Any]:
-    """Observations uint8 [4, 84, 84], an action for four frames (Machado et al. 2018)."""
+    """Wrap an Atari game: observations uint8 [4, 84, 84], one action for four frames (Machado et al. 2018).
+
+    Raises `UserError` for a game without a NOOP action.
+    """
     inner: Any = env.unwrapped
     if inner.get_action_meanings()[0] != "NOOP":
         raise UserError(f"{inner.spec.id} isn't supported: it has no NOOP action, with which Atari's episodes start")

@@ -1,4 +1,4 @@
-"""The choice of what steps environments together: Gymnasium or EnvPool."""
+"""Choose the backend that steps environments together, Gymnasium or EnvPool, and make its environments."""
 
 import importlib.util
 
@@ -16,10 +16,10 @@ from trpo_tf.serving.errors import install
 
 
 def choose_backend(backend: str, environment: str | Environment) -> str:
-    """The backend's name; "auto" is the fastest one installed that has the environment.
+    """Return the backend's name; "auto" is the fastest one installed that has the environment.
 
-    Gymnasium's own vectorised environments come first, then EnvPool, then Gymnasium's environments in turn. Raises
-    `UserError` if EnvPool is asked for and can't make the environment.
+    Gymnasium's own vectorised environments come first, then EnvPool, then Gymnasium's environments one after the other.
+    Raises `UserError` if EnvPool is asked for and can't make the environment.
     """
     if backend == "gymnasium":
         return backend
@@ -36,9 +36,9 @@ def choose_backend(backend: str, environment: str | Environment) -> str:
 def make_vector_env(
     environment: str | Environment, num_envs: int, backend: str = "gymnasium", *, time_feature: bool = False
 ) -> VectorEnv:
-    """`num_envs` environments of backend "gymnasium" or "envpool", whose steps left `time_feature` has observed.
+    """Make `num_envs` environments of backend "gymnasium" or "envpool".
 
-    Raises `UserError` for an id it can't make.
+    With `time_feature` they also observe the steps left. Raises `UserError` for an id that can't be made.
     """
     envs: VectorEnv
     if backend == "envpool":
@@ -56,7 +56,10 @@ def make_vector_env(
 
 
 def _is_vectorized(environment: str | Environment) -> bool:
-    """Whether Gymnasium steps many at once; False of an environment that it doesn't know, which is not told here."""
+    """Return whether Gymnasium has a vectorised form of the environment.
+
+    An environment that Gymnasium doesn't know has none; making it reports the error.
+    """
     try:
         return spec_of(environment).vector_entry_point is not None
     except (gym.error.Error, ImportError):

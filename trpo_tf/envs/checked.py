@@ -1,4 +1,4 @@
-"""What an environment answers, held to its spaces: observations, rewards and flags as arrays and plain numbers."""
+"""Check observations, rewards and flags of an environment against its spaces, and convert them to plain types."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from trpo_tf.serving.runtime.policy import as_observations
 NUMBERS = frozenset((float, int, np.float64, np.float32))
 FLAGS = frozenset((bool, np.bool_))
 INTEGERS = frozenset((int, np.int64, np.int32))
-"""Types that need no further look."""
+"""Types of rewards, flags and integers that need no conversion."""
 
 
 def conforming(observation: Any, specs: Sequence[ArraySpec]) -> Observation:
-    """An observation as arrays of just these names, types and shapes.
+    """Return an observation as arrays of exactly these names, types and shapes.
 
     Python's numbers and sequences are converted if that changes no value. Raises `EnvironmentFailure`.
     """
@@ -28,7 +28,7 @@ def conforming(observation: Any, specs: Sequence[ArraySpec]) -> Observation:
 
 
 def integer_bounds(spec: ArraySpec) -> tuple[int, int] | None:
-    """The bounds of a single integer; None of anything else."""
+    """Return the bounds of a single integer, None for any other spec."""
     if spec.shape or np.dtype(spec.dtype).kind not in "iu":
         return None
     low, high = spec.bounds()
@@ -36,7 +36,7 @@ def integer_bounds(spec: ArraySpec) -> tuple[int, int] | None:
 
 
 def plain_reward(reward: Any) -> float:
-    """A reward that is a number, or an array of one. Raises `EnvironmentFailure`."""
+    """Return a reward, a number or an array of one, as a float. Raises `EnvironmentFailure` for anything else."""
     try:
         array = np.asarray(reward)
         if array.size == 1 and array.dtype.kind in "fiub":
@@ -47,7 +47,7 @@ def plain_reward(reward: Any) -> float:
 
 
 def plain_flag(flag: Any, name: str) -> bool:
-    """Whether an episode was `terminated` or `truncated`. Raises `EnvironmentFailure`."""
+    """Return `terminated` or `truncated` as a bool. Raises `EnvironmentFailure` unless it is true, false, 0 or 1."""
     array = np.asarray(flag) if isinstance(flag, bool | int | np.generic | np.ndarray) else np.zeros(0)
     if array.size == 1 and (array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.item() in (0, 1))):
         return bool(array.item())
@@ -55,18 +55,18 @@ def plain_flag(flag: Any, name: str) -> bool:
 
 
 class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """One environment whose answers are `conforming`, and whose failures say at which step they came.
+    """Environment with `conforming` observations; its failures name the step at which they happened.
 
-    Observations of several parts are arrays by input name, where the space may nest them.
+    An observation of several parts is a flat dict of arrays by input name, even if the space nests them.
     """
 
     def __init__(self, env: gym.Env[Any, Any], specs: Sequence[ArraySpec], name: str) -> None:
-        """`specs` are the observation's parts, `name` is what failures call the environment."""
+        """`specs` are the observation's parts; `name` stands for the environment in failures' messages."""
         super().__init__(env)
         self._specs, self._name, self._steps = specs, name, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start anew."""
+        """Reset the environment. Raises `EnvironmentFailure`."""
         self._steps = 0
         try:
             observation, info = self.env.reset(seed=seed, options=options)
@@ -75,7 +75,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise environment_failure("reset", error, self._name, "reset") from error
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Act."""
+        """Step the environment. Raises `EnvironmentFailure`."""
         self._steps += 1
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -91,7 +91,10 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def not_finite(observations: Observation, rewards: Array) -> EnvironmentFailure:
-    """What to raise where an observation [T + 1, N, ...] or a reward [T, N] is not finite: the first of them."""
+    """Return the error for the first reward [T, N] that is not finite, or else for the first such observation.
+
+    Observations are [T + 1, N, ...]. Raises `ValueError` if all values are finite.
+    """
     count = rewards.shape[1]
     for step, place in np.argwhere(~np.isfinite(rewards)):
         reason = f"the environment gave a reward that is not finite, {rewards[step, place]}"
@@ -116,7 +119,7 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
     if spec.name not in parts:
         raise EnvironmentFailure(f"the environment gave an observation without {spec.name!r}, which its space has")
     part = parts[spec.name]
-    # An integer of any of NumPy's types passes for Python's, whose type says nothing.
+    # NumPy's integers of any type are allowed: as Python's, they have no type that could differ from the spec's.
     value = part.item() if isinstance(part, np.integer | np.bool_) else part
     try:
         array: Array = list_parts(as_observations({spec.name: value}, [spec], batched=False))[0][0]
@@ -136,7 +139,10 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
 
 @functools.lru_cache(maxsize=256)
 def _choices(spec: ArraySpec) -> tuple[Array, Array] | None:
-    """The bounds of integers, which may be choices, of which there are no others; None where all of a type are."""
+    """Return the bounds of an integer part; None for floats, or if every value of the type is allowed.
+
+    Bounded integers may be choices, and there are none beyond the bounds.
+    """
     if np.dtype(spec.dtype).kind not in "iu":
         return None
     low, high = spec.bounds()

@@ -1,4 +1,4 @@
-"""EnvPool's environments, with episodes and types as Gymnasium's have them."""
+"""Adapt EnvPool's environments to the interface `VectorEnv`, with Gymnasium's time limits."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ from trpo_tf.envs.make import spec_of
 from trpo_tf.envs.vector import Step
 
 _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")
-"""What a step answers, by EnvPool's names."""
+"""Fields of a step's result, by EnvPool's names."""
 
 
 class EnvPool:
-    """EnvPool's environments, with episodes and types as Gymnasium's have them."""
+    """Environments of EnvPool whose episodes end as Gymnasium's do."""
 
     can_end = True
 
     def __init__(self, env_id: str, num_envs: int) -> None:
-        """Nothing is built before `reset`."""
+        """Store the settings; the pool is not built before `reset`."""
         self._env_id, self.num_envs = env_id, num_envs
         self._limit = spec_of(env_id).max_episode_steps
         self._ids = np.arange(num_envs, dtype=np.int32)
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
-        """Build the pool, since EnvPool takes a seed only then."""
+        """Build the pool, and reset it. EnvPool takes a seed only when it is built."""
         import envpool
 
         options = {} if seed is None else {"seed": seed % 2**31}
         if self._limit is not None:
-            # At its own limit EnvPool does not tell whether the episode has terminated too.
+            # One more, since at its own limit EnvPool does not tell whether the episode has terminated too.
             options["max_episode_steps"] = self._limit + 1
         with warnings.catch_warnings():
-            # Gymnasium complains of the precision of bounds in EnvPool's spaces, of which only a type is used here.
+            # Gymnasium warns about the precision of bounds in EnvPool's spaces; only the actions' type is used here.
             warnings.simplefilter("ignore", UserWarning)
             self._pool = envpool.make(self._env_id, env_type="gymnasium", num_envs=self.num_envs, **options)
             self._dtype = self._pool.action_space.dtype
@@ -44,12 +44,12 @@ class EnvPool:
         return observation, info
 
     def step(self, actions: Any) -> Step:
-        """Act; an episode is truncated at Gymnasium's limit, and once more when EnvPool gets to its own."""
+        """Step all environments. An episode is truncated at Gymnasium's limit, and again at EnvPool's, a step later."""
         actions = actions.astype(self._dtype, order="C", copy=False)
         if self._ended:
             state = self._reset_some(actions)
         else:
-            # What the pool's own `step` adds to these two, in Python, is a fifth of 8 HalfCheetahs' step.
+            # The pool's own `step` adds Python work to these two calls, a fifth of a step of 8 HalfCheetahs.
             self._pool._send([self._ids, self._ids, actions])
             state = self._pool._recv()
         observation, reward, done, truncated, elapsed = (state[place] for place in self._places)
@@ -76,7 +76,7 @@ class EnvPool:
         return [np.concatenate(parts)[order] for parts in zip(*states, strict=True)]
 
     def take_info(self) -> dict[str, float]:
-        """Nothing: EnvPool's `info` has other names than Gymnasium's, and is not read."""
+        """Return no means: EnvPool's `info` has other names than Gymnasium's, and is not read."""
         return {}
 
     def close(self) -> None:

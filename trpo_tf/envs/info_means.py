@@ -1,4 +1,4 @@
-"""Numbers that an environment tells beside the transition, in `info`, as means."""
+"""Average the numbers that an environment reports in `info`."""
 
 import numbers
 from collections.abc import Iterable, Mapping
@@ -10,16 +10,16 @@ _OF_EVERY_STEP = "reward"
 
 
 class InfoMeans:
-    """Means of the numbers in `info`: of an episode's last step, or of all steps where the name begins with `reward`.
+    """Means of the numbers in `info`: of episodes' last steps, or of all steps if the name begins with `reward`.
 
-    Those of a dict in it, such as `episode`, have its name before theirs: `episode.r`. What is no number is left out.
+    Numbers in a nested dict have its name as prefix: `episode.r`. Values that are no numbers are left out.
     """
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[float, int]] = {}
 
     def add(self, info: Mapping[str, Any], *, ended: bool) -> None:
-        """Take in a step's `info`."""
+        """Add the numbers of one step's `info`; `ended` is whether the step was its episode's last."""
         for name, value in info.items():
             if ended or str(name).startswith(_OF_EVERY_STEP):
                 self._add(str(name), value)
@@ -34,7 +34,7 @@ class InfoMeans:
 
     @staticmethod
     def taken(means: "Iterable[InfoMeans]") -> dict[str, float]:
-        """The means over several, which are empty afterwards."""
+        """Return the means over several instances, and empty these."""
         sums: dict[str, tuple[float, int]] = {}
         for part in means:
             for name, (total, count) in part._values.items():

@@ -1,4 +1,4 @@
-"""Gymnasium environments: how they are made, seeded, and described."""
+"""Make, seed and describe Gymnasium environments."""
 
 import contextlib
 import copy
@@ -24,11 +24,12 @@ from trpo_tf.errors import UserError
 def make_env(
     environment: str | Environment, *, time_feature: bool = False, checked: bool = True, **arguments: Any
 ) -> gym.Env[Any, Any]:
-    """One environment, of these arguments as well; of Atari's namespace `ALE/`, with the standard preprocessing.
+    """Make one environment; further `arguments` go to its constructor.
 
-    With `time_feature` the steps left are observed. Unless `checked` is off, what the environment answers is held to
-    its spaces. Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or
-    with `time_feature` for an environment without a time limit.
+    Ids in `ALE/` get Atari's standard preprocessing. With `time_feature` the steps left are observed as well. Unless
+    `checked` is off, observations, rewards and flags are checked against the spaces. Raises `UserError` for an id that
+    Gymnasium can't make, an observation space that isn't supported, or with `time_feature` for an environment without a
+    time limit.
     """
     made = Environment.of(environment)
     env_id = made.env_id
@@ -53,9 +54,9 @@ def make_env(
 
 @functools.cache
 def _hear_mujoco() -> None:
-    """Have MuJoCo's warnings as Python's, rather than on the terminal and in a file where the command is run.
+    """Turn MuJoCo's warnings into Python's, instead of terminal output and a log file in the working directory.
 
-    That Gymnasium's own models have a deprecated attribute is left out: nobody who trains can change them.
+    Warnings of a deprecated attribute are dropped: Gymnasium's own models have it, and users can't change them.
     """
     import mujoco
 
@@ -67,9 +68,9 @@ def _hear_mujoco() -> None:
 
 
 def resolved_id(env_id: str) -> str:
-    """The id with the latest version of its environment, where it has none; otherwise the id.
+    """Return the id with its environment's latest version added, unless it has a version.
 
-    Raises what the import of its module does.
+    Raises what importing its module raises.
     """
     module, _, name = env_id.rpartition(":")
     if module:
@@ -84,9 +85,9 @@ def resolved_id(env_id: str) -> str:
 
 
 def spec_of(environment: str | Environment) -> EnvSpec:
-    """What an id was registered with, after its module is imported, and the environment's own time limit.
+    """Import the id's module, and return the registered spec with the environment's own time limit.
 
-    Raises what Gymnasium or the import does.
+    Raises what Gymnasium or the import raises.
     """
     made = Environment.of(environment)
     spec = gym.spec(resolved_id(made.env_id).rpartition(":")[2])
@@ -94,12 +95,15 @@ def spec_of(environment: str | Environment) -> EnvSpec:
         return spec
     spec = copy.copy(spec)
     spec.max_episode_steps = made.max_episode_steps or spec.max_episode_steps
-    spec.vector_entry_point = None  # which would be another environment
+    spec.vector_entry_point = None  # it would ignore the settings
     return spec
 
 
 def register_callable(env_id: str, make: Callable[..., gym.Env[Any, Any]]) -> None:
-    """Have `make` called for environments of this id, in this process. Raises `UserError` for an id that is taken."""
+    """Register `make` as the constructor of environments with this id, in this process.
+
+    Raises `UserError` for an id that is taken.
+    """
     known = gym.registry.get(env_id)
     if known is not None and not callable(known.entry_point):
         raise UserError(f"make_env needs an id of its own, and {env_id!r} is registered; for example 'My{env_id}'")
@@ -110,20 +114,20 @@ def register_callable(env_id: str, make: Callable[..., gym.Env[Any, Any]]) -> No
 
 def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:
     found: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    # What a bundle's manifest names is not called unless it is a wrapper.
+    # A bundle's manifest may name anything: only a wrapper may be called.
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
         raise UserError(f"env_wrapper {module}:{name} is no gymnasium.Wrapper")
     return found
 
 
 def environment_seed(seed: int, number: int) -> int:
-    """The seed of environments rebuilt at checkpoint `number` of a run with `seed`."""
+    """Return the seed of the environments that are built at checkpoint `number` of a run with `seed`."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
 @contextlib.contextmanager
 def readable_errors(env_id: str) -> Iterator[None]:
-    """What is raised where an id is looked up, or its environment made, as a `UserError` of one line."""
+    """Turn any error of looking up an id, or making its environment, into a `UserError` of one line."""
     try:
         yield
     except UserError:

@@ -1,7 +1,8 @@
-"""The time as part of what is observed: how many steps are left until the limit, at which the task then ends.
+"""Observe the number of steps left until the time limit, and treat the limit as the end of the task.
 
-A task with a time limit has a best policy that depends on the time left. One that can't see it is only right if it
-takes the limit for an interruption, which advantages do by the value of what follows (Pardo et al. 2018).
+A task with a time limit has a best policy that depends on the time left. A policy that can't observe the time is only
+right if the limit counts as an interruption. Advantages then add the value of the state that would have followed (Pardo
+et al. 2018).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +25,13 @@ _NO_LIMIT = "time_feature must be off: the environment has no time limit (max_ep
 
 
 class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
-    """One environment: observations are a Dict of its own (`obs`, unless it is one already) and `log_steps_left`."""
+    """Wrapper that adds `log_steps_left` to the observation, and makes it a Dict.
+
+    An observation that is not a Dict becomes the part `obs`.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        """Raises `UserError` if `env` has no time limit, or an observation of the feature's name."""
+        """Raise `UserError` if `env` has no time limit, or an observation of the feature's name."""
         super().__init__(env)
         self._clock = _time_limit(env)
         parts = _parts(env.observation_space)
@@ -36,12 +40,12 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
         self.observation_space = Dict(_joined(parts, Box(0.0, np.log1p(_limit(self._clock)), (1,), np.float32)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start anew."""
+        """Reset the environment."""
         observation, info = self.env.reset(seed=seed, options=options)
         return self._with_time(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Act; at the time limit the episode has terminated."""
+        """Step the environment; an episode at the time limit has terminated."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         at_limit = truncated and not self._steps_left()
         return self._with_time(observation), reward, terminated or at_limit, truncated and not at_limit, info
@@ -54,23 +58,23 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class VectorTimeFeature:
-    """The same for environments stepped together, whose reset takes a row."""
+    """`TimeFeature` for environments stepped together, whose resets take a step of their own."""
 
     def __init__(self, envs: Any, limit: int | None) -> None:
-        """It owns the environments, whose episodes have `limit` steps; raises `UserError` if that is None."""
+        """Take over `envs`, whose episodes have `limit` steps. Raises `UserError` if there is no limit."""
         if limit is None:
             raise UserError(_NO_LIMIT)
         self._envs, self._limit, self.num_envs, self.can_end = envs, limit, envs.num_envs, envs.can_end
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
-        """Start all of them anew from `seed`."""
+        """Reset all environments, with `seed`."""
         observation, info = self._envs.reset(seed=seed)
         self._left = np.full(self.num_envs, self._limit)
         self._ended = np.zeros(self.num_envs, bool)
         return self._with_time(observation), info
 
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]:
-        """Act in all of them; one that gets to its limit has terminated."""
+        """Step all environments; an episode at the time limit has terminated."""
         observation, reward, terminated, truncated, info = self._envs.step(actions)
         self._left = np.where(self._ended, self._limit, self._left - 1)
         self._ended = terminated | truncated
@@ -83,11 +87,11 @@ class VectorTimeFeature:
         self._ended[list(places)] = True
 
     def take_info(self) -> dict[str, float]:
-        """What the environments told."""
+        """Return means of the numbers in `info`; see `VectorEnv`."""
         return self._envs.take_info()  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close them."""
+        """Close the environments."""
         self._envs.close()
 
     def _with_time(self, observation: Any) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class VectorTimeFeature:
 
 
 def observes_time(observation: Iterable[ArraySpec]) -> bool:
-    """Whether a policy with these inputs wants to know the time."""
+    """Return whether a policy with these inputs observes the steps left."""
     return any(spec.name == LOG_STEPS_LEFT for spec in observation)
 
 
@@ -116,5 +120,5 @@ def _parts(observation: Any) -> dict[str, Any]:
 
 
 def _joined(parts: dict[str, Any], time: Any) -> dict[str, Any]:
-    """In the order that `Dict` gives its keys."""
+    """Return the parts and the time in the order of `Dict`'s keys."""
     return dict(sorted({**parts, LOG_STEPS_LEFT: time}.items()))

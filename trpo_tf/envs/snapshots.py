@@ -1,7 +1,7 @@
-"""Saving and restoring an environment's state, which the vine needs.
+"""Save and restore an environment's state, as the vine needs.
 
-A state is all that an environment's later steps depend on, but the random generator: who restores it says which one to
-draw from. An environment of one's own takes part by having `save_state() -> state` and `restore_state(state)`.
+A state is everything that later steps depend on, except the random generator, which `restore` is given. Environments of
+your own are supported if they have `save_state() -> state` and `restore_state(state)`.
 """
 
 import copy
@@ -35,7 +35,7 @@ _PLAIN = (np.ndarray, np.generic, int, float, str, tuple, list, dict, type(None)
 
 
 class Snapshot(NamedTuple):
-    """Plain fields of the environment, the simulator's own data if it has any, and fields of each wrapper."""
+    """State of an environment: its plain fields, the simulator's data if there is any, and fields of each wrapper."""
 
     fields: dict[str, Any]
     data: Any
@@ -54,7 +54,7 @@ def check_restorable(env: gym.Env[Any, Any]) -> None:
 
 
 def save(env: gym.Env[Any, Any]) -> Snapshot:
-    """The state of `env`, which later steps leave as it is."""
+    """Return a copy of the state of `env`, which later steps do not change."""
     inner: Any = env.unwrapped
     wrappers = [{name: copy.deepcopy(getattr(w, name)) for name in names} for w, names in _stateful_wrappers(env)]
     if _has_own(inner):
@@ -64,14 +64,14 @@ def save(env: gym.Env[Any, Any]) -> Snapshot:
     fields = {name: copy.deepcopy(v) for name, v in vars(inner).items() if isinstance(v, _PLAIN)}
     data = None
     if isinstance(inner, MujocoEnv):
-        # All of MjData: positions and velocities alone leave contact forces and body positions behind.
+        # All of MjData is copied: positions and velocities alone would leave out contact forces and body positions.
         data = mujoco.MjData(inner.model)
         mujoco.mj_copyData(data, inner.model, inner.data)
     return Snapshot(fields, data, wrappers)
 
 
 def restore(env: gym.Env[Any, Any], snapshot: Snapshot, rng: np.random.Generator) -> None:
-    """Put `env`, of the same kind as the one saved, into that state; it draws from `rng` from then on."""
+    """Set `env`, of the same kind as the one saved, to this state. From then on it draws from `rng`."""
     inner: Any = env.unwrapped
     inner.np_random = rng
     for (wrapper, _), fields in zip(_stateful_wrappers(env), snapshot.wrappers, strict=True):
@@ -92,13 +92,16 @@ def _has_own(inner: Any) -> bool:
 
 
 def _is_atari(inner: Any) -> bool:
-    """An instance of ALE's environment, which is so only once somebody has imported it."""
+    """Return whether this is ALE's environment, without importing ALE, which is optional."""
     ale_py = sys.modules.get("ale_py")
     return ale_py is not None and isinstance(inner, ale_py.AtariEnv)
 
 
 def _is_exact_atari(inner: Any) -> bool:
-    """The emulator's state is all there is, which it is not if ALE itself repeats actions: it hides the last one."""
+    """Return whether this is an Atari environment whose emulator holds the whole state.
+
+    It does not if ALE itself repeats actions, since ALE does not save the last action.
+    """
     return _is_atari(inner) and inner.ale.getFloat("repeat_action_probability") == 0.0
 
 
@@ -108,7 +111,7 @@ def _set_fields(target: Any, fields: dict[str, Any]) -> None:
 
 
 def _stateful_wrappers(env: gym.Env[Any, Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """The wrappers that hold some of an episode's state, outermost first, with the names of those fields."""
+    """Yield the wrappers that hold part of an episode's state, outermost first, with those fields' names."""
     while isinstance(env, gym.Wrapper):
         for kind, names in _WRAPPER_FIELDS.items():
             if isinstance(env, kind):

@@ -1,4 +1,4 @@
-"""Gymnasium's spaces as the policy's inputs and outputs."""
+"""Describe Gymnasium's spaces as the policy's inputs and outputs."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from trpo_tf.serving.runtime.observations import leaves_of
 
 
 def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
-    """The spaces of an observation's arrays, by input name. Raises `UserError` if there are none."""
+    """Return the spaces of an observation's arrays by input name. Raises `UserError` if there are none."""
     parts = dict(leaves_of(_unpacked(space)))
     if not parts:
         raise UserError(f"observation space {space} is empty; there must be something to observe")
@@ -20,12 +20,12 @@ def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
 
 
 def observation_spec(space: gym.Space[Any]) -> tuple[ArraySpec, ...]:
-    """The policy's observation inputs. Raises `UserError` for a space that isn't supported."""
+    """Return the policy's observation inputs. Raises `UserError` for a space that isn't supported."""
     return tuple(_spec(name, part, "observation") for name, part in observation_parts(space).items())
 
 
 def action_spec(space: gym.Space[Any]) -> ArraySpec:
-    """The policy's action output. Raises `UserError` for a space that isn't supported."""
+    """Return the policy's action output. Raises `UserError` for a space that isn't supported."""
     if isinstance(space, gym.spaces.Box) and space.dtype.kind != "f":
         raise UserError(f"action space {space} isn't supported; a Box of actions must be of floats")
     return _spec("action", space, "action")
@@ -49,7 +49,7 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
 
 
 def _bound(values: NDArray[Any]) -> Bound:
-    """A bound for each element, or the one that all have."""
+    """Return the bound that all elements have in common, or else one for each."""
     each = values.ravel().tolist()
     return each[0] if len(set(each)) == 1 else tuple(each)
 

@@ -1,7 +1,7 @@
-"""Environments stepped together, by Gymnasium or by EnvPool.
+"""Step several environments together, by Gymnasium or by EnvPool.
 
-Whoever steps them, an episode's end is followed by a row that only resets: its action is ignored, and it counts as no
-step. An episode that EnvPool cuts at its time limit is followed by two.
+With every backend, the step after an episode's end only resets the environment. Its action is ignored, and it does not
+count as a step. After an episode that EnvPool cuts at its time limit there are two such steps.
 """
 
 from collections.abc import Sequence
@@ -22,72 +22,72 @@ from trpo_tf.errors import environment_failure
 from trpo_tf.serving.runtime.observations import ROOT, Observation, by_name, leaves_of, structured
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
-"""observation, reward [N], terminated [N], truncated [N], info."""
+"""Observation, reward [N], terminated [N], truncated [N], info."""
 
 
 class VectorEnv(Protocol):
-    """What the sampler needs of environments stepped together.
+    """Interface of environments stepped together, as the sampler needs it.
 
     Attributes:
-        num_envs: how many there are.
-        can_end: whether `end` works.
+        num_envs: number of environments.
+        can_end: whether `end` is supported.
     """
 
     num_envs: int
     can_end: bool
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
-        """Start anew from `seed`: observations and info."""
+        """Reset all environments with `seed`, and return observations and info."""
 
     def step(self, actions: Any) -> Step:
-        """Act in all of them."""
+        """Step all environments."""
 
     def end(self, places: Sequence[int]) -> None:
         """End some environments' episodes: the next step resets them."""
 
     def take_info(self) -> dict[str, float]:
-        """Means of the numbers that the environments told in `info` since the last call, as `InfoMeans` has them."""
+        """Return means of the numbers in `info` since the last call, as `InfoMeans` computes them."""
 
     def close(self) -> None:
-        """Free what they hold."""
+        """Close the environments."""
 
 
 _CHECKED_STEPS = 100
-"""Observations of each environment that are looked at in full."""
+"""Number of each environment's first observations that are checked in full."""
 
 _NOWHERE: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
 
 class Vectorized:
-    """Gymnasium's environments that one array operation steps. An episode of theirs can't be ended from outside."""
+    """Environments that Gymnasium steps by array operations. Their episodes can't be ended from outside."""
 
     can_end = False
 
     def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any]) -> None:
-        """It owns the environments."""
+        """Take over `envs`: `close` closes them."""
         self.num_envs, self.close = envs.num_envs, envs.close
         self.reset, self.step = envs.reset, envs.step
 
     def end(self, places: Sequence[int]) -> None:
-        """Raises `NotImplementedError`."""
+        """Raise `NotImplementedError`."""
         raise NotImplementedError(f"the episodes of {places} can't be ended")
 
     def take_info(self) -> dict[str, float]:
-        """Nothing: of these classic tasks none tells anything."""
+        """Return no means: these classic tasks report nothing in `info`."""
         return {}
 
 
 class SyncVectorEnv:
-    """Gymnasium's environments one after the other, those of MuJoCo in two halves at once.
+    """Gymnasium's environments stepped one after the other; MuJoCo's in two halves, on two threads.
 
-    As `gym.vector.SyncVectorEnv`, without gathering in arrays what environments tell beside the transition, which takes
-    as long as a small environment's step. MuJoCo's physics lets other threads run meanwhile.
+    Unlike `gym.vector.SyncVectorEnv`, it does not gather `info` in arrays, which takes as long as a small environment's
+    step. MuJoCo's physics lets other threads run meanwhile, so the halves run in parallel.
     """
 
     can_end = True
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
-        """It owns the environments, which must be alike."""
+        """Take over `envs`, which must have the same spaces: `close` closes them."""
         self.envs, self.num_envs = envs, len(envs)
         self._specs = parts = observation_spec(envs[0].observation_space)
         self._observation = {part.name: np.zeros((self.num_envs, *part.shape), part.dtype) for part in parts}
@@ -104,7 +104,7 @@ class SyncVectorEnv:
         self._beside = ThreadPoolExecutor(1)
 
     def reset(self, *, seed: int | None = None) -> tuple[Observation, Any]:
-        """The environments' seeds are `seed` and those that follow it."""
+        """Reset all environments; environment i has the seed `seed` + i."""
         for i, env in enumerate(self.envs):
             try:
                 self._observe(i, env.reset(seed=None if seed is None else seed + i)[0])
@@ -114,7 +114,7 @@ class SyncVectorEnv:
         return self._copied(), {}
 
     def step(self, actions: NDArray[Any]) -> Step:
-        """Act in all of them; one whose episode has ended is reset instead."""
+        """Step all environments; one whose episode has ended is reset instead."""
         first = self._beside.submit(self._advance, self._first, actions) if self._first else None
         self._advance(self._others, actions)
         if first is not None:
@@ -126,11 +126,11 @@ class SyncVectorEnv:
         self._truncated[list(places)] = True
 
     def take_info(self) -> dict[str, float]:
-        """See `VectorEnv`."""
+        """Return means of the numbers in `info` since the last call; see `VectorEnv`."""
         return InfoMeans.taken(self._info)
 
     def close(self) -> None:
-        """Close them."""
+        """Close the environments."""
         self._beside.shutdown()
         for env in self.envs:
             env.close()
@@ -155,7 +155,11 @@ class SyncVectorEnv:
                 raise environment_failure("step", error, f"environment {i + 1} of {self.num_envs}") from error
 
     def _observe(self, place: int, observation: Any) -> None:
-        """Take in an observation: the first ones in full, then names, types and shapes; integers' range at first."""
+        """Store an observation.
+
+        An environment's first observations are checked in full, the later ones by name, type and shape. Arrays of
+        integers are thus held to their bounds only at first.
+        """
         if self._to_check[place]:
             self._to_check[place] -= 1
             observation = conforming(observation, self._specs)
@@ -178,8 +182,8 @@ class SyncVectorEnv:
 
 
 def make_sync_env(environment: str | Environment, num_envs: int, *, time_feature: bool = False) -> SyncVectorEnv:
-    """The environments of `make_env`, stepped in turn.
+    """Make the environments of `make_env`, stepped one after the other.
 
-    Unchecked, since `SyncVectorEnv` looks at what they answer itself.
+    They are made unchecked, since `SyncVectorEnv` checks what they return.
     """
     return SyncVectorEnv([make_env(environment, time_feature=time_feature, checked=False) for _ in range(num_envs)])
