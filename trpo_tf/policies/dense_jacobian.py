@@ -1,4 +1,4 @@
-"""Chains of dense layers, differentiated by hand: what products with their Jacobian share is computed once."""
+"""Differentiate chains of dense layers by hand, to compute once what products with their Jacobian share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _ELEMENTWISE = [
 
 
 def is_chain(network: keras.Model) -> bool:
-    """Whether the network is dense layers one after the other, with biases and activations of single numbers."""
+    """Return whether the network is a chain of trained dense layers with biases and elementwise activations."""
     return isinstance(network, keras.Sequential) and all(
         type(layer) is keras.layers.Dense
         and layer.use_bias
@@ -27,10 +27,10 @@ def is_chain(network: keras.Model) -> bool:
 
 
 def linearize_chain(network: keras.Sequential, weights: Sequence[Any], inputs: Any) -> Linearization:
-    """The network's output [batch, outputs] as a function of its weights, kernel and bias in turn, at `weights`.
+    """Return the linearisation of the network's output [batch, outputs] at `weights`, kernel and bias in turn.
 
-    Activations and their slopes are kept, and so are transposed matrices: a compiled loop multiplies by them two to
-    five times as fast as by matrices that it has to transpose each time.
+    Activations, their slopes and transposed matrices are kept. A compiled loop multiplies by a stored transpose two to
+    five times as fast as by a matrix that it has to transpose each time.
     """
     kernels = weights[::2]
     entering, slopes = [inputs], []

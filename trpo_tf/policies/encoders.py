@@ -1,4 +1,4 @@
-"""The encoder: from observations as the environment gives them to what a network sees, inside the policy's graph."""
+"""Encoders turn an environment's observations into a network's inputs, inside the policy's graph."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from trpo_tf.serving.runtime.observations import Observation, by_name
 
 _FIRST_CENTRED = 2.0**13
 _SMALLEST_IMAGE = 16
-"""Pixels, each way: what is smaller is a table of numbers."""
+"""Least height and width of an image, in pixels; smaller arrays are treated as numbers."""
 
 
 class Encoder:
-    """A function of the frozen statistics and an observation [batch, ...].
+    """Function from frozen statistics and an observation [batch, ...] to a network's inputs.
 
-    A network's inputs are the numbers of all parts side by side, float [batch, width], then each image as it is, uint8
-    [batch, height, width, channels]; a tuple if there are several.
+    The inputs are the concatenated numbers of all parts, float [batch, width], and each image, uint8 [batch, height,
+    width, channels]. If there are several inputs, they are a tuple.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Encoder:
         offset: Sequence[float] = (),
         least_deviation: float = 0.0,
     ) -> None:
-        """Parts of the observation by what becomes of them.
+        """Group the parts of the observation by their encoding.
 
-        `normalized` numbers are standardised and clipped to +-10 deviations, `plain` ones are left as they are,
-        `choices` become one-hot vectors, whose first and last are the spec's bounds. The `offset`, one for each of the
-        numbers, is subtracted in float64 before they become float32. Standardised numbers are divided by the root of
-        their variance plus `least_deviation` squared. Raises `UserError` if there are more or fewer offsets.
+        `normalized` numbers are standardised and clipped to +-10 deviations, `plain` ones are left unchanged. `choices`
+        become one-hot vectors; the spec's bounds are the first and the last choice. The `offset`, one value per number,
+        is subtracted in float64 before numbers become float32. Standardised numbers are divided by the root of their
+        variance plus `least_deviation` squared. Raises `UserError` if the count of offsets is wrong.
         """
         self._normalized, self._plain, self._choices, self._images = normalized, plain, choices, images
         self._only = next(spec.name for group in (normalized, plain, choices, images) for spec in group)
@@ -57,7 +57,7 @@ class Encoder:
         self.inputs += [tf.TensorSpec((None, *_channels_last_shape(spec)), spec.dtype) for spec in images]
 
     def __call__(self, normalizer: Normalizer, observation: Any) -> Any:
-        """The network's inputs; numbers have the normaliser's float type."""
+        """Return the network's inputs; numbers have the normaliser's float type."""
         parts, dtype = by_name(observation, self._only), normalizer.mean.dtype
         offsets = np.split(self._offset, _ends(self._numbers)[:-1])
         columns = [
@@ -74,29 +74,29 @@ class Encoder:
 
     @property
     def has_wide_numbers(self) -> bool:
-        """Whether there are numbers of types whose values float32 does not hold."""
+        """Whether some numbers have a type with values that float32 can't represent exactly."""
         return any(map(_is_wide, self._numbers))
 
     def by_part(self, statistics: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Statistics [statistics] as those of each normalised part, flat, by its name."""
+        """Return statistics [statistics] split into one flat array for each normalised part, by its name."""
         parts = np.split(statistics, _ends(self._normalized)[:-1])
         return {spec.name: part for spec, part in zip(self._normalized, parts, strict=False)}
 
     def measured(self, observations: Observation) -> NDArray[np.float64]:
-        """What the statistics are taken of: the normalised numbers of observations [n, ...], as [n, statistics]."""
+        """Return the numbers that statistics are taken of, [n, statistics]: the observations' normalised parts."""
         return _rows(by_name(observations, self._only), self._normalized)
 
     def normalizer(self, moments: Moments) -> Normalizer:
-        """Statistics of what is `measured`, as the graph takes them: the mean less the offset."""
+        """Return the statistics that the graph takes, of the moments of `measured` numbers, less the offset."""
         offset = self._offset[: self.statistics] if moments.total else 0.0
         widened = moments.widened(self.least_deviation)
         return Normalizer.of(widened._replace(mean=widened.mean - offset))
 
     def needed_offset(self, observation: Observation) -> tuple[float, ...]:
-        """Offsets for an environment whose first observation this is, or none if none is needed.
+        """Return offsets for an environment with this first observation, or none if none is needed.
 
-        A number of a type wider than float32 is centred by its first value, where that is 8,192 or more: from there on
-        neighbouring numbers of float32 lie 0.001 apart or further. Other numbers get 0.
+        A number of a type wider than float32 is centred by its first value if that is at least 8,192 in magnitude. From
+        there on neighbouring numbers of float32 are 0.001 or more apart. Other numbers get 0.
         """
         parts = {name: part[np.newaxis] for name, part in by_name(observation, self._only).items()}
         first = _rows(parts, self._numbers).ravel()
@@ -113,7 +113,7 @@ def make_encoder(
     offset: Sequence[float] = (),
     least_deviation: float = 0.0,
 ) -> Encoder:
-    """The encoder of an observation whose parts have these spaces and specs. Raises `UserError` for a wrong offset."""
+    """Return the encoder of an observation with these spaces and specs. Raises `UserError` for a wrong offset."""
     groups: dict[str, list[ArraySpec]] = {"normalized": [], "plain": [], "choices": [], "images": []}
     for space, spec in zip(spaces, specs, strict=True):
         if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
@@ -127,7 +127,7 @@ def make_encoder(
 
 
 def is_image(spec: ArraySpec) -> bool:
-    """Whether an array is pixels: bytes in three dimensions, channels (or stacked frames) the smallest of them."""
+    """Return whether an array is an image: bytes in three dimensions, the smallest of them channels or frames."""
     if spec.dtype != "uint8" or len(spec.shape) != 3:
         return False
     height, width, _ = _channels_last_shape(spec)
@@ -155,12 +155,12 @@ def _ends(specs: Sequence[ArraySpec]) -> NDArray[np.int64]:
 
 
 def _is_wide(spec: ArraySpec) -> bool:
-    """Whether float32 can't hold all values of the part's type."""
+    """Return whether float32 can't represent all values of the part's type."""
     return np.dtype(spec.dtype).itemsize > 2 and spec.dtype != "float32"
 
 
 def _rows(parts: Mapping[str, NDArray[Any]], specs: Sequence[ArraySpec]) -> NDArray[np.float64]:
-    """The numbers of these parts [n, ...] side by side, [n, numbers]."""
+    """Return the numbers of these parts [n, ...], concatenated to [n, numbers]."""
     rows = [parts[spec.name].reshape(-1, math.prod(spec.shape)) for spec in specs]
     return np.concatenate(rows, axis=1, dtype=np.float64) if rows else np.zeros((0, 0))
 

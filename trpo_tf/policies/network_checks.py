@@ -1,4 +1,4 @@
-"""What a Keras network must be to train here, asked of the network itself before anything is written."""
+"""Check that a Keras network can be trained here, before anything is written."""
 
 import inspect
 import json
@@ -24,14 +24,14 @@ _READ_BACK = (
 
 
 class NetworkMismatch(UserError):
-    """A network whose inputs or output are not those that environment and algorithm need."""
+    """Error of a network whose inputs or output do not fit the environment and the algorithm."""
 
 
 def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str) -> None:
     """Raise `UserError` unless `network` is a Keras model that maps `inputs` to [batch, outputs]; build it if need be.
 
     Args:
-        network: what was given.
+        network: object that was given as a network.
         inputs: `tf.TensorSpec`s with a free batch dimension.
         outputs: numbers in a row of the output.
         name: what messages call the network.
@@ -62,7 +62,7 @@ def check_trainable(network: keras.Model, inputs: Sequence[Any], name: str) -> N
     _check_floats(network, name)
     _check_objective(network, name)
     probes, rng = _probes(inputs), np.random.default_rng(0)
-    # Moved a little: a last layer of zeros would hide what comes before it.
+    # Perturbed, since a last layer of zeros would hide the layers before it.
     weights = [tf.constant(v.numpy() + 0.1 * rng.normal(size=v.shape), tf.float32) for v in network.trainable_variables]
     _check_graph(network, inputs, name)
     _check_state(network, weights, probes, name)
@@ -71,10 +71,10 @@ def check_trainable(network: keras.Model, inputs: Sequence[Any], name: str) -> N
 
 
 def architecture(network: keras.Model, name: str) -> str:
-    """The network without its weights, as JSON; what it was compiled with is left out. Raises `UserError`."""
+    """Return the network without weights and compile settings, as JSON. Raises `UserError`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lambdas, also in what is left out
+            warnings.simplefilter("ignore")  # Keras warns of lambdas, also in the compile settings
             document = json.loads(network.to_json())
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UserError(f"{name} can't be written as JSON: {_reason(error)}; give it a get_config") from error
@@ -83,7 +83,7 @@ def architecture(network: keras.Model, name: str) -> str:
 
 
 def from_architecture(path: Path) -> keras.Model:
-    """The inverse of `architecture`, of a file. Raises `UserError`."""
+    """Return the network that a file of `architecture` describes. Raises `UserError`."""
     try:
         return keras.models.model_from_json(path.read_text())
     except (OSError, TypeError, ValueError) as error:
@@ -91,7 +91,7 @@ def from_architecture(path: Path) -> keras.Model:
 
 
 def _probes(inputs: Sequence[Any]) -> Any:
-    """A few rows of numbers, or of bytes, as the network takes them."""
+    """Return a few rows of random numbers, or of bytes, as the network's input."""
     rng = np.random.default_rng(0)
 
     def rows(spec: Any) -> NDArray[Any]:
@@ -105,7 +105,10 @@ def _probes(inputs: Sequence[Any]) -> Any:
 
 
 def _check_floats(network: keras.Model, name: str) -> None:
-    """Mixed precision included: a step that keeps within its trust region needs float32."""
+    """Raise `UserError` if a layer computes or stores in another float type than float32.
+
+    A step that keeps within its trust region needs float32, so mixed precision is not supported.
+    """
     for layer in _layers(network):
         for dtype in (layer.compute_dtype, layer.variable_dtype):
             if "float" in str(dtype) and dtype != "float32":
@@ -116,7 +119,10 @@ def _check_floats(network: keras.Model, name: str) -> None:
 
 
 def _check_objective(network: keras.Model, name: str) -> None:
-    """What Keras's own training would add to the loss, or do after a step, an update here does not."""
+    """Raise `UserError` if the network has no trained weights, or adds to the loss, or constrains its weights.
+
+    Keras's own training would apply such losses and constraints; the updates here do not.
+    """
     if not network.trainable_variables:
         raise UserError(f"{name} has no weights that are trained; set trainable = True, or add a layer")
     if network.losses:
@@ -150,7 +156,7 @@ def _check_rows(network: keras.Model, weights: Sequence[Any], probes: Any, name:
 def _called(
     network: keras.Model, weights: Sequence[Any], probes: Any, *, training: bool = False
 ) -> tuple[Any, list[str]]:
-    """The output with `weights` for the trained ones, and the variables that the call would have changed."""
+    """Return the output with `weights` for the trained ones, and the variables that the call would change."""
     mapping = list(zip(network.trainable_variables, weights, strict=True))
     with keras.StatelessScope(state_mapping=mapping) as scope:
         output = network(probes, training=training)
@@ -177,7 +183,7 @@ def _check_graph(network: keras.Model, inputs: Sequence[Any], name: str) -> None
 
 
 def _check_reads_back(network: keras.Model, weights: Sequence[Any], probes: Any, name: str) -> None:
-    """Raise `UserError` unless the network's architecture and its trained weights alone make it again."""
+    """Raise `UserError` unless the architecture and the trained weights alone restore the network."""
     text = architecture(network, name)
     try:
         again = keras.models.model_from_json(text)
@@ -196,7 +202,7 @@ def _check_reads_back(network: keras.Model, weights: Sequence[Any], probes: Any,
 
 
 def _layers(network: keras.Model) -> list[Any]:
-    """Every layer, of whatever depth; Keras's own models, which only hold others, and inputs are left out."""
+    """Return the layers at any depth, without inputs and Keras's own models, which only hold other layers."""
     return [
         layer
         for layer in network._flatten_layers(include_self=True, recursive=True)
@@ -205,7 +211,10 @@ def _layers(network: keras.Model) -> list[Any]:
 
 
 def _training_layers(network: keras.Model) -> list[Any]:
-    """Those that seem to know training: Keras's with a state, or one's own; else the network."""
+    """Return layers that may act differently in training, or else the network.
+
+    Their `call` takes `training`, and they are the user's own, or Keras's with a state.
+    """
     knowing = [layer for layer in _layers(network) if "training" in inspect.signature(layer.call).parameters]
     return [layer for layer in knowing if not _is_keras_s(layer) or layer.non_trainable_variables] or [network]
 
@@ -223,7 +232,7 @@ def _kind(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The line of a Keras error that says what is wrong, without terminal colours."""
+    """Return the line of a Keras error that says what is wrong, without terminal colours."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
     telling = [
         line for line in lines if line and not line.startswith(("Exception encountered when calling", "in user"))

@@ -1,4 +1,4 @@
-"""Keras networks: the default ones, and what any network must be to train here."""
+"""Build the default Keras networks, and turn any network into a function of a flat parameter vector."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def mlp(
     seed: int = 0,
     dtype: str = "float32",
 ) -> keras.Model:
-    """A multilayer perceptron with orthogonal initial weights, gain sqrt(2), and zero biases."""
+    """Return a multilayer perceptron with orthogonal initial weights, of gain sqrt(2) but the last, and zero biases."""
     seeds = np.random.SeedSequence(seed).generate_state(len(hidden_sizes) + 1)
 
     def orthogonal(gain: float, index: int) -> keras.Initializer:
@@ -47,10 +47,11 @@ def cnn(
     last_layer_scale: float = 1.0,
     seed: int = 0,
 ) -> keras.Model:
-    """Two convolutions for each image, of 16 channels and stride 2 (Schulman et al. 2015, appendix D), then `mlp`.
+    """Return a network of two convolutions for each image, followed by an `mlp`.
 
-    `inputs` are `tf.TensorSpec`s: images are bytes [batch, height, width, channels], scaled to 0 to 1 here; numbers
-    [batch, width] join the images' features.
+    The convolutions have 16 channels and stride 2 (Schulman et al. 2015, appendix D). `inputs` are `tf.TensorSpec`s:
+    images are bytes [batch, height, width, channels], scaled to 0 to 1 here. Numbers [batch, width] are concatenated
+    with the images' features.
     """
     seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(inputs) + 1))
 
@@ -79,7 +80,7 @@ def cnn(
 
 
 def default_network(inputs: Sequence[Any], hidden_sizes: Sequence[int], outputs: int, **options: Any) -> keras.Model:
-    """An `mlp` for numbers alone, a `cnn` where there are images; the options are theirs."""
+    """Return an `mlp` for numbers alone, or a `cnn` if there are images; `options` are passed on."""
     if len(inputs) == 1 and len(inputs[0].shape) == 2:
         return mlp(inputs[0].shape[1], hidden_sizes, outputs, **options)
     return cnn(inputs, hidden_sizes, outputs, **options)
@@ -88,11 +89,14 @@ def default_network(inputs: Sequence[Any], hidden_sizes: Sequence[int], outputs:
 class PureNetwork:
     """A Keras network as a function of one flat parameter vector.
 
-    Extra parameters that no layer holds (a log standard deviation) stand at the vector's end.
+    Extra parameters that no layer holds (a log standard deviation) are at the vector's end.
     """
 
     def __init__(self, network: keras.Model, extra: Sequence[tuple[int, ...]] = ()) -> None:
-        """`network` is built, and as `check_trainable` wants it. What it holds beside its weights stays as it is."""
+        """Take a built network that `check_trainable` accepts, and the shapes of extra parameters.
+
+        Its variables that are not trained keep their present values.
+        """
         self.network = network
         self._constants = [v.numpy() for v in network.non_trainable_variables]
         self.shapes = [tuple(v.shape) for v in network.trainable_variables] + [tuple(s) for s in extra]
@@ -106,28 +110,28 @@ class PureNetwork:
         return sum(self.sizes)
 
     def flat(self, *extra: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's present weights, then `extra`, as one vector."""
+        """Return the network's present weights, then `extra`, as one vector."""
         arrays = [v.numpy() for v in self.network.trainable_variables] + list(extra)
         return np.concatenate([a.ravel() for a in arrays]).astype(np.float32)
 
     def split(self, theta: Any) -> list[Any]:
-        """The vector's parts in their shapes: the network's weights, then the extra ones (a tensor's views)."""
+        """Return the parts of the tensor `theta` in their shapes: the network's weights, then the extra parameters."""
         return [tf.reshape(part, shape) for part, shape in zip(tf.split(theta, self.sizes), self.shapes, strict=True)]
 
     def split_array(self, theta: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """As `split`, for a NumPy array."""
+        """Return the parts of the NumPy array `theta` in their shapes, in the order of `split`."""
         parts = np.split(theta, np.cumsum(self.sizes)[:-1])
         return [part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def apply(self, parts: Sequence[Any], inputs: Any) -> tuple[Any, list[Any]]:
-        """The network's output [batch, outputs] for its weights in `parts`, and the extra parameters."""
+        """Return the network's output [batch, outputs] for its weights in `parts`, and the extra parameters."""
         count = len(self.network.trainable_variables)
         values = list(inputs) if isinstance(inputs, tuple) else inputs
         output, _ = self.network.stateless_call(list(parts[:count]), self._constants, values)
         return output, list(parts[count:])
 
     def linearize(self, weights: Sequence[Any], inputs: Any) -> Linearization:
-        """The network's output [batch, outputs] as a function of its weights, a list of tensors, at `weights`."""
+        """Return the linearisation, at `weights`, of the output [batch, outputs] as a function of the weights."""
         if self.is_chain:
             return linearize_chain(self.network, weights, inputs)
         return linearize(lambda parts: self.apply(parts, inputs)[0], list(weights))
@@ -135,10 +139,11 @@ class PureNetwork:
     def recentred(
         self, theta: NDArray[np.float32], before: Moments, after: Moments, least_deviation: float
     ) -> NDArray[np.float32]:
-        """Parameters that answer to observations standardised by `after` as `theta` does to those by `before`.
+        """Return parameters whose outputs with the statistics `after` are those of `theta` with `before`.
 
-        For a chain of dense layers whose first inputs are the standardised ones; up to what is clipped. A number that
-        had not varied `before` keeps its weights, since its deviation meant nothing.
+        The network must be a chain of dense layers whose first inputs are the standardised numbers. Outputs may differ
+        for clipped observations. A number that had not varied `before` keeps its weights, since its deviation meant
+        nothing.
         """
         has_varied = before.has_varied
         before, after = before.widened(least_deviation), after.widened(least_deviation)
@@ -149,7 +154,7 @@ class PureNetwork:
         return np.concatenate([part.ravel() for part in (kernel, bias, *others)]).astype(np.float32)
 
     def assign(self, theta: NDArray[np.float32]) -> None:
-        """Put the weights of `theta` into the Keras network."""
+        """Assign the weights in `theta` to the Keras network."""
         parts = self.split_array(theta)
         for variable, part in zip(self.network.trainable_variables, parts, strict=False):
             variable.assign(part)

@@ -30,7 +30,7 @@ class Policy:
         observation: tuple[ArraySpec, ...],
         action: ArraySpec,
     ) -> None:
-        """The network is built, and takes what the encoder gives and gives what the head takes."""
+        """Combine the parts; the built network maps the encoder's output to the head's input."""
         self.encoder, self.head = encoder, head
         self.spec = PolicySpec(observation, action, head.noise)
         self.network = PureNetwork(network, head.extra_shapes)
@@ -42,19 +42,19 @@ class Policy:
 
     @property
     def noise_size(self) -> int:
-        """Random numbers that a sampled action takes."""
+        """Number of random numbers that sampling one action takes."""
         return math.prod(self.head.noise.shape)
 
     def initial_theta(self) -> NDArray[np.float32]:
-        """The network's present weights and the head's own parameters."""
+        """Return the network's present weights and the head's initial parameters, as one vector."""
         return self.network.flat(*self.head.initial_extra())
 
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
-        """The distribution's parameters for encoded observations [batch, ...]."""
+        """Return the distribution's parameters for encoded observations [batch, ...]."""
         return self._parameters(self.network.split(theta), inputs)
 
     def linearize(self, theta: Any, inputs: Any) -> Linearization:
-        """`parameters` of the encoded observations as a function of theta."""
+        """Return the linearisation at `theta` of `parameters`, for encoded observations."""
         parts = self.network.split(theta)
         count = len(parts) - len(self.head.extra_shapes)
         network = self.network.linearize(parts[:count], inputs)
@@ -71,20 +71,21 @@ class Policy:
         return Linearization(head.value, forward, backward)
 
     def log_prob(self, theta: Any, inputs: Any, sample: Any) -> Any:
-        """Log-probability [batch] of samples [batch, ...] for encoded observations [batch, ...], as the head counts."""
+        """Return the head's log-probability [batch] of samples [batch, ...] for encoded observations [batch, ...]."""
         return self.head.log_prob(self.parameters(theta, inputs), sample)
 
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
-        """The inference function: action in the environment's units, and the sample behind it.
+        """Return the action in the environment's units, and the sample that it is made from.
 
-        `parts` are the weights as `PureNetwork.split` gives them, observations are [batch, ...], noise is [batch, k].
+        This is the inference function. `parts` are the weights as `PureNetwork.split` returns them, observations are
+        [batch, ...], noise is [batch, k].
         """
         parameters = self._parameters(parts, self.encoder(normalizer, observation))
         sample = self.head.sample(parameters, noise)
         return self.head.action(sample), sample
 
     def scores(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> Any:
-        """For a policy of discrete actions, what each choice maximises: [batch, ..., n]."""
+        """Return the scores [batch, ..., n] of a policy of discrete actions: each choice is their argmax."""
         assert isinstance(self.head, DiscreteHead)
         return self.head.scores(self._parameters(parts, self.encoder(normalizer, observation)), noise)
 
@@ -94,7 +95,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy with its parameters: what is exported."""
+    """A policy with its parameters and statistics, as it is exported."""
 
     policy: Policy
     theta: NDArray[np.float32]
@@ -102,7 +103,7 @@ class TrainedPolicy:
 
     @property
     def spec(self) -> PolicySpec:
-        """Observation, action and noise."""
+        """Specification of observation, action and noise."""
         return self.policy.spec
 
     @property
@@ -111,15 +112,15 @@ class TrainedPolicy:
         return self.policy.is_discrete
 
     def function(self, observation: Any, noise: Any) -> Any:
-        """The action: an `export.InferenceFunction`, with the weights as constants."""
+        """Return the action, with the weights as constants; this is an `export.InferenceFunction`."""
         return self.policy.act(self._parts, self.normalizer, observation, noise)[0]
 
     def scores(self, observation: Any, noise: Any) -> Any:
-        """See `Policy.scores`."""
+        """Return the scores of `Policy.scores`, with the weights as constants."""
         return self.policy.scores(self._parts, self.normalizer, observation, noise)
 
     def distribution(self) -> dict[str, InferenceFunction]:
-        """The distribution's parameters by name, each a function as `function` is; noise plays no part in them."""
+        """Return the distribution's parameters by name, as functions like `function`, which ignore the noise."""
 
         def parameter(place: int) -> InferenceFunction:
             def answer(observation: Any, _noise: Any) -> Any:

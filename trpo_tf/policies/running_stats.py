@@ -21,23 +21,24 @@ class Moments(NamedTuple):
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> "Moments":
-        """Of no samples yet."""
+        """Return the moments of no samples."""
         return cls(np.zeros(shape), np.zeros(shape), np.zeros(()))
 
     def faded(self, most: float) -> "Moments":
-        """The same mean and variance, with a weight of `most` samples at most."""
+        """Return the same mean and variance, with a weight of at most `most` samples."""
         if self.total <= most:
             return self
         return Moments(self.mean, self.deviations * (most / self.total), np.asarray(float(most)))
 
     def widened(self, least_deviation: float) -> "Moments":
-        """Add the square of `least_deviation` to the variance; without samples nothing changes."""
+        """Return the moments with `least_deviation` squared added to the variance; without samples nothing changes."""
         return self._replace(deviations=self.deviations + least_deviation**2 * self.total)
 
     def updated(self, samples: NDArray[np.generic], window: int = 0) -> "Moments":
-        """Add samples [n, ...] (Chan, Golub & LeVeque 1983, eq 2.1). No samples change nothing.
+        """Return the moments with samples [n, ...] added (Chan, Golub & LeVeque 1983, eq 2.1).
 
-        With a `window` older samples are weighed down, until together with the new ones they count as `window`.
+        No samples change nothing. With a `window`, older samples are weighted down to count as at most max(`window` -
+        n, 0).
         """
         added = len(samples)
         if added == 0:
@@ -56,17 +57,17 @@ class Moments(NamedTuple):
 
     @property
     def variance(self) -> Float64:
-        """Of the samples; 1 before there are two."""
+        """Variance of the samples; 1 before there are two."""
         return self.deviations / self.total if self.total > 1 else np.ones_like(self.deviations)
 
     @property
     def scale(self) -> Float64:
-        """1 / standard deviation."""
+        """1 / standard deviation, finite also for equal samples."""
         return np.asarray(1.0 / np.sqrt(self.variance + _EPSILON))
 
     @property
     def has_varied(self) -> NDArray[np.bool_]:
-        """Whether the samples differ by more than what keeps `scale` finite."""
+        """Whether the variance is above the constant that keeps `scale` finite."""
         return np.asarray(self.variance > _EPSILON)
 
 
@@ -78,5 +79,5 @@ class Normalizer(NamedTuple):
 
     @classmethod
     def of(cls, moments: Moments) -> "Normalizer":
-        """The statistics as the graph takes them."""
+        """Return the mean and scale of `moments`, as float32 for the graph."""
         return cls(moments.mean.astype(np.float32), moments.scale.astype(np.float32))

@@ -17,7 +17,7 @@ _IMPOSSIBLE = -1e9
 
 
 class DiscreteHead(Head):
-    """Independent choices, each of a few; parameters (logits [batch, ..., n],) over the last axis.
+    """Independent choices from a few options; parameters (logits [batch, ..., n],), options on the last axis.
 
     With standard Gumbel noise added, the largest logit is a sample (the Gumbel-max trick).
     """
@@ -25,66 +25,66 @@ class DiscreteHead(Head):
     extra_shapes = ()
 
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """None."""
+        """Return no parameters: all of them depend on the observation."""
         return []
 
     def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
-        """(diag(p) - p p') t, choice by choice."""
+        """Return (diag(p) - p p') t for each choice, with its probabilities p and tangent t."""
         probabilities = tf.nn.softmax(parameters[0])
         weighted = probabilities * tangent[0]
         return (weighted - probabilities * tf.reduce_sum(weighted, axis=-1, keepdims=True),)
 
     def sample(self, parameters: Parameters, noise: Any) -> Any:
-        """The choices of the largest scores, int64 [batch, ...]."""
+        """Return the options with the largest scores, int64 [batch, ...]."""
         return tf.argmax(self.scores(parameters, noise), axis=-1, output_type=tf.int64)
 
     @abstractmethod
     def scores(self, parameters: Parameters, noise: Any) -> Any:
-        """What the sample maximises over the last axis, [batch, ..., n]."""
+        """Return the scores [batch, ..., n]; the sample maximises them over the last axis."""
 
     @abstractmethod
     def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Samples int64 [shape, ...], every choice as likely as any other."""
+        """Return samples int64 [shape, ...] in which every option has the same probability."""
 
 
 class CategoricalHead(DiscreteHead):
     """One of n actions; parameters (logits [batch, n],), samples int64 [batch]."""
 
     def __init__(self, spec: ArraySpec) -> None:
-        """`spec` is the action's: its bounds are the first and the last choice."""
+        """Make the head of the action `spec`, whose bounds are the first and the last choice."""
         self._start, self._dtype = int(spec.low), spec.dtype  # type: ignore[arg-type]
         self.inputs = int(spec.high) - self._start + 1  # type: ignore[arg-type]
         self.noise = NoiseSpec("gumbel", (self.inputs,))
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
-        """The logits."""
+        """Return the logits, which the network outputs."""
         return (output,)
 
     def distribution(self, parameters: Parameters) -> Any:
-        """Over 0 to n - 1."""
+        """Return the distribution over 0 to n - 1."""
         return tfd.Categorical(logits=parameters[0])
 
     def scores(self, parameters: Parameters, noise: Any) -> Any:
-        """Noisy logits."""
+        """Return the logits with noise added."""
         return parameters[0] + noise
 
     def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """One of n."""
+        """Return uniform choices from 0 to n - 1."""
         return rng.integers(self.inputs, size=shape)
 
     def action(self, sample: Any) -> Any:
-        """Counted from the space's first action."""
+        """Return the choice, counted from the space's first action."""
         return tf.cast(sample + self._start if self._start else sample, self._dtype)
 
 
 class MultiCategoricalHead(DiscreteHead):
-    """k choices of n_1 to n_k; parameters (logits [batch, k, max n],), samples int64 [batch, k].
+    """k choices with n_1 to n_k options; parameters (logits [batch, k, max n],), samples int64 [batch, k].
 
-    Choices with fewer than the most options are padded with ones that have no probability.
+    Choices with fewer options than the largest are padded with options of probability 0.
     """
 
     def __init__(self, spec: ArraySpec) -> None:
-        """`spec` is the action's: its bounds are the first and the last of each choice."""
+        """Make the head of the action `spec`, whose bounds are the first and the last option of each choice."""
         low, high = spec.bounds()
         self._counts = counts = (high - low).astype(np.int64).ravel() + 1
         self._first, self._shape, self._dtype = low.astype(np.int64), spec.shape, spec.dtype
@@ -93,30 +93,30 @@ class MultiCategoricalHead(DiscreteHead):
         option = np.arange(counts.max())
         offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
         exists = option < counts[:, None]
-        # Where each option stands in the network's output. One that does not exist reads the choice's first, and its
-        # logit is lowered by addition: a constant so large among the values would spoil their quantisation.
+        # Column of each option in the network's output. An option that does not exist reads its choice's first column,
+        # and a constant is added to lower its logit: so large a number among the logits would spoil quantisation.
         self._columns = offsets[:, None] + np.where(exists, option, 0)
         self._lowered = np.where(exists, 0.0, _IMPOSSIBLE)
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
-        """The logits, padded."""
+        """Return the padded logits."""
         logits = self._padded(output)
         return (logits + tf.constant(self._lowered, logits.dtype),)
 
     def distribution(self, parameters: Parameters) -> Any:
-        """Over k independent choices."""
+        """Return the distribution over k independent choices."""
         return tfd.Independent(tfd.Categorical(logits=parameters[0]), reinterpreted_batch_ndims=1)
 
     def scores(self, parameters: Parameters, noise: Any) -> Any:
-        """Noisy logits; an option that does not exist stays out of reach."""
+        """Return the logits with noise added; an option that does not exist is never the largest."""
         return parameters[0] + self._padded(noise)
 
     def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """One of n_i each."""
+        """Return uniform choices, each from its own n_i options."""
         return rng.integers(self._counts, size=(*shape, len(self._counts)))
 
     def action(self, sample: Any) -> Any:
-        """In the space's shape, each counted from its first option."""
+        """Return the choices in the space's shape, each counted from its first option."""
         return tf.cast(tf.reshape(sample, (-1, *self._shape)) + self._first, self._dtype)
 
     def _padded(self, values: Any) -> Any:
@@ -127,34 +127,34 @@ class BernoulliHead(DiscreteHead):
     """k independent bits; parameters (log-odds [batch, k],), samples int64 [batch, k]."""
 
     def __init__(self, spec: ArraySpec) -> None:
-        """`spec` is the action's."""
+        """Make the head of the action `spec`."""
         self._shape, self._dtype = spec.shape, spec.dtype
         self.inputs = int(np.prod(spec.shape))
         self.noise = NoiseSpec("logistic", (self.inputs,))
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
-        """The log-odds."""
+        """Return the log-odds, which the network outputs."""
         return (output,)
 
     def distribution(self, parameters: Parameters) -> Any:
-        """Over k bits."""
+        """Return the distribution over k bits."""
         bits = tfd.Bernoulli(logits=parameters[0], dtype=tf.int64)
         return tfd.Independent(bits, reinterpreted_batch_ndims=1)
 
     def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
-        """p (1 - p) t."""
+        """Return p (1 - p) t, with the bits' probabilities p and tangent t."""
         probability = tf.sigmoid(parameters[0])
         return (probability * (1.0 - probability) * tangent[0],)
 
     def scores(self, parameters: Parameters, noise: Any) -> Any:
-        """0 against noisy log-odds, [batch, k, 2]: a bit is 1 where they are positive."""
+        """Return 0 and the noisy log-odds, [batch, k, 2]: a bit is 1 where the latter are positive."""
         noisy = parameters[0] + noise
         return tf.stack([tf.zeros_like(noisy), noisy], axis=-1)
 
     def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Fair coins."""
+        """Return bits that are 0 or 1 with equal probability."""
         return rng.integers(2, size=(*shape, self.inputs))
 
     def action(self, sample: Any) -> Any:
-        """In the space's shape."""
+        """Return the bits in the space's shape."""
         return tf.cast(tf.reshape(sample, (-1, *self._shape)), self._dtype)

@@ -13,23 +13,29 @@ from trpo_tf.serving import ArraySpec, NoiseSpec
 tfd = tfp.distributions
 
 _WIDE = 1e9
-"""A bound beyond this is stated for want of one, as the largest float is; it says nothing of the scale of actions."""
+"""A bound this large or larger, such as the largest float, stands for a missing one: it does not tell the scale of
+actions."""
 
 _LOWEST_LOG_STD = -4.0
-"""Of a deviation that the network answers, which divides what the update learns from."""
+"""Lower limit of a log standard deviation that depends on the state; the update divides by the deviation."""
 
 
 class GaussianHead(Head):
     """A diagonal Gaussian; parameters (mean, log_std) [batch, k] each, samples float [batch, k].
 
-    A sample is in units of the action range: 0 its middle, +-1 its bounds, where it has both; the action's own units
-    otherwise, counted from 0 or, where that lies beyond the one bound that there is, from 1 inside of it. A bound of
-    1e9 or more is none, as far as units go. The log standard deviation is part of the policy's parameters and one for
-    all observations; with `state_dependent_std` the network answers what each observation adds to it. With `squash` the
-    action is tanh of the sample; log-probabilities and KL stay those of the sample, since the Jacobian of tanh cancels
-    in the ratio and leaves the KL unchanged. With `censored` a sample beyond a bound counts by the probability of all
-    those beyond it (Fujita & Maeda 2018): the environment can't tell one from another, so the gradient keeps its mean
-    and loses variance. KL and Fisher information stay the samples', which bound those.
+    With two bounds a sample is in units of the action range: 0 is the middle, +-1 are the bounds. Otherwise it is in
+    the action's own units, and sample 0 is action 0. If action 0 lies beyond the only bound, sample 0 is the action 1
+    inside of that bound. Here a bound of 1e9 or more counts as missing.
+
+    The log standard deviation is a parameter of the policy, the same for all observations. With `state_dependent_std`
+    the network outputs what each observation adds to it.
+
+    With `squash` the action is tanh of the sample. Log-probabilities and KL stay those of the sample: the Jacobian of
+    tanh cancels in the ratio and leaves the KL unchanged.
+
+    With `censored` a sample beyond a bound has the probability of all samples beyond it (Fujita & Maeda 2018). The
+    environment can't tell them apart, so the gradient keeps its mean and loses variance. KL and Fisher information stay
+    those of the samples, which are upper bounds of the clipped actions'.
     """
 
     parameter_names = ("mean", "log_std")
@@ -43,7 +49,7 @@ class GaussianHead(Head):
         squash: bool = False,
         censored: bool = False,
     ) -> None:
-        """`spec` is the action's. Raises `UserError` when asked to squash an action without bounds."""
+        """Make the head of the action `spec`. Raises `UserError` if `squash` is set for an action without bounds."""
         low, high = spec.bounds()
         has_low, has_high = low > -_WIDE, high < _WIDE
         bounded = has_low & has_high
@@ -64,28 +70,29 @@ class GaussianHead(Head):
         self.noise = NoiseSpec("normal", (count,))
 
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """The log standard deviation."""
+        """Return the initial log standard deviation."""
         return [np.full(self.extra_shapes[0], self._initial_log_std, np.float32)]
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:
-        """The mean, and the log standard deviation: repeated for each row, or with what the row adds to it."""
+        """Return mean and log standard deviation; the latter is repeated for each row, or has the row's addition."""
         if not self._state_dependent_std:
             return output, tf.broadcast_to(extra[0], tf.shape(output))
         mean, added = tf.split(output, 2, axis=-1)
         return mean, tf.maximum(extra[0] + added, _LOWEST_LOG_STD)
 
     def distribution(self, parameters: Parameters) -> Any:
-        """Over samples, before the squash and the bounds."""
+        """Return the distribution over samples, before squashing and clipping."""
         mean, log_std = parameters
         return tfd.Independent(tfd.Normal(mean, tf.exp(log_std)), reinterpreted_batch_ndims=1)
 
     def log_prob(self, parameters: Parameters, sample: Any) -> Any:
-        """Of the samples, or if they are censored of what is left of them by the bounds."""
+        """Return the log-probability [batch] of the samples, or if censored of the clipped samples."""
         if not self._censored:
             return super().log_prob(parameters, sample)
         normal = tfd.Normal(parameters[0], tf.exp(parameters[1]))
         low, high = (((bound - self._middle) / self._half_width).ravel() for bound in (self._low, self._high))
-        # A bound at infinity clips nothing; in its place one that has a gradient.
+        # An infinite bound clips nothing, so tf.where does not take its branch. A finite one takes its place, since
+        # the gradient of the branch would be NaN even so.
         lowest, highest = (tf.constant(np.where(np.isfinite(bound), bound, 0.0), sample.dtype) for bound in (low, high))
         log_prob = normal.log_prob(tf.clip_by_value(sample, low, high))
         log_prob = tf.where(sample > low, log_prob, normal.log_cdf(lowest))
@@ -93,15 +100,15 @@ class GaussianHead(Head):
         return tf.reduce_sum(log_prob, axis=-1)
 
     def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
-        """(t_mean / std^2, 2 t_log_std)."""
+        """Return (t_mean / std^2, 2 t_log_std) for the tangent (t_mean, t_log_std)."""
         return tangent[0] * tf.exp(-2.0 * parameters[1]), 2.0 * tangent[1]
 
     def sample(self, parameters: Parameters, noise: Any) -> Any:
-        """mean + std * noise."""
+        """Return mean + std * noise."""
         return parameters[0] + tf.exp(parameters[1]) * noise
 
     def action(self, sample: Any) -> Any:
-        """Squashed or not, scaled to the action range, then clipped to it."""
+        """Return the sample, squashed if so configured, scaled to the action range, then clipped to it."""
         unscaled = tf.reshape(tf.tanh(sample) if self._squash else sample, (-1, *self._shape))
         action = tf.cast(self._middle + self._half_width * unscaled, self._dtype)
         return tf.clip_by_value(action, self._low.astype(self._dtype), self._high.astype(self._dtype))

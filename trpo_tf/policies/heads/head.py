@@ -1,7 +1,7 @@
-"""Heads: from a network's output to a distribution, a sample, and an action in the environment's units.
+"""Heads turn a network's output into a distribution, a sample, and an action in the environment's units.
 
-A head's parameters are a tuple of tensors [batch, ...]. `metric` is the Fisher information of the distribution in
-those parameters, applied to a tangent; with the network's Jacobian J it makes the Fisher matrix J' M J of the policy
+A head's parameters are a tuple of tensors [batch, ...]. `metric` is the Fisher information of the distribution in those
+parameters, applied to a tangent. With the network's Jacobian J it makes the Fisher matrix J' M J of the policy
 (Gauss-Newton), which equals the Hessian of KL(old || new) at new = old.
 """
 
@@ -16,7 +16,7 @@ Parameters = tuple[Any, ...]
 
 
 class Head(ABC):
-    """What the policy's distribution is; see the module."""
+    """Kind of action distribution that a policy has; see the module."""
 
     inputs: int
     """Width of the network's output."""
@@ -27,28 +27,28 @@ class Head(ABC):
 
     @abstractmethod
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-        """Values of the extra parameters at the start."""
+        """Return the initial values of the extra parameters."""
 
     @abstractmethod
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:
-        """From the network's output [batch, inputs] and the extra parameters."""
+        """Return the distribution's parameters, from the network's output [batch, inputs] and the extra parameters."""
 
     @abstractmethod
     def distribution(self, parameters: Parameters) -> Any:
-        """The TFP distribution over samples."""
+        """Return the TFP distribution over samples."""
 
     def log_prob(self, parameters: Parameters, sample: Any) -> Any:
-        """Log-probability of the samples, [batch], or of what they count for."""
+        """Return the log-probability of the samples, [batch]."""
         return self.distribution(parameters).log_prob(sample)
 
     @abstractmethod
     def metric(self, parameters: Parameters, tangent: Parameters) -> Parameters:
-        """Fisher information at `parameters` times `tangent`, row by row."""
+        """Return the Fisher information at `parameters` times `tangent`, row by row."""
 
     @abstractmethod
     def sample(self, parameters: Parameters, noise: Any) -> Any:
-        """The sample that `noise` [batch, k] makes; with zero noise the distribution's mode."""
+        """Return the sample for `noise` [batch, k]; zero noise gives the distribution's mode."""
 
     @abstractmethod
     def action(self, sample: Any) -> Any:
-        """The sample as an action in the environment's units, dtype, shape and bounds."""
+        """Return the sample as an action in the environment's units, dtype, shape and bounds."""

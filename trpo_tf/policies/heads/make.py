@@ -1,4 +1,4 @@
-"""The head of an action space."""
+"""Choose the head for an action space."""
 
 from typing import Any
 
@@ -11,7 +11,10 @@ from trpo_tf.serving import ArraySpec
 
 
 def make_head(spec: ArraySpec, **gaussian: Any) -> Head:
-    """The head for an action spec: Gaussian for floats, by its keywords; for integers one choice, several, or bits."""
+    """Return the head for an action spec; the keywords are those of `GaussianHead`.
+
+    Floats have a Gaussian. Integers have one choice, several choices, or bits if all bounds are 0 and 1.
+    """
     if np.dtype(spec.dtype).kind == "f":
         return GaussianHead(spec, **gaussian)
     low, high = spec.bounds()
