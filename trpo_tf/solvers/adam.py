@@ -9,7 +9,7 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-7
 
 
 class AdamState(NamedTuple):
-    """Steps taken, and running first and second moments of the gradient, each of the parameters' shape [P]."""
+    """State of Adam: steps taken, and running first and second moments of the gradient, each [P]."""
 
     step: Any
     mean: Any
@@ -17,12 +17,12 @@ class AdamState(NamedTuple):
 
     @classmethod
     def zeros(cls, size: int) -> "AdamState":
-        """Before the first step."""
+        """Return the state before the first step, for `size` parameters."""
         return cls(np.zeros((), np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32))
 
 
 def adam(theta: Any, state: AdamState, gradient: Any, learning_rate: Any) -> tuple[Any, AdamState]:
-    """One descending step (Kingma & Ba 2015, algorithm 1).
+    """Return parameters and state after one descent step (Kingma & Ba 2015, algorithm 1).
 
     Keras's optimisers change variables in place, which a compiled loop over a flat vector can't use.
     """

@@ -1,4 +1,4 @@
-"""Conjugate gradient for symmetric positive definite systems, of which only products are known."""
+"""Conjugate gradient for symmetric positive definite systems that are given by matrix-vector products."""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -17,7 +17,7 @@ class SolverStatus(IntEnum):
 
 
 class Solution(NamedTuple):
-    """x, the residual b - A x as the recurrence has it, iterations done (int32), and a `SolverStatus` (int32)."""
+    """Result: x, the recursively updated residual b - A x, iterations done (int32), and a `SolverStatus` (int32)."""
 
     x: Any
     residual: Any
@@ -38,13 +38,13 @@ def conjugate_gradient(
     Args:
         matvec: v -> A v, both [P].
         b: right side [P], of any float type.
-        iterations: the most products to use.
+        iterations: maximum number of products.
         tolerance: residual relative to |b|.
-        inverse_diagonal: a positive diagonal preconditioner [P], which residuals are multiplied by.
+        inverse_diagonal: positive diagonal preconditioner [P], which residuals are multiplied by.
 
     Returns:
-        The last x that was sound: a direction d with d'Ad <= 0 or a value that is not finite ends the iteration
-        before x changes, and the status says so. It is for the caller to refuse such an x.
+        The last valid x. A direction d with d'Ad <= 0, or a value that is not finite, ends the iteration before x
+        changes, and the status says so. The caller decides whether to use such an x.
     """
     limit = tolerance**2 * _square(b)
     running = tf.constant(SolverStatus.ITERATION_LIMIT, tf.int32)

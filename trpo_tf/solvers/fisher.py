@@ -9,9 +9,9 @@ Parameters = tuple[Any, ...]
 
 
 class Linearization(NamedTuple):
-    """A function at a point: its value there, v -> J v, and u -> J' u, where J is its Jacobian.
+    """Linearisation of a function at a point: its value, v -> J v, and u -> J' u, with its Jacobian J.
 
-    Point and value are structures of tensors; v has the point's, u the value's.
+    Point and value are structures of tensors; v has the structure of the point, u that of the value.
     """
 
     value: Any
@@ -20,7 +20,10 @@ class Linearization(NamedTuple):
 
 
 def linearize(function: Callable[[Any], Any], point: Any) -> Linearization:
-    """By TensorFlow's own differentiation, which runs the function anew in each product."""
+    """Return the linearisation of `function` at `point`, by TensorFlow's automatic differentiation.
+
+    Each product runs the function again.
+    """
 
     def forward(tangent: Any) -> Any:
         with tf.autodiff.ForwardAccumulator(point, tangent) as accumulator:
@@ -43,13 +46,13 @@ def linearize(function: Callable[[Any], Any], point: Any) -> Linearization:
 def gauss_newton_product(
     linear: Linearization, metric: Callable[[Parameters, Parameters], Parameters], vector: Any
 ) -> Any:
-    """J' M J v: the Jacobian's product by forward differentiation, M's, then the transposed one by backward.
+    """Return J' M J v: forward-mode differentiation gives J v, and reverse mode the product with J'.
 
-    Positive semi-definite by construction when each M is (Schraudolph 2002; Martens 2014, section 8).
+    J' M J is positive semi-definite if the M of each row is (Schraudolph 2002; Martens 2014, section 8).
 
     Args:
-        linear: theta [P] -> distribution parameters, a tuple of [batch, ...], at some theta.
-        metric: parameters, tangent -> M tangent, row by row, with the rows' weights inside.
+        linear: theta [P] -> distribution parameters, a tuple of [batch, ...], linearised at some theta.
+        metric: parameters, tangent -> M tangent, row by row, with the rows' weights included.
         vector: v [P].
     """
     return linear.backward(metric(linear.value, linear.forward(vector)))

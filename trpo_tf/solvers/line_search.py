@@ -7,7 +7,10 @@ import tensorflow as tf
 
 
 class Accepted(NamedTuple):
-    """The step length found, 0 if none was; what was evaluated there; the lengths tried (int32)."""
+    """Result of the search: the accepted length, and the gain, constraint and auxiliary value there.
+
+    They are 0 if no length was accepted. `tries` counts the lengths tried (int32).
+    """
 
     length: Any
     gain: Any
@@ -19,18 +22,17 @@ class Accepted(NamedTuple):
 def backtracking_line_search(
     evaluate: Callable[[Any], tuple[Any, Any, Any]], *, limit: float, ratio: float, max_tries: int, dtype: Any
 ) -> Accepted:
-    """The first of the lengths 1, ratio, ratio^2 ... that gains something and keeps the constraint.
+    """Find the first of the lengths 1, ratio, ratio^2 ... with a positive gain that keeps the constraint.
 
     Args:
-        evaluate: length -> (gain, constraint, an auxiliary value that plays no part in the search), scalars.
-        limit: the most that the constraint may be.
-        ratio: between one length and the next.
-        max_tries: lengths to try.
-        dtype: of the length.
+        evaluate: length -> (gain, constraint, auxiliary value), scalars; the auxiliary value is not used in the search.
+        limit: upper limit of the constraint.
+        ratio: factor from one length to the next.
+        max_tries: maximum number of lengths to try.
+        dtype: dtype of the length.
 
     Returns:
-        See `Accepted`. A gain or constraint that is not finite is never accepted. If no length is, all but
-        `tries` are 0.
+        See `Accepted`. A gain or constraint that is not finite is never accepted.
     """
     zero = tf.zeros((), dtype)
 
