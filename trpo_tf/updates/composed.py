@@ -1,4 +1,4 @@
-"""Updates made of a direction and a step rule, TRPO's among them."""
+"""Compose updates of a direction and a step rule, TRPO's among them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from trpo_tf.updates.steps import Slope, TakeStep, backtracking
 def directed_update(
     problem: LocalProblem, find: FindDirection, take: TakeStep, config: TrustRegionConfig, radius: Any
 ) -> Update:
-    """One update from `problem`; the parameters stand unless direction and step are both sound."""
+    """Return one update of `problem`; the old parameters are kept unless direction and step are both valid."""
     surrogate, gradient = problem.gradient()
     norm = tf.sqrt(tf.tensordot(gradient, gradient, 1))
     direction = find(problem, gradient, config)
@@ -44,10 +44,10 @@ def directed_update(
 
 
 def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
-    """Trust region policy optimization (Schulman et al. 2015, section 6 and appendix C).
+    """Return the update of trust region policy optimization (Schulman et al. 2015, section 6 and appendix C).
 
-    The natural gradient, and a line search that keeps the trust region: measured after the step, the mean
-    KL(old || new) is at most `max_kl`.
+    A line search along the natural gradient keeps the trust region: measured after the step, the mean KL(old || new) is
+    at most `max_kl`.
     """
     radius = tf.constant(config.max_kl, problem.theta.dtype)
     return directed_update(problem, natural_gradient, backtracking, config, radius)

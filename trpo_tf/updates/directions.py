@@ -13,36 +13,39 @@ from trpo_tf.updates.result import UpdateStatus
 
 
 class Direction(NamedTuple):
-    """A direction d [P], an `UpdateStatus` that is ACCEPTED if it is sound, and how the solver fared."""
+    """A direction d [P], its `UpdateStatus` (ACCEPTED if valid), and the solver's iterations and residual norm."""
 
     vector: Any
     status: Any
     iterations: Any
     residual: Any
     curvature: Any = None
-    """d'(F + damping I)d, where finding d has told it."""
+    """d'(F + damping I)d if finding d has computed it, else None."""
 
 
 FindDirection = Callable[[LocalProblem, Any, TrustRegionConfig], Direction]
-"""problem, gradient [P] of its surrogate, settings -> direction."""
+"""Problem, gradient [P] of its surrogate, settings -> direction."""
 
 
 def gradient_direction(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
-    """The gradient itself: steepest ascent in the Euclidean metric (REINFORCE; Sutton et al. 2000)."""
+    """Return the gradient: steepest ascent in the Euclidean metric (REINFORCE; Sutton et al. 2000)."""
     accepted = tf.constant(UpdateStatus.ACCEPTED, tf.int32)
     return Direction(gradient, accepted, tf.constant(0), tf.zeros_like(gradient[0]))
 
 
 def natural_gradient(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:
-    """(F + damping I)^-1 g: steepest ascent in the Fisher metric (Kakade 2001, eq 3), by conjugate gradient."""
+    """Return (F + damping I)^-1 g, solved by conjugate gradient.
+
+    It is the direction of steepest ascent in the Fisher metric (Kakade 2001, eq 3).
+    """
     direction, product = _solved(damped_product(problem, config), gradient, config)
     return direction._replace(curvature=tf.tensordot(direction.vector, product, 1))
 
 
 def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegionConfig) -> Direction:  # noqa: ARG001
-    """Weights w of the compatible approximation f_w = psi'w to the advantage, psi = grad log pi.
+    """Return weights w of the compatible approximation f_w = psi'w to the advantage, psi = grad log pi.
 
-    They minimise the mean of (A - psi'w)^2 + damping |w|^2 over the rows, and are the natural gradient with the
+    They minimise the mean of (A - psi'w)^2 + damping |w|^2 over the rows. They are the natural gradient with the
     samples' own Fisher matrix (Kakade 2001, theorem 1).
     """
 
@@ -53,7 +56,7 @@ def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegion
 
 
 def _solved(product: Product, right_side: Any, config: TrustRegionConfig) -> tuple[Direction, Any]:
-    """The direction, and its product as the solver's residual tells it."""
+    """Return the direction, and the matrix times it, which is `right_side` minus the solver's residual."""
     solution = conjugate_gradient(
         product,
         right_side,

@@ -21,7 +21,7 @@ _PROBES = 8
 
 
 def damped_product(problem: LocalProblem, config: TrustRegionConfig) -> Product:
-    """v -> (F + damping I) v, with F over a `fisher_fraction` of the rows."""
+    """Return v -> (F + damping I) v, with F over a `fisher_fraction` of the rows."""
     if config.fisher_fraction < 1:
         problem = problem.every(round(1 / config.fisher_fraction))
     product = FISHER_PRODUCTS[config.fisher](problem)
@@ -29,9 +29,10 @@ def damped_product(problem: LocalProblem, config: TrustRegionConfig) -> Product:
 
 
 def inverse_diagonal(product: Product, theta: Any) -> Any:
-    """1 / an estimate of the diagonal of a positive matrix, from its products with random signs (Hutchinson 1990).
+    """Return 1 / the estimated diagonal of a positive matrix, from products with random signs (Hutchinson 1990).
 
-    E[z (A z)] is the diagonal. The signs are fixed; an estimate below a tenth of the mean is raised to it.
+    The mean of z (A z) over random signs z is the diagonal. The signs are fixed. An estimate below a tenth of the mean
+    is raised to that.
     """
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, theta.shape[0]))
     estimate = sum(z * product(z) for z in tf.unstack(tf.constant(signs, theta.dtype))) / _PROBES

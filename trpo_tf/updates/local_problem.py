@@ -15,7 +15,7 @@ tfd = tfp.distributions
 
 
 class Rows(NamedTuple):
-    """A batch of B transitions; a row of weight 0 counts for nothing, whatever its advantage."""
+    """A batch of B transitions; a row of weight 0 is ignored, whatever its advantage."""
 
     inputs: Any  # [B, ...], encoded observations; a tuple of them for a network of several inputs
     sample: Any  # [B, ...], samples of the policy's distribution
@@ -24,14 +24,14 @@ class Rows(NamedTuple):
 
 
 def kl_divergence(head: Head, *, old: Parameters, new: Parameters) -> Any:
-    """KL(old || new) of each row, [B]: the direction that TRPO constrains (Schulman et al. 2015, eq 12)."""
+    """Return KL(old || new) of each row, [B]: the direction that TRPO constrains (Schulman et al. 2015, eq 12)."""
     return tfd.kl_divergence(head.distribution(old), head.distribution(new))
 
 
 class LocalProblem:
-    """What an update may ask about policies near `theta`, all from the same rows.
+    """Surrogate, KL divergence and derivatives of policies near `theta`, all over the same rows.
 
-    Means over rows are weighted. Built inside a traced function: its members are tensors.
+    Means over rows are weighted. Instances are made inside a traced function: their members are tensors.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class LocalProblem:
         branches: int | None = None,
         gain_of_entropy: Callable[[Any], Any] | None = None,
     ) -> None:
-        """`theta` [P] is the old policy.
+        """Set up the problem at the old policy, `theta` [P].
 
-        With `branches`, every so many rows are actions of one state, of weights pi_old(a|s) / q(a|s), which add up to
-        the state's weight; the surrogate is then the vine's. With `gain_of_entropy` the surrogate has beside it what
-        that makes of the policy's mean entropy.
+        With `branches`, every so many rows are actions of one state and the surrogate is the vine's. Their weights
+        pi_old(a|s) / q(a|s) add up to the state's weight. With `gain_of_entropy`, the surrogate includes that function
+        of the policy's mean entropy.
         """
         self._branches, self._gain_of_entropy = branches, gain_of_entropy
         # In a gradient, weight 0 x NaN would be NaN.
@@ -58,7 +58,7 @@ class LocalProblem:
         self._old_log_prob = policy.head.log_prob(self._old, rows.sample)
 
     def rows(self, indices: Any) -> "LocalProblem":
-        """The same problem over some of the rows, given by their indices, int32 [M]."""
+        """Return the same problem over the rows with these indices, int32 [M]."""
         part = copy.copy(self)
         part._branches = None
         every = (self.advantage, self._inputs, self._sample, self._old, self._old_log_prob, self._share)
@@ -69,21 +69,24 @@ class LocalProblem:
         return part
 
     def every(self, stride: int) -> "LocalProblem":
-        """The same problem over every `stride`-th row; of the vine's, over all rows of every `stride`-th state."""
+        """Return the problem over every `stride`-th row; the vine's, over all rows of every `stride`-th state."""
         group = self._branches or 1
         rows = tf.reshape(tf.range(tf.shape(self.advantage)[0]), (-1, group))
         return self.rows(tf.reshape(rows[::stride], [-1]))
 
     def ratio(self, theta: Any) -> Any:
-        """Probability of each row's sample under `theta` over that under the old policy, [B]."""
+        """Return the probability of each row's sample under `theta` over that under the old policy, [B]."""
         return self._ratio(self._policy.parameters(theta, self._inputs))
 
     def surrogate(self, theta: Any) -> Any:
-        """Mean of ratio x advantage (Schulman et al. 2015, eq 14): the gain over the old policy, to first order."""
+        """Return the mean of ratio x advantage (Schulman et al. 2015, eq 14), and the entropy's gain if there is one.
+
+        To first order, the former is the gain over the old policy.
+        """
         return self._surrogate(self._policy.parameters(theta, self._inputs))
 
     def gradient(self) -> tuple[Any, Any]:
-        """Surrogate and its gradient [P] at the old policy."""
+        """Return the surrogate and its gradient [P] at the old policy."""
         linear = self._policy.linearize(self.theta, self._inputs)
         with tf.GradientTape() as tape:
             tape.watch(linear.value)
@@ -91,7 +94,7 @@ class LocalProblem:
         return surrogate, linear.backward(tape.gradient(surrogate, linear.value))
 
     def kl(self, theta: Any) -> tuple[Any, Any]:
-        """Mean and largest KL(old || new) over the rows that count."""
+        """Return the mean and the largest KL(old || new) over the rows of positive weight."""
         new = self._policy.parameters(theta, self._inputs)
         divergence = kl_divergence(self._policy.head, old=self._old, new=new)
         counted = tf.where(self._share > 0, divergence, tf.zeros_like(divergence))
@@ -99,9 +102,9 @@ class LocalProblem:
 
     @property
     def fisher_vector_product(self) -> Callable[[Any], Any]:
-        """v -> F v with F the mean Fisher information over the rows: the Hessian of the mean KL at the old policy.
+        """Function v -> F v, with F the mean Fisher information: the Hessian of the mean KL at the old policy.
 
-        To be had before a loop of products, which then share what does not change.
+        Read this before a loop of products: the products then share what does not change.
         """
         linear = self._policy.linearize(self.theta, self._inputs)
 
@@ -114,7 +117,10 @@ class LocalProblem:
         return lambda vector: gauss_newton_product(linear, metric, vector)
 
     def kl_hessian_product(self, vector: Any) -> Any:
-        """The same, as the Hessian of the mean KL by double backpropagation (Schulman et al. 2015, appendix C.1)."""
+        """Return F v as the product of the mean KL's Hessian, by double backpropagation.
+
+        See Schulman et al. 2015, appendix C.1.
+        """
         with tf.GradientTape() as outer:
             outer.watch(self.theta)
             with tf.GradientTape() as inner:
@@ -124,24 +130,24 @@ class LocalProblem:
         return outer.gradient(slope, self.theta)
 
     def score_product(self, vector: Any) -> Any:
-        """psi v [B], where row b of psi is the score grad log pi(a_b | s_b) at the old policy."""
+        """Return psi v [B]; row b of psi is the score grad log pi(a_b | s_b) at the old policy."""
         with tf.autodiff.ForwardAccumulator(self.theta, vector) as forward:
             log_prob = self._log_prob(self.theta)
         return forward.jvp(log_prob)
 
     def score_transposed(self, values: Any) -> Any:
-        """Mean of score x value over the rows, [P], for values [B]: psi' w."""
+        """Return the mean of score x value over the rows, [P], for values [B]: psi' w."""
         with tf.GradientTape() as tape:
             tape.watch(self.theta)
             log_prob = self._log_prob(self.theta)
         return tape.gradient(log_prob, self.theta, output_gradients=self._share * values)
 
     def entropy(self) -> Any:
-        """Mean entropy of the old policy, in nats; of a squashed policy, that of the sample before the squash."""
+        """Return the mean entropy of the old policy, in nats; if it squashes, that of the sample before squashing."""
         return self._mean_entropy(self._old)
 
     def mean(self, values: Any) -> Any:
-        """Weighted mean over the rows of values [B]."""
+        """Return the weighted mean over the rows of values [B]."""
         # XLA makes one kernel of a dot product, and three of a sum.
         return tf.tensordot(self._share, values, 1)
 

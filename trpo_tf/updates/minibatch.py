@@ -21,8 +21,8 @@ _LEAST_COEFFICIENT, _MOST_COEFFICIENT = 1e-3, 1e3
 def kl_penalty(problem: LocalProblem, config: Config, coefficient: Any, batches: Any) -> Update:
     """Maximise surrogate - coefficient x mean KL(old || new) (Schulman et al. 2015, section 4; 2017, eq 8).
 
-    With `adapt_kl` the coefficient is doubled for the next update when the mean KL is above 1.5 `max_kl`, and halved
-    when below `max_kl` / 1.5 (Schulman et al. 2017, section 4). After an update that was refused it stays.
+    With `adapt_kl` the coefficient for the next update is doubled if the mean KL is above 1.5 `max_kl`, and halved if
+    it is below `max_kl` / 1.5 (Schulman et al. 2017, section 4). After a rejected update it stays the same.
     """
 
     def objective(part: LocalProblem, theta: Any) -> Any:
@@ -39,7 +39,7 @@ def kl_penalty(problem: LocalProblem, config: Config, coefficient: Any, batches:
 
 
 def ppo(problem: LocalProblem, config: Config, adapted: Any, batches: Any) -> Update:
-    """Maximise the clipped surrogate (Schulman et al. 2017, eq 7); nothing is adapted."""
+    """Maximise the clipped surrogate (Schulman et al. 2017, eq 7); `adapted` is returned unchanged."""
     clip = config.inner.clip_range
 
     def objective(part: LocalProblem, theta: Any) -> Any:
@@ -51,7 +51,10 @@ def ppo(problem: LocalProblem, config: Config, adapted: Any, batches: Any) -> Up
 
 
 def _maximised(problem: LocalProblem, objective: Objective, config: Config, adapted: Any, batches: Any) -> Update:
-    """Ascend by one step of Adam for each minibatch of `batches`, int32 [steps, rows]; refuse what is not finite."""
+    """Maximise the objective by one step of Adam for each minibatch of `batches`, int32 [steps, rows].
+
+    A zero gradient, or a result that is not finite, is rejected.
+    """
     surrogate, gradient = problem.gradient()
 
     def body(i: Any, theta: Any, state: AdamState) -> tuple[Any, Any, AdamState]:
@@ -93,6 +96,9 @@ def _maximised(problem: LocalProblem, objective: Objective, config: Config, adap
 
 
 def minibatches(rng: np.random.Generator, count: int, size: int, epochs: int) -> NDArray[np.int32]:
-    """Rows of each minibatch, [steps, size]: each epoch a new permutation of `count` rows, less what is left over."""
+    """Return the rows of each minibatch, int32 [steps, size].
+
+    Each epoch is a new permutation of `count` rows, without the remainder that does not fill a minibatch.
+    """
     permutations = [rng.permutation(count)[: count - count % size].reshape(-1, size) for _ in range(epochs)]
     return np.concatenate(permutations).astype(np.int32)

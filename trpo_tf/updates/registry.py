@@ -15,11 +15,14 @@ from trpo_tf.updates.result import Update
 from trpo_tf.updates.steps import TakeStep, adaptive_radius, backtracking, kl_sphere, l2_ball
 
 UpdateRule = Callable[[LocalProblem, Config, Any, Any], Update]
-"""problem, settings, radius or KL coefficient (a scalar), minibatches int32 [steps, rows] -> update."""
+"""Problem, settings, radius or KL coefficient (a scalar), minibatches int32 [steps, rows] -> update."""
 
 
 class EntropyTerm(NamedTuple):
-    """Weight of the entropy's part in the objective, and the entropy in nats that it is steered to, if to any."""
+    """Weight of the entropy term in the objective, and its target entropy in nats.
+
+    Without `final_std` the target is not used.
+    """
 
     weight: Any
     target: Any
@@ -29,11 +32,11 @@ class Algorithm(NamedTuple):
     """A named update.
 
     Attributes:
-        rule: the update.
-        adapts: the metric that tells what it goes by, `radius` (of the trust region) or `kl_coefficient`; None if it
-            has neither.
-        initial: the radius or coefficient of the first update.
-        summary: a line on what it is.
+        rule: function that computes the update.
+        adapts: metric that `Update.adapted` is reported as, `radius` (of the trust region) or `kl_coefficient`; None if
+            the update uses neither.
+        initial: config -> radius or coefficient of the first update.
+        summary: description of one line.
     """
 
     rule: UpdateRule
@@ -74,8 +77,8 @@ def compile_update(
 ) -> Callable[[Any, Rows, Any, Any, EntropyTerm], Update]:
     """Compile the whole update as one function.
 
-    It takes parameters [P], rows, the radius or KL coefficient, minibatches, and the entropy's part. `branches` is that
-    of `LocalProblem`.
+    It takes parameters [P], rows, the radius or KL coefficient, minibatches, and the entropy term. `branches` is passed
+    to `LocalProblem`.
     """
     algorithm, steered = ALGORITHMS[config.algo], config.policy.final_std > 0
 

@@ -1,11 +1,11 @@
-"""What an update answers."""
+"""Result of a policy update."""
 
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 
 class UpdateStatus(IntEnum):
-    """Whether the update was made, and if not, why the old parameters stand."""
+    """Whether an update was accepted, and if not, why the old parameters were kept."""
 
     ACCEPTED = 0
     ZERO_GRADIENT = 1
@@ -17,15 +17,15 @@ class UpdateStatus(IntEnum):
 
 
 class Update(NamedTuple):
-    """New parameters, and scalars about how they came; docs/reference/metrics.md defines each."""
+    """New parameters, and the update's metrics; docs/reference/metrics.md defines each."""
 
-    theta: Any  # [P], the old ones to the bit unless status is ACCEPTED
+    theta: Any  # [P], exactly the old ones unless status is ACCEPTED
     status: Any  # int32, an UpdateStatus
     adapted: Any  # the radius, or the KL coefficient, for the next update; see `Algorithm.adapts`
     surrogate_gain: Any
     expected_gain: Any
     mean_kl: Any
-    max_state_kl: Any  # of one row
+    max_state_kl: Any  # largest of one row
     entropy: Any
     gradient_norm: Any
     cg_iterations: Any

@@ -16,7 +16,7 @@ from trpo_tf.updates.result import UpdateStatus
 
 
 class Step(NamedTuple):
-    """A step [P], what it did, and the trust region's radius for the next one."""
+    """A step [P], its measured effect, and the trust region's radius for the next update."""
 
     vector: Any
     status: Any
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Where a step starts: surrogate and gradient [P] there, the direction [P] it takes, and its `curvature`."""
+    """Start of a step: surrogate and gradient [P] there, the direction [P] to take, and its `curvature`."""
 
     surrogate: Any
     gradient: Any
@@ -38,32 +38,32 @@ class Slope(NamedTuple):
 
 
 TakeStep = Callable[[LocalProblem, Slope, TrustRegionConfig, Any], Step]
-"""problem, slope, settings, radius of the trust region -> step."""
+"""Problem, slope, settings, radius of the trust region -> step."""
 
 _LEAST_RADIUS, _MOST_RADIUS = 0.01, 10.0
 """Bounds of an adaptive radius, in multiples of max_kl."""
 
 
 def l2_ball(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """To the sphere |step| = `l2_radius`: the plain gradient's own trust region (equation 52)."""
+    """Step to the sphere |step| = `l2_radius`: the plain gradient's own trust region (equation 52)."""
     return _whole(problem, slope, config.l2_radius / tf.norm(slope.direction), radius)
 
 
 def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """To where the quadratic model of the mean KL reaches the `radius`: normalised NPG (equation 51)."""
+    """Step to where the quadratic model of the mean KL reaches the `radius`: normalised NPG (equation 51)."""
     return _whole(problem, slope, _kl_length(problem, slope, config, radius), radius)
 
 
 def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """As `kl_sphere`, then shortened until the surrogate gains and the measured mean KL is at most the radius."""
+    """Shorten the step of `kl_sphere` until the surrogate gains and the measured mean KL is at most the radius."""
     return _searched(problem, slope, config, radius)
 
 
 def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """As `backtracking`, with a radius that follows how well the model foretold the gain (equation 23).
+    """Step as `backtracking`, and adapt the radius to how well the model predicted the gain (equation 23).
 
-    Of the gain rho = actual / predicted: below 1/4 the radius is halved, above 3/4 doubled (thresholds of Nocedal &
-    Wright 2006, algorithm 4.1; the radius is a divergence). It stays within 0.01 to 10 times `max_kl`.
+    With rho = actual / predicted gain, the radius is halved below 1/4 and doubled above 3/4. The thresholds are those
+    of Nocedal & Wright 2006, algorithm 4.1; the radius here is a divergence. It stays within 0.01 to 10 times `max_kl`.
     """
     step = _searched(problem, slope, config, radius)
     rho = tf.where(step.tries > 0, step.gain / step.expected_gain, tf.zeros_like(step.gain))
@@ -74,7 +74,7 @@ def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConf
 
 
 def _kl_length(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Any:
-    """The length at which length^2 d'(F + damping I)d / 2 = radius."""
+    """Return the length at which length^2 d'(F + damping I)d / 2 = radius."""
     curvature = slope.curvature
     if curvature is None:
         curvature = tf.tensordot(slope.direction, damped_product(problem, config)(slope.direction), 1)
