@@ -1,4 +1,4 @@
-"""The policy as the sampler runs it: its ONNX graph with bound weights and buffers."""
+"""Run the policy while sampling: its ONNX graph, with bound weights and buffers."""
 
 from typing import Any
 
@@ -18,11 +18,12 @@ _OBSERVATION = "observation_"
 
 
 class Actor:
-    """Acts on `batch` observations at a time, through the traced function that is also exported.
+    """Policy that acts on `batch` observations at a time, by the traced function that is also exported.
 
-    Here the graph takes weights and normaliser as inputs, so an update costs a copy and no conversion. ONNX Runtime
-    runs convolutions faster with weights that it may rearrange, so there they are made constants at each update. Every
-    buffer is bound: write `observation` and `noise`, call `run`, read `action` and `sample`.
+    The graph takes weights and normaliser as inputs, so an update costs a copy and no conversion. Convolutional
+    networks are different: ONNX Runtime runs them faster with constant weights, which it may rearrange. Their weights
+    are made constants at each update. Every buffer is bound: write `observation` and `noise`, call `run`, read `action`
+    and `sample`.
     """
 
     def __init__(self, policy: Policy, batch: int) -> None:
@@ -47,7 +48,7 @@ class Actor:
         self._bind(session)
 
     def load(self, theta: NDArray[np.float32], normalizer: Normalizer) -> None:
-        """Act from now on with these parameters [P] and these statistics."""
+        """Load the parameters [P] and statistics for the next actions."""
         for buffer, value in zip(self._weights, self._network.split_array(theta), strict=True):
             buffer[...] = value
         for buffer, value in zip(self._normalizer, normalizer, strict=True):
@@ -61,7 +62,7 @@ class Actor:
         self._session.run_with_iobinding(self._binding)
 
     def ask(self, observations: Observation, rng: np.random.Generator) -> NDArray[Any]:
-        """Samples [M, ...] for up to `batch` observations [M, ...]."""
+        """Return samples [M, ...] for up to `batch` observations [M, ...]."""
         count = batch_size(observations)
         write(take(self.observation, slice(count)), observations)
         self.noise[:count] = draw_noise(self.noise_spec, count, rng)

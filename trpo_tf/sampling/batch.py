@@ -1,4 +1,4 @@
-"""What sampling gives: a batch of fixed shape, and the episodes that ended in it."""
+"""Results of sampling: a batch of fixed shape, and the episodes that ended in it."""
 
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ from trpo_tf.serving.runtime.observations import Observation, map_parts
 class Batch(NamedTuple):
     """T steps of N environments.
 
-    `observation[t + 1]` is what step t led to, also when the step ended its episode; step t + 1 is then the reset: no
-    transition, and of weight 0.
+    `observation[t + 1]` is the observation after step t, also if step t ended its episode. Step t + 1 is then the
+    reset: it is not a transition, and has weight 0.
     """
 
     observation: Observation  # [T + 1, N, ...]
@@ -23,24 +23,24 @@ class Batch(NamedTuple):
     weight: NDArray[np.float64]  # [T, N]
 
     def rows(self) -> Observation:
-        """Observations that were acted on, [T x N, ...]."""
+        """Return the observations that were acted on, [T x N, ...]."""
         return map_parts(  # type: ignore[no-any-return]
             lambda part: part[:-1].reshape(-1, *part.shape[2:]), self.observation
         )
 
     @property
     def steps(self) -> int:
-        """Environment steps: rows that are transitions."""
+        """Number of environment steps: the rows that are transitions."""
         return int(self.weight.sum())
 
     @property
     def ended(self) -> NDArray[np.bool_]:
-        """Rows that are the last of their episode."""
+        """Whether each row is the last of its episode."""
         return self.terminated | self.truncated
 
 
 class Episodes(NamedTuple):
-    """Undiscounted returns and lengths of the episodes that ended, in order of time."""
+    """Undiscounted returns and lengths of the episodes that ended, in chronological order."""
 
     returns: list[float]
     lengths: list[int]

@@ -1,4 +1,4 @@
-"""The environments of a run: built, sampled, and built anew at each checkpoint."""
+"""Make a run's environments, sample them, and make new ones at each checkpoint."""
 
 from types import TracebackType
 from typing import Self
@@ -20,20 +20,20 @@ _PERIODS = 5
 
 
 class Experience:
-    """A sampler whose environments are built anew whenever the run passes a checkpoint.
+    """Sampler whose environments are made anew whenever the run passes a checkpoint.
 
-    What an environment holds can't be saved in general. Building it at the same steps of every run, from a seed that
-    the checkpoint's number gives, is what lets a resumed run repeat an uninterrupted one.
+    The state of an environment can't be saved in general. Every run therefore makes its environments at the same steps,
+    with a seed that depends on the checkpoint's number. This lets a resumed run repeat an uninterrupted one.
     """
 
     def __init__(self, config: Config, policy: Policy) -> None:
-        """No environment is built before `restart`."""
+        """Make the actor; no environment is made before `restart`."""
         self._config, self._head = config, policy.head
         self.actor = Actor(policy, config.sampling.num_envs)
         self._sampler: SinglePath | Vine | None = None
 
     def restart(self, checkpoint: int = 0, longest_recent: int = 0) -> None:
-        """Close the environments, and build those that belong to this checkpoint.
+        """Close the environments, and make those of the checkpoint with this number.
 
         `longest_recent` is the length of the longest of the latest episodes, 0 if there was none.
         """
@@ -49,18 +49,21 @@ class Experience:
             self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(longest_recent))
 
     def is_over(self, steps: int, steps_before: int, period: int) -> bool:
-        """Whether the checkpoint's environments have had `period` steps, and each of them the end of an episode.
+        """Return whether the environments have done `period` steps since the checkpoint and each has ended an episode.
 
-        Where episodes do not end, it is over after five periods, or as many steps as the run had at the checkpoint: so
-        the time that environments have for an episode doubles, however long episodes are. `steps` are those since the
-        checkpoint, `steps_before` those of the run until then.
+        If episodes do not end, it is true after five periods, or as many steps as the run had at the checkpoint if that
+        is more. The steps available for one episode thus double, however long episodes are. `steps` counts from the
+        checkpoint, `steps_before` from the run's start to the checkpoint.
         """
         if steps < period or self._sampler is None:
             return False
         return self._sampler.every_episode_ended or steps >= max(_PERIODS * period, steps_before)
 
     def _longest_first(self, longest_recent: int) -> int:
-        """The longest first episode: the time limit, or what the latest episodes took; 0 if neither is known."""
+        """Return the longest first episode: the time limit, or the longest of the latest episodes.
+
+        It is 0 if neither is known, or without `stagger`.
+        """
         if not self._config.sampling.stagger:
             return 0
         return spec_of(self._config.made_environment).max_episode_steps or longest_recent
@@ -68,9 +71,9 @@ class Experience:
     def collect(
         self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0
     ) -> tuple[Batch, Episodes, Branches | None]:
-        """A batch, with the actor's present parameters, and what branches off it if the sampler is the vine.
+        """Return a batch sampled with the actor's present parameters, its episodes, and the vine's rollouts.
 
-        `noise_correlation` is of single paths alone.
+        The rollouts are None for single paths; `noise_correlation` applies to single paths only.
         """
         length, vine = self._config.rollout_length, self._config.vine
         match self._sampler:
@@ -82,7 +85,7 @@ class Experience:
         raise RuntimeError("call restart before collect")
 
     def take_info(self) -> dict[str, float]:
-        """Means of what the environments told in `info` since the last call."""
+        """Return means of the numbers in the environments' `info` since the last call."""
         return {} if self._sampler is None else self._sampler.take_info()
 
     def __enter__(self) -> Self:

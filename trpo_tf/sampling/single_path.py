@@ -17,13 +17,14 @@ from trpo_tf.support.phase_timer import PhaseClock
 
 
 class SinglePath:
-    """Steps a vector environment, which it owns, and keeps between batches where its episodes stand."""
+    """Sampler that steps a vector environment, which it owns, and continues its episodes from batch to batch."""
 
     def __init__(self, envs: VectorEnv, actor: Actor, seed: int, longest_first: int = 0) -> None:
         """Reset the environments with `seed`.
 
-        With `longest_first` the first episode of each is cut at a random step up to it, where it has not ended before:
-        environments of one episode length otherwise stay in lockstep, and each batch shows the same part of episodes.
+        With `longest_first`, each environment's first episode is cut at a random step up to that, unless it ended
+        before. Environments of one episode length otherwise stay in lockstep, and each batch shows the same part of
+        episodes.
 
         Raises `EnvironmentFailure` if one of them fails.
         """
@@ -43,7 +44,7 @@ class SinglePath:
 
     @property
     def every_episode_ended(self) -> bool:
-        """Whether each environment has come to the end of an episode, other than by a cut."""
+        """Whether each environment has ended an episode, other than by a cut."""
         return bool(self._has_ended.all())
 
     def collect(
@@ -57,8 +58,8 @@ class SinglePath:
     ) -> tuple[Batch, Episodes]:
         """Take `length` vector steps, with noise from `rng`; before step t call `visit(t)`.
 
-        Noise of a step and the next has this correlation; each by itself keeps the law of `actor`, which must be
-        normal where the correlation is not 0. `clock` learns what physics and acting took.
+        The noise of consecutive steps has correlation `noise_correlation`. Each step's noise by itself keeps the
+        distribution of `actor`, which must be normal if the correlation is not 0. `clock` measures physics and acting.
 
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
@@ -104,7 +105,7 @@ class SinglePath:
         return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
 
     def take_info(self) -> dict[str, float]:
-        """Means of what the environments told since the last call."""
+        """Return means of the numbers in the environments' `info` since the last call."""
         return self._envs.take_info()
 
     def close(self) -> None:
@@ -112,7 +113,7 @@ class SinglePath:
         self._envs.close()
 
     def _correlate(self, noise: NDArray[np.float32], correlation: np.float32) -> None:
-        """Make first-order autoregressive noise of variance 1 of independent noise [T, N, k], in place."""
+        """Turn independent noise [T, N, k] into first-order autoregressive noise of variance 1, in place."""
         last, fresh = self._last_noise, np.sqrt(1 - correlation**2)
         for row in noise:
             if last is not None:
@@ -135,7 +136,7 @@ class SinglePath:
         cut: NDArray[np.bool_],
         resetting: NDArray[np.bool_],
     ) -> Episodes:
-        """Those that ended in these rows [T, N] without a cut; what the others have so far is kept."""
+        """Return the episodes that ended in these rows [T, N] without a cut, and keep the sums of unfinished ones."""
         returns = self._returns + np.cumsum(np.where(resetting, 0.0, reward), axis=0)
         lengths = self._lengths + np.cumsum(~resetting, axis=0)
         episodes = Episodes([], [])
@@ -151,7 +152,10 @@ class SinglePath:
 
 
 def first_cuts(num_envs: int, longest: int, seed: int) -> dict[int, list[int]]:
-    """Environments to cut by step: a random step of each of `num_envs` equal parts of `longest`, in random order."""
+    """Return the environments to cut, by step.
+
+    Each of `num_envs` equal parts of `longest` gives one random step; the environments take these in random order.
+    """
     rng = np.random.default_rng(seed)
     steps = (rng.permutation(num_envs) + rng.random(num_envs)) * longest / num_envs
     cuts: dict[int, list[int]] = {}

@@ -32,7 +32,7 @@ from trpo_tf.support.phase_timer import PhaseClock
 
 
 class Branches(NamedTuple):
-    """K rollouts from each of N states; a state of weight 0 was none, the episode having just ended there."""
+    """K rollouts from each of N states. Weight 0 marks a row that only reset: no rollouts start there."""
 
     observation: Observation  # [N, ...]
     sample: NDArray[Any]  # [N, K, ...], first actions as the policy's distribution has them
@@ -44,19 +44,25 @@ class Branches(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Simulator steps spent."""
+        """Number of simulator steps taken."""
         return int(self.length.sum())
 
 
 def branch_count(head: Head, config: VineConfig) -> int:
-    """Actions tried from a state: all of a small discrete set, which makes the estimate of their mean exact."""
+    """Return the number of actions tried from a state.
+
+    All actions of a small discrete set are tried, which makes the estimate of their mean exact.
+    """
     if isinstance(head, CategoricalHead) and head.inputs <= config.branch_actions:
         return head.inputs
     return config.branch_actions
 
 
 def first_samples(head: Head, observations: Observation, config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
-    """First actions [N, K, ...]: each one of a small set once; drawn uniformly if discrete; else from the policy."""
+    """Return the first actions of rollouts, as samples [N, K, ...].
+
+    They are each of a small discrete set once, uniform draws from other discrete ones, and else the policy's samples.
+    """
     n, k = batch_size(observations), branch_count(head, config)
     if isinstance(head, CategoricalHead) and k == head.inputs:
         return np.tile(np.arange(k), (n, 1))
@@ -67,7 +73,7 @@ def first_samples(head: Head, observations: Observation, config: VineConfig, act
 
 
 class Vine:
-    """A trunk of single paths, from whose states it branches; it owns the environments of both."""
+    """Sampler of a trunk of single paths and of rollouts from its states; it owns the environments of both."""
 
     def __init__(
         self,
@@ -77,7 +83,7 @@ class Vine:
         seed: int,
         longest_first: int = 0,
     ) -> None:
-        """`rollout_envs` are as many environments as `envs` has, for the rollouts.
+        """Reset the environments; `rollout_envs`, for the rollouts, are as many as `envs` has.
 
         Raises `UserError` if their state can't be restored.
         """
@@ -89,13 +95,16 @@ class Vine:
 
     @property
     def every_episode_ended(self) -> bool:
-        """That of the trunk."""
+        """Whether each of the trunk's environments has ended an episode, other than by a cut."""
         return self._trunk.every_episode_ended
 
     def collect(
         self, length: int, states: int, rng: np.random.Generator, clock: PhaseClock
     ) -> tuple[Batch, Episodes, list[Snapshot], Any]:
-        """The trunk as a batch, and the snapshots of `states` of its rows, with the rows' indices into T x N."""
+        """Return the trunk as a batch, its episodes, snapshots of random rows, and the indices of these into T x N.
+
+        `states` is the number of rows to save.
+        """
         n = self._envs.num_envs
         rows = np.sort(rng.choice(length * n, states, replace=False))
         wanted = set(rows.tolist())
@@ -117,7 +126,7 @@ class Vine:
         rng: np.random.Generator,
         clock: PhaseClock,
     ) -> Branches:
-        """Rollouts from the snapshots, of which those of one state share their random numbers."""
+        """Return rollouts from the snapshots; those of one state share their random numbers."""
         observations = take(batch.rows(), rows)
         clock.enter("acting")
         samples = first_samples(head, observations, config, self._actor, rng)
@@ -150,7 +159,7 @@ class Vine:
         )
 
     def take_info(self) -> dict[str, float]:
-        """Means of what the trunk's environments told since the last call."""
+        """Return means of the numbers in the `info` of the trunk's environments since the last call."""
         return self._trunk.take_info()
 
     def close(self) -> None:
@@ -160,7 +169,10 @@ class Vine:
             env.close()
 
     def _roll(self, first: NDArray[Any], noise: NDArray[np.float32], clock: PhaseClock) -> tuple[Any, Any, Any, Any]:
-        """Rollouts side by side: the first actions [M, ...], then the policy's with noise [M, L, ...]."""
+        """Run M rollouts, and return last observations, rewards [M, L], lengths [M] and whether they terminated [M].
+
+        The first actions are given, [M, ...]; later ones are the policy's, with noise [M, L, ...].
+        """
         count, longest = len(first), noise.shape[1]
         actor = self._actor
         reward, length, terminated = np.zeros((count, longest)), np.zeros(count, np.int64), np.zeros(count, bool)
