@@ -257,7 +257,7 @@ class CriticConfig:
     learning_rate: Annotated[float, arg(name="critic-learning-rate")] = 1e-3
     """learning rate of Adam"""
     memory: Annotated[int, arg(name="critic-memory")] = 1
-    """number of latest batches that the critic is fitted to; an epoch still has the minibatches of one batch"""
+    """number of latest batches that the critic is fitted to; an epoch has as many minibatches as with one batch"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -377,7 +377,7 @@ def former_own_names() -> dict[str, str]:
 
 
 def own_name(group: str, name: str) -> str:
-    """Return a setting's name outside its group: the option's, or the argument's of `Config.for_env`."""
+    """Return the name of a setting outside its group, as an option or an argument of `Config.for_env` has it."""
     return f"critic_{name}" if group == "critic" else name
 
 

@@ -109,7 +109,7 @@ def not_finite(observations: Observation, rewards: Array) -> EnvironmentFailure:
 
 
 def finite_reward(reward: float) -> float:
-    """The reward. Raises `EnvironmentFailure` if it is NaN or infinite."""
+    """Return the reward. Raises `EnvironmentFailure` if it is NaN or infinite."""
     if not np.isfinite(reward):
         raise EnvironmentFailure(f"the environment gave a reward that is not finite, {reward}")
     return reward

@@ -57,7 +57,7 @@ def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str) -
 def check_trainable(network: keras.Model, inputs: Sequence[Any], name: str) -> None:
     """Raise `UserError` unless the network is a function of its input and its trained weights, and can be read back.
 
-    Arguments are those of `check_shapes`, which comes first.
+    Call this after `check_shapes`, with the same network, inputs and name.
     """
     _check_floats(network, name)
     _check_objective(network, name)

@@ -20,7 +20,7 @@ _PERIODS = 5
 
 
 class Experience:
-    """Sampler whose environments are made anew whenever the run passes a checkpoint.
+    """Sampler whose environments are replaced whenever the run passes a checkpoint.
 
     The state of an environment can't be saved in general. Every run therefore makes its environments at the same steps,
     with a seed that depends on the checkpoint's number. This lets a resumed run repeat an uninterrupted one.
@@ -51,9 +51,9 @@ class Experience:
     def is_over(self, steps: int, steps_before: int, period: int) -> bool:
         """Return whether the environments have done `period` steps since the checkpoint and each has ended an episode.
 
-        If episodes do not end, it is true after five periods, or as many steps as the run had at the checkpoint if that
-        is more. The steps available for one episode thus double, however long episodes are. `steps` counts from the
-        checkpoint, `steps_before` from the run's start to the checkpoint.
+        If episodes do not end, it is true after five periods, or after `steps_before` steps if those are more. The
+        steps available for one episode thus double, however long episodes are. `steps` counts from the checkpoint,
+        `steps_before` from the run's start to the checkpoint.
         """
         if steps < period or self._sampler is None:
             return False

@@ -44,9 +44,9 @@ class LocalProblem:
     ) -> None:
         """Set up the problem at the old policy, `theta` [P].
 
-        With `branches`, every so many rows are actions of one state and the surrogate is the vine's. Their weights
-        pi_old(a|s) / q(a|s) add up to the state's weight. With `gain_of_entropy`, the surrogate includes that function
-        of the policy's mean entropy.
+        With `branches`, each group of that many rows holds actions of one state, and the surrogate is the vine's. Their
+        weights pi_old(a|s) / q(a|s) add up to the state's weight. With `gain_of_entropy`, that function of the policy's
+        mean entropy is added to the surrogate.
         """
         self._branches, self._gain_of_entropy = branches, gain_of_entropy
         # In a gradient, weight 0 x NaN would be NaN.

@@ -21,8 +21,8 @@ _LEAST_COEFFICIENT, _MOST_COEFFICIENT = 1e-3, 1e3
 def kl_penalty(problem: LocalProblem, config: Config, coefficient: Any, batches: Any) -> Update:
     """Maximise surrogate - coefficient x mean KL(old || new) (Schulman et al. 2015, section 4; 2017, eq 8).
 
-    With `adapt_kl` the coefficient for the next update is doubled if the mean KL is above 1.5 `max_kl`, and halved if
-    it is below `max_kl` / 1.5 (Schulman et al. 2017, section 4). After a rejected update it stays the same.
+    With `adapt_kl` the coefficient changes for the next update (Schulman et al. 2017, section 4). It is doubled if the
+    mean KL is above 1.5 `max_kl`, and halved if it is below `max_kl` / 1.5. After a rejected update it stays the same.
     """
 
     def objective(part: LocalProblem, theta: Any) -> Any:

@@ -74,7 +74,10 @@ class GaussianHead(Head):
         return [np.full(self.extra_shapes[0], self._initial_log_std, np.float32)]
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:
-        """Return mean and log standard deviation; the latter is repeated for each row, or has the row's addition."""
+        """Return the mean and the log standard deviation, each [batch, k].
+
+        The latter is repeated for each row; with `state_dependent_std`, the row's addition is added.
+        """
         if not self._state_dependent_std:
             return output, tf.broadcast_to(extra[0], tf.shape(output))
         mean, added = tf.split(output, 2, axis=-1)

@@ -2,7 +2,7 @@
 
 A head's parameters are a tuple of tensors [batch, ...]. `metric` is the Fisher information of the distribution in those
 parameters, applied to a tangent. With the network's Jacobian J it makes the Fisher matrix J' M J of the policy
-(Gauss-Newton), which equals the Hessian of KL(old || new) at new = old.
+(Gauss-Newton). This equals the Hessian of KL(old || new) at new = old.
 """
 
 from abc import ABC, abstractmethod
