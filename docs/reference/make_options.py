@@ -96,7 +96,7 @@ def _texts(kind: Any) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     return {
-        field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ")
+        ast.unparse(field.target): inspect.cleandoc(str(text.value.value)).replace("\n", " ")
         for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
