@@ -1,4 +1,4 @@
-"""Everything that decides a training run, as frozen dataclasses, to and from TOML."""
+"""Settings of a training run, as frozen dataclasses, with presets and conversion from TOML."""
 
 import dataclasses
 import math
@@ -149,7 +149,7 @@ class PolicyConfig:
     activation: str = "tanh"
     """activation of the hidden layers of policy and critic: any name that Keras knows"""
     last_layer_scale: float = 0.01
-    """initial gain of the policy's last layer: small means near-uniform actions"""
+    """initial gain of the policy's last layer; small values give near-uniform actions"""
     initial_log_std: float = 0.0
     """log of the Gaussian's initial standard deviation, in half widths of the action range"""
     final_std: float = 0.0

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 class SolverStatus(IntEnum):
-    """Why the solver stopped."""
+    """Reason why the solver stopped."""
 
     CONVERGED = 0
     ITERATION_LIMIT = 1

@@ -49,7 +49,7 @@ class LocalProblem:
         mean entropy is added to the surrogate.
         """
         self._branches, self._gain_of_entropy = branches, gain_of_entropy
-        # In a gradient, weight 0 x NaN would be NaN.
+        # Advantages of rows that do not count may be NaN, and in a gradient 0 x NaN would be NaN.
         self.advantage = tf.where(rows.weight > 0, rows.advantage, tf.zeros_like(rows.advantage))
         self.theta = theta
         self._policy, self._inputs, self._sample = policy, rows.inputs, rows.sample
@@ -117,7 +117,7 @@ class LocalProblem:
         return lambda vector: gauss_newton_product(linear, metric, vector)
 
     def kl_hessian_product(self, vector: Any) -> Any:
-        """Return F v as the product of the mean KL's Hessian, by double backpropagation.
+        """Return F v, as the Hessian of the mean KL times `vector`, by double backpropagation.
 
         See Schulman et al. 2015, appendix C.1.
         """
