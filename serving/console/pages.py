@@ -1,4 +1,4 @@
-"""What the console's paths answer, made once for a catalog: files, what is served, and recorded episodes."""
+"""Pages of the console, made once for each catalog: its files, the served models and recorded episodes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ _CONTENT_TYPES = {
     ".gif": b"image/gif",
 }
 
-# Nothing from elsewhere, nothing inline. An episode is fetched with the key, so that its player has it as a blob.
+# No foreign and no inline sources. A script fetches an episode with the key, so the player gets it as a blob.
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
     b"media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -32,7 +32,7 @@ _HEADERS = b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n
 
 
 class Page(NamedTuple):
-    """What one path answers. `headers` are whole lines; `is_open`: also without a key."""
+    """Response of one path. `headers` are whole lines; `is_open` says that it needs no key."""
 
     body: bytes
     content_type: bytes
@@ -41,18 +41,18 @@ class Page(NamedTuple):
 
 
 def console_pages(catalog: Catalog) -> dict[str, Page]:
-    """A page for each path: the console's own, and recorded episodes."""
+    """Return a page for each path: the console's own files, and recorded episodes."""
     pages = dict(_STATIC)
     for model in _models(catalog):
         if model.episode is not None:
             content_type = _CONTENT_TYPES[Path(model.episode.file).suffix]
             pages[f"/{_episode_path(model)}"] = Page(model.episode.content, content_type)
-        _described(model)
+        _described(model)  # fills the cache, so that the first request for the models is fast
     return pages
 
 
 def console_models(catalog: Catalog) -> bytes:
-    """What is served, as JSON: each version with its manifest."""
+    """Return the served versions with their manifests, as JSON."""
     models = [orjson.Fragment(_described(model)) for model in _models(catalog)]
     return orjson.dumps({"server": __version__, "models": models})
 
@@ -68,7 +68,7 @@ def _episode_path(model: Model) -> str | None:
 
 
 def _described(model: Model) -> bytes:
-    """One version as JSON, which is made once: its manifest may be long."""
+    """Return one version as JSON. It is cached, since its manifest may be long."""
     if model not in _DESCRIPTIONS:
         path, manifest = _episode_path(model), orjson.loads(model.policy.manifest.to_json())
         _DESCRIPTIONS[model] = orjson.dumps(

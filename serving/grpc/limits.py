@@ -1,4 +1,4 @@
-"""What gRPC calls may take up: memory for messages that arrive, and streams of watchers."""
+"""Limits on gRPC calls: memory for arriving messages, and open health watches."""
 
 import asyncio
 from collections import Counter
@@ -7,24 +7,25 @@ from typing import Any
 from trpo_tf.serving.errors import RequestError
 
 LOOK_SECONDS = 0.01
-"""How often messages that arrive are looked at when others wait."""
+"""How often arriving messages are checked while others wait."""
 
 WAIT_LOOKS, LEAST_LOOKS = 100, 2
-"""How many looks a message waits for its turn, about: those that arrive have as many, and fewer the more wait; and how
-many each has at least. Looks, not seconds: a process that has no processor for a while hasn't read what is there.
+"""About how many checks a message waits for its turn, and the least number that an arriving message has.
+
+An arriving message has fewer checks the more messages wait. Checks are counted rather than seconds: a process that got
+no CPU for a while has not read what has arrived.
 """
 
-
 MAX_METADATA, MOST_ENTRIES = 16 * 1024, 256
-"""Most bytes of a call's metadata, as of HTTP's head, and most entries."""
+"""Limits on a call's metadata: on its bytes, as on those of an HTTP head, and on its entries."""
 
 
 class BusyError(Exception):
-    """There is too much under way for this call."""
+    """Raised if too much is under way to take another call."""
 
 
 def check_metadata(context: Any) -> None:
-    """Raise `RequestError` if a call holds too much metadata: gRPC looks at each frame of it alone."""
+    """Raise `RequestError` if a call has too much metadata: gRPC itself checks each frame alone."""
     given = context.invocation_metadata()
     if len(given) > MOST_ENTRIES or sum(len(key) + len(value) for key, value in given) > MAX_METADATA:
         raise RequestError(
@@ -33,23 +34,23 @@ def check_metadata(context: Any) -> None:
 
 
 class Turns:
-    """Messages arrive a few at a time, so that those which stop half way hold a bounded memory.
+    """Lets a few messages arrive at a time, so that stalled ones hold bounded memory.
 
-    gRPC keeps what has arrived of a message that is being read, up to its whole size; one that isn't read yet is held
-    to 64 KiB by HTTP/2. The more wait, the less time has each that arrives: so those which stall can't hold up those
-    which don't, and where few wait a slow one has its time.
+    gRPC buffers a message that is being read, up to its whole size. HTTP/2 limits one that isn't read yet to 64 KiB.
+    The more messages wait, the less time each arriving one has. So stalled messages can't block the others for long,
+    and a slow message has enough time where few wait.
     """
 
     def __init__(self, most: int, most_waiting: int) -> None:
-        """To be used in the event loop; of more than `most_waiting` the longest ends with `BusyError`."""
+        """Let `most` messages arrive at a time. If more than `most_waiting` wait, the oldest gets `BusyError`."""
         self._most, self._free, self._most_waiting = most, most, most_waiting
-        self._arriving: dict[asyncio.Timeout, int] = {}  # since which look; the longest first
-        self._waiting: dict[asyncio.Future[None], int] = {}  # since which look; the longest first
+        self._arriving: dict[asyncio.Timeout, int] = {}  # number of the check at which each began; oldest first
+        self._waiting: dict[asyncio.Future[None], int] = {}  # number of the check at which each began; oldest first
         self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Any, seconds: float) -> Any:
-        """The call's first message. Raises `TimeoutError` and `BusyError`."""
+        """Read the call's first message. Raises `TimeoutError` and `BusyError`."""
         async with asyncio.timeout(seconds) as limit:
             if self._free:
                 self._free -= 1
@@ -92,7 +93,7 @@ class Turns:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._end_slow)
 
     def _end_slow(self) -> None:
-        """End those who have had their time, if others wait."""
+        """Time out arriving messages that have used up their checks, if others wait."""
         self._timer = None
         if not (waiting := len(self._waiting)):
             return
@@ -107,7 +108,7 @@ class Turns:
 
 
 class Watchers:
-    """Streams that stay open to be told of changes: so many in all, and on one connection."""
+    """Counts open health watches, limited in all and on each connection."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self._most, self._most_of_one = most, most_of_one
@@ -115,14 +116,14 @@ class Watchers:
         self._count = 0
 
     def add(self, peer: str) -> None:
-        """Count one more of a connection. Raises `BusyError`."""
+        """Count another watch of a connection. Raises `BusyError`."""
         if self._count >= self._most or self._peers[peer] >= self._most_of_one:
             raise BusyError
         self._count += 1
         self._peers[peer] += 1
 
     def remove(self, peer: str) -> None:
-        """Count one less."""
+        """Count a watch of a connection as ended."""
         self._count -= 1
         self._peers[peer] -= 1
         if not self._peers[peer]:

@@ -1,4 +1,4 @@
-"""gRPC's own server: its limits, its certificates, and which call goes to which method."""
+"""The gRPC library's server: its options, its certificates and its dispatch of calls."""
 
 import asyncio
 import logging
@@ -14,15 +14,15 @@ from trpo_tf.serving.listening.tls import Tls, TlsFiles
 from trpo_tf.serving.options import ServeOptions
 
 CALLS_A_CONNECTION = 128
-"""Calls of one connection at a time; its client holds further ones back."""
+"""Concurrent calls of one connection; its client holds further ones back."""
 
 HANDSHAKE_SECONDS = 5.0
 """How long a connection may take until it speaks HTTP/2."""
 
 PING_SECONDS = 30.0
-"""How often to ask a silent client whether it is still there."""
+"""Interval of keepalive pings to a silent client."""
 
-# A stranger's metadata that isn't UTF-8 is read as Latin-1, which would be a line and a traceback each time.
+# gRPC reads metadata that isn't UTF-8 as Latin-1, and would log a line and a traceback each time.
 logging.getLogger(cygrpc.__name__).addFilter(lambda record: not str(record.msg).startswith("Invalid encoding on"))
 
 Handlers = Mapping[str, grpc.RpcMethodHandler]
@@ -31,10 +31,10 @@ Handlers = Mapping[str, grpc.RpcMethodHandler]
 def make_server(
     options: ServeOptions, handlers: Handlers, unknown: grpc.RpcMethodHandler, *, is_shared: bool
 ) -> grpc.aio.Server:
-    """A server that answers by `handlers`, which are by path, and by `unknown` what has another path."""
+    """Return a server that dispatches calls to `handlers` by path, and other paths to `unknown`."""
     resolver = _Resolver(handlers, unknown)
     settings = _channel_options(options, is_shared=is_shared)
-    if not hasattr(cygrpc.AioServer, "_make_request_call_future"):  # it decodes paths where that ends one call alone
+    if not hasattr(cygrpc.AioServer, "_make_request_call_future"):  # here a bad path ends one call alone
         return grpc.aio.server(handlers=[resolver], options=settings)
     kind, cygrpc.AioServer = cygrpc.AioServer, _DispatchingServer
     try:
@@ -64,7 +64,7 @@ def open_port(server: grpc.aio.Server, port: GrpcPort, tls: Tls | None) -> None:
 
 
 class _Resolver(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """What handles a call, as gRPC asks for it."""
+    """Finds the handler of a call, by gRPC's interface."""
 
     def __init__(self, handlers: Handlers, unknown: grpc.RpcMethodHandler) -> None:
         self._handlers, self._unknown = handlers, unknown
@@ -76,21 +76,21 @@ class _Resolver(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class _DispatchingServer(cygrpc.AioServer):  # type: ignore[misc]
-    """Takes calls by itself, and each method's on its own.
+    """Accepts calls in a loop for each method, instead of in gRPC's own loop.
 
-    gRPC's own loop decodes the path of a method that isn't registered as UTF-8. If a stranger's is not, the loop ends,
-    and all that is served with it. Here nobody looks at such a path. It is faster, too.
+    gRPC's loop decodes the path of an unregistered method as UTF-8. If that fails, the loop ends, and no further call
+    is answered. Here such a path is not decoded. This is also faster.
     """
 
     resolver: _Resolver
     calls: set[asyncio.Task[None]]
 
     def _make_request_call_future(self, method: bytes | None) -> "asyncio.Future[None]":
-        """What gRPC's loop waits for: it ends when the server stops, by the exception that the loop expects."""
+        """Return the future that gRPC's loop waits for. It ends with the server, by the exception that gRPC expects."""
         return asyncio.ensure_future(self._take(method))
 
     async def _take(self, method: bytes | None) -> None:
-        """Answer the calls of a method, or those of none that is known."""
+        """Answer the calls of a method; with None, the calls of unknown methods."""
         loop, name = asyncio.get_running_loop(), (method or b"").decode()
         while True:
             state = await (self._request_call() if method is None else self._request_registered_call(method))
@@ -114,7 +114,7 @@ def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[st
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_idle_ms", int(1000 * options.keep_alive)),
         ("grpc.server_handshake_timeout_ms", int(1000 * min(options.timeout, HANDSHAKE_SECONDS))),
-        # A machine that has gone without a word would hold its place, with a watch open, for two hours.
+        # Without pings a vanished client's connection, with a watch open, would stay for two hours.
         ("grpc.keepalive_time_ms", int(1000 * PING_SECONDS)),
         ("grpc.keepalive_timeout_ms", int(1000 * options.timeout)),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -122,7 +122,7 @@ def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[st
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    """What takes the certificates in force at each new connection."""
+    """Return credentials that use the current certificates at each new connection."""
     used = tls.files
 
     def renew() -> grpc.ServerCertificateConfiguration | None:

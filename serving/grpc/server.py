@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC, with gRPC's own health service, in the event loop that HTTP is served in.
 
-Methods take their message as bytes, and as the first of a stream: so a key is asked for before a message is read, the
-wait for it has an end, and bytes that are no message are the sender's error. On the wire it is the same.
+Methods take their message as bytes, and as the first of a stream. So the key is checked before a message is read, the
+wait for a message has a timeout, and bytes that are no message are the client's error. On the wire nothing differs.
 """
 
 import asyncio
@@ -50,33 +50,35 @@ from trpo_tf.serving.tracing.records import NO_OBSERVERS, CallRecord, Observers,
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
 
 WATCH_SECONDS = 0.5
-"""How often a health service's watchers are told, if it has changed."""
+"""How often the health is checked, and sent to watchers if it has changed."""
 
 WATCHES_A_CONNECTION = 8
-"""How many watches of its health one connection may have. A client's channel has one for each service that it names."""
+"""Health watches that one connection may have. A client's channel opens one for each service that it names."""
 
 OPEN_MESSAGES = 4
-"""Messages at a time of the methods that need no key; they are small."""
+"""Messages that arrive at a time for methods without a key; they are small."""
 
 SMALL_ANSWER = 16 * 1024
-"""Bytes of an answer that need not be counted while its client takes it."""
+"""Bytes up to which an answer is not counted while its client takes it."""
 
 MOST_DETAILS = 300
-"""Characters of a status's message. Clients take 8 KiB of metadata, and a byte that isn't ASCII becomes three."""
+"""Limit on a status's message. Clients take 8 KiB of metadata, and a byte that isn't ASCII becomes three."""
 
 LEFT_SECONDS = 0.02
-"""How long a call without a message may yet turn out to be one that its client has left."""
+"""How long to wait, on a call without a message, for the cancellation by its client."""
 
 HOLD_SECONDS, MOST_HOLDS = 0.2, 5
-"""How long the last answers are held back, and how often again while calls still come. A call is cancelled if it comes
-after its client has been told of the end, and before it has heard; a client that waits for an answer makes none.
+"""How long the last answers are held back when the server stops, and how often again while calls still arrive.
+
+A call is cancelled if it arrives after the server has announced its stop, but was sent before the client learned of it.
+A client that waits for an answer sends no call meanwhile.
 """
 
 _ALWAYS = {call.path for call in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK)}
-"""What is answered however much is under way."""
+"""Methods that are answered however many calls are under way."""
 
 _OPEN = _ALWAYS | {HEALTH_WATCH.path}
-"""What may be called without a key."""
+"""Methods that need no key."""
 
 _BUSY = "too many calls at a time; come again"
 
@@ -89,14 +91,14 @@ _KINDS = {
     grpc.StatusCode.UNAUTHENTICATED: "unauthorized",
     grpc.StatusCode.UNIMPLEMENTED: "not_found",
 }
-"""What a status is called among the errors counted."""
+"""Label of a status among the errors in metrics."""
 
 Answer = Callable[[Message], Awaitable[Message]]
 Handle = Callable[[object, Any], Awaitable[bytes]]
 
 
 class CallError(Exception):
-    """A call that ends with this status."""
+    """An error that ends a call with the status `code`."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -104,7 +106,7 @@ class CallError(Exception):
 
 
 class GrpcServer:
-    """The services, which answer from the catalog that is `current` when a call comes."""
+    """The inference and health services. Each call is answered from the catalog that `current` returns then."""
 
     def __init__(
         self,
@@ -116,13 +118,13 @@ class GrpcServer:
         observers: Observers = NO_OBSERVERS,
         tls: Tls | None = None,
     ) -> None:
-        """Nothing is listened on until `start`; to be made and used in the event loop."""
+        """Prepare the services, in the event loop; `start` begins to listen."""
         self._current, self._options, self._metrics, self._tls = current, options, metrics, tls
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
-        self._come, self._under_way = 0, 0  # calls, ever and now
+        self._come, self._under_way = 0, 0  # calls so far, and calls under way
         self._untaken = 0  # bytes of answers that clients haven't taken
         most = options.max_connections
-        # Half of it, for one message is still being freed when the next comes.
+        # Half of the buffer, since one message is still being freed when the next arrives.
         self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
         self._open_turns = Turns(OPEN_MESSAGES, most)
         self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
@@ -132,7 +134,7 @@ class GrpcServer:
         metrics.loads.append(lambda: (0, self._under_way))
 
     async def start(self, port: GrpcPort) -> None:
-        """Listen, and answer. Raises `ServeError`."""
+        """Listen on the port, and answer calls. Raises `ServeError`."""
         self._server = make_server(
             self._options, self._methods(), self._locked("", self._no_method), is_shared=port.is_shared
         )
@@ -140,7 +142,7 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, at_once: asyncio.Event) -> None:
-        """Take no more calls; those under way are answered, unless that takes too long or they are to end at once."""
+        """Take no more calls, and wait for those under way, until `drain` is over or `at_once` is set."""
         self._stopping.set()
         for _ in range(MOST_HOLDS):
             come = self._come
@@ -158,7 +160,7 @@ class GrpcServer:
         await draining
 
     def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
-        """What handles a call, by path."""
+        """Return the handler of each method, by path."""
         unary: dict[Call, Answer | None] = {
             SERVER_LIVE: self._server_live,
             SERVER_READY: self._server_ready,
@@ -172,7 +174,7 @@ class GrpcServer:
         return handlers | {HEALTH_WATCH.path: grpc.stream_stream_rpc_method_handler(self._watch_counted)}
 
     def _locked(self, path: str, handle: Handle) -> grpc.RpcMethodHandler:
-        """A method that asks for a key, if the server has any and it isn't an open one, before it reads a message."""
+        """Return a method that checks the key before it reads a message. Open methods need none."""
         keys = self.keys
         if keys is None or path in _OPEN:
             return grpc.stream_unary_rpc_method_handler(handle)
@@ -190,19 +192,19 @@ class GrpcServer:
         return b""
 
     async def _refuse(self, context: Any, method: str, code: grpc.StatusCode, message: str) -> None:
-        """End a call before it is read; `method` is empty if there is none of its path."""
+        """End a call before its message is read; `method` is empty if the path is unknown."""
         self._count(context, method, code, _KINDS[code])
         await context.abort(code, message)
 
     def _unary(self, call: Call, answer: Answer | None) -> Handle:
-        """A method with one message and one answer, whose exceptions are statuses; without `answer` a model's."""
+        """Return a method with one message and one answer; exceptions become statuses. With no `answer` it infers."""
         turns = self._open_turns if call.path in _ALWAYS else self._turns
         most = sys.maxsize if call.path in _ALWAYS else self._options.max_connections
 
         async def handle(_messages: object, context: Any) -> bytes:
             self._come += 1
             self._under_way += 1
-            context.add_done_callback(self._done)  # not before its client has taken the answer
+            context.add_done_callback(self._done)  # called once the client has taken the answer
             answered, failed, endpoint, whole = b"", None, None, 0.0
             came = perf_counter()
             try:
@@ -231,7 +233,7 @@ class GrpcServer:
             if self._stopping.is_set():
                 await self._told.wait()
             if failed is not None:
-                message = None  # what abort raises keeps this frame, and the frame it, until cycles are collected
+                message = None  # abort's exception and this frame refer to each other, until cycles are collected
                 await context.abort(*failed)
             return answered
 
@@ -261,7 +263,7 @@ class GrpcServer:
         came: float | None = None,
         whole: float = 0.0,
     ) -> None:
-        """Count a call, and tell who observes; `whole` is when its message was there, and `came` when it began."""
+        """Count a call, and pass it to observers. `came` is when it began, `whole` when its message had arrived."""
         now = perf_counter()
         if endpoint is None:
             self._unrouted.answered(code.name, None, kind)
@@ -273,7 +275,7 @@ class GrpcServer:
     def _tell(
         self, context: Any, method: str, code: grpc.StatusCode, kind: str, series: Series | None, seconds: float
     ) -> None:
-        """Tell who observes. Binary metadata is not for them."""
+        """Pass a call to the observers, without its binary metadata."""
         given = {key: value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
         record = CallRecord(
             method,
@@ -293,12 +295,12 @@ class GrpcServer:
 
     async def _read(self, call: Call, context: Any, turns: Turns) -> Message:
         content = await turns.read(context, self._options.timeout)
-        if content is grpc.aio.EOF:  # also of a call that its client has left, which is cancelled a moment later
+        if content is grpc.aio.EOF:  # also if the client has left: then it is cancelled a moment later
             await asyncio.sleep(LEFT_SECONDS)
         return parse(call, content)
 
     def _endpoint(self, message: Message) -> InferenceEndpoint:
-        """The endpoint of the model that is to answer. Raises `CallError`."""
+        """Return the endpoint of the requested model. Raises `CallError`."""
         model = self._current().find(message.model_name, message.model_version or None)
         if model is None:
             raise _unknown(message.model_name, message.model_version)
@@ -348,7 +350,7 @@ class GrpcServer:
         return HEALTH_CHECK.response(status=status)
 
     async def _watch_counted(self, messages: object, context: Any) -> None:
-        """The health service's stream, unless there are too many."""
+        """Serve the health service's stream, unless too many are open."""
         peer = context.peer()
         try:
             check_metadata(context)
@@ -361,14 +363,14 @@ class GrpcServer:
             self._watchers.remove(peer)
 
     async def _watch(self, _messages: object, context: Any) -> None:
-        """Tell how it is, and again whenever that has changed, until the server stops."""
+        """Send the health, and send it again whenever it changes, until the server stops."""
         try:
             request = await self._read(HEALTH_WATCH, context, self._open_turns)
         except Exception as error:  # noqa: BLE001 (each has its status)
             await self._refuse(context, HEALTH_WATCH.path, *status_of(error))
         told = ""
         while True:
-            is_last = self._stopping.is_set()  # asked before the write, during which the end may come
+            is_last = self._stopping.is_set()  # read before the write, during which the stop may begin
             if (status := self._health(request.service)) != told:
                 await context.write(HEALTH_WATCH.response(status=status).SerializeToString())
                 told = status
@@ -389,7 +391,7 @@ def _unknown(name: str, version: str) -> CallError:
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status and the message that a call ends with, which has raised `error`."""
+    """Return the status and the message of a call that raised `error`."""
     code, message = _status_of(error)
     return code, message if len(message) <= MOST_DETAILS else f"{message[: MOST_DETAILS - 3]}..."
 
@@ -414,6 +416,6 @@ def _authorization(metadata: Any) -> bytes:
 
 
 def _code_of_cancelled(context: Any) -> grpc.StatusCode:
-    """Why the client has left: its deadline, if it gave one, or something else."""
+    """Return the status of a cancelled call: its deadline had passed, or its client cancelled it."""
     is_late = context.time_remaining() == 0
     return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED

@@ -1,7 +1,7 @@
-"""Requests that wait at the same time, run as one batch.
+"""Batching: requests that wait at the same time run as one batch.
 
-What the event loop has read in one round is gathered and run at its end: nothing waits for company that may not come,
-and the more clients ask at once the larger the batches are.
+Requests that the event loop reads in one turn are collected and run at its end. No request waits for others that may
+not come, and batches grow with the number of clients that ask at once.
 """
 
 import asyncio
@@ -21,28 +21,28 @@ from trpo_tf.serving.support.logs import emit
 
 
 class Waiting(NamedTuple):
-    """A request that is to be run, and what to call with its answers or with what it raised."""
+    """A queued request, and the callback that takes its outputs or its exception."""
 
     request: InferRequest
     done: Done
 
 
 class Batcher:
-    """Gathers requests, and runs them together. Of the event loop's thread alone."""
+    """Collects requests and runs them as batches. Use it in the event loop's thread only."""
 
     def __init__(self, max_batch: int) -> None:
-        """Batches have at most `max_batch` rows."""
+        """Limit batches to `max_batch` rows, or to the graph's batch size where that is fixed."""
         self._max_batch = max_batch
         self._waiting: defaultdict[Policy, list[Waiting]] = defaultdict(list)
 
     def run(self, policy: Policy, request: InferRequest, done: Done) -> None:
-        """Run the request when the event loop comes round."""
+        """Queue the request; `flush` runs it at the end of this turn of the event loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.flush)
         self._waiting[policy].append(Waiting(request, done))
 
     def flush(self) -> None:
-        """Run everything that waits."""
+        """Run all queued requests as batches."""
         waiting, self._waiting = self._waiting, defaultdict(list)
         for policy, requests in waiting.items():
             for batch in batches(requests, policy.manifest.graph.batch or self._max_batch):
@@ -51,7 +51,7 @@ class Batcher:
 
 
 def batches(waiting: list[Waiting], most: int) -> list[list[Waiting]]:
-    """The requests in their order, in lists that have together no more than `most` rows."""
+    """Split the requests, in order, into lists of at most `most` rows. A larger request gets a list of its own."""
     made: list[list[Waiting]] = []
     rows = most
     for one in waiting:
@@ -65,7 +65,10 @@ def batches(waiting: list[Waiting], most: int) -> list[list[Waiting]]:
 
 
 def run_together(policy: Policy, requests: list[InferRequest]) -> list[Outputs | Exception]:
-    """What each request is answered with, or what it raises by itself: if the batch fails, each is run alone."""
+    """Run the requests as one batch; return the outputs or the exception of each.
+
+    If the batch fails, each request is run alone.
+    """
     if len(requests) > 1:
         try:
             return [*_as_one(policy, requests)]
@@ -87,7 +90,7 @@ def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Outputs | Exce
     is_finite = True
     try:
         answers: Mapping[str, Array] = policy.infer(observations, _joined_noise(policy, requests), names)
-    except NotFiniteError as error:  # whose, and whether anybody asked for it, is seen below
+    except NotFiniteError as error:  # which requests asked for such an output is checked below
         answers, is_finite = error.answers, False
     ends = np.cumsum([batch_size(request.observations) for request in requests]).tolist()
     rows = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
@@ -100,7 +103,7 @@ def _as_one(policy: Policy, requests: list[InferRequest]) -> list[Outputs | Exce
 
 
 def _checked(policy: Policy, request: InferRequest, answers: Outputs) -> Outputs | Exception:
-    """The answers to a request, or the error if they are not finite."""
+    """Return the request's outputs, or the error if they are not finite."""
     feeds = by_name(request.observations, policy.manifest.observation[0].name)
     if request.noise is not None:
         feeds[policy.manifest.noise.name] = request.noise
@@ -117,7 +120,7 @@ def _joined(observations: list[Observation], only: str) -> Observation:
 
 
 def _joined_noise(policy: Policy, requests: list[InferRequest]) -> Array | None:
-    """Noise for all, zero where a request has none; None if none has."""
+    """Return the noise of all requests, zero where a request has none; None if no request has any."""
     if all(request.noise is None for request in requests):
         return None
     spec = policy.manifest.noise

@@ -1,4 +1,4 @@
-"""One model version over one transport: what a decoded request meets before it is run, and what an error means."""
+"""One model version over one transport: checks before a request runs, and the meaning of errors to the client."""
 
 from typing import NamedTuple
 
@@ -13,25 +13,25 @@ from trpo_tf.serving.runtime.observation_bounds import bounds_check
 
 
 class InferenceEndpoint:
-    """One model version over one transport.
+    """Checks and metrics of one model version over one transport.
 
     Attributes:
-        model: the version that acts.
+        model: the model version.
         policy: its policy.
-        series: where its requests over this transport are counted.
+        series: metrics of its requests over this transport.
     """
 
     def __init__(self, model: Model, options: ServeOptions, metrics: Metrics, protocol: str) -> None:
-        """`protocol` is "http" or "grpc", as metrics name it."""
+        """Prepare the checks and metrics. `protocol` is "http" or "grpc", the label of metrics."""
         self.model, self.policy, self.options = model, model.policy, options
         self.series = metrics.series(model, protocol)
         self._check = bounds_check(model.policy.manifest.observation, options.out_of_bounds)
         self._watch = metrics.watch(model, protocol).asked
 
     def admit(self, request: InferRequest) -> InferRequest:
-        """The request as the policy may see it; its observations are watched for drift.
+        """Return the request with checked observations, and record them for drift detection.
 
-        Observations outside the space are refused, clipped, or may pass, by the server's options. Raises
+        The server's options say whether observations outside the space are refused, clipped or accepted. Raises
         `RequestError`.
         """
         if self._check is not None:
@@ -44,13 +44,13 @@ class InferenceEndpoint:
 
 
 class Failure(NamedTuple):
-    """What an error means to the client, whatever the transport.
+    """Meaning of an error to the client, for every transport.
 
     Attributes:
-        kind: what the error is called among those counted.
-        message: what the client is told.
+        kind: label of the error in metrics.
+        message: text for the client.
         is_clients: whether the client has to change its request.
-        fault: the server's own fault, which is logged.
+        fault: an unexpected exception, which is logged.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Failure(NamedTuple):
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an error means that parsing, admitting, running or rendering a request has raised."""
+    """Classify an error that parsing, admitting, running or rendering a request raised."""
     match error:
         case RequestError():
             return Failure("bad_request", str(error))

@@ -1,4 +1,7 @@
-"""Running admitted requests: each by itself at once. `serving.inference.batching` runs several as one batch."""
+"""Runners of admitted requests: the interface, and a runner that runs each request at once.
+
+`serving.inference.batching` runs several as one batch.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -18,7 +21,7 @@ class Runner(Protocol):
         """Run the request, now or later in this turn of the event loop, and call `done` with its outputs or error."""
 
     def flush(self) -> None:
-        """Run whatever waits."""
+        """Run all queued requests."""
 
 
 class DirectRunner:
@@ -34,4 +37,4 @@ class DirectRunner:
         done(outputs)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing: no request is ever queued."""

@@ -1,7 +1,7 @@
-"""Accepting TLS connections, which count from their first byte on.
+"""Accepting TLS connections, which are counted and limited before their handshake.
 
-An event loop's own server shows a connection to its protocol after the handshake only. Those that say nothing would be
-neither counted nor bounded until then.
+An event loop's own server passes a connection to its protocol only after the handshake. Until then silent connections
+would be neither counted nor limited.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.support.logs import emit
 
 HANDSHAKE_RESERVE = 16
-"""Handshakes that are always allowed at a time, so that a client learns from an answer that the server is full."""
+"""Handshakes that are always allowed at a time, so that a client is answered when the server is full."""
 
 ACCEPTS_AT_A_TIME = 64
 
 PAUSE_SECONDS = 0.1
-"""How long to accept nobody after the system has refused to open another file."""
+"""How long to accept no connection after the system has refused to open another file."""
 
 QUIET_SECONDS = 60.0
-"""How long not to log again that there are too many connections."""
+"""How long not to repeat the warning about too many connections."""
 
 
 class TlsAcceptor:
-    """Accepts connections and shakes hands with each, by the certificates that are in force when it comes.
+    """Accepts connections, and runs the TLS handshake of each with the certificates that are current then.
 
-    At the bound a connection is closed for a new one: the oldest that has never sent anything, or else the oldest.
+    At the limit a connection is closed for a new one: the oldest that has never sent anything, or else the oldest.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class TlsAcceptor:
         room: Callable[[], int],
         evicted: Callable[[], None],
     ) -> None:
-        """Listen at once, in the event loop.
+        """Begin to accept connections, in the event loop.
 
-        `room` answers how many connections may shake hands now, and `evicted` is told of each that is closed for
+        `room` returns how many handshakes may run now. `evicted` is called for each connection that is closed for
         another.
         """
         self._connect, self._listeners, self._tls = connect, listeners, tls
         self._timeout, self._room, self._evicted = timeout, room, evicted
-        self._pending: dict[asyncio.Task[None], socket.socket] = {}  # the longest first
+        self._pending: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
         self._loop = asyncio.get_running_loop()
         self._quiet_until = 0.0
         self._is_closed = False
@@ -58,11 +58,11 @@ class TlsAcceptor:
 
     @property
     def pending(self) -> int:
-        """How many connections shake hands."""
+        """Number of handshakes under way."""
         return len(self._pending)
 
     def close(self) -> None:
-        """Accept no more; those under way go on."""
+        """Stop accepting connections; handshakes under way go on."""
         self._is_closed = True
         for listener in self._listeners:
             self._loop.remove_reader(listener)

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class Credentials:
-    """What the options name.
+    """Bearer keys and certificates that the options name.
 
     Attributes:
-        keys: bearer keys, or None if none are asked for.
+        keys: bearer keys, or None if requests need none.
         tls: certificates, or None without TLS.
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        """Read all. Raises `ServeError`."""
+        """Read the files. Raises `ServeError`."""
         self.keys, self.tls = _load_keys(options), _load_tls(options)
         self._followed = []
         if self.keys is not None:
@@ -32,17 +32,17 @@ class Credentials:
             self._followed.append(Followed("certificates", files, self.tls.reload))
 
     def followed(self) -> Sequence[Followed]:
-        """The files, and how each is read again."""
+        """Return the files to follow, and the functions that read them again."""
         return self._followed
 
     def refresh(self) -> None:
-        """Read all again, once a worker has done so; what can't be used any more stays as it was."""
+        """Read all files again, after a worker has done so. Content that can't be used is ignored."""
         for followed in self._followed:
             with suppress(ServeError):
                 followed.reload()
 
 
-# What reads them is imported where it is needed: it takes 4 MB, also in a parent of workers without any.
+# Their modules are imported only if needed: they take 4 MB, also in a parent of workers that uses neither.
 
 
 def _load_keys(options: ServeOptions) -> "KeyRing | None":

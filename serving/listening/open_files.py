@@ -11,15 +11,16 @@ from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.support.logs import emit
 
 OWN_FILES = 96
-"""Files of a worker without any connection: models that are read, libraries, pipes, its sockets that listen."""
+"""Files of a worker without connections: models that it reads, libraries, pipes, listening sockets."""
 
 HTTP_RESERVE = 96
-"""HTTP connections beyond `--max-connections`: those that may only ask for health, and handshakes."""
+"""HTTP connections beyond `--max-connections`: those that may only check health, and handshakes."""
 
 LEAST_CONNECTIONS = 8
+"""With fewer connections the server does not start."""
 
 NEARLY = 4
-"""Files that the server may have closed since it counted its own."""
+"""Tolerance of the count: files that the server may have closed since it counted its own."""
 
 
 def occupy_standard_descriptors() -> None:
@@ -33,9 +34,10 @@ def occupy_standard_descriptors() -> None:
 
 
 def raise_file_limit(options: ServeOptions) -> ServeOptions:
-    """Raise this process's limit to what the options need; where the system doesn't allow it, take fewer connections.
+    """Raise this process's limit to what the options need, and return the options.
 
-    Raises `ServeError` if not even a few would be left.
+    Where the system doesn't allow that, they are returned with fewer connections. Raises `ServeError` if fewer than
+    `LEAST_CONNECTIONS` are left.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = files_of(options.max_connections, options)
@@ -58,25 +60,25 @@ def raise_file_limit(options: ServeOptions) -> ServeOptions:
 
 
 def files_of(connections: int, options: ServeOptions) -> int:
-    """Most files that a process has open which serves with this `--max-connections`."""
+    """Return the most files that a process opens when it serves with this `--max-connections`."""
     over_http = HTTP_RESERVE + connections if options.uds is not None or options.tcp_port is not None else 0
     return OWN_FILES + over_http + (2 * connections if options.grpc_port >= 0 else 0)
 
 
 class FileWatch:
-    """Tells once when no file can be opened, or all connections of gRPC are taken, and when that is over.
+    """Logs once when no file can be opened, or all connections of gRPC are taken, and once when that is over.
 
-    gRPC closes further ones itself, and tells nobody: so they are counted by the files that are open.
+    gRPC closes further connections itself and reports nothing, so its connections are counted as open files.
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        """To be made when nobody has connected yet."""
+        """Count the process's own files; no client may have connected yet."""
         self._most = 2 * options.max_connections if options.grpc_port >= 0 else 0
         self._own = _count_files() if self._most else 0
         self._problem = ""
 
     def look(self, over_http: int) -> None:
-        """Look; `over_http` is how many HTTP connections there are."""
+        """Check the files, and log a change; `over_http` is the number of HTTP connections."""
         if (problem := self._find(over_http)) == self._problem:
             return
         self._problem = problem

@@ -1,7 +1,7 @@
-"""Reads keys and certificates again when their files change, or when the server is told to by SIGHUP.
+"""Reloading of keys and certificates when their files change, and on SIGHUP.
 
-Mounted secrets are replaced through a link, so what counts is the file that a path leads to in the end. The looking is
-done in a thread, since a file system may not answer.
+Mounted secrets are replaced through a symbolic link, so the file at the end of the links is compared. This is done in a
+thread, since a file system may hang.
 """
 
 import logging
@@ -14,16 +14,16 @@ from trpo_tf.serving.support.logs import emit
 from trpo_tf.serving.support.regular_file import fingerprint
 
 LOOK_SECONDS = 0.5
-"""How often the files are looked at. One that has changed is read once it is the same at two looks."""
+"""How often the files are checked. A changed file is read once two checks in a row find it the same."""
 
 
 class Followed(NamedTuple):
-    """Files, and what reads them again.
+    """Files, and the function that reads them again.
 
     Attributes:
         what: their content, as a log line names it.
         files: their paths.
-        reload: reads them, and answers whether their content has changed. Raises `ServeError`, and changes nothing, if
+        reload: reads them, and returns whether their content has changed. Raises `ServeError`, and changes nothing, if
             it can't be used.
     """
 
@@ -33,23 +33,23 @@ class Followed(NamedTuple):
 
 
 class Reloader:
-    """Follows files, in a daemon thread."""
+    """Checks files for changes in a daemon thread, and reloads them."""
 
     def __init__(self, followed: Sequence[Followed], on_change: Callable[[], None], *, logs: bool) -> None:
-        """Nothing is read until `start`; `on_change` is called in the thread. Only one of the workers `logs`."""
+        """Prepare to follow the files; `start` begins. `on_change` is called in the thread. Only one worker `logs`."""
         self._followed, self._on_change, self._logs = followed, on_change, logs
-        # None: read at first, for what has changed since the server has read them.
+        # None makes the thread read each file at first: it may have changed since the server read it.
         self._seen: list[object] = [None] * len(followed)
         self._tried: list[object] = [None] * len(followed)
         self._asked = threading.Event()
 
     def start(self) -> None:
-        """Follow from now on."""
+        """Start the thread, if there are files to follow."""
         if self._followed:
             threading.Thread(target=self._follow, name="reload", daemon=True).start()
 
     def ask(self) -> None:
-        """Have all files read again, changed or not."""
+        """Request that all files are read again, changed or not."""
         self._asked.set()
 
     def _follow(self) -> None:

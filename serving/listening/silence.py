@@ -1,10 +1,10 @@
-"""Which connections have never sent anything: the first to go when there are too many."""
+"""Detection of connections that have never sent anything: they are closed first when there are too many."""
 
 import socket
 from typing import Protocol
 
 _BYTES_RECEIVED = slice(128, 136)
-"""Of Linux's `tcp_info`: how many bytes have come, read or not."""
+"""Field of Linux's `tcp_info`: how many bytes have been received, read or not."""
 
 
 class _Socket(Protocol):
@@ -12,7 +12,7 @@ class _Socket(Protocol):
 
 
 def has_sent(connection: _Socket) -> bool:
-    """Whether the other end has ever sent anything. True where that can't be known: of a Unix socket, or elsewhere."""
+    """Return whether the client has ever sent anything; True where that is unknown, as for Unix sockets."""
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.stop)
     except (OSError, AttributeError):

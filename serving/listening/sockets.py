@@ -1,4 +1,4 @@
-"""What the server listens on, from its first connection to the last that it takes."""
+"""Listening sockets: opening them when the server starts, and refusing new connections when it stops."""
 
 import ctypes
 import errno
@@ -22,31 +22,31 @@ LOCK_SECONDS = 5.0
 """How long to wait for another server that is just starting."""
 
 _PORT_TRIES = 8
-"""How often to look for a port that is free on each address of a host."""
+"""How often to try to find a port that is free on each address of a host."""
 
 # A BPF program on the TCP header: load the flags (byte 13), drop what has SYN set, let everything else pass.
 _NO_NEW_CONNECTIONS = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 _SO_ATTACH_FILTER = 26
 
-_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""Errors of an address that this machine doesn't have."""
+_UNAVAILABLE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Errors for an address that this machine does not have."""
 
 
 class GrpcPort:
-    """The gRPC port, which nobody else may listen on; gRPC itself opens it, once the models are loaded.
+    """The gRPC port, reserved for this server until gRPC itself opens it, once the models are loaded.
 
     Attributes:
         number: the port.
-        addresses: as gRPC takes them.
+        addresses: addresses with the port, in gRPC's syntax.
         is_shared: whether several workers open it.
     """
 
     def __init__(self, claimed: list[socket.socket], *, is_shared: bool) -> None:
         self.number, self.is_shared = _port_of(claimed), is_shared
         bound = [Address(listener.family, listener.getsockname()) for listener in claimed]
-        self.addresses = [f"{bracketed(place.host)}:{self.number}" for place in bound]
+        self.addresses = [f"{bracketed(address.host)}:{self.number}" for address in bound]
         _close(claimed)
-        self._kept = [_bind(place, self.number, is_shared=True) for place in bound]
+        self._kept = [_bind(address, self.number, is_shared=True) for address in bound]
         self._is_ipv4_alone = bound[0].host == ANY_IPV4
         for kept in self._kept:
             # With the option set only a socket that listens would keep a port from others.
@@ -54,7 +54,7 @@ class GrpcPort:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """While gRPC opens the port: let go of it, unless it is shared, and see to it that 0.0.0.0 is IPv4 alone."""
+        """Release the port for gRPC to open, unless workers share it, and keep 0.0.0.0 from including IPv6."""
         if not self.is_shared:
             _close(self._kept)
         placeholder = _ipv6_placeholder(self.number) if self._is_ipv4_alone else None
@@ -65,16 +65,16 @@ class GrpcPort:
                 placeholder.close()
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Release the port."""
         _close(self._kept)
 
 
 class Listening(NamedTuple):
-    """What is listened on.
+    """Sockets that the server listens on.
 
     Attributes:
         workers: each worker's listening sockets.
-        places: where clients find them.
+        urls: URLs for clients.
         grpc: the port for gRPC, if it is served.
     """
 
@@ -85,11 +85,11 @@ class Listening(NamedTuple):
 
 @contextmanager
 def listeners(options: ServeOptions) -> Iterator[Listening]:
-    """All that the options ask for. Raises `ServeError`.
+    """Open all sockets that the options ask for, and close them on exit. Raises `ServeError`.
 
-    On TCP each worker has a socket of its own, all on one port, and the kernel spreads connections by their addresses:
-    64 of them came out as 34 and 30 on two workers. Of one socket that both inherit it was 63 and 1, since who wakes
-    first accepts all. A Unix socket can't be opened twice, so workers do inherit it.
+    On TCP each worker has a socket of its own, all on one port, and the kernel distributes connections by their
+    addresses. Of 64 connections two workers got 34 and 30. With one inherited socket they got 63 and 1, since the
+    worker that wakes first accepts all. A Unix socket can't be opened twice, so workers do inherit it.
     """
     workers: list[list[socket.socket]] = [[] for _ in range(options.workers)]
     urls, grpc = [], None
@@ -97,14 +97,14 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
     with ExitStack() as stack:
         if (port := options.tcp_port) is not None:
             opened = listen(options.host, port, options.workers)
-            for own, listening in zip(workers, opened, strict=True):
+            for sockets, listening in zip(workers, opened, strict=True):
                 stack.callback(_close, listening)
-                own.extend(listening)
+                sockets.extend(listening)
             urls.append(url_of(f"http{secure}", options.host, _port_of(opened[0])))
         if options.uds is not None:
             listener = stack.enter_context(listen_on_path(options.uds))
-            for own in workers:
-                own.append(listener)
+            for sockets in workers:
+                sockets.append(listener)
             urls.append(f"unix:{options.uds}")
         if options.grpc_port >= 0:
             grpc = claim_grpc_port(options)
@@ -116,11 +116,11 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
 def listen(host: str, port: int, copies: int = 1) -> list[list[socket.socket]]:
     """Listen on each address of the host, with `copies` sockets each that share the port. Raises `ServeError`.
 
-    A port that anybody else listens on is refused, whether he would share it or not.
+    A port that another process listens on is refused, even if that process would share it.
     """
     if copies == 1:
         return [_claim(host, port, "--port")]
-    with _one_at_a_time():
+    with _startup_lock():
         claimed = _claim(host, port, "--port")
         number = _port_of(claimed)
         bound = [Address(listener.family, listener.getsockname()) for listener in claimed]
@@ -129,19 +129,19 @@ def listen(host: str, port: int, copies: int = 1) -> list[list[socket.socket]]:
         try:
             for _ in range(copies):
                 opened.append([])
-                for place in bound:
-                    opened[-1].append(_bind(place, number, is_shared=True))
+                for address in bound:
+                    opened[-1].append(_bind(address, number, is_shared=True))
                     opened[-1][-1].listen(BACKLOG)
         except OSError as error:
-            for own in opened:
-                _close(own)
+            for sockets in opened:
+                _close(sockets)
             raise _refusal(host, number, error, "--port") from None
     return opened
 
 
 def claim_grpc_port(options: ServeOptions) -> GrpcPort:
-    """Keep the port for gRPC. Raises `ServeError`."""
-    with _one_at_a_time():
+    """Reserve the port for gRPC. Raises `ServeError`."""
+    with _startup_lock():
         claimed = _claim(options.host, options.grpc_port, "--grpc-port")
         try:
             return GrpcPort(claimed, is_shared=options.workers > 1)
@@ -151,35 +151,35 @@ def claim_grpc_port(options: ServeOptions) -> GrpcPort:
 
 @contextmanager
 def listen_on_path(path: str) -> Iterator[socket.socket]:
-    """A Unix socket that only this user can connect to, removed in the end. Raises `ServeError`.
+    """Listen on a Unix socket that only this user can connect to, and remove it on exit. Raises `ServeError`.
 
-    One that a killed server has left is replaced; one that is listened on is not, nor is a file of another kind.
+    A socket that a killed server left is replaced. A socket that a server listens on is not, nor is any other file.
     """
     if not path or "\0" in path:
         raise ServeError("--uds is no path; give one for the socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            with _one_at_a_time():
-                _remove_abandoned(path)
+            with _startup_lock():
+                _remove_stale_socket(path)
                 listener.bind(path)
-                Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)  # before it listens, so that nobody has connected
+                Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)  # before it listens, so that no other user has connected
                 listener.listen(BACKLOG)
         except OSError as error:
             raise ServeError(f"can't listen on {path}: {reason(error)}; choose another --uds") from None
-        own = Path(path).stat().st_ino
+        inode = Path(path).stat().st_ino
         try:
             yield listener
         finally:
             with suppress(OSError):
-                if Path(path).stat().st_ino == own:
+                if Path(path).stat().st_ino == inode:
                     Path(path).unlink()
 
 
 def refuse_new(listener: socket.socket) -> None:
-    """Refuse new connections, and keep those that wait to be accepted, which closing would reset.
+    """Refuse new connections, and keep those that wait to be accepted, which closing the socket would reset.
 
-    Of twelve stops under eight clients that connect for each request, all twelve lost connections without the filter
-    (75 in all), and none with it.
+    Measured on twelve stops under eight clients that connect for each request: without the filter all twelve lost
+    connections (75 in all), with it none did.
     """
     if listener.family == socket.AF_UNIX:
         with suppress(OSError):
@@ -196,12 +196,12 @@ def refuse_new(listener: socket.socket) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, for a line of our own."""
+    """Return the system's text for an error, as part of a message."""
     return (error.strerror or str(error)).split(" (")[0].lower()
 
 
 def _claim(host: str, port: int, option: str) -> list[socket.socket]:
-    """Sockets that listen on each address of the host, all on one port, and alone. Raises `ServeError`."""
+    """Return sockets that listen on each address of the host, on one port not shared. Raises `ServeError`."""
     addresses, problem = resolve(host), OSError()
     for _ in range(_PORT_TRIES if port == 0 and len(addresses) > 1 else 1):
         claimed: list[socket.socket] = []
@@ -212,7 +212,7 @@ def _claim(host: str, port: int, option: str) -> list[socket.socket]:
                     claimed[-1].listen(BACKLOG)
                 except OSError as error:
                     # A name may have an address of a family that is switched off.
-                    if error.errno not in _NOT_HERE or len(addresses) == 1:
+                    if error.errno not in _UNAVAILABLE_ADDRESS or len(addresses) == 1:
                         raise
                     problem = error
             if claimed:
@@ -224,14 +224,14 @@ def _claim(host: str, port: int, option: str) -> list[socket.socket]:
 
 
 def _bind(address: Address, port: int, *, is_shared: bool = False) -> socket.socket:
-    """A socket on the port, which shares it with others of this user's, if they all say so."""
+    """Return a socket bound to the port. Sockets of one user can share a port if all of them are `is_shared`."""
     bound = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if address.family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # of `::` alone: IPv4 too
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` then takes IPv4 too
         bound.bind(address.with_port(port))
     except OSError:
         bound.close()
@@ -240,10 +240,10 @@ def _bind(address: Address, port: int, *, is_shared: bool = False) -> socket.soc
 
 
 def _ipv6_placeholder(port: int) -> socket.socket | None:
-    """A socket that keeps gRPC from opening IPv6 beside 0.0.0.0, which it tries first; None if nothing does.
+    """Return a socket that keeps gRPC from opening `::`, which it tries first for 0.0.0.0; None if that failed.
 
-    Each worker needs one of its own, and waits for the others': binding it has Linux forget that sockets of this port
-    were shared last, and look at each.
+    Each worker needs a placeholder of its own, and waits until the others have closed theirs. Binding it makes Linux
+    forget that sockets of this port were last shared, and check each.
     """
     try:
         placeholder = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
@@ -259,17 +259,17 @@ def _ipv6_placeholder(port: int) -> socket.socket | None:
             if error.errno == errno.EADDRINUSE and time.monotonic() < until:
                 time.sleep(0.005)
                 continue
-            placeholder.close()  # there is no IPv6, or somebody else has it, whom gRPC will meet as well
+            placeholder.close()  # there is no IPv6, or another process has the port, as gRPC will notice
             return None
         placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         return placeholder
 
 
 @contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Hold a lock of this user's servers, so that two don't find a port free at once and then share it.
+def _startup_lock() -> Iterator[None]:
+    """Hold a lock of this user's servers, so that two don't both find a port free and then share it.
 
-    It is a name without a file, in the network namespace: the kernel frees it when its holder ends.
+    The lock is an abstract Unix socket, in the network namespace. The kernel frees it when its holder ends.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
         until = time.monotonic() + LOCK_SECONDS
@@ -278,14 +278,14 @@ def _one_at_a_time() -> Iterator[None]:
                 lock.bind(f"\0trpo-tf listens, user {os.getuid()}")
                 break
             except OSError as error:
-                if error.errno != errno.EADDRINUSE:  # a system without such names
+                if error.errno != errno.EADDRINUSE:  # a system without abstract sockets
                     break
                 time.sleep(0.005)
         yield
 
 
-def _remove_abandoned(path: str) -> None:
-    """Remove a socket that nobody listens on. Raises `OSError` if there is anything else."""
+def _remove_stale_socket(path: str) -> None:
+    """Remove a socket that no process listens on. Raises `OSError` for any other kind of file."""
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
@@ -299,7 +299,7 @@ def _remove_abandoned(path: str) -> None:
 
 
 def _refusal(host: str, port: int, error: OSError, option: str) -> ServeError:
-    is_host = error.errno in (*_NOT_HERE, errno.EINVAL)
+    is_host = error.errno in (*_UNAVAILABLE_ADDRESS, errno.EINVAL)
     advice = "choose another --host" if is_host else f"choose another {option} (0: a free one)"
     return ServeError(f"can't listen on {host} port {port}: {reason(error)}; {advice}")
 

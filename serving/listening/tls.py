@@ -13,11 +13,11 @@ from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.support.regular_file import read_regular
 
 _EXPIRED = 10
-"""What OpenSSL calls a certificate whose time is over, X509_V_ERR_CERT_HAS_EXPIRED."""
+"""OpenSSL's code for an expired certificate, X509_V_ERR_CERT_HAS_EXPIRED."""
 
 
 class TlsFiles(NamedTuple):
-    """What the files hold, in PEM; `authority` has whoever may sign clients' certificates, if they need any."""
+    """Content of the files, in PEM. `authority` has the CAs of clients' certificates, or None if clients need none."""
 
     certificate: bytes
     key: bytes
@@ -25,23 +25,23 @@ class TlsFiles(NamedTuple):
 
 
 class Tls:
-    """Certificates in force, which HTTP and gRPC ask for at each new connection.
+    """Current certificates, which HTTP and gRPC read at each new connection.
 
     Attributes:
-        files: what they were made of.
-        context: for HTTP.
+        files: content of the files that they were read from.
+        context: TLS context for HTTP.
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        """Read them. Raises `ServeError` if they can't be used."""
+        """Read the certificates. Raises `ServeError` if they can't be used."""
         self._options = options
         self.files = read_files(options)
         self.context = make_context(self.files, options)
 
     def reload(self) -> bool:
-        """Read the files again; answers whether they have changed.
+        """Read the files again, and return whether they have changed.
 
-        Raises `ServeError` if what is there now can't be used: what was in force stays so.
+        Raises `ServeError` if they can't be used any more; the certificates read before then stay in use.
         """
         files = read_files(self._options)
         if files == self.files:
@@ -52,20 +52,20 @@ class Tls:
 
 
 def load_tls(options: ServeOptions) -> Tls | None:
-    """The certificates that the options name, or None without. Raises `ServeError`."""
+    """Load the certificates that the options name, or return None without TLS. Raises `ServeError`."""
     return Tls(options) if options.tls_cert else None
 
 
 def read_files(options: ServeOptions) -> TlsFiles:
-    """The files' content. Raises `ServeError`."""
+    """Read the files that the options name. Raises `ServeError`."""
     certificate, key = (_read(str(path)) for path in (options.tls_cert, options.tls_key))
     return TlsFiles(certificate, key, _read(options.tls_client_ca) if options.tls_client_ca else None)
 
 
 def make_context(files: TlsFiles, options: ServeOptions) -> ssl.SSLContext:
-    """TLS 1.2 at least, with client certificates if there is an authority for them.
+    """Return a context for TLS 1.2 or later, which requires client certificates if there is an authority for them.
 
-    Raises `ServeError` if a file is no PEM, the key is encrypted or another certificate's, or the certificate expired.
+    Raises `ServeError` if a file is not PEM, the key is encrypted or another certificate's, or the certificate expired.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -92,11 +92,11 @@ def make_context(files: TlsFiles, options: ServeOptions) -> ssl.SSLContext:
 
 
 class _EncryptedError(Exception):
-    """A key that asks for a pass phrase."""
+    """Raised for a key that needs a pass phrase."""
 
 
 def _refuse_password() -> str:
-    """Stand in for OpenSSL's question on the terminal."""
+    """Raise an error, where OpenSSL would ask for the pass phrase on the terminal."""
     raise _EncryptedError
 
 
@@ -112,7 +112,7 @@ def _read(path: str) -> bytes:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[Path]:
-    """A file in memory alone, since OpenSSL's binding takes paths: what was checked is what is used."""
+    """Provide the content as a file in memory, since Python's ssl takes paths. So the content used is that checked."""
     descriptor = os.memfd_create("pem")
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -123,7 +123,7 @@ def _as_file(content: bytes) -> Iterator[Path]:
 
 
 def _said(error: OSError) -> str:
-    """OpenSSL's reason, where there is one."""
+    """Return the reason of an error, in OpenSSL's words where it has any."""
     if not isinstance(error, ssl.SSLError):
         return reason(error)
     match error.reason:
@@ -136,7 +136,7 @@ def _said(error: OSError) -> str:
 
 
 def _has_expired(files: TlsFiles) -> bool:
-    """Whether a client would find that the certificate's time is over: one that trusts just this certificate."""
+    """Return whether the certificate has expired, by a handshake in memory with a client that trusts it alone."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

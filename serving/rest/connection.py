@@ -1,10 +1,10 @@
-"""HTTP/1.1 on one connection: a uvloop protocol on httptools' parser, with every limit that a stranger must meet.
+"""HTTP/1.1 on one connection: a uvloop protocol on httptools' parser, with limits against hostile clients.
 
 The policy runs inline in the event loop: its few microseconds are cheaper than a hop to a thread. Only large bodies
-are decoded in a thread: that takes tens of milliseconds, in which others are answered.
+are decoded in a thread, as that takes tens of milliseconds. Other requests are answered meanwhile.
 
-What a request may cost is bounded before it is parsed: its head, its body, all bodies together, its time, and the
-answers that its sender leaves unread. docs/reference/server.md lists the limits.
+Limits hold before a request is parsed: on its head, its body, all bodies together, its time, and the answers that its
+client leaves unread. docs/reference/server.md lists them.
 """
 
 import asyncio
@@ -32,27 +32,30 @@ from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
 
 MAX_HEAD = 16 * 1024
-"""Most bytes of a request's target and headers."""
+"""Limit on the bytes of a request's target and headers."""
 
 MAX_UNREAD = 2**20
-"""Bytes of answers that a client may leave unread and still be answered."""
+"""Limit on the bytes of unread answers, above which a client's next request ends its connection."""
 
 MAX_QUIET = 64 * 1024
-"""Bytes of them from which on they are counted."""
+"""Bytes of unread answers above which they are counted: the high-water mark of the write buffer."""
 
 MUCH = 64 * 1024
-"""Bytes received at once after which other connections have their turn."""
+"""Bytes received at once after which reading pauses, so that other connections have their turn."""
 
 LARGE = 256 * 1024
-"""Bytes of a body from which on it is decoded in a thread; so is any that is compressed."""
+"""Bodies of more bytes are decoded in a thread; so are compressed ones."""
 
 Parsed = InferRequest | HttpError
 
 _NO_PARSER = httptools.HttpRequestParser(object())
-"""Of a connection that is lost."""
+"""Parser of a lost connection."""
 
 LINGER_SECONDS = 2.0
-"""How long to go on reading, and throwing away, after a connection's last answer: closed at once, it could be lost."""
+"""How long to read and discard input after a connection's last answer.
+
+Closing at once could reset the connection, and the client would lose the answer.
+"""
 
 SWEEP_SECONDS = 0.5
 """How often overdue connections are looked for."""
@@ -61,7 +64,7 @@ _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.en
 
 
 class Phase(IntEnum):
-    """Where a connection stands.
+    """State of a connection.
 
     | from | to | when |
     |---|---|---|
@@ -69,7 +72,7 @@ class Phase(IntEnum):
     | RECEIVING | PENDING | the request is whole, and a policy answers it |
     | RECEIVING, PENDING | IDLE | the answer is written, and the connection is kept |
     | RECEIVING | DEFERRED | an answer comes later that is the connection's last |
-    | any | CLOSING | the last answer is written, the client has closed its side, or time is over |
+    | any | CLOSING | the last answer is written, the client has closed its side, or the deadline has passed |
     """
 
     IDLE = 0
@@ -97,10 +100,11 @@ class _Aside(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """One client. Requests are answered in the order in which they come, each as soon as it is whole.
+    """One client's connection. Requests are answered in order, each as soon as it has arrived completely.
 
-    At most one request waits, for a thread that parses it or for the batch that it is run in. If anything else happens
-    on the connection first, such as a further request or its end, it is run at once; so answers keep their order.
+    At most one request waits, for the thread that parses it or for the batch that it is run in. If anything else
+    happens on the connection first, such as a further request or its end, that request is run at once. So answers keep
+    their order.
     """
 
     def __init__(self, state: ServerState, runner: Runner) -> None:
@@ -109,8 +113,8 @@ class Connection(asyncio.Protocol):
         self._parser: Any = httptools.HttpRequestParser(self)
         self._paused = self._is_timed = False
         self._aside: _Aside | None = None
-        self._counted = 0  # bytes of the body, among those of all
-        self.unread = 0  # bytes of answers that the client leaves unread, when they were counted last
+        self._counted = 0  # bytes of the body that are included in `ServerState.buffered`
+        self.unread = 0  # bytes of unread answers at the last count
         self.idle_since = self._now()
         self.deadline = self.idle_since + state.options.timeout
         self._await_request()
@@ -121,26 +125,26 @@ class Connection(asyncio.Protocol):
         self._route: Route | None = None
         self._refusal: Response | None = None
         self._body: bytes | bytearray = b""
-        self._size = 0  # of the body, kept or not
+        self._size = 0  # bytes of the body, kept or discarded
         self._unproductive = 0  # bytes received since the request began, or since the last of its body
-        self._method = b""  # once the head is whole
-        self._is_offered = False  # another protocol
-        self._began = self._was_whole = 0.0  # when its first and its last byte were there
+        self._method = b""  # set once the head is complete
+        self._is_offered = False  # whether the client offers another protocol
+        self._began = self._was_whole = 0.0  # when its first and its last byte arrived
         self._phase = IDLE
 
     # The transport's side
 
     def connection_made(self, transport: Any) -> None:
-        """Take the connection."""
+        """Register the connection."""
         self._transport = transport
         transport.set_write_buffer_limits(high=MAX_QUIET)
         if self._state.observers:
-            self._client = http_client(transport)  # now, for one that has left has no address any more
+            self._client = http_client(transport)  # now, since a client that has disconnected has no address
         self._checks_host = transport.get_extra_info("socket").family != socket.AF_UNIX
         self._state.admit(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and answer each request that is whole now."""
+        """Parse the input, and answer each request that is complete."""
         if self._phase >= _LAST:
             return
         self._unproductive += len(data)
@@ -158,15 +162,15 @@ class Connection(asyncio.Protocol):
                 self._let_others()
 
     def _rest(self) -> None:
-        """Wait for the next request."""
+        """Start the keep-alive timeout until the next request."""
         if self._phase < _LAST and not self._paused:
             self.idle_since = self._now()
             self.deadline = self.idle_since + self._state.options.keep_alive
 
     def _decline(self, rest: memoryview, offer: httptools.HttpParserUpgrade) -> None:
-        """Go on as HTTP/1.1 after the offer of another protocol (RFC 9110, 7.8).
+        """Continue with HTTP/1.1 after the client offered another protocol (RFC 9110, 7.8).
 
-        The parser has stopped after the head, so another one reads it again without the offer, and then the body.
+        The parser has stopped after the head. Another one reads the head again without the offer, and then the body.
         """
         while self._phase < _LAST:
             rest = rest[offer.args[0] :]
@@ -186,7 +190,7 @@ class Connection(asyncio.Protocol):
                 return
 
     def _let_others(self) -> None:
-        """Read on in the next round of the event loop, which would otherwise read up to 8 MB of one client at once."""
+        """Pause reading for one turn of the event loop, which could otherwise read up to 8 MB of one client at once."""
         if self._phase < _LAST and not self._paused:
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._read_on)
@@ -196,7 +200,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
-        """Close when all answers are written: the client sends no more. Over TLS it can't wait for a deferred one."""
+        """Close after all answers are written, as the client sends no more. TLS can't wait for a deferred answer."""
         self._flush()
         is_deferred = self._phase is DEFERRED
         if not is_deferred:
@@ -204,17 +208,17 @@ class Connection(asyncio.Protocol):
         return is_deferred
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Forget it."""
+        """Release everything that the lost connection holds."""
         self._phase = CLOSING
         self._state.dismiss(self)
         self._state.unread -= self.unread
         self.unread = 0
         self._release()
-        # A parser and its connection hold each other, and the connection what TLS has buffered: free that now.
+        # A parser and its connection refer to each other, and the connection to TLS buffers: break the cycle now.
         self._parser = _NO_PARSER
 
     def pause_writing(self) -> None:
-        """The client doesn't read its answers: take no more requests until it does."""
+        """Take no more requests until the client reads its answers."""
         self._paused = True
         self._transport.pause_reading()
         self.deadline = self._now() + self._state.options.timeout
@@ -222,7 +226,7 @@ class Connection(asyncio.Protocol):
         self._state.bound_unread()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """Take requests again, now that the client has read its answers."""
         self._paused = False
         self.count_unread()
         if self._phase < PENDING:
@@ -232,7 +236,7 @@ class Connection(asyncio.Protocol):
     # The parser's side
 
     def on_message_begin(self) -> None:
-        """A request begins. One that waits is answered before it."""
+        """Begin a request, and answer a pending one before it."""
         if self._phase is PENDING:
             self._flush()
         self._began = perf_counter()
@@ -240,11 +244,11 @@ class Connection(asyncio.Protocol):
             self._phase = RECEIVING
 
     def on_url(self, part: bytes) -> None:
-        """The request's target, or the next part of it."""
+        """Append a part of the request's target."""
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header. One that is there again is as if it had one list of values (RFC 9110, 5.3); trailers are left."""
+        """Store a header. Repeated headers are joined to one list of values (RFC 9110, 5.3). Trailers are ignored."""
         if not self._method:
             name, value, head = name.lower(), value.rstrip(b" \t"), self._head  # the parser leaves blanks at the end
             if name not in head:
@@ -253,7 +257,7 @@ class Connection(asyncio.Protocol):
                 head[name] = b"%b, %b" % (head[name], value)
 
     def on_headers_complete(self) -> None:
-        """Judge the head. A request that is refused by it has its body thrown away, not kept."""
+        """Find the route of the request. If its head is refused, its body is discarded."""
         if self._phase >= _LAST:
             return
         self._method, head = self._parser.get_method(), self._head
@@ -264,7 +268,7 @@ class Connection(asyncio.Protocol):
             self._is_offered = True
             return
         try:
-            self._route = self._judge()
+            self._route = self._match_route()
         except HttpError as error:
             self._refusal = error.response
             if self._method == b"CONNECT":
@@ -275,19 +279,19 @@ class Connection(asyncio.Protocol):
             if b"expect" in head and head[b"expect"].lower() == b"100-continue" and not self._is_old():
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _judge(self) -> Route:
-        """The route of the request. Raises `HttpError`."""
+    def _match_route(self) -> Route:
+        """Check the head, and return the route of the request. Raises `HttpError`."""
         head = self._head
         if head.get(b"host") not in self._state.known_hosts or self._target[0] != _SLASH:
             self._check_host()
-        route = self._state.judge(self._target, self._method, head)
+        route = self._state.match_route(self._target, self._method, head)
         if b"transfer-encoding" in head:
             if self._is_old():  # its framing is faulty (RFC 9112, 6.1): a proxy may have seen another request
                 self._refuse(HttpError(400, "HTTP/1.0 has no transfer codings"))
             elif head[b"transfer-encoding"].lower() != b"chunked":
                 raise HttpError(501, "the only transfer coding is chunked")
         if self._state.reserve and self in self._state.reserve and not route.is_health:
-            self._state.find_place(self, self._now())
+            self._state.take_slot(self, self._now())
         return route
 
     def _check_host(self) -> None:
@@ -303,7 +307,7 @@ class Connection(asyncio.Protocol):
         return bool(self._parser.get_http_version() == "1.0")
 
     def on_body(self, part: bytes) -> None:
-        """Keep a part of the body."""
+        """Store a part of the body, or refuse a body that is too large."""
         if self._phase >= _LAST:
             return
         self._unproductive = 0
@@ -319,7 +323,7 @@ class Connection(asyncio.Protocol):
                 self._body = bytearray(self._body + part)
 
     def on_message_complete(self) -> None:
-        """Answer."""
+        """Answer the complete request, or pass it to a policy."""
         if self._phase >= _LAST or self._is_offered:
             return
         if self._paused and self.unread > MAX_UNREAD:
@@ -359,7 +363,7 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def _flush(self) -> None:
-        """Answer the request that waits, for something else to come after it. This may have to wait for the thread."""
+        """Answer the pending request before anything else happens. This may block until a thread has parsed it."""
         aside, self._aside = self._aside, None
         if self._phase is not PENDING:
             return
@@ -419,7 +423,7 @@ class Connection(asyncio.Protocol):
             return self._failed(error)
 
     def _failed(self, error: Exception) -> Response:
-        """The answer to a request that has raised `error`; the server's own fault is logged."""
+        """Return the response to a request that raised `error`, and log a fault of the server."""
         fault: BaseException | None = error
         response = _INTERNAL_ERROR
         if isinstance(error, HttpError):
@@ -433,7 +437,7 @@ class Connection(asyncio.Protocol):
         emit("fault", f"{path} failed", level=logging.ERROR, fault=fault, path=path)
 
     def _answer_later(self, response: "asyncio.Future[Response]") -> None:
-        """Write what comes, and take nothing more: what followed would be answered too soon."""
+        """Write the response once it is there. Read no further request, which would be answered before this one."""
         self._phase = DEFERRED
         self.deadline = math.inf
         self._release()
@@ -500,7 +504,7 @@ class Connection(asyncio.Protocol):
     # What is under way, and how it ends
 
     def _bound(self) -> None:
-        """Hold a request that isn't whole yet to its limits."""
+        """Enforce the limits on a request that is still arriving."""
         if not self._is_timed:
             self._is_timed = True
             self.deadline = self._now() + self._state.options.timeout
@@ -518,7 +522,11 @@ class Connection(asyncio.Protocol):
         self._counted = 0
 
     def expire(self) -> None:
-        """The deadline is over: end what is idle, refuse what is half sent, drop what isn't read."""
+        """End an overdue connection.
+
+        An idle one is closed, an incomplete request refused, and a pending one run. A client that does not read its
+        answers, or does not close its side in time, is cut off.
+        """
         if self._phase >= _LAST or self._paused:
             self.abort()
         elif self._phase is PENDING:
@@ -529,7 +537,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def stop(self) -> None:
-        """Close, unless a request is under way."""
+        """Close the connection, unless a request is under way."""
         if self._phase is IDLE:
             self._end()
 
@@ -549,23 +557,23 @@ class Connection(asyncio.Protocol):
         return self._transport.get_extra_info("socket")
 
     def count_unread(self) -> None:
-        """Count what the client leaves unread, if that is much."""
+        """Update the count of unread bytes; it is 0 unless they exceed `MAX_QUIET`."""
         unread = self._transport.get_write_buffer_size() if self._paused and not self._transport.is_closing() else 0
         self._state.unread += unread - self.unread
         self.unread = unread
 
     def close(self) -> None:
-        """End it, for another to have its place."""
+        """Close the connection once everything is written, so that another can take its slot."""
         self._end()
 
     def abort(self) -> None:
-        """End it at once."""
+        """Close the connection at once, without writing the answers that are left."""
         self._phase = CLOSING
         self._transport.abort()
         self.count_unread()
 
     def _refuse(self, error: HttpError) -> None:
-        """Answer, and take nothing more."""
+        """Answer with the error, and read nothing more."""
         self._flush()
         if self._phase >= _LAST:
             return
@@ -583,7 +591,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _end(self) -> None:
-        """Close once everything is written."""
+        """Close the connection once everything is written."""
         self._flush()
         self._phase = CLOSING
         self.deadline = self._now() + self._state.options.timeout
@@ -594,7 +602,7 @@ _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger t
 _SLASH = ord("/")
 _NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
 _FINAL = {413, 503}
-"""Statuses of refusals by the head after which the body isn't waited for."""
+"""Statuses with which a head is refused at once, without waiting for the body."""
 _INTERNAL_ERROR = HttpError(500, "internal error").response
 
 

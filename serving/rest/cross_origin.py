@@ -1,7 +1,7 @@
-"""What web pages may ask: by which names they may reach a server on this machine, and from which other sites.
+"""Checks of the Host and Origin headers, against DNS rebinding and against requests from other sites' pages.
 
-A page can have its own name resolve to this machine (DNS rebinding) and then read what it likes: so the Host must be
-one of this machine's. A page of another site can send requests, though it may not read the answers: so the Origin,
+A page can make its own name resolve to this machine (DNS rebinding) and then read the answers. So the Host must be one
+of this machine's names. A page of another site can send requests, though it can't read the answers. So the Origin,
 which every browser sends with a POST, must be the server's own or an allowed one (CORS). Other clients send no Origin.
 """
 
@@ -28,10 +28,10 @@ _EXPOSED = (
 
 
 def host_check(options: ServeOptions) -> Callable[[bytes], bool]:
-    """A function that tells whether a request over TCP may have this Host header.
+    """Return a function that tells whether a request over TCP may have a given Host header.
 
-    Names without a dot are allowed as well: there are none in the public DNS, so that no page could have one. Where
-    other machines reach the server, an address is.
+    Names without a dot are allowed as well: the public DNS has none, so no page can have such a name. So are loopback
+    addresses, and any other address if other machines can reach the server.
     """
     if options.tcp_port is None or not options.checks_host:
         return lambda _host: True
@@ -54,35 +54,35 @@ def host_check(options: ServeOptions) -> Callable[[bytes], bool]:
 
 
 def authority_of(target: bytes) -> bytes:
-    """The host and port in a request's target; empty if that is a path."""
+    """Return the host and port in a request's target; empty if the target is a path."""
     return b"" if target.startswith(b"/") else re.split(rb"[/?#]", target.partition(b"://")[2], maxsplit=1)[0]
 
 
 class CrossOrigin:
-    """Which sites' pages may ask, and what a browser is told.
+    """Origins whose pages may send requests, and the CORS headers for browsers.
 
     Attributes:
-        vary: a header of every answer, for caches.
+        vary: the `vary` header of every answer, for caches; empty if answers do not depend on the origin.
     """
 
     def __init__(self, origins: tuple[str, ...]) -> None:
-        """`origins` as browsers send them, or "*"."""
+        """Allow these origins, as browsers send them, or all with "*"."""
         self._is_any = "*" in origins
         self._origins = {origin.lower().encode() for origin in origins}
         self.vary = b"vary: origin\r\n" if origins and not self._is_any else b""
 
     def allows(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether the page that sent this request, which has an Origin, may."""
+        """Return whether the page at the request's Origin may send it."""
         return self._is_listed(headers[b"origin"]) or _is_same_origin(headers)
 
     def headers(self, origin: bytes) -> bytes:
-        """What lets a page of this origin read the answer."""
+        """Return the headers that let a page of this origin read the answer; empty if it may not."""
         if not self._is_listed(origin):
             return b""
         return b"access-control-allow-origin: %b\r\n%b" % (b"*" if self._is_any else origin, _EXPOSED)
 
     def preflight_headers(self, headers: Mapping[bytes, bytes]) -> bytes:
-        """What lets a page send a request that it asks for beforehand; also from a public site to a private address."""
+        """Return the headers that answer a preflight request, also from a public site to a private address."""
         if headers.get(b"access-control-request-private-network") == b"true":
             return _ALLOWED + b"access-control-allow-private-network: true\r\n"
         return _ALLOWED
@@ -92,7 +92,7 @@ class CrossOrigin:
 
 
 def _is_same_origin(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the page is this server's own: its browser says so, or its address is the one that is asked."""
+    """Return whether the page is this server's own, by its `sec-fetch-site` header or by equal Origin and Host."""
     if headers.get(b"sec-fetch-site") == b"same-origin":
         return True
     scheme, _, authority = headers[b"origin"].lower().partition(b"://")

@@ -1,6 +1,6 @@
-"""The REST protocols in which a policy acts: each parses a request and renders its response.
+"""REST protocols for inference: each parses requests and renders responses.
 
-A further protocol is a class here or in a file of its own, and a line of `PROTOCOLS`.
+To add a protocol, write its class, here or in another file, and add it to `PROTOCOLS`.
 """
 
 from abc import abstractmethod
@@ -32,10 +32,10 @@ class RestEndpoint(InferenceEndpoint):
         self._manifest = model.policy.manifest
 
     def parse(self, headers: Headers, body: Body) -> InferRequest | HttpError:
-        """The request, or the refusal if it can't be parsed. A pure function, which a thread may run.
+        """Parse a request, or return the refusal if it can't be parsed. It is pure, so a thread may run it.
 
-        The refusal is returned: an error raised in a thread would hold the body by its frames, until cycles are
-        collected.
+        The refusal is returned, not raised: the frames of an error that a thread raised would hold the body in memory
+        until cycles are collected.
         """
         try:
             return self.decode(_decompressed(headers, body, self.options), headers)
@@ -44,14 +44,14 @@ class RestEndpoint(InferenceEndpoint):
 
     @abstractmethod
     def decode(self, body: Body, headers: Headers) -> InferRequest:
-        """The request of a body that has no content coding. Raises `RequestError`."""
+        """Decode a body that has no content coding. Raises `RequestError`."""
 
     @abstractmethod
     def render(self, request: InferRequest, outputs: Outputs) -> Response:
-        """The response with what the policy has answered."""
+        """Encode the policy's outputs as a response."""
 
     def refusal(self, error: Exception) -> HttpError:
-        """The answer to a request that raised `error`, which is its cause if that is the server's own fault."""
+        """Return the refusal of a request that raised `error`. An unexpected `error` becomes its logged cause."""
         if isinstance(error, HttpError):
             error.response = error.response._replace(series=self.series)
             return error
@@ -68,14 +68,14 @@ class V2Endpoint(RestEndpoint):
     """The Open Inference Protocol's `infer`, with its binary tensors."""
 
     def decode(self, body: Body, headers: Headers) -> InferRequest:
-        """The request of a JSON body, behind which binary tensors may follow. Raises `RequestError`."""
+        """Decode a JSON body, which binary tensors may follow. Raises `RequestError`."""
         json_length = headers.get(v2_binary.HEADER)
         if json_length is None:
             return decode_request(body, self._manifest, max_batch=self.options.max_batch)
         return v2_binary.decode_binary(body, json_length, self._manifest, max_batch=self.options.max_batch)
 
     def render(self, request: InferRequest, outputs: Outputs) -> Response:
-        """JSON, with the tensors behind it that were asked for as binary ones."""
+        """Encode as JSON, followed by the tensors that were requested as binary."""
         manifest, version = self._manifest, self.model.version
         if not any(request.outputs.values()):
             content = encode_response(outputs, manifest, version, request.request_id)
@@ -86,18 +86,18 @@ class V2Endpoint(RestEndpoint):
 
 
 class PredictEndpoint(RestEndpoint):
-    """TensorFlow Serving's `predict`. Its response has no place for the version: a header says it."""
+    """TensorFlow Serving's `predict`. Its response has no field for the version, so a header names it."""
 
     def __init__(self, model: Model, options: ServeOptions, metrics: Metrics) -> None:
         super().__init__(model, options, metrics)
         self._version = b"model-version: %b\r\n" % quote(model.version).encode()
 
     def decode(self, body: Body, headers: Headers) -> InferRequest:  # noqa: ARG002 (another protocol reads them)
-        """The request of a JSON body. Raises `RequestError`."""
+        """Decode a JSON body. Raises `RequestError`."""
         return decode_instances(body, self._manifest, max_batch=self.options.max_batch)
 
     def render(self, request: InferRequest, outputs: Outputs) -> Response:  # noqa: ARG002 (nothing else can be asked)
-        """JSON with the actions alone."""
+        """Encode the actions alone as JSON."""
         return Response(200, encode_predictions(outputs[self._manifest.action.name]), self._version, series=self.series)
 
 
@@ -113,7 +113,7 @@ PROTOCOLS = (Protocol("/v2/models", "/infer", V2Endpoint), Protocol("/v1/models"
 
 
 def _decompressed(headers: Headers, body: Body, options: ServeOptions) -> Body:
-    """The body without its content coding. Raises `HttpError` and `TooLargeError`."""
+    """Undo the content coding of a body. Raises `HttpError` and `TooLargeError`."""
     encoding = headers.get(b"content-encoding", b"identity").lower()
     if encoding == b"identity":
         return body

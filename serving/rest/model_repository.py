@@ -1,4 +1,4 @@
-"""The protocol's model repository extension: which versions there are, and loading and unloading them when told."""
+"""The protocol's model repository extension: an index of versions, and requests to load and unload models."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from trpo_tf.serving.rest.responses import RETRY_SECONDS, HttpError, Response
 from trpo_tf.serving.rest.routes import Route, any_model
 
 Control = Callable[[str, str], Awaitable[None]]
-"""Called with `load` or `unload` and a model's name, it returns once every worker has done so.
+"""Function of `load` or `unload` and a model's name, which returns once every worker has done so.
 
 Raises `LookupError` if there is no such model, `BundleError` if it can't be loaded, `TimeoutError`.
 """
@@ -25,7 +25,7 @@ _STATES = {True: "READY", False: "UNAVAILABLE"}
 
 
 def control_routes(catalog: Catalog, control: Control) -> dict[str, Route]:
-    """The extension's routes; those that load and unload answer later."""
+    """Return the extension's routes; those that load and unload answer with a future."""
     return {
         INDEX: Route((b"POST",), partial(_index, catalog)),
         **{any_model(action): Route((b"POST",), partial(_change, control, action)) for action in ("load", "unload")},
@@ -33,7 +33,7 @@ def control_routes(catalog: Catalog, control: Control) -> dict[str, Route]:
 
 
 def _index(catalog: Catalog, _headers: Headers, body: Body) -> Response:
-    """Every version that the repository holds; for `{"ready": true}` those that are loaded."""
+    """List every version that the repository holds; with `{"ready": true}` only loaded ones."""
     only_ready = _parsed(body).get("ready", False)
     if not isinstance(only_ready, bool):
         raise HttpError(400, "ready must be true or false")
@@ -65,7 +65,7 @@ async def _answer(control: Control, action: str, name: str) -> Response:
 
 
 def _parsed(body: Body) -> dict[str, Any]:
-    """The body, which may be empty. Raises `HttpError`."""
+    """Parse the body as JSON; an empty one is an empty object. Raises `HttpError`."""
     try:
         return parse_object(body or b"{}")
     except RequestError as error:

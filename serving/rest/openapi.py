@@ -1,4 +1,4 @@
-"""The OpenAPI document that the server publishes of itself, at /openapi.json."""
+"""The OpenAPI document of the server's routes, served at /openapi.json."""
 
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +28,7 @@ _ERRORS = {
 
 
 class Schemas:
-    """The schemas that a document shares: one of each kind for all models with the same inputs and outputs."""
+    """Shared schemas of a document: models with the same inputs and outputs use the same ones."""
 
     def __init__(self) -> None:
         self.components: Document = {"schemas": {"Error": _object({"error": {"type": "string"}}, ["error"])}}
@@ -37,7 +37,7 @@ class Schemas:
         self._operations: dict[Any, tuple[Document, Document]] = {}
 
     def operations(self, manifest: Manifest) -> tuple[Document, Document]:
-        """How a policy is asked by `infer` and by `predict`."""
+        """Return the operations `infer` and `predict` of a policy."""
         signature = manifest.observation, manifest.outputs, manifest.noise, manifest.graph
         if signature not in self._operations:
             number = str(len(self._operations) + 1)
@@ -59,7 +59,7 @@ class Schemas:
 
 
 def describe(catalog: Catalog, options: ServeOptions) -> Document:
-    """Every route of the server with its request and answers, for every version that is loaded."""
+    """Describe every route with its request and responses, for every loaded version."""
     schemas = Schemas()
     paths: dict[str, Any] = {
         "/v2": _get("Server metadata"),
@@ -119,7 +119,7 @@ def _repository_paths() -> dict[str, Any]:
 
 
 def infer_request(manifest: Manifest) -> Document:
-    """The schema of an inference request. That data fits its shape is beyond what a schema can say."""
+    """Return the schema of an inference request. A schema can't express that data fits its shape."""
     inputs = [_tensor(spec, manifest) for spec in manifest.observation]
     if manifest.graph.noise != "none":
         inputs.append(_tensor(manifest.noise, manifest))
@@ -143,12 +143,12 @@ def infer_request(manifest: Manifest) -> Document:
 
 
 def _holding(name: str) -> Document:
-    """An array that has an object of this name, and one alone."""
+    """Return the schema of an array with exactly one object of this name."""
     return {"contains": _object({"name": {"const": name}}, ["name"]), "maxContains": 1}
 
 
 def infer_response(manifest: Manifest) -> Document:
-    """The schema of its answer."""
+    """Return the schema of an inference response."""
     output = {"anyOf": [_tensor(spec, manifest) for spec in manifest.outputs]}
     return _object(
         {
@@ -179,7 +179,7 @@ def _tensor(spec: ArraySpec | NoiseSpec, manifest: Manifest) -> Document:
 
 
 def _nested(spec: ArraySpec | NoiseSpec) -> Document:
-    """One element of data: a number, or a row of them."""
+    """Return the schema of one element of data: a number, or a row of them."""
     element = {"type": _KINDS[spec.dtype[0]]}
     return {"anyOf": [element, {"type": "array"}]} if spec.shape else element
 
@@ -202,7 +202,7 @@ def _predictions(manifest: Manifest) -> Document:
 
 
 def _row(spec: ArraySpec) -> Document:
-    """One observation or action, nested as its shape says."""
+    """Return the schema of one observation or action, nested by its shape."""
     schema: Document = {"type": _KINDS[spec.dtype[0]]}
     for size in reversed(spec.shape):
         schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}

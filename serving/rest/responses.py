@@ -9,16 +9,16 @@ from trpo_tf.serving.metrics.series import KINDS, Series
 NO_CONTENT = 204
 
 RETRY_SECONDS = 1
-"""When to come back, in a 503's Retry-After."""
+"""Value of the Retry-After header of a 503 response."""
 
 
 class Response(NamedTuple):
-    """What is answered.
+    """An HTTP response.
 
     Attributes:
         headers: whole lines, each with its line end.
-        series: where the request is counted, if it reached a model.
-        error: what kind of error it is, if it is one.
+        series: metrics of the model that the request reached, if it reached one.
+        error: kind of error; empty if it is none.
     """
 
     status: int
@@ -30,7 +30,7 @@ class Response(NamedTuple):
 
 
 class HttpError(Exception):
-    """A request that is answered with {"error": message}. If it has a cause, that is the server's own fault."""
+    """An error that is answered with {"error": message}. A cause is a fault of the server, which is logged."""
 
     def __init__(
         self, status: int, message: str, headers: bytes = b"", series: Series | None = None, kind: str = ""
@@ -42,10 +42,10 @@ class HttpError(Exception):
 
 
 def too_large(limit: int, series: Series | None = None) -> HttpError:
-    """The answer to a body that is too large, as it came or decompressed."""
+    """Return the refusal of a body that is too large, as received or decompressed."""
     return HttpError(413, f"the body is larger than {limit} bytes; send fewer observations at a time", series=series)
 
 
 def busy(what: str) -> HttpError:
-    """The answer to one too many."""
+    """Return the refusal, with status 503, when there are too many of `what`."""
     return HttpError(503, f"too many {what} at a time; come again", b"retry-after: %d\r\n" % RETRY_SECONDS)

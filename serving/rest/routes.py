@@ -1,6 +1,6 @@
-"""Routes: each path with its methods, and what answers there, a function or a policy's endpoint.
+"""Routes: each path with its methods and its handler, a function or a policy's endpoint.
 
-It knows nothing of connections: `serving.rest.connection` reads requests and writes what is answered here.
+Routes know nothing of connections: `serving.rest.connection` reads requests and writes responses.
 """
 
 import asyncio
@@ -29,21 +29,21 @@ from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
 _REPOSITORY = "/v2/repository/models/"
 
 Answer = Callable[..., "Response | asyncio.Future[Response]"]
-"""A function of a request's headers and body; of what takes longer, a future, which is its connection's last answer."""
+"""Function of a request's headers and body. It may return a future, whose response is its connection's last."""
 
 
 Select = Callable[[], RestEndpoint]
-"""Returns the endpoint of the model version that answers the next request; called once a request."""
+"""Function that returns the endpoint of the model version for the next request; called once a request."""
 
 
 class Route(NamedTuple):
-    """What one path answers.
+    """Handler of one path.
 
     Attributes:
-        answer: of a path where no policy acts.
-        is_open: also without a key.
-        select: of a path where a policy acts.
-        is_health: it is answered however busy the server is.
+        answer: makes the response; None where a policy acts.
+        is_open: whether requests need no key.
+        select: returns the policy's endpoint; None where no policy acts.
+        is_health: whether requests are answered even if all connections are taken.
     """
 
     methods: tuple[bytes, ...]
@@ -57,16 +57,16 @@ Routes = Mapping[str, Route]
 
 
 ReleaseRoutes = dict[str, tuple[Release, Routes]]
-"""The paths of each release, by model name."""
+"""Each release with its routes, by model name."""
 
 
 def make_routes(
     catalog: Catalog, options: ServeOptions, metrics: Metrics, known: ReleaseRoutes | None = None
 ) -> dict[str, Route]:
-    """Every path of the server but those that control it, with models' names and versions spelled out in it.
+    """Return the routes of all paths but the repository extension's; paths contain the models' names and versions.
 
-    With `known`, what was made for the catalog before, only the routes of new releases are made: of many models all at
-    once would keep the event loop waiting. It is brought up to date.
+    `known` has the routes of the catalog before, and is brought up to date. Only new releases get new routes: making
+    those of many models at once would delay the event loop.
     """
     known = {} if known is None else known
     routes = {
@@ -94,7 +94,7 @@ def make_routes(
 
 
 def _listed(catalog: Catalog) -> list[dict[str, Any]]:
-    """Every model that there is to serve, with the versions that are loaded, newest first."""
+    """List every model in the repository, with its loaded versions, newest first."""
     names = sorted({*(entry.name for entry in catalog.entries), *catalog.releases})
     versions = {name: [*release.versions][::-1] for name, release in catalog.releases.items()}
     return [
@@ -108,7 +108,7 @@ def _listed(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def without_readiness(routes: Routes) -> dict[str, Route]:
-    """The same routes of a server that is about to end: nothing is ready any more."""
+    """Return the routes of a server that is stopping: no server or model is ready."""
     over = _readiness({"ready": False})
     return {
         path: over._replace(is_open=route.is_open) if route.is_health and path.endswith("/ready") else route
@@ -117,7 +117,7 @@ def without_readiness(routes: Routes) -> dict[str, Route]:
 
 
 def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
-    """The route of a request's target. Raises `HttpError`: 404, or 405 with the methods that there are."""
+    """Return the route of a request's target. Raises `HttpError`: 400, 404, or 405 with the allowed methods."""
     try:
         path = decoded_path(target)
     except ValueError as error:
@@ -136,9 +136,9 @@ def find_route(routes: Routes, target: bytes, method: bytes) -> Route:
 
 
 def any_model(action: str) -> str:
-    """Where the routes hold what `/v2/repository/models/NAME/ACTION` answers, for a NAME that need not be known yet.
+    """Return the key under which routes hold `/v2/repository/models/NAME/ACTION`, for every NAME, known or not.
 
-    Its function is called with the name first. No request's path looks like this.
+    The route's `answer` takes the name as its first argument. No request's path equals such a key.
     """
     return f"*/{action}"
 
@@ -152,7 +152,7 @@ def _route_of_any_model(path: str, routes: Routes) -> Route | None:
 
 
 def _release_routes(name: str, release: Release, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
-    """The paths of one model: of each version, and of whichever is to answer."""
+    """Return the routes of one model: with each version in the path, and without a version."""
     routes: dict[str, Route] = {}
     names = list(release.versions)[::-1]  # newest first
     endpoints = {
@@ -174,7 +174,7 @@ def _release_routes(name: str, release: Release, options: ServeOptions, metrics:
 
 
 def _acting(release: Release, endpoints: Mapping[str, RestEndpoint], version: str | None) -> Route:
-    """A path where a version acts; without one, the version that is to answer next."""
+    """Return the route where `version` acts; with None, the release chooses one for each request."""
     if version is None and len(endpoints) > 1:
         return Route((b"POST",), select=lambda: endpoints[release.choose().version])
     only = endpoints[version or next(iter(endpoints))]
@@ -186,7 +186,7 @@ def _scrape(metrics: Metrics) -> Response:
 
 
 def no_content(headers: bytes) -> Route:
-    """What is answered by its head alone; also without a key."""
+    """Return a route that answers 204 with these headers, also without a key."""
     response = Response(NO_CONTENT, b"", headers)
     return Route((b"OPTIONS",), lambda _headers, _body: response, is_open=True)
 
@@ -197,7 +197,7 @@ def _constant(document: dict[str, Any], status: int = 200) -> Route:
 
 
 def _made_once(make: Callable[[], bytes]) -> Route:
-    """A JSON document that is made when it is first asked for."""
+    """Return the route of a JSON document that is made at the first request for it."""
     content = cache(make)
     return Route((b"GET", b"HEAD"), lambda _headers, _body: Response(200, content()))
 

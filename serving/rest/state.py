@@ -1,7 +1,7 @@
-"""What all HTTP connections share: routes, options, counts of what is under way, and who gets a place.
+"""State that all HTTP connections share: routes, options, counters, and the limit on connections.
 
-At `--max-connections` a newcomer is taken into a small reserve, where health is answered. When it asks anything else
-it takes the place of the connection that has been idle the longest; if none is idle, it is told to come again.
+At `--max-connections` a new connection is put into a small reserve, in which health checks are answered. With any other
+request it takes the slot of the connection that has been idle the longest. If none is idle, the answer is 503.
 """
 
 import fcntl
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from trpo_tf.serving.rest.connection import Connection
 
 RESERVE = 64
-"""Connections beyond `--max-connections`, for health and for those who wait for a place."""
+"""Connections beyond `--max-connections`, for health checks and for clients that wait for a slot."""
 
 IDLE_SECONDS = 1.0
-"""How long a connection is idle before another may take its place: a client that asks in a loop keeps its own."""
-
+"""How long a connection must be idle before another may take its slot. A client that asks in a loop keeps its own."""
 
 MOST_KNOWN_HOSTS = 64
+"""Limit on the number of allowed Host headers that are cached."""
 
 
 class ServerState:
@@ -49,31 +49,31 @@ class ServerState:
         self.unrouted = metrics.series(None)
         metrics.loads.append(self._load)
         self.connections: set[Connection] = set()
-        self.reserve: dict[Connection, None] = {}  # in the order in which they came
-        self.buffered = 0  # bytes of bodies under way
-        self.unread = 0  # bytes of answers that clients leave unread
+        self.reserve: dict[Connection, None] = {}  # oldest first
+        self.buffered = 0  # bytes of request bodies under way
+        self.unread = 0  # bytes of unread answers
         self.stopping = False
         self.decoder = ThreadPoolExecutor(1, "decode")
         self._is_allowed_host = host_check(options)
-        self.known_hosts: set[bytes] = set()  # that are allowed
+        self.known_hosts: set[bytes] = set()  # cache of allowed Host headers
         self.cross_origin = CrossOrigin(options.cors_origin)
         self.common = _date() + self.cross_origin.vary  # headers of every answer
 
     def sweep(self, now: float) -> None:
-        """End the connections that are overdue, and publish what was counted."""
+        """End overdue connections, publish the metrics and renew the Date header."""
         self.common = _date() + self.cross_origin.vary
         self.metrics.publish()
         for connection in [connection for connection in self.connections if now > connection.deadline]:
             connection.expire()
 
     def stop(self) -> None:
-        """Close every connection after its next answer, or soon if it asks nothing more."""
+        """Close idle connections now, and the others after their next answer."""
         self.stopping = True
         for connection in list(self.connections):
             connection.stop()
 
-    def judge(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
-        """The route of a request, by its head alone. Raises `HttpError`."""
+    def match_route(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
+        """Return the route of a request, by its head alone. Raises `HttpError`."""
         if b"origin" in headers:
             if not self.cross_origin.allows(headers):
                 raise HttpError(403, "pages of other sites may not ask; the server has --cors-origin to allow one")
@@ -92,18 +92,18 @@ class ServerState:
         return route
 
     def check_host(self, target: bytes, host: bytes | None) -> None:
-        """Raise `HttpError` if a request names a server that this is not, in its target or its Host header."""
+        """Raise `HttpError` if the target or the Host header of a request names another server."""
         if not self._is_allowed_host(host or b"") or not self._is_allowed_host(authority_of(target)):
             raise HttpError(403, "the Host is none of this server's names; the server has --allow-host to add one")
         if host is not None and len(self.known_hosts) < MOST_KNOWN_HOSTS:
             self.known_hosts.add(host)
 
     def _load(self) -> tuple[int, int]:
-        """How many connections there are, and how many of them have a request under way."""
+        """Return the number of connections, and of those with a request under way."""
         return len(self.connections), sum(connection.is_under_way for connection in self.connections)
 
     def key_of(self, headers: dict[bytes, bytes]) -> str | None:
-        """The name of a request's key, if it has one that is in force."""
+        """Return the name of a request's key, or None without a valid key."""
         return self.keys.name_of(headers.get(b"authorization", b"")) if self.keys is not None else None
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
@@ -112,36 +112,39 @@ class ServerState:
             problem = b' error="invalid_token"' if gives_key(given) else b""
             raise HttpError(401, refusal(given), b"www-authenticate: Bearer%b\r\n" % problem)
 
-    # Who gets a place
+    # Slots
 
     def admit(self, connection: "Connection") -> None:
-        """Count a newcomer. It is in the reserve if all places are taken, and the reserve's oldest has to go for it."""
+        """Add a new connection, to the reserve if all slots are taken. A full reserve drops one for it."""
         self.connections.add(connection)
         if len(self.connections) - len(self.reserve) <= self.options.max_connections:
             return
         if len(self.reserve) >= RESERVE:
-            leaving = self._first_to_leave()
+            dropped = self._eviction_candidate()
             self.metrics.evictions += 1
-            leaving.abort()
-            self.dismiss(leaving)
+            dropped.abort()
+            self.dismiss(dropped)
         self.reserve[connection] = None
 
-    def _first_to_leave(self) -> "Connection":
-        """Of the reserve the oldest that has never sent anything; or else that asks nothing; or else the oldest.
+    def _eviction_candidate(self) -> "Connection":
+        """Return the connection of the reserve to drop: the oldest silent one, else without a request, else the oldest.
 
-        Many may come in one turn of the event loop, and the requests of those who ask are not read yet.
+        The kernel says which are silent: in the turn in which connections are accepted, no request is read yet.
         """
         quiet = [waiting for waiting in self.reserve if not waiting.is_under_way]
         silent = (waiting for waiting in quiet if not has_sent(waiting.sock))
         return next(silent, next(iter(quiet or self.reserve)))
 
     def dismiss(self, connection: "Connection") -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
         self.connections.discard(connection)
         self.reserve.pop(connection, None)
 
-    def find_place(self, connection: "Connection", now: float) -> None:
-        """Take one out of the reserve, if need be in exchange for the longest idle. Raises `HttpError` if none is."""
+    def take_slot(self, connection: "Connection", now: float) -> None:
+        """Move a connection from the reserve to a slot, closing the longest idle one if all slots are taken.
+
+        Raises `HttpError` if all slots are taken and none is idle.
+        """
         if len(self.connections) - len(self.reserve) >= self.options.max_connections:
             longest = self._longest_idle(now)
             if longest is None:
@@ -162,10 +165,10 @@ class ServerState:
                 return connection
         return None
 
-    # Answers that nobody reads
+    # Unread answers
 
     def bound_unread(self) -> None:
-        """Drop the connections that leave the most unread, until all together hold no more than `--max-buffered`."""
+        """Abort connections, those with the most unread bytes first, until the total is within `--max-buffered`."""
         if self.unread <= self.options.max_buffered:
             return
         for connection in list(self.connections):
@@ -175,7 +178,7 @@ class ServerState:
 
 
 def _has_input(descriptor: int) -> bool:
-    """Whether bytes have come on a socket that are not read yet."""
+    """Return whether a socket has received bytes that are not read yet."""
     (size,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
     return bool(size)
 

@@ -1,4 +1,4 @@
-"""Who is told of every request: the access log, and OpenTelemetry."""
+"""Observers of requests: the access log and OpenTelemetry."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +12,7 @@ from trpo_tf.serving.tracing.records import CallRecord, Observers, RequestRecord
 
 @contextmanager
 def observers_of(options: ServeOptions) -> Iterator[Observers]:
-    """Those that the options ask for; in the end the last spans are delivered. Enter it after a fork.
-
+    """Provide the observers that the options ask for, and deliver the last spans on exit. Enter it after a fork.
     Raises `ServeError` if OpenTelemetry is asked for and not installed.
     """
     log = Observers((log_access,), (log_call,)) if options.access_log else Observers()

@@ -1,4 +1,4 @@
-"""A span a request, sent to an OpenTelemetry collector. Imported only if one is named."""
+"""Spans of requests, sent to an OpenTelemetry collector. Imported only if a collector is configured."""
 
 import os
 import threading
@@ -26,7 +26,7 @@ from trpo_tf.serving.tracing.records import CallRecord, RequestRecord
 from trpo_tf.serving.tracing.trace_context import TraceParent
 
 FLUSH_SECONDS = 3.0
-"""How long the last spans may take to be delivered when the server ends."""
+"""Timeout of delivering the last spans when the server ends."""
 
 _METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"}
 
@@ -35,10 +35,10 @@ _GRPC_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UN
 
 
 class Tracer:
-    """Sends spans to `endpoint`/v1/traces, in batches and from a thread of its own; make it after a fork.
+    """Sends spans to `endpoint`/v1/traces in batches, from a thread of its own. Make it after a fork.
 
-    OpenTelemetry's environment variables say the rest: sampling, headers, certificates, the service's name. Without
-    them every request is recorded whose caller does not say otherwise.
+    OpenTelemetry's environment variables set sampling, headers, certificates and the service's name. By default every
+    request is recorded, unless its `traceparent` says that the caller does not record it.
     """
 
     def __init__(self, endpoint: str, scheme: str) -> None:
@@ -52,7 +52,7 @@ class Tracer:
         self._tracer = self._provider.get_tracer("trpo-tf", __version__)
 
     def request(self, record: RequestRecord) -> None:
-        """Record a request and its answer."""
+        """Record a request and its response as a span."""
         method = record.method.decode() if record.method in _METHODS else "_OTHER"
         path = shown(record.target.partition(b"?")[0])
         attributes: dict[str, str | int] = {
@@ -75,7 +75,7 @@ class Tracer:
         )
 
     def call(self, record: CallRecord) -> None:
-        """Record a gRPC call and its status."""
+        """Record a gRPC call and its status as a span."""
         service, _, method = record.method.strip("/").rpartition("/")
         attributes: dict[str, str | int] = {"rpc.system": "grpc", "rpc.grpc.status_code": record.number}
         if method:
@@ -106,14 +106,14 @@ class Tracer:
         span.end(ended)
 
     def close(self) -> None:
-        """Deliver what is left, if the collector takes it within `FLUSH_SECONDS`."""
+        """Deliver the remaining spans, waiting at most `FLUSH_SECONDS`."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(FLUSH_SECONDS)
 
 
 def _whose(series: Series | None, request_id: bytes) -> dict[str, str | int]:
-    """Attributes of the model that was asked, and the client's own name for the request."""
+    """Return the span attributes of the model and of the client's request id."""
     whose: dict[str, str | int] = {}
     if series is not None and series.model:
         whose |= {"trpo_tf.model.name": series.model, "trpo_tf.model.version": series.version}
@@ -123,7 +123,7 @@ def _whose(series: Series | None, request_id: bytes) -> dict[str, str | int]:
 
 
 def _context(parent: TraceParent | None, state: bytes) -> Context:
-    """The caller's span, or an empty context: never what this thread happens to have."""
+    """Return a context with the caller's span, or an empty one; never the thread's current context."""
     if parent is None:
         return Context()
     return trace.set_span_in_context(

@@ -1,4 +1,4 @@
-"""A request with its answer, over HTTP or gRPC, as access log and traces see it."""
+"""Records of HTTP requests and gRPC calls, as the access log and traces use them."""
 
 import ipaddress
 import re
@@ -13,21 +13,21 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class RequestRecord(NamedTuple):
-    """What was asked, and what was answered.
+    """An HTTP request and its response.
 
     Attributes:
-        method: empty if the head never came whole; and so is what comes after it.
-        target: as the client sent it.
-        headers: by name in small letters.
-        is_known: whether there is such a route, and the request was let through to it.
-        status, body_bytes: of the response.
-        series: of the model that answered, if one did.
-        error: what kind of error it is, if it is one.
+        method: empty if the head did not arrive completely; `headers` are then empty too.
+        target: the request target as the client sent it.
+        headers: values by lower-case name.
+        is_known: whether the request was matched to a route and allowed to use it.
+        status, body_bytes: status and size of the response.
+        series: metrics of the model that answered, if one did.
+        error: kind of error; empty if there was none.
         seconds: from the request's first byte until the answer was written.
-        request_id: the client's own, empty if there is none or it is not a sane one.
-        parent: the client's place in a trace.
-        client: its address, or "unix"; of a proxy's client the proxy's.
-        key: the name of its key, empty if it gave none that is in force.
+        request_id: the client's `x-request-id`; empty if it is missing or `sane_id` rejects it.
+        parent: the caller's span, if the request has a trace context.
+        client: the client's address, or "unix"; behind a proxy, the proxy's address.
+        key: name of the client's key; empty without a valid key.
     """
 
     method: bytes
@@ -46,18 +46,18 @@ class RequestRecord(NamedTuple):
 
 
 class CallRecord(NamedTuple):
-    """A gRPC call, and how it ended.
+    """A gRPC call and its status.
 
     Attributes:
-        method: its path, as in "/grpc.health.v1.Health/Check"; empty if there is no such method.
-        code: name of its status, "OK" if all went well.
-        number: that status's.
-        kind: what went wrong, if something did.
-        series: of the model that was found.
-        seconds: from when it came until it was answered.
+        method: path such as "/grpc.health.v1.Health/Check"; empty if there is no such method.
+        code: name of the status, "OK" without an error.
+        number: number of the status.
+        kind: kind of error; empty if there was none.
+        series: metrics of the model, if one was found.
+        seconds: from the start of the call until its answer.
         request_id: as in `RequestRecord`.
-        parent: the client's place in a trace.
-        state: its tracestate.
+        parent: as in `RequestRecord`.
+        state: the client's tracestate.
         client, key: as in `RequestRecord`.
     """
 
@@ -75,7 +75,7 @@ class CallRecord(NamedTuple):
 
 
 class Observers(NamedTuple):
-    """Who is told of each request, and of each call."""
+    """Functions that are called with the record of each HTTP request, and of each gRPC call."""
 
     http: tuple[Callable[[RequestRecord], None], ...] = ()
     grpc: tuple[Callable[[CallRecord], None], ...] = ()
@@ -85,12 +85,12 @@ NO_OBSERVERS = Observers()
 
 
 def sane_id(given: bytes) -> bytes:
-    """An `x-request-id` that the answer may repeat: up to 128 letters, digits and `._:/+=@-`. Empty for another one."""
+    """Return `given` if it is safe to repeat as `x-request-id`: 1 to 128 letters, digits and `._:/+=@-`. Else empty."""
     return given if _SANE_ID.fullmatch(given) else b""
 
 
 def http_client(transport: Any) -> str:
-    """The address of who is connected, or "unix"; empty if it has left already."""
+    """Return the client's address, or "unix"; empty if it has disconnected already."""
     peer = transport.get_extra_info("peername")
     if isinstance(peer, tuple):
         return _address(peer[0])
@@ -98,12 +98,12 @@ def http_client(transport: Any) -> str:
 
 
 def grpc_client(peer: str) -> str:
-    """The address in what gRPC calls a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000` or `unix:`."""
+    """Return the address in gRPC's name of a peer: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000` or `unix:`."""
     family, _, address = unquote(peer).partition(":")
     return _address(address.rpartition(":")[0].strip("[]")) if family in ("ipv4", "ipv6") else "unix"
 
 
 def _address(shown: str) -> str:
-    """An IPv4 address as such, also where it came by a socket of both families."""
+    """Return an IPv4-mapped IPv6 address, as dual-stack sockets report it, as IPv4; any other unchanged."""
     mapped = ipaddress.ip_address(shown) if shown.startswith("::ffff:") else None
     return str(mapped.ipv4_mapped or mapped) if isinstance(mapped, ipaddress.IPv6Address) else shown

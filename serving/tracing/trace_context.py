@@ -10,7 +10,7 @@ _PATTERN = re.compile(
 
 
 class TraceParent(NamedTuple):
-    """The trace, the caller's span in it, each in hex, and whether the caller records it."""
+    """Ids of the trace and of the caller's span, in hex, and whether the caller records the trace."""
 
     trace_id: str
     span_id: str
@@ -18,7 +18,7 @@ class TraceParent(NamedTuple):
 
 
 def parse_traceparent(value: bytes) -> TraceParent | None:
-    """What the header says; None if it is not exactly what the standard allows."""
+    """Parse a `traceparent` header; return None unless it conforms to the standard."""
     found = _PATTERN.fullmatch(value)
     if found is None or (found["version"] == b"00" and found["more"] is not None):
         return None
