@@ -10,7 +10,7 @@ from html import escape
 from statistics import fmean
 
 Values = Sequence[float | None]
-"""Numbers, None where there is none."""
+"""Numbers, with None for missing values."""
 
 _WIDTH, _HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 12, 24
@@ -19,7 +19,10 @@ _SHADES = (1.0, 0.78, 0.6, 0.44, 0.3, 0.18)
 
 
 def line_chart(title: str, steps: Sequence[float], values: Values, *, limit: Values = (), log: bool = False) -> str:
-    """A curve over environment steps, and a limit as a dashed one. `log` draws powers of ten, of what is above 0."""
+    """Draw values over environment steps as a curve, and `limit` as a dashed one.
+
+    `log` has a logarithmic axis, and leaves out values that are not positive.
+    """
     shown = [_transformed(value, log) for value in values]
     bound = [_transformed(value, log) for value in limit]
     finite = [value for value in (*shown, *bound) if value is not None]
@@ -61,7 +64,7 @@ def line_chart(title: str, steps: Sequence[float], values: Values, *, limit: Val
 
 
 def share_bar(shares: Mapping[str, float]) -> str:
-    """Parts of a whole in one bar, and a legend with their percentages."""
+    """Draw parts of a whole in one bar, with a legend of their percentages."""
     whole = sum(shares.values()) or 1.0
     pieces, legend = [], []
     for (name, value), shade in zip(shares.items(), _SHADES, strict=True):
@@ -82,7 +85,7 @@ def _transformed(value: float | None, log: bool) -> float | None:
 
 
 def _thinned(steps: Sequence[float], values: Values) -> tuple[list[float], list[float | None]]:
-    """Means of neighbours, where there are more points than pixels."""
+    """Return means of neighbouring points, if there are more points than can be drawn."""
     size = math.ceil(len(values) / _MOST_POINTS) or 1
     if size == 1:
         return list(steps), list(values)
@@ -93,7 +96,7 @@ def _thinned(steps: Sequence[float], values: Values) -> tuple[list[float], list[
 
 
 def _runs(steps: Sequence[float], values: Values) -> list[list[tuple[float, float]]]:
-    """Pieces of a curve without gaps."""
+    """Split a curve at its gaps."""
     runs: list[list[tuple[float, float]]] = [[]]
     for step, value in zip(steps, values, strict=False):
         if value is None:
@@ -104,7 +107,7 @@ def _runs(steps: Sequence[float], values: Values) -> list[list[tuple[float, floa
 
 
 def _ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
-    """Some three to six round numbers, the outer ones at or beyond the limits."""
+    """Return some three to six round numbers, the outer ones at or beyond the limits."""
     if high - low < 1e-12 * max(1.0, abs(high)):
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     rough = (high - low) / 4
@@ -116,7 +119,7 @@ def _ticks(low: float, high: float, least_step: float = 0.0) -> list[float]:
 
 
 def _number(value: float) -> str:
-    """Three digits, with k and M."""
+    """Format a number with three digits, with k and M for thousands and millions."""
     for size, suffix in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"

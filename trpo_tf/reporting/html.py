@@ -1,4 +1,4 @@
-"""What reports share: one HTML file that needs nothing beside it, light or dark as its reader likes."""
+"""Self-contained HTML pages of reports, light or dark by the reader's preference."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -40,7 +40,7 @@ svg text.limit-name { fill: var(--peer); stroke: none; }
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """The whole file, of parts in HTML."""
+    """Return the whole HTML file, with these parts as its body."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -51,12 +51,12 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def definitions(values: Mapping[str, Any]) -> str:
-    """Names and what they are."""
+    """Return an HTML list of names and their values."""
     return f"<dl>{''.join(f'<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>' for k, v in values.items())}</dl>"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text, which scrolls by itself where it is too wide."""
+    """Return an HTML table of text, which scrolls where it is too wide."""
     cells = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'

@@ -1,4 +1,4 @@
-"""A run's report: how it went and what came of it, in one HTML file; also of a run that is still going on."""
+"""HTML report of a run: its training and its export, in one file. The run need not have ended."""
 
 import json
 from collections import Counter
@@ -26,12 +26,12 @@ from trpo_tf.updates.registry import ALGORITHMS
 Logged = Sequence[Mapping[str, Any]]
 
 _COMPILED = 2
-"""Iterations that compile, and say nothing of where time goes."""
+"""Number of first iterations, whose times are those of compiling."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """What a run's folder tells: settings, an entry for each iteration, the summary, and a bundle of it, if any."""
+    """Content of a run's folder: settings, an entry for each iteration, the summary, and its bundle if any."""
 
     folder: Path
     config: Config
@@ -41,14 +41,14 @@ class Story:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has been trained to its end."""
+        """Whether training has finished."""
         return "trained" in self.summary
 
 
 def read_story(folder: Path, bundle: Path | None = None) -> Story:
-    """Read a run's folder; without `bundle` one of this run is looked for in it and beside it.
+    """Read a run's folder. Without `bundle`, find one with the same settings in the folder, or next to it.
 
-    Raises `UserError` if it is no run, `BundleError` if `bundle` is none.
+    Raises `UserError` if `folder` is not a run, and `BundleError` if `bundle` is not a bundle.
     """
     if not is_run(folder):
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
@@ -61,7 +61,7 @@ def read_story(folder: Path, bundle: Path | None = None) -> Story:
 
 
 def html_report(story: Story) -> str:
-    """The whole page."""
+    """Render the report as one page."""
     config = story.config
     parts = [
         f"<h1>{escape(config.env_id)}</h1>{_lead(story)}",
@@ -78,7 +78,7 @@ def html_report(story: Story) -> str:
 
 
 def _logged(path: Path, former: Mapping[str, str]) -> Logged:
-    """Every iteration; the last line of a run that goes on, or was killed, may be cut off."""
+    """Read the entries of all iterations, up to a line that is cut off, as that of a killed run may be."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -89,7 +89,7 @@ def _logged(path: Path, former: Mapping[str, str]) -> Logged:
 
 
 def _found_bundle(folder: Path, config: Config) -> Path | None:
-    """The newest bundle of a run with these settings: where it was exported to, in its folder or beside it."""
+    """Find the newest bundle with these settings: where the run was exported to, in its folder or next to it."""
     found = {*folder.absolute().glob(f"*/{MANIFEST_FILE}"), *folder.absolute().parent.glob(f"*/{MANIFEST_FILE}")}
     found |= {path for bundle in bundles_of(folder) if (path := Path(bundle) / MANIFEST_FILE).is_file()}
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -103,7 +103,7 @@ def _found_bundle(folder: Path, config: Config) -> Path | None:
 
 
 def _config_of(manifest: Manifest) -> Config | None:
-    """The settings that a bundle's policy was trained with; None if they can't be read."""
+    """Return the settings that a bundle's policy was trained with; None if they can't be read."""
     try:
         return Config.from_dict(upgraded(manifest.provenance["config"]))
     except (KeyError, TypeError, AttributeError, UserError):
