@@ -1,4 +1,4 @@
-"""Values, visitation, performance and its gradient, solved exactly for both objectives of the document.
+"""Values, visitation, performance and its gradient, solved exactly for discounted return and average reward.
 
 Policies are tables pi [S, A] whose rows sum to 1. rho^pi is *unnormalised* for the discounted objective, as equations
 8, 9 have it: it sums to 1 / (1 - gamma), so that eta and the gradient come out in the units of the return.
@@ -14,7 +14,7 @@ from trpo_tf.tabular.mdps import Array, FiniteMDP, require_distributions
 
 
 class Evaluation(NamedTuple):
-    """What a policy is worth under one of the two objectives."""
+    """Values, visitation and performance of a policy, under one of the two objectives."""
 
     value: Array  # V [S]
     action_value: Array  # Q [S, A]
@@ -24,10 +24,11 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(mdp: FiniteMDP, pi: Array) -> Evaluation:
-    """Discounted return: V = r_pi + gamma P_pi V (equations 2, 3), Q (4, 5), A (6), eta = rho_0 . V (7), rho (8, 9).
+    """Evaluate a policy's discounted return.
 
-    rho solves rho = rho_0 + gamma P_pi' rho, the fixed point of the series in equation 9. Raises `ValueError` if `pi`
-    is no policy of `mdp`.
+    V = r_pi + gamma P_pi V (equations 2, 3), with Q (4, 5), A (6), eta = rho_0 . V (7) and rho (8, 9). rho solves
+    rho = rho_0 + gamma P_pi' rho, the fixed point of the series in equation 9. Raises `ValueError` if `pi` is not a
+    policy of `mdp`.
     """
     chain, reward = _under(mdp, pi)
     system = np.eye(mdp.states) - mdp.discount * chain
@@ -38,11 +39,12 @@ def evaluate(mdp: FiniteMDP, pi: Array) -> Evaluation:
 
 
 def evaluate_average(mdp: FiniteMDP, pi: Array) -> Evaluation:
-    """Average reward: rho stationary, eta = rho . r_pi (equations 10, 12), differential Q (13) and V = E_pi[Q].
+    """Evaluate a policy's average reward.
 
-    V solves V = r_pi - eta + P_pi V with rho . V = 0, which is the sum of equation 13 where that converges and its
-    Cesaro limit where the chain is periodic. The first state does not matter. Raises `ValueError` if `pi` is no policy
-    of `mdp`, or if its chain has more than one recurrent class: then eta depends on where it starts.
+    rho is stationary, eta = rho . r_pi (equations 10, 12), Q differential (13), and V = E_pi[Q]. V solves V = r_pi -
+    eta + P_pi V with rho . V = 0, which is the sum of equation 13 where that converges and its Cesaro limit where the
+    chain is periodic. The first state does not matter. Raises `ValueError` if `pi` is not a policy of `mdp`, or if its
+    chain has more than one recurrent class: then eta depends on the first state.
     """
     chain, reward = _under(mdp, pi)
     # I - P has rank S - 1 exactly if there is one recurrent class; then adding the matrix of ones leaves
@@ -58,7 +60,7 @@ def evaluate_average(mdp: FiniteMDP, pi: Array) -> Evaluation:
 
 
 def policy_gradient(pi: Array, jacobian: Array, evaluation: Evaluation) -> Array:
-    """The policy gradient theorem (equation 17; Sutton et al. 2000): sum_s rho(s) sum_a dpi(a|s)/dtheta Q(s, a), [P].
+    """Return the policy gradient, sum_s rho(s) sum_a dpi(a|s)/dtheta Q(s, a), [P] (equation 17; Sutton et al. 2000).
 
     `jacobian` is dpi(a|s)/dtheta [S, A, P]. Subtracting V, which all actions share, changes nothing but rounding.
     Holds for both objectives, each with its own rho and Q.
@@ -70,12 +72,12 @@ def policy_gradient(pi: Array, jacobian: Array, evaluation: Evaluation) -> Array
 
 
 def performance_difference(mdp: FiniteMDP, pi: Array, new: Array) -> float:
-    """sum_s rho_new(s) sum_a new(a|s) A_pi(s, a) = eta(new) - eta(pi), a sum over states (equation 27)."""
+    """Return eta(new) - eta(pi) as the sum over states sum_s rho_new(s) sum_a new(a|s) A_pi(s, a) (equation 27)."""
     return advantage_of(new, evaluate(mdp, pi)._replace(visitation=evaluate(mdp, new).visitation))
 
 
 def local_approximation(old: Evaluation, new: Array) -> float:
-    """L_pi(new) = eta(pi) + sum_s rho_pi(s) sum_a new(a|s) A_pi(s, a) (equation 26), from the evaluation of pi.
+    """Return L_pi(new) = eta(pi) + sum_s rho_pi(s) sum_a new(a|s) A_pi(s, a) (equation 26), where `old` evaluates pi.
 
     It agrees with eta at pi in value (equations 28, 29) and gradient (equation 30).
     """
@@ -83,24 +85,24 @@ def local_approximation(old: Evaluation, new: Array) -> float:
 
 
 def advantage_of(new: Array, old: Evaluation) -> float:
-    """sum_s rho(s) sum_a new(a|s) A(s, a), of rho and A in `old`: the policy advantage, unnormalised."""
+    """Return the unnormalised policy advantage, sum_s rho(s) sum_a new(a|s) A(s, a), with rho and A of `old`."""
     return float(np.einsum("s,sa,sa->", old.visitation, new, old.advantage))
 
 
 def greedy(evaluation: Evaluation) -> Array:
-    """A policy that takes the first of the actions of largest advantage in every state (equation 25)."""
+    """Return the policy that takes the first action of largest advantage in every state (equation 25)."""
     advantage = evaluation.advantage
     policy: Array = np.eye(advantage.shape[1])[advantage.argmax(1)]
     return policy
 
 
 def optimal_policy(mdp: FiniteMDP) -> Array:
-    """A deterministic policy of largest discounted return from every state, by policy iteration (Howard 1960)."""
+    """Find a deterministic policy of largest discounted return from every state, by policy iteration (Howard 1960)."""
     pi = np.eye(mdp.actions)[np.zeros(mdp.states, int)]
     while True:
         advantage = evaluate(mdp, pi).advantage
         scale = 1 + np.abs(advantage).max()
-        # Ties are left alone, or rounding could make it go round for ever.
+        # A tie keeps the current action: with rounding, policy iteration could otherwise cycle.
         better = advantage.max(1) > 1e-13 * scale
         if not better.any():
             return pi
@@ -108,7 +110,7 @@ def optimal_policy(mdp: FiniteMDP) -> Array:
 
 
 def _under(mdp: FiniteMDP, pi: Array) -> tuple[Array, Array]:
-    """State transitions P_pi [S, S] and expected reward r_pi [S] of the chain that `pi` makes of `mdp`."""
+    """Return state transitions P_pi [S, S] and expected reward r_pi [S] of the chain of `mdp` under `pi`."""
     if pi.shape != mdp.reward.shape:
         raise ValueError(f"pi must have the shape {mdp.reward.shape} of the MDP's rewards, not {pi.shape}")
     require_distributions("pi", pi)

@@ -11,17 +11,17 @@ from trpo_tf.tabular.policies import compatible_weights, indicator_features, sco
 
 
 def plain_step(pi: Array, evaluation: Evaluation, step: float) -> Array:
-    """theta + step grad eta(theta), theta = log pi: gradient ascent (equation 17) in the units of eta."""
+    """Return the policy after theta + step grad eta(theta), theta = log pi: gradient ascent on eta (equation 17)."""
     score = scores(pi, indicator_features(*pi.shape))
     gradient = policy_gradient(pi, pi[..., None] * score, evaluation)
     return softmax(np.log(pi) + step * gradient.reshape(pi.shape))
 
 
 def natural_step(pi: Array, evaluation: Evaluation, step: float) -> Array:
-    """theta + step F^+ grad eta(theta), F = E_rho[F_s] (equations N14, N15), by way of the compatible weights w.
+    """Return the policy after theta + step F^+ grad eta(theta), F = E_rho[F_s] (equations N14, N15).
 
-    For tabular softmax w(s, a) is the advantage plus a constant for each state, wherever rho > 0: the policy becomes
-    pi exp(step A), renormalised.
+    It is computed from the compatible weights w. For tabular softmax w(s, a) is the advantage plus a constant for each
+    state, wherever rho > 0: the policy becomes pi exp(step A), renormalised.
     """
     score = scores(pi, indicator_features(*pi.shape))
     weights = compatible_weights(pi, score, evaluation.visitation, evaluation.advantage)

@@ -1,4 +1,4 @@
-"""The laboratory: algorithms on known MDPs, eta against its guaranteed lower bound, iteration by iteration."""
+"""The laboratory: algorithms on known MDPs, with eta and its guaranteed lower bound in each iteration."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +15,10 @@ from trpo_tf.tabular.mdps import NAMED, Array, FiniteMDP
 from trpo_tf.tabular.mm import maximise_minorant
 
 ROUNDING = 1e-12
-"""What rounding may take from eta where the theory says that it does not fall."""
+"""Decrease of eta that is taken for rounding, where eta does not fall by theory."""
 
 _STEP = 0.1
-"""Of the gradients with a fixed step."""
+"""Step size of the gradient algorithms that have a fixed one."""
 
 
 class Move(NamedTuple):
@@ -29,11 +29,11 @@ class Move(NamedTuple):
 
 
 Step = Callable[[FiniteMDP, Evaluation, Array], Move]
-"""MDP, evaluation of a policy, the policy -> move."""
+"""Function from an MDP, the evaluation of a policy, and the policy to a move."""
 
 
 class Algorithm(NamedTuple):
-    """What makes its step, once a run, and whether theory says that eta never falls."""
+    """An algorithm: what makes its step, once a run, and whether eta never falls by theory."""
 
     make_step: Callable[[], Step]
     monotone: bool
@@ -50,24 +50,24 @@ class History:
     optimum: float
     """the largest eta of any policy"""
     eta: tuple[float, ...]
-    """of the first policy and of each new one, N + 1"""
+    """eta of the first policy and of each new one, N + 1"""
     lower_bound: tuple[float, ...]
-    """guaranteed for each new policy, N"""
+    """guaranteed lower bound of eta for each new policy, N"""
     max_kl: tuple[float, ...]
     """largest KL(old || new) over states in each iteration, N"""
 
     @property
     def largest_fall(self) -> float:
-        """The most that eta fell in one iteration, 0 if it never did."""
+        """Largest decrease of eta in one iteration, 0 if there was none."""
         return max(0.0, -float(np.diff(self.eta).min()))
 
     @property
     def least_slack(self) -> float:
-        """The least by which eta was above its bound: below 0 by rounding only."""
+        """Least excess of eta over its bound: below 0 by rounding only."""
         return float(np.subtract(self.eta[1:], self.lower_bound).min())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything as plain values, for JSON."""
         return {**asdict(self), "largest_fall": self.largest_fall, "least_slack": self.least_slack}
 
 
@@ -98,9 +98,9 @@ def run(mdp: FiniteMDP, algorithm: str, iterations: int, *, name: str = "") -> H
 
 
 def laboratory(mdps: Sequence[str], algorithms: Sequence[str], iterations: int) -> Iterator[list[History]]:
-    """The histories of every algorithm, one MDP after the other.
+    """Run every algorithm on every MDP, and yield the histories of one MDP after the other.
 
-    Raises as `run` does; `UserError` before anything runs.
+    Raises as `run` does, but `UserError` before anything runs.
     """
     _require(iterations, mdps=mdps, algorithms=algorithms)
     return ([run(NAMED[name](), algorithm, iterations, name=name) for algorithm in algorithms] for name in mdps)
@@ -126,7 +126,10 @@ def _minorise_maximise(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
 
 
 def _bounded(update: Callable[[Array, Evaluation], Array]) -> Step:
-    """The step of an update that knows of no bound: equation 38 (docs/explanation/equations.md) has one."""
+    """Return a step from an update without a bound of its own, with that of equation 38.
+
+    Equation numbers are those of docs/explanation/equations.md.
+    """
 
     def step(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Move:
         new = update(pi, old)
@@ -154,4 +157,4 @@ ALGORITHMS = {
     "npg-kl": Algorithm(lambda: _bounded(_trainers_update(search=False)), monotone=False),
     "trpo": Algorithm(lambda: _bounded(_trainers_update(search=True)), monotone=False),
 }
-"""docs/explanation/laboratory.md says what each is."""
+"""Algorithms by name; docs/explanation/laboratory.md explains each."""

@@ -14,9 +14,9 @@ _SUM_TOLERANCE = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class FiniteMDP:
-    """The tuple (S, A, P, R, rho_0, gamma), with states and actions counted from 0. Its arrays are read-only copies.
+    """A finite MDP (S, A, P, R, rho_0, gamma), with states and actions counted from 0. Its arrays are read-only copies.
 
-    Raises `ValueError`, naming the field, for a shape, a number or a distribution that can't be.
+    Raises `ValueError`, naming the field, for an invalid shape, number or distribution.
     """
 
     transition: Array
@@ -53,12 +53,12 @@ class FiniteMDP:
 
     @property
     def states(self) -> int:
-        """How many states there are."""
+        """Number of states."""
         return len(self.reward)
 
     @property
     def actions(self) -> int:
-        """How many actions there are in each state."""
+        """Number of actions in each state."""
         return len(self.reward[0])
 
 
@@ -72,10 +72,10 @@ def require_distributions(name: str, array: Array) -> None:
 
 
 def chain(length: int = 6, slip: float = 0.1, discount: float = 0.9) -> FiniteMDP:
-    """A corridor with a bait: going left at the left end pays 0.2 and staying there is easy, the right end pays 1.
+    """Make a corridor with a bait: going left at the left end pays 0.2, going right at the right end pays 1.
 
-    Actions are left (0) and right (1); with probability `slip` the other one happens. It starts at the left end, and
-    every policy reaches every state.
+    Actions are left (0) and right (1); with probability `slip` the other one happens. Episodes start at the left end.
+    Every policy reaches every state.
     """
     _require_above("length", length, 1)
     _require_slip(slip)
@@ -89,7 +89,7 @@ def chain(length: int = 6, slip: float = 0.1, discount: float = 0.9) -> FiniteMD
 
 
 def gridworld(height: int = 4, width: int = 4, slip: float = 0.1, discount: float = 0.9) -> FiniteMDP:
-    """A grid from the top left corner to a goal at the bottom right, with a pit in the middle.
+    """Make a grid from the top left corner to a goal at the bottom right, with a pit in the middle.
 
     Actions are up, right, down and left (0 to 3); with probability `slip` a uniformly random one happens. Walls stop.
     Any action at the goal pays 1 and starts again; any action in the pit, which lies at the middle of the grid, costs 1
@@ -118,11 +118,11 @@ KAKADE_POLICY: Array = np.array([[0.8, 0.2], [0.1, 0.9]])
 
 
 def two_state(discount: float = 0.9) -> FiniteMDP:
-    """Kakade's example (A Natural Policy Gradient, 2001, figure 2): two states, each of which pays only for staying.
+    """Make Kakade's MDP of two states (A Natural Policy Gradient, 2001, figure 2), which pay only for staying.
 
     Action 0 stays, and pays 1 in state 0 and 2 in state 1; action 1 goes to the other state for nothing. The average
     reward has its maximum, 2, at staying in state 1, and a plateau at 1 where the plain gradient vanishes with the
-    share of time spent in state 1. The document's discounted objective starts in state 0 with probability 0.8.
+    share of time spent in state 1. The discounted objective starts in state 0 with probability 0.8.
     """
     stay = np.eye(2)
     return FiniteMDP(
@@ -131,10 +131,10 @@ def two_state(discount: float = 0.9) -> FiniteMDP:
 
 
 def garnet(states: int, actions: int, branching: int, rng: np.random.Generator, *, discount: float = 0.9) -> FiniteMDP:
-    """A random MDP (Archibald, McKinnon & Thomas 1995; Bhatnagar et al. 2009): each action has `branching` successors.
+    """Make a random MDP (Archibald, McKinnon & Thomas 1995; Bhatnagar et al. 2009).
 
-    Their probabilities are the lengths between sorted uniform cuts of (0, 1). Rewards are standard normal, first states
-    Dirichlet(1).
+    Each action has `branching` successors in each state. Their probabilities are the lengths between sorted uniform
+    cuts of (0, 1). Rewards are standard normal, first states Dirichlet(1).
     """
     _require_above("states", states, 0)
     _require_above("actions", actions, 0)
@@ -148,7 +148,7 @@ def garnet(states: int, actions: int, branching: int, rng: np.random.Generator, 
 
 
 def ergodic(mdp: FiniteMDP, restart: float = 0.05) -> FiniteMDP:
-    """The same, but each step goes with probability `restart` to a uniformly random state: every policy is ergodic."""
+    """Return `mdp` with a chance `restart` at each step to go to a uniformly random state: every policy is ergodic."""
     if not 0 < restart <= 1:
         raise ValueError(f"restart must be above 0 and at most 1, not {restart}")
     transition = (1 - restart) * mdp.transition + restart / mdp.states

@@ -1,9 +1,8 @@
 """Minorise-maximise: Algorithm 1 of Schulman et al. 2015, its inner maximisation solved exactly.
 
-Maximise M(pi) = L_old(pi) - C max_s KL(old(.|s) || pi(.|s)) over all policies (equations 39 to 42,
-docs/explanation/equations.md). For a budget d of KL in each
-state, the largest gain of L separates: maximise rho(s) sum_a pi(a|s) A(s, a) subject to KL <= d. Its Lagrangian is
-stationary at
+Maximise M(pi) = L_old(pi) - C max_s KL(old(.|s) || pi(.|s)) over all policies (equations 39 to 42 of
+docs/explanation/equations.md). For a budget d of KL in each state, the largest gain of L separates into states:
+maximise rho(s) sum_a pi(a|s) A(s, a) subject to KL <= d. Its Lagrangian is stationary at
 
     pi(a|s) = old(a|s) lambda / (t + g(a)),  g(a) = max_b A(s, b) - A(s, a),  lambda = 1 / sum_a old(a|s) / (t + g(a)),
 
@@ -28,7 +27,7 @@ _LOG_MOST_KL = np.log(700.0)
 
 
 class Maximum(NamedTuple):
-    """The maximiser of M, what it gains over the old policy, its largest KL, and how far it may be from the best."""
+    """The maximiser of M, with its gain over the old policy, its largest KL and a bound on what it misses."""
 
     policy: Array
     gain: float  # M(policy) - M(old) >= 0
@@ -38,7 +37,7 @@ class Maximum(NamedTuple):
 
 
 class _Tilted(NamedTuple):
-    """Policies of the form above at log t [S], as relative changes of the old one."""
+    """Policies of the form above at given log t [S], as relative changes of the old one."""
 
     change: Array  # pi / old - 1 [S, A]
     kl: Array  # [S]
@@ -47,16 +46,16 @@ class _Tilted(NamedTuple):
 
 
 def maximise_minorant(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Maximum:
-    """The policy that maximises M around `pi`: eta does not fall, since eta(new) >= M(new) >= M(pi) = eta(pi).
+    """Return the policy that maximises M around `pi`.
 
-    That is equation 41. `old` evaluates `pi`. Raises `ValueError` unless `pi` is positive everywhere, as the maximiser
-    then is too.
+    eta does not fall, since eta(new) >= M(new) >= M(pi) = eta(pi) (equation 41). `old` evaluates `pi`. Raises
+    `ValueError` unless `pi` is positive everywhere, as the maximiser then is too.
     """
     if not (pi > 0).all():
         raise ValueError("pi must be positive everywhere")
     coefficient = penalty_coefficient(mdp, old)
     gap = old.advantage.max(1, keepdims=True) - old.advantage
-    # No policy can gain more than this in each state; where that is next to nothing, the old one stands.
+    # No policy can gain more than this in each state. Where that is negligible, the old one is kept.
     available = old.visitation * (pi * gap).sum(1)
     live = available > _NOTHING * np.abs(old.advantage).max()
     if not live.any():
@@ -78,7 +77,7 @@ def maximise_minorant(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Maximum:
 
 
 def _best_budget(pi: Array, gap: Array, prices: Array, coefficient: float) -> tuple[float, _Tilted]:
-    """The KL budget d at which sum_s prices(s) lambda(s) = coefficient, and the policies there; gaps scaled to [0, 1].
+    """Return the KL budget d at which sum_s prices(s) lambda(s) = coefficient, and its policies. Gaps are in [0, 1].
 
     By Lagrange duality no M exceeds that of budget d by more than C (k - 1 - log k), k = sum_s prices lambda / C.
     """
@@ -99,7 +98,7 @@ def _best_budget(pi: Array, gap: Array, prices: Array, coefficient: float) -> tu
 
 
 def _log_shift(pi: Array, gap: Array, budget: Array) -> Array:
-    """log t [S] at which KL = budget; the least that floats allow where no t has so large a KL."""
+    """Return log t [S] at which KL = budget; where no t has so large a KL, the least that floats allow."""
 
     def log_kl(log_shift: Array) -> tuple[Array, Array]:
         tilted = _tilted(pi, gap, log_shift)
@@ -130,7 +129,7 @@ def _deviation(pi: Array, gap: Array) -> Array:
 
 
 def _decreasing_root(function: Callable[[Array], tuple[Array, Array]], x: Array, low: Array, high: Array) -> Array:
-    """Where a decreasing function, given with its slope, is 0: Newton, or bisection if that leaves the bracket."""
+    """Find the root of a decreasing function, given with its slope: Newton, or bisection outside the bracket."""
     for _ in range(200):
         value, slope = function(x)
         low, high = np.where(value > 0, x, low), np.where(value > 0, high, x)

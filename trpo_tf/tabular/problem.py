@@ -25,10 +25,10 @@ from trpo_tf.updates.steps import TakeStep
 
 
 class TabularProblem:
-    """Policies softmax(phi theta) near `theta`, under a fixed distribution of states and fixed advantages."""
+    """Local problem of the policies softmax(phi theta) near `theta`, with fixed state weights and advantages."""
 
     def __init__(self, theta: Any, features: Any, states: Any, advantage: Any) -> None:
-        """From theta [P], phi [S, A, P], a distribution d of states [S] and advantages [S, A], all float64."""
+        """Take theta [P], phi [S, A, P], a distribution d of states [S] and advantages [S, A], all float64."""
         self.theta = theta
         self._features, self._states, self._table = features, states, advantage
         self._old = self._log_policy(theta)
@@ -36,28 +36,31 @@ class TabularProblem:
 
     @property
     def advantage(self) -> Any:
-        """Advantage of every pair of state and action, [S x A]: as rows, their weights are d(s) pi(a|s)."""
+        """Advantage of every pair of state and action, [S x A]; the weight of a pair is d(s) pi(a|s)."""
         return tf.reshape(self._table, [-1])
 
     def surrogate(self, theta: Any) -> Any:
-        """sum_s d(s) sum_a pi_theta(a|s) A(s, a): L - eta(old) (equation 26), times 1 - gamma for discounted rho."""
+        """Return sum_s d(s) sum_a pi_theta(a|s) A(s, a).
+
+        That is L - eta(old) (equation 26), times 1 - gamma for discounted rho.
+        """
         return tf.reduce_sum(self._states[:, None] * tf.exp(self._log_policy(theta)) * self._table)
 
     def gradient(self) -> tuple[Any, Any]:
-        """Surrogate and its gradient [P] at the old policy."""
+        """Return the surrogate and its gradient [P] at the old policy."""
         with tf.GradientTape() as tape:
             tape.watch(self.theta)
             surrogate = self.surrogate(self.theta)
         return surrogate, tape.gradient(surrogate, self.theta)
 
     def kl(self, theta: Any) -> tuple[Any, Any]:
-        """E_d[KL(old || new)] (equation 44), and the largest KL over the states that d visits (equation 38)."""
+        """Return E_d[KL(old || new)] (equation 44), and the largest KL over the states that d visits (equation 38)."""
         divergence = tf.reduce_sum(tf.exp(self._old) * (self._old - self._log_policy(theta)), -1)
         visited = tf.where(self._states > 0, divergence, tf.zeros_like(divergence))
         return tf.reduce_sum(self._states * divergence), tf.reduce_max(visited)
 
     def fisher_vector_product(self, vector: Any) -> Any:
-        """F v with F = E_d[F_s] (equation N14), by the trainer's Gauss-Newton product."""
+        """Return F v with F = E_d[F_s] (equation N14), by the trainer's Gauss-Newton product."""
 
         def metric(parameters: tuple[Any, ...], tangent: tuple[Any, ...]) -> tuple[Any, ...]:
             weighted = self._states[:, None] * tf.nn.softmax(parameters[0])
@@ -67,16 +70,16 @@ class TabularProblem:
         return gauss_newton_product(linearize(lambda theta: (self._logits(theta),), self.theta), metric, vector)
 
     def score_product(self, vector: Any) -> Any:
-        """psi v of every pair of state and action, [S x A]."""
+        """Return psi v of every pair of state and action, [S x A]."""
         return tf.reshape(self._centred(self._logits(vector)), [-1])
 
     def score_transposed(self, values: Any) -> Any:
-        """sum_s d(s) sum_a pi(a|s) psi(s, a) x values(s, a), [P], for values [S x A]."""
+        """Return sum_s d(s) sum_a pi(a|s) psi(s, a) x values(s, a), [P], for values [S x A]."""
         centred = self._joint * self._centred(tf.reshape(values, self._table.shape))
         return tf.tensordot(centred, self._features, [[0, 1], [0, 1]])
 
     def entropy(self) -> Any:
-        """E_d of the old policy's entropy, in nats."""
+        """Return the mean entropy of the old policy under d, in nats."""
         return -tf.reduce_sum(self._joint * self._old)
 
     def _centred(self, table: Any) -> Any:
@@ -90,16 +93,16 @@ class TabularProblem:
 
 
 def tabular_problem(pi: Array, evaluation: Evaluation) -> TabularProblem:
-    """The problem around a policy [S, A] with theta = log pi, under its own visitation, normalised, and advantages."""
+    """Return the local problem at a policy [S, A], theta = log pi, with its normalised visitation and advantages."""
     return TabularProblem(*_arguments(pi, evaluation))
 
 
 def exact_update(
     find: FindDirection, take: TakeStep, config: TrustRegionConfig
 ) -> Callable[[Array, Evaluation], Array]:
-    """The trainer's update of that direction and step rule as a function pi, evaluation -> new policy.
+    """Return the trainer's update with a direction and a step rule, as a function pi, evaluation -> new policy.
 
-    Compiled once for each shape; what is rejected leaves the policy as it was.
+    It is compiled once for each shape. A rejected update leaves the policy as it was.
     """
 
     def update(*arguments: Any) -> Update:

@@ -1,4 +1,4 @@
-"""What the laboratory shows: a table for the terminal, and a figure."""
+"""Output of the laboratory: a table for the terminal, and a figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ _WIDTH = 9
 
 
 def table(histories: Sequence[History]) -> str:
-    """Of one MDP: eta and its bound at the iterations 0, 1, 2, 5, 10 ..., and below it what was checked."""
+    """Return a table for one MDP: eta and its bound at the iterations 0, 1, 2, 5, 10 ..., and the checks."""
     shown = _shown_iterations(len(histories[0].lower_bound))
     heads = "".join(f"{history.algorithm:>{2 * _WIDTH}}" for history in histories)
     lines = [

@@ -1,4 +1,4 @@
-"""Trajectories of a finite MDP, and estimates from them of what `exact` solves for.
+"""Trajectories of a finite MDP, and estimates from them of the quantities that `exact` solves for.
 
 Equation numbers are those of docs/explanation/equations.md.
 """
@@ -22,7 +22,7 @@ class Trajectories(NamedTuple):
 
 
 def simulate(mdp: FiniteMDP, pi: Array, episodes: int, steps: int, rng: np.random.Generator) -> Trajectories:
-    """Follow `pi` from states that rho_0 draws."""
+    """Sample trajectories of `pi`, with first states drawn from rho_0."""
     states = np.empty((episodes, steps), np.int64)
     actions = np.empty_like(states)
     state = draw(np.broadcast_to(mdp.initial, (episodes, mdp.states)), rng)
@@ -34,7 +34,7 @@ def simulate(mdp: FiniteMDP, pi: Array, episodes: int, steps: int, rng: np.rando
 
 
 def draw(probabilities: Array, rng: np.random.Generator) -> Indices:
-    """An index for each row of probabilities [N, K], by inverting its cumulative sum."""
+    """Draw an index for each row of probabilities [N, K], by inverting its cumulative sum."""
     cumulative = probabilities.cumsum(-1)
     # Scaled by the sum, which rounding may leave below 1: no draw falls beyond the last possible index.
     index: Indices = np.argmax(rng.random((len(probabilities), 1)) * cumulative[:, -1:] < cumulative, axis=1)
@@ -42,19 +42,19 @@ def draw(probabilities: Array, rng: np.random.Generator) -> Indices:
 
 
 def discounted_returns(trajectories: Trajectories, discount: float) -> Array:
-    """G_0 of each trajectory (equation 1), cut after its last step, [E]."""
+    """Return G_0 of each trajectory (equation 1), cut after its last step, [E]."""
     return trajectories.rewards @ discount ** np.arange(trajectories.rewards.shape[1])
 
 
 def discounted_visits(trajectories: Trajectories, states: int, discount: float) -> Array:
-    """sum_t gamma^t 1[s_t = s] of each trajectory, [E, S]: its mean is rho (equation 9)."""
+    """Return sum_t gamma^t 1[s_t = s] of each trajectory, [E, S]: its mean is rho (equation 9)."""
     weights = discount ** np.arange(trajectories.states.shape[1])
     visits: Array = np.einsum("ets,t->es", np.eye(states)[trajectories.states], weights)
     return visits
 
 
 def importance_terms(new: Array, sampling: Array, states: Indices, actions: Indices, values: Array) -> Array:
-    """new(a|s) / q(a|s) x values(s, a) of each sampled pair, a ~ q = `sampling` (equations 47, 48).
+    """Return new(a|s) / q(a|s) x values(s, a) of each sampled pair, a ~ q = `sampling` (equations 47, 48).
 
     The mean at a state is sum_a new(a|s) values(s, a), for any q that is positive where new x values is not 0.
     Tables are [S, A].
