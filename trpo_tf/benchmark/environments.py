@@ -1,7 +1,8 @@
-"""Environments of the suites `unseen` and `unseen-training` that no package has: `trpo_tf.benchmark.environments:NAME`.
+"""Environments of the suites `unseen` and `unseen-training` that are in no package.
 
-Each is difficult in one way that users' environments are. A docstring gives the mean return of random actions and of
-the best policy. The module needs Gymnasium and NumPy alone, so that peers can be trained on it.
+Their ids are `trpo_tf.benchmark.environments:NAME`. Each is difficult in one way that users' environments are. A
+docstring gives the mean return of random actions and of the best policy. The module needs only Gymnasium and NumPy, so
+that peers can be trained on it.
 """
 
 from typing import Any
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Observation = NDArray[np.float32]
 Transition = tuple[Observation, float, bool, bool, dict[str, Any]]
-"""What `step` returns: observation, reward, terminated, truncated, info."""
+"""Result of `step`: observation, reward, terminated, truncated, info."""
 
 
 class _Episodes(gym.Env[Observation, Any]):
-    """Episodes of `steps` steps, of which `_step` are over."""
+    """Base of environments with episodes of `steps` steps, of which `_step` are over."""
 
     steps: int
 
@@ -33,14 +34,14 @@ class _Episodes(gym.Env[Observation, Any]):
         """Set what changes within an episode."""
 
     def _observation(self) -> Observation:
-        """What is seen at this step."""
+        """Return the observation at this step."""
         raise NotImplementedError
 
 
 class ScoreAtEnd(_Episodes):
-    """The share of 500 steps at which action 1 was taken, paid at the end; random 0.5, best 1.
+    """An environment that pays, at the end, the share of 500 steps at which action 1 was taken. Random 0.5, best 1.
 
-    What is seen is the time and the score so far, both as shares of the episode.
+    The observation is the time and the score so far, both as shares of the episode.
     """
 
     steps = 500
@@ -64,9 +65,10 @@ class ScoreAtEnd(_Episodes):
 
 
 class SignalsAtEnd(_Episodes):
-    """The share of 200 random signals, one of three a step, that the action named; paid at the end.
+    """An environment that pays, at the end, the share of 200 random signals that the action named.
 
-    Random 1/3, best 1. What is seen is the signal, one-hot, and the time as a share of the episode.
+    Each step has one of three signals. Random 1/3, best 1. The observation is the signal, one-hot, and the time as a
+    share of the episode.
     """
 
     steps, signals = 200, 3
@@ -128,10 +130,10 @@ class DriftingMass(_Episodes):
 
 
 class LateShift(_Episodes):
-    """3,000 steps, after which the environment truncates the episode itself; it is registered without a limit.
+    """Episodes of 3,000 steps, which the environment truncates itself; it is registered without a limit.
 
-    Action 0 pays 1 in the first 2,500 steps, action 1 pays 10 in the others. Random 3,750, best 7,500. What is seen is
-    the time as a share of the episode, and a random number.
+    Action 0 pays 1 in the first 2,500 steps, action 1 pays 10 in the others. Random 3,750, best 7,500. The observation
+    is the time as a share of the episode, and a random number.
     """
 
     steps, shift = 3000, 2500
@@ -154,9 +156,10 @@ class LateShift(_Episodes):
 class ThirtyAxes(_Episodes):
     """Thirty carriages on rails, each moved by an action of its own to a target; 50 steps.
 
-    What is seen is how far each is off, at first uniform in [-1, 1]; an action in [-1, 1] moves its carriage by a fifth
-    of it. A step costs the mean squared distance after it. Without moving the return is -16.7; random actions have
-    -33.7, since carriages then wander; the best, at full speed until there, has -0.267.
+    The observation is the offset of each from its target, at first uniform in [-1, 1]. An action in [-1, 1] moves its
+    carriage by a fifth of that. A step costs the mean squared offset after it. Without moving the return is -16.7.
+    Random actions have -33.7, since carriages then drift away. The best policy, at full speed to the target, has
+    -0.267.
     """
 
     steps, axes, speed = 50, 30, 0.2
@@ -181,7 +184,7 @@ class ThirtyAxes(_Episodes):
 
 
 class OtherUnits(gym.Wrapper[Observation, Any, Observation, Any]):
-    """An environment that gives `scale * observation + offset` and `reward_scale * reward`."""
+    """A wrapper that changes units: it returns `scale * observation + offset` and `reward_scale * reward`."""
 
     def __init__(self, env: gym.Env[Observation, Any], scale: Floats, offset: Floats, reward_scale: float) -> None:
         super().__init__(env)
@@ -203,18 +206,18 @@ class OtherUnits(gym.Wrapper[Observation, Any, Observation, Any]):
 
 
 def make_pendulum_in_other_units() -> gym.Env[Observation, Any]:
-    """Pendulum-v1 with observations of 1,000 and of 0.01 beside offsets up to 5,000, and rewards times 1,000."""
+    """Make Pendulum-v1 with observations times 1,000 or 0.01, offsets of up to 5,000, and rewards times 1,000."""
     return OtherUnits(PendulumEnv(), np.array([1000.0, 1000.0, 0.01]), np.array([5000.0, -2000.0, 3.0]), 1000.0)
 
 
 def make_acrobot_in_other_units() -> gym.Env[Observation, Any]:
-    """Acrobot-v1 with its angles' parts times 100 and more, its velocities divided by 100, and rewards by 1,000."""
+    """Make Acrobot-v1 with sines and cosines times 100 or 2,000, velocities divided by 100, and rewards by 1,000."""
     scale = np.array([100.0, 100.0, 2000.0, 2000.0, 0.01, 0.01])
     return OtherUnits(AcrobotEnv(), scale, np.array([0.0, 300.0, -9000.0, 0.0, 1.0, 0.0]), 0.001)
 
 
 def make_flat_minigrid(env_id: str) -> gym.Env[Any, Any]:
-    """A MiniGrid whose observation is the picture of its 7 x 7 cells alone, as 147 numbers, without the mission."""
+    """Make a MiniGrid whose observation is only the image of its 7 x 7 visible cells, as 147 numbers."""
     import minigrid  # noqa: F401 (registers its environments)
     from minigrid.wrappers import ImgObsWrapper
 

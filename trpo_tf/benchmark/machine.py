@@ -1,4 +1,4 @@
-"""Which machine this is, as far as it bears on speed."""
+"""Description of this machine, as far as it affects speed."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def describe_machine() -> dict[str, Any]:
-    """Name of the processor, cores that this process may use, and operating system."""
+    """Return the processor's name, the cores that this process may use, and the operating system."""
     return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform(terse=True)}
 
 

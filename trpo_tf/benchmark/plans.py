@@ -1,4 +1,4 @@
-"""What a benchmark trains: which environments, with which settings, from which seeds."""
+"""Plan of a benchmark: its environments, with their settings and seeds."""
 
 import dataclasses
 import importlib.util
@@ -24,12 +24,12 @@ class Plan(NamedTuple):
 
 
 def plan(names: Sequence[str], seeds: range, steps: int | None) -> Plan:
-    """A run for each seed of each environment, seed by seed, with the environment's preset, or without in `UNTUNED`.
+    """Plan a run for each seed of each environment, seed by seed, with the preset, or the defaults in `UNTUNED` suites.
 
     Args:
-        names: suites, or environments beside them; those are trained as long as their presets say.
+        names: suites or environments. An environment named by itself is trained for the steps of its preset.
         seeds: seeds of every environment.
-        steps: environment steps of every run, instead of what the suites say.
+        steps: environment steps of every run, in place of those of suites and presets.
 
     Raises `UserError` for a name that is neither, or settings that can't work.
     """
@@ -58,14 +58,14 @@ def plan(names: Sequence[str], seeds: range, steps: int | None) -> Plan:
 
 
 class _Wanted(NamedTuple):
-    """How an environment is to be trained."""
+    """Preset and steps of an environment's runs."""
 
     preset: str
     steps: int | None
 
 
 def _wanted(name: str) -> dict[str, _Wanted]:
-    """What a suite, or an environment by its name, stands for."""
+    """Return the environments of a suite, or the one environment of that name."""
     if name not in SUITES:
         return {_environment(name): _Wanted(preset_for(name), None)}
     return {
@@ -75,8 +75,8 @@ def _wanted(name: str) -> dict[str, _Wanted]:
 
 
 def _config(env_id: str, seed: int, preset: str, steps: int | None) -> Config:
-    # The benchmark plays the exported policy at the end; a run's own evaluation would be the same once more. That of
-    # the new policy comes with it, which says whether settings not made for the environment did harm.
+    # The benchmark evaluates the exported policy itself, so a run need not. With default settings it does so anyway,
+    # since it then also evaluates the untrained policy: that shows whether training did harm.
     episodes = EPISODES if preset == "default" else 0
     changed = {"seed": seed, "eval_episodes": episodes, **({} if steps is None else {"total_steps": steps})}
     try:
@@ -94,6 +94,6 @@ def _environment(name: str) -> str:
 
 
 def _missing(env_id: str) -> str | None:
-    """The first package that an environment of a suite needs and that is not installed."""
+    """Return the first package that an environment needs and that is not installed."""
     needed = (package for start, packages in NEEDS.items() if env_id.startswith(start) for package in packages)
     return next((package for package in needed if importlib.util.find_spec(package) is None), None)

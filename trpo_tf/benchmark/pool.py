@@ -1,4 +1,4 @@
-"""Processes, a few at a time, which stop with this one."""
+"""Runs commands in processes, a few at a time, which stop with this one."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from trpo_tf.support.child_process import end_with_parent
 from trpo_tf.support.graceful_stop import StopRequest
 
 _SECONDS_BETWEEN_LOOKS = 0.1
-# Each has a core to itself; pools of threads would only take each other's.
+# Each process has one core; thread pools would only compete for the cores of the others.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Job(NamedTuple):
-    """A command, and where what it says is appended."""
+    """A command, its folder, and the file to which its output is appended."""
 
     folder: Path
     command: tuple[str, ...]
@@ -27,17 +27,17 @@ class Job(NamedTuple):
 
 
 Ended = Callable[[Job, str | None], None]
-"""Told of each job that has ended, and why if it failed."""
+"""Called with each job that has ended, and with the reason if it failed."""
 
 Watch = Callable[[Sequence[Job]], None]
-"""Told again and again which jobs are running."""
+"""Called repeatedly with the running jobs."""
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, *, ended: Ended, watch: Watch) -> None:
-    """Run every job, `workers` at a time, whichever of them fail.
+    """Run every job, `workers` at a time, even if some fail.
 
-    SIGINT or SIGTERM starts no more, asks those running to stop, waits for them and raises `KeyboardInterrupt`; a
-    second one kills them.
+    After SIGINT or SIGTERM no job is started. Running ones are asked to stop and awaited, and `KeyboardInterrupt` is
+    raised. A second signal kills them.
     """
     waiting = deque(jobs)
     with StopRequest() as stop, _running() as running:
@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, *, ended: Ended, watch: Watch) -
 
 
 def failure(job: Job, status: int) -> str | None:
-    """Why a job failed that ended with `status`; None if it did not."""
+    """Return why a job with exit status `status` failed; None if it did not."""
     if status == 0:
         return None
     if status < 0:

@@ -23,7 +23,7 @@ class BenchmarkProgress:
     """Shows on standard error how far the runs are."""
 
     def __init__(self, total_steps: Mapping[Path, int]) -> None:
-        """`total_steps` of the run in each folder."""
+        """Show the progress of runs with these `total_steps`, by folder."""
         self._total_steps = total_steps
         self._ended: dict[Path, int] = {}
         self._last_look = 0.0
@@ -40,17 +40,17 @@ class BenchmarkProgress:
             self._task = self._bar.add_task("", total=sum(total_steps.values()))
 
     def finished(self, folder: Path, result: Result, *, before: bool = False) -> None:
-        """A run is done; `before`: in an earlier call of the benchmark."""
+        """Print that a run is done; with `before`, in an earlier call of the benchmark."""
         mean, std = result.score, result.evaluation["std_return"]
         speed = "done before" if before else f"{result.seconds:,.0f} s, {result.steps_per_second:,.0f} steps/s"
         self._end(folder, f"return {mean:,.1f} +- {std:,.1f}  {result.steps:,} steps  {speed}")
 
     def failed(self, folder: Path, reason: str) -> None:
-        """A run ended without a result."""
+        """Print that a run ended without a result."""
         self._end(folder, f"failed: {reason}")
 
     def running(self, folders: Sequence[Path]) -> None:
-        """Look how far these are, now and then."""
+        """Show the progress of the runs in these folders, at most once a second."""
         now = time.monotonic()
         if self._bar is None or now - self._last_look < _SECONDS_BETWEEN_LOOKS:
             return
@@ -81,7 +81,7 @@ class BenchmarkProgress:
 
 
 def steps_so_far(run: Path) -> int:
-    """Environment steps of a run that another process trains, 0 before its first iteration."""
+    """Return the environment steps of a run that another process trains, 0 before its first iteration."""
     try:
         with (run / _METRICS_FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _LONGEST_LINE))

@@ -1,9 +1,9 @@
-"""What a benchmark leaves on disk of each run, and whether what is there already belongs to the same benchmark.
+"""Files of a benchmark's runs, and the check that existing ones have the same settings.
 
-runs/NAME/result.json   how the run did; there only once it is finished
+runs/NAME/result.json   the result; exists only once the run is finished
 runs/NAME/run/          the run folder
 runs/NAME/bundle/       its exported policy
-runs/NAME/log.txt       what its process said
+runs/NAME/log.txt       output of its process
 """
 
 import json
@@ -18,7 +18,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.support.atomic_write import write_atomically
 
 EPISODES = 20
-"""Of an evaluation."""
+"""Episodes of an evaluation."""
 
 RESULT_FILE = "result.json"
 RUN_FOLDER = "run"
@@ -30,14 +30,14 @@ _CONFIG_FILE = "config.toml"
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run."""
+    """Result of a finished run."""
 
     environment: str
     seed: int
     steps: int
     """environment steps that it took; no iteration begins that could go beyond what was asked for"""
     evaluation: Mapping[str, Any]
-    """of the exported policy; fields of `trpo_tf.evaluation.evaluate.Evaluation`"""
+    """evaluation of the exported policy: fields of `trpo_tf.evaluation.evaluate.Evaluation`"""
     curve: tuple[tuple[int, float], ...]
     """environment steps so far, and mean return of the last 20 episodes that ended in training"""
     seconds: float
@@ -55,17 +55,17 @@ class Result:
         return float(self.evaluation["mean_return"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the result as plain values."""
         return asdict(self)
 
 
 def name_of(config: Config) -> str:
-    """What a run is called, in its folder and to people."""
+    """Return the name of a run, for its folder and for people."""
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', config.env_id)}-seed{config.seed}"
 
 
 def folder_of(out: Path, config: Config) -> Path:
-    """Where everything of a run stands."""
+    """Return the folder of a run's files."""
     return out / "runs" / name_of(config)
 
 
@@ -75,7 +75,7 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run of this folder has its result."""
+    """Return whether the run in this folder has a result."""
     return (folder / RESULT_FILE).is_file()
 
 
@@ -105,7 +105,7 @@ def require_same_settings(folder: Path, config: Config) -> None:
 
 
 def _begun_settings(folder: Path) -> Config | None:
-    """Settings that a run of an earlier version did not have take their defaults."""
+    """Read the settings of a run that was begun; None if there is none. Missing ones take defaults."""
     if is_finished(folder):
         return Config.from_dict(dict(read_result(folder).config))
     path = folder / RUN_FOLDER / _CONFIG_FILE

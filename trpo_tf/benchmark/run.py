@@ -26,26 +26,26 @@ from trpo_tf.support.atomic_write import write_atomically
 
 
 class Outcome(NamedTuple):
-    """What came of a benchmark."""
+    """Outcome of a benchmark."""
 
     table: str
-    """of its scores; empty if no run has any"""
+    """table of the scores; empty if no run has a result"""
     failures: dict[str, str]
-    """name of each run that failed -> why"""
+    """reason of each failure, by the run's name"""
 
 
 def benchmark(
     names: Sequence[str], seeds: range, *, workers: int, out: Path, steps: int | None = None, peer: str | None = None
 ) -> Outcome:
-    """Train, export and evaluate every run that has no result in `out` yet, and write what all of them show.
+    """Train, export and evaluate every run that has no result in `out` yet, and write a report of all.
 
     Args:
         names: suites and environments.
         seeds: seeds of every environment.
         workers: runs at a time.
-        out: the folder of everything, new or from an earlier call with the same settings.
+        out: folder of all files, new or from an earlier call with the same settings.
         steps: environment steps of every run, by default the suite's.
-        peer: whom to compare with.
+        peer: trainer to compare with.
 
     Raises:
         UserError: something in the arguments can't work, or `out` has runs of other settings.
@@ -72,7 +72,7 @@ def _order(planned: Plan, result: Result) -> tuple[int, int]:
 
 
 def _run_all(configs: Sequence[Config], workers: int, out: Path) -> dict[str, str]:
-    """Do what is still to be done; names of runs that failed, and why."""
+    """Do the runs that are not finished; return the names of failed ones, with reasons."""
     folders = {folder_of(out, config): config for config in configs}
     failures: dict[str, str] = {}
     with BenchmarkProgress({folder: config.total_steps for folder, config in folders.items()}) as progress:

@@ -1,4 +1,4 @@
-"""The suites: which environments, and for how many steps. Imports nothing, so that scripts of peers can."""
+"""Suites of environments, with their steps. It imports no package, so that scripts of peers can use it."""
 
 from collections.abc import Mapping
 
@@ -60,11 +60,11 @@ SUITES: Mapping[str, Mapping[str, int]] = {
 }
 """Environment steps of each environment: those that RL Baselines3 Zoo trains for, and 1M for all of MuJoCo.
 
-`unseen-training` is what the defaults may be chosen on; on `unseen` they are judged, and nothing is chosen.
+The defaults may be chosen on `unseen-training`. On `unseen` they are only measured, and nothing is chosen.
 """
 
 UNTUNED = frozenset(("unseen", "unseen-training"))
-"""Suites in which every environment has the default settings, whether there is a preset for it or not."""
+"""Suites in which every environment has the default settings, even if there is a preset for it."""
 
 NEEDS = {
     "LunarLander": ("Box2D",),
@@ -72,4 +72,4 @@ NEEDS = {
     "shimmy:": ("shimmy", "dm_control"),
     f"{_OWN}:MiniGrid": ("minigrid",),
 }
-"""How an id begins -> what it is made with beside what training needs."""
+"""Prefix of an id -> packages that the environment needs in addition to those of training."""

@@ -1,6 +1,6 @@
 """One run of a benchmark, in a process of its own: `python -m trpo_tf.benchmark.worker FOLDER CONFIG`.
 
-Trains or goes on, exports, plays the exported policy, and writes the result. CONFIG is JSON.
+It trains or resumes, exports, evaluates the exported policy, and writes the result. CONFIG is JSON.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _LOCK_FILE = ".lock"
 
 
 def main(folder: Path, config: Config) -> None:
-    """Do the run; a failure ends with status 1 and one line as the last on standard error."""
+    """Do the run. A failure exits with status 1, and its reason is the last line on standard error."""
     try:
         with _locked(folder):
             if not is_finished(folder):
@@ -48,7 +48,7 @@ def main(folder: Path, config: Config) -> None:
 
 
 def carry_out(config: Config, folder: Path) -> Result:
-    """Do whatever is still to be done of the run, and say how it went."""
+    """Train and export the run unless that is done, evaluate its bundle, and return the result."""
     run = _trained(config, folder / RUN_FOLDER)
     bundle = folder / BUNDLE_FOLDER
     if not bundle.exists():
@@ -76,7 +76,7 @@ def carry_out(config: Config, folder: Path) -> Result:
 
 
 def learning_curve(run: Path) -> tuple[tuple[int, float], ...]:
-    """Steps and mean return of each iteration once an episode has ended."""
+    """Return steps and mean return of each iteration, from the first that had a finished episode."""
     lines = map(json.loads, (run / METRICS_FILE).read_text().splitlines())
     return tuple((line["steps"], line["mean_return"]) for line in lines if line["mean_return"] is not None)
 
@@ -89,7 +89,7 @@ def _trained(config: Config, folder: Path) -> Run:
 
 
 def use_one_thread() -> None:
-    """Leave the other cores to the other runs; only before TensorFlow has computed anything."""
+    """Have TensorFlow leave other cores to other runs; call it before TensorFlow computes anything."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 

@@ -37,7 +37,7 @@ _STYLE: Any = {
 
 
 def draw(summaries: Sequence[Summary], results: Sequence[Result], peer: str | None, kind: str) -> bytes:
-    """The figure as a file of this kind, `png` or `svg`."""
+    """Draw the figure, and return it as a file of this kind, `png` or `svg`."""
     with mpl.rc_context(_STYLE):
         columns = _columns(len(summaries))
         rows = math.ceil(len(summaries) / columns)

@@ -27,19 +27,19 @@ class PeerRun(NamedTuple):
 
 
 def peer_names() -> list[str]:
-    """Peers whose scores are known."""
+    """Return the names of peers whose scores are known."""
     return sorted(path.name.removesuffix(".csv") for path in PEERS.iterdir() if path.name.endswith(".csv"))
 
 
 def load_peer(name: str) -> list[PeerRun]:
-    """A peer's runs. Raises `UserError` for one that is unknown."""
+    """Load a peer's runs. Raises `UserError` for an unknown peer."""
     if name not in peer_names():
         raise UserError(f"peer {name!r} is unknown; choose one of {', '.join(peer_names())}")
     return [_run(row) for row in csv.DictReader((PEERS / f"{name}.csv").read_text().splitlines())]
 
 
 def runs_in(runs: Sequence[PeerRun], environment: str, steps: int, settings: str) -> list[PeerRun]:
-    """The runs in one environment that trained for as many steps with such settings."""
+    """Return the runs in one environment with these steps and settings."""
     wanted = (environment, steps, settings)
     return [run for run in runs if (run.environment, run.steps, run.settings) == wanted]
 

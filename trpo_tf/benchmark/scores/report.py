@@ -1,4 +1,4 @@
-"""The benchmark's report: one HTML file that needs nothing beside it."""
+"""The benchmark's report, as one self-contained HTML file."""
 
 import base64
 import itertools
@@ -15,13 +15,13 @@ from trpo_tf.reporting.html import definitions, page
 def html_report(
     summaries: Sequence[Summary], results: Sequence[Result], notes: Sequence[str], peer: str | None, figure: bytes
 ) -> str:
-    """The whole page.
+    """Render the report as one page.
 
     Args:
-        summaries: a row each.
+        summaries: rows of the table of scores.
         results: runs whose settings are listed.
         notes: what is missing, and why.
-        peer: who is compared with.
+        peer: name of the trainer to compare with, if any.
         figure: the learning curves, as SVG.
     """
     image = base64.b64encode(figure).decode()
@@ -104,7 +104,7 @@ def _legend(peer: str | None) -> str:
 
 
 def _machines(results: Sequence[Result]) -> str:
-    """One list for each setup that runs were made on."""
+    """Return a list for each setup of machine and versions that runs were made on."""
     setups = itertools.groupby(sorted(results, key=_setup), key=_setup)
     parts = []
     for setup, runs in setups:

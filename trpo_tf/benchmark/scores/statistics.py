@@ -1,8 +1,8 @@
-"""What a few seeds say: interquartile means and probabilities of improvement, with 95% bootstrap intervals.
+"""Statistics of a few seeds: interquartile means and probabilities of improvement, with 95% bootstrap intervals.
 
-As in Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021), whose
-package rliable gives the measures. The bootstrap is ours since rliable's draws from NumPy's global generator, so that a
-report would not come out the same twice, and takes as many runs in every environment.
+They follow Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021), whose
+package rliable computes the measures. rliable's bootstrap is not used: it draws from NumPy's global generator, so a
+report would not be reproducible, and it needs the same number of runs in every environment.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,17 +27,17 @@ class Estimate(NamedTuple):
 
 
 def interquartile_mean(scores: Scores) -> Estimate:
-    """Mean of the middle half of scores [seeds]."""
+    """Return the mean of the middle half of scores [seeds]."""
     return _bootstrap(lambda resampled: float(metrics.aggregate_iqm(resampled)), scores)
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores) -> Estimate:
-    """Probability that a seed of ours scores above one of theirs, ties counting half; [seeds] and [seeds]."""
+    """Return the probability that a seed of ours scores above one of theirs, ties counting half; [seeds], [seeds]."""
     return mean_improvement([(ours, theirs)])
 
 
 def mean_improvement(environments: Sequence[tuple[Scores, Scores]]) -> Estimate:
-    """Mean over environments of the probability of improvement, of our scores and theirs in each.
+    """Return the mean over environments of the probability of improvement, from our scores and theirs in each.
 
     The bootstrap is stratified: seeds are drawn within each environment.
     """
@@ -53,7 +53,7 @@ def _share_above(ours: Scores, theirs: Scores) -> float:
 
 
 def interquartile_curve(curves: Scores) -> Estimate:
-    """Interquartile mean over the seeds at each point of curves [seeds, points], with pointwise intervals."""
+    """Return the interquartile mean over seeds at each point of curves [seeds, points], with its intervals."""
     return _bootstrap(_trimmed_mean, curves)
 
 
@@ -65,7 +65,7 @@ def _trimmed_mean(curves: Scores) -> Scores:
 
 
 def _bootstrap(statistic: Callable[..., Any], *samples: Scores) -> Estimate:
-    """The percentile bootstrap: each sample's rows drawn again with replacement, independently of the others'."""
+    """Estimate by percentile bootstrap: rows of each sample are drawn with replacement, independently of others."""
     rng = np.random.default_rng(0)
     resampled = [
         statistic(*(sample[rng.integers(len(sample), size=len(sample))] for sample in samples))

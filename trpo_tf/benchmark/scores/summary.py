@@ -1,4 +1,4 @@
-"""What a benchmark found in each environment, beside a peer."""
+"""Summary of a benchmark in each environment, with a peer's scores to compare."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ _SMALL_SCORE = 10.0
 
 @dataclass(frozen=True)
 class PeerSummary:
-    """A peer's scores in an environment, and ours against them."""
+    """A peer's scores in an environment, and our probability of improvement over them."""
 
     scores: tuple[float, ...]
     mean: float
@@ -43,7 +43,7 @@ class Summary:
     total_steps: int
     """steps that were asked for"""
     scores: tuple[float, ...]
-    """a score a seed: the mean return of its exported policy"""
+    """one score for each seed: the mean return of its exported policy"""
     mean: float
     iqm: Estimate
     spread: float
@@ -53,7 +53,7 @@ class Summary:
     steps_per_second: float
     """mean over seeds"""
     peer: PeerSummary | None
-    """None without a peer, or without runs of it that are as long"""
+    """None without a peer, or if it has no runs of as many steps"""
 
     @property
     def name(self) -> str:
@@ -67,16 +67,16 @@ class Summary:
         return 3 if max(map(abs, known)) < _SMALL_SCORE else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the summary as plain values."""
         return asdict(self)
 
 
 def summarize(
     results: Sequence[Result], peer: Sequence[PeerRun], untuned: Collection[str] = frozenset()
 ) -> list[Summary]:
-    """A summary for each environment, in the order in which they first occur.
+    """Summarize each environment, in the order in which they first occur in `results`.
 
-    Where our runs are `untuned`, of the default settings, the peer's are those of its own defaults.
+    For `untuned` environments, with default settings, the peer's runs are those with its own defaults.
     """
     return [
         _summary(environment, results, peer, "default" if environment in untuned else "zoo")
@@ -85,13 +85,13 @@ def summarize(
 
 
 def overall_improvement(summaries: Sequence[Summary]) -> Estimate | None:
-    """Mean over environments of the probability of improvement, where the peer has runs; None if nowhere."""
+    """Return the mean probability of improvement over environments where the peer has runs; None without any."""
     pairs = [(np.array(summary.scores), np.array(summary.peer.scores)) for summary in summaries if summary.peer]
     return _plain(mean_improvement(pairs)) if pairs else None
 
 
 def shortfalls(summaries: Sequence[Summary], peer: str | None) -> list[str]:
-    """A line for each environment where training did harm, or the peer is ahead by more than its own spread."""
+    """Return a line for each environment where training did harm, or the peer leads by more than its spread."""
     lines = []
     for summary in summaries:
         ours, digits = summary.iqm.value, summary.digits
@@ -109,7 +109,7 @@ def shortfalls(summaries: Sequence[Summary], peer: str | None) -> list[str]:
 
 
 def common_curve(results: Sequence[Result]) -> tuple[list[float], Estimate] | None:
-    """Steps [points] and the seeds' learning curves there, as far as all have one; None if they share nothing."""
+    """Return steps [points] that all seeds' learning curves cover, and their interquartile mean; None without any."""
     curves = [np.array(result.curve).T for result in results if result.curve]
     if not curves:
         return None

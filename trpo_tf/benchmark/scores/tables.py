@@ -13,7 +13,7 @@ _EVALUATION = ("mean_return", "std_return", "min_return", "max_return", "mean_le
 
 
 def results_csv(results: Sequence[Result]) -> str:
-    """A row a run."""
+    """Return the results as CSV, with a row for each run."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["environment", "seed", "steps", *_EVALUATION, "seconds", "steps_per_second", "untrained_return"])
@@ -25,7 +25,7 @@ def results_csv(results: Sequence[Result]) -> str:
 
 
 def results_json(results: Sequence[Result], summaries: Sequence[Summary], peer: str | None) -> str:
-    """Everything: each run in full, each environment's summary, and the probability of improvement over all."""
+    """Return everything as JSON: runs, summaries of environments, and the overall probability of improvement."""
     everything = {
         "peer": peer,
         "improvement": overall_improvement(summaries),
@@ -37,7 +37,7 @@ def results_json(results: Sequence[Result], summaries: Sequence[Summary], peer: 
 
 
 def terminal_table(summaries: Sequence[Summary], peer: str | None) -> str:
-    """A line an environment, the probability of improvement over all, and a line for each shortfall."""
+    """Return a table of environments, the overall probability of improvement, and a line for each shortfall."""
     heads = ["environment", "seeds", "untrained", "IQM", "spread"]
     rows = [_row(summary, peer) for summary in summaries]
     if peer:
@@ -72,6 +72,6 @@ def _row(summary: Summary, peer: str | None) -> list[str]:
 
 
 def _shown(estimate: Estimate) -> str:
-    """A value and its interval."""
+    """Format a value and its interval."""
     value, low, high = (f"{number:.2f}" for number in estimate)
     return f"{value} [{low}, {high}]"
