@@ -17,7 +17,7 @@ no CPU for a while has not read what has arrived.
 """
 
 MAX_METADATA, MOST_ENTRIES = 16 * 1024, 256
-"""Limits on a call's metadata: on its bytes, as on those of an HTTP head, and on its entries."""
+"""Limits on a call's metadata: bytes (as for an HTTP head) and entries."""
 
 
 class BusyError(Exception):

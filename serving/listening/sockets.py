@@ -201,7 +201,7 @@ def reason(error: OSError) -> str:
 
 
 def _claim(host: str, port: int, option: str) -> list[socket.socket]:
-    """Return sockets that listen on each address of the host, on one port not shared. Raises `ServeError`."""
+    """Return sockets that listen on each address of the host, on one unshared port. Raises `ServeError`."""
     addresses, problem = resolve(host), OSError()
     for _ in range(_PORT_TRIES if port == 0 and len(addresses) > 1 else 1):
         claimed: list[socket.socket] = []

@@ -1,1 +1,1 @@
-"""HTTP: connections, routes, and what they answer."""
+"""HTTP: connections, routes and responses."""

@@ -557,7 +557,7 @@ class Connection(asyncio.Protocol):
         return self._transport.get_extra_info("socket")
 
     def count_unread(self) -> None:
-        """Update the count of unread bytes; it is 0 unless they exceed `MAX_QUIET`."""
+        """Update the count of unread bytes, which is 0 while writing is not paused."""
         unread = self._transport.get_write_buffer_size() if self._paused and not self._transport.is_closing() else 0
         self._state.unread += unread - self.unread
         self.unread = unread

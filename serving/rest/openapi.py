@@ -109,10 +109,10 @@ def _model_paths(model: Model, suffix: str, schemas: Schemas) -> dict[str, Any]:
 def _repository_paths() -> dict[str, Any]:
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     entry = _object({key: {"type": "string"} for key in ("name", "version", "state", "reason")}, ["name", "state"])
-    only_ready, done = _object({"ready": {"type": "boolean"}}), _response("It is done", _object({}))
+    only_ready, done = _object({"ready": {"type": "boolean"}}), _response("Done", _object({}))
     told, found = _object({"parameters": {"type": "object", "maxProperties": 0}}), {"type": "array", "items": entry}
     return {
-        "/v2/repository/index": _post("Versions in the repository", only_ready, _response("They", found)),
+        "/v2/repository/index": _post("Versions in the repository", only_ready, _response("The versions", found)),
         "/v2/repository/models/{name}/load": _post("Load a model", told, done) | {"parameters": [name]},
         "/v2/repository/models/{name}/unload": _post("Unload a model", told, done) | {"parameters": [name]},
     }

@@ -1,4 +1,4 @@
-"""What a worker process knows of its place among the others, and the line that says what is served."""
+"""Context that a worker process inherits from its parent, and the start message."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 from trpo_tf.serving.support.logs import emit
 
 MOST_NAMES = 10
-"""Models whose names are announced at the start, if there are no more; of more than these, the first few."""
+"""The start message names up to so many models; of more it names the first three."""
 
 
 class WorkerContext(NamedTuple):
-    """What a worker process inherits from its parent.
+    """Context that a worker process inherits from its parent.
 
     Attributes:
-        worker_index: from 0; a worker that is started for one that died has the same.
-        channel: to the parent, if there is one.
-        settled: what the first worker has found out about what is served, for those that come later.
+        worker_index: from 0; a worker that replaces another has the same.
+        channel: socket to the parent, if there is one.
+        source: what to serve, as the first worker resolved the path, for workers that start later.
         unloaded: models that clients have unloaded.
-        acted: version and interface, as `serving.bundle.interface.to_json` makes it, that answered last for each model.
+        acted: version and interface (of `serving.bundle.interface.to_json`) that answered last, for each model.
     """
 
     worker_index: int
@@ -29,7 +29,7 @@ class WorkerContext(NamedTuple):
 
 
 def announce(names: Sequence[str], count: int, urls: Sequence[str]) -> None:
-    """Say on stderr what is served, and where: `count` models, of which `names` has the first `MOST_NAMES`."""
+    """Log what is served, and where: `count` models, of which `names` has the first `MOST_NAMES`."""
     shown = ", ".join(names) or "nothing yet"
     if count > len(names):
         shown = f"{count} models ({', '.join(names[:3])}, ...)"

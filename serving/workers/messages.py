@@ -8,11 +8,11 @@ from typing import Any
 _MAX_PACKET = 2**20
 
 MOST_TEXT = 4000
-"""Characters of a text in a message: a packet is no larger than the socket's buffer, some 200 kB."""
+"""Limit on a text in a message, in characters: a packet must fit the socket's buffer, some 200 kB."""
 
 
 def open_channel() -> tuple[socket.socket, socket.socket]:
-    """The parent's end and the worker's; neither blocks."""
+    """Return the parent's end and the worker's end of a channel; neither blocks."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
     theirs.setblocking(False)
@@ -20,13 +20,13 @@ def open_channel() -> tuple[socket.socket, socket.socket]:
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message; it is lost if the other end has closed, or has not read for so long that the buffer is full."""
+    """Send a message. It is lost if the other end has closed, or if its buffer is full."""
     with suppress(OSError):
         channel.send(json.dumps(message).encode())
 
 
 def receive(channel: socket.socket) -> dict[str, Any] | None:
-    """The next message, empty if there is none yet; None once the other end has closed."""
+    """Return the next message, empty if there is none yet; None once the other end has closed."""
     try:
         packet = channel.recv(_MAX_PACKET)
     except BlockingIOError:

@@ -1,8 +1,8 @@
-"""Starting the server: what it listens on, and the one process or the several that answer.
+"""Start of the server: open its sockets, then answer in this process, or in several workers that it forks.
 
-Nothing heavy is imported here. With several workers this process forks them, and starts those anew that die, at any
-time: it must have neither the threads of NumPy's and ONNX Runtime's pools, which don't survive a fork with the locks
-that they hold, nor sessions, whose memory each worker would share and then copy. A worker imports what it needs.
+Nothing heavy is imported here, since this process forks workers at any time, and replaces those that die. It must have
+no thread pools of NumPy and ONNX Runtime: their threads don't survive a fork, and may hold locks. It must have no
+sessions either: workers would share their memory and then copy it. A worker imports what it needs.
 """
 
 import sys
@@ -20,12 +20,12 @@ from trpo_tf.serving.workers.context import WorkerContext
 
 
 def serve(path: str | Path, options: ServeOptions | None = None) -> None:
-    """Serve a bundle, or those of a folder, until SIGTERM or SIGINT; call it in the main thread.
+    """Serve a bundle, or a folder of bundles, until SIGTERM or SIGINT; call it in the main thread.
 
-    Once requests are answered, a line on stderr says where.
+    A line on stderr names the addresses once requests are answered.
 
     Raises:
-        BundleError: nothing there can be loaded: it is missing, damaged or not understood.
+        BundleError: no bundle can be loaded: it is missing, damaged or not understood.
         ServeError: an address, a key file or a certificate can't be used, or a worker could not start.
     """
     options = options or ServeOptions()
@@ -56,7 +56,7 @@ def _serve(path: Path, options: ServeOptions) -> None:
 
             own = sockets[context.worker_index]
             for listener in {listener for others in sockets for listener in others}.difference(own):
-                listener.close()  # so that it closes with the worker whose it is
+                listener.close()  # so that it closes with the worker that owns it
             work(path, options, credentials, own, urls, grpc, context, counters)
 
         if options.workers == 1:

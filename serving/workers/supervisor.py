@@ -32,24 +32,25 @@ from trpo_tf.serving.workers.context import WorkerContext, announce
 from trpo_tf.serving.workers.messages import MOST_TEXT, open_channel, receive, send
 
 RESTART_SECONDS = 1.0
-"""A worker is started at most this often."""
+"""Least time between two starts of a worker."""
 
 KILL_SECONDS = 5.0
-"""How much longer than `drain` a worker may take to end."""
+"""How much longer than `drain` a worker may take to end before it is killed."""
 
 PING_SECONDS = 1.0
-"""How often a worker is asked for a sign of life."""
+"""How often a worker is pinged."""
 
 MOST_PINGS = 5
-"""Pings in a row that a worker may leave unanswered. Counted, not timed: a parent that was itself stopped goes on
-counting where it was, and has read the answers by then.
+"""Pings in a row that a worker may leave unanswered.
+
+They are counted, not timed: a parent that was itself suspended reads the answers first, and then goes on counting.
 """
 
 START_SECONDS, START_FACTOR = 60.0, 10.0
-"""How long a worker that takes another's place may take to load: this, and so many times as long as others took."""
+"""A worker that replaces another may take START_SECONDS plus START_FACTOR times the longest start so far."""
 
 STOP_SECONDS = 2.0
-"""How long a worker that is to end at once may take."""
+"""How long a worker may take to end at once, before it is killed."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -65,8 +66,17 @@ class _Worker:
 
 
 @dataclass
-class _Asked:
-    """A load or unload under way: who asked, under which number, and who hasn't done it yet."""
+class _ModelChange:
+    """A load or unload under way.
+
+    Attributes:
+        index: worker that asked for it.
+        number: number that this worker gave it.
+        action: `load` or `unload`.
+        name: name of the model.
+        waiting: workers that have not done it yet.
+        error: kind and message of the first error.
+    """
 
     index: int
     number: int
@@ -78,7 +88,7 @@ class _Asked:
 
 @dataclass
 class Supervisor:
-    """Workers by their index, and what is going on among them."""
+    """Parent of the workers: it starts, watches and stops them, and passes on loads of models."""
 
     options: ServeOptions
     work: Callable[[WorkerContext], None]
@@ -86,8 +96,8 @@ class Supervisor:
     listeners: Sequence[socket.socket]
     urls: Sequence[str]
     workers: dict[int, _Worker] = field(default_factory=dict)
-    due: dict[int, float] = field(default_factory=dict)  # when to start a worker again
-    asked: dict[int, _Asked] = field(default_factory=dict)
+    due: dict[int, float] = field(default_factory=dict)  # when to replace a worker, by index
+    changes: dict[int, _ModelChange] = field(default_factory=dict)
     unloaded: set[str] = field(default_factory=set)
     acted: dict[str, Any] = field(default_factory=dict)
     source: Any = None
@@ -103,11 +113,11 @@ class Supervisor:
         self.numbers = itertools.count()
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, and all workers have ended. Raises `ServeError` if one can't start at first."""
+        """Run workers until SIGTERM or SIGINT, and until all have ended. Raises `ServeError` if the start fails."""
         with _signals() as woken, self.selector:
             self.selector.register(woken, selectors.EVENT_READ)
             if not was_told():
-                self.start(0)  # alone, so that what is wrong with all of them is said once
+                self.start(0)  # alone, so that an error common to all is reported once
             while self.workers or (self.due and not self.stop_signals):
                 for key, _ in self.selector.select(self.timeout()):
                     if key.fileobj is woken:
@@ -115,7 +125,7 @@ class Supervisor:
                             self.reload() if number == signal.SIGHUP else self.stop()
                     else:
                         self.receive(key.data)
-                self.keep_time()
+                self.handle_due()
         if self.failure and not self.is_announced:
             raise ServeError(self.failure)
 
@@ -128,20 +138,20 @@ class Supervisor:
         except OSError as error:
             ours.close()
             theirs.close()
-            said = f"no process can be started ({error.strerror}); raise the limit of processes (ulimit -u)"
-            raise ServeError(said) from None
+            message = f"no process can be started ({error.strerror}); raise the limit of processes (ulimit -u)"
+            raise ServeError(message) from None
         if pid == 0:
             # Another worker must see its channel close when the parent dies, so this one keeps none of them open.
             for channel in (ours, *(worker.channel for worker in self.workers.values())):
                 channel.close()
-            _be_worker(self.work, context)
+            _run_worker(self.work, context)
         theirs.close()
         self.due.pop(index, None)
         self.workers[index] = _Worker(pid, ours, time.monotonic())
         self.selector.register(ours, selectors.EVENT_READ, index)
 
-    def start_again(self, index: int, now: float) -> None:
-        """Start a worker in another's place; if that can't be done now, later."""
+    def replace_worker(self, index: int, now: float) -> None:
+        """Replace a worker; if the system has no process or file for it, try again later."""
         try:
             self.start(index)
         except OSError as error:
@@ -150,7 +160,7 @@ class Supervisor:
             emit("worker", message, level=logging.WARNING, worker=index)
 
     def receive(self, index: int) -> None:
-        """Take a worker's message, or notice its end."""
+        """Handle a worker's message, or its end."""
         worker = self.workers[index]
         worker.unanswered = 0
         match receive(worker.channel):
@@ -170,12 +180,12 @@ class Supervisor:
                 if self.is_announced:
                     emit("worker", f"worker {index} can't start: {text}", level=logging.WARNING, worker=index)
             case {"ask": number, "action": action, "name": name}:
-                self.broadcast(_Asked(index, number, action, name, set(self.workers)))
+                self.broadcast(_ModelChange(index, number, action, name, set(self.workers)))
             case {"done": number, "error": error}:
                 self.on_done(number, index, error)
 
     def on_ready(self, names: list[str], count: int) -> None:
-        """After the first worker start the others; with the last, say that all are there."""
+        """Start the other workers once the first is ready, and announce the server once all are."""
         if self.is_announced or self.stop_signals:
             return
         for index in range(self.options.workers):
@@ -186,12 +196,15 @@ class Supervisor:
             announce(names, count, self.urls)
 
     def reap(self, index: int) -> None:
-        """A worker has ended: start another, unless that was to be expected."""
+        """Collect a worker that has ended, and schedule its replacement.
+
+        There is none if the server stops. Before the server was ready, the end of a worker stops it.
+        """
         worker = self.workers.pop(index)
         self.selector.unregister(worker.channel)
         worker.channel.close()
         status = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
-        for number in list(self.asked):
+        for number in list(self.changes):
             self.on_done(number, index, None)
         if self.stop_signals:
             return
@@ -204,27 +217,27 @@ class Supervisor:
         emit("worker", message, level=logging.WARNING, worker=index, process=worker.pid)
         self.due[index] = worker.started + RESTART_SECONDS
 
-    def broadcast(self, asked: _Asked) -> None:
-        """Have all workers load or unload a model; those that come later as well."""
+    def broadcast(self, change: _ModelChange) -> None:
+        """Have all workers load or unload a model; workers that start later leave out an unloaded one."""
         number = next(self.numbers)
-        self.asked[number] = asked
-        (self.unloaded.add if asked.action == "unload" else self.unloaded.discard)(asked.name)
+        self.changes[number] = change
+        (self.unloaded.add if change.action == "unload" else self.unloaded.discard)(change.name)
         for index in self.workers:
-            self.send(index, {"do": number, "action": asked.action, "name": asked.name})
+            self.send(index, {"do": number, "action": change.action, "name": change.name})
 
     def on_done(self, number: int, index: int, error: list[str] | None) -> None:
-        """A worker has loaded or unloaded a model, or won't any more; after the last, answer the one that asked."""
-        asked = self.asked[number]
-        asked.waiting.discard(index)
-        asked.error = asked.error or error
-        if not asked.waiting:
-            del self.asked[number]
-            if asked.error and asked.action == "unload":
-                self.unloaded.discard(asked.name)
-            self.send(asked.index, {"answer": asked.number, "error": asked.error})
+        """Record that a worker has done a load or unload, or has ended; after the last, answer the asking worker."""
+        change = self.changes[number]
+        change.waiting.discard(index)
+        change.error = change.error or error
+        if not change.waiting:
+            del self.changes[number]
+            if change.error and change.action == "unload":
+                self.unloaded.discard(change.name)
+            self.send(change.index, {"answer": change.number, "error": change.error})
 
     def send(self, index: int, message: dict[str, Any]) -> None:
-        """Send a message. One that has died, or hangs, doesn't get it."""
+        """Send a message to a worker; it is lost if the worker has ended or hangs."""
         if index in self.workers:
             send(self.workers[index].channel, message)
 
@@ -234,7 +247,7 @@ class Supervisor:
             self.send(index, {"reload": True})
 
     def stop(self) -> None:
-        """Let the workers finish what is under way; told again, let them end at once."""
+        """Let the workers finish what is under way; called again, let them end at once."""
         if not self.stop_signals:
             self.deadline = time.monotonic() + self.options.drain + KILL_SECONDS
             for listener in self.listeners:
@@ -248,12 +261,12 @@ class Supervisor:
                 os.kill(worker.pid, signal.SIGTERM)  # it may be loading for long, and has no requests
 
     def timeout(self) -> float | None:
-        """Seconds until something is due."""
+        """Return the seconds until something is due."""
         times = [self.deadline] if self.stop_signals else [self.ping_due, *self.due.values()]
         return max(0.0, min(times) - time.monotonic())
 
-    def keep_time(self) -> None:
-        """Start the workers that are due, and kill those that don't end."""
+    def handle_due(self) -> None:
+        """Replace and ping workers when that is due, and kill those that don't end in time."""
         now = time.monotonic()
         if self.stop_signals:
             if now > self.deadline:
@@ -262,14 +275,14 @@ class Supervisor:
             return
         for index, when in list(self.due.items()):
             if now >= when:
-                self.start_again(index, now)
+                self.replace_worker(index, now)
         if now >= self.ping_due:
             self.ping_due = now + PING_SECONDS
             for index, worker in self.workers.items():
                 self.ping(index, worker, now)
 
     def ping(self, index: int, worker: _Worker, now: float) -> None:
-        """Ask a worker for a sign of life, or kill it if it has given none for too long."""
+        """Ping a worker, or kill it if it has not answered for too long."""
         if worker.is_ready:
             is_hung, what = worker.unanswered >= MOST_PINGS, "does not answer"
         else:
@@ -287,7 +300,7 @@ class Supervisor:
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """A socket that the number of each SIGTERM, SIGINT and SIGHUP comes from, as a byte."""
+    """Provide a socket that yields the number of each SIGTERM, SIGINT and SIGHUP as a byte."""
     woken, waker = socket.socketpair()
     waker.setblocking(False)
     with woken, waker:
@@ -302,17 +315,17 @@ def _signals() -> Iterator[socket.socket]:
 
 
 def _ignore(_number: int, _frame: object) -> None:
-    """Have the signal written to the socket, rather than end the process."""
+    """Do nothing: with a handler the signal is written to the socket, and does not end the process."""
 
 
-def _be_worker(work: Callable[[WorkerContext], None], context: WorkerContext) -> None:
-    """Work, in a process just forked; it ends here, so that nothing of the parent's is cleaned up twice."""
+def _run_worker(work: Callable[[WorkerContext], None], context: WorkerContext) -> None:
+    """Run a worker in a forked process, and exit here, so that the parent's cleanup does not run twice."""
     status = 1
     try:
         configure_worker(context.worker_index)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # likewise
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent passes it on as a message
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to workers too: the parent decides
         work(context)
         status = 0

@@ -1,4 +1,4 @@
-"""One process that answers: its models, which follow the repository, its connections, and its end."""
+"""One worker process: its models, which follow the repository, its connections, and its shutdown."""
 
 import asyncio
 import itertools
@@ -46,21 +46,22 @@ if TYPE_CHECKING:
     from trpo_tf.serving.grpc.server import GrpcServer
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread that loads a model may keep Python from the event loop: a tenth of what it could by default."""
+"""Interpreter's switch interval: a thread that loads a model may block the event loop for a tenth of the default."""
 
 LEAVE_SECONDS = 0.5
-"""How long after SIGTERM connections are still taken: who asks must have time to learn that it isn't ready any more."""
+"""How long after SIGTERM connections are still accepted, so that clients can see that the server is not ready."""
 
 ACCEPT_SECONDS, ACCEPT_TURNS = 0.1, 10
-"""How long to accept those who had connected when the door was shut, in turns of the event loop: of a process that did
-not run for a while, the first thing that it sees is that the time is over.
+"""After the listener stops taking new connections, keep accepting queued ones for this long, in so many turns.
+
+With a single turn, a process that was descheduled would see the timeout before the connections.
 """
 
 ASK_SECONDS = 1.0
-"""How long they, and who is connected already, may take to ask. All are answered, and closed then."""
+"""How long open connections may then take to send a request. It is answered, and they are closed."""
 
 NAMES_AT_ONCE = 32
-"""Models of which one message tells what answers."""
+"""Models whose interfaces one message has."""
 
 CONTROL_SECONDS = 30.0
 """How long to wait until all workers have loaded or unloaded a model."""
@@ -78,11 +79,11 @@ def work(
     context: WorkerContext,
     counters: SharedCounters,
 ) -> None:
-    """Load, answer until told to stop, and finish. Raises `BundleError` and `ServeError`."""
+    """Load the models, answer until the stop, and finish. Raises `BundleError` and `ServeError`."""
     return_large_blocks()
     source = resolve_source(path) if context.source is None else _from_json(context.source)
     metrics = Metrics(counters, context.worker_index)
-    # Every worker sees the same folder, so one of them tells what comes of it.
+    # Every worker sees the same folder, so only the first counts loads and failures.
     repository = Repository(source, options, metrics.reloaded if context.worker_index == 0 else None)
     try:
         repository.start(
@@ -91,7 +92,7 @@ def work(
     except BundleError:
         if context.source is None:
             raise
-        # Started for one that died, or beside others: not ready is better than not there.
+        # Not the first worker: one that is not ready is better than none.
     sys.setswitchinterval(SWITCH_SECONDS)
     with observers_of(options) as observers:
         loop = uvloop.new_event_loop()
@@ -104,10 +105,10 @@ def work(
 
 
 class Worker:
-    """The site, kept in step with the repository; `context.worker_index` tells this process from the other workers.
+    """The server's state in one process, which follows the repository; `context.worker_index` identifies the worker.
 
     Attributes:
-        catalog: what answers now. It changes together with the site's routes, in the event loop.
+        catalog: models that answer now. It changes together with the state's routes, in the event loop.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Worker:
             metrics.looked()
 
     async def run(self, listeners: list[socket.socket], urls: list[str], grpc_port: GrpcPort | None) -> None:
-        """Answer until told to stop; then say that nothing is ready, take who is connecting, and finish."""
+        """Answer until the stop; then report that nothing is ready, accept queued connections, and finish."""
         self._listen_to_signals()
         if was_told():
             self._stop()
@@ -161,8 +162,8 @@ class Worker:
             await asyncio.sleep(ACCEPT_SECONDS / ACCEPT_TURNS)
         for server in servers:
             server.close()
-        # Not before: who is told to close its connection makes another, and where `refuse_new` may not do what it
-        # does, in a container for example, those on their way when the door is shut are lost.
+        # Not earlier: a client whose connection is closed opens another. Where `refuse_new` has no effect, in a
+        # container for example, a connection that arrives while the listener closes is lost.
         self.state.stopping = True
         with suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), ASK_SECONDS)
@@ -181,7 +182,7 @@ class Worker:
             self._looks.finish()
 
     async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
-        """Take connections from now on."""
+        """Accept connections from now on, and return the servers that do."""
         connect = partial(Connection, self.state, self._runner)
         if self._tls is None:
             loop = asyncio.get_running_loop()
@@ -200,7 +201,7 @@ class Worker:
         return [acceptor]
 
     def _grpc_server(self) -> "GrpcServer":
-        """Raises `ServeError` if gRPC is not installed."""
+        """Return the gRPC server. Raises `ServeError` if gRPC is not installed."""
         try:
             from trpo_tf.serving.grpc.server import GrpcServer
         except ImportError as error:
@@ -225,7 +226,7 @@ class Worker:
         return routes
 
     async def _follow(self) -> None:
-        """Look at the repository again and again."""
+        """Refresh the repository every `poll` seconds."""
         while self._options.poll:
             await asyncio.sleep(self._options.poll)
             try:
@@ -237,14 +238,14 @@ class Worker:
                 emit("fault", message, level=logging.ERROR, fault=error)
 
     async def _change(self, action: str, name: str) -> None:
-        """Load or unload a model here. Raises `LookupError` and `BundleError`."""
+        """Load or unload a model in this worker. Raises `LookupError` and `BundleError`."""
         await self._swap(partial({"load": self._repository.load, "unload": self._repository.unload}[action], name))
 
     async def _swap(self, change: Callable[[], None]) -> None:
-        """Change the catalog, and put the routes that come of it in the place of those that were.
+        """Change the catalog, and replace the routes by those of the new catalog.
 
-        All in a thread but the last step, which the event loop takes between two requests: each is answered from
-        the routes that it found.
+        A thread does all but the last step. The event loop replaces the routes between two requests, so each request
+        is answered from the routes that it found.
         """
         async with self._changing:
             try:
@@ -314,7 +315,7 @@ class Worker:
         self._say_acting({})
 
     def _say_acting(self, before: Mapping[str, Release]) -> None:
-        """Tell the parent what answers for each model that changed, some models at a time: packets must be small."""
+        """Send the parent the interface of each changed model, some models at a time: packets must be small."""
         after, changed = self._repository.catalog.releases, {}
         for name in before.keys() | after.keys():
             if before.get(name) is not after.get(name):
@@ -325,7 +326,7 @@ class Worker:
             self._tell({"acts": {name: changed[name] for name in names[first : first + NAMES_AT_ONCE]}})
 
     def _say_reloaded(self) -> None:
-        """Tell the parent, so that a worker which it starts later has the same keys and certificates."""
+        """Have the parent read keys and certificates again, so that workers that it starts later have them."""
         if self._context.worker_index == 0:
             self._tell({"reloaded": True})
 
@@ -338,8 +339,8 @@ class Worker:
                 loop.add_signal_handler(number, self._stop)
             loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
             return
-        # The parent says when to stop, and when at once. Service managers signal every process beside it: that
-        # counts once.
+        # The parent's messages say when to stop, and when at once. Service managers also signal every process of the
+        # server: all such signals count as one.
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_reader(channel, self._hear, channel)
 
@@ -357,12 +358,12 @@ class Worker:
             files.look(len(self.state.connections) + (self._acceptor.pending if self._acceptor else 0))
 
     async def _emptied(self) -> None:
-        """Wait until no connection is left, or it is to end at once."""
+        """Wait until no connection is left, or the worker has to end at once."""
         while (self.state.connections or self._shakes_hands()) and not self._at_once.is_set():
             await asyncio.sleep(0.01)
 
     def _shakes_hands(self) -> bool:
-        """Whether a client has connected that hasn't been able to ask yet."""
+        """Return whether a TLS handshake is under way, whose client has had no chance to ask yet."""
         return self._acceptor is not None and self._acceptor.pending > 0
 
 

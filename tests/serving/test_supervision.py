@@ -17,9 +17,9 @@ INFER = "/v2/models/discrete/infer"
 # Runs code in each worker before it works: the parent must not have imported what a worker does.
 IN_WORKERS = """
 import sys, trpo_tf.serving.workers.supervisor as s, trpo_tf.serving.__main__ as m
-be_worker = s._be_worker
-def changed(work, seat):
-    def prepared(seat):
+run_worker = s._run_worker
+def changed(work, context):
+    def prepared(context):
         import trpo_tf.serving.runtime.policy as p
         infer = p.Policy.infer
         def act(self, observations, *rest):
@@ -27,9 +27,9 @@ def changed(work, seat):
                 {hang}
             return infer(self, observations, *rest)
         p.Policy.infer = act
-        work(seat)
-    be_worker(prepared, seat)
-s._be_worker = changed
+        work(context)
+    run_worker(prepared, context)
+s._run_worker = changed
 sys.exit(m.main())
 """
 
