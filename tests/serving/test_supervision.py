@@ -172,7 +172,7 @@ def test_a_signal_during_the_start_ends_it(discrete, workers, number):
         "import trpo_tf.serving.repository.discovery\n"
         "def slow(path):\n"
         "    print('loading', flush=True); time.sleep(60)\n"
-        "trpo_tf.serving.repository.discovery.settle = slow\n"
+        "trpo_tf.serving.repository.discovery.resolve_source = slow\n"
         "sys.exit(m.main())\n"
     )
     command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
