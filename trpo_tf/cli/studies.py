@@ -75,8 +75,8 @@ class Benchmark:
     """
 
     suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
-    """classic, mujoco, unseen (the default settings on environments that nothing was tuned on), unseen-training (the
-    environments that the defaults were chosen on), or ids of environments, each trained for its preset's steps"""
+    """classic, mujoco, unseen (the default settings on environments that they were not chosen on),
+    unseen-training (on those that they were chosen on), or ids of environments, each trained for its preset's steps"""
     seeds: int = 5
     """runs of each environment"""
     first_seed: int = 0
