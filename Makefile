@@ -1,5 +1,6 @@
 # make demo    train, export, verify, serve and ask, in a virtual environment of its own
 # make test    every test
+# make test-fast                those that take less than a second each
 # make lint typecheck imports    what CI checks beside the tests
 # make package-test              build the sdist and the wheel, install the wheel elsewhere, and run the program
 # make image image-grpc          build the serving container, without gRPC or with it
@@ -28,7 +29,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom all dev
 
-.PHONY: demo docs test lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
+.PHONY: demo docs test test-fast lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
 	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act requirements clean
 
 demo: $(VENV)/.installed-all
@@ -36,6 +37,9 @@ demo: $(VENV)/.installed-all
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -28,6 +28,14 @@ class Trained(NamedTuple):
     logs: list[tuple[int, dict[str, Any]]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that tests/slow.txt names as slow."""
+    slow = set(Path(__file__).with_name("slow.txt").read_text().split())
+    for item in items:
+        if f"tests/{item.path.relative_to(Path(__file__).parent)}::{item.originalname}" in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def brief_latencies():
     """Exports measure a target for a tenth of the time: how fast it is is for benchmarks."""

@@ -19,7 +19,7 @@ from trpo_tf.serving.codecs.v2_grpc import decode_infer, encode_infer
 from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError
 from trpo_tf.serving.repository.catalog import Model
 
-PROTOCOL = Path(serving.__file__).parent / "protocol"
+PROTOCOL = Path(serving.__file__).parent / "codecs" / "protocol"
 TYPED = {
     **{"BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents"},
     **{"INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents"},

@@ -15,7 +15,7 @@ from trpo_tf.updates.local_problem import LocalProblem, Rows
 
 def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batches():
     """REINFORCE with and without: returns, against returns less the critic's value."""
-    sampling = SamplingConfig(num_envs=8, batch_size=512, stagger=False)
+    sampling = SamplingConfig(num_envs=8, batch_size=512, stagger=False, adaptive_lambda=False)
     config = Config("CartPole-v1", algo="vpg", sampling=sampling, policy=PolicyConfig(hidden_sizes=(8,)))
     learner = build_learner(config)
     state = learner.initial_state(8)

@@ -1,0 +1,26 @@
+"""Write tests/slow.txt from the durations that pytest printed: `python tests/slow.py LOG`, with LOG of a whole run.
+
+A test function is slow if its calls and setups take together more than `SECONDS`. `make test-fast` leaves it out.
+"""
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+SECONDS = 0.8
+"""Few enough that all others, 3,000 and more, take less than two minutes on two cores."""
+
+_LINE = re.compile(r"^([\d.]+)s (?:call|setup|teardown) +(tests/\S+?::\w+)", re.M)
+
+
+def slow_tests(log: str) -> list[str]:
+    """Return the ids of the slow test functions, without their parameters, in order."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for took, test in _LINE.findall(log):
+        seconds[test] += float(took)
+    return sorted(test for test, total in seconds.items() if total > SECONDS)
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("slow.txt").write_text("\n".join(slow_tests(Path(sys.argv[1]).read_text())) + "\n")
