@@ -17,7 +17,7 @@ MODULES = (
     "keras",
     "onnx",
     "gymnasium",
-    "trpo_tf.training.train",
+    "trpo_tf.training",
     "trpo_tf.export",
     "tyro",
     "pip",
