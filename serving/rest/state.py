@@ -67,10 +67,14 @@ class ServerState:
             connection.expire()
 
     def stop(self) -> None:
-        """Close idle connections now, and the others after their next answer."""
+        """Close idle connections now, and the others after their next answer.
+
+        A busy process may not have read yet what a client has sent: such a connection is not idle.
+        """
         self.stopping = True
         for connection in list(self.connections):
-            connection.stop()
+            if not (connection.is_idle and _has_input(connection.sock.fileno())):
+                connection.stop()
 
     def match_route(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
         """Return the route of a request, by its head alone. Raises `HttpError`."""

@@ -1,5 +1,6 @@
 """Who gets a place when there are more connections than places, and what unread answers may hold."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,7 +14,15 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 from conftest import serve
+
+from trpo_tf.serving.inference.runners import DirectRunner
+from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.rest.connection import Connection
+from trpo_tf.serving.rest.routes import make_routes
+from trpo_tf.serving.rest.state import ServerState
 
 PLACES = 6
 INFER = "/v2/models/discrete/infer"
@@ -261,3 +270,20 @@ def test_unread_answers_are_bounded_together(start, discrete):
             peak = max(peak, resident(server))
         assert server.request("POST", INFER, BODY)[0] == 200
         assert peak - before < 4 * UNREAD
+
+
+def test_a_request_that_is_not_read_yet_is_answered_by_a_server_that_stops(discrete, catalog_of):
+    async def stopped() -> bytes:
+        metrics, options = Metrics(), ServeOptions()
+        state = ServerState(make_routes(catalog_of(discrete), options, metrics), options, metrics)
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with closing(theirs):
+            await loop.connect_accepted_socket(lambda: Connection(state, DirectRunner()), ours)
+            theirs.sendall(LIVE)
+            state.stop()
+            theirs.setblocking(False)
+            return await asyncio.wait_for(loop.sock_recv(theirs, 1000), 10)
+
+    answer = uvloop.run(stopped())
+    assert (answer[:15], b"connection: close" in answer) == (b"HTTP/1.1 200 OK", True)
