@@ -28,7 +28,7 @@ def check_answer(function: InferenceFunction, spec: PolicySpec) -> None:
             f"function gives a tensor of as many axes as the batch decides, and the spec's action is "
             f"{wanted.dtype.name}{wanted.shape.as_list()}; name the axis of tf.squeeze, or give the rows a fixed shape"
         )
-    fixed = answer.shape.rank > 0 and answer.shape.rank > 0 and answer.shape[0] is not None
+    fixed = answer.shape.rank > 0 and answer.shape[0] is not None
     if fixed or answer.dtype != wanted.dtype or not answer.shape.is_compatible_with(wanted.shape):
         raise ExportError(
             f"function gives {answer.dtype.name}{answer.shape.as_list()}, and the spec's action is "
