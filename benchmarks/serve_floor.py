@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 import uvloop
 
-from trpo_tf.serving.bundle.manifest import MODEL_FILE, read_manifest
+from trpo_tf.serving.bundle.files import MODEL_FILE
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
 
 

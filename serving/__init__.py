@@ -9,19 +9,28 @@ from typing import TYPE_CHECKING, Any
 from trpo_tf.serving.errors import BundleError
 
 if TYPE_CHECKING:
-    from trpo_tf.serving.bundle.manifest import ArraySpec, GraphSpec, Manifest, NoiseSpec
+    from trpo_tf.serving.bundle.manifest import Manifest
+    from trpo_tf.serving.bundle.specs import ArraySpec, GraphSpec, NoiseSpec
     from trpo_tf.serving.runtime.policy import Policy, load
 
 __all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Policy", "load"]
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "ArraySpec": "bundle.specs",
+    "GraphSpec": "bundle.specs",
+    "Manifest": "bundle.manifest",
+    "NoiseSpec": "bundle.specs",
+    "Policy": "runtime.policy",
+    "load": "runtime.policy",
+}
+
 
 def __getattr__(name: str) -> Any:
     # Imported on demand: NumPy and ONNX Runtime start threads, which the parent of `--workers` must not have at a fork.
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "runtime.policy" if name in ("Policy", "load") else "bundle.manifest"
-    value = getattr(import_module(f"trpo_tf.serving.{module}"), name)
+    value = getattr(import_module(f"trpo_tf.serving.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

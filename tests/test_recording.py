@@ -16,7 +16,8 @@ from PIL import Image
 
 from trpo_tf import serving
 from trpo_tf.cli import main as cli
-from trpo_tf.serving.bundle.manifest import FileEntry, read_manifest
+from trpo_tf.serving.bundle.files import FileEntry
+from trpo_tf.serving.bundle.manifest import read_manifest
 
 ROOT = Path(__file__).parents[1]
 

@@ -40,16 +40,10 @@ from trpo_tf.export.targets.table import DEFAULT_TARGETS, checked_targets
 from trpo_tf.export.targets.target import ExportInputs, Target
 from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest
 from trpo_tf.serving.arguments import expect
-from trpo_tf.serving.bundle.manifest import (
-    GOLDEN_FILE,
-    LATENCY_FILE,
-    MANIFEST_FILE,
-    MOST_STATISTICS,
-    FileEntry,
-    Statistics,
-    read_manifest,
-)
+from trpo_tf.serving.bundle.files import GOLDEN_FILE, LATENCY_FILE, MANIFEST_FILE, FileEntry
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.bundle.signing import sign, signer
+from trpo_tf.serving.bundle.specs import MOST_STATISTICS, Statistics
 from trpo_tf.serving.runtime.observations import Array, by_name
 from trpo_tf.serving.runtime.policy import as_observations
 

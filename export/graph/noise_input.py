@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.check import check_graph
 from trpo_tf.export.graph.editing import graphs_of, set_field
-from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
+from trpo_tf.serving.bundle.specs import NOISE_INPUTS
 
 _ADDED = ("rows", "batch", "shape", "inner", "sizes", "place")
 """Tensors that `with_optional_input` adds, behind the input's name."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.export.policy.functions import Actor
-from trpo_tf.serving.bundle.manifest import LATENCY_FILE
+from trpo_tf.serving.bundle.files import LATENCY_FILE
 from trpo_tf.serving.runtime.latency import measure
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 

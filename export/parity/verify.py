@@ -18,8 +18,9 @@ from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS, target_sizes
 from trpo_tf.serving import BundleError, Manifest
+from trpo_tf.serving.bundle.files import GOLDEN_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.golden import read_golden
-from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
 from trpo_tf.serving.runtime.observations import Array, Observation, structured
 
 _UNKNOWN = "no such target is known here; install the package that adds it"

@@ -14,7 +14,7 @@ from trpo_tf.export.policy.functions import InferenceFunction, Outputs
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.arguments import expect, expect_count
-from trpo_tf.serving.bundle.manifest import NOISE_INPUTS
+from trpo_tf.serving.bundle.specs import NOISE_INPUTS
 from trpo_tf.serving.runtime.observations import structured
 
 

@@ -13,7 +13,7 @@ from trpo_tf.export.targets.session import session_outputs, session_snippet
 from trpo_tf.export.targets.snippet_feeds import feeds, repeated
 from trpo_tf.export.targets.target import ExportInputs, Target
 from trpo_tf.serving import Manifest, Policy
-from trpo_tf.serving.bundle.manifest import MODEL_FILE
+from trpo_tf.serving.bundle.files import MODEL_FILE
 from trpo_tf.serving.runtime.not_finite import NotFiniteError
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size
 from trpo_tf.serving.runtime.policy import draw_noise

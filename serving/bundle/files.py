@@ -1,16 +1,40 @@
-"""Reading the files of a bundle: regular files only, and no more bytes than expected."""
+"""The files of a bundle: their names and checksums, and reading of regular files with no more bytes than expected."""
 
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from trpo_tf.serving.errors import BundleError
 
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "policy.onnx"
+GOLDEN_FILE = "golden.npz"
+EPISODE_FILES = ("episode.mp4", "episode.gif")
+LATENCY_FILE = "latency.json"
+SIGNATURE_FILE = "model.sig"
+
+UNLISTED_FILES = {MANIFEST_FILE, LATENCY_FILE, SIGNATURE_FILE}
+"""Files that a manifest does not list: itself, and files that differ between two exports of the same run."""
+
 _CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> "FileEntry":
+        """Return the size and checksum of `content`."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
 @contextmanager

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, ArraySpec, BundleError, Manifest, NoiseSpec, read_checked
+from trpo_tf.serving.bundle.files import GOLDEN_FILE
+from trpo_tf.serving.bundle.manifest import Manifest, read_checked
 from trpo_tf.serving.bundle.memory import available_bytes, golden_bytes
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.errors import BundleError
 
 MOST_CASES = 10_000
 """Most golden cases in an archive; an export writes some hundreds."""

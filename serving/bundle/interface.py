@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
 
 Array = tuple[str, tuple[int, ...]]
 """Datatype, and shape without the batch."""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trpo_tf.serving.bundle.manifest import EPISODE_FILES, GOLDEN_FILE, MODEL_FILE, ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.files import EPISODE_FILES, GOLDEN_FILE, MODEL_FILE
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
 from trpo_tf.serving.errors import BundleError
 
 MODEL_FACTOR = 4

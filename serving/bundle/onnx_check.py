@@ -6,7 +6,8 @@ need the `onnx` package.
 
 from collections.abc import Callable, Iterator
 
-from trpo_tf.serving.bundle.manifest import MODEL_FILE, BundleError
+from trpo_tf.serving.bundle.files import MODEL_FILE
+from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.support.protobuf_wire import WireError, fields_of
 
 OPERATORS = frozenset(

@@ -12,10 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.serving.bundle.files import copy_regular
-from trpo_tf.serving.bundle.manifest import SIGNATURE_FILE, BundleError
+from trpo_tf.serving.bundle.files import SIGNATURE_FILE, copy_regular
 from trpo_tf.serving.bundle.memory import available_bytes
-from trpo_tf.serving.errors import install
+from trpo_tf.serving.errors import BundleError, install
 
 
 def signer(private_key: Path) -> Any:

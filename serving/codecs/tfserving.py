@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec
 from trpo_tf.serving.codecs.json_body import Document, JsonArray, parse_instances, unescaped
 from trpo_tf.serving.codecs.v2_json import DATATYPES, InferRequest, RequestError, read_request
 from trpo_tf.serving.runtime.observations import Array

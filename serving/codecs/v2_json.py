@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 
 from trpo_tf.serving import __version__
-from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
 from trpo_tf.serving.codecs.json_body import Document, JsonArray, parse_object
 from trpo_tf.serving.codecs.json_numbers import Element, read_array
 from trpo_tf.serving.codecs.parameters import check_served

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.bundle.manifest import MOST_STATISTICS, ArraySpec, Manifest, Statistics
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import MOST_STATISTICS, ArraySpec, Statistics
 from trpo_tf.serving.runtime.observations import Array, Observation
 
 Float64 = NDArray[np.float64]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from trpo_tf.serving.bundle.manifest import Statistics
+from trpo_tf.serving.bundle.specs import Statistics
 from trpo_tf.serving.metrics.drift import Moments, drift, joined, moments_from_json
 from trpo_tf.serving.metrics.series import BUCKETS, Metrics, Snapshot, sha256_of
 from trpo_tf.serving.support.logs import dropped_lines

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from trpo_tf.serving.bundle.manifest import MODEL_FILE
+from trpo_tf.serving.bundle.files import MODEL_FILE
 from trpo_tf.serving.metrics.drift import Watch, moments_to_json
 from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, read_manifest
+from trpo_tf.serving.bundle.files import MANIFEST_FILE
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.errors import BundleError
 
 VERSION_RULE = "a version's folder is a positive integer of at most 18 digits without leading zeros, such as 42"

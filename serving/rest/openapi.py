@@ -4,7 +4,8 @@ from typing import Any
 from urllib.parse import quote
 
 from trpo_tf.serving import __version__
-from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
 from trpo_tf.serving.codecs.body_limits import MAX_DEPTH
 from trpo_tf.serving.codecs.json_body import Document
 from trpo_tf.serving.codecs.v2_json import tensor_metadata

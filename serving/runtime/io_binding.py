@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 

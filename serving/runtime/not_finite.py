@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.bundle.manifest import ArraySpec, Manifest, NoiseSpec, Statistics
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, Statistics
 from trpo_tf.serving.runtime.observation_bounds import is_outside
 from trpo_tf.serving.runtime.observations import Array, is_finite
 

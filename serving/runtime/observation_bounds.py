@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.serving.bundle.manifest import ArraySpec
+from trpo_tf.serving.bundle.specs import ArraySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name, structured
 
 Bounded = Callable[[Observation], Observation]

@@ -8,18 +8,13 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.serving.arguments import expect
-from trpo_tf.serving.bundle.manifest import (
-    MODEL_FILE,
-    ArraySpec,
-    BundleError,
-    Manifest,
-    NoiseSpec,
-    read_checked,
-    read_manifest,
-)
+from trpo_tf.serving.bundle.files import MODEL_FILE
+from trpo_tf.serving.bundle.manifest import Manifest, read_checked, read_manifest
 from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.onnx_check import check_model
 from trpo_tf.serving.bundle.signing import signed_copy
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.runtime.io_binding import BoundGraph
 from trpo_tf.serving.runtime.not_finite import check_finite
 from trpo_tf.serving.runtime.observations import (

@@ -10,7 +10,7 @@ from trpo_tf.evaluation.evaluate import FIRST_SEED
 from trpo_tf.export import PolicySpec, write_bundle
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.training.train import train
 
 ENVIRONMENT = "CartPole-v1"

@@ -21,8 +21,9 @@ from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import BundleError
+from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.bundle.golden import read_golden
-from trpo_tf.serving.bundle.manifest import FileEntry, read_manifest
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.verify import verify
 
 ROOT = Path(__file__).parents[2]

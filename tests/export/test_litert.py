@@ -12,7 +12,7 @@ from trpo_tf.export import ExportError, PolicySpec
 from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.litert.interpreter import litert_actor
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.bundle.specs import DTYPES
 
 TOLERANCE = 0.05
 """Share of a continuous action's range, or of discrete actions that are others."""

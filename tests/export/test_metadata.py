@@ -11,7 +11,7 @@ from trpo_tf.export import ExportError
 from trpo_tf.export.graph.metadata import manifest_metadata, read_metadata, with_metadata
 from trpo_tf.export.graph.quantize import quantize_dynamic
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.bundle.manifest import FileEntry
+from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 VALUES = {"environment": "CartPole-v1", "parity": {"max_difference": 1e-7, "cases": 512}, "seeds": [0, 1], "note": "é"}

@@ -16,7 +16,8 @@ from trpo_tf import serving
 from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
-from trpo_tf.serving.bundle.manifest import FileEntry, read_manifest
+from trpo_tf.serving.bundle.files import FileEntry
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.verify import verify
 
 OBSERVATION = ArraySpec("obs", "float32", (3,), -5.0, 5.0)

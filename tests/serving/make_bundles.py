@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from trpo_tf.export import Evidence, GraphForm, PolicySpec, write_bundle
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, FileEntry, read_manifest
+from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, FileEntry
+from trpo_tf.serving.bundle.manifest import read_manifest
 
 FOLDER = Path(__file__).parent / "bundles"
 

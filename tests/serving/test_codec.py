@@ -6,7 +6,7 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs.parameters import NOT_SERVED
 from trpo_tf.serving.codecs.v2_json import (
     DATATYPES,

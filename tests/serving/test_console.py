@@ -13,7 +13,7 @@ import pytest
 from browser import browse
 
 from trpo_tf import serving
-from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, FileEntry
+from trpo_tf.serving.bundle.files import MANIFEST_FILE, FileEntry
 
 EPISODE = (Path(__file__).parent / "episode.mp4").read_bytes()
 NO_METRICS = "network: Failed to load resource: the server responded with a status of 404 (Not Found)"

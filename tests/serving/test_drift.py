@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.bundle.manifest import MOST_STATISTICS, ArraySpec, BundleError, Manifest, NoiseSpec, Statistics
+from trpo_tf.serving.bundle.manifest import Manifest
+from trpo_tf.serving.bundle.specs import MOST_STATISTICS, ArraySpec, NoiseSpec, Statistics
+from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.metrics.drift import MOST_DEVIATIONS, WINDOW, Input, Watch, drift, empty, joined, moments_of
 
 MEAN, STDDEV = np.array([1.0, -20.0, 0.0, 300.0]), np.array([0.1, 5.0, 1.0, 30.0])

@@ -12,7 +12,7 @@ pytest.importorskip("grpc")
 
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
-from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
 from trpo_tf.serving.codecs.parameters import NOT_SERVED
 from trpo_tf.serving.codecs.v2_grpc import decode_infer, encode_infer

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
-from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs import v2_grpc as grpc_codec
 from trpo_tf.serving.codecs.body_limits import SMALL
 from trpo_tf.serving.codecs.grpc_large import LONGEST_NAME, MOST_FIELDS

@@ -174,7 +174,7 @@ def test_a_manifest_of_other_types_or_shapes_than_the_graph_is_refused(damaged, 
 def test_a_model_that_is_none_is_refused(damaged):
     content = b"not a model"
     (damaged / "policy.onnx").write_bytes(content)
-    entry = serving.bundle.manifest.FileEntry.of(content)
+    entry = serving.bundle.files.FileEntry.of(content)
     rewrite(
         damaged,
         lambda document: document["files"]["policy.onnx"].update(size=entry.size, sha256=entry.sha256),

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
-from trpo_tf.serving.bundle.manifest import DTYPES
+from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs import json_body
 from trpo_tf.serving.codecs.body_limits import SMALL
 from trpo_tf.serving.codecs.tfserving import decode_instances

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec
-from trpo_tf.serving.bundle.manifest import FileEntry, read_checked, read_manifest
+from trpo_tf.serving.bundle.files import FileEntry
+from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
 
 SHA256 = "0" * 64
 

@@ -8,7 +8,7 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.bundle.manifest import FileEntry
+from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.bundle.onnx_check import check_model
 
 LARGEST = (1 << 64) - 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.bundle.manifest import ArraySpec, NoiseSpec, Statistics
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, Statistics
 from trpo_tf.serving.runtime.not_finite import NotFiniteError, check_finite
 
 INFER = "/v2/models/judged/infer"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from trpo_tf.serving.bundle.manifest import ArraySpec
+from trpo_tf.serving.bundle.specs import ArraySpec
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog

@@ -12,7 +12,7 @@ import pytest
 from followed import Followed, put
 
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.bundle.manifest import FileEntry
+from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.discovery import VERSION_RULE, find_bundles, resolve_source
 from trpo_tf.serving.repository.repository import make_release

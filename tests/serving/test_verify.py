@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.bundle.manifest import FileEntry
+from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.verify import agree, difference, verify
 
 

@@ -22,7 +22,7 @@ from trpo_tf.export.targets.saved_model import SAVED_MODEL
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.runs.folder import Run
 from trpo_tf.serving import Manifest, Policy, load
-from trpo_tf.serving.bundle.manifest import MODEL_FILE
+from trpo_tf.serving.bundle.files import MODEL_FILE
 from trpo_tf.serving.verify import verify
 from trpo_tf.support.child_process import end_with_parent
 from trpo_tf.training.train import train

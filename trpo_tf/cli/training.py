@@ -131,7 +131,7 @@ def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
 
 def is_bundle(source: Path) -> bool:
     """Return whether the folder is a bundle."""
-    from trpo_tf.serving.bundle.manifest import MANIFEST_FILE
+    from trpo_tf.serving.bundle.files import MANIFEST_FILE
 
     return (source / MANIFEST_FILE).is_file()
 

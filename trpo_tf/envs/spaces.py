@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.bundle.manifest import Bound
+from trpo_tf.serving.bundle.specs import Bound
 from trpo_tf.serving.runtime.observations import leaves_of
 
 

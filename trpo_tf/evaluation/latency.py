@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from trpo_tf.serving import Manifest, load
+from trpo_tf.serving.bundle.files import GOLDEN_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.golden import read_golden
-from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MODEL_FILE, read_checked, read_manifest
+from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
 from trpo_tf.serving.runtime.io_binding import BoundRow
 from trpo_tf.serving.runtime.latency import Call, Durations, Latency, ratio
 from trpo_tf.serving.runtime.observations import Observation, structured, take

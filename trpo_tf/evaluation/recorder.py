@@ -16,7 +16,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import FIRST_SEED
 from trpo_tf.evaluation.video import Recording, record
 from trpo_tf.serving import Manifest, load
-from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, MODEL_FILE
+from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 
 _BUNDLE, _REQUEST, _ANSWER = "bundle", "request.json", "answer.json"
 

@@ -4,7 +4,7 @@ from trpo_tf.config.settings import Config
 from trpo_tf.export import convert_policy
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.serving import Manifest, Policy
-from trpo_tf.serving.bundle.manifest import MODEL_FILE, FileEntry
+from trpo_tf.serving.bundle.files import MODEL_FILE, FileEntry
 
 
 def converted(policy: TrainedPolicy, name: str, config: Config | None = None) -> tuple[bytes, Manifest]:

@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 from trpo_tf.runs.folder import Run
-from trpo_tf.serving.bundle.manifest import Statistics
+from trpo_tf.serving.bundle.specs import Statistics
 
 _PACKAGES = (
     "trpo-tf",

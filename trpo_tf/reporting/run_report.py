@@ -19,7 +19,9 @@ from trpo_tf.export.targets.table import target_sizes
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
 from trpo_tf.runs.folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
-from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, MODEL_FILE, BundleError, Manifest, read_manifest
+from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
+from trpo_tf.serving.bundle.manifest import Manifest, read_manifest
+from trpo_tf.serving.errors import BundleError
 from trpo_tf.support.phase_timer import PHASES
 from trpo_tf.updates.registry import ALGORITHMS
 

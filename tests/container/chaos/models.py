@@ -15,7 +15,8 @@ from onnx import numpy_helper
 
 from tests.container.engine import ROOT
 from trpo_tf import serving
-from trpo_tf.serving.bundle.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry, read_manifest
+from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.verify import read_golden
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.container.chaos.models import BUNDLES, DAMAGES, Action, bomb, make_version
 from tests.container.chaos.target import GUEST, MODEL, WIDE
-from trpo_tf.serving.bundle.manifest import MANIFEST_FILE, MODEL_FILE
+from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 
 EVERY_SECONDS = 1.0
 KEPT, OTHERS_KEPT = 2, 3

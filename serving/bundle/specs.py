@@ -1,0 +1,122 @@
+"""What a manifest says of a policy's arrays: names, types, shapes, bounds, noise, and statistics of training."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.serving.errors import BundleError
+
+NOISE_LAWS = ("normal", "gumbel", "logistic")
+NOISE_INPUTS = ("optional", "required", "none")
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+
+MOST_STATISTICS = 1000
+"""Most elements of an input with statistics; larger inputs are images, or of their size."""
+
+Bound = float | tuple[float, ...]
+"""One bound for all elements, or one for each element in row-major order; infinite means no bound."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array as the environment defines it, without the batch dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    low: Bound = -math.inf
+    high: Bound = math.inf
+
+    def __post_init__(self) -> None:
+        """Convert None to an infinite bound, and sequences to tuples. Raises `BundleError` for invalid values."""
+        _check_array(self)
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "low", _as_bound(self, "low", -math.inf))
+        object.__setattr__(self, "high", _as_bound(self, "high", math.inf))
+
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return lower and upper bounds, each of the array's shape."""
+        return self._filled(self.low), self._filled(self.high)
+
+    def _filled(self, bound: Bound) -> NDArray[np.float64]:
+        values = np.asarray(bound, np.float64)
+        return np.broadcast_to(values if values.ndim == 0 else values.reshape(self.shape), self.shape).copy()
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """Specification of the noise input, with which a policy samples; zeros give the deterministic action.
+
+    `law` is the standard distribution to draw from: `normal`, `gumbel` or `logistic`.
+    """
+
+    law: str
+    shape: tuple[int, ...]
+    name: str = "noise"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Convert sequences to tuples. Raises `BundleError` for invalid values."""
+        _check_array(self)
+        if self.law not in NOISE_LAWS:
+            raise BundleError(f"noise law {self.law!r} is unknown; choose one of {', '.join(NOISE_LAWS)}")
+        object.__setattr__(self, "shape", tuple(self.shape))
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Properties of the graph beyond its observation and action.
+
+    Attributes:
+        noise: `optional` or `required` noise input, or `none`: then it acts deterministically.
+        batch: the only batch size that it accepts; None for any.
+        outputs: its outputs besides the action.
+    """
+
+    noise: str = "optional"
+    batch: int | None = None
+    outputs: tuple[ArraySpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of one input during training, for each element in row-major order."""
+
+    mean: tuple[float, ...]
+    stddev: tuple[float, ...]
+
+
+def _check_array(spec: ArraySpec | NoiseSpec) -> None:
+    if not is_text(spec.name):
+        raise BundleError(f"an array's name must be printable text, not {spec.name!r}")
+    if spec.dtype not in DTYPES:
+        raise BundleError(f"dtype of {spec.name!r} must be one of {', '.join(DTYPES)}, not {spec.dtype!r}")
+    if not isinstance(spec.shape, list | tuple) or not all(type(n) is int and n > 0 for n in spec.shape):
+        raise BundleError(f"shape of {spec.name!r} must be a tuple of positive integers, not {spec.shape!r}")
+
+
+def _as_bound(spec: ArraySpec, which: str, infinite: float) -> Bound:
+    value = getattr(spec, which)
+    several = isinstance(value, list | tuple | np.ndarray)
+    values = [
+        infinite if bound is None else bound for bound in (np.ravel(np.asarray(value, object)) if several else [value])
+    ]
+    size = math.prod(spec.shape) if several else 1
+    if len(values) != size or not all(isinstance(b, int | float | np.number) and not math.isnan(b) for b in values):
+        raise BundleError(
+            f"{which} of {spec.name!r} must be a number, or one for each of its {math.prod(spec.shape)} elements, or "
+            f"None for no bound; it is {value!r}"
+        )
+    plain = [b.item() if isinstance(b, np.number) else b for b in values]
+    return tuple(plain) if several else plain[0]
+
+
+def is_text(value: Any) -> bool:
+    """Return whether the value is text that can be printed, and not empty."""
+    return isinstance(value, str) and value != "" and value.isprintable()
