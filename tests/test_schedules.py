@@ -34,18 +34,18 @@ def test_radius_and_weight_of_entropy_fall_together(anneal, small_config):
         state = at(config, steps)
         assert annealing(config, state) == expected
         np.testing.assert_allclose(radius_or_coefficient(config, state), 0.02 * expected)
-        np.testing.assert_allclose(entropy_term(config, state, learner.policy.noise_size).weight, 0.2 * expected)
+        np.testing.assert_allclose(entropy_term(config, state, learner.policy.head).weight, 0.2 * expected)
 
 
 @pytest.mark.parametrize("state_dependent_std", [False, True])
 def test_the_entropy_aimed_at_is_that_of_a_deviation_that_falls_by_equal_factors(state_dependent_std, small_config):
-    settings = {"entropy_coefficient": 0.1, "initial_log_std": math.log(0.64), "final_std": 0.25}
+    settings = {"entropy_coefficient": 0.1, "initial_log_std": math.log(0.64), "final_std": 0.25, "unit_std": False}
     settings["state_dependent_std"] = state_dependent_std
     config = small_config("environments:Reach-v0", total_steps=TOTAL, **settings)
     learner = build_learner(config)
     count = np.prod(learner.policy.spec.action.shape)
     for steps, deviation in ((0, 0.64), (100, 0.4), (TOTAL, 0.25)):
-        target = entropy_term(config, at(config, steps), learner.policy.noise_size).target
+        target = entropy_term(config, at(config, steps), learner.policy.head).target
         entropy = count * math.log(deviation * math.sqrt(2 * math.pi * math.e))
         np.testing.assert_allclose(target, entropy, rtol=1e-6)
 
@@ -86,7 +86,7 @@ def test_training_steers_entropy_to_the_final_deviation(state_dependent_std, sma
     with Experience(config, learner.policy) as experience:
         experience.restart()
         while state.steps < config.total_steps:
-            target = entropy_term(config, state, learner.policy.noise_size).target
+            target = entropy_term(config, state, learner.policy.head).target
             state, metrics = iterate(config, learner, experience, state)
             assert abs(metrics["entropy"] - target) < 0.5
     assert target < math.log(0.12 * math.sqrt(2 * math.pi * math.e)) * np.prod(learner.policy.spec.action.shape)

@@ -40,6 +40,14 @@ def test_gaussian_noise_samples_mean_and_deviation():
     np.testing.assert_allclose(sample.std(axis=0), math.exp(-0.5), atol=0.01)
 
 
+def test_the_first_deviation_is_at_most_a_unit_of_the_action_and_at_least_half_of_its_half_width():
+    spec = ArraySpec("action", "float32", (5,), (-0.4, -1.0, -1.6, -100.0, 0.0), (0.4, 1.0, 1.6, 100.0, math.inf))
+    (first,) = GaussianHead(spec, unit_std=True).initial_extra()
+    np.testing.assert_allclose(np.exp(first), [1.0, 1.0, 1 / 1.6, 0.5, 1.0], rtol=1e-6)
+    (smaller,) = GaussianHead(spec, unit_std=True, initial_log_std=-0.6).initial_extra()
+    np.testing.assert_allclose(smaller, [-0.6, -0.6, -0.6, math.log(0.5), -0.6], rtol=1e-6)
+
+
 def test_a_deviation_of_the_state_is_the_shared_one_times_what_the_network_answers():
     head = GaussianHead(ARM, initial_log_std=math.log(0.4), state_dependent_std=True)
     output = tf.constant([[0.2, -0.4, 0.0, math.log(2.0)], [0.3, 0.1, -50.0, 1.0]])

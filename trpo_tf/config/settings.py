@@ -152,6 +152,8 @@ class PolicyConfig:
     """initial gain of the policy's last layer; small values give near-uniform actions"""
     initial_log_std: float = 0.0
     """log of the Gaussian's initial standard deviation, in half widths of the action range"""
+    unit_std: bool = True
+    """limit the initial standard deviation to one unit of the action, but not to less than half of the half width"""
     final_std: float = 0.0
     """target of the Gaussian's standard deviation at the end, in half widths; entropy_coefficient weights it. 0: no
     target"""
@@ -520,13 +522,14 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     The config.toml that a run writes has every setting of its release. Newer settings then get the values that this
     release acted by. A file written by hand has only some settings, and the others take the present defaults.
     """
-    sampling = dict(values.get("sampling", {}))
+    sampling, policy = dict(values.get("sampling", {})), dict(values.get("policy", {}))
     former: dict[str, Any] = {}
     if "scale_rewards" in sampling:
         former["value_scaling"] = "rewards" if sampling.pop("scale_rewards") else "none"
     if {"num_envs", "batch_size", "objective", "gae_lambda", "normalize_observations"} <= sampling.keys():
         former |= {"stagger": False, "statistics_window": 0, "least_deviation": 0.0, "adaptive_lambda": False}
-    return {**values, "sampling": {**former, **sampling}}
+        policy.setdefault("unit_std", False)
+    return {**values, "sampling": {**former, **sampling}, "policy": policy}
 
 
 def _require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:

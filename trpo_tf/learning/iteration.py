@@ -62,7 +62,7 @@ def iterate(
             rows,
             radius_or_coefficient(config, state),
             batches,
-            entropy_term(config, state, learner.policy.noise_size),
+            entropy_term(config, state, learner.policy.head),
         )
         update = Update(*(value.numpy() for value in result))
         clock.enter("critic")

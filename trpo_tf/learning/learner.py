@@ -95,6 +95,7 @@ def build_learner(
     head = make_head(
         action,
         initial_log_std=settings.initial_log_std,
+        unit_std=settings.unit_std,
         state_dependent_std=settings.state_dependent_std,
         squash=settings.squash,
         censored=settings.censored,

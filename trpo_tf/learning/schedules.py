@@ -7,6 +7,7 @@ import numpy as np
 
 from trpo_tf.config.settings import Config, SamplingConfig
 from trpo_tf.learning.training_state import TrainingState
+from trpo_tf.policies.heads.head import Head
 from trpo_tf.updates.registry import EntropyTerm
 
 _ENTROPY_OF_STANDARD_NORMAL = 0.5 * math.log(2 * math.pi * math.e)
@@ -39,8 +40,8 @@ def radius_or_coefficient(config: Config, state: TrainingState) -> np.float32:
     return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.adapted
 
 
-def entropy_term(config: Config, state: TrainingState, actions: int) -> EntropyTerm:
-    """Return the weight and target of the objective's entropy term, for a policy with `actions` action dimensions.
+def entropy_term(config: Config, state: TrainingState, head: Head) -> EntropyTerm:
+    """Return the weight and target of the objective's entropy term.
 
     With `final_std` the target is the entropy at a standard deviation that is interpolated geometrically to it.
     """
@@ -48,5 +49,6 @@ def entropy_term(config: Config, state: TrainingState, actions: int) -> EntropyT
     if config.policy.final_std == 0:
         return EntropyTerm(weight, np.float32(0.0))
     done = state.steps / config.total_steps
-    log_std = (1 - done) * config.policy.initial_log_std + done * math.log(config.policy.final_std)
-    return EntropyTerm(weight, np.float32(actions * (log_std + _ENTROPY_OF_STANDARD_NORMAL)))
+    (initial_log_std,) = head.initial_extra()
+    log_std = (1 - done) * initial_log_std + done * math.log(config.policy.final_std)
+    return EntropyTerm(weight, np.float32((log_std + _ENTROPY_OF_STANDARD_NORMAL).sum()))

@@ -16,6 +16,9 @@ _WIDE = 1e9
 """A bound this large or larger, such as the largest float, stands for a missing one: it does not tell the scale of
 actions."""
 
+_LEAST_UNIT_STD = 0.5
+"""Lower limit of an initial deviation of one unit, in half widths: a unit tells little of a range such as 0 to 255."""
+
 _LOWEST_LOG_STD = -4.0
 """Lower limit of a log standard deviation that depends on the state; the update divides by the deviation."""
 
@@ -28,7 +31,8 @@ class GaussianHead(Head):
     inside of that bound. Here a bound of 1e9 or more counts as missing.
 
     The log standard deviation is a parameter of the policy, the same for all observations. With `state_dependent_std`
-    the network outputs what each observation adds to it.
+    the network outputs what each observation adds to it. With `unit_std` the initial standard deviation is at most one
+    unit of the action, or half of a half width above two units.
 
     With `squash` the action is tanh of the sample. Log-probabilities and KL stay those of the sample: the Jacobian of
     tanh cancels in the ratio and leaves the KL unchanged.
@@ -45,6 +49,7 @@ class GaussianHead(Head):
         spec: ArraySpec,
         *,
         initial_log_std: float = 0.0,
+        unit_std: bool = False,
         state_dependent_std: bool = False,
         squash: bool = False,
         censored: bool = False,
@@ -62,16 +67,19 @@ class GaussianHead(Head):
         self._middle = np.where(bounded, (ends[0] + ends[1]) / 2, nearest).astype(np.float32)
         self._half_width = ((ends[1] - ends[0]) / 2).astype(np.float32)
         self._shape, self._dtype = spec.shape, spec.dtype
-        self._initial_log_std, self._squash, self._censored = initial_log_std, squash, censored
+        self._squash, self._censored = squash, censored
         self._state_dependent_std = state_dependent_std
         count = int(np.prod(spec.shape))
         self.inputs = 2 * count if state_dependent_std else count
         self.extra_shapes = ((count,),)
+        most = np.maximum(1.0 / self._half_width, _LEAST_UNIT_STD) if unit_std else np.inf
+        initial = np.minimum(initial_log_std, np.log(most))
+        self._initial_log_std = np.broadcast_to(initial, spec.shape).astype(np.float32).ravel()
         self.noise = NoiseSpec("normal", (count,))
 
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """Return the initial log standard deviation."""
-        return [np.full(self.extra_shapes[0], self._initial_log_std, np.float32)]
+        return [self._initial_log_std.copy()]
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:
         """Return the mean and the log standard deviation, each [batch, k].
