@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trpo_tf.export.bundle.write import convert_policy, write_bundle
+    from trpo_tf.export.bundle.graphs import convert_policy
+    from trpo_tf.export.bundle.write import write_bundle
     from trpo_tf.export.errors import ExportError, ParityError
     from trpo_tf.export.graph.convert import to_onnx, with_constants
     from trpo_tf.export.parity.evidence import Evidence
@@ -36,7 +37,7 @@ _MODULES = {
     "ParityError": "errors",
     "PolicySpec": "policy.spec",
     "Target": "targets.target",
-    "convert_policy": "bundle.write",
+    "convert_policy": "bundle.graphs",
     "to_onnx": "graph.convert",
     "with_constants": "graph.convert",
     "write_bundle": "bundle.write",

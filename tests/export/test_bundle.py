@@ -236,17 +236,18 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from hand_made import Continuous
-import trpo_tf.export.bundle.write
+import trpo_tf.export.bundle.make_targets
+from trpo_tf.export import write_bundle
 
-compare = trpo_tf.export.bundle.write.compare_target
+compare = trpo_tf.export.bundle.make_targets.compare_target
 def killed_at_the_last_target(name, *arguments, **options):
     if name == "savedmodel":
         os.kill(os.getpid(), signal.SIGKILL)
     return compare(name, *arguments, **options)
-trpo_tf.export.bundle.write.compare_target = killed_at_the_last_target
+trpo_tf.export.bundle.make_targets.compare_target = killed_at_the_last_target
 
 policy = Continuous()
-trpo_tf.export.bundle.write.write_bundle(policy.function, policy.spec, {target!r})
+write_bundle(policy.function, policy.spec, {target!r})
 """
 
 

@@ -110,6 +110,12 @@ def test_write_bundle_names_the_argument_before_it_makes_anything(reason, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_write_bundle_names_a_keyword_that_it_does_not_know(tmp_path):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'licence'"):
+        write_bundle(torque, SPEC, tmp_path / "bundle", name="mine", licence="MIT")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("target", ["c", "c-int8", "litert-int8"])
 def test_a_loop_that_a_target_lacks_is_told_before_anything_is_made(target, tmp_path):
     pytest.importorskip("ai_edge_litert")

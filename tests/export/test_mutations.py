@@ -10,7 +10,8 @@ from mutated_policies import POLICIES
 from mutations import MUTATIONS
 
 from trpo_tf.export import ExportError, ParityError
-from trpo_tf.export.bundle import write as bundle
+from trpo_tf.export.bundle.graphs import PolicyGraphs, export_inputs, further_outputs, policy_graphs
+from trpo_tf.export.bundle.make_targets import make_targets
 from trpo_tf.export.parity.evidence import make_reference_cases
 from trpo_tf.export.parity.proof import manifest_parity
 from trpo_tf.export.policy.spec import all_outputs
@@ -33,9 +34,9 @@ def prepared(name):
     """A policy's manifest, its graphs and what targets are held against: made once for all mutations."""
     policy = POLICIES[name]()
     spec, outputs = policy.spec, all_outputs(policy.function, policy.spec, policy.form)
-    further = bundle._further_outputs(outputs, spec)
+    further = further_outputs(outputs, spec)
     manifest = Manifest(name, spec.observation, spec.action, spec.noise, GraphSpec(outputs=further))
-    graphs = bundle._graphs(policy.function, outputs, spec, policy.form)
+    graphs = policy_graphs(policy.function, outputs, spec, policy.form)
     content = graphs.outputs.SerializeToString()
     reference_cases = make_reference_cases(policy.function, outputs, manifest, policy.evidence(), content)
     return policy, outputs, manifest, graphs, reference_cases
@@ -49,11 +50,9 @@ def export(name, target, folder, mutate=lambda graph: None):
     }
     for model in changed.values():
         mutate(model.graph)
-    graphs = bundle._Graphs(*(changed[id(model)] for model in (graphs.plain, graphs.outputs)))
-    inputs = bundle._export_inputs(policy.function, outputs, manifest, policy.form, graphs, reference_cases)
-    _, proofs = bundle._written(
-        folder, manifest, {target: TARGETS[target]}, inputs, reference_cases, (), lambda _: None
-    )
+    graphs = PolicyGraphs(*(changed[id(model)] for model in (graphs.plain, graphs.outputs)))
+    inputs = export_inputs(policy.function, outputs, manifest, policy.form, graphs, reference_cases)
+    _, proofs = make_targets(folder, manifest, {target: TARGETS[target]}, inputs, reference_cases, (), lambda _: None)
     return manifest_parity(proofs, reference_cases, accept_loss=False)
 
 

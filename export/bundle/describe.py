@@ -1,0 +1,69 @@
+"""Write the files of a bundle that describe its targets: metadata, golden cases, model card, manifest."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from trpo_tf.export.bundle.graphs import serialized
+from trpo_tf.export.bundle.model_card import CARD_FILE, model_card
+from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
+from trpo_tf.export.parity.proof import ReferenceCases
+from trpo_tf.export.parity.reference import Answered
+from trpo_tf.export.parity.soundness import outputs_of
+from trpo_tf.export.targets.target import Target
+from trpo_tf.serving import Manifest
+from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, FileEntry
+from trpo_tf.serving.runtime.observations import Array, by_name
+
+_LEAST_GOLDEN, _MOST_GOLDEN = 16, 128
+"""Golden cases without noise, and as many with it."""
+
+
+def describe(folder: Path, manifest: Manifest, targets: Mapping[str, Target], reference_cases: ReferenceCases) -> None:
+    """Write the files about the targets: metadata inside of ONNX files, golden cases, model card, manifest."""
+    for name, target in targets.items():
+        file = folder / target.path
+        if file.suffix == ".onnx":
+            described = replace(manifest, parity={name: manifest.parity[name]})
+            model = with_metadata(onnx.load_from_string(file.read_bytes()), manifest_metadata(described))
+            file.write_bytes(serialized(model))
+    (folder / GOLDEN_FILE).write_bytes(_golden(reference_cases, manifest))
+    (folder / CARD_FILE).write_text(model_card(replace(manifest, files=_entries(folder))))
+    (folder / MANIFEST_FILE).write_text(replace(manifest, files=_entries(folder)).to_json())
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    return {
+        file.relative_to(folder).as_posix(): FileEntry.of(file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def _golden(reference_cases: ReferenceCases, manifest: Manifest) -> bytes:
+    """Serialize golden cases with zero noise, then the same with noise, of which no rounding changes the action.
+
+    Where there are few such, those that it changes least.
+    """
+    chosen = [cases.take(_firmest(cases)) for cases in (reference_cases.golden, reference_cases.noisy_golden)]
+    arrays: dict[str, list[Array]] = {}
+    for cases in chosen:
+        inputs = by_name(cases.observations, manifest.observation[0].name) | {manifest.noise.name: cases.noise}
+        for name, array in {**inputs, **outputs_of(cases)}.items():
+            arrays.setdefault(name, []).append(array)
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.concatenate(parts) for name, parts in arrays.items()})  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _firmest(cases: Answered) -> NDArray[np.int64]:
+    (firm,) = np.nonzero(cases.firm)
+    least = min(_LEAST_GOLDEN, len(cases))
+    if len(firm) < least:
+        firm = np.sort(np.argsort(cases.fragility, kind="stable")[:least])
+    return np.asarray(firm[np.unique(np.linspace(0, len(firm) - 1, _MOST_GOLDEN).astype(int))])

@@ -1,0 +1,76 @@
+"""Convert a policy to the ONNX graphs that its bundle is made of."""
+
+from dataclasses import dataclass
+
+import onnx
+import tensorflow as tf
+
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.convert import to_onnx
+from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
+from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
+from trpo_tf.export.parity.proof import ReferenceCases
+from trpo_tf.export.policy.functions import InferenceFunction, Outputs
+from trpo_tf.export.policy.opsets import OPSET
+from trpo_tf.export.policy.spec import GraphForm, PolicySpec, all_outputs, check_function, spec_of
+from trpo_tf.export.targets.target import ExportInputs
+from trpo_tf.serving import ArraySpec, Manifest
+from trpo_tf.serving.arguments import expect
+
+
+def convert_policy(function: InferenceFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
+    """Convert the policy to a serialized ONNX graph with optional noise.
+
+    Arguments and errors are those of `to_onnx`.
+    """
+    check_function(function, "function")
+    expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
+    return serialized(_converted(all_outputs(function, spec), spec, opset))
+
+
+def _converted(outputs: Outputs, spec: PolicySpec, opset: int) -> onnx.ModelProto:
+    return with_optional_input(to_onnx(outputs, spec.signature(), opset=opset), spec.noise.name)
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """Return the graph's bytes, the same in every process."""
+    return model.SerializeToString(deterministic=True)
+
+
+def further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]:
+    """Describe the further outputs' arrays. Raises `ExportError` for one whose rows have no fixed shape."""
+    traced = tf.function(outputs, spec.signature(), autograph=False).get_concrete_function().structured_outputs
+    further = {name: tensor for name, tensor in traced.items() if name != spec.action.name}
+    for name, tensor in further.items():
+        if tensor.shape.rank in (None, 0) or None in tensor.shape[1:]:
+            raise ExportError(f"output {name!r} has shape {tensor.shape}; rows must have a fixed one")
+    return tuple(ArraySpec(name, tensor.dtype.name, tuple(tensor.shape[1:])) for name, tensor in further.items())
+
+
+@dataclass(frozen=True)
+class PolicyGraphs:
+    """Two ONNX graphs with optional noise and any batch size: one of the action alone, one of all outputs."""
+
+    plain: onnx.ModelProto
+    outputs: onnx.ModelProto
+
+
+def policy_graphs(function: InferenceFunction, outputs: Outputs, spec: PolicySpec, form: GraphForm) -> PolicyGraphs:
+    """Convert the action alone, and all outputs where there are more."""
+    plain = _converted(all_outputs(function, spec), spec, form.opset)
+    return PolicyGraphs(plain, _converted(outputs, spec, form.opset) if form.outputs else plain)
+
+
+def export_inputs(
+    function: InferenceFunction,
+    outputs: Outputs,
+    manifest: Manifest,
+    form: GraphForm,
+    graphs: PolicyGraphs,
+    reference_cases: ReferenceCases,
+) -> ExportInputs:
+    """Put together what targets are made of. The graph gets its noise input and the manifest as metadata."""
+    spec = spec_of(manifest)
+    graph = with_metadata(with_noise(graphs.outputs, spec.noise.name, form.noise), manifest_metadata(manifest))
+    plain = serialized(graphs.plain)
+    return ExportInputs(function, outputs, spec, serialized(graph), form.batch, plain, reference_cases.visited)

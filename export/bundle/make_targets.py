@@ -1,0 +1,83 @@
+"""Write every target of a bundle, and compare each with the policy."""
+
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from trpo_tf.export.errors import ExportError
+from trpo_tf.export.parity.proof import Proof, ReferenceCases, compare_target, manifest_parity
+from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.policy.spec import spec_of
+from trpo_tf.export.targets.target import ExportInputs, Target
+from trpo_tf.serving import Manifest
+
+
+def make_targets(
+    folder: Path,
+    manifest: Manifest,
+    targets: Mapping[str, Target],
+    inputs: ExportInputs,
+    reference_cases: ReferenceCases,
+    optional: Collection[str],
+    observer: Callable[[str], None],
+) -> tuple[dict[str, Actor], dict[str, Proof]]:
+    """Write every target and compare it. Returns what runs it and its proof, both by name.
+
+    An `optional` one that can't be made is left out, and the observer is called with the reason.
+    """
+    actors, proofs = {}, {}
+    for name, target in targets.items():
+        observer(f"writing and comparing {name}")
+        try:
+            _write(name, target, inputs, folder)
+        except ExportError as error:
+            if name not in optional:
+                raise
+            observer(f"{name} is left out: {error}")
+            shutil.rmtree(folder / target.path, ignore_errors=True)
+            continue
+        actors[name] = target.open(folder, manifest)
+        samples = manifest.graph.noise != "none" or not target.follows_form
+        further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else None
+        proofs[name] = compare_target(
+            name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further
+        )
+    return actors, proofs
+
+
+def _write(name: str, target: Target, inputs: ExportInputs, folder: Path) -> None:
+    """Write a target. Raises `ExportError` for whatever its converter raises, and `OSError` for a full disk."""
+    try:
+        target.write(inputs, folder)
+    except (ExportError, OSError):
+        raise
+    except tf.errors.OpError as error:  # a full disk, say
+        raise ExportError(f"{name} can't be written: {error.message}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{name} can't be made of this function: {reason}") from error
+
+
+def target_parity(
+    proofs: Mapping[str, Proof],
+    cases: ReferenceCases,
+    targets: Mapping[str, Target],
+    manifest: Manifest,
+    *,
+    accept_loss: bool,
+) -> dict[str, Any]:
+    """Return the manifest's `parity`: how each target compared, its own names of inputs, and which outputs it lacks.
+
+    Raises `ParityError` for a target that may not be shipped, unless losses are accepted.
+    """
+    parity = manifest_parity(proofs, cases, accept_loss=accept_loss)
+    further = [spec.name for spec in manifest.graph.outputs]
+    for name, figures in parity.items():
+        if renamed := targets[name].renamed_inputs(spec_of(manifest)):
+            figures["inputs"] = renamed
+        if further and targets[name].open_outputs is None:
+            figures["without"] = further
+    return parity
