@@ -87,6 +87,9 @@ class ServeOptions:
     allow_new_interface: bool = _option(False, "load versions even if their inputs or outputs break existing clients")
     strict_readiness: bool = _option(False, "report ready only if every model is loaded, rather than at least one")
     repository_api: bool = _option(False, "let clients load and unload models")
+    codec: tuple[str, ...] = _option(
+        (), "also serve the protocol that an installed package adds under this name; may be repeated", metavar="NAME"
+    )
     workers: int = _option(1, "worker processes", metavar="COUNT", section="load and limits")
     max_body: int = _option(4 * 2**20, "largest request body, before and after decompression", metavar="BYTES")
     max_buffered: int = _option(

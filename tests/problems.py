@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
+from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads.head import Head
 from trpo_tf.policies.heads.make import make_head
@@ -33,7 +34,7 @@ SAMPLES = {
 
 
 def head_of(kind: str) -> Head:
-    return make_head(ACTIONS[kind], initial_log_std=-0.3, state_dependent_std=kind == "state-dependent")
+    return make_head(ACTIONS[kind], PolicyConfig(initial_log_std=-0.3, state_dependent_std=kind == "state-dependent"))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf.config.settings import ALGORITHMS
+from trpo_tf.config.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

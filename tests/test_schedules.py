@@ -66,7 +66,7 @@ def test_schedules_that_can_not_work_are_refused(settings, message, small_config
 
 @pytest.mark.parametrize("setting", [{"final_std": 0.5}, {"state_dependent_std": True}])
 def test_a_deviation_of_discrete_actions_is_refused(setting, small_config):
-    with pytest.raises(UserError, match=f"{next(iter(setting))} is for continuous actions"):
+    with pytest.raises(UserError, match=f"{next(iter(setting))} is for Gaussian actions"):
         build_learner(small_config(entropy_coefficient=0.1, **setting))
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from trpo_tf.cli import main as cli
 from trpo_tf.cli.training import Train
-from trpo_tf.config.settings import ALGORITHMS, Config, SamplingConfig, load_preset, preset_names
+from trpo_tf.config.algorithms import ALGORITHMS
+from trpo_tf.config.settings import Config, SamplingConfig, load_preset, preset_names
 from trpo_tf.errors import UserError
 from trpo_tf.runs.lock import LOCK_FILE, locked
 

@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.config.settings import ALGORITHMS, Config, SamplingConfig, TrustRegionConfig, VineConfig, load_preset
+from trpo_tf.config.algorithms import ALGORITHMS
+from trpo_tf.config.settings import Config, SamplingConfig, TrustRegionConfig, VineConfig, load_preset
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.export import convert_policy
 from trpo_tf.exporting.in_process import in_process

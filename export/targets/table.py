@@ -1,7 +1,6 @@
 """The table of targets: those of this package and those that other packages add, by name."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -15,6 +14,7 @@ from trpo_tf.export.targets.ort import ORT
 from trpo_tf.export.targets.saved_model import SAVED_MODEL
 from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
+from trpo_tf.serving.support.entry_points import load_values
 
 ENTRY_POINTS = "trpo_tf.targets"
 """The group in which an installed package names a `Target` of its own."""
@@ -23,20 +23,6 @@ DEFAULT_TARGETS = (ONNX.name, SAVED_MODEL.name)
 ALL = "all"
 
 _BUILT_IN = (ONNX, SAVED_MODEL, ONNX_INT8, ONNX_INT8_DYNAMIC, ORT, LITERT, LITERT_INT8, C, C_INT8)
-
-
-def _installed() -> Iterator[Target]:
-    """Load the targets of other packages. Raises `ExportError` naming an entry point that gives none."""
-    for entry in sorted(entry_points(group=ENTRY_POINTS)):
-        where = f"entry point {entry.name!r} ({entry.value}) of group {ENTRY_POINTS}"
-        try:
-            target = entry.load()
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ExportError(f"{where} can't be loaded: {reason}; mend or uninstall its package") from error
-        if not isinstance(target, Target):
-            raise ExportError(f"{where} must be a trpo_tf.export.Target, not {target!r}")
-        yield target
 
 
 def _by_name(targets: Iterable[Target]) -> dict[str, Target]:
@@ -48,7 +34,7 @@ def _by_name(targets: Iterable[Target]) -> dict[str, Target]:
     return table
 
 
-TARGETS = _by_name([*_BUILT_IN, *_installed()])
+TARGETS = _by_name([*_BUILT_IN, *load_values(ENTRY_POINTS, Target, ExportError).values()])
 
 
 def checked_targets(

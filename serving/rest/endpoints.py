@@ -1,6 +1,6 @@
 """REST protocols for inference: each parses requests and renders responses.
 
-To add a protocol, write its class, here or in another file, and add it to `PROTOCOLS`.
+To add a protocol, write its class in a file of its own and add it to `PROTOCOLS`, or name it by an entry point.
 """
 
 from abc import abstractmethod
@@ -16,9 +16,10 @@ from trpo_tf.serving.codecs.v2_json import InferRequest, decode_request, encode_
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
 from trpo_tf.serving.inference.runners import Outputs
 from trpo_tf.serving.metrics.series import Metrics
-from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.repository.catalog import Model
 from trpo_tf.serving.rest.responses import HttpError, Response, too_large
+from trpo_tf.serving.support.entry_points import find_value
 
 Body = bytes | bytearray
 Headers = Mapping[bytes, bytes]
@@ -110,6 +111,23 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = (Protocol("/v2/models", "/infer", V2Endpoint), Protocol("/v1/models", PREDICT, PredictEndpoint))
+
+ENTRY_POINTS = "trpo_tf.codecs"
+"""The group in which an installed package names a `Protocol` of its own."""
+
+
+def served_protocols(options: ServeOptions) -> tuple[Protocol, ...]:
+    """Return the protocols to serve: all of this package, and those that `--codec` names.
+
+    Raises `ServeError` for an unknown name, and for paths that another protocol has.
+    """
+    protocols = list(PROTOCOLS)
+    for name in options.codec:
+        added = find_value(name, {}, ENTRY_POINTS, Protocol, ServeError, "--codec")
+        if any((added.prefix, added.suffix) == (other.prefix, other.suffix) for other in protocols):
+            raise ServeError(f"--codec {name}: {added.prefix}/MODEL{added.suffix} is served already; leave it out")
+        protocols.append(added)
+    return tuple(protocols)
 
 
 def _decompressed(headers: Headers, body: Body, options: ServeOptions) -> Body:

@@ -4,7 +4,7 @@ Routes know nothing of connections: `serving.rest.connection` reads requests and
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from trpo_tf.serving.metrics.prometheus import CONTENT_TYPE, render
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog, Release
-from trpo_tf.serving.rest.endpoints import PROTOCOLS, RestEndpoint
+from trpo_tf.serving.rest.endpoints import Protocol, RestEndpoint, served_protocols
 from trpo_tf.serving.rest.openapi import describe
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
 
@@ -67,8 +67,11 @@ def make_routes(
 
     `known` has the routes of the catalog before, and is brought up to date. Only new releases get new routes: making
     those of many models at once would delay the event loop.
+
+    Raises `ServeError` for a codec that can't be served.
     """
     known = {} if known is None else known
+    protocols = served_protocols(options)
     routes = {
         "/v2": _constant(server_metadata(has_repository=options.repository_api)),
         "/v2/health/live": _constant({"live": True})._replace(is_open=True, is_health=True),
@@ -83,7 +86,7 @@ def make_routes(
         del known[name]
     for name, release in catalog.releases.items():
         if name not in known or known[name][0] is not release:
-            known[name] = release, _release_routes(name, release, options, metrics)
+            known[name] = release, _release_routes(name, release, protocols, options, metrics)
         routes.update(known[name][1])
     routes["/metrics"] = Route((b"GET", b"HEAD"), lambda _headers, _body: _scrape(metrics))
     routes["/openapi.json"] = _made_once(lambda: orjson.dumps(describe(catalog, options)))
@@ -151,13 +154,15 @@ def _route_of_any_model(path: str, routes: Routes) -> Route | None:
     return route._replace(answer=partial(route.answer, name_in(head.removeprefix(_REPOSITORY))))
 
 
-def _release_routes(name: str, release: Release, options: ServeOptions, metrics: Metrics) -> dict[str, Route]:
+def _release_routes(
+    name: str, release: Release, protocols: Sequence[Protocol], options: ServeOptions, metrics: Metrics
+) -> dict[str, Route]:
     """Return the routes of one model: with each version in the path, and without a version."""
     routes: dict[str, Route] = {}
     names = list(release.versions)[::-1]  # newest first
     endpoints = {
         protocol: {version: protocol.endpoint(model, options, metrics) for version, model in release.versions.items()}
-        for protocol in PROTOCOLS
+        for protocol in protocols
     }
     for suffix, version in [("", names[0]), *((f"/versions/{part_of(version)}", version) for version in names)]:
         path = f"/v2/models/{part_of(name)}{suffix}"

@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 from problems import ACTIONS, make_policy, make_rows, make_theta
 
+from trpo_tf.config.algorithms import ALGORITHMS
 from trpo_tf.config.settings import Config, InnerConfig
+from trpo_tf.updates.compiled_update import EntropyTerm, compile_update
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.minibatch import minibatches
-from trpo_tf.updates.registry import ALGORITHMS, EntropyTerm, compile_update
 from trpo_tf.updates.result import UpdateStatus
 
 ROWS = 64

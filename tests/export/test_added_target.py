@@ -1,22 +1,15 @@
 """A target of another package, found by its entry point in a process of its own."""
 
 import gzip
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from added_packages import install, run
 
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.serving.bundle.manifest import read_manifest
 
-ROOT = Path(__file__).parents[2]
-
-PAGE = (ROOT / "docs" / "howto" / "own-target.md").read_text()
-(GZIP,) = re.findall(r"```python\n# gzip_target.py\n(.*?)```", PAGE, re.DOTALL)
-(ENTRY_POINT,) = re.findall(r"```toml\n\[project.entry-points.\"trpo_tf.targets\"\]\nonnx-gz = \"(.*?)\"\n```", PAGE)
+PAGE = "own-target"
 EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -27,31 +20,9 @@ write_bundle(policy.function, policy.spec, sys.argv[2], targets=["onnx-gz"])
 """
 
 
-def run(folder: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run code where a package in `folder` is installed."""
-    paths = os.pathsep.join(map(str, [folder, ROOT]))
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def install(folder: Path, value: str) -> None:
-    """Write the package of the page as pip would install it, with one entry point."""
-    (folder / "gzip_target.py").write_text(GZIP)
-    metadata = folder / "gzip_target-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: gzip-target\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(f"[trpo_tf.targets]\nonnx-gz = {value}\n")
-
-
 def test_a_target_of_another_package_is_written_compared_and_verified(tmp_path):
     site, bundle = tmp_path / "site", tmp_path / "bundle"
-    site.mkdir()
-    install(site, ENTRY_POINT)
+    install(site, PAGE)
     done = run(site, EXPORT, Path(__file__).parent, bundle)
     assert done.returncode == 0, done.stderr
     figures = read_manifest(bundle).parity["onnx-gz"]
@@ -71,12 +42,12 @@ def test_a_target_of_another_package_is_written_compared_and_verified(tmp_path):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("gzip_target:open_actor", "must be a trpo_tf.export.Target, not <function open_actor"),
+        ("gzip_target:open_actor", "must be of type Target, not <function open_actor"),
         ("gzip_target:ABSENT", "can't be loaded: module 'gzip_target' has no attribute 'ABSENT'; mend or uninstall"),
     ],
 )
 def test_an_entry_point_that_is_no_target_is_named(tmp_path, value, reason):
-    install(tmp_path, value)
+    install(tmp_path, PAGE, value)
     failed = run(tmp_path, "import trpo_tf.export.targets.table")
     assert failed.returncode == 1
     assert f"entry point 'onnx-gz' ({value}) of group trpo_tf.targets {reason}" in failed.stderr

@@ -7,6 +7,7 @@ import gymnasium as gym
 import keras
 import numpy as np
 
+from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads.make import make_head
@@ -30,7 +31,8 @@ def untrained_policy(
 
     What else there is, a Gaussian head is told.
     """
-    specs, head = observation_spec(observation), make_head(action_spec(action), **gaussian)
+    specs = observation_spec(observation)
+    head = make_head(action_spec(action), PolicyConfig(unit_std=False, **gaussian))
     encoder = make_encoder(list(observation_parts(observation).values()), specs, normalize=True)
     if network is None:
         body = default_network(encoder.inputs, hidden_sizes, head.inputs, activation=activation)

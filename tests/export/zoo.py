@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
 from trpo_tf.export import InferenceFunction, PolicySpec, convert_policy
 from trpo_tf.export.parity.compare import compare_cases
@@ -135,7 +136,7 @@ def case(kind: str) -> Case:
     observation_space, action_space, settings = KINDS[kind]
     specs = observation_spec(observation_space)
     visited = _visited(observation_space, 64)
-    head = make_head(action_spec(action_space), initial_log_std=-0.5, **settings)
+    head = make_head(action_spec(action_space), PolicyConfig(initial_log_std=-0.5, unit_std=False, **settings))
     encoder = make_encoder(list(observation_parts(observation_space).values()), specs, normalize=True)
     if kind == "window":
         network = attending(head.inputs)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.errors import UserError
 from trpo_tf.policies.heads.discrete import BernoulliHead, CategoricalHead, MultiCategoricalHead
 from trpo_tf.policies.heads.gaussian import GaussianHead
@@ -110,7 +111,7 @@ def test_log_probabilities_are_those_of_the_sample():
 
 
 def censored(spec, mean, deviation):
-    head = make_head(spec, censored=True)
+    head = make_head(spec, PolicyConfig(censored=True))
     count = int(np.prod(spec.shape))
     return head, (tf.fill((1, count), mean), tf.fill((1, count), math.log(deviation)))
 
@@ -136,7 +137,7 @@ def test_the_score_of_a_censored_sample_has_the_same_mean_and_less_variance():
     sample = tf.constant(0.4 + 1.5 * rng.normal(size=(400_000, 1)), tf.float64)
     value = tf.exp(tf.clip_by_value(sample, -1.0, 1.0))[:, 0]
     gradients = []
-    for head in (make_head(spec), make_head(spec, censored=True)):
+    for head in (make_head(spec), make_head(spec, PolicyConfig(censored=True))):
         mean = tf.fill(sample.shape, tf.constant(0.4, tf.float64))
         with tf.GradientTape() as tape:
             tape.watch(mean)

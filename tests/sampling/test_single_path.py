@@ -124,5 +124,5 @@ def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch()
 
 
 def test_correlated_noise_is_for_continuous_actions():
-    with pytest.raises(UserError, match="noise_correlation is for continuous actions"):
+    with pytest.raises(UserError, match="noise_correlation is for Gaussian actions"):
         build_learner(Config("CartPole-v1", sampling=SamplingConfig(noise_correlation=0.5)))

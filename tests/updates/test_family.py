@@ -3,14 +3,12 @@ import pytest
 import tensorflow as tf
 from problems import make_policy, make_rows, make_theta
 
-from trpo_tf.config import settings as config
 from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
 from trpo_tf.updates.composed import directed_update, trpo_update
 from trpo_tf.updates.directions import compatible_weights, gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.minibatch import kl_penalty, minibatches, ppo
-from trpo_tf.updates.registry import ALGORITHMS
 from trpo_tf.updates.steps import adaptive_radius, backtracking, kl_sphere, l2_ball
 
 CONFIG = TrustRegionConfig(max_kl=0.01, cg_iterations=60, cg_tolerance=1e-10)
@@ -175,9 +173,8 @@ def test_ppo_stops_pushing_ratios_beyond_the_clip():
 
 
 def test_an_unknown_algorithm_is_named_with_the_known_ones():
-    with pytest.raises(UserError, match=r"algo must be one of trpo, .*ppo, not 'a3c'"):
+    with pytest.raises(UserError, match=r"algo 'a3c' is unknown; choose one of trpo, .*ppo"):
         Config("unused", algo="a3c")
-    assert tuple(ALGORITHMS) == config.ALGORITHMS
 
 
 def test_an_update_that_is_refused_leaves_the_penalty_as_it_is():

@@ -6,8 +6,8 @@ from problems import make_policy, make_rows, make_theta
 from trpo_tf.config.settings import Config, PolicyConfig, TrustRegionConfig
 from trpo_tf.policies.heads.discrete import CategoricalHead
 from trpo_tf.policies.heads.gaussian import GaussianHead
+from trpo_tf.updates.compiled_update import EntropyTerm, compile_update
 from trpo_tf.updates.local_problem import LocalProblem, kl_divergence
-from trpo_tf.updates.registry import EntropyTerm, compile_update
 from trpo_tf.updates.result import UpdateStatus
 
 KINDS = ["categorical", "gaussian", "state-dependent"]

@@ -12,15 +12,12 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.environment import Environment, as_json
 from trpo_tf.config.former_names import SETTINGS, renamed, with_present_names
 from trpo_tf.config.setting_types import check_types, whole_number
 from trpo_tf.errors import UserError
 
-ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "nac", "vpg", "kl-penalty", "ppo")
-ANNEALED_ALGORITHMS = ("trpo", "npg", "nac")
-SURROGATE_ALGORITHMS = ("trpo", "trpo-adaptive", "npg", "vpg", "kl-penalty")
-MINIBATCH_ALGORITHMS = ("kl-penalty", "ppo")
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
 OBJECTIVES = ("discounted", "average")
@@ -144,6 +141,9 @@ class VineConfig:
 class PolicyConfig:
     """The policy's network and distribution."""
 
+    head: str = "auto"
+    """distribution of the actions: gaussian, categorical, bernoulli, multi-categorical, or one that an installed
+    package adds; auto: the first of these that fits the action space"""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """widths of the policy's hidden layers"""
     activation: str = "tanh"
@@ -310,11 +310,11 @@ class Config:
         check_types(self)
         for name, value in _flat(self.to_dict()).items():
             _require(not isinstance(value, float) or math.isfinite(value), name, "a finite number")
-        _require_one_of(self.algo, "algo", ALGORITHMS)
+        algorithm = find_algorithm(self.algo)
         _require(self.seed >= 0, "seed", "at least 0")
-        _require(not self.anneal or self.algo in ANNEALED_ALGORITHMS, "algo", "trpo, npg or nac, to anneal")
+        _require(not self.anneal or algorithm.can_anneal, "algo", "trpo, npg or nac, to anneal")
         if self.trust_region.entropy_coefficient > 0:
-            _require(self.algo in SURROGATE_ALGORITHMS, "entropy_coefficient", f"0, for {self.algo}")
+            _require(algorithm.has_entropy_term, "entropy_coefficient", f"0, for {self.algo}")
         if self.policy.final_std > 0:
             _require(self.trust_region.entropy_coefficient > 0, "entropy_coefficient", "above 0, with a final_std")
         _require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
@@ -325,10 +325,10 @@ class Config:
         _require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
         if self.sampler_is_vine:
             _require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
-            _require(self.algo not in MINIBATCH_ALGORITHMS, "algo", "one without minibatches, for the vine")
+            _require(not algorithm.uses_minibatches, "algo", "one without minibatches, for the vine")
             _require(self.sampling.objective == "discounted", "objective", "discounted, for the vine")
         _require(self.critic.batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
-        if self.algo in MINIBATCH_ALGORITHMS:
+        if algorithm.uses_minibatches:
             _require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
 
     @property
@@ -460,9 +460,10 @@ def load_preset(preset: str, env_id: str, given: Mapping[str, Any] | None = None
 def _unfit(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the settings that conflict with the algorithm, the sampler or another setting, each with the reason."""
     algo = settings.get("algo", "trpo")
-    if algo not in ANNEALED_ALGORITHMS:
+    algorithm = find_algorithm(algo)
+    if not algorithm.can_anneal:
         yield "anneal", f"{algo} is not annealed"
-    if algo not in SURROGATE_ALGORITHMS:
+    if not algorithm.has_entropy_term:
         for name in ("entropy_coefficient", "final_std"):
             yield name, f"{algo} has none"
     if settings.get("sampler") == "vine":

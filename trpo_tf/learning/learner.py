@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.make import environment_seed, make_env
 from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
@@ -27,8 +28,8 @@ from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.sampling.vine import branch_count
 from trpo_tf.solvers.adam import AdamState
+from trpo_tf.updates.compiled_update import EntropyTerm, compile_update
 from trpo_tf.updates.local_problem import Rows
-from trpo_tf.updates.registry import ALGORITHMS, EntropyTerm, compile_update
 from trpo_tf.updates.result import Update
 
 _EPISODES_BETWEEN_CHECKPOINTS = 4
@@ -92,22 +93,16 @@ def build_learner(
     env.close()
 
     settings, critic = config.policy, config.critic
-    head = make_head(
-        action,
-        initial_log_std=settings.initial_log_std,
-        unit_std=settings.unit_std,
-        state_dependent_std=settings.state_dependent_std,
-        squash=settings.squash,
-        censored=settings.censored,
-    )
+    head = make_head(action, settings)
     _check_activation(settings.activation)
     if head.noise.law != "normal":
-        if config.sampling.noise_correlation > 0:
-            raise UserError("noise_correlation is for continuous actions; leave it at 0 for discrete ones")
-        if settings.final_std > 0:
-            raise UserError("final_std is for continuous actions; leave it at 0 for discrete ones")
-        if settings.state_dependent_std:
-            raise UserError("state_dependent_std is for continuous actions; leave it off for discrete ones")
+        gaussian = {
+            "noise_correlation": config.sampling.noise_correlation,
+            "final_std": settings.final_std,
+            "state_dependent_std": settings.state_dependent_std,
+        }
+        for name in (name for name, value in gaussian.items() if value):
+            raise UserError(f"{name} is for Gaussian actions, which this policy has not; leave it out")
     if policy_network is None:
         policy_network = default_network(
             encoder.inputs,
@@ -134,7 +129,7 @@ def build_learner(
         encode=tf.function(encoder, autograph=False, jit_compile=xla),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),
         iteration_steps=_iteration_steps(config, head),
-        initial_adapted=ALGORITHMS[config.algo].initial(config),
+        initial_adapted=find_algorithm(config.algo).initial(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.sampling.batch import Episodes
-from trpo_tf.updates.registry import ALGORITHMS
 from trpo_tf.updates.result import Update, UpdateStatus
 
 Metrics = dict[str, Any]
@@ -27,6 +27,6 @@ def progress_metrics(state: TrainingState, episodes: Episodes) -> Metrics:
 def update_metrics(update: Update, algo: str) -> Metrics:
     """Return the metrics of an update; a number that `algo` adapts is named `radius` or `kl_coefficient`."""
     scalars = {name: value.item() for name, value in update._asdict().items() if name not in ("theta", "status")}
-    adapts, adapted = ALGORITHMS[algo].adapts, scalars.pop("adapted")
+    adapts, adapted = find_algorithm(algo).adapts, scalars.pop("adapted")
     own = {} if adapts is None else {adapts: adapted}
     return {"update_status": UpdateStatus(int(update.status)).name.lower(), **own, **scalars}

@@ -8,7 +8,7 @@ import numpy as np
 from trpo_tf.config.settings import Config, SamplingConfig
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.heads.head import Head
-from trpo_tf.updates.registry import EntropyTerm
+from trpo_tf.updates.compiled_update import EntropyTerm
 
 _ENTROPY_OF_STANDARD_NORMAL = 0.5 * math.log(2 * math.pi * math.e)
 

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.former_names import METRICS, renamed
 from trpo_tf.config.settings import Config, read_config, upgraded
 from trpo_tf.envs.make import make_env
@@ -23,7 +24,6 @@ from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_manifest
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.support.phase_timer import PHASES
-from trpo_tf.updates.registry import ALGORITHMS
 
 Logged = Sequence[Mapping[str, Any]]
 
@@ -58,7 +58,7 @@ def read_story(folder: Path, bundle: Path | None = None) -> Story:
     if bundle is not None:
         read_manifest(bundle)
     told = json.loads(summary.read_text()) if summary.exists() else {}
-    former = METRICS | {"control": ALGORITHMS[config.algo].adapts or "radius"}
+    former = METRICS | {"control": find_algorithm(config.algo).adapts or "radius"}
     return Story(folder, config, _logged(folder / METRICS_FILE, former), told, bundle or _found_bundle(folder, config))
 
 
@@ -154,7 +154,7 @@ def _charts(story: Story) -> str:
 
     trained = story.summary.get("trained", {})
     score = [trained["mean_return"]] * len(steps) if trained.get("episodes") else ()
-    radius = values("radius") if ALGORITHMS[config.algo].adapts == "radius" else ()
+    radius = values("radius") if find_algorithm(config.algo).adapts == "radius" else ()
     charts = [
         line_chart("Return", steps, values("mean_return"), limit=score),
         line_chart("Mean KL in nats", steps, values("mean_kl"), limit=radius),

@@ -1,14 +1,15 @@
 """Compose updates of a direction and a step rule, TRPO's among them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from trpo_tf.config.settings import TrustRegionConfig
-from trpo_tf.updates.directions import FindDirection, natural_gradient
+from trpo_tf.config.settings import Config, TrustRegionConfig
+from trpo_tf.updates.directions import FindDirection, compatible_weights, gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import Update, UpdateStatus
-from trpo_tf.updates.steps import Slope, TakeStep, backtracking
+from trpo_tf.updates.steps import Slope, TakeStep, adaptive_radius, backtracking, kl_sphere, l2_ball
 
 
 def directed_update(
@@ -51,3 +52,19 @@ def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
     """
     radius = tf.constant(config.max_kl, problem.theta.dtype)
     return directed_update(problem, natural_gradient, backtracking, config, radius)
+
+
+def composed(find: FindDirection, take: TakeStep) -> Callable[[LocalProblem, Config, Any, Any], Update]:
+    """Return the rule of an algorithm that goes in this direction by this step, without minibatches."""
+
+    def rule(problem: LocalProblem, config: Config, radius: Any, minibatches: Any) -> Update:  # noqa: ARG001
+        return directed_update(problem, find, take, config.trust_region, radius)
+
+    return rule
+
+
+trpo = composed(natural_gradient, backtracking)
+trpo_adaptive = composed(natural_gradient, adaptive_radius)
+npg = composed(natural_gradient, kl_sphere)
+nac = composed(compatible_weights, kl_sphere)
+vpg = composed(gradient_direction, l2_ball)

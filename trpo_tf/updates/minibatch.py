@@ -28,7 +28,7 @@ def kl_penalty(problem: LocalProblem, config: Config, coefficient: Any, batches:
     def objective(part: LocalProblem, theta: Any) -> Any:
         return part.surrogate(theta) - coefficient * part.kl(theta)[0]
 
-    update = _maximised(problem, objective, config, coefficient, batches)
+    update = maximised(problem, objective, config, coefficient, batches)
     if not config.inner.adapt_kl:
         return update
     target = config.trust_region.max_kl
@@ -47,10 +47,10 @@ def ppo(problem: LocalProblem, config: Config, adapted: Any, batches: Any) -> Up
         clipped = tf.clip_by_value(ratio, 1.0 - clip, 1.0 + clip)
         return part.mean(tf.minimum(ratio * part.advantage, clipped * part.advantage))
 
-    return _maximised(problem, objective, config, adapted, batches)
+    return maximised(problem, objective, config, adapted, batches)
 
 
-def _maximised(problem: LocalProblem, objective: Objective, config: Config, adapted: Any, batches: Any) -> Update:
+def maximised(problem: LocalProblem, objective: Objective, config: Config, adapted: Any, batches: Any) -> Update:
     """Maximise the objective by one step of Adam for each minibatch of `batches`, int32 [steps, rows].
 
     A zero gradient, or a result that is not finite, is rejected.
