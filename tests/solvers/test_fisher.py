@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from problems import ACTIONS, make_policy, make_rows, make_theta
 
-from trpo_tf.config import settings as config
+from trpo_tf.config import groups
 from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.errors import UserError
 from trpo_tf.updates.fisher_metric import FISHER_PRODUCTS, damped_product, inverse_diagonal
@@ -117,4 +117,4 @@ def test_inverse_diagonal_is_exact_for_a_diagonal_matrix():
 def test_an_unknown_fisher_product_is_named_with_the_known_ones():
     with pytest.raises(UserError, match=r"fisher must be one of gauss-newton, .*, not 'k-fac'"):
         TrustRegionConfig(fisher="k-fac")
-    assert tuple(FISHER_PRODUCTS) == config.FISHER_PRODUCTS
+    assert tuple(FISHER_PRODUCTS) == groups.FISHER_PRODUCTS

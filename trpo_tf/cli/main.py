@@ -19,7 +19,7 @@ from trpo_tf.cli.showing import Record, Report
 from trpo_tf.cli.studies import Benchmark, Demo, Lab
 from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.cli.training import Evaluate, Train
-from trpo_tf.config.setting_types import whole_number
+from trpo_tf.config.setting_checks import whole_number
 from trpo_tf.config.settings import (
     Config,
     differing_settings,

@@ -1,4 +1,4 @@
-"""Check the types of a config's settings when it is made: the values come from Python and from files."""
+"""Check a setting's type and value when a config is made: the values come from Python and from files."""
 
 import reprlib
 from typing import Any, get_args, get_origin, get_type_hints
@@ -20,6 +20,17 @@ def check_types(config: Any, prefix: str = "") -> None:
         if not _is_of(value, kind):
             wanted = f"a tuple of {get_args(kind)[0].__name__}" if get_args(kind) else f"of type {kind.__name__}"
             raise UserError(f"{prefix}{name} must be {wanted}, not {reprlib.repr(value)}")
+
+
+def require_one_of(value: str, name: str, known: tuple[str, ...]) -> None:
+    """Raise `UserError` unless the setting is one of the `known` values."""
+    require(value in known, name, f"one of {', '.join(known)}, not {value!r}")
+
+
+def require(condition: bool, name: str, expected: str) -> None:
+    """Raise `UserError` that the setting must be what is `expected`, unless the condition holds."""
+    if not condition:
+        raise UserError(f"{name} must be {expected}")
 
 
 def whole_number(value: Any) -> Any:

@@ -1,0 +1,259 @@
+"""Groups of settings, one dataclass for each: a field's docstring is the help text of its option."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import UseAppendAction, arg
+
+from trpo_tf.config.environment import Environment, as_json
+from trpo_tf.config.setting_checks import check_types, require, require_one_of
+
+FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
+ADVANTAGES = ("gae", "monte-carlo", "return")
+OBJECTIVES = ("discounted", "average")
+SAMPLERS = ("single-path", "vine")
+ENV_BACKENDS = ("auto", "gymnasium", "envpool")
+VALUE_SCALINGS = ("targets", "rewards", "none")
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """How the environment is made. If any of these is set, Gymnasium steps it, not EnvPool."""
+
+    env_kwargs: str = ""
+    """arguments of the environment's constructor, as JSON: '{"difficulty": 2}'"""
+    max_episode_steps: int = 0
+    """steps after which an episode is truncated; 0: the registered limit, if there is one"""
+    env_wrapper: UseAppendAction[tuple[str, ...]] = ()
+    """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        object.__setattr__(self, "env_kwargs", as_json(self.env_kwargs))
+        check_types(self)
+        object.__setattr__(self, "env_wrapper", tuple(self.env_wrapper))
+        require(self.max_episode_steps >= 0, "max_episode_steps", "at least 0")
+        made = Environment("", self.env_kwargs, self.max_episode_steps, self.env_wrapper)
+        _ = made.arguments, made.wrappers
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Sampling of experience, and estimation of advantages."""
+
+    sampler: str = "single-path"
+    """single-path (whole trajectories) or vine (rollouts of several actions from states along trajectories)"""
+    env_backend: str = "auto"
+    """gymnasium, envpool, or auto: the fastest installed one that has the environment"""
+    num_envs: int = 4
+    """number of environments stepped together"""
+    batch_size: int = 2048
+    """environment steps per iteration, over all environments"""
+    discount: float = 0.99
+    """discount factor of future rewards"""
+    final_discount: float = 0.0
+    """discount at the end of training; the horizon 1 / (1 - discount) is interpolated geometrically. 0: constant"""
+    advantage: str = "gae"
+    """gae, monte-carlo (return minus the critic's value) or return (no baseline)"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation: 0 relies on the critic, 1 on the sampled returns"""
+    adaptive_lambda: bool = True
+    """use lambda 1 while rewards come only at the end of episodes and the critic does not predict them"""
+    objective: str = "discounted"
+    """discounted (return) or average (reward per step, for tasks that never end)"""
+    noise_correlation: float = 0.0
+    """correlation of a continuous action's noise with that of the previous step, for exploration (single path only)"""
+    stagger: bool = True
+    """cut each environment's first episode at a random step, so that a batch covers all parts of an episode"""
+    time_feature: bool = False
+    """also observe the logarithm of the steps left, and treat the time limit as the end of the task"""
+    normalize_observations: bool = True
+    """standardise observations by their running mean and deviation, inside the policy's graph"""
+    observation_offset: tuple[float, ...] = ()
+    """subtracted from the observation's numbers in float64, so that small changes of large values stay visible. Not
+    given: the first observation's values where they are at least 8,192 and of a type that float32 can't represent
+    exactly"""
+    statistics_window: int = 16_384
+    """environment steps that observation statistics reach back; 0: the whole run"""
+    least_deviation: float = 0.1
+    """observations are divided by sqrt(variance + this^2), so that a nearly constant one is not magnified; 0: by the
+    deviation alone"""
+    value_scaling: str = "targets"
+    """targets: standardise the critic's targets; rewards: divide rewards by the deviation of the discounted return, and
+    clip them to +-10; none"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        require(self.num_envs >= 1, "num_envs", "at least 1")
+        require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
+        require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
+        if self.final_discount > 0:
+            require(self.discount < 1, "discount", "below 1, with a final_discount")
+        require(0 <= self.final_discount < 1, "final_discount", "at least 0 and below 1")
+        require_one_of(self.sampler, "sampler", SAMPLERS)
+        require_one_of(self.env_backend, "env_backend", ENV_BACKENDS)
+        require(self.sampler != "vine" or self.env_backend != "envpool", "env_backend", "gymnasium, for the vine")
+        require_one_of(self.advantage, "advantage", ADVANTAGES)
+        require_one_of(self.objective, "objective", OBJECTIVES)
+        require_one_of(self.value_scaling, "value_scaling", VALUE_SCALINGS)
+        require(self.statistics_window >= 0, "statistics_window", "at least 0")
+        require(self.least_deviation >= 0, "least_deviation", "at least 0")
+        require(0 <= self.gae_lambda <= 1, "gae_lambda", "between 0 and 1")
+        require(0 <= self.noise_correlation < 1, "noise_correlation", "at least 0 and below 1")
+        require(self.sampler != "vine" or self.noise_correlation == 0, "noise_correlation", "0, for the vine")
+        if self.time_feature:
+            require(self.objective == "discounted", "objective", "discounted, of a task that ends (time_feature)")
+
+
+@dataclass(frozen=True)
+class VineConfig:
+    """Rollouts of the vine; their steps count as environment steps."""
+
+    rollout_states: int = 128
+    """number of the batch's states that rollouts start from"""
+    branch_actions: int = 4
+    """actions tried from each state; all of them if there are no more than that"""
+    branch_length: int = 20
+    """most steps of a rollout; the critic's value stands for the rest"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        require(self.rollout_states >= 1, "rollout_states", "at least 1")
+        require(self.branch_actions >= 2, "branch_actions", "at least 2")
+        require(self.branch_length >= 1, "branch_length", "at least 1")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy's network and distribution."""
+
+    head: str = "auto"
+    """distribution of the actions: gaussian, categorical, bernoulli, multi-categorical, or one that an installed
+    package adds; auto: the first of these that fits the action space"""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """widths of the policy's hidden layers"""
+    activation: str = "tanh"
+    """activation of the hidden layers of policy and critic: any name that Keras knows"""
+    last_layer_scale: float = 0.01
+    """initial gain of the policy's last layer; small values give near-uniform actions"""
+    initial_log_std: float = 0.0
+    """log of the Gaussian's initial standard deviation, in half widths of the action range"""
+    unit_std: bool = True
+    """limit the initial standard deviation to one unit of the action, but not to less than half of the half width"""
+    final_std: float = 0.0
+    """target of the Gaussian's standard deviation at the end, in half widths; entropy_coefficient weights it. 0: no
+    target"""
+    state_dependent_std: bool = False
+    """let the network widen or narrow the Gaussian in each state"""
+    censored: bool = False
+    """for a clipped action, use the probability of all samples clipped to it, not the density of its sample"""
+    squash: bool = False
+    """keep continuous actions within their bounds by tanh instead of clipping"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
+        require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
+        require(self.final_std >= 0, "final_std", "at least 0")
+        require(not (self.censored and self.squash), "censored", "off, for squashed actions, which are not clipped")
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig:
+    """The policy update: trust region, Fisher products, conjugate gradient, line search."""
+
+    max_kl: float = 0.015
+    """trust region radius: the mean KL divergence that an update may reach, in nats; kl-penalty's target"""
+    entropy_coefficient: float = 0.0
+    """entropy bonus coefficient; with final_std, the weight of the penalty 0.5 (entropy - scheduled entropy)^2. Not for
+    nac and ppo"""
+    damping: float = 0.1
+    """multiple of the identity added to the Fisher matrix"""
+    fisher: str = "gauss-newton"
+    """how Fisher products are computed: gauss-newton, double-backprop or score-covariance"""
+    fisher_fraction: float = 1.0
+    """fraction of the batch that Fisher products are computed on"""
+    precondition: bool = False
+    """precondition conjugate gradient by an estimate of the Fisher matrix's diagonal"""
+    cg_iterations: int = 15
+    """maximum number of conjugate gradient iterations"""
+    cg_tolerance: float = 1e-5
+    """residual, relative to the gradient's norm, at which conjugate gradient stops"""
+    backtrack_ratio: float = 0.8
+    """factor by which the line search shortens the step"""
+    max_backtracks: int = 10
+    """maximum number of step lengths that the line search tries"""
+    l2_radius: float = 0.2
+    """vpg: length of the step in parameter space"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        require(self.max_kl > 0, "max_kl", "above 0")
+        require(self.entropy_coefficient >= 0, "entropy_coefficient", "at least 0")
+        require(self.damping >= 0, "damping", "at least 0")
+        require_one_of(self.fisher, "fisher", FISHER_PRODUCTS)
+        require(0 < self.fisher_fraction <= 1, "fisher_fraction", "above 0 and at most 1")
+        require(self.cg_iterations >= 1, "cg_iterations", "at least 1")
+        require(self.cg_tolerance >= 0, "cg_tolerance", "at least 0")
+        require(0 < self.backtrack_ratio < 1, "backtrack_ratio", "between 0 and 1, both excluded")
+        require(self.max_backtracks >= 1, "max_backtracks", "at least 1")
+        require(self.l2_radius > 0, "l2_radius", "above 0")
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    """The update of kl-penalty and ppo: Adam over minibatches."""
+
+    policy_epochs: int = 10
+    """passes over the batch per iteration"""
+    policy_batch_size: int = 128
+    """minibatch size"""
+    policy_learning_rate: float = 1e-3
+    """learning rate of Adam"""
+    clip_range: float = 0.2
+    """ppo: the probability ratio is clipped to within this distance of 1"""
+    kl_coefficient: float = 1.0
+    """kl-penalty: initial coefficient of the mean KL divergence"""
+    adapt_kl: bool = True
+    """kl-penalty: double the coefficient after a mean KL divergence above 1.5 max_kl, halve it after one below max_kl /
+    1.5"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self)
+        require(self.policy_epochs >= 1, "policy_epochs", "at least 1")
+        require(self.policy_batch_size >= 1, "policy_batch_size", "at least 1")
+        require(self.policy_learning_rate > 0, "policy_learning_rate", "above 0")
+        require(self.clip_range > 0, "clip_range", "above 0")
+        require(self.kl_coefficient > 0, "kl_coefficient", "above 0")
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The critic, a value network, and its fit by Adam over minibatches."""
+
+    # `own_name` puts critic_ before these names where a setting is asked for without its group.
+
+    hidden_sizes: Annotated[tuple[int, ...], arg(name="critic-hidden-sizes")] = (64, 64)
+    """widths of the critic's hidden layers"""
+    epochs: Annotated[int, arg(name="critic-epochs")] = 10
+    """passes over the batch per iteration"""
+    batch_size: Annotated[int, arg(name="critic-batch-size")] = 128
+    """minibatch size"""
+    learning_rate: Annotated[float, arg(name="critic-learning-rate")] = 1e-3
+    """learning rate of Adam"""
+    memory: Annotated[int, arg(name="critic-memory")] = 1
+    """number of latest batches that the critic is fitted to; an epoch has as many minibatches as with one batch"""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` naming the first setting that can't work."""
+        check_types(self, prefix="critic_")
+        require(all(n >= 1 for n in self.hidden_sizes), "critic_hidden_sizes", "positive")
+        require(self.epochs >= 1, "critic_epochs", "at least 1")
+        require(self.batch_size >= 1, "critic_batch_size", "at least 1")
+        require(self.learning_rate > 0, "critic_learning_rate", "above 0")
+        require(self.memory >= 1, "critic_memory", "at least 1")
