@@ -6,6 +6,7 @@ docs/reference/bundle.md specifies the format; writers and readers both use this
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,25 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
 
-    @property
+    @cached_property
+    def inputs(self) -> tuple[ArraySpec | NoiseSpec, ...]:
+        """All inputs of the graph: the observation, then noise if the graph takes it."""
+        return *self.observation, *(() if self.graph.noise == "none" else (self.noise,))
+
+    @cached_property
     def outputs(self) -> tuple[ArraySpec, ...]:
         """All outputs of the graph, the action first."""
         return self.action, *self.graph.outputs
+
+    @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of `inputs`."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of `outputs`."""
+        return tuple(spec.name for spec in self.outputs)
 
     def to_json(self) -> str:
         """Return the manifest as JSON text; an infinite bound is written as null."""

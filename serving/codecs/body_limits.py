@@ -48,12 +48,11 @@ def decompress(body: bytes | bytearray, encoding: bytes, limit: int) -> bytes:
     return content
 
 
-def check_depth(text: bytes | bytearray | memoryview) -> None:
+def check_depth(text: bytes | bytearray) -> None:
     """Raise `RequestError` if objects and lists in JSON text are nested more than `MAX_DEPTH` deep.
 
     The check takes eight times the memory of the text, so the text should be small.
     """
-    text = bytes(text)
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     steps = _STEPS[np.frombuffer(STRING.sub(b"", text), np.uint8)]

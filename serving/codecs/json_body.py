@@ -15,7 +15,7 @@ from trpo_tf.serving.codecs.body_limits import MAX_DEPTH, SMALL, STRING, check_d
 from trpo_tf.serving.errors import RequestError
 
 Document = dict[str, Any]
-Text = bytes | bytearray | memoryview
+Text = bytes | bytearray
 
 _LONG = 1024
 """Size in bytes beyond which an array of numbers stays text."""
@@ -49,7 +49,7 @@ def parse_object(body: Text) -> Document:
     return document
 
 
-def parse_instances(body: bytes | bytearray, max_batch: int) -> Document:
+def parse_instances(body: Text, max_batch: int) -> Document:
     """Parse a JSON object; in a large body, long `instances` become `JsonArray`. Raises `RequestError`."""
     if len(body) <= SMALL:
         return _parse(body)
@@ -67,36 +67,35 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
 
     The arrays are returned by placeholder. The rest may have `SMALL` bytes at most. Raises `RequestError`.
     """
-    content = bytes(body) if isinstance(body, memoryview) else body
     arrays: dict[str, JsonArray] = {}
     rest: list[bytes | bytearray] = []
     size = strings = place = 0
     name = b""  # the last string
-    while place < len(content):
-        quote = content.find(b'"', place)
-        end = quote if quote >= 0 else len(content)
-        start, stop = _find_array(content, place, end, name) if name == key else (0, 0)
+    while place < len(body):
+        quote = body.find(b'"', place)
+        end = quote if quote >= 0 else len(body)
+        start, stop = _find_array(body, place, end, name) if name == key else (0, 0)
         if stop:
             mark = f"{_MARK}{len(arrays)}"
-            arrays[mark] = JsonArray(bytes(memoryview(content)[start:stop]))
-            rest.append(content[place:start] + f'"{mark}"'.encode())
+            arrays[mark] = JsonArray(bytes(memoryview(body)[start:stop]))
+            rest.append(body[place:start] + f'"{mark}"'.encode())
             size += len(rest[-1])
             place, name = stop, b""
             continue
-        match = STRING.match(content, end, end + SMALL)
+        match = STRING.match(body, end, end + SMALL)
         after = match.end() if match else end
-        rest.append(content[place:end].strip(_BLANKS) + content[end:after])
+        rest.append(body[place:end].strip(_BLANKS) + body[end:after])
         size += len(rest[-1])
         strings += 1
         if size > SMALL or strings > _MOST_STRINGS:
             raise RequestError(
                 f"beside the numbers of its inputs a request may have {SMALL} bytes of JSON and {_MOST_STRINGS} strings"
             )
-        place, name = after, unescaped(bytes(content[end + 1 : after - 1]))
+        place, name = after, unescaped(bytes(body[end + 1 : after - 1]))
     return _parse(b"".join(rest)), arrays
 
 
-def _find_array(content: bytes | bytearray, place: int, end: int, name: bytes) -> tuple[int, int]:
+def _find_array(content: Text, place: int, end: int, name: bytes) -> tuple[int, int]:
     """Return start and end of the array that follows key `name` at `place`; 0 and 0 if there is no long one.
 
     An array of numbers holds no string, so it ends before `end`, where the next string starts. Only `instances` may

@@ -17,6 +17,8 @@ PREDICT = ":predict"
 
 _KEPT = re.compile("%(25|2F)", re.IGNORECASE)
 
+_PERCENT, _QUERY, _FRAGMENT = b"%?#"  # as integers: Python looks for an integer in bytes several times as fast
+
 
 def part_of(name: str) -> str:
     """Return a name as a part of a path in the form of `decoded_path`: only `/` and `%` are encoded."""
@@ -30,7 +32,8 @@ def name_in(part: str) -> str:
 
 def decoded_path(target: bytes) -> str:
     """Return the decoded path of a request target: a path or a URL. Raises `ValueError` if it is neither."""
-    if target.startswith(b"/") and target.isascii() and not (b"%" in target or b"?" in target or b"#" in target):
+    is_plain = target.startswith(b"/") and target.isascii()
+    if is_plain and not (_PERCENT in target or _QUERY in target or _FRAGMENT in target):
         return target.decode()
     try:
         path = (httptools.parse_url(target).path or b"/").decode("utf-8", "replace")

@@ -39,7 +39,7 @@ def decode_binary(
     tail = memoryview(body)[length:]
     if length == 0:
         return _raw_request(tail, manifest, max_batch)
-    document = parse_object(memoryview(body)[:length])
+    document = parse_object(body[:length])
     attach_tensors(document, tail)
     return read_request(document, manifest, max_batch=max_batch)
 
@@ -86,7 +86,7 @@ def encode_binary(
 
 def bytes_of(values: Array) -> bytes:
     """Return the bytes of an array, little-endian and in row-major order."""
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    return (values if sys.byteorder == "little" else values.byteswap()).tobytes()
 
 
 def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferRequest:
@@ -102,4 +102,4 @@ def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferR
         raise RequestError(f"input {spec.name!r} has a batch of {batch}; send {max_batch} at most at a time")
     observations = array_from_bytes(data, [batch, *spec.shape], spec)
     check_batch(observations, manifest)
-    return InferRequest(observations, {output.name: True for output in manifest.outputs})
+    return InferRequest(observations, dict.fromkeys(manifest.output_names, True))

@@ -73,12 +73,8 @@ def broken_message(call: Call) -> RequestError:
 def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
     """Decode and check an inference request; all outputs are binary if its inputs are raw. Raises `RequestError`."""
     raw = message.raw_input_contents
-    for name, given, known in (
-        ("inputs", len(message.inputs), len(manifest.observation) + 1),
-        ("outputs", len(message.outputs), len(manifest.outputs)),
-    ):
-        if given > 2 * known:  # up to this number, later errors say which one is unknown or duplicate
-            raise RequestError(f"there may be {known} {name} at most, not {given}")
+    _check_count("inputs", message.inputs, manifest.input_names)
+    _check_count("outputs", message.outputs, manifest.output_names)
     if raw and len(raw) != len(message.inputs):
         raise RequestError(f"there must be raw_input_contents for each of the {len(message.inputs)} inputs or none")
     data: list[Any]
@@ -104,6 +100,11 @@ def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_bat
         "parameters": _values(message.parameters) | {"binary_data_output": bool(raw)},
     }
     return read_request(document, manifest, max_batch=max_batch)
+
+
+def _check_count(key: str, given: Sequence[Message], known: Sequence[str]) -> None:
+    if len(given) > 2 * len(known):  # up to this number, later errors say which one is unknown or duplicate
+        raise RequestError(f"there may be {len(known)} {key} at most, not {len(given)}")
 
 
 def encode_infer(answers: Mapping[str, Array], asked: InferRequest, request_id: str, model: Model) -> Message:

@@ -21,7 +21,7 @@ from trpo_tf.serving.codecs.parameters import check_served
 from trpo_tf.serving.codecs.varints import Varints, read_varints
 from trpo_tf.serving.errors import RequestError as RequestError
 from trpo_tf.serving.errors import quoted
-from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, structured
+from trpo_tf.serving.runtime.observations import Array, Observation, all_finite, batch_size, structured
 from trpo_tf.serving.runtime.policy import draw_noise
 
 Spec = ArraySpec | NoiseSpec
@@ -37,7 +37,7 @@ _DATATYPE_OF = {np.dtype(name): datatype for name, datatype in DATATYPES.items()
 
 # The Python types that JSON data may hold, by kind of NumPy dtype: 1 may be a float, but true is not a number.
 _ELEMENTS: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
-_INTEGERS = _ELEMENTS["i"]
+_BOOLEANS, _INTEGERS = _ELEMENTS["b"], _ELEMENTS["i"]
 
 
 def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -57,6 +57,7 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 # Limits of JSON data, by name of NumPy dtype.
 _ALLOWED = {name: Element(datatype, np.dtype(name), *_range(np.dtype(name))) for name, datatype in DATATYPES.items()}
+_LITTLE_ENDIAN = {name: element.dtype.newbyteorder("<") for name, element in _ALLOWED.items()}
 _TYPES = {name: _ELEMENTS[element.dtype.kind] for name, element in _ALLOWED.items()}
 
 
@@ -90,7 +91,7 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
         raise RequestError("parameters must be an object")
     if parameters:
         check_served(parameters, "the request")
-    inputs = _named(document, "inputs", [spec.name for spec in _inputs(manifest)])
+    inputs = _named(document, "inputs", manifest.input_names)
     for spec in manifest.observation:
         if spec.name not in inputs:
             raise RequestError(f"input {spec.name!r} is missing")
@@ -114,7 +115,7 @@ def join_parts(parts: dict[str, Array]) -> Observation:
 def check_batch(observations: Observation, manifest: Manifest) -> int:
     """Return the batch size. Raises `RequestError` if the graph does not accept it."""
     batch = batch_size(observations)
-    if manifest.graph.batch not in (None, batch):
+    if manifest.graph.batch is not None and manifest.graph.batch != batch:
         raise RequestError(f"the policy takes batches of {manifest.graph.batch}, not {batch}")
     return batch
 
@@ -153,7 +154,7 @@ def model_metadata(manifest: Manifest, *versions: str) -> Document:
         "name": manifest.name,
         "versions": list(versions),
         "platform": "onnx_onnxv1",
-        "inputs": [tensor_metadata(spec, batch) for spec in _inputs(manifest)],
+        "inputs": [tensor_metadata(spec, batch) for spec in manifest.inputs],
         "outputs": [tensor_metadata(spec, batch) for spec in manifest.outputs],
     }
 
@@ -164,11 +165,6 @@ def tensor_metadata(spec: Spec, batch: int) -> Document:
     if isinstance(spec, NoiseSpec):
         document["parameters"] = {"optional": True, "law": spec.law}
     return document
-
-
-def _inputs(manifest: Manifest) -> list[Spec]:
-    """Return the inputs that a request may have. Noise is always optional; without it the policy is deterministic."""
-    return [*manifest.observation, *([] if manifest.graph.noise == "none" else [manifest.noise])]
 
 
 def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize) -> Array:
@@ -203,14 +199,15 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
 
 def array_from_bytes(data: memoryview, shape: list[int], spec: Spec) -> Array:
     """Return an array of `shape` from little-endian, row-major bytes. Raises `RequestError`."""
-    where, dtype = f"input {spec.name!r}", np.dtype(spec.dtype)
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise RequestError(f"{where} must have {math.prod(shape) * dtype.itemsize} bytes of data, not {len(data)}")
+    where, dtype = f"input {spec.name!r}", _ALLOWED[spec.dtype].dtype
+    size = math.prod(shape) * dtype.itemsize
+    if len(data) != size:
+        raise RequestError(f"{where} must have {size} bytes of data, not {len(data)}")
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max() > 1:
         raise RequestError(f"{where} must hold nothing but bytes 0 and 1")
     # `astype` copies, since the numbers in a body need not be aligned.
-    array: Array = np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape).astype(dtype)
-    if dtype.kind == "f" and not np.isfinite(array).all():
+    array: Array = np.frombuffer(data, _LITTLE_ENDIAN[spec.dtype]).reshape(shape).astype(dtype)
+    if dtype.kind == "f" and not all_finite(array):
         raise RequestError(f"{where} holds a value that is not finite (NaN or infinity)")
     return array
 
@@ -275,11 +272,11 @@ def _wanted(document: Document, parameters: Document, manifest: Manifest) -> dic
 
     An output's `binary_data` overrides the request's `binary_data_output`.
     """
-    known, binary = [spec.name for spec in manifest.outputs], parameters.get("binary_data_output", False)
-    wanted: dict[str, Any] = dict.fromkeys(known, binary)
-    if chosen := _named(document, "outputs", known):
+    binary = parameters.get("binary_data_output", False)
+    wanted: dict[str, Any] = dict.fromkeys(manifest.output_names, binary)
+    if chosen := _named(document, "outputs", manifest.output_names):
         wanted = {name: _parameters(output).get("binary_data", binary) for name, output in chosen.items()}
-    if not {bool}.issuperset(map(type, wanted.values())):
+    if not _BOOLEANS.issuperset(map(type, wanted.values())):
         raise RequestError("binary_data and binary_data_output must be true or false")
     return wanted
 
@@ -292,15 +289,16 @@ def _parameters(output: Document) -> Document:
     return own
 
 
-def _named(document: Document, key: str, known: list[str]) -> Document:
+def _named(document: Document, key: str, known: tuple[str, ...]) -> Document:
     """Return the objects in list `document[key]` by name. Raises `RequestError` for an unknown or duplicate name."""
-    entries = document.get(key)
-    if entries is None and key not in document:
+    if key not in document:
         return {}
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise RequestError(f"{key} must be a list of objects")
-    named = {}
+    entries, named = document[key], {}
+    if not isinstance(entries, list):
+        raise _no_objects(key)
     for entry in entries:
+        if not isinstance(entry, dict):
+            raise _no_objects(key)
         name = entry.get("name")
         if name not in known:
             raise RequestError(f"{key} may hold {' and '.join(map(repr, known))}, not {quoted(name)}")
@@ -308,3 +306,7 @@ def _named(document: Document, key: str, known: list[str]) -> Document:
             raise RequestError(f"{key} holds {name!r} twice")
         named[name] = entry
     return named
+
+
+def _no_objects(key: str) -> RequestError:
+    return RequestError(f"{key} must be a list of objects")

@@ -37,7 +37,7 @@ from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata
 from trpo_tf.serving.grpc.listener import make_server, open_port
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
-from trpo_tf.serving.inference.runners import DirectRunner, Outputs, Runner
+from trpo_tf.serving.inference.runners import DirectRunner, Outputs, Runner, Waiting
 from trpo_tf.serving.keys import KeyRing, refusal
 from trpo_tf.serving.listening.sockets import GrpcPort
 from trpo_tf.serving.listening.tls import Tls
@@ -304,9 +304,10 @@ class GrpcServer:
         model = self._current().find(message.model_name, message.model_version or None)
         if model is None:
             raise _unknown(message.model_name, message.model_version)
-        if model.policy not in self._endpoints:
-            self._endpoints[model.policy] = InferenceEndpoint(model, self._options, self._metrics, "grpc")
-        return self._endpoints[model.policy]
+        endpoint = self._endpoints.get(model.policy)
+        if endpoint is None:
+            endpoint = self._endpoints[model.policy] = InferenceEndpoint(model, self._options, self._metrics, "grpc")
+        return endpoint
 
     def _is_ready(self) -> bool:
         return not self._stopping.is_set() and self._current().is_ready
@@ -316,10 +317,9 @@ class GrpcServer:
     async def _infer(self, endpoint: InferenceEndpoint, message: Message) -> Message:
         policy = endpoint.policy
         request = endpoint.admit(decode_infer(message, policy.manifest, max_batch=self._options.max_batch))
-        ran: asyncio.Future[Outputs | Exception] = asyncio.get_running_loop().create_future()
-        self._runner.run(policy, request, lambda outputs: None if ran.done() else ran.set_result(outputs))
-        if isinstance(outputs := await ran, Exception):
-            raise outputs
+        outputs = self._runner.run(policy, request)
+        if isinstance(outputs, Waiting):
+            outputs = await _outputs_of(outputs)
         return encode_infer(outputs, request, message.id, endpoint.model)
 
     async def _server_live(self, _request: Message) -> Message:
@@ -383,6 +383,14 @@ class GrpcServer:
         if service not in ("", INFERENCE, HEALTH):
             return "SERVICE_UNKNOWN"
         return "SERVING" if self._is_ready() else "NOT_SERVING"
+
+
+async def _outputs_of(waiting: Waiting) -> Outputs:
+    ran: asyncio.Future[Outputs | Exception] = asyncio.get_running_loop().create_future()
+    waiting.done = lambda outputs: None if ran.done() else ran.set_result(outputs)
+    if isinstance(outputs := await ran, Exception):
+        raise outputs
+    return outputs
 
 
 def _unknown(name: str, version: str) -> CallError:

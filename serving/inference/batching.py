@@ -8,23 +8,15 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
-from trpo_tf.serving.inference.runners import Done, Outputs
+from trpo_tf.serving.inference.runners import Outputs, Waiting
 from trpo_tf.serving.runtime.not_finite import NotFiniteError, check_finite
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.support.logs import emit
-
-
-class Waiting(NamedTuple):
-    """A queued request, and the callback that takes its outputs or its exception."""
-
-    request: InferRequest
-    done: Done
 
 
 class Batcher:
@@ -35,11 +27,13 @@ class Batcher:
         self._max_batch = max_batch
         self._waiting: defaultdict[Policy, list[Waiting]] = defaultdict(list)
 
-    def run(self, policy: Policy, request: InferRequest, done: Done) -> None:
+    def run(self, policy: Policy, request: InferRequest) -> Waiting:
         """Queue the request; `flush` runs it at the end of this turn of the event loop."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting[policy].append(Waiting(request, done))
+        waiting = Waiting(request)
+        self._waiting[policy].append(waiting)
+        return waiting
 
     def flush(self) -> None:
         """Run all queued requests as batches."""
@@ -47,7 +41,8 @@ class Batcher:
         for policy, requests in waiting.items():
             for batch in batches(requests, policy.manifest.graph.batch or self._max_batch):
                 for one, answers in zip(batch, run_together(policy, [one.request for one in batch]), strict=True):
-                    one.done(answers)
+                    if one.done is not None:
+                        one.done(answers)
 
 
 def batches(waiting: list[Waiting], most: int) -> list[list[Waiting]]:

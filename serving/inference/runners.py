@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
@@ -14,11 +15,19 @@ Outputs = dict[str, Array]
 Done = Callable[[Outputs | Exception], None]
 
 
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A queued request. Its owner sets `done`, which is called with the outputs or the exception."""
+
+    request: InferRequest
+    done: Done | None = None
+
+
 class Runner(Protocol):
     """Runs requests in the event loop's thread."""
 
-    def run(self, policy: Policy, request: InferRequest, done: Done) -> None:
-        """Run the request, now or later in this turn of the event loop, and call `done` with its outputs or error."""
+    def run(self, policy: Policy, request: InferRequest) -> Outputs | Waiting:
+        """Run the request, or queue it until the end of this turn of the event loop. Raises as `Policy.infer` does."""
 
     def flush(self) -> None:
         """Run all queued requests."""
@@ -27,14 +36,9 @@ class Runner(Protocol):
 class DirectRunner:
     """Runs each request by itself, at once."""
 
-    def run(self, policy: Policy, request: InferRequest, done: Done) -> None:
-        """Run the request, and call `done` before returning."""
-        outputs: Outputs | Exception
-        try:
-            outputs = policy.infer(request.observations, request.noise, [*request.outputs])
-        except Exception as error:  # noqa: BLE001 (each has its answer)
-            outputs = error
-        done(outputs)
+    def run(self, policy: Policy, request: InferRequest) -> Outputs:
+        """Run the request. Raises as `Policy.infer` does."""
+        return policy.infer(request.observations, request.noise, [*request.outputs])
 
     def flush(self) -> None:
         """Do nothing: no request is ever queued."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import httptools
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
-from trpo_tf.serving.inference.runners import Outputs, Runner
+from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
 from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response, busy, too_large
 from trpo_tf.serving.rest.routes import Route
@@ -160,12 +160,6 @@ class Connection(asyncio.Protocol):
             self._bound()
             if len(data) >= MUCH:
                 self._let_others()
-
-    def _rest(self) -> None:
-        """Start the keep-alive timeout until the next request."""
-        if self._phase < _LAST and not self._paused:
-            self.idle_since = self._now()
-            self.deadline = self.idle_since + self._state.options.keep_alive
 
     def _decline(self, rest: memoryview, offer: httptools.HttpParserUpgrade) -> None:
         """Continue with HTTP/1.1 after the client offered another protocol (RFC 9110, 7.8).
@@ -379,11 +373,14 @@ class Connection(asyncio.Protocol):
             if isinstance(parsed, HttpError):
                 raise parsed
             request = endpoint.admit(parsed)
+            outputs = self._runner.run(endpoint.policy, request)
+            if isinstance(outputs, Waiting):
+                self._phase, outputs.done = PENDING, partial(self._on_outputs, endpoint, request, keep)
+                return
+            response = endpoint.render(request, outputs)
         except Exception as error:  # noqa: BLE001 (each has its answer)
-            self._finish(self._failed(endpoint.refusal(error)), keep=keep)
-            return
-        self._phase = PENDING
-        self._runner.run(endpoint.policy, request, partial(self._on_outputs, endpoint, request, keep))
+            response = self._failed(endpoint.refusal(error))
+        self._finish(response, keep=keep)
 
     def _on_outputs(
         self, endpoint: RestEndpoint, request: InferRequest, keep: bool, outputs: Outputs | Exception
@@ -409,10 +406,11 @@ class Connection(asyncio.Protocol):
             return
         self._await_request()
         self._is_timed = False
-        if keep:
-            self._rest()
-        else:
+        if not keep:
             self._end()
+        elif not self._paused:
+            self.idle_since = self._now()
+            self.deadline = self.idle_since + self._state.options.keep_alive
 
     def _respond(self) -> "Response | asyncio.Future[Response]":
         if self._route is None or self._route.answer is None:

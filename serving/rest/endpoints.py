@@ -18,7 +18,7 @@ from trpo_tf.serving.inference.runners import Outputs
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.repository.catalog import Model
-from trpo_tf.serving.rest.responses import HttpError, Response, too_large
+from trpo_tf.serving.rest.responses import JSON, HttpError, Response, too_large
 from trpo_tf.serving.support.entry_points import find_value
 
 Body = bytes | bytearray
@@ -39,7 +39,9 @@ class RestEndpoint(InferenceEndpoint):
         until cycles are collected.
         """
         try:
-            return self.decode(_decompressed(headers, body, self.options), headers)
+            if b"content-encoding" in headers:
+                body = _decompressed(headers, body, self.options)
+            return self.decode(body, headers)
         except Exception as error:  # noqa: BLE001 (each has its answer)
             return self.refusal(error)
 
@@ -80,7 +82,7 @@ class V2Endpoint(RestEndpoint):
         manifest, version = self._manifest, self.model.version
         if not any(request.outputs.values()):
             content = encode_response(outputs, manifest, version, request.request_id)
-            return Response(200, content, series=self.series)
+            return Response(200, content, b"", JSON, self.series)
         content, length = v2_binary.encode_binary(outputs, request.outputs, manifest, version, request.request_id)
         header = b"%b: %d\r\n" % (v2_binary.HEADER, length)
         return Response(200, content, header, b"application/octet-stream", self.series)
@@ -99,7 +101,8 @@ class PredictEndpoint(RestEndpoint):
 
     def render(self, request: InferRequest, outputs: Outputs) -> Response:  # noqa: ARG002 (nothing else can be asked)
         """Encode the actions alone as JSON."""
-        return Response(200, encode_predictions(outputs[self._manifest.action.name]), self._version, series=self.series)
+        content = encode_predictions(outputs[self._manifest.action.name])
+        return Response(200, content, self._version, JSON, self.series)
 
 
 class Protocol(NamedTuple):
@@ -132,7 +135,7 @@ def served_protocols(options: ServeOptions) -> tuple[Protocol, ...]:
 
 def _decompressed(headers: Headers, body: Body, options: ServeOptions) -> Body:
     """Undo the content coding of a body. Raises `HttpError` and `TooLargeError`."""
-    encoding = headers.get(b"content-encoding", b"identity").lower()
+    encoding = headers[b"content-encoding"].lower()
     if encoding == b"identity":
         return body
     if encoding not in ENCODINGS:

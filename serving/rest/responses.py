@@ -7,6 +7,7 @@ import orjson
 from trpo_tf.serving.metrics.series import KINDS, Series
 
 NO_CONTENT = 204
+JSON = b"application/json"
 
 RETRY_SECONDS = 1
 """Value of the Retry-After header of a 503 response."""
@@ -24,7 +25,7 @@ class Response(NamedTuple):
     status: int
     body: bytes
     headers: bytes = b""
-    content_type: bytes = b"application/json"
+    content_type: bytes = JSON
     series: Series | None = None
     error: str = ""
 

@@ -88,7 +88,7 @@ class ServerState:
         except HttpError:
             self._authorize(headers)
             raise
-        if not route.is_open:
+        if self.keys is not None and not route.is_open:
             self._authorize(headers)
         length = headers.get(b"content-length", b"0")
         if len(length) > 18 or int(length) > self.options.max_body:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, Statistics
 from trpo_tf.serving.runtime.observation_bounds import is_outside
-from trpo_tf.serving.runtime.observations import Array, is_finite
+from trpo_tf.serving.runtime.observations import Array, all_finite
 
 MOST_DEVIATIONS = 1e6
 """Distance from the training mean beyond which an observation is absurd, in standard deviations of training."""
@@ -40,7 +40,7 @@ def check_finite(answers: Mapping[str, Array], feeds: Mapping[str, Array], manif
     also absurd if its square overflows its own dtype, or float32, in which networks compute.
     """
     for name, values in answers.items():
-        if values.dtype.kind == "f" and not is_finite(values):
+        if values.dtype.kind == "f" and not all_finite(values):
             rows = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
             culprit = _absurd_input({key: feed[rows] for key, feed in feeds.items()}, manifest)
             hint = f"input {culprit!r} holds an absurd value" if culprit else "check the observation against its bounds"

@@ -20,9 +20,9 @@ from trpo_tf.serving.runtime.not_finite import check_finite
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
+    all_finite,
     batch_size,
     by_name,
-    is_finite,
     parts_of,
     structured,
 )
@@ -52,7 +52,6 @@ class Policy:
         _check_graph(self._session, manifest)
         self._bound = BoundGraph(self._session, manifest)
         self._takes_one = manifest.graph.batch in (None, 1)
-        self._outputs = tuple(spec.name for spec in manifest.outputs)
 
     def act(
         self,
@@ -108,19 +107,20 @@ class Policy:
         Raises `ValueError` for a batch size or noise that the graph doesn't accept, and `NotFiniteError` if an output
         is not finite.
         """
-        graph, rows = self.manifest.graph, batch_size(observations)
-        if graph.batch not in (None, rows):
+        manifest, rows = self.manifest, batch_size(observations)
+        graph = manifest.graph
+        if graph.batch is not None and graph.batch != rows:
             raise ValueError(f"the policy was exported for batches of {graph.batch}, not {rows}")
-        feeds = by_name(observations, self.manifest.observation[0].name)
+        feeds = by_name(observations, manifest.observation[0].name)
         if noise is None and graph.noise == "required":
-            noise = np.zeros((rows, *self.manifest.noise.shape), self.manifest.noise.dtype)
+            noise = np.zeros((rows, *manifest.noise.shape), manifest.noise.dtype)
         if noise is not None:
             if graph.noise == "none":
                 raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
-            feeds[self.manifest.noise.name] = noise
-        names = self._outputs if outputs is None else outputs
+            feeds[manifest.noise.name] = noise
+        names = manifest.output_names if outputs is None else outputs
         answers: dict[str, Array] = dict(zip(names, self._session.run(names, feeds), strict=True))
-        check_finite(answers, feeds, self.manifest)
+        check_finite(answers, feeds, manifest)
         return answers
 
     def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
@@ -186,7 +186,7 @@ def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array
     if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
         shown = ("batch", *expected) if batched else expected
         raise ValueError(f"{what} has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
-    if array.dtype.kind == "f" and not is_finite(array):
+    if array.dtype.kind == "f" and not all_finite(array):
         raise ValueError(f"{what} holds a value that is not finite (NaN or infinity)")
     return np.ascontiguousarray(array if batched else array[np.newaxis])
 
@@ -211,8 +211,8 @@ def _shape(shape: Sequence[object]) -> str:
 
 
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-    inputs, noise = [*session.get_inputs(), *session.get_overridable_initializers()], manifest.noise
-    _check_tensors("input", inputs, [*manifest.observation, *([] if manifest.graph.noise == "none" else [noise])])
+    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
+    _check_tensors("input", inputs, manifest.inputs)
     _check_tensors("output", session.get_outputs(), manifest.outputs)
 
 

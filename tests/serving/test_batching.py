@@ -12,7 +12,8 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving.codecs.v2_json import InferRequest
-from trpo_tf.serving.inference.batching import Waiting, batches, run_together
+from trpo_tf.serving.inference.batching import batches, run_together
+from trpo_tf.serving.inference.runners import Waiting
 
 INFER = "/v2/models/judged/infer"
 ROWS = np.float32([[0.25, 0.5], [0.04, -1.0], [0.5, 2.0]])
@@ -92,7 +93,7 @@ def test_a_batch_that_fails_for_no_request_s_sake_is_told(policy, rows, told, ca
 
 
 def test_batches_keep_order_and_have_no_more_rows_than_allowed():
-    waiting = [Waiting(asked(np.zeros((rows, 2), np.float32)), print) for rows in (3, 1, 2, 5, 1, 1)]
+    waiting = [Waiting(asked(np.zeros((rows, 2), np.float32))) for rows in (3, 1, 2, 5, 1, 1)]
     made = [[len(one.request.observations) for one in batch] for batch in batches(waiting, 4)]
     assert made == [[3, 1], [2], [5], [1, 1]]
 

@@ -546,6 +546,6 @@ def test_actions_that_are_not_finite_never_leave_a_route(continuous, catalog_of)
     routes = make_routes(catalog_of(continuous), ServeOptions(), Metrics())
     body = json.dumps({"instances": [[1e308] * 3]}).encode()
     endpoint = routes["/v1/models/continuous:predict"].select()
-    outputs = []
-    DirectRunner().run(endpoint.policy, endpoint.admit(endpoint.parse({}, body)), outputs.append)
-    assert "not finite" in str(endpoint.refusal(*outputs))
+    with pytest.raises(FloatingPointError) as raised:
+        DirectRunner().run(endpoint.policy, endpoint.admit(endpoint.parse({}, body)))
+    assert "not finite" in str(endpoint.refusal(raised.value))
