@@ -10,10 +10,11 @@ from trpo_tf.serving.errors import BundleError
 
 if TYPE_CHECKING:
     from trpo_tf.serving.bundle.manifest import Manifest
-    from trpo_tf.serving.bundle.specs import ArraySpec, GraphSpec, NoiseSpec
+    from trpo_tf.serving.bundle.specs import ArraySpec, GraphSpec, NoiseSpec, StateSpec
     from trpo_tf.serving.runtime.policy import Policy, load
+    from trpo_tf.serving.runtime.session import Session
 
-__all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Policy", "load"]
+__all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Policy", "Session", "StateSpec", "load"]
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,8 @@ _MODULES = {
     "Manifest": "bundle.manifest",
     "NoiseSpec": "bundle.specs",
     "Policy": "runtime.policy",
+    "Session": "runtime.session",
+    "StateSpec": "bundle.specs",
     "load": "runtime.policy",
 }
 

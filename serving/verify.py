@@ -1,6 +1,6 @@
 """Verify a bundle on any machine: each file against its checksum, and the policy against its golden cases."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from trpo_tf.serving.bundle.golden import read_golden, read_golden_file
 from trpo_tf.serving.bundle.manifest import Manifest, check_file, read_checked, read_manifest
 from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.signing import signed_copy
+from trpo_tf.serving.bundle.specs import next_outputs
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.runtime.not_finite import NotFiniteError
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, is_finite, structured, take
 from trpo_tf.serving.runtime.policy import Policy
+from trpo_tf.serving.runtime.sequences import run_sequences
 
 ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
 
@@ -81,12 +83,34 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
                 )
             if spec == manifest.action:
                 worst = max(worst, difference(answers, expected))
+    if manifest.state:
+        _check_sequences(policy, cases)
     return len(every), worst
+
+
+def _check_sequences(policy: Policy, cases: dict[str, NDArray[Any]]) -> None:
+    """Raise `BundleError` unless the policy, which carries its own state, reproduces the golden sequences."""
+    manifest = policy.manifest
+
+    def step(inputs: dict[str, Array], noise: Array) -> dict[str, Array]:
+        def run(seen: Observation, drawn: Array | None) -> dict[str, Array]:
+            return policy.infer(seen, drawn)
+
+        return replay_all(run, manifest, inputs, noise)
+
+    inputs = {spec.name: cases[spec.name] for spec in manifest.step_inputs}
+    _, found = run_sequences(step, inputs, cases[manifest.noise.name], manifest.state)
+    for spec in (manifest.action, *next_outputs(manifest.state)):
+        if not agree(found[spec.name], cases[spec.name]):
+            raise BundleError(
+                f"{MODEL_FILE} drifts from its golden sequences in {spec.name!r} by "
+                f"{difference(found[spec.name], cases[spec.name]):.3g}; export it again"
+            )
 
 
 def _answers(policy: Policy, output: str, cases: dict[str, NDArray[Any]]) -> Array:
     manifest = policy.manifest
-    observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+    observations = structured({spec.name: cases[spec.name] for spec in manifest.step_inputs})
 
     def run(seen: Observation, noise: Array | None) -> Array:
         try:
@@ -108,6 +132,17 @@ def replay(
     return in_batches_of(manifest.graph.batch, run, observations, fed)
 
 
+def replay_all(
+    run: Callable[[Observation, Array | None], Mapping[str, Array]],
+    manifest: Manifest,
+    observations: Observation,
+    noise: Array,
+) -> dict[str, Array]:
+    """Return several outputs of `run` by name, as `replay` does one."""
+    fed = None if manifest.graph.noise == "none" else noise
+    return all_in_batches_of(manifest.graph.batch, run, observations, fed)
+
+
 def in_batches_of(
     size: int | None,
     run: Callable[[Observation, Array | None], Array],
@@ -118,12 +153,22 @@ def in_batches_of(
 
     The last batch is filled up with the first rows.
     """
+    return all_in_batches_of(size, lambda *batch: {"": run(*batch)}, observations, noise)[""]
+
+
+def all_in_batches_of(
+    size: int | None,
+    run: Callable[[Observation, Array | None], Mapping[str, Array]],
+    observations: Observation,
+    noise: Array | None,
+) -> dict[str, Array]:
+    """Return several outputs of `run` by name, as `in_batches_of` does one."""
     if size is None:
-        return run(observations, noise)
+        return dict(run(observations, noise))
     rows = batch_size(observations)
     batches = np.arange(-(-rows // size) * size).reshape(-1, size) % rows
     answers = [run(take(observations, batch), None if noise is None else noise[batch]) for batch in batches]
-    return np.concatenate(answers)[:rows]
+    return {name: np.concatenate([answer[name] for answer in answers])[:rows] for name in answers[0]}
 
 
 def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:

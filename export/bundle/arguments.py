@@ -31,13 +31,18 @@ class Contents(TypedDict, total=False):
 
 def check_arguments(function: Any, spec: Any, path: Any, form: Any, evidence: Any, observer: Any) -> None:
     """Raise `ExportError` naming the first argument that can't be exported."""
-    check_function(function, "function")
     expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
+    check_function(function, "function", spec)
     expect(path, (str, os.PathLike), "path must be that of the folder to make", ExportError)
     expect(form, GraphForm, "form must be a GraphForm", ExportError)
     expect(evidence, Evidence, "evidence must be Evidence(observations), or Evidence(environment=...)", ExportError)
     expect(observer, Callable, "observer must be a function of what is being done", ExportError)
-    clashes = set(form.outputs) & {spec.noise.name, spec.action.name, *(part.name for part in spec.observation)}
+    for name, output in form.outputs.items():
+        check_function(output, f"output {name!r}", spec)
+    if evidence.scores is not None:
+        check_function(evidence.scores, "scores", spec)
+    arrays = (spec.noise, spec.action, *spec.step_inputs, *spec.next_state)
+    clashes = set(form.outputs) & {array.name for array in arrays}
     if clashes:
         raise ExportError(f"output {min(clashes)!r} has the name of another array; choose another")
     check_answer(function, spec)

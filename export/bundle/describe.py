@@ -13,15 +13,21 @@ from trpo_tf.export.bundle.graphs import serialized
 from trpo_tf.export.bundle.model_card import CARD_FILE, model_card
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.parity.proof import ReferenceCases
-from trpo_tf.export.parity.reference import Answered
+from trpo_tf.export.parity.reference import Answered, flat
+from trpo_tf.export.parity.rounding import along_sequences
 from trpo_tf.export.parity.soundness import outputs_of
 from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, FileEntry
+from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import Array, by_name
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE
 
 _LEAST_GOLDEN, _MOST_GOLDEN = 16, 128
 """Golden cases without noise, and as many with it."""
+
+_FIRM = ABSOLUTE_TOLERANCE / 2
+"""What rounding may change in a golden sequence, plus as much of the number."""
 
 
 def describe(folder: Path, manifest: Manifest, targets: Mapping[str, Target], reference_cases: ReferenceCases) -> None:
@@ -48,9 +54,10 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 def _golden(reference_cases: ReferenceCases, manifest: Manifest) -> bytes:
     """Serialize golden cases with zero noise, then the same with noise, of which no rounding changes the action.
 
-    Where there are few such, those that it changes least.
+    Where there are few such, those that it changes least. Those of a policy with state are whole sequences.
     """
-    chosen = [cases.take(_firmest(cases)) for cases in (reference_cases.golden, reference_cases.noisy_golden)]
+    choose = _firmest_sequences if manifest.state else _firmest
+    chosen = [cases.take(choose(cases)) for cases in (reference_cases.golden, reference_cases.noisy_golden)]
     arrays: dict[str, list[Array]] = {}
     for cases in chosen:
         inputs = by_name(cases.observations, manifest.observation[0].name) | {manifest.noise.name: cases.noise}
@@ -67,3 +74,17 @@ def _firmest(cases: Answered) -> NDArray[np.int64]:
     if len(firm) < least:
         firm = np.sort(np.argsort(cases.fragility, kind="stable")[:least])
     return np.asarray(firm[np.unique(np.linspace(0, len(firm) - 1, _MOST_GOLDEN).astype(int))])
+
+
+def _firmest_sequences(cases: Answered) -> NDArray[np.int64]:
+    """Choose sequences that rounding changes far less than is allowed, or else the one that it changes least."""
+    along = along_sequences(cases)
+    moved = [along.fragility]
+    for name, expected in cases.further.items():
+        if along.margins is not None:
+            shares = along.margins[name] / (1 + np.abs(expected.astype(np.float64)))
+            moved.append(flat(shares).max(axis=1, initial=0.0))
+    fragility = np.max(moved, axis=0).reshape(-1, STEPS).max(axis=1)
+    order = np.argsort(fragility, kind="stable")
+    firm = order[: max(1, int((fragility <= _FIRM).sum()))][: _MOST_GOLDEN // STEPS]
+    return np.asarray((np.sort(firm)[:, np.newaxis] * STEPS + np.arange(STEPS)).ravel())

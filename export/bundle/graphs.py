@@ -10,21 +10,22 @@ from trpo_tf.export.graph.convert import to_onnx
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
 from trpo_tf.export.parity.proof import ReferenceCases
-from trpo_tf.export.policy.functions import InferenceFunction, Outputs
+from trpo_tf.export.policy.functions import InferenceFunction, Outputs, PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET
-from trpo_tf.export.policy.spec import GraphForm, PolicySpec, all_outputs, check_function, spec_of
+from trpo_tf.export.policy.outputs import all_outputs
+from trpo_tf.export.policy.spec import GraphForm, PolicySpec, check_function, spec_of
 from trpo_tf.export.targets.target import ExportInputs
 from trpo_tf.serving import ArraySpec, Manifest
 from trpo_tf.serving.arguments import expect
 
 
-def convert_policy(function: InferenceFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
-    """Convert the policy to a serialized ONNX graph with optional noise.
+def convert_policy(function: PolicyFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
+    """Convert the policy to a serialized ONNX graph with optional noise; one with state, to a graph of one step.
 
     Arguments and errors are those of `to_onnx`.
     """
-    check_function(function, "function")
     expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
+    check_function(function, "function", spec)
     return serialized(_converted(all_outputs(function, spec), spec, opset))
 
 
@@ -40,7 +41,8 @@ def serialized(model: onnx.ModelProto) -> bytes:
 def further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]:
     """Describe the further outputs' arrays. Raises `ExportError` for one whose rows have no fixed shape."""
     traced = tf.function(outputs, spec.signature(), autograph=False).get_concrete_function().structured_outputs
-    further = {name: tensor for name, tensor in traced.items() if name != spec.action.name}
+    known = {array.name for array in (spec.action, *spec.next_state)}
+    further = {name: tensor for name, tensor in traced.items() if name not in known}
     for name, tensor in further.items():
         if tensor.shape.rank in (None, 0) or None in tensor.shape[1:]:
             raise ExportError(f"output {name!r} has shape {tensor.shape}; rows must have a fixed one")
@@ -49,14 +51,14 @@ def further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]
 
 @dataclass(frozen=True)
 class PolicyGraphs:
-    """Two ONNX graphs with optional noise and any batch size: one of the action alone, one of all outputs."""
+    """Two ONNX graphs with optional noise and any batch size: of action and next state alone, and of all outputs."""
 
     plain: onnx.ModelProto
     outputs: onnx.ModelProto
 
 
-def policy_graphs(function: InferenceFunction, outputs: Outputs, spec: PolicySpec, form: GraphForm) -> PolicyGraphs:
-    """Convert the action alone, and all outputs where there are more."""
+def policy_graphs(function: PolicyFunction, outputs: Outputs, spec: PolicySpec, form: GraphForm) -> PolicyGraphs:
+    """Convert action and next state alone, and all outputs where there are more."""
     plain = _converted(all_outputs(function, spec), spec, form.opset)
     return PolicyGraphs(plain, _converted(outputs, spec, form.opset) if form.outputs else plain)
 

@@ -41,9 +41,10 @@ def make_targets(
             continue
         actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.follows_form
-        further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else None
+        step = target.open_step(folder, manifest) if target.open_step and manifest.state else None
+        further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else step
         proofs[name] = compare_target(
-            name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further
+            name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further, step=step
         )
     return actors, proofs
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from trpo_tf.export.parity.table import COLUMNS, proof_rows
+from trpo_tf.export.parity.table import columns_of, proof_rows
 from trpo_tf.export.targets.table import TARGETS, target_sizes
 from trpo_tf.serving import ArraySpec, Manifest
 
@@ -37,7 +37,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield "right, error in 8 bits (1 is that of the best constant action), return of episodes that each plays by itself"
     yield "from the same seeds, and how much that is above Keras's. Latencies of the machine that exported are in"
     yield "latency.json.\n"
-    yield from _table(COLUMNS, proof_rows(manifest.parity, target_sizes(manifest)))
+    yield from _table(columns_of(manifest.parity), proof_rows(manifest.parity, target_sizes(manifest)))
     accepted = {name: figures["accepted"] for name, figures in manifest.parity.items() if "accepted" in figures}
     for name, reason in accepted.items():
         yield f"\n{name} was accepted although it {reason}."

@@ -12,8 +12,9 @@ from trpo_tf.export.bundle.make_targets import make_targets, target_parity
 from trpo_tf.export.parity.evidence import Evidence, check_episodes, make_reference_cases
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
 from trpo_tf.export.parity.proof import Proof, ReferenceCases, is_repeatable, without_returns
-from trpo_tf.export.policy.functions import InferenceFunction, Outputs
-from trpo_tf.export.policy.spec import DEFAULT_FORM, GraphForm, PolicySpec, all_outputs
+from trpo_tf.export.policy.functions import Outputs, PolicyFunction
+from trpo_tf.export.policy.outputs import all_outputs, of_inputs
+from trpo_tf.export.policy.spec import DEFAULT_FORM, GraphForm, PolicySpec
 from trpo_tf.export.support.new_folder import new_folder
 from trpo_tf.export.targets.table import DEFAULT_TARGETS, checked_targets
 from trpo_tf.serving import GraphSpec, Manifest
@@ -31,7 +32,7 @@ _NO_EVIDENCE = Evidence()
 
 
 def write_bundle(
-    function: InferenceFunction,
+    function: PolicyFunction,
     spec: PolicySpec,
     path: str | Path,
     *,
@@ -47,8 +48,10 @@ def write_bundle(
     The folder appears only when every target was compared with `function` and stands the comparison.
 
     Args:
-        function: observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow.
-        spec: the arrays' names, types, shapes and bounds, and the law of the noise.
+        function: observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow. Of a policy with
+            state: observations, state, reset [batch], noise -> actions, next state. States are dicts of tensors
+            [batch, ...] by name, and rows of the state in which `reset` is true are the initial ones.
+        spec: the arrays' names, types, shapes and bounds, the law of the noise, and the state.
         path: the folder to make.
         targets: names of `trpo_tf.export.targets.table.TARGETS`, or `all` for each that can carry the policy.
         form: the ONNX graph's opset, noise input, batch, and further outputs.
@@ -70,18 +73,18 @@ def write_bundle(
     check_arguments(function, spec, path, form, evidence, observer)
     check_contents(contents)
     with new_folder(Path(path)) as folder:
-        chosen = checked_targets(targets, function, spec, observer)
+        chosen = checked_targets(targets, all_outputs(function, spec), spec, observer)
         check_episodes(chosen, evidence)
-        outputs = all_outputs(function, spec, form)
+        outputs, policy = all_outputs(function, spec, form), of_inputs(function, spec)
         manifest = _new_manifest(outputs, spec, form, contents)
         for file, content in (contents.get("files") or {}).items():
             (folder / file).write_bytes(content)
         observer(f"playing {evidence.episodes} episodes" if evidence.environment else "computing golden cases")
         graphs = policy_graphs(function, outputs, spec, form)
-        cases = make_reference_cases(function, outputs, manifest, evidence, serialized(graphs.outputs))
+        cases = make_reference_cases(policy, outputs, manifest, evidence, serialized(graphs.outputs))
         if not cases.repeatable:
             observer(_NOT_REPEATABLE)
-        inputs = export_inputs(function, outputs, manifest, form, graphs, cases)
+        inputs = export_inputs(policy, outputs, manifest, form, graphs, cases)
         optional = chosen.keys() - {"onnx", *targets}
         actors, proofs = make_targets(folder, manifest, chosen, inputs, cases, optional, observer)
         chosen = {target: chosen[target] for target in proofs}
@@ -109,6 +112,7 @@ def _new_manifest(outputs: Outputs, spec: PolicySpec, form: GraphForm, contents:
         GraphSpec(form.noise, form.batch, further_outputs(outputs, spec)),
         provenance=contents.get("provenance") or {},
         statistics={name: value for name, value in statistics.items() if len(value.mean) <= MOST_STATISTICS},
+        state=spec.state,
     )
 
 

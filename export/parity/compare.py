@@ -9,9 +9,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from trpo_tf.export.errors import ExportError
+from trpo_tf.export.parity.recurrent import Recurrent, observed
 from trpo_tf.export.parity.reference import Answered, Reference, matches, matches_output
 from trpo_tf.export.policy.functions import Actor, Answers
-from trpo_tf.serving.runtime.observations import Array, Observation, list_parts, map_parts, observation_of, take
+from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.bundle.golden import STEPS
+from trpo_tf.serving.runtime.observations import (
+    Array,
+    Observation,
+    by_name,
+    list_parts,
+    map_parts,
+    observation_of,
+    take,
+)
+from trpo_tf.serving.runtime.sequences import run_sequences
 from trpo_tf.serving.verify import difference
 
 Episode = list[tuple[Observation, float]]
@@ -124,12 +136,16 @@ def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | No
 
 
 def compare_returns(
-    actor: Actor, reference: Reference, environment: Environment, episodes: Mapping[int, Episode], zero_noise: Array
+    actor: Actor | Recurrent,
+    reference: Reference,
+    environment: Environment,
+    episodes: Mapping[int, Episode],
+    zero_noise: Array,
 ) -> Returns:
     """Let the actor play by itself from each seed of the reference's episodes."""
     returns, diverged = [], []
     for seed, episode in episodes.items():
-        free = list(play(actor, environment, seed, zero_noise, _names(episode)))
+        free = list(play(actor, environment, seed, zero_noise, _names(reference, episode)))
         returns.append(math.fsum(reward for _, reward in free))
         if _diverges(free, episode, reference, zero_noise):
             diverged.append(seed)
@@ -140,31 +156,60 @@ def compare_returns(
 def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], zero_noise: Array) -> bool:
     """Return whether the reference plays each of its episodes again, to the bit, from the same seed."""
     return all(
-        _same(list(play(reference.act, environment, seed, zero_noise, _names(episode))), episode)
+        _same(list(play(reference.player, environment, seed, zero_noise, _names(reference, episode))), episode)
         for seed, episode in episodes.items()
     )
 
 
 def play(
-    actor: Actor, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
+    actor: Actor | Recurrent, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
 ) -> Iterator[tuple[Observation, float]]:
-    """Play one episode of at most 2,000 steps; yield each observation and the reward that followed.
+    """Play one episode of at most 2,000 steps; yield the inputs of each step and the reward that followed.
 
-    `names` are the inputs', where there are several.
+    `names` are those of the observation's parts, where there are several.
     """
     observation, _ = environment.reset(seed=seed)
+    carried = actor.first() if isinstance(actor, Recurrent) else {}
     for _ in range(_LONGEST_EPISODE):
-        seen = map_parts(np.copy, observation_of(observation, names))
-        action = actor(take(seen, np.newaxis), noise)[0]
-        observation, reward, terminated, truncated, _ = environment.step(action)
+        seen: Observation = map_parts(np.copy, observation_of(observation, names))
+        if isinstance(actor, Recurrent):
+            seen = by_name(seen, actor.spec.observation[0].name) | carried
+            actions, carried = actor.step(take(seen, np.newaxis), noise)
+        else:
+            actions = actor(take(seen, np.newaxis), noise)
+        observation, reward, terminated, truncated, _ = environment.step(actions[0])
         yield seen, float(reward)
         if terminated or truncated:
             return
 
 
-def _names(episode: Episode) -> Sequence[str]:
-    observation = episode[0][0]
+def _names(reference: Reference, episode: Episode) -> Sequence[str]:
+    observation = _observed(reference, episode[0][0])
     return list(observation) if isinstance(observation, dict) else ()
+
+
+def _observed(reference: Reference, inputs: Observation) -> Observation:
+    return inputs if reference.recurrent is None else observed(inputs, reference.recurrent.spec)
+
+
+def compare_sequences(answers: Answers, cases: Answered, spec: PolicySpec) -> Agreement:
+    """Compare along golden sequences, in which the target carries its own state; differences are of the next state.
+
+    From a step on in which several actions are right, whatever the target answers is right: its state may be another.
+    """
+    inputs = by_name(cases.observations, spec.observation[0].name)
+    _, found = run_sequences(answers, inputs, cases.noise, spec.state)
+    for each in spec.next_state:
+        _check_array(found[each.name], cases.further[each.name], f"output {each.name!r}")
+    tied = ~cases.decided.reshape(-1, STEPS)
+    count = np.cumsum(tied, axis=1)
+    after_tie, from_tie = np.ravel(count > tied), np.ravel(count > 0)
+    right = matches(found[spec.action.name], cases) | after_tie
+    for each in spec.next_state:
+        right &= matches_output(found[each.name], cases, each.name) | from_tie
+    decided = ~from_tie
+    worst = max(difference(found[each.name][decided], cases.further[each.name][decided]) for each in spec.next_state)
+    return Agreement(worst, int(right.sum()), len(cases), int(from_tie.sum()))
 
 
 def _compare(actor: Actor, batch: Answered, further: Answers | None) -> Agreement:
@@ -180,7 +225,8 @@ def _compare(actor: Actor, batch: Answered, further: Answers | None) -> Agreemen
 
 
 def _compare_further(answers: Mapping[str, Array], batch: Answered) -> None:
-    for name, expected in batch.further.items():
+    for name in batch.further.keys() & answers.keys():
+        expected = batch.further[name]
         _check_array(answers[name], expected, f"output {name!r}")
         right = matches_output(answers[name], batch, name)
         if not right.all():
@@ -207,7 +253,9 @@ def _same(one: Episode, other: Episode) -> bool:
 def _diverges(free: Episode, episode: Episode, reference: Reference, zero_noise: Array) -> bool:
     """Return whether two episodes from one seed diverge, other than at a tie that rounding broke the other way."""
     for step, ((seen, reward), (expected, expected_reward)) in enumerate(zip(free, episode, strict=False)):
-        same = all(map(np.array_equal, list_parts(seen), list_parts(expected)))
+        # The state may differ by rounding; what counts is what is seen.
+        both = (list_parts(_observed(reference, inputs)) for inputs in (seen, expected))
+        same = all(map(np.array_equal, *both))
         if same and reward == expected_reward:
             continue
         last = free[step if same else step - 1][0]

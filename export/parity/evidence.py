@@ -15,6 +15,14 @@ from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
 from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
 from trpo_tf.export.parity.compare import Environment, Episode, play, repeats
 from trpo_tf.export.parity.proof import ReferenceCases
+from trpo_tf.export.parity.recurrent import (
+    Recurrent,
+    fresh,
+    observed,
+    order_of_sequences,
+    sequence_inputs,
+    with_state,
+)
 from trpo_tf.export.parity.reference import Answered, Reference
 from trpo_tf.export.parity.rounding import Rounding, undefined_choice
 from trpo_tf.export.parity.soundness import (
@@ -27,11 +35,13 @@ from trpo_tf.export.parity.soundness import (
     is_finite_rows,
     outputs_of,
 )
-from trpo_tf.export.policy.functions import Actor, Answers, InferenceFunction, Outputs
-from trpo_tf.export.policy.spec import PolicySpec, check_function, spec_of
+from trpo_tf.export.policy.functions import Actor, Answers, InferenceFunction, Outputs, PolicyFunction
+from trpo_tf.export.policy.outputs import of_inputs
+from trpo_tf.export.policy.spec import PolicySpec, check_callable, spec_of
 from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take
 from trpo_tf.serving.runtime.policy import draw_noise
 
@@ -50,23 +60,25 @@ class Evidence:
     """Observations, environment and scores to compare an export on, besides random observations and bounds.
 
     Attributes:
-        observations: recorded observations [n, ...]; by default those of the episodes.
+        observations: recorded observations [n, ...], of a policy with state in the order of time; by default those of
+            the episodes.
         environment: an environment to play whole episodes in.
-        scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n].
+        scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n]. Its
+            arguments are the policy's.
         episodes: how many, of seeds from 0 on.
         untrained_return: mean return before training, against which a loss of return is weighed.
     """
 
     observations: Observation | None = None
     environment: Environment | None = None
-    scores: InferenceFunction | None = None
+    scores: PolicyFunction | None = None
     episodes: int = 20
     untrained_return: float | None = None
 
     def __post_init__(self) -> None:
         expect_count(self.episodes, "episodes", 1, ExportError)
         if self.scores is not None:
-            check_function(self.scores, "scores")
+            check_callable(self.scores, "scores")
         if self.environment is not None and not all(hasattr(self.environment, each) for each in ("reset", "step")):
             raise ExportError(f"environment must be one, with reset and step, not {self.environment!r}")
         if self.observations is not None:
@@ -100,15 +112,24 @@ def make_reference_cases(
     if environment is not None:
         names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
         episodes = {
-            seed: list(play(reference.act, environment, seed, zero_noise, names)) for seed in range(evidence.episodes)
+            seed: list(play(reference.player, environment, seed, zero_noise, names))
+            for seed in range(evidence.episodes)
         }
-    visited = evidence.observations if evidence.observations is not None else _visited(episodes)
+    visited = _visited(episodes)
+    if evidence.observations is not None:
+        visited = _recorded(evidence.observations, reference)
     rng = np.random.default_rng(0)
-    observations = observation_cases(spec.observation, visited, rng)
+    seen = None if visited is None else observed(visited, spec)
+    observations = observation_cases(spec.observation, seen, rng)
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
-    far = far_rows(spec.observation, observations, visited)
-    kept = ~far | answerable(reference, observations, noise)
+    far = far_rows(spec.observation, observations, seen)
+    kept = ~far | answerable(reference, fresh(observations, spec), noise)
     observations, noise, far = take(observations, kept), noise[kept], far[kept]
+    noisy_observations = None
+    if reference.recurrent is not None:
+        observations, noisy_observations, noise, far = sequence_cases(
+            reference.recurrent, observations, noise, far, rng
+        )
     first = dict(itertools.islice(episodes.items(), 1))
     repeatable = environment is None or repeats(reference, environment, first, zero_noise)
     reference_cases = ReferenceCases(
@@ -121,8 +142,9 @@ def make_reference_cases(
         evidence.untrained_return,
         repeatable,
         spec.action,
-        manifest.graph.outputs,
+        manifest.outputs[1:],
         far,
+        noisy_observations,
     )
     _check_policy(reference_cases, spec)
     feeds = by_name(take(observations, ~far), spec.observation[0].name)
@@ -140,16 +162,51 @@ def make_reference_cases(
     return reference_cases
 
 
+def sequence_cases(
+    policy: Recurrent, observations: Observation, noise: Array, far: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[dict[str, Array], dict[str, Array], Array, NDArray[np.bool_]]:
+    """Order observations and noise [n, ...] in sequences; return the inputs without noise, those with it, noise, far.
+
+    A sequence with a far observation is left out where the policy has no finite answer to it.
+    """
+    spec = policy.spec
+    order = order_of_sequences(len(noise), rng)
+    observations, noise, far = take(observations, order), noise[order], far[order]
+    still = np.zeros_like(noise)
+    made = [sequence_inputs(policy.answers, observations, drawn, spec, rng) for drawn in (still, noise)]
+    finite = np.ones(len(noise), np.bool_)
+    for inputs, drawn in zip(made, (still, noise), strict=True):
+        for answer in policy.answers(inputs, drawn).values():
+            finite &= is_finite_rows(answer)
+    whole = finite.reshape(-1, STEPS).all(axis=1) | ~far.reshape(-1, STEPS).any(axis=1)
+    kept = np.repeat(whole, STEPS)
+    plain, noisy = ({name: array[kept] for name, array in inputs.items()} for inputs in made)
+    return plain, noisy, noise[kept], far[kept]
+
+
+def _recorded(observations: Observation, reference: Reference) -> Observation:
+    """Add the state in which the policy meets recorded observations [n, ...], in the order that they have."""
+    policy = reference.recurrent
+    if policy is None:
+        return observations
+    rows = np.resize(np.arange(batch_size(observations)), -(-batch_size(observations) // STEPS) * STEPS)
+    spec, zero_noise = policy.spec, np.zeros((len(rows), *policy.spec.noise.shape), policy.spec.noise.dtype)
+    rng = np.random.default_rng(0)
+    return sequence_inputs(policy.answers, take(observations, rows), zero_noise, spec, rng)
+
+
 def _reference(
     function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
 ) -> Reference:
-    spec, scores, further = spec_of(manifest), None, None
+    spec, scores, further, recurrent = spec_of(manifest), None, None, None
     act = _tensorflow_actor(function, spec)
     if evidence.scores is not None:
-        scores = _tensorflow_actor(evidence.scores, spec)
-    if manifest.graph.outputs:
-        further = _tensorflow_answers(outputs, spec)
-    return Reference(act, scores, further, Rounding(graph, spec), spec.action.name)
+        scores = _tensorflow_actor(of_inputs(evidence.scores, spec), spec)
+    if spec.state:
+        recurrent = Recurrent(_tensorflow_answers(outputs, spec), spec)
+    elif manifest.graph.outputs:
+        further = _without(spec.action.name, _tensorflow_answers(outputs, spec))
+    return Reference(act, scores, further, Rounding(graph, spec), spec.action.name, recurrent)
 
 
 def answerable(reference: Reference, observations: Observation, noise: Array) -> NDArray[np.bool_]:
@@ -165,14 +222,16 @@ def answerable(reference: Reference, observations: Observation, noise: Array) ->
     return finite
 
 
-def _many(reference: Reference, spec: PolicySpec, visited: Observation | None) -> Answered:
-    """Make as many more cases as one batch may have, for bounds that few observations break."""
+def _many(reference: Reference, spec: PolicySpec, visited: Observation | None, states: Observation) -> Answered:
+    """Make as many more cases as one batch may have, for bounds that few observations break; `states` has some."""
     size = sum(math.prod(part.shape) for part in spec.observation)
-    rng = np.random.default_rng(1)
-    observations = observation_cases(spec.observation, visited, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
+    rng, seen = np.random.default_rng(1), None if visited is None else observed(visited, spec)
+    observations = observation_cases(spec.observation, seen, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
-    answered = Answered(observations, noise, reference.act(observations, noise), action=spec.action.name)
-    return answered.take(~far_rows(spec.observation, observations, visited) | is_finite_rows(answered.actions))
+    far = far_rows(spec.observation, observations, seen)
+    inputs = with_state(observations, states, spec, rng)
+    answered = Answered(inputs, noise, reference.act(inputs, noise), action=spec.action.name)
+    return answered.take(~far | is_finite_rows(answered.actions))
 
 
 def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
@@ -182,7 +241,9 @@ def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
         check_rows(reference_cases.reference, cases, sizes)
     for batch in reference_cases.episode_batches:
         check_actions(batch, spec.action)
-    check_actions(_many(reference_cases.reference, spec, reference_cases.visited), spec.action)
+    check_actions(
+        _many(reference_cases.reference, spec, reference_cases.visited, reference_cases.observations), spec.action
+    )
     check_further(reference_cases.visits, is_known=reference_cases.visited is not None)
 
 
@@ -205,11 +266,17 @@ def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
 
 
 def _tensorflow_answers(outputs: Outputs, spec: PolicySpec) -> Answers:
-    """Trace the further outputs."""
+    """Trace all outputs."""
     traced = tf.function(outputs, spec.signature(), autograph=False)
 
     def answer(observations: Observation, noise: Array) -> dict[str, Array]:
         answers = traced(map_parts(tf.constant, observations), tf.constant(noise))
-        return {name: tensor.numpy() for name, tensor in answers.items() if name != spec.action.name}
+        return {name: tensor.numpy() for name, tensor in answers.items()}
 
     return answer
+
+
+def _without(output: str, answers: Answers) -> Answers:
+    return lambda observations, noise: {
+        name: array for name, array in answers(observations, noise).items() if name != output
+    }

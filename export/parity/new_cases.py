@@ -7,12 +7,13 @@ import numpy as np
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
-from trpo_tf.export.parity.compare import compare_cases, in_batches
-from trpo_tf.export.parity.evidence import answerable
+from trpo_tf.export.parity.compare import compare_cases, compare_sequences, in_batches
+from trpo_tf.export.parity.evidence import answerable, sequence_cases
+from trpo_tf.export.parity.recurrent import Recurrent, fresh
 from trpo_tf.export.parity.reference import Answered, Reference
-from trpo_tf.export.parity.rounding import Rounding
+from trpo_tf.export.parity.rounding import Rounding, along_sequences
 from trpo_tf.export.parity.soundness import BATCHES, check_actions, check_bounds, check_rows
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import BundleError, Manifest
@@ -24,12 +25,17 @@ _VISITED = 64
 
 
 def compare_on_new_cases(
-    bundle: Path, manifest: Manifest, actors: Mapping[str, Actor], visited: Observation, seed: int
+    bundle: Path,
+    manifest: Manifest,
+    actors: Mapping[str, Actor],
+    visited: Observation,
+    seed: int,
+    steps: Mapping[str, Answers],
 ) -> int:
     """Compare all targets in floats with policy.onnx on cases drawn from `seed`, and count these cases.
 
     Cases are made as an export makes them, around `visited` observations [n, ...]. Those in which rounding decides
-    policy.onnx's action are right whatever a target answers.
+    policy.onnx's action are right whatever a target answers. `steps` answer the next state, too, of a policy with it.
 
     Raises `BundleError` for a target that differs or leaves its bounds, or for rows that depend on each other.
     """
@@ -39,31 +45,44 @@ def compare_on_new_cases(
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
     if manifest.graph.noise == "none":
         noise = np.zeros_like(noise)
-    reference = Reference(actors["onnx"], rounding=_rounding(bundle, manifest), action=spec.action.name)
+    reference = _reference(bundle, manifest, actors["onnx"], steps.get("onnx"))
     name = "onnx"
     try:
         far = far_rows(spec.observation, observations, visited)
-        kept = ~far | answerable(reference, observations, noise)
-        observations, noise = take(observations, kept), noise[kept]
-        for drawn in (np.zeros_like(noise), noise):
-            cases = reference.answered_one_by_one(observations, drawn).with_margins()
+        kept = ~far | answerable(reference, fresh(observations, spec), noise)
+        observations, noise, far = take(observations, kept), noise[kept], far[kept]
+        noisy = observations
+        if reference.recurrent is not None:
+            observations, noisy, noise, _ = sequence_cases(reference.recurrent, observations, noise, far, rng)
+        for seen, drawn in ((observations, np.zeros_like(noise)), (noisy, noise)):
+            cases = reference.answered_one_by_one(seen, drawn).with_margins()
             name = "onnx"
             check_actions(cases, spec.action)
             check_rows(reference, cases, BATCHES)
             for name, actor in actors.items():
-                _compare(name, actor, cases, manifest)
+                _compare(name, actor, cases, manifest, steps.get(name))
     except ExportError as error:
         raise BundleError(f"{bundle}: {name} {error}, on new cases of seed {seed}") from None
     return len(noise)
 
 
-def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest) -> None:
+def _reference(bundle: Path, manifest: Manifest, actor: Actor, step: Answers | None) -> Reference:
+    spec, rounding = spec_of(manifest), _rounding(bundle, manifest)
+    recurrent = None if step is None else Recurrent(step, spec)
+    return Reference(actor, rounding=rounding, action=spec.action.name, recurrent=recurrent)
+
+
+def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest, step: Answers | None) -> None:
     if not TARGETS[name].exact:
         check_bounds(actor(cases.observations, cases.noise), manifest.action)
         return
-    found = compare_cases(actor, in_batches(cases))
+    found = compare_cases(actor, in_batches(cases), step)
     if not found.complete:
         raise ExportError(f"differs from {MODEL_FILE} by {found.max_difference:.3g}")
+    if step is not None:
+        drift = compare_sequences(step, along_sequences(cases), spec_of(manifest))
+        if not drift.complete:
+            raise ExportError(f"drifts from {MODEL_FILE}: its state differs by {drift.max_difference:.3g}")
 
 
 def _rounding(bundle: Path, manifest: Manifest) -> Rounding | None:

@@ -17,17 +17,23 @@ from trpo_tf.export.parity.compare import (
     Returns,
     compare_cases,
     compare_returns,
+    compare_sequences,
     episode_batches,
     in_batches,
     repeats,
 )
 from trpo_tf.export.parity.quantization_error import MOST_ERROR, action_error, output_error
+from trpo_tf.export.parity.recurrent import Recurrent
 from trpo_tf.export.parity.reference import Answered, Reference
+from trpo_tf.export.parity.rounding import along_sequences
 from trpo_tf.export.parity.soundness import check_bounds
-from trpo_tf.export.parity.table import COLUMNS, proof_rows, text_table
+from trpo_tf.export.parity.table import columns_of, proof_rows, text_table
 from trpo_tf.export.policy.functions import Actor, Answers
+from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, take
+from trpo_tf.serving.bundle.golden import STEPS
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, take
+from trpo_tf.serving.runtime.sequences import run_sequences
 
 EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 """Return that a target may lose, as a share of what training gained."""
@@ -53,6 +59,7 @@ class ReferenceCases:
         action: what actions are declared to be.
         outputs: what further outputs are declared to be.
         far: which of the golden cases lie where no 8 bits reach [case].
+        noisy_observations: of a policy with state, the golden cases with noise: they have another state.
     """
 
     reference: Reference
@@ -66,6 +73,7 @@ class ReferenceCases:
     action: ArraySpec | None = None
     outputs: tuple[ArraySpec, ...] = ()
     far: NDArray[np.bool_] | None = None
+    noisy_observations: Observation | None = None
 
     @cached_property
     def zero_noise(self) -> Array:
@@ -80,7 +88,8 @@ class ReferenceCases:
     @cached_property
     def noisy_golden(self) -> Answered:
         """Golden cases with noise, each answered in a batch of its own."""
-        return self.reference.answered_one_by_one(self.observations, self.noise).with_margins()
+        observations = self.observations if self.noisy_observations is None else self.noisy_observations
+        return self.reference.answered_one_by_one(observations, self.noise).with_margins()
 
     @property
     def episode_batches(self) -> Iterator[Answered]:
@@ -100,6 +109,13 @@ class ReferenceCases:
         golden = self.noisy_golden if noise else self.golden
         return in_batches(golden if exact or self.far is None else golden.take(~self.far))
 
+    def sequences(self, *, exact: bool, noise: bool) -> Answered:
+        """Return the golden sequences of a policy with state, with what rounding may change along them."""
+        golden = along_sequences(self.noisy_golden if noise else self.golden)
+        if exact or self.far is None:
+            return golden
+        return golden.take(np.repeat(~self.far.reshape(-1, STEPS).any(axis=1), STEPS))
+
 
 _MOST_VISITED = 512
 
@@ -115,6 +131,7 @@ class Proof:
         returns: of episodes that it plays by itself, if there was an environment.
         decided: least share of rows with one right action, with noise, without, and along episodes.
         errors: in 8 bits, of each output on what the policy visits.
+        on_sequences: on golden sequences, along which a policy with state carries its own; differences are the state's.
     """
 
     exact: bool
@@ -123,6 +140,7 @@ class Proof:
     returns: Returns | None
     decided: float = 1.0
     errors: Mapping[str, float] = field(default_factory=dict)
+    on_sequences: Agreement = field(default_factory=Agreement)
 
     def failure(self, reference_cases: ReferenceCases) -> str | None:
         """Say why the target may not be shipped, or return None."""
@@ -131,6 +149,12 @@ class Proof:
             return (
                 f"differs from the trained policy by {both.max_difference:.3g}; "
                 "look for an operation in the network that the format computes otherwise"
+            )
+        if self.exact and not self.on_sequences.complete:
+            return (
+                f"drifts from the trained policy: along {STEPS} steps its state differs by "
+                f"{self.on_sequences.max_difference:.3g}; look for an operation of the state that the format computes "
+                "otherwise"
             )
         if self.decided < LEAST_DECIDED:
             return (
@@ -179,6 +203,12 @@ class Proof:
         }
         if not self.exact:
             document["error"] = self.error
+        if self.on_sequences.compared:
+            document |= {
+                "sequence_steps": self.on_sequences.compared,
+                "sequence_steps_equal": self.on_sequences.equal,
+                "state_max_difference": self.on_sequences.max_difference,
+            }
         if self.returns is None:
             return document
         count = len(self.returns.target)
@@ -201,13 +231,17 @@ def compare_target(
     exact: bool,
     samples: bool,
     further: Answers | None = None,
+    step: Answers | None = None,
 ) -> Proof:
     """Compare an actor on golden cases and episodes, with noise if it `samples`, and its `further` outputs.
+
+    `step` answers the action and the next state of a policy with state.
 
     Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
     outside their bounds, and further outputs that differ.
     """
     bounded, compared = _bounded(actor, reference_cases.action), further if exact else None
+    reference = reference_cases.reference
     try:
         groups = [compare_cases(bounded, reference_cases.cases(exact=exact, noise=False), compared)]
         if samples:
@@ -215,16 +249,26 @@ def compare_target(
         visited = compare_cases(bounded, reference_cases.episode_batches, compared)
         errors = {} if exact else _errors(bounded, further, reference_cases)
         decided = min((1 - each.undecided / each.compared for each in (*groups, visited) if each.compared), default=1.0)
-        cases = sum(groups, Agreement())
+        cases, sequences = sum(groups, Agreement()), Agreement()
+        player: Actor | Recurrent = bounded
+        if step is not None and reference.recurrent is not None:
+            spec = reference.recurrent.spec
+            step = _bounded_step(step, spec.action)
+            player = Recurrent(step, spec)
+            for noisy in (False, True)[: 1 + samples]:
+                golden = reference_cases.sequences(exact=exact, noise=noisy)
+                sequences += compare_sequences(step, golden, spec)
+                if not exact:
+                    errors |= _state_errors(step, golden, spec, errors)
         if reference_cases.environment is None or not reference_cases.repeatable:
-            return Proof(exact, cases, visited, None, decided, errors)
+            return Proof(exact, cases, visited, None, decided, errors, sequences)
         zero_noise = reference_cases.zero_noise[:1]
         returns = compare_returns(
-            bounded, reference_cases.reference, reference_cases.environment, reference_cases.episodes, zero_noise
+            player, reference_cases.reference, reference_cases.environment, reference_cases.episodes, zero_noise
         )
     except ExportError as error:
         raise ExportError(f"{name} {error}") from None
-    return Proof(exact, cases, visited, returns, decided, errors)
+    return Proof(exact, cases, visited, returns, decided, errors, sequences)
 
 
 def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
@@ -239,6 +283,17 @@ def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
         return actions
 
     return act
+
+
+def _bounded_step(step: Answers, action: ArraySpec) -> Answers:
+    """Check the bounds of the actions among the answers at each call."""
+
+    def answers(inputs: Observation, noise: Array) -> dict[str, Array]:
+        found = step(inputs, noise)
+        check_bounds(found[action.name], action)
+        return found
+
+    return answers
 
 
 def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, float]:
@@ -257,6 +312,16 @@ def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCas
         found = np.concatenate([answer[spec.name] for answer in answers])
         errors[spec.name] = output_error(found, visits.further[spec.name], spec)
     return errors
+
+
+def _state_errors(step: Answers, golden: Answered, spec: PolicySpec, errors: Mapping[str, float]) -> dict[str, float]:
+    """Measure the error of the next state in 8 bits along golden sequences, at least that in `errors`."""
+    inputs = by_name(golden.observations, spec.observation[0].name)
+    _, found = run_sequences(step, inputs, golden.noise, spec.state)
+    return {
+        each.name: max(errors.get(each.name, 0.0), output_error(found[each.name], golden.further[each.name], each))
+        for each in spec.next_state
+    }
 
 
 def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
@@ -295,5 +360,5 @@ def manifest_parity(
     }
     for name, reason in failures.items():
         if reason and not accept_loss:
-            raise ParityError(f"{name} {reason}", text_table(COLUMNS, proof_rows(parity, {})))
+            raise ParityError(f"{name} {reason}", text_table(columns_of(parity), proof_rows(parity, {})))
     return parity

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.export.parity.recurrent import Recurrent
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
@@ -110,6 +111,7 @@ class Reference:
         further: what else it answers.
         rounding: gives what rounding may change, by output name.
         action: the name of the actions there.
+        recurrent: all that it answers, if it has state.
     """
 
     act: Actor
@@ -117,6 +119,12 @@ class Reference:
     further: Answers | None = None
     rounding: Answers | None = None
     action: str = "action"
+    recurrent: Recurrent | None = None
+
+    @property
+    def player(self) -> Actor | Recurrent:
+        """What plays episodes."""
+        return self.act if self.recurrent is None else self.recurrent
 
     def untied(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
         """Mark the rows that have one right action."""
@@ -124,9 +132,13 @@ class Reference:
 
     def answered(self, observations: Observation, noise: Array) -> Answered:
         """Answer a batch of cases."""
-        further = {} if self.further is None else self.further(observations, noise)
         scores = None if self.scores is None else self.scores(observations, noise)
-        actions = self.act(observations, noise)
+        if self.recurrent is not None:
+            further = dict(self.recurrent.answers(observations, noise))
+            actions = further.pop(self.action)
+        else:
+            further = {} if self.further is None else self.further(observations, noise)
+            actions = self.act(observations, noise)
         return Answered(observations, noise, actions, further, scores, self.rounding, action=self.action)
 
     def answered_one_by_one(self, observations: Observation, noise: Array) -> Answered:

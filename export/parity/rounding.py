@@ -6,17 +6,21 @@ relative error. That error is below sqrt(n) 2^-24 times a small factor with high
 changed by as much, at random, and what the answers move by is their margin.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from trpo_tf.export.graph.editing import graphs_of, set_field
+from trpo_tf.export.parity.reference import Answered
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name
-from trpo_tf.serving.runtime.onnx_runtime import open_session
+from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
+from trpo_tf.serving.runtime.sequences import run_sequences
 
 _UNIT = 2.0**-24
 _FACTOR = 2.0
@@ -39,27 +43,50 @@ class Rounding:
     """
 
     def __init__(self, graph: bytes, spec: PolicySpec) -> None:
-        """Take a graph with a free batch; noise is left out if it has no input for it."""
-        self._observation, self._noise = spec.observation[0].name, spec.noise.name
-        model = onnx.load_from_string(graph)
-        self._names = [output.name for output in model.graph.output]
-        rng = np.random.default_rng(0)
-        changed = [_changed(model, rng) for _ in range(_DRAWS)]
-        self._plain, *self._others = (open_session(content) for content in (graph, *changed))
-        self._inputs = {value.name for value in model.graph.input}
+        """Take a graph with a free batch, which is changed at the first call; noise is left out if it has none."""
+        self._graph, self._spec = graph, spec
+
+    @functools.cached_property
+    def _sessions(self) -> list[onnxruntime.InferenceSession]:
+        """The graph and its changed copies."""
+        model, rng = onnx.load_from_string(self._graph), np.random.default_rng(0)
+        return [open_session(content) for content in (self._graph, *(_changed(model, rng) for _ in range(_DRAWS)))]
 
     def __call__(self, observations: Observation, noise: Array) -> dict[str, Array]:
         """Measure how far each output moves: [batch, ...] by name."""
-        named = {**by_name(observations, self._observation), self._noise: noise}
-        feeds = {name: array for name, array in named.items() if name in self._inputs}
-        plain = self._plain.run(self._names, feeds)
-        moved = [np.zeros(answer.shape) for answer in plain]
-        for session in self._others:
-            for place, answer in enumerate(session.run(self._names, feeds)):
-                with np.errstate(invalid="ignore", over="ignore"):
-                    difference = np.abs(answer.astype(np.float64) - plain[place].astype(np.float64))
-                moved[place] = np.fmax(moved[place], np.nan_to_num(difference, posinf=np.inf))
-        return dict(zip(self._names, moved, strict=True))
+        return _moved([self._run(session, observations, noise) for session in self._sessions])
+
+    def along_sequences(self, inputs: Observation, noise: Array) -> dict[str, Array]:
+        """Measure it along golden sequences, in which each changed graph carries its own state."""
+        named = by_name(inputs, self._spec.observation[0].name)
+        steps = [functools.partial(self._run, session) for session in self._sessions]
+        return _moved([run_sequences(step, named, noise, self._spec.state)[1] for step in steps])
+
+    def _run(self, session: onnxruntime.InferenceSession, observations: Observation, noise: Array) -> dict[str, Array]:
+        named = {**by_name(observations, self._spec.observation[0].name), self._spec.noise.name: noise}
+        known = [value.name for value in (*session.get_inputs(), *session.get_overridable_initializers())]
+        names = [output.name for output in session.get_outputs()]
+        answers = session.run(names, {name: named[name] for name in known if name in named})
+        return dict(zip(names, answers, strict=True))
+
+
+def along_sequences(cases: Answered) -> Answered:
+    """Return golden sequences with what rounding may change along them, from their first step on."""
+    if not isinstance(cases.rounding, Rounding):
+        return cases
+    return replace(cases, rounding=cases.rounding.along_sequences, margins=None).with_margins()
+
+
+def _moved(answers: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Measure how far the outputs of the others are from those of the first, at most."""
+    plain, *others = answers
+    moved = {name: np.zeros(answer.shape) for name, answer in plain.items()}
+    for other in others:
+        for name, answer in other.items():
+            with np.errstate(invalid="ignore", over="ignore"):
+                difference = np.abs(answer.astype(np.float64) - plain[name].astype(np.float64))
+            moved[name] = np.fmax(moved[name], np.nan_to_num(difference, posinf=np.inf))
+    return moved
 
 
 def undefined_choice(graph: bytes, feeds: Mapping[str, Array]) -> str | None:

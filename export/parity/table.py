@@ -12,12 +12,30 @@ COLUMNS = (
 )
 
 
+_STATE = "state"
+"""The column of the state's largest difference, where a policy has one."""
+
 LATENCY_COLUMNS = tuple(f"us at {batch}, p50/p99" for batch in BATCHES)
 
 
+def columns_of(parity: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return `COLUMNS`, with one for the state if the policy has state."""
+    *columns, gain = COLUMNS
+    return (*columns, *([_STATE] if _has_state(parity) else []), gain)
+
+
+def _has_state(parity: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any("state_max_difference" in figures for figures in parity.values())
+
+
 def proof_rows(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]) -> list[list[str]]:
-    """Format the cells of `COLUMNS` for each target of a manifest's `parity`; `sizes` are bytes."""
-    return [list(_row(name, parity[name], sizes.get(name))) for name in _in_order(parity)]
+    """Format the cells of `columns_of` for each target of a manifest's `parity`; `sizes` are bytes."""
+    rows = [list(_row(name, parity[name], sizes.get(name))) for name in _in_order(parity)]
+    if _has_state(parity):
+        for row in rows:
+            figures = parity[row[0]]
+            row.insert(-1, f"{figures['state_max_difference']:.1e}" if "state_max_difference" in figures else "-")
+    return rows
 
 
 def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int], latencies: Mapping[str, Any]) -> str:
@@ -26,7 +44,7 @@ def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
         [f"{at['p50']:,.0f}/{at['p99']:,.0f}" for at in (latencies[name][str(batch)] for batch in BATCHES)]
         for name in _in_order(parity)
     ]
-    *columns, gain = COLUMNS
+    *columns, gain = columns_of(parity)
     rows = proof_rows(parity, sizes)
     second = [[row[0], row[-1], *more] for row, more in zip(rows, measured, strict=True)]
     return "\n\n".join(

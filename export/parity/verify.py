@@ -1,6 +1,5 @@
 """Check every target of a bundle on this machine: its golden cases, and how fast it answers."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.compare import Agreement, compare_cases
+from trpo_tf.export.parity.compare import Agreement, compare_cases, compare_sequences
 from trpo_tf.export.parity.latency import measure_latencies
 from trpo_tf.export.parity.new_cases import compare_on_new_cases
 from trpo_tf.export.parity.reference import Answered
-from trpo_tf.export.parity.rounding import Rounding
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.parity.rounding import Rounding, along_sequences
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS, target_sizes
 from trpo_tf.serving import BundleError, Manifest
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
-from trpo_tf.serving.runtime.observations import Array, Observation, structured
+from trpo_tf.serving.runtime.observations import structured
 
 _UNKNOWN = "no such target is known here; install the package that adds it"
 
@@ -55,49 +54,64 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> VerifiedTarge
     folder = Path(bundle)
     manifest = read_manifest(folder)
     cases = read_golden(read_checked(folder, manifest, GOLDEN_FILE), manifest)
-    observations = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+    observations = structured({spec.name: cases[spec.name] for spec in manifest.step_inputs})
     noise = cases[manifest.noise.name]
     without_noise = ~noise.reshape(len(noise), -1).any(axis=1)
-    further = {spec.name: cases[spec.name] for spec in manifest.graph.outputs if spec.name in cases}
+    further = {spec.name: cases[spec.name] for spec in manifest.outputs[1:] if spec.name in cases}
     expected = cases[manifest.action.name]
-    rounding = None if manifest.graph.batch else functools.partial(_rounded, folder, manifest)
+    rounding = None if manifest.graph.batch else Rounding((folder / MODEL_FILE).read_bytes(), spec_of(manifest))
     golden = Answered(observations, noise, expected, further, rounding=rounding, action=manifest.action.name)
 
     parity: dict[str, Any] = {}
     actors: dict[str, Actor] = {}
+    steps: dict[str, Answers] = {}
     skipped: dict[str, str] = {}
     skipped |= {name: _UNKNOWN for name in manifest.parity if name not in TARGETS}
     for name in filter(manifest.parity.__contains__, TARGETS):
         target = TARGETS[name]
         try:
             actors[name] = target.open(folder, manifest)
+            if manifest.state and target.open_step is not None:
+                steps[name] = target.open_step(folder, manifest)
         except ExportError as error:
             skipped[name] = str(error)
             continue
         rows = without_noise if target.follows_form and manifest.graph.noise == "none" else np.ones(len(noise), bool)
-        found = _replayed(name, actors[name], golden.take(rows), folder, manifest)
+        found = _replayed(name, actors[name], golden.take(rows), folder, manifest, steps.get(name))
         if target.exact and not found.complete:
             raise BundleError(
                 f"{folder}: {name} differs from its golden cases by {found.max_difference:.3g} on this machine"
             )
         parity[name] = {**manifest.parity[name], **_found(found)}
-    new_cases = 0 if seed is None else compare_on_new_cases(folder, manifest, actors, observations, seed)
+        if name in steps:
+            parity[name]["state_max_difference"] = _drift(name, steps[name], golden.take(rows), folder, manifest)
+    seen = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+    new_cases = 0 if seed is None else compare_on_new_cases(folder, manifest, actors, seen, seed, steps)
     latencies = measure_latencies(actors, observations, noise)
     return VerifiedTargets(parity, target_sizes(manifest), latencies, skipped, new_cases)
 
 
-def _replayed(name: str, actor: Actor, golden: Answered, folder: Path, manifest: Manifest) -> Agreement:
-    target = TARGETS[name]
-    further = target.open_outputs(folder, manifest) if target.exact and target.open_outputs and golden.further else None
+def _replayed(
+    name: str, actor: Actor, golden: Answered, folder: Path, manifest: Manifest, step: Answers | None
+) -> Agreement:
+    target, further = TARGETS[name], None
+    if target.exact and golden.further:
+        further = target.open_outputs(folder, manifest) if target.open_outputs else step
     try:
         return compare_cases(actor, [golden], further)
     except ExportError as error:
         raise BundleError(f"{folder}: {name} {error}, on this machine") from None
 
 
-def _rounded(folder: Path, manifest: Manifest, observations: Observation, noise: Array) -> dict[str, Array]:
-    """Measure what rounding may change, which is worth its time only where an answer differs."""
-    return Rounding((folder / MODEL_FILE).read_bytes(), spec_of(manifest))(observations, noise)
+def _drift(name: str, step: Answers, golden: Answered, folder: Path, manifest: Manifest) -> float:
+    """Measure how far the state is from the golden one along its sequences. Raises `BundleError` if it drifts."""
+    found = compare_sequences(step, along_sequences(golden), spec_of(manifest))
+    if TARGETS[name].exact and not found.complete:
+        raise BundleError(
+            f"{folder}: {name} drifts from its golden sequences: its state differs by {found.max_difference:.3g} on "
+            "this machine"
+        )
+    return found.max_difference
 
 
 def _found(found: Agreement) -> dict[str, Any]:

@@ -11,13 +11,24 @@ InferenceFunction = Callable[[Any, Any], Any]
 Observations are a tensor, or a dict of them by name where the policy takes several.
 """
 
+StepFunction = Callable[[Any, Any, Any, Any], Any]
+"""observations, state, reset [batch], noise -> actions, next state: an inference function of a policy with state.
+
+State and next state are dicts of tensors [batch, ...] by name. Where `reset` is true the state is the initial one.
+"""
+
+PolicyFunction = Callable[..., Any]
+"""An `InferenceFunction`, or a `StepFunction` if the policy has state."""
 
 Outputs = Callable[[Any, Any], dict[str, Any]]
-"""The same arguments -> tensors [batch, ...] by name."""
+"""Inputs [batch, ...], noise [batch, k] -> tensors [batch, ...] by name.
+
+Inputs are the observations; of a policy with state a dict of observations, state and `reset` by name.
+"""
 
 
 Actor = Callable[[Observation, Array], Array]
-"""observations [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
+"""Inputs [batch, ...], noise [batch, k] -> actions [batch, ...], on NumPy arrays."""
 
 
 Answers = Callable[[Observation, Array], dict[str, Array]]

@@ -13,11 +13,11 @@ def signature_names(spec: PolicySpec) -> dict[str, str]:
     They are the same, unless one can't be an argument in Python or differs from another in case alone: then what
     `input_names` makes of it, and a number behind that of the noise.
     """
-    observation = [part.name for part in spec.observation]
-    found = input_names(tuple((name,) for name in observation))
+    inputs = [part.name for part in spec.step_inputs]
+    found = input_names(tuple((name,) for name in inputs))
     taken = {name.lower() for name in found}
     own = spec.noise.name
     wanted = [own] if own.isidentifier() and own.isascii() and not keyword.iskeyword(own) and own != "self" else []
     numbered = (f"noise_{number}" for number in itertools.count(2))
     noise = next(name for name in itertools.chain(wanted, ["noise"], numbered) if name.lower() not in taken)
-    return {**dict(zip(observation, found, strict=True)), own: noise}
+    return {**dict(zip(inputs, found, strict=True)), own: noise}

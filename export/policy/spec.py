@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,21 +11,22 @@ import keras
 import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.policy.functions import InferenceFunction, Outputs
+from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
-from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.arguments import expect, expect_count
-from trpo_tf.serving.bundle.specs import NOISE_INPUTS
+from trpo_tf.serving.bundle.specs import NOISE_INPUTS, carried_inputs, next_outputs
 from trpo_tf.serving.runtime.observations import structured
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """The arrays of an observation, action and noise of a policy, without the batch dimension."""
+    """The arrays of an observation, action and noise of a policy, and of its state, without the batch dimension."""
 
     observation: tuple[ArraySpec, ...]
     action: ArraySpec
     noise: NoiseSpec
+    state: tuple[StateSpec, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise `ExportError` naming the field that is no description of arrays."""
@@ -37,14 +39,32 @@ class PolicySpec:
             "noise must be a NoiseSpec (one that draws none too: NoiseSpec('normal', (1,)), GraphForm(noise='none'))"
         )
         expect(self.noise, NoiseSpec, noise, ExportError)
-        names = [self.noise.name, self.action.name, *(part.name for part in self.observation)]
-        if len(set(names)) < len(names):
-            raise ExportError(f"every array needs a name of its own; these have {', '.join(names)}")
+        wanted = "state must be a tuple of StateSpec, (StateSpec(...),) for one"
+        expect(self.state, (list, tuple), wanted, ExportError)
+        for each in self.state:
+            expect(each, StateSpec, wanted, ExportError)
         object.__setattr__(self, "observation", tuple(self.observation))
+        object.__setattr__(self, "state", tuple(self.state))
+        names = [self.noise.name, *(array.name for array in (self.action, *self.step_inputs, *self.next_state))]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ExportError(
+                f"every array needs a name of its own, and {twice[0]!r} is there twice; these have {', '.join(names)}"
+            )
+
+    @property
+    def step_inputs(self) -> tuple[ArraySpec, ...]:
+        """All inputs of a step but the noise: the observation and, with state, the state and `reset`."""
+        return *self.observation, *carried_inputs(self.state)
+
+    @property
+    def next_state(self) -> tuple[ArraySpec, ...]:
+        """The outputs with the next state."""
+        return next_outputs(self.state)
 
     def signature(self) -> tuple[Any, Any]:
-        """Return `tf.TensorSpec`s of observation and noise, with a free batch dimension."""
-        return structured({spec.name: tensor_spec(spec) for spec in self.observation}), tensor_spec(self.noise)
+        """Return `tf.TensorSpec`s of the inputs and noise, with a free batch dimension."""
+        return structured({spec.name: tensor_spec(spec) for spec in self.step_inputs}), tensor_spec(self.noise)
 
 
 @dataclass(frozen=True)
@@ -61,12 +81,12 @@ class GraphForm:
     opset: int = OPSET
     noise: str = "optional"
     batch: int | None = None
-    outputs: Mapping[str, InferenceFunction] = field(default_factory=dict)
+    outputs: Mapping[str, PolicyFunction] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expect(self.outputs, Mapping, "outputs must be a dict of functions by name", ExportError)
         for name, function in self.outputs.items():
-            check_function(function, f"output {name!r}")
+            check_callable(function, f"output {name!r}", _EITHER)
         if type(self.opset) is not int or self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} isn't supported; choose one from {OPSETS[0]} to {OPSETS[-1]}")
         if self.noise not in NOISE_INPUTS:
@@ -75,38 +95,47 @@ class GraphForm:
             expect_count(self.batch, "batch", 1, ExportError)
 
 
+_STATELESS, _STATEFUL = ("observation", "noise"), ("observation", "state", "reset", "noise")
+_EITHER = (_STATELESS, _STATEFUL)
+_COUNTS = {2: "two", 4: "four"}
+
 DEFAULT_FORM = GraphForm()
 
 
-def check_function(function: Any, name: str) -> None:
-    """Raise `ExportError` unless `function` is one of observation and noise."""
+def check_function(function: Any, name: str, spec: PolicySpec) -> None:
+    """Raise `ExportError` unless `function` is one of observation and noise, and of a spec's state between them."""
+    check_callable(function, name, (_STATEFUL if spec.state else _STATELESS,))
+
+
+def check_callable(function: Any, name: str, signatures: tuple[tuple[str, ...], ...] = _EITHER) -> None:
+    """Raise `ExportError` unless `function` takes the arguments of one of `signatures`."""
+    first = ", ".join(signatures[0])
     if isinstance(function, keras.layers.Layer):
         raise ExportError(
             f"{name} is a Keras {type(function).__name__}, which takes no noise; give a function that calls it: "
-            "lambda observation, noise: model(observation)"
+            f"lambda {first}: model(observation)"
         )
-    wanted = f"{name} must be a function of two arguments, observation and noise"
+    wanted = f"{name} must be a function of {_COUNTS[len(signatures[0])]} arguments, {_listed(signatures[0])}"
     expect(function, Callable, wanted, ExportError)
-    with contextlib.suppress(ValueError):  # of what has no signature that Python knows
-        try:
-            inspect.signature(function).bind(None, None)
-        except TypeError as error:
-            raise ExportError(f"{wanted} ({error})") from None
+    refusals = []
+    for arguments in signatures:
+        with contextlib.suppress(ValueError):  # of what has no signature that Python knows
+            try:
+                inspect.signature(function).bind(*arguments)
+                return
+            except TypeError as error:
+                refusals.append(error)
+    if len(refusals) == len(signatures):
+        raise ExportError(f"{wanted} ({refusals[0]})")
 
 
-def all_outputs(function: InferenceFunction, spec: PolicySpec, form: GraphForm = DEFAULT_FORM) -> Outputs:
-    """Join the action and the further outputs of `form` in one function."""
-
-    def answer(observation: Any, noise: Any) -> dict[str, Any]:
-        more = {name: output(observation, noise) for name, output in form.outputs.items()}
-        return {spec.action.name: function(observation, noise), **more}
-
-    return answer
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def spec_of(manifest: Manifest) -> PolicySpec:
     """Return the arrays that a manifest declares."""
-    return PolicySpec(manifest.observation, manifest.action, manifest.noise)
+    return PolicySpec(manifest.observation, manifest.action, manifest.noise, manifest.state)
 
 
 def tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:

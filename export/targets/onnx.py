@@ -88,6 +88,7 @@ ONNX = Target(
     "ONNX Runtime and the server",
     follows_form=True,
     open_outputs=partial(session_outputs, MODEL_FILE),
+    open_step=partial(session_outputs, MODEL_FILE),
 )
 ONNX_INT8 = Target(
     "onnx-int8",
@@ -99,6 +100,7 @@ ONNX_INT8 = Target(
     follows_form=True,
     exact=False,
     open_outputs=partial(session_outputs, _STATIC_FILE),
+    open_step=partial(session_outputs, _STATIC_FILE),
 )
 ONNX_INT8_DYNAMIC = Target(
     "onnx-int8-dynamic",
@@ -110,4 +112,5 @@ ONNX_INT8_DYNAMIC = Target(
     follows_form=True,
     exact=False,
     open_outputs=partial(session_outputs, _DYNAMIC_FILE),
+    open_step=partial(session_outputs, _DYNAMIC_FILE),
 )

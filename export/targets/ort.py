@@ -28,4 +28,5 @@ ORT = Target(
     "a minimal build of ONNX Runtime",
     follows_form=True,
     open_outputs=partial(session_outputs, _FILE),
+    open_step=partial(session_outputs, _FILE),
 )

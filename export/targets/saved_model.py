@@ -108,4 +108,5 @@ SAVED_MODEL = Target(
     "TensorFlow alone",
     input_names=signature_names,
     open_outputs=_open_outputs,
+    open_step=_open_outputs,
 )

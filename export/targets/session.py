@@ -1,6 +1,5 @@
 """Run ONNX and ORT files in a session of ONNX Runtime, and write such a call as Python."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from trpo_tf.export.targets.snippet_feeds import feeds
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name
 from trpo_tf.serving.runtime.onnx_runtime import open_session
-from trpo_tf.serving.verify import replay
+from trpo_tf.serving.verify import replay, replay_all
 
 _LINES = """\
 import os; os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -22,17 +21,17 @@ action = session.run(["{action}"], feeds)[0][0]
 
 def session_actor(file: str, folder: Path, manifest: Manifest) -> Actor:
     """Open a file's actions."""
-    run = functools.partial(_runner(folder / file, manifest), manifest.action.name)
-    return lambda observations, noise: replay(run, manifest, observations, noise)
+    run, names = _runner(folder / file, manifest), [manifest.action.name]
+    return lambda observations, noise: replay(lambda *batch: run(names, *batch)[0], manifest, observations, noise)
 
 
 def session_outputs(file: str, folder: Path, manifest: Manifest) -> Answers:
-    """Open a file's further outputs. Numbers may be not finite there, which the comparison looks for."""
+    """Open all that a file answers. Numbers may be not finite there, which the comparison looks for."""
     run = _runner(folder / file, manifest)
-    names = [spec.name for spec in manifest.graph.outputs]
-    return lambda observations, noise: {
-        name: replay(functools.partial(run, name), manifest, observations, noise) for name in names
-    }
+    names = [spec.name for spec in manifest.outputs]
+    return lambda observations, noise: replay_all(
+        lambda *batch: dict(zip(names, run(names, *batch), strict=True)), manifest, observations, noise
+    )
 
 
 def session_snippet(file: str, manifest: Manifest) -> tuple[str, str]:
@@ -43,13 +42,13 @@ def session_snippet(file: str, manifest: Manifest) -> tuple[str, str]:
     return "python", _LINES.format(numpy=numpy, path=file, feeds=inputs, action=manifest.action.name)
 
 
-def _runner(file: Path, manifest: Manifest) -> Callable[[str, Observation, Array | None], Array]:
+def _runner(file: Path, manifest: Manifest) -> Callable[[list[str], Observation, Array | None], list[Array]]:
     session = open_session(file.read_bytes())
 
-    def run(output: str, observations: Observation, noise: Array | None) -> Array:
+    def run(outputs: list[str], observations: Observation, noise: Array | None) -> list[Array]:
         fed = by_name(observations, manifest.observation[0].name)
         if noise is not None:
             fed[manifest.noise.name] = noise
-        return session.run([output], fed)[0]  # type: ignore[no-any-return]
+        return session.run(outputs, fed)  # type: ignore[no-any-return]
 
     return run

@@ -1,11 +1,12 @@
 """The table of targets: those of this package and those that other packages add, by name."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.policy.functions import InferenceFunction
+from trpo_tf.export.policy.functions import Outputs
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.export.targets.c99 import C_INT8, C
 from trpo_tf.export.targets.litert import LITERT, LITERT_INT8
@@ -39,7 +40,7 @@ TARGETS = _by_name([*_BUILT_IN, *load_values(ENTRY_POINTS, Target, ExportError).
 
 def checked_targets(
     names: Sequence[str],
-    function: InferenceFunction,
+    outputs: Outputs,
     spec: PolicySpec,
     observer: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Target]:
@@ -56,7 +57,7 @@ def checked_targets(
     unknown = [name for name in names if name not in (*TARGETS, ALL)]
     if unknown:
         raise ExportError(f"target {unknown[0]!r} is unknown; {known}")
-    refusals = refusals_of(function, spec)
+    refusals = refusals_of(outputs, spec)
     if ALL in names:
         for name, reason in refusals.items():
             observer(f"{name} is left out: {reason}")
@@ -67,11 +68,17 @@ def checked_targets(
     return {name: target for name, target in TARGETS.items() if name in {ONNX.name, *names}}
 
 
-def refusals_of(function: InferenceFunction, spec: PolicySpec) -> dict[str, str]:
+def refusals_of(outputs: Outputs, spec: PolicySpec) -> dict[str, str]:
     """Collect why targets can't carry the policy; there is no entry for one that can."""
-    graph = tf.function(function, autograph=False).get_concrete_function(*spec.signature()).graph
-    reasons = {name: target.refusal(graph, spec) for name, target in TARGETS.items()}
+    graph = tf.function(outputs, autograph=False).get_concrete_function(*spec.signature()).graph
+    reasons = {name: _refusal(target, graph, spec) for name, target in TARGETS.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _refusal(target: Target, graph: Any, spec: PolicySpec) -> str | None:
+    if spec.state and target.open_step is None:
+        return "it has no way to carry a state from a step to the next"
+    return target.refusal(graph, spec)
 
 
 def target_sizes(manifest: Manifest) -> dict[str, int]:

@@ -20,13 +20,13 @@ class ExportInputs:
     """The policy that targets are made of, as a function and as ONNX.
 
     Attributes:
-        function: the policy.
-        outputs: the policy and whatever else is answered, by name.
+        function: the policy, as a function of inputs and noise.
+        outputs: the policy and whatever else is answered, the next state too, by name.
         spec: its arrays.
         graph: ONNX with the noise input that was asked for and all outputs, for any batch size.
         batch: the one number of rows that it is to take, if any.
-        action_graph: ONNX of the action alone, with optional noise, for any batch size.
-        visited: observations [n, ...] that the policy visits, to calibrate 8 bits on.
+        action_graph: ONNX of the action and the next state alone, with optional noise, for any batch size.
+        visited: inputs [n, ...] that the policy meets, to calibrate 8 bits on.
     """
 
     function: InferenceFunction
@@ -60,6 +60,7 @@ class Target:
         refusal: why it can't carry a policy, found before anything is converted.
         input_names: the names of its inputs, by the spec's names.
         open_outputs: runs its further outputs here, as `open` does; None if it answers the action alone.
+        open_step: runs the action and the next state of a policy with state; None if it can't carry one.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Target:
     refusal: Refusal = lambda *_: None
     input_names: Callable[[PolicySpec], Mapping[str, str]] = lambda _: {}
     open_outputs: Callable[[Path, Manifest], Answers] | None = None
+    open_step: Callable[[Path, Manifest], Answers] | None = None
 
     def renamed_inputs(self, spec: PolicySpec) -> dict[str, str]:
         """Return the inputs that have another name in the target, by the spec's names."""

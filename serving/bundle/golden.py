@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from trpo_tf.serving.bundle.files import GOLDEN_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_checked
 from trpo_tf.serving.bundle.memory import available_bytes, golden_bytes
-from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, next_outputs
 from trpo_tf.serving.errors import BundleError
 
 MOST_CASES = 10_000
 """Most golden cases in an archive; an export writes some hundreds."""
+
+STEPS = 16
+"""Steps of a golden sequence: so many rows, one after another, of a policy with state."""
 
 _MOST_MEMBERS = 1000
 _MEMBER_BYTES = 4096
@@ -39,7 +42,7 @@ def read_golden_file(bundle: Path, manifest: Manifest) -> bytes:
 
 def _most_bytes(manifest: Manifest) -> int:
     """Return the largest size in bytes of the archive, both packed and unpacked."""
-    return golden_bytes(manifest, MOST_CASES) + _MEMBER_BYTES * (len(manifest.observation) + 1 + len(manifest.outputs))
+    return golden_bytes(manifest, MOST_CASES) + _MEMBER_BYTES * (len(manifest.step_inputs) + 1 + len(manifest.outputs))
 
 
 def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
@@ -48,7 +51,8 @@ def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
     Further outputs may be missing. Raises `BundleError` if the archive can't be read, or an array differs in dtype or
     shape from the manifest.
     """
-    specs: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, manifest.action]
+    specs: list[ArraySpec | NoiseSpec] = [*manifest.step_inputs, manifest.noise, manifest.action]
+    specs += next_outputs(manifest.state)
     try:
         # zipfile makes an object for each entry: a directory of millions would cost more memory than its content.
         if content.count(b"PK\x01\x02") > _MOST_MEMBERS:
@@ -66,6 +70,8 @@ def read_golden(content: bytes, manifest: Manifest) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{GOLDEN_FILE} can't be read ({error}); export the bundle again") from error
     if len({len(array) for array in cases.values()}) != 1 or not len(cases[manifest.action.name]):
         raise BundleError(f"{GOLDEN_FILE} must have as many rows of each array, and one at least; export it again")
+    if manifest.state and len(cases[manifest.action.name]) % STEPS:
+        raise BundleError(f"{GOLDEN_FILE} must have whole sequences of {STEPS} steps each; export it again")
     return cases
 
 

@@ -12,11 +12,21 @@ from typing import Any
 
 from trpo_tf.serving.bundle import manifest_fields as fields
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, FileEntry, read_at_most, read_exactly, sha256_of_file
-from trpo_tf.serving.bundle.specs import ArraySpec, GraphSpec, NoiseSpec, Statistics
+from trpo_tf.serving.bundle.specs import (
+    ArraySpec,
+    GraphSpec,
+    NoiseSpec,
+    StateSpec,
+    Statistics,
+    carried_inputs,
+    next_outputs,
+)
 from trpo_tf.serving.errors import BundleError
 
 FORMAT = "trpo-tf-bundle"
 FORMAT_VERSION = 3
+STATE_FORMAT_VERSION = 4
+"""Version of the bundles of policies with state, which readers of version 3 would run without it."""
 
 FORMER_TARGETS = {"policy.onnx": "onnx", "saved_model": "savedmodel"}
 """Present names of the targets in `parity`, by their names in the first bundles."""
@@ -27,7 +37,8 @@ class Manifest:
     """Content of a bundle's manifest.
 
     `observation` has an entry for each array that the policy takes. `files` maps a relative POSIX path to its entry.
-    `statistics` has the training statistics by input name, for the inputs whose statistics are known.
+    `statistics` has the training statistics by input name, for the inputs whose statistics are known. `state` has an
+    entry for each array that the policy carries from a step to the next.
     """
 
     name: str
@@ -39,16 +50,22 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    state: tuple[StateSpec, ...] = ()
+
+    @cached_property
+    def step_inputs(self) -> tuple[ArraySpec, ...]:
+        """All inputs of the graph but the noise: the observation and, of a policy with state, state and `reset`."""
+        return *self.observation, *carried_inputs(self.state)
 
     @cached_property
     def inputs(self) -> tuple[ArraySpec | NoiseSpec, ...]:
-        """All inputs of the graph: the observation, then noise if the graph takes it."""
-        return *self.observation, *(() if self.graph.noise == "none" else (self.noise,))
+        """All inputs of the graph: those of a step, then noise if the graph takes it."""
+        return *self.step_inputs, *(() if self.graph.noise == "none" else (self.noise,))
 
     @cached_property
     def outputs(self) -> tuple[ArraySpec, ...]:
-        """All outputs of the graph, the action first."""
-        return self.action, *self.graph.outputs
+        """All outputs of the graph: the action first, the next state last."""
+        return self.action, *self.graph.outputs, *next_outputs(self.state)
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -62,11 +79,13 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON text; an infinite bound is written as null."""
-        document: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        version = STATE_FORMAT_VERSION if self.state else FORMAT_VERSION
+        document: dict[str, Any] = {"format": FORMAT, "format_version": version, **asdict(self)}
         for spec in (*document["observation"], document["action"], *document["graph"]["outputs"]):
             spec["low"], spec["high"] = fields.bound_to_json(spec["low"]), fields.bound_to_json(spec["high"])
-        if not self.statistics:
-            del document["statistics"]
+        for key in ("state", "statistics"):
+            if not document[key]:
+                del document[key]
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
         return f"{text}\n"
 
@@ -78,15 +97,17 @@ class Manifest:
         fields.check(document.get("format") == FORMAT, "format", f"{FORMAT!r}")
         version = document.get("format_version")
         fields.check(
-            type(version) is int and version == FORMAT_VERSION,
+            type(version) is int and version in (FORMAT_VERSION, STATE_FORMAT_VERSION),
             "format_version",
-            f"{FORMAT_VERSION}, the one this release reads",
+            f"{FORMAT_VERSION} or {STATE_FORMAT_VERSION}, the ones this release reads",
         )
         name, files = fields.model_name(document), fields.files(document)
         observation, action = fields.array_specs(document, "observation"), fields.array_spec(document, "action")
         fields.check(len(observation) > 0, "observation", "a list of objects, one for each array")
         noise, graph = fields.noise_spec(document), fields.graph_spec(document)
-        names = [noise.name, *(spec.name for spec in (*observation, action, *graph.outputs))]
+        state = fields.state_specs(document) if version == STATE_FORMAT_VERSION else ()
+        arrays = (*observation, action, *graph.outputs, *carried_inputs(state), *next_outputs(state))
+        names = [noise.name, *(spec.name for spec in arrays)]
         fields.check(len(set(names)) == len(names), "the names", "one for each array that goes in or out")
         return cls(
             name=name,
@@ -98,6 +119,7 @@ class Manifest:
             provenance=fields.provenance(document),
             parity={FORMER_TARGETS.get(name, name): each for name, each in fields.any_json(document, "parity").items()},
             statistics=fields.statistics(document, observation),
+            state=state,
         )
 
 

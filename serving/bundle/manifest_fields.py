@@ -16,6 +16,7 @@ from trpo_tf.serving.bundle.specs import (
     Bound,
     GraphSpec,
     NoiseSpec,
+    StateSpec,
     Statistics,
     is_text,
 )
@@ -114,6 +115,28 @@ def noise_spec(document: dict[str, Any]) -> NoiseSpec:
     check(is_text(value.get("name")), "noise.name", "printable text")
     check(value.get("law") in NOISE_LAWS, "noise.law", f"one of {', '.join(NOISE_LAWS)}")
     return NoiseSpec(value["law"], _shape(value, "noise"), value["name"], _dtype(value, "noise"))
+
+
+def state_specs(document: dict[str, Any]) -> tuple[StateSpec, ...]:
+    """Read the arrays that the policy carries from a step to the next, of which there is one at least."""
+    parts = document.get("state")
+    check(isinstance(parts, list) and len(parts) > 0, "state", "a list of objects, one for each array")
+    named = {f"state[{place}]": part for place, part in enumerate(parts)}  # type: ignore[arg-type]
+    return tuple(_state_spec(named, key) for key in named)
+
+
+def _state_spec(document: dict[str, Any], key: str) -> StateSpec:
+    value = _object(document, key)
+    check(is_text(value.get("name")), f"{key}.name", "printable text")
+    dtype, shape, initial = _dtype(value, key), _shape(value, key), value.get("initial")
+    several = isinstance(initial, list) and len(initial) == math.prod(shape)
+    numbers = initial if several else [initial]
+    check(
+        all(type(number) is bool if dtype == "bool" else _is_number(number) for number in numbers),  # type: ignore[union-attr]
+        f"{key}.initial",
+        f"a finite number of {dtype} (true or false for bool), or a list with one for each element of shape",
+    )
+    return StateSpec(value["name"], dtype, shape, tuple(initial) if several else initial)  # type: ignore[arg-type]
 
 
 def graph_spec(document: dict[str, Any]) -> GraphSpec:

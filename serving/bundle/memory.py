@@ -31,7 +31,7 @@ def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False
         needed += _CASES_FACTOR * _listed(manifest, GOLDEN_FILE) + sum(
             _listed(manifest, name) for name in EPISODE_FILES
         )
-    arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, *manifest.outputs, manifest.noise]
+    arrays: list[ArraySpec | NoiseSpec] = [*manifest.step_inputs, *manifest.outputs, manifest.noise]
     needed += sum(_ELEMENT_BYTES * math.prod(array.shape) for array in arrays)
     available = available_bytes() // share
     if needed > available:
@@ -44,7 +44,7 @@ def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False
 
 def golden_bytes(manifest: Manifest, cases: int) -> int:
     """Return the size in bytes of the arrays of `cases` golden cases."""
-    arrays: list[ArraySpec | NoiseSpec] = [*manifest.observation, manifest.noise, *manifest.outputs]
+    arrays: list[ArraySpec | NoiseSpec] = [*manifest.step_inputs, manifest.noise, *manifest.outputs]
     return cases * sum(np.dtype(array.dtype).itemsize * math.prod(array.shape) for array in arrays)
 
 

@@ -1,4 +1,4 @@
-"""What a manifest says of a policy's arrays: names, types, shapes, bounds, noise, and statistics of training."""
+"""What a manifest says of a policy's arrays: names, types, shapes, bounds, noise, state, and training statistics."""
 
 import math
 from dataclasses import dataclass
@@ -15,6 +15,12 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
 )
+
+RESET = "reset"
+"""Name of the input [batch] of a policy with state: rows in which it is true start from the initial state."""
+
+NEXT = "next_"
+"""Prefix of the outputs with the next state."""
 
 MOST_STATISTICS = 1000
 """Most elements of an input with statistics; larger inputs are images, or of their size."""
@@ -70,6 +76,49 @@ class NoiseSpec:
 
 
 @dataclass(frozen=True)
+class StateSpec:
+    """One array that a policy carries from a step to the next, without the batch dimension.
+
+    The graph takes it as input `name` and answers its next value as output `next_name`. `initial` is its value at the
+    start of an episode: one number for all elements, or one for each element in row-major order.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    initial: float | tuple[float, ...] = 0
+
+    def __post_init__(self) -> None:
+        """Convert arrays and nested lists to a tuple, and equal numbers to one. Raises `BundleError`."""
+        _check_array(self)
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "initial", _as_initial(self))
+
+    @property
+    def next_name(self) -> str:
+        """Name of the output with the next value."""
+        return f"{NEXT}{self.name}"
+
+    def initial_rows(self, batch: int) -> NDArray[Any]:
+        """Return the initial value of each of `batch` rows: [batch, *shape]."""
+        values = np.asarray(self.initial, self.dtype)
+        row = values if values.ndim == 0 else values.reshape(self.shape)
+        return np.broadcast_to(row, (batch, *self.shape)).copy()
+
+
+def carried_inputs(state: tuple[StateSpec, ...]) -> tuple[ArraySpec, ...]:
+    """Return the inputs of a policy with state beside observation and noise: the state, and `reset`; else nothing."""
+    if not state:
+        return ()
+    return *(ArraySpec(spec.name, spec.dtype, spec.shape) for spec in state), ArraySpec(RESET, "bool", ())
+
+
+def next_outputs(state: tuple[StateSpec, ...]) -> tuple[ArraySpec, ...]:
+    """Return the outputs with the next state."""
+    return tuple(ArraySpec(spec.next_name, spec.dtype, spec.shape) for spec in state)
+
+
+@dataclass(frozen=True)
 class GraphSpec:
     """Properties of the graph beyond its observation and action.
 
@@ -92,7 +141,7 @@ class Statistics:
     stddev: tuple[float, ...]
 
 
-def _check_array(spec: ArraySpec | NoiseSpec) -> None:
+def _check_array(spec: ArraySpec | NoiseSpec | StateSpec) -> None:
     if not is_text(spec.name):
         raise BundleError(f"an array's name must be printable text, not {spec.name!r}")
     if spec.dtype not in DTYPES:
@@ -115,6 +164,27 @@ def _as_bound(spec: ArraySpec, which: str, infinite: float) -> Bound:
         )
     plain = [b.item() if isinstance(b, np.number) else b for b in values]
     return tuple(plain) if several else plain[0]
+
+
+def _as_initial(spec: StateSpec) -> float | tuple[float, ...]:
+    """Return the initial value as Python numbers: one if all are equal, else one for each element."""
+    wanted = (
+        f"initial of {spec.name!r} must be a number of {spec.dtype}, or one for each of its {math.prod(spec.shape)} "
+        f"elements; it is {spec.initial!r}"
+    )
+    try:
+        given = np.asarray(spec.initial)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            values = given.astype(spec.dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise BundleError(wanted) from None
+    is_exact = values.dtype.kind == "f" or np.array_equal(values, given)
+    if given.dtype.kind not in "biuf" or values.size not in (1, math.prod(spec.shape)) or not is_exact:
+        raise BundleError(wanted)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BundleError(wanted)
+    numbers = values.ravel().tolist()
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
 
 
 def is_text(value: Any) -> bool:

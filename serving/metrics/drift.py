@@ -167,7 +167,7 @@ class Watch:
             for spec in manifest.observation
             if math.prod(spec.shape) <= MOST_STATISTICS
         ]
-        only = self.inputs[0] if self.inputs and len(manifest.observation) == 1 else None
+        only = self.inputs[0] if self.inputs and len(manifest.step_inputs) == 1 else None
         self.asked: Callable[[Any], None] = only.add if only else self._add_parts
         """Adds a request's observations [batch, ...], an array or one per input. May be called from any thread."""
 

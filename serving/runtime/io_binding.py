@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.serving.bundle.manifest import Manifest
-from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, StateSpec
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 
@@ -53,11 +53,11 @@ class BoundRow:
     def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
         """Allocate the buffers and bind them."""
         self._session, graph, noise, action = session, manifest.graph, manifest.noise, manifest.action
-        observation = {spec.name: _zeros(spec) for spec in manifest.observation}
-        self._observation = {name: _Buffer(array[0, ...]) for name, array in observation.items()}
-        self._noise, self._still, self._rows = _Buffer(_zeros(noise)), _zeros(noise), _zeros(action)
-        self._action = _Buffer(self._rows[0, ...])
-        self._answer = _copier(self._action.array)
+        observation = {spec.name: zeros(spec) for spec in manifest.observation}
+        self._observation = {name: Buffer(array[0, ...]) for name, array in observation.items()}
+        self._noise, self._still, self._rows = Buffer(zeros(noise)), zeros(noise), zeros(action)
+        self._action = Buffer(self._rows[0, ...])
+        self._answer = copier(self._action.array)
         still = {noise.name: self._still} if graph.noise == "required" else {}
         self.binding = self._bind(observation | still, action.name)
         self._sampling = None
@@ -100,7 +100,7 @@ class BoundRow:
         return binding
 
 
-class _Buffer:
+class Buffer:
     """An array into which arrays of the same dtype and shape are copied, with a fast check for finite values."""
 
     __slots__ = ("_dtype", "_finite", "_mask", "_shape", "array")
@@ -127,10 +127,11 @@ class _Buffer:
         return 0 not in self._finite
 
 
-def _copier(array: Array) -> Callable[[], Any]:
+def copier(array: Array) -> Callable[[], Any]:
     """Return a function that copies `array`; it returns a scalar if the array has no dimension."""
     return array.copy if array.ndim else lambda: array[()]
 
 
-def _zeros(spec: ArraySpec | NoiseSpec) -> Array:
-    return np.zeros((1, *spec.shape), spec.dtype)
+def zeros(spec: ArraySpec | NoiseSpec | StateSpec, rows: int = 1) -> Array:
+    """Return zeros [rows, ...] of the array's dtype and shape."""
+    return np.zeros((rows, *spec.shape), spec.dtype)

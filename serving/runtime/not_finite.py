@@ -60,7 +60,7 @@ def _absurd_input(feeds: Mapping[str, Array], manifest: Manifest) -> str | None:
 
 
 def _specs(manifest: Manifest) -> Iterable[ArraySpec | NoiseSpec]:
-    return (*manifest.observation, manifest.noise)
+    return (*manifest.step_inputs, manifest.noise)
 
 
 def _is_absurd(feed: Array, spec: ArraySpec | NoiseSpec, training: Statistics | None) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from trpo_tf.serving.bundle.manifest import Manifest, read_checked, read_manifes
 from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.onnx_check import check_model
 from trpo_tf.serving.bundle.signing import signed_copy
-from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.bundle.specs import RESET, ArraySpec, NoiseSpec, StateSpec
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.runtime.io_binding import BoundGraph
 from trpo_tf.serving.runtime.not_finite import check_finite
@@ -27,6 +27,9 @@ from trpo_tf.serving.runtime.observations import (
     structured,
 )
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
+
+if TYPE_CHECKING:
+    from trpo_tf.serving.runtime.session import Session
 
 # Kinds of NumPy dtypes that a converted Python sequence may have, by the kind of the policy's input.
 _CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
@@ -51,7 +54,7 @@ class Policy:
             raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
         _check_graph(self._session, manifest)
         self._bound = BoundGraph(self._session, manifest)
-        self._takes_one = manifest.graph.batch in (None, 1)
+        self._takes_one = manifest.graph.batch in (None, 1) and not manifest.state
 
     def act(
         self,
@@ -69,13 +72,14 @@ class Policy:
             rng: random generator for the sample; a new one if absent.
 
         Raises:
-            ValueError: wrong shape, dtype or batch size, a value that is not finite, or a sample from a graph that has
-                no noise input.
+            ValueError: wrong shape, dtype or batch size, a value that is not finite, a sample from a graph that has no
+                noise input, or a policy with state.
             FloatingPointError: the action is not finite.
         """
         noise = None if deterministic else self._draw(1, rng)
         if self._takes_one and (action := self._bound(observation, noise)) is not None:
             return action
+        self._refuse_state()
         return self.run(as_observations(observation, self.manifest.observation, batched=False), noise)[0]
 
     def act_batch(
@@ -86,13 +90,52 @@ class Policy:
         rng: np.random.Generator | None = None,
     ) -> Array:
         """Return the actions for observations [batch, ...]; arguments and errors as in `act`."""
+        self._refuse_state()
         batch = as_observations(observations, self.manifest.observation, batched=True)
         return self.run(batch, None if deterministic else self._draw(batch_size(batch), rng))
+
+    def start(self, batch: int | None = None) -> "Session":
+        """Start a session, which keeps the state of one episode or, with `batch`, of that many episodes in step.
+
+        Sessions share the loaded graph. Raises `ValueError` for a batch size that the graph doesn't accept.
+        """
+        from trpo_tf.serving.runtime.session import Session  # here, since it takes its checks from this module
+
+        return Session(self._session, self.manifest, batch)
+
+    def initial_state(self, batch: int) -> dict[str, Array]:
+        """Return the state [batch, ...] at the start of an episode, by name; empty for a policy without state."""
+        return {spec.name: spec.initial_rows(batch) for spec in self.manifest.state}
+
+    def step(
+        self, observations: Any, state: Mapping[str, Array], reset: Array | None = None, noise: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the actions [batch, ...] and the next state [batch, ...] by name, and keep nothing.
+
+        Args:
+            observations: [batch, ...], as `act_batch` takes them.
+            state: arrays [batch, ...] by name: `initial_state(batch)`, or the next state of the step before.
+            reset: bool [batch]; rows in which it is true start an episode, whatever their state. By default none does.
+            noise: [batch, k] of the declared law; by default actions are deterministic.
+
+        Raises:
+            ValueError: an array of wrong name, shape or dtype, or one that holds a value that is not finite.
+            FloatingPointError: an action or a next state is not finite.
+        """
+        specs = self.manifest.state
+        batch = as_observations(observations, self.manifest.observation, batched=True)
+        rows = batch_size(batch)
+        if not specs:
+            return self.run(batch, noise), {}
+        started = np.zeros(rows, np.bool_) if reset is None else reset
+        inputs = by_name(batch, self.manifest.observation[0].name) | as_carried(state, started, specs, rows)
+        answers = self.infer(inputs, noise, (self.manifest.action.name, *(spec.next_name for spec in specs)))
+        return answers[self.manifest.action.name], {spec.name: answers[spec.next_name] for spec in specs}
 
     def run(self, observations: Observation, noise: Array | None = None) -> Array:
         """Return the actions for checked arrays: observations [batch, ...] and optional noise [batch, k].
 
-        Raises as `infer` does.
+        Beside its observations, the inputs of a policy with state are its state and `reset`. Raises as `infer` does.
         """
         action = self.manifest.action.name
         return self.infer(observations, noise, (action,))[action]
@@ -122,6 +165,14 @@ class Policy:
         answers: dict[str, Array] = dict(zip(names, self._session.run(names, feeds), strict=True))
         check_finite(answers, feeds, manifest)
         return answers
+
+    def _refuse_state(self) -> None:
+        if self.manifest.state:
+            names = ", ".join(spec.name for spec in self.manifest.state)
+            raise ValueError(
+                f"the policy has state ({names}), which act does not keep; use session = policy.start() and "
+                "session.act(observation), or policy.step(observations, state)"
+            )
 
     def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
         return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
@@ -177,7 +228,24 @@ def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) ->
     return structured(parts)  # type: ignore[no-any-return]
 
 
-def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array:
+def as_carried(state: Mapping[str, Any], reset: Any, specs: Sequence[StateSpec], batch: int) -> dict[str, Array]:
+    """Check state [batch, ...] by name and `reset` [batch], and return them as inputs of the graph.
+
+    Raises `ValueError`.
+    """
+    names = [spec.name for spec in specs]
+    if not isinstance(state, Mapping) or set(state) != set(names):
+        given = ", ".join(map(str, state)) if isinstance(state, Mapping) else repr(state)
+        raise ValueError(f"state must be a dict of {', '.join(names)}, not {given}")
+    carried = {spec.name: _as_batch(state[spec.name], spec, f"state {spec.name!r}", batched=True) for spec in specs}
+    carried[RESET] = _as_batch(reset, ArraySpec(RESET, "bool", ()), RESET, batched=True)
+    for name, array in carried.items():
+        if len(array) != batch:
+            raise ValueError(f"{name!r} has {len(array)} rows, and the observation {batch}; give as many")
+    return carried
+
+
+def _as_batch(value: Any, spec: ArraySpec | StateSpec, what: str, *, batched: bool) -> Array:
     array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec, what)
     if array.dtype != spec.dtype:
         raise ValueError(f"{what} has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})")
@@ -191,7 +259,7 @@ def _as_batch(value: Any, spec: ArraySpec, what: str, *, batched: bool) -> Array
     return np.ascontiguousarray(array if batched else array[np.newaxis])
 
 
-def _convert(value: Any, spec: ArraySpec, what: str) -> Array:
+def _convert(value: Any, spec: ArraySpec | StateSpec, what: str) -> Array:
     try:
         array = np.asarray(value)
     except ValueError:

@@ -89,9 +89,9 @@ def graph(**changes):
     [
         ({"format": "another"}, "format must be 'trpo-tf-bundle'"),
         ({"format": None}, "format must be"),
-        ({"format_version": 2}, "format_version must be 3"),
-        ({"format_version": True}, "format_version must be 3"),
-        ({"format_version": "1"}, "format_version must be 3"),
+        ({"format_version": 2}, "format_version must be 3 or 4"),
+        ({"format_version": True}, "format_version must be 3 or 4"),
+        ({"format_version": "1"}, "format_version must be 3 or 4"),
         ({"name": ""}, "name must be"),
         ({"name": "a/b"}, "name must be"),
         ({"name": "a\nb"}, "name must be"),

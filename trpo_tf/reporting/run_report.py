@@ -15,7 +15,7 @@ from trpo_tf.config.settings import Config, read_config, upgraded
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.export.parity.latency import read_latencies
-from trpo_tf.export.parity.table import COLUMNS, proof_rows
+from trpo_tf.export.parity.table import columns_of, proof_rows
 from trpo_tf.export.targets.table import target_sizes
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
@@ -191,9 +191,8 @@ def _export(bundle: Path | None) -> str:
     manifest, latencies = read_manifest(bundle), read_latencies(bundle)
     rows = list(proof_rows(manifest.parity, target_sizes(manifest)))
     measured = [f"{at['p50']:,.0f} / {at['p99']:,.0f}" for at in (latencies[row[0]]["1"] for row in rows)]
-    shown = table(
-        (*COLUMNS, "us at 1, p50 / p99"), [[*row, latency] for row, latency in zip(rows, measured, strict=True)]
-    )
+    columns = (*columns_of(manifest.parity), "us at 1, p50 / p99")
+    shown = table(columns, [[*row, latency] for row, latency in zip(rows, measured, strict=True)])
     return f"{shown}{definitions(_described(bundle, manifest))}"
 
 
