@@ -106,6 +106,21 @@ def test_lengths_that_are_not_registered_are_those_of_the_latest_episodes(stagge
     assert sorted(batch.truncated.argmax(axis=0) // 50) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("eval_episodes", "uncut"), [(1, 0), (0, 4)])
+def test_the_first_length_that_is_not_registered_is_that_of_episodes_before_training(
+    eval_episodes, uncut, staggered, tmp_path
+):
+    steps = 4 * 220
+    settings = {"total_steps": steps + 8, "num_envs": 4, "batch_size": steps, "eval_episodes": eval_episodes}
+    ended = []
+    train(
+        staggered("test_staggering:Clock-v0", **settings),
+        tmp_path / "run",
+        observer=lambda metrics: ended.append(metrics["episodes"]),
+    )
+    assert ended == [uncut]
+
+
 def test_environments_are_not_built_anew_before_each_has_ended_an_episode(staggered):
     config = staggered("test_staggering:Clock-v0", num_envs=4, total_steps=4000)
     assert not sampled(config, 4 * 150)[2]

@@ -35,7 +35,7 @@ class Experience:
     def restart(self, checkpoint: int = 0, longest_recent: int = 0) -> None:
         """Close the environments, and make those of the checkpoint with this number.
 
-        `longest_recent` is the length of the longest of the latest episodes, 0 if there was none.
+        `longest_recent` is the length of the longest of the latest episodes, 0 if it is not known.
         """
         self._close()
         config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature

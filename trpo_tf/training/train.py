@@ -222,7 +222,7 @@ def _train(
             show.stage("compiling")
             metrics: dict[str, Any] = {}
             started = time.perf_counter() - state.seconds
-            experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
+            experience.restart(state.checkpoint, _longest_recent(run, state))
             while state.steps + learner.iteration_steps <= config.total_steps and not listeners.stop_training:
                 state = listeners.iteration_begins(state)
                 after, metrics = iterate(config, learner, experience, state, traced=profile)
@@ -245,7 +245,7 @@ def _train(
                     state.steps - state.steps_at_checkpoint, state.steps_at_checkpoint, learner.checkpoint_steps
                 ):
                     state = _save(run, state)
-                    experience.restart(state.checkpoint, max(state.recent_lengths, default=0))
+                    experience.restart(state.checkpoint, _longest_recent(run, state))
             state = listeners.train_ends(state.at_best(), metrics)
             learner.policy.network.assign(state.theta)
             run = _evaluate_trained(dataclasses.replace(run, state=_save(run, state)), watched)
@@ -265,6 +265,11 @@ def _train(
                 error.add_note(_how_to_resume(run))
             raise
     return run
+
+
+def _longest_recent(run: Run, state: TrainingState) -> int:
+    """Return the length of the longest of the latest episodes, or the mean length before training; 0 if unknown."""
+    return max(state.recent_lengths, default=int(run.summary.get("untrained", {}).get("mean_length") or 0))
 
 
 def _has_learned(folder: Path) -> bool:
