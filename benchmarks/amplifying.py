@@ -1,7 +1,7 @@
 """Requests that take many times their size once they are parsed, by a parser that builds all that it reads.
 
 There are some that must be refused, and some that are right and must be answered, each of about `size` bytes.
-tests/serving/test_amplifying.py holds the server to its bound on them, and fuzz_serve.py sends short ones.
+tests/serving/inference/test_amplifying.py holds the server to its bound on them, and fuzz_serve.py sends short ones.
 """
 
 import gzip

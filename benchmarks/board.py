@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "export"))
+sys.path.insert(0, str(ROOT))
 
-from c99_cases import CORTEX_M4, on_the_board  # noqa: E402
-from c99_policies import Exported  # noqa: E402
-from untrained import untrained_policy  # noqa: E402
-
+from tests.support.export.c99_cases import CORTEX_M4, on_the_board  # noqa: E402
+from tests.support.export.c99_policies import Exported  # noqa: E402
+from tests.support.export.untrained import untrained_policy  # noqa: E402
 from trpo_tf.envs.make import make_env  # noqa: E402
 from trpo_tf.export.c99 import c_sources  # noqa: E402
 from trpo_tf.serving.verify import difference  # noqa: E402

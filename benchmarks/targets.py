@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "export"))
+sys.path.insert(0, str(ROOT))
 
 import gymnasium as gym  # noqa: E402
 import numpy as np  # noqa: E402
-from untrained import untrained_policy  # noqa: E402
 
+from tests.support.export.untrained import untrained_policy  # noqa: E402
 from trpo_tf.benchmark.machine import describe_machine  # noqa: E402
 from trpo_tf.export import Evidence, write_bundle  # noqa: E402
 from trpo_tf.export.parity.latency import BATCHES, read_latencies  # noqa: E402

@@ -17,7 +17,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import pytest
 
-WALK = "environments:Walk-v0"
+from tests.support.paths import ROOT
+
+WALK = "tests.support.environments:Walk-v0"
 
 
 class Trained(NamedTuple):
@@ -56,7 +58,7 @@ def serving_only():
         code = f"import sys; sys.modules.update(dict.fromkeys({absent})); from trpo_tf.cli.main import main\n"
         done = subprocess.run(
             [sys.executable, "-c", code + "".join(f"main({command!r})\n" for command in commands)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,
@@ -101,7 +103,7 @@ def small_config():
 
 @pytest.fixture(scope="session")
 def trained(small_config, tmp_path_factory) -> Trained:
-    """A run of `environments:Walk-v0`; not to be changed."""
+    """A run of `tests.support.environments:Walk-v0`; not to be changed."""
     import keras
 
     from trpo_tf.training.train import train

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from trpo_tf.cli import main as cli
 from trpo_tf.cli import terminal
 
-ROOT = Path(__file__).parents[2]
-WALK, FAILING = "environments:Walk-v0", "environments:FailingWalk-v0"
-NAMES = ["environments-Walk-v0-seed5", "environments-Walk-v0-seed6"]
+WALK, FAILING = "tests.support.environments:Walk-v0", "tests.support.environments:FailingWalk-v0"
+NAMES = ["tests.support.environments-Walk-v0-seed5", "tests.support.environments-Walk-v0-seed6"]
 SETTINGS = [WALK, "--seeds", "2", "--first-seed", "5", "--workers", "1", "--steps", "12000", "--out", "out"]
 PATIENCE = 300
 
@@ -25,7 +24,7 @@ PATIENCE = 300
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     """Commands, and the processes that they start, run in an empty folder."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -117,7 +116,7 @@ def test_a_run_that_fails_is_reported_and_others_finish(here):
         )
     )
     assert status == terminal.FAILED
-    name = "environments-FailingWalk-v0-seed0"
+    name = "tests.support.environments-FailingWalk-v0-seed0"
     reason = "the environment's step raised ArithmeticError: the motor is too hot"
     assert reason in err
     assert err.splitlines()[-1] == "error: runs failed: 1; the same command tries them again"

@@ -5,8 +5,8 @@ import importlib.util
 
 import pytest
 import tomli_w
-from made_up import result
 
+from tests.support.made_up import result
 from trpo_tf.benchmark import plans
 from trpo_tf.benchmark.plans import plan
 from trpo_tf.benchmark.progress import steps_so_far
@@ -81,9 +81,9 @@ def test_an_environment_cannot_be_trained_with_its_preset_and_without_in_one_ben
 
 
 def test_an_environment_trains_for_as_long_as_its_preset_says():
-    (config,) = plan(["environments:Walk-v0"], range(1), None).configs
+    (config,) = plan(["tests.support.environments:Walk-v0"], range(1), None).configs
     assert config.total_steps == Config("").total_steps
-    (config,) = plan(["environments:Walk-v0"], range(1), 5000).configs
+    (config,) = plan(["tests.support.environments:Walk-v0"], range(1), 5000).configs
     assert config.total_steps == 5000
 
 

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from made_up import PEER, RESULTS, peer_run, result
 
+from tests.support.made_up import PEER, RESULTS, peer_run, result
 from trpo_tf.benchmark.scores.figures import draw
 from trpo_tf.benchmark.scores.report import html_report
 from trpo_tf.benchmark.scores.summary import common_curve, overall_improvement, shortfalls, summarize

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.serving.conftest import BUNDLES, serve
+from tests.support.paths import BUNDLES
+from tests.support.serving.server import serve
 
 
 @pytest.fixture(scope="session")

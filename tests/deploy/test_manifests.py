@@ -10,11 +10,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.support.paths import ROOT
 from trpo_tf import serving
 from trpo_tf.serving.command_line import make_options, parse_arguments
 from trpo_tf.serving.errors import ServeError
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "serving.yaml").read_text()))
 KSERVE = list(yaml.safe_load_all((DEPLOY / "kserve" / "serving.yaml").read_text()))

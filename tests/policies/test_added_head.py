@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from added_packages import install, installed, run
 
+from tests.support.added_packages import install, installed, run
 from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.errors import UserError
 from trpo_tf.policies.heads.make import make_head

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import keras_float
 
+from tests.support.problems import keras_float
 from trpo_tf.policies.dense_jacobian import is_chain, linearize_chain
 from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.solvers.fisher import linearize

@@ -24,7 +24,7 @@ def sampler_for(env_id: str, num_envs: int = 2, seed: int = 0):
 
 @pytest.fixture(scope="module")
 def walked():
-    sampler, _ = sampler_for("environments:Walk-v0")
+    sampler, _ = sampler_for("tests.support.environments:Walk-v0")
     rng = np.random.default_rng(0)
     first, episodes = sampler.collect(60, rng, PhaseClock())
     second, _ = sampler.collect(60, rng, PhaseClock())
@@ -77,7 +77,7 @@ def test_episodes_are_counted_with_returns_and_lengths(walked):
 def test_actions_are_those_of_the_distribution_and_repeat_with_the_seed():
     batches = []
     for seed in (7, 7, 8):
-        sampler, _ = sampler_for("environments:Walk-v0", num_envs=4)
+        sampler, _ = sampler_for("tests.support.environments:Walk-v0", num_envs=4)
         batches.append(sampler.collect(50, np.random.default_rng(seed), PhaseClock())[0])
         sampler.close()
     for a, b in zip(batches[0], batches[1], strict=True):
@@ -87,7 +87,7 @@ def test_actions_are_those_of_the_distribution_and_repeat_with_the_seed():
 
 
 def test_an_exception_in_an_environment_is_named_and_kept():
-    sampler, _ = sampler_for("environments:FailingWalk-v0")
+    sampler, _ = sampler_for("tests.support.environments:FailingWalk-v0")
     with pytest.raises(EnvironmentFailure, match="step raised ArithmeticError: the motor is too hot") as caught:
         sampler.collect(1000, np.random.default_rng(0), PhaseClock())
     assert isinstance(caught.value.cause, ArithmeticError)
@@ -106,7 +106,7 @@ def test_backends_follow_the_same_conventions(env_id):
 
 
 def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch():
-    config = Config("environments:Reach-v0", sampling=SamplingConfig(num_envs=64, batch_size=128))
+    config = Config("tests.support.environments:Reach-v0", sampling=SamplingConfig(num_envs=64, batch_size=128))
     learner = build_learner(config)
     state = learner.initial_state(64)
     actor = Actor(learner.policy, 64)

@@ -167,9 +167,9 @@ def test_a_fall_at_the_time_limit_is_a_fall():
 def test_auto_takes_the_fastest_that_has_the_environment():
     assert choose_backend("auto", "CartPole-v1") == "gymnasium"  # it has a vector form of its own
     assert choose_backend("auto", "HalfCheetah-v5") == "envpool"
-    assert choose_backend("auto", "environments:Walk-v0") == "gymnasium"
-    with pytest.raises(UserError, match="has no environments:Walk-v0; use gymnasium"):
-        choose_backend("envpool", "environments:Walk-v0")
+    assert choose_backend("auto", "tests.support.environments:Walk-v0") == "gymnasium"
+    with pytest.raises(UserError, match=r"has no tests.support.environments:Walk-v0; use gymnasium"):
+        choose_backend("envpool", "tests.support.environments:Walk-v0")
 
 
 def test_without_envpool_auto_is_gymnasium(monkeypatch):

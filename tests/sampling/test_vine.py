@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import make_policy, make_rows, make_theta
 
+from tests.support.problems import make_policy, make_rows, make_theta
 from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig, VineConfig
 from trpo_tf.errors import UserError
 from trpo_tf.estimation.targets import estimate
@@ -32,13 +32,13 @@ def sampled(env_id: str, *, batches: int = 1, seed: int = 0, **vine):
 
 
 def test_all_actions_of_a_small_set_are_tried_once_from_each_state():
-    _, _, _, [(_, _, branches)] = sampled("environments:Ring-v0")
+    _, _, _, [(_, _, branches)] = sampled("tests.support.environments:Ring-v0")
     np.testing.assert_array_equal(branches.sample, np.tile([0, 1], (20, 1)))
 
 
 def test_a_rollout_starts_from_its_state_with_its_first_action():
     """One step long, so that the ring tells where each led; the trunk goes on as if nothing had happened."""
-    _, _, _, [(batch, _, branches)] = sampled("environments:Ring-v0", branch_length=1)
+    _, _, _, [(batch, _, branches)] = sampled("tests.support.environments:Ring-v0", branch_length=1)
     start = branches.observation.argmax(axis=-1)
     led_to = branches.final_observation.argmax(axis=-1)
     np.testing.assert_array_equal(led_to, (start[:, None] + np.array([-1, 1])) % 6)
@@ -61,7 +61,7 @@ def test_rollouts_of_one_state_share_their_random_numbers():
 
 def test_rollouts_of_one_state_share_the_environment_s_generator_too():
     """Both actions of a state meet the same noise, which is far larger than any reward; other states another."""
-    _, _, _, [(_, _, branches)] = sampled("environments:NoisyRing-v0")
+    _, _, _, [(_, _, branches)] = sampled("tests.support.environments:NoisyRing-v0")
     left, right = branches.reward[:, 0], branches.reward[:, 1]
     assert np.abs(left - right).max() <= 3.0
     assert np.std(left[:, 0]) > 50.0
@@ -164,7 +164,7 @@ def test_the_vine_s_gradient_varies_less_than_the_single_path_s():
 
 def test_the_vine_needs_environments_that_can_be_restored():
     with pytest.raises(UserError, match="the state of Walk can't be restored"):
-        sampled("environments:Walk-v0")
+        sampled("tests.support.environments:Walk-v0")
 
 
 def test_the_vine_does_not_go_with_minibatches():

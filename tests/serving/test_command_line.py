@@ -4,10 +4,10 @@ import dataclasses
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from trpo_tf import serving
 from trpo_tf.serving.command_line import make_options, make_parser, parse_arguments
 from trpo_tf.serving.errors import ServeError
@@ -219,7 +219,7 @@ def test_version():
 
 
 def test_a_documented_file_is_read(tmp_path):
-    page = (Path(serving.__file__).parents[2] / "docs" / "reference" / "server.md").read_text()
+    page = (ROOT / "docs" / "reference" / "server.md").read_text()
     text = page.partition("```toml\n")[2].partition("```")[0]
     assert text
     (tmp_path / "serving.toml").write_text(text)

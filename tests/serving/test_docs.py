@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trpo_tf import serving
+from tests.support.paths import ROOT
 from trpo_tf.serving.codecs.body_limits import MAX_DEPTH
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
@@ -16,7 +16,7 @@ from trpo_tf.serving.rest.connection import MAX_HEAD
 from trpo_tf.serving.rest.model_repository import control_routes
 from trpo_tf.serving.rest.routes import make_routes
 
-DOCS = Path(serving.__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 HTTP, GRPC, SERVER = ((DOCS / "reference" / f"{name}.md").read_text() for name in ("http", "grpc", "server"))
 MODELS = (DOCS / "howto" / "serve-models.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted(DOCS.rglob("*.md")))

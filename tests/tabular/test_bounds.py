@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_mdps import cases, some_examples
 
+from tests.support.random_mdps import cases, some_examples
 from trpo_tf.tabular.bounds import (
     divergence_bound,
     kl_divergence,

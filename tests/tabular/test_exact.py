@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given
-from random_mdps import cases, derivative, some_examples
 
+from tests.support.random_mdps import cases, derivative, some_examples
 from trpo_tf.tabular.exact import (
     evaluate,
     evaluate_average,

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from added_packages import install, installed, run
 
+from tests.support.added_packages import install, installed, run
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.runs.folder import load_run

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import make_policy, make_rows, make_theta
 
+from tests.support.problems import make_policy, make_rows, make_theta
 from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
 from trpo_tf.updates.composed import directed_update, trpo_update

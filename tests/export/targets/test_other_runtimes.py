@@ -1,0 +1,129 @@
+"""The same ONNX file in runtimes of other people: OpenVINO, and onnxruntime-web's WebAssembly in Node.js."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.support.export.openvino_process import one_process, openvino_actor
+from tests.support.export.zoo import KINDS, agrees, case, converted, error, onnx_actor
+from trpo_tf.export.graph.fixed_batch import with_fixed_batch
+from trpo_tf.export.graph.noise_input import with_noise
+from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
+from trpo_tf.serving.runtime.observations import batch_size
+from trpo_tf.serving.verify import agree
+
+WEB = Path(__file__).parent / "web"
+CONTINUOUS_AND_DISCRETE = ["gaussian", "categorical", "dict"]
+QUANTISED_TOLERANCE = 0.05
+
+
+def graph(kind, choice):
+    return with_noise(onnx.load_from_string(converted(kind)), "noise", choice).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def openvino():
+    """Makes actors in OpenVINO of a graph and a spec."""
+    with one_process() as pool:
+        yield functools.partial(openvino_actor, pool)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_openvino_samples_with_required_noise(kind, openvino):
+    tested = case(kind)
+    actor = openvino(graph(kind, "required"), tested.policy.spec)
+    assert agrees(actor, tested)
+
+
+@pytest.mark.parametrize("choice", ["optional", "none"])
+def test_openvino_is_deterministic_otherwise(choice, openvino):
+    tested = case("dict")
+    actor = openvino(graph("dict", choice), tested.policy.spec)
+    assert agrees(actor, tested, noisy=False)
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS_AND_DISCRETE)
+def test_openvino_runs_quantised_graphs(kind, openvino):
+    tested = case(kind)
+    model = graph(kind, "required")
+    static = quantize_static(model, tested.policy.spec, tested.visited, tested.noise)
+    for content in (quantize_dynamic(model), static):
+        actor = openvino(content, tested.policy.spec)
+        assert error(tested, actor, tested.noise) <= QUANTISED_TOLERANCE
+
+
+@pytest.fixture(scope="session")
+def web(request):
+    """A folder with run.mjs and the packages that its lock file names, kept from one test run to the next."""
+    lock = (WEB / "package-lock.json").read_bytes()
+    folders = Path(request.config.cache.mkdir("onnxruntime-web"))
+    folder = folders / hashlib.sha256(lock).hexdigest()[:16]
+    if not folder.exists():
+        scratch = Path(tempfile.mkdtemp(dir=folders))
+        shutil.copytree(WEB, scratch, dirs_exist_ok=True)
+        subprocess.run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=scratch, check=True)
+        try:
+            os.rename(scratch, folder)
+        except OSError:  # another process of this run was first
+            shutil.rmtree(scratch)
+    shutil.copy(WEB / "run.mjs", folder)
+    return folder
+
+
+def run_web(web, tmp_path, content, feeds):
+    """The one output, or the error."""
+    (tmp_path / "policy.onnx").write_bytes(content)
+    tensors = {
+        name: {"type": array.dtype.name, "dims": array.shape, "data": array.ravel().tolist()}
+        for name, array in feeds.items()
+    }
+    request = json.dumps({"model": str(tmp_path / "policy.onnx"), "feeds": tensors})
+    done = subprocess.run(
+        ["node", "run.mjs"], cwd=web, input=request, capture_output=True, text=True, check=False, timeout=120
+    )
+    if done.returncode:
+        return done.stderr
+    (output,) = json.loads(done.stdout).values()
+    return np.array(output["data"], output["type"]).reshape(output["dims"])
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS_AND_DISCRETE)
+def test_the_web_samples_with_required_noise(kind, web, tmp_path):
+    tested = case(kind)
+    actions = run_web(web, tmp_path, graph(kind, "required"), tested.feeds)
+    untied = tested.reference.untied(tested.visited, tested.noise)
+    assert untied.sum() > 60
+    expected = onnx_actor(converted(kind), tested.policy.spec)(tested.visited, tested.noise)
+    assert agree(actions[untied], expected[untied])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_the_web_is_deterministic_without_noise_and_takes_a_fixed_batch(kind, web, tmp_path):
+    tested = case(kind)
+    model = with_fixed_batch(onnx.load_from_string(graph(kind, "none")), batch_size(tested.visited))
+    actions = run_web(web, tmp_path, model.SerializeToString(), {"obs": tested.visited})
+    untied = tested.reference.untied(tested.visited, tested.zero_noise)
+    assert agree(actions[untied], tested.reference.act(tested.visited, tested.zero_noise)[untied])
+
+
+def test_the_web_runs_quantised_graphs(web, tmp_path):
+    tested = case("gaussian")
+    static = quantize_static(graph("gaussian", "required"), tested.policy.spec, tested.visited, tested.noise)
+    actions = run_web(web, tmp_path, static, tested.feeds)
+    assert error(tested, lambda observations, noise: actions, tested.noise) <= QUANTISED_TOLERANCE
+
+
+def test_the_web_refuses_optional_noise(web, tmp_path):
+    """Why noise can be made required: once this works, it need not."""
+    tested = case("gaussian")
+    assert "noise" in run_web(web, tmp_path, graph("gaussian", "optional"), tested.feeds)
+    assert isinstance(run_web(web, tmp_path, graph("gaussian", "optional"), {"obs": tested.visited}), np.ndarray)

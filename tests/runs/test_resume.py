@@ -1,0 +1,137 @@
+"""Real processes, killed for real: a resumed run ends where an uninterrupted one does, to the bit."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+from trpo_tf.runs.checkpoints import load_checkpoint
+
+ITERATIONS = 40
+SETTINGS = [
+    *("CartPole-v1", "--num-envs", "2", "--batch-size", "64", "--total-steps", str(64 * ITERATIONS)),
+    *("--checkpoint-steps", "300", "--eval-episodes", "0", "--hidden-sizes", "8", "--critic-hidden-sizes", "8"),
+    *("--critic-batch-size", "32", "--critic-epochs", "2", "--critic-memory", "3", "--policy-batch-size", "32"),
+    *("--eval-interval", "150", "--periodic-eval-episodes", "3"),
+]
+PATIENCE = 300
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trpo_tf", "train", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Exit status and stderr."""
+    _, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, err
+
+
+def iterations(run: Path) -> list[int]:
+    path = run / "metrics.jsonl"
+    whole = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line)["iteration"] for line in whole]
+
+
+def wait(process: subprocess.Popen, reached) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def kill_when(process: subprocess.Popen, reached) -> None:
+    wait(process, reached)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    status, err = finish(start(folder, *SETTINGS, "--out", "run"))
+    assert status == 0, err
+    return folder / "run"
+
+
+def same_weights(one: Path, other: Path) -> None:
+    """And moments of optimiser and normalisers, and counters; all but the time it took."""
+    a, b = (load_checkpoint(run / "checkpoints").to_arrays() for run in (one, other))
+    counters = [json.loads(arrays.pop("counters").tobytes()) for arrays in (a, b)]
+    for values in counters:
+        del values["seconds"]
+    assert counters[0] == counters[1]
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+    assert any(name.startswith("adam.") for name in a)
+
+
+def metrics(run: Path) -> list[dict]:
+    """Without times."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(tmp_path, *SETTINGS, "--out", "run")
+    kill_when(process, lambda: (run / "checkpoints").exists())  # before the first iteration
+    assert iterations(run) == []
+    for killed_at in (3, 25):
+        process = start(tmp_path, "--resume", "run")
+        kill_when(process, lambda: killed_at in iterations(run))  # noqa: B023
+        assert max(iterations(run)) < ITERATIONS - 5
+    status, err = finish(start(tmp_path, "--resume", "run"))
+    assert status == 0, err
+
+    done = len(iterations(uninterrupted))
+    assert done > ITERATIONS - 5
+    assert iterations(run) == list(range(1, done + 1))
+    same_weights(uninterrupted, run)
+    assert metrics(uninterrupted) == metrics(run)
+    assert "trained" in json.loads((run / "summary.json").read_text())
+
+
+def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_go_on(tmp_path):
+    run = tmp_path / "run"
+    process = start(tmp_path, *SETTINGS, "--out", "run")
+    wait(process, lambda: 2 in iterations(run))
+    process.send_signal(signal.SIGINT)
+    status, err = finish(process)
+    assert status == 130
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if "stopped" in line]
+    assert re.fullmatch(r"stopped after [\d,]+ steps; go on with --resume run", line)
+    state = load_checkpoint(run / "checkpoints")
+    assert iterations(run) == list(range(1, state.iteration + 1))  # nothing done is lost
+    assert 2 <= state.iteration < ITERATIONS - 5
+
+    status, err = finish(start(tmp_path, "--resume", "run"))
+    assert status == 0, err
+    ended = load_checkpoint(run / "checkpoints")
+    assert iterations(run) == list(range(1, ended.iteration + 1))
+    assert ended.steps > 64 * (ITERATIONS - 2)
+
+
+def test_a_stop_before_anything_is_written_leaves_nothing(tmp_path):
+    process = start(tmp_path, *SETTINGS, "--out", "deep/run")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] in (130, -signal.SIGINT)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,22 @@
+"""A short run of benchmarks/fuzz_serve.py, whose long one is `make fuzz`."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "fuzz_serve.py"
+
+
+def test_malformed_requests_do_no_harm():
+    command = [sys.executable, str(SCRIPT), "--requests", "2500", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    statuses = json.loads(done.stdout)
+    assert statuses["400"] > 500
+    assert statuses["200"] > 50
+    if importlib.util.find_spec("grpc"):
+        assert statuses["INVALID_ARGUMENT"] > 100
+        assert statuses["OK"] > 10
