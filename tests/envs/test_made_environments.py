@@ -93,8 +93,8 @@ def test_exports_and_what_plays_a_run_or_a_bundle_make_it(run, exported, made, c
     assert made == [AS_WANTED] * len(made)
     assert len(made) >= 2
     card = (exported / "MODEL_CARD.md").read_text()
-    made = 'made with env_kwargs {"sutton_barto_reward": true}, max_episode_steps 30, env_wrapper '
-    assert f"{made}tests.support.environments:Noted" in card
+    told = 'made with env_kwargs {"sutton_barto_reward": true}, max_episode_steps 30, env_wrapper '
+    assert f"{told}tests.support.environments:Noted" in card
     made.clear()
     command("evaluate", exported, "--episodes", "1", "--env-id", "CartPole-v1", "--json")
     assert made == []

@@ -88,15 +88,14 @@ def metrics(run: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
 
 
-def test_a_run_killed_again_and_again_ends_with_the_same_weights(uninterrupted, tmp_path):
+def test_a_run_killed_twice_ends_with_the_same_weights(uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = start(tmp_path, *SETTINGS, "--out", "run")
     kill_when(process, lambda: (run / "checkpoints").exists())  # before the first iteration
     assert iterations(run) == []
-    for killed_at in (3, 25):
-        process = start(tmp_path, "--resume", "run")
-        kill_when(process, lambda: killed_at in iterations(run))  # noqa: B023
-        assert max(iterations(run)) < ITERATIONS - 5
+    process = start(tmp_path, "--resume", "run")
+    kill_when(process, lambda: 25 in iterations(run))
+    assert max(iterations(run)) < ITERATIONS - 5
     status, err = finish(start(tmp_path, "--resume", "run"))
     assert status == 0, err
 
