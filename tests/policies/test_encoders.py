@@ -2,7 +2,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from trpo_tf.envs.spaces import observation_parts, observation_spec
+from trpo_tf.envs.spaces import observation_kinds, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.running_stats import Normalizer
@@ -10,7 +10,7 @@ from trpo_tf.policies.running_stats import Normalizer
 
 def encode(space, observations, *, mean=0.0, scale=1.0, normalize=True):
     specs = observation_spec(space)
-    encoder = make_encoder(list(observation_parts(space).values()), specs, normalize=normalize)
+    encoder = make_encoder(observation_kinds(space), specs, normalize=normalize)
     statistics = Normalizer(*(np.full(encoder.statistics, value, np.float32) for value in (mean, scale)))
     encoded = encoder(statistics, np.asarray(observations, specs[0].dtype)).numpy()
     assert encoded.shape[1] == encoder.width

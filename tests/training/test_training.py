@@ -42,7 +42,7 @@ def test_a_run_folder_holds_what_it_says(trained):
     files = {path.name for path in trained.run.folder.iterdir()}
     assert files - {"bundles.json"} == {  # which is there once it has been exported
         *("config.toml", "policy_network.json", "value_network.json", "metrics.jsonl", "summary.json"),
-        *("tensorboard", "checkpoints", ".lock"),
+        *("spaces.json", "tensorboard", "checkpoints", ".lock"),
     }
 
 
@@ -271,8 +271,17 @@ def test_an_environment_that_has_changed_since_the_run_is_named(trained, tmp_pat
     config = folder / "config.toml"
     for env_id, differs in (("CartPole-v1", r"\(None, 4\): it takes \(None, 2\)"), (REACH, "theta is .* there and")):
         config.write_text(re.sub('env_id = ".*"', f'env_id = "{env_id}"', config.read_text()))
+        run = load_run(folder)  # the policy acts as before
+        np.testing.assert_array_equal(run.state.theta, run.policy.theta)
+        with pytest.raises(UserError, match=f"environment {env_id} is not as it was when .*{differs}"):
+            resume(folder, total_steps=10_000)
+        with pytest.raises(UserError, match=f"the policy (observes|gives) .*, {env_id} has .* there"):
+            export_run(run, tmp_path / "bundle")
+        spaces = folder / "spaces.json"
+        spaces.rename(tmp_path / "spaces.json")  # as in runs of earlier releases
         with pytest.raises(UserError, match=f"environment {env_id} is not as it was when .*{differs}"):
             load_run(folder)
+        (tmp_path / "spaces.json").rename(spaces)
 
 
 def test_integer_observations_and_actions_that_start_at_three(small_config, tmp_path):

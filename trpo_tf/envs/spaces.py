@@ -1,5 +1,8 @@
 """Describe Gymnasium's spaces as the policy's inputs and outputs."""
 
+import dataclasses
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -7,8 +10,46 @@ from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.bundle.manifest_fields import bound_to_json
 from trpo_tf.serving.bundle.specs import Bound
 from trpo_tf.serving.runtime.observations import leaves_of
+
+_KINDS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What an environment's observations and actions are: all that a policy has to know of it.
+
+    Attributes:
+        observation: the observation's arrays.
+        kinds: name of the Gymnasium space of each: `Box`, `Discrete`, `MultiDiscrete` or `MultiBinary`.
+        action: the action's array.
+    """
+
+    observation: tuple[ArraySpec, ...]
+    kinds: tuple[str, ...]
+    action: ArraySpec
+
+    @classmethod
+    def of(cls, env: gym.Env[Any, Any]) -> "Spaces":
+        """Return an environment's spaces. Raises `UserError` for a space that isn't supported."""
+        observation = env.observation_space
+        return cls(observation_spec(observation), observation_kinds(observation), action_spec(env.action_space))
+
+    def to_json(self) -> str:
+        """Return the spaces as JSON text; an infinite bound is written as null."""
+        document = dataclasses.asdict(self)
+        for spec in (*document["observation"], document["action"]):
+            spec["low"], spec["high"] = bound_to_json(spec["low"]), bound_to_json(spec["high"])
+        return json.dumps(document, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Spaces":
+        """Return the spaces that `to_json` has written. Raises `ValueError`, `TypeError` or `KeyError` for others."""
+        document = json.loads(text)
+        observation = tuple(ArraySpec(**spec) for spec in document["observation"])
+        return cls(observation, tuple(document["kinds"]), ArraySpec(**document["action"]))
 
 
 def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
@@ -22,6 +63,13 @@ def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:
 def observation_spec(space: gym.Space[Any]) -> tuple[ArraySpec, ...]:
     """Return the policy's observation inputs. Raises `UserError` for a space that isn't supported."""
     return tuple(_spec(name, part, "observation") for name, part in observation_parts(space).items())
+
+
+def observation_kinds(space: gym.Space[Any]) -> tuple[str, ...]:
+    """Return the name of the Gymnasium space of each of an observation's arrays, which must be supported."""
+    return tuple(
+        next(kind.__name__ for kind in _KINDS if isinstance(part, kind)) for part in observation_parts(space).values()
+    )
 
 
 def action_spec(space: gym.Space[Any]) -> ArraySpec:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,8 +12,11 @@ from trpo_tf.envs.make import make_env, readable_errors, spec_of
 from trpo_tf.envs.remaining_time import observes_time
 from trpo_tf.envs.spaces import action_spec, observation_spec
 from trpo_tf.errors import UserError
-from trpo_tf.serving import ArraySpec, Policy
+from trpo_tf.serving import ArraySpec, Manifest, Policy
 from trpo_tf.serving.arguments import expect, expect_count
+
+if TYPE_CHECKING:
+    from trpo_tf.export import PolicySpec
 
 LONGEST_EPISODE = 100_000
 """Default step limit of `play`, and the steps that `evaluate` shares out if the length of training is unknown."""
@@ -86,7 +89,7 @@ def evaluate(
     expect_count(seed, "seed", 0, UserError)
     env = make_env(environment, time_feature=observes_time(policy.manifest.observation))
     try:
-        check_spaces(policy, env, str(environment))
+        check_spaces(policy.manifest, env, str(environment))
         longest = longest or longest_episode(environment, _trained_for(policy), episodes)
         rng = np.random.default_rng(seed)
         returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
@@ -152,11 +155,11 @@ def _trained_for(policy: Policy) -> int:
     return steps if isinstance(steps, int) else LONGEST_EPISODE
 
 
-def check_spaces(policy: Policy, env: gym.Env[Any, Any], env_id: str) -> None:
+def check_spaces(policy: "Manifest | PolicySpec", env: gym.Env[Any, Any], env_id: str) -> None:
     """Raise `UserError` unless the policy's observations and actions match the environment's."""
     for verb, specs, own in (
-        ("observes", policy.manifest.observation, observation_spec(env.observation_space)),
-        ("gives", (policy.manifest.action,), (action_spec(env.action_space),)),
+        ("observes", policy.observation, observation_spec(env.observation_space)),
+        ("gives", (policy.action,), (action_spec(env.action_space),)),
     ):
         if {_described(spec) for spec in specs} != {_described(spec) for spec in own}:
             takes, has = (", ".join(map(_described, group)) for group in (specs, own))

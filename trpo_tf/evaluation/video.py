@@ -93,7 +93,7 @@ def record(
     env_id = str(environment)
     env = _rendering(environment, time_feature=observes_time(policy.manifest.observation))
     try:
-        check_spaces(policy, env, env_id)
+        check_spaces(policy.manifest, env, env_id)
         rate = _frames_per_second(env, env_id)
         stride = math.ceil(rate / _MOST_FRAMES_PER_SECOND)
         most = max(1, round(max_seconds * rate))

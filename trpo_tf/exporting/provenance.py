@@ -40,7 +40,7 @@ def provenance(run: Run) -> dict[str, Any]:
 
 def statistics(run: Run) -> dict[str, Statistics]:
     """Return each input's mean and standard deviation for standardising; empty if the run has observed nothing."""
-    moments, by_part = run.state.observation_moments, run.learner.policy.encoder.by_part
+    moments, by_part = run.state.observation_moments, run.functions.encoder.by_part
     if moments.total < 2:
         return {}
     means, stddevs = by_part(moments.mean), by_part(1.0 / moments.scale)

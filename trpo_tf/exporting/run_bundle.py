@@ -12,6 +12,7 @@ import tensorflow as tf
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
 from trpo_tf.estimation.reward_scaling import ValueScale
+from trpo_tf.evaluation.evaluate import check_spaces
 from trpo_tf.evaluation.recorder import record_apart
 from trpo_tf.evaluation.video import best_kind
 from trpo_tf.export import Evidence, GraphForm, InferenceFunction, write_bundle
@@ -58,6 +59,7 @@ def export_run(
         untrained_return=run.summary.get("untrained", {}).get("mean_return"),
     )
     try:
+        check_spaces(policy.spec, env, env_id)
         manifest = write_bundle(
             policy.function,
             policy.spec,
@@ -92,13 +94,16 @@ def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFuncti
     The value is in units of the environment's rewards, unless some were clipped. An output with the same name as an
     input gets the prefix `output_`. Raises `UserError` for other `names` than `distribution` and `value`.
     """
-    known = {"distribution": run.policy.distribution(), "value": {"value": _value(run)}}
+    known: dict[str, Callable[[], dict[str, InferenceFunction]]] = {
+        "distribution": run.policy.distribution,
+        "value": lambda: {"value": _value(run)},
+    }
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"output {unknown[0]!r} is unknown; choose from {', '.join(known)}")
     seen = {part.name for part in run.policy.spec.observation}
     return {
-        f"output_{name}" if name in seen else name: output for group in names for name, output in known[group].items()
+        f"output_{name}" if name in seen else name: output for group in names for name, output in known[group]().items()
     }
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import keras
 import numpy as np
 import tensorflow as tf
@@ -15,13 +14,12 @@ import tensorflow as tf
 from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.make import environment_seed, make_env
-from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
+from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.estimation.critic import FrozenNetworks, ValueFunction
 from trpo_tf.learning.training_state import TrainingState
-from trpo_tf.policies.encoders import Encoder, make_encoder
+from trpo_tf.policies.build import build_encoder, build_policy
 from trpo_tf.policies.heads.head import Head
-from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
@@ -42,6 +40,7 @@ _XLA_PAYS_FROM = 400_000
 class Learner:
     """Policy, critic and update as pure functions of the training state, compiled when first called."""
 
+    spaces: Spaces
     policy: Policy
     value_function: ValueFunction
     update: Callable[[Any, Rows, Any, Any, EntropyTerm], Update]
@@ -76,7 +75,7 @@ class Learner:
 
     def trained(self, state: TrainingState) -> TrainedPolicy:
         """Return the policy at `state`."""
-        return TrainedPolicy(self.policy, state.theta, self.policy.encoder.normalizer(state.observation_moments))
+        return self.policy.trained(state.theta, state.observation_moments)
 
 
 def build_learner(
@@ -87,48 +86,26 @@ def build_learner(
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
     env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
-    observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
-    encoder = _encoder(config, env)
-    horizon = env.spec.max_episode_steps if env.spec else None
+    spaces, horizon = Spaces.of(env), env.spec.max_episode_steps if env.spec else None
     env.close()
 
-    settings, critic = config.policy, config.critic
-    head = make_head(action, settings)
-    _check_activation(settings.activation)
-    if head.noise.law != "normal":
-        gaussian = {
-            "noise_correlation": config.sampling.noise_correlation,
-            "final_std": settings.final_std,
-            "state_dependent_std": settings.state_dependent_std,
-        }
-        for name in (name for name, value in gaussian.items() if value):
-            raise UserError(f"{name} is for Gaussian actions, which this policy has not; leave it out")
-    if policy_network is None:
-        policy_network = default_network(
-            encoder.inputs,
-            settings.hidden_sizes,
-            head.inputs,
-            activation=settings.activation,
-            last_layer_scale=settings.last_layer_scale,
-            seed=config.seed,
-        )
+    policy = build_policy(config, spaces, policy_network)
     if value_network is None:
-        sizes, seed = critic.hidden_sizes, config.seed + 1
-        value_network = default_network(encoder.inputs, sizes, 1, activation=settings.activation, seed=seed)
-    check_shapes(policy_network, encoder.inputs, head.inputs, "policy_network")
-    check_shapes(value_network, encoder.inputs, 1, "value_network")
-    policy = Policy(encoder, policy_network, head, observation, action)
+        sizes, activation = config.critic.hidden_sizes, config.policy.activation
+        value_network = default_network(policy.encoder.inputs, sizes, 1, activation=activation, seed=config.seed + 1)
+    check_shapes(value_network, policy.encoder.inputs, 1, "value_network")
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
     # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
     xla = policy.network.dense_only and config.total_steps >= _XLA_PAYS_FROM
-    branches = branch_count(head, config.vine) if config.sampler_is_vine else None
+    branches = branch_count(policy.head, config.vine) if config.sampler_is_vine else None
     return Learner(
+        spaces=spaces,
         policy=policy,
         value_function=ValueFunction(value_network, xla=xla),
         update=compile_update(policy, config, branches, xla=xla),
-        encode=tf.function(encoder, autograph=False, jit_compile=xla),
+        encode=tf.function(policy.encoder, autograph=False, jit_compile=xla),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),
-        iteration_steps=_iteration_steps(config, head),
+        iteration_steps=_iteration_steps(config, policy.head),
         initial_adapted=find_algorithm(config.algo).initial(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),
     )
@@ -142,7 +119,7 @@ def with_observation_offset(config: Config) -> Config:
     if config.sampling.observation_offset:
         return config
     env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
-    encoder = _encoder(config, env)
+    encoder = build_encoder(config, Spaces.of(env))
     offset: tuple[float, ...] = ()
     # The sampler resets again, and reports a reset that fails.
     with contextlib.closing(env), contextlib.suppress(EnvironmentFailure):
@@ -158,17 +135,6 @@ def with_observation_offset(config: Config) -> Config:
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, observation_offset=offset))
 
 
-def _encoder(config: Config, env: gym.Env[Any, Any]) -> Encoder:
-    space, sampling = env.observation_space, config.sampling
-    return make_encoder(
-        list(observation_parts(space).values()),
-        observation_spec(space),
-        normalize=sampling.normalize_observations,
-        offset=sampling.observation_offset,
-        least_deviation=sampling.least_deviation,
-    )
-
-
 def _iteration_steps(config: Config, head: Head) -> int:
     """Return the most environment steps that an iteration may take. Raises `UserError` if the run has fewer."""
     steps = config.sampling.batch_size
@@ -177,10 +143,3 @@ def _iteration_steps(config: Config, head: Head) -> int:
     if steps > config.total_steps:
         raise UserError(f"total_steps must be at least the steps of an iteration, {steps:,}")
     return steps
-
-
-def _check_activation(name: str) -> None:
-    try:
-        keras.activations.get(name)
-    except ValueError:
-        raise UserError(f"activation {name!r} is unknown; Keras has tanh, relu, elu, swish and others") from None

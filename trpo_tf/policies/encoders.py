@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -106,23 +105,23 @@ class Encoder:
 
 
 def make_encoder(
-    spaces: Sequence[gym.Space[Any]],
+    kinds: Sequence[str],
     specs: Sequence[ArraySpec],
     *,
     normalize: bool,
     offset: Sequence[float] = (),
     least_deviation: float = 0.0,
 ) -> Encoder:
-    """Return the encoder of an observation with these spaces and specs. Raises `UserError` for a wrong offset."""
+    """Return the encoder of an observation; `kinds` as in `Spaces`. Raises `UserError` for a wrong offset."""
     groups: dict[str, list[ArraySpec]] = {"normalized": [], "plain": [], "choices": [], "images": []}
-    for space, spec in zip(spaces, specs, strict=True):
-        if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-            kind = "choices"
+    for kind, spec in zip(kinds, specs, strict=True):
+        if kind in ("Discrete", "MultiDiscrete"):
+            group = "choices"
         elif is_image(spec):
-            kind = "images"
+            group = "images"
         else:
-            kind = "normalized" if normalize and isinstance(space, gym.spaces.Box) else "plain"
-        groups[kind].append(spec)
+            group = "normalized" if normalize and kind == "Box" else "plain"
+        groups[group].append(spec)
     return Encoder(**groups, offset=offset, least_deviation=least_deviation)
 
 

@@ -14,7 +14,7 @@ from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads.discrete import DiscreteHead
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.networks import PureNetwork
-from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import Linearization, linearize
 
@@ -48,6 +48,10 @@ class Policy:
     def initial_theta(self) -> NDArray[np.float32]:
         """Return the network's present weights and the head's initial parameters, as one vector."""
         return self.network.flat(*self.head.initial_extra())
+
+    def trained(self, theta: NDArray[np.float32], moments: Moments) -> "TrainedPolicy":
+        """Return the policy with these parameters and moments of observations."""
+        return TrainedPolicy(self, theta, self.encoder.normalizer(moments))
 
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
         """Return the distribution's parameters for encoded observations [batch, ...]."""

@@ -1,6 +1,7 @@
 """Run folders: their files, and how a run is created and loaded.
 
 config.toml             the settings
+spaces.json             the arrays that the policy observes and gives
 policy_network.json     Keras architectures
 value_network.json
 metrics.jsonl           one line per iteration; docs/reference/metrics.md defines the metrics
@@ -10,10 +11,12 @@ summary.json            returns before and after, speed, versions
 bundles.json            folders that the policy was exported to
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +24,21 @@ import tomli_w
 
 from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config, read_config
+from trpo_tf.envs.make import make_env
+from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.new_folder import new_folder
 from trpo_tf.learning.learner import Learner, build_learner
 from trpo_tf.learning.training_state import TrainingState, WeightsMismatch
+from trpo_tf.policies.build import build_policy
 from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture
-from trpo_tf.policies.policy import TrainedPolicy
+from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.runs.checkpoints import load_checkpoint, save_checkpoint
 from trpo_tf.serving.arguments import expect
 from trpo_tf.support.atomic_write import write_atomically
 
 CONFIG_FILE = "config.toml"
+SPACES_FILE = "spaces.json"
 POLICY_NETWORK_FILE = "policy_network.json"
 VALUE_NETWORK_FILE = "value_network.json"
 METRICS_FILE = "metrics.jsonl"
@@ -43,21 +50,30 @@ BUNDLES_FILE = "bundles.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder holds it: settings, networks, the latest checkpoint, and the summary.
+    """A run as its folder holds it: settings, policy, the latest checkpoint, and the summary.
 
-    The summary has `untrained` from the start; `trained` and the rest are added at the end.
+    Attributes:
+        functions: the policy as functions of its parameters.
+        make_learner: returns what training needs besides; always the same.
+        summary: has `untrained` from the start; `trained` and the rest are added at the end.
     """
 
     folder: Path
     config: Config
-    learner: Learner
+    functions: Policy
+    make_learner: Callable[[], Learner]
     state: TrainingState
     summary: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def policy(self) -> TrainedPolicy:
         """The policy as trained so far."""
-        return self.learner.trained(self.state)
+        return self.functions.trained(self.state.theta, self.state.observation_moments)
+
+    @property
+    def learner(self) -> Learner:
+        """Policy, critic and update, which need the environment. Raises `UserError` if it is not as it was."""
+        return self.make_learner()
 
 
 def is_run(path: Path) -> bool:
@@ -77,12 +93,13 @@ def create_run(folder: Path, config: Config, learner: Learner, state: TrainingSt
         VALUE_NETWORK_FILE: learner.value_function.network.network,
     }
     with new_folder(folder) as scratch:
+        (scratch / SPACES_FILE).write_text(learner.spaces.to_json())
         for name, network in networks.items():
             (scratch / name).write_text(architecture(network, name.removesuffix(".json")))
         write_config(scratch, config)
         (scratch / CHECKPOINTS_FOLDER).mkdir()
         save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
-    return Run(folder, config, learner, state)
+    return Run(folder, config, learner.policy, lambda: learner, state)
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -106,29 +123,54 @@ def require_run(folder: Path) -> None:
 
 
 def load_run(folder: str | Path) -> Run:
-    """Load a run from its folder. Raises `UserError` if that is not a run folder, or can't be read."""
+    """Load a run from its folder. Raises `UserError` if that is not a run folder, or can't be read.
+
+    The policy needs neither the environment nor the critic. `Run.learner` builds both when it is first read.
+    """
     expect(folder, (str, os.PathLike), "the run must be the path of its folder", UserError)
     folder = Path(folder)
     require_run(folder)
-    config = read_config(folder / CONFIG_FILE)
-    networks = [from_architecture(folder / file) for file in (POLICY_NETWORK_FILE, VALUE_NETWORK_FILE)]
-    state = load_checkpoint(folder / CHECKPOINTS_FOLDER)
+    config, state = read_config(folder / CONFIG_FILE), load_checkpoint(folder / CHECKPOINTS_FOLDER)
+    network = from_architecture(folder / POLICY_NETWORK_FILE)
+    with _mismatches_named(folder, config):
+        policy = build_policy(config, _read_spaces(folder, config), network)
+        if state.theta.shape != (policy.network.size,):
+            raise WeightsMismatch(f"theta is {state.theta.shape} there and {(policy.network.size,)} here")
+
+    @cache
+    def make_learner() -> Learner:
+        with _mismatches_named(folder, config):
+            learner = build_learner(config, network, from_architecture(folder / VALUE_NETWORK_FILE))
+            learner.initial_state(config.sampling.num_envs).with_weights(state.weights())
+        return learner
+
+    summary = folder / SUMMARY_FILE
+    told = renamed(json.loads(summary.read_text()), COUNTERS) if summary.exists() else {}
+    return Run(folder, config, policy, make_learner, state, told)
+
+
+def _read_spaces(folder: Path, config: Config) -> Spaces:
+    """Return the spaces that the policy was trained in. Runs of earlier releases have no file: make the environment."""
+    path = folder / SPACES_FILE
+    if path.exists():
+        try:
+            return Spaces.from_json(path.read_text())
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} can't be read: {error}; restore it, or train again") from error
+    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
+    with contextlib.closing(env):
+        return Spaces.of(env)
+
+
+@contextlib.contextmanager
+def _mismatches_named(folder: Path, config: Config) -> Iterator[None]:
     try:
-        learner = build_learner(config, *networks)
-        learner.initial_state(config.sampling.num_envs).with_weights(state.weights())
+        yield
     except (NetworkMismatch, WeightsMismatch) as error:
         raise UserError(
             f"the environment {config.env_id} is not as it was when {folder} was trained, or a network's class is not "
             f"({error}); use them as they were, or train a new run"
         ) from error
-    summary = folder / SUMMARY_FILE
-    return Run(
-        folder,
-        config,
-        learner,
-        state,
-        renamed(json.loads(summary.read_text()), COUNTERS) if summary.exists() else {},
-    )
 
 
 def with_summary(run: Run, summary: Mapping[str, Any]) -> Run:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from trpo_tf.config.settings import PolicyConfig
-from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
+from trpo_tf.envs.spaces import action_spec, observation_kinds, observation_spec
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.networks import default_network
@@ -33,7 +33,7 @@ def untrained_policy(
     """
     specs = observation_spec(observation)
     head = make_head(action_spec(action), PolicyConfig(unit_std=False, **gaussian))
-    encoder = make_encoder(list(observation_parts(observation).values()), specs, normalize=True)
+    encoder = make_encoder(observation_kinds(observation), specs, normalize=True)
     if network is None:
         body = default_network(encoder.inputs, hidden_sizes, head.inputs, activation=activation)
     else:

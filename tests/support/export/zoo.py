@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config.settings import PolicyConfig
-from trpo_tf.envs.spaces import action_spec, observation_parts, observation_spec
+from trpo_tf.envs.spaces import action_spec, observation_kinds, observation_spec
 from trpo_tf.export import InferenceFunction, PolicySpec, convert_policy
 from trpo_tf.export.parity.compare import compare_cases
 from trpo_tf.export.parity.proof import ReferenceCases
@@ -137,7 +137,7 @@ def case(kind: str) -> Case:
     specs = observation_spec(observation_space)
     visited = _visited(observation_space, 64)
     head = make_head(action_spec(action_space), PolicyConfig(initial_log_std=-0.5, unit_std=False, **settings))
-    encoder = make_encoder(list(observation_parts(observation_space).values()), specs, normalize=True)
+    encoder = make_encoder(observation_kinds(observation_space), specs, normalize=True)
     if kind == "window":
         network = attending(head.inputs)
     else:

@@ -1,0 +1,60 @@
+"""Build a run's policy from its settings and the environment's spaces."""
+
+import keras
+
+from trpo_tf.config.settings import Config
+from trpo_tf.envs.spaces import Spaces
+from trpo_tf.errors import UserError
+from trpo_tf.policies.encoders import Encoder, make_encoder
+from trpo_tf.policies.heads.make import make_head
+from trpo_tf.policies.network_checks import check_shapes
+from trpo_tf.policies.networks import default_network
+from trpo_tf.policies.policy import Policy
+
+
+def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = None) -> Policy:
+    """Return a policy with this network, or with the default one.
+
+    Raises `UserError` for settings that the spaces exclude, and for a network that does not fit them.
+    """
+    encoder, settings = build_encoder(config, spaces), config.policy
+    head = make_head(spaces.action, settings)
+    _check_activation(settings.activation)
+    if head.noise.law != "normal":
+        gaussian = {
+            "noise_correlation": config.sampling.noise_correlation,
+            "final_std": settings.final_std,
+            "state_dependent_std": settings.state_dependent_std,
+        }
+        for name in (name for name, value in gaussian.items() if value):
+            raise UserError(f"{name} is for Gaussian actions, which this policy has not; leave it out")
+    if network is None:
+        network = default_network(
+            encoder.inputs,
+            settings.hidden_sizes,
+            head.inputs,
+            activation=settings.activation,
+            last_layer_scale=settings.last_layer_scale,
+            seed=config.seed,
+        )
+    check_shapes(network, encoder.inputs, head.inputs, "policy_network")
+    return Policy(encoder, network, head, spaces.observation, spaces.action)
+
+
+def build_encoder(config: Config, spaces: Spaces) -> Encoder:
+    """Return the encoder of a run's observations."""
+    sampling = config.sampling
+    return make_encoder(
+        spaces.kinds,
+        spaces.observation,
+        normalize=sampling.normalize_observations,
+        offset=sampling.observation_offset,
+        least_deviation=sampling.least_deviation,
+    )
+
+
+def _check_activation(name: str) -> None:
+    try:
+        keras.activations.get(name)
+    except ValueError:
+        raise UserError(f"activation {name!r} is unknown; Keras has tanh, relu, elu, swish and others") from None
