@@ -18,7 +18,7 @@ from settings import with_settings
 
 from trpo_tf.benchmark.worker import use_one_thread
 from trpo_tf.config.settings import Config, load_preset, preset_for
-from trpo_tf.estimation.critic_memory import columns, remembered
+from trpo_tf.estimation.critic_memory import remembered, with_memory
 from trpo_tf.estimation.gae import generalized_advantages, standardized
 from trpo_tf.estimation.reward_scaling import scale_rewards
 from trpo_tf.estimation.targets import estimate
@@ -166,12 +166,11 @@ def critic_with(memory: int, config: Config, seen: list[Any]) -> tuple[Any, Any]
     own = learner.initial_state(n)
     for state, batch in seen:
         own = dataclasses.replace(state, value_theta=own.value_theta, adam=own.adam, earlier=own.earlier)
-        rows = remembered(batch, own.earlier, memory)
+        rows = with_memory(own.earlier, batch, memory)
         sampling = present_sampling(config, own)
-        estimates = estimate(sampling, learner.frozen(own), rows, own.return_moments, own.carried_returns)
+        estimates = estimate(sampling, learner.frozen(own), batch, own.return_moments, own.carried_returns, rows)
         theta, adam, _ = fit_critic(config, learner, own, estimates.critic_rows)
-        earlier = columns(rows, slice(n, None)) if memory > 1 else None
-        own = dataclasses.replace(own, value_theta=theta, adam=adam, earlier=earlier)
+        own = dataclasses.replace(own, value_theta=theta, adam=adam, earlier=remembered(own.earlier, batch, memory))
     return learner.value_function, own.value_theta
 
 

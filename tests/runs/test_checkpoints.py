@@ -15,6 +15,11 @@ from trpo_tf.runs.checkpoints import KEPT, load_checkpoint, pack, save_checkpoin
 from trpo_tf.sampling.batch import Batch
 
 
+def batch_of(rng: np.random.Generator) -> Batch:
+    flags, numbers = (lambda: rng.normal(size=(2, 4)) > 0), (lambda: rng.normal(size=(2, 4)))
+    return Batch(rng.normal(size=(3, 4, 5)), numbers(), numbers(), flags(), flags(), numbers())
+
+
 def state(number: int = 1, seed: int = 0) -> TrainingState:
     """A state in which no two values are alike."""
     rng = np.random.default_rng(seed)
@@ -28,7 +33,7 @@ def state(number: int = 1, seed: int = 0) -> TrainingState:
         return_moments=moments(),
         carried_returns=rng.normal(size=4),
         adapted=np.float32(0.1),
-        earlier=Batch(rng.normal(size=(4, 2, 5)), vector(6), vector(6), vector(6) > 0, vector(6) > 0, vector(6)),
+        earlier=(batch_of(rng), batch_of(rng)),
         best=Best(vector(7), moments(2), 0.1 + 0.7, 9),
         recent_returns=(0.1, -1e-300),
         recent_lengths=(5, 7),
@@ -61,11 +66,12 @@ def test_a_state_comes_back_to_the_bit(tmp_path):
     assert (loaded.recent_returns, loaded.recent_lengths) == ((0.1, -1e-300), (5, 7))
     assert loaded.seconds == 0.1 + 0.2
     assert type(loaded.iteration) is int
-    parts = {"arm": np.zeros((3, 2)), "eye": np.ones((3, 2, 4), np.uint8)}
-    several = dataclasses.replace(state(), earlier=state().earlier._replace(observation=parts))
+    parts = {"arm": np.zeros((3, 4)), "eye": np.ones((3, 4, 2), np.uint8)}
+    (batch, _) = state().earlier
+    several = dataclasses.replace(state(number=2), earlier=(batch._replace(observation=parts),))
     save_checkpoint(tmp_path, several)
     assert same(load_checkpoint(tmp_path), several)
-    assert load_checkpoint(tmp_path).earlier.observation.keys() == parts.keys()
+    assert load_checkpoint(tmp_path).earlier[0].observation.keys() == parts.keys()
 
 
 def test_every_field_is_saved(tmp_path):

@@ -1,4 +1,10 @@
-"""Batches of earlier iterations that the critic still learns from."""
+"""Batches of earlier iterations that the critic still learns from.
+
+The critic then learns from M times the returns. They come from older policies, which biases it a little: the trust
+region bounds how far a policy moves in an iteration.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -6,23 +12,32 @@ import tensorflow as tf
 from trpo_tf.sampling.batch import Batch
 
 
-def remembered(batch: Batch, earlier: Batch | None, memory: int) -> Batch:
-    """Append the batch [T, N] to `earlier`, the previous M - 1 batches, along the environments: [T, M x N].
+def with_memory(earlier: Sequence[Batch], batch: Batch, memory: int) -> Batch:
+    """Return the last `memory` batches [T, N] as one [T, M x N], the oldest first.
 
-    Batches that are missing, at a run's start, are zeros; M is `memory`.
-
-    The critic then learns from M times the returns. They come from older policies, which biases it a little: the trust
-    region bounds how far a policy moves in an iteration.
+    Batches that are missing, at a run's start, are zeros: compiled functions then see one shape.
     """
-    before = memory - 1
-    if before == 0:
+    if memory == 1:
         return batch
-    earlier = earlier or tf.nest.map_structure(
-        lambda part: np.zeros((len(part), before * part.shape[1], *part.shape[2:]), part.dtype), batch
+    missing = [tf.nest.map_structure(np.zeros_like, batch)] * (memory - 1 - len(earlier))
+    return side_by_side([*missing, *earlier, batch])
+
+
+def remembered(earlier: Sequence[Batch], batch: Batch, memory: int) -> tuple[Batch, ...]:
+    """Return the batches to keep for the next iteration: the last `memory` - 1, the oldest first."""
+    batches = (*earlier, batch)
+    return batches[max(0, len(batches) - (memory - 1)) :]
+
+
+def side_by_side(batches: Sequence[Batch]) -> Batch:
+    """Return batches [T, N] as one, along the environments."""
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts, axis=1), *batches)  # type: ignore[no-any-return]
+
+
+def apart(batches: Batch, num_envs: int) -> tuple[Batch, ...]:
+    """Return the batches of `num_envs` environments each that `side_by_side` has put together."""
+    width = batches.weight.shape[1]
+    return tuple(
+        tf.nest.map_structure(lambda part, first=first: part[:, first : first + num_envs], batches)
+        for first in range(0, width, num_envs)
     )
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts, axis=1), earlier, batch)  # type: ignore[no-any-return]
-
-
-def columns(batch: Batch, chosen: slice) -> Batch:
-    """Return the columns `chosen` of a batch, each the steps of one environment."""
-    return tf.nest.map_structure(lambda part: part[:, chosen], batch)  # type: ignore[no-any-return]

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from trpo_tf.config.settings import SamplingConfig
 from trpo_tf.estimation.critic import FrozenNetworks, explained_variance
-from trpo_tf.estimation.critic_memory import columns
 from trpo_tf.estimation.gae import Floats, generalized_advantages, participation_ratio, standardized, td_errors
 from trpo_tf.estimation.reward_scaling import ValueScale, rewards_in_units
 from trpo_tf.policies.running_stats import Moments
@@ -39,17 +38,24 @@ class Estimates(NamedTuple):
 
 
 def estimate(
-    sampling: SamplingConfig, networks: FrozenNetworks, memory: Batch, moments: Moments, carried: NDArray[np.float64]
+    sampling: SamplingConfig,
+    networks: FrozenNetworks,
+    batch: Batch,
+    moments: Moments,
+    carried: NDArray[np.float64],
+    memory: Batch | None = None,
 ) -> Estimates:
-    """Compute advantages of the last N columns, and value targets of all columns.
+    """Compute advantages of the batch, and value targets of the batches that the critic learns from.
 
     Args:
         sampling: the settings, with the discount at this point of the run.
         networks: policy and critic, with statistics as they were during sampling.
-        memory: the batches of earlier iterations, and the new one as the last columns, [T, M x N].
+        batch: the new batch [T, N].
         moments: statistics of returns, or of value targets, before this batch.
         carried: discounted sums of rewards so far in the running episodes [N].
+        memory: earlier batches and, as its last columns, the new one [T, M x N]; by default the new one alone.
     """
+    memory = batch if memory is None else memory
     n = sampling.num_envs
     length, width = memory.reward.shape
     newest = slice(width - n, None)
@@ -58,7 +64,6 @@ def estimate(
     answers = networks.values(inputs).reshape(length + 1, width)
     value = ValueScale.of(sampling.value_scaling, moments).values(answers)
 
-    batch = columns(memory, newest)
     counted = batch.weight > 0
     reward, moments, carried, clipped = rewards_in_units(sampling, memory, batch, moments, carried)
     sampling = dataclasses.replace(sampling, gae_lambda=present_lambda(sampling, memory, reward, value))

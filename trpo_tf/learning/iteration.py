@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from trpo_tf.config.settings import Config
-from trpo_tf.estimation.critic_memory import columns, remembered
+from trpo_tf.estimation.critic_memory import remembered, with_memory
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.estimation.vine_targets import vine_rows
 from trpo_tf.learning.critic_fit import fit_critic
@@ -40,8 +40,8 @@ def iterate(
     clock.enter("advantages")
     seconds_sampling = sum(clock.seconds.values())
     networks, sampling = learner.frozen(state), present_sampling(config, state)
-    memory = remembered(batch, state.earlier, config.critic.memory)
-    estimates = estimate(sampling, networks, memory, state.return_moments, state.carried_returns)
+    memory = with_memory(state.earlier, batch, config.critic.memory)
+    estimates = estimate(sampling, networks, batch, state.return_moments, state.carried_returns, memory)
     rows = estimates.rows
     if branches is not None:
         rows = vine_rows(sampling, networks, branches, state.return_moments, estimates.return_moments)
@@ -77,7 +77,7 @@ def iterate(
         adapted=np.float32(update.adapted),
         value_theta=value_theta,
         adam=adam,
-        earlier=columns(memory, slice(config.sampling.num_envs, None)) if config.critic.memory > 1 else None,
+        earlier=remembered(state.earlier, batch, config.critic.memory),
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
         iteration=state.iteration + 1,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.config.former_names import COUNTERS, renamed
+from trpo_tf.estimation.critic_memory import apart, side_by_side
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.sampling.batch import Batch
 from trpo_tf.serving.runtime.observations import ROOT, by_name, structured
@@ -57,7 +58,7 @@ class TrainingState:
     return_moments: Moments  # of discounted sums of rewards
     carried_returns: NDArray[np.float64]  # [N], discounted sums so far in the running episodes
     adapted: np.float32  # what the algorithm adapts: the trust region's radius, or the KL coefficient
-    earlier: Batch | None = None  # batches that the critic still learns from, oldest first [T, (critic_memory - 1) x N]
+    earlier: tuple[Batch, ...] = ()  # batches that the critic still learns from, oldest first, each [T, N]
     best: Best | None = None
     recent_returns: tuple[float, ...] = ()
     recent_lengths: tuple[int, ...] = ()
@@ -104,7 +105,7 @@ class TrainingState:
             **self.weights(),
             **_named("adam", self.adam),
             **({} if self.best is None else _best_arrays(self.best)),
-            **({} if self.earlier is None else _batch_arrays(self.earlier)),
+            **(_batch_arrays(side_by_side(self.earlier)) if self.earlier else {}),
             "carried_returns": self.carried_returns,
             _ADAPTED: np.asarray(self.adapted),
             "counters": np.frombuffer(json.dumps(counters).encode(), np.uint8),
@@ -141,7 +142,7 @@ class TrainingState:
             **_weights(arrays),
             adam=AdamState(*_fields("adam", AdamState, arrays)),
             best=_best(arrays) if "best.theta" in arrays else None,
-            earlier=_batch(arrays) if "earlier.reward" in arrays else None,
+            earlier=apart(_batch(arrays), len(arrays["carried_returns"])) if "earlier.reward" in arrays else (),
             carried_returns=arrays["carried_returns"],
             adapted=np.float32(arrays[_ADAPTED]),
             **counters,
