@@ -57,6 +57,14 @@ def test_a_former_option_works_and_says_its_present_name(former, present):
         Config.for_env("FrozenLake-v1", **{former: 1, present: 1})
 
 
+@pytest.mark.parametrize(("former", "scaling"), [("--scale-rewards", "rewards"), ("--no-scale-rewards", "none")])
+def test_a_former_switch_works_and_says_its_present_option(former, scaling):
+    with pytest.warns(UserWarning, match=f"^{former} is now --value-scaling {scaling}$"):
+        command = parse(["train", "FrozenLake-v1", former])
+    assert isinstance(command, Train)
+    assert command.config.sampling.value_scaling == scaling
+
+
 @pytest.mark.parametrize(("former", "present"), sorted(SETTINGS.items()))
 def test_set_takes_a_former_name(former, present):
     value = "[3]" if former.endswith("hidden_sizes") else "3"

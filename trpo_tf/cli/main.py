@@ -19,6 +19,7 @@ from trpo_tf.cli.showing import Record, Report
 from trpo_tf.cli.studies import Benchmark, Demo, Lab
 from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.cli.training import Evaluate, Train
+from trpo_tf.config.former_names import FLAGS
 from trpo_tf.config.setting_checks import whole_number
 from trpo_tf.config.settings import (
     Config,
@@ -131,10 +132,14 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
 
 def _with_present_options(arguments: list[str]) -> list[str]:
-    """Return the arguments with options of earlier releases renamed to the present ones, and warn of each."""
+    """Return the arguments with options of earlier releases replaced by the present ones, and warn of each."""
     former = {f"--{_option(name)}": f"--{_option(present)}" for name, present in former_own_names().items()}
     found = []
     for argument in arguments:
+        if (flag := FLAGS.get(argument.replace("_", "-"))) is not None:
+            warnings.warn(f"{argument} is now {' '.join(flag)}", stacklevel=2)
+            found.extend(flag)
+            continue
         option, equals, value = argument.partition("=")
         present = former.get(f"--{_option(option[2:])}") if option.startswith("--") else None
         if present is not None:

@@ -16,6 +16,12 @@ SETTINGS = {
 }
 """Settings by their path in config.toml, GROUP.NAME or NAME: former path -> present path."""
 
+FLAGS = {
+    "--scale-rewards": ("--value-scaling", "rewards"),
+    "--no-scale-rewards": ("--value-scaling", "none"),
+}
+"""Switches of the command line that have become values of another option."""
+
 METRICS = {
     "trial_return": "eval_return",
     "trial_episodes_cut": "eval_episodes_cut",
