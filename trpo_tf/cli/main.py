@@ -134,7 +134,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 def _with_present_options(arguments: list[str]) -> list[str]:
     """Return the arguments with options of earlier releases replaced by the present ones, and warn of each."""
     former = {f"--{_option(name)}": f"--{_option(present)}" for name, present in former_own_names().items()}
-    found = []
+    found: list[str] = []
     for argument in arguments:
         if (flag := FLAGS.get(argument.replace("_", "-"))) is not None:
             warnings.warn(f"{argument} is now {' '.join(flag)}", stacklevel=2)
