@@ -91,6 +91,8 @@ def _limits(manifest: Manifest) -> Iterator[str]:
             yield f"- {name} answers the action alone, without {', '.join(figures['without'])}."
     if any(not figures["exact"] for figures in manifest.parity.values()):
         yield "- Targets of 8 bits act nearly the same only; what counts is the return in the table."
+    if any(figures.get("amplifies_rounding") for figures in manifest.parity.values()):
+        yield "- The environment amplifies rounding, so returns of targets in floats differ by chance."
     if not all(figures.get("repeatable", True) for figures in manifest.parity.values()):
         yield "- The environment plays another episode from the same seed: no return was compared."
     elif not any("return" in figures for figures in manifest.parity.values()):

@@ -91,6 +91,18 @@ class ReferenceCases:
         observations = self.observations if self.noisy_observations is None else self.noisy_observations
         return self.reference.answered_one_by_one(observations, self.noise).with_margins()
 
+    @cached_property
+    def rounding_of_returns(self) -> float:
+        """Mean |change| of an episode's return if the policy's actions are moved by one unit in the last place.
+
+        Targets that round otherwise change returns by as much, and by chance. It is 0 without an environment.
+        """
+        if self.environment is None:
+            return 0.0
+        moved, zero_noise = self.reference.moved_by_rounding(), self.zero_noise[:1]
+        returns = compare_returns(moved, self.reference, self.environment, self.episodes, zero_noise)
+        return float(np.abs(np.subtract(returns.target, returns.reference)).mean())
+
     @property
     def episode_batches(self) -> Iterator[Answered]:
         """Every observation of the reference's own episodes; answered at each access, since they may be large."""
@@ -168,21 +180,41 @@ class Proof:
                 f"the observations that the policy visits, allowed are {MOST_ERROR}; scale inputs alike, and outputs, "
                 "or ship floats"
             )
+        if self.exact and reference_cases.reference.scores is not None and self.returns and self.returns.diverged:
+            return f"plays another episode than the trained policy at seed {self.returns.diverged[0]}"
+        return None if self.is_excused(reference_cases) else self.loss(reference_cases)
+
+    def is_excused(self, reference_cases: ReferenceCases) -> bool:
+        """Return whether a target in floats loses no more return than rounding alone may."""
+        if not self.exact or self.loss(reference_cases) is None:
+            return False
+        return reference_cases.rounding_of_returns >= self._allowed_loss(reference_cases)
+
+    def loss(self, reference_cases: ReferenceCases) -> str | None:
+        """Say how much return it loses, or return None if that may be chance or is little."""
         if self.returns is None:
             return None
-        if self.exact and reference_cases.reference.scores is not None and self.returns.diverged:
-            return f"plays another episode than the trained policy at seed {self.returns.diverged[0]}"
-        reference = math.fsum(self.returns.reference) / len(self.returns.reference)
-        # Without the return before training, the whole return passes for what was gained.
-        gained = abs(reference - (reference_cases.untrained_return or 0.0))
-        share = EXACT_LOSS if self.exact else INT8_LOSS
         mean, _, highest = self.returns.gain()
-        if highest >= -share * gained:
+        allowed = self._allowed_loss(reference_cases)
+        if highest >= -allowed:
             return None
         return (
-            f"loses {-mean:.3g} of the trained policy's return of {reference:.4g}; allowed are "
-            f"{share * gained:.3g}, {share:.0%} of what training gained"
+            f"loses {-mean:.3g} of the trained policy's return of {self._reference_return:.4g}; allowed are "
+            f"{allowed:.3g}, {self._share:.0%} of what training gained"
         )
+
+    def _allowed_loss(self, reference_cases: ReferenceCases) -> float:
+        # Without the return before training, the whole return passes for what was gained.
+        return self._share * abs(self._reference_return - (reference_cases.untrained_return or 0.0))
+
+    @property
+    def _share(self) -> float:
+        return EXACT_LOSS if self.exact else INT8_LOSS
+
+    @property
+    def _reference_return(self) -> float:
+        assert self.returns is not None
+        return math.fsum(self.returns.reference) / len(self.returns.reference)
 
     @property
     def error(self) -> float:
@@ -355,6 +387,7 @@ def manifest_parity(
     parity = {
         name: proof.to_dict()
         | ({} if reference_cases.repeatable else {"repeatable": False})
+        | ({"amplifies_rounding": True} if proof.is_excused(reference_cases) else {})
         | ({"accepted": reason} if (reason := failures[name]) else {})
         for name, proof in proofs.items()
     }

@@ -126,6 +126,18 @@ class Reference:
         """What plays episodes."""
         return self.act if self.recurrent is None else self.recurrent
 
+    def moved_by_rounding(self) -> Actor | Recurrent:
+        """Return what plays, with each number of its actions moved by one unit in the last place, towards 0."""
+        if self.recurrent is None:
+            return lambda observations, noise: _one_unit_nearer_to_zero(self.act(observations, noise))
+        policy = self.recurrent
+
+        def answers(inputs: Observation, noise: Array) -> dict[str, Array]:
+            found = policy.answers(inputs, noise)
+            return {**found, self.action: _one_unit_nearer_to_zero(found[self.action])}
+
+        return replace(policy, answers=answers)
+
     def untied(self, observations: Observation, noise: Array) -> NDArray[np.bool_]:
         """Mark the rows that have one right action."""
         return self.answered(observations, noise).decided
@@ -153,6 +165,10 @@ class Reference:
             further={name: join([row.further[name] for row in rows]) for name in first.further},
             scores=None if self.scores is None else join([row.scores for row in rows if row.scores is not None]),
         )
+
+
+def _one_unit_nearer_to_zero(actions: Array) -> Array:
+    return np.nextafter(actions, np.zeros_like(actions)) if actions.dtype.kind == "f" else actions
 
 
 def flat(array: Array) -> Array:

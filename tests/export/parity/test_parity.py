@@ -239,6 +239,36 @@ def test_a_loss_is_weighed_against_what_training_gained(exact, allowed):
     assert least(1.05 * allowed).failure(reference_cases(untrained=None)) is None
 
 
+class Tent:
+    """Sixty steps of a map of slope 1.9 that the action moves a little: rounding grows to the size of the state."""
+
+    def reset(self, *, seed):
+        self.x, self.steps = 0.2 + 0.1 * seed, 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.x = 1.9 * min(self.x, 1 - self.x) + 0.01 * float(action[0])
+        self.steps += 1
+        return self._observation(), self.x, False, self.steps == 60, {}
+
+    def _observation(self):
+        return np.array([self.x, 0.5], np.float32)
+
+
+@pytest.mark.parametrize("environment", [Line(), Tent()])
+def test_a_loss_of_floats_in_an_environment_that_amplifies_rounding_is_chance(environment):
+    still = np.zeros((1, 2), np.float32)
+    episodes = {seed: list(play(continuous.act, environment, seed, still)) for seed in range(3)}
+    cases = replace(reference_cases(), environment=environment, episodes=episodes)
+    lost = proof((5, 7, 6), diverged=(0, 1, 2))
+    chaotic = isinstance(environment, Tent)
+    assert (lost.failure(cases) is None) == chaotic
+    assert replace(lost, exact=False).failure(cases) is not None
+    assert "differs" in replace(lost, cases=Agreement(0.1, 7, 8)).failure(cases)
+    if chaotic:
+        assert manifest_parity({"onnx": lost}, cases, accept_loss=False)["onnx"]["amplifies_rounding"]
+
+
 def test_losses_are_accepted_when_that_is_said():
     proofs = {"onnx": proof((10, 12, 11)), "onnx-int8": proof((5, 7, 6), exact=False)}
     with pytest.raises(ParityError, match="onnx-int8 loses 5 of the trained policy's return of 11") as caught:
