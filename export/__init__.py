@@ -1,7 +1,8 @@
 """Export a policy, any TensorFlow function of observations and noise, to a verified bundle."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trpo_tf.lazy_attributes import lazy_attributes
 
 if TYPE_CHECKING:
     from trpo_tf.export.bundle.graphs import convert_policy
@@ -28,26 +29,21 @@ __all__ = [
     "write_bundle",
 ]
 
-_MODULES = {
-    "Evidence": "parity.evidence",
-    "ExportError": "errors",
-    "ExportInputs": "targets.target",
-    "GraphForm": "policy.spec",
-    "InferenceFunction": "policy.functions",
-    "ParityError": "errors",
-    "PolicySpec": "policy.spec",
-    "Target": "targets.target",
-    "convert_policy": "bundle.graphs",
-    "to_onnx": "graph.convert",
-    "with_constants": "graph.convert",
-    "write_bundle": "bundle.write",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # On demand: this package works in part without TensorFlow.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"trpo_tf.export.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+# Lazily: this package works in part without TensorFlow.
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Evidence": "parity.evidence",
+        "ExportError": "errors",
+        "ExportInputs": "targets.target",
+        "GraphForm": "policy.spec",
+        "InferenceFunction": "policy.functions",
+        "ParityError": "errors",
+        "PolicySpec": "policy.spec",
+        "Target": "targets.target",
+        "convert_policy": "bundle.graphs",
+        "to_onnx": "graph.convert",
+        "with_constants": "graph.convert",
+        "write_bundle": "bundle.write",
+    },
+)

@@ -3,9 +3,9 @@
 Needs NumPy and ONNX Runtime, but not TensorFlow.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trpo_tf.lazy_attributes import lazy_attributes
 from trpo_tf.serving.errors import BundleError
 
 if TYPE_CHECKING:
@@ -18,22 +18,17 @@ __all__ = ["ArraySpec", "BundleError", "GraphSpec", "Manifest", "NoiseSpec", "Po
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "ArraySpec": "bundle.specs",
-    "GraphSpec": "bundle.specs",
-    "Manifest": "bundle.manifest",
-    "NoiseSpec": "bundle.specs",
-    "Policy": "runtime.policy",
-    "Session": "runtime.session",
-    "StateSpec": "bundle.specs",
-    "load": "runtime.policy",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Imported on demand: NumPy and ONNX Runtime start threads, which the parent of `--workers` must not have at a fork.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"trpo_tf.serving.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+# Lazily: NumPy and ONNX Runtime start threads, which the parent of `--workers` must not have at a fork.
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "ArraySpec": "bundle.specs",
+        "GraphSpec": "bundle.specs",
+        "Manifest": "bundle.manifest",
+        "NoiseSpec": "bundle.specs",
+        "Policy": "runtime.policy",
+        "Session": "runtime.session",
+        "StateSpec": "bundle.specs",
+        "load": "runtime.policy",
+    },
+)

@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trpo_tf.lazy_attributes import lazy_attributes
 
 if TYPE_CHECKING:
     from trpo_tf.config.settings import Config
@@ -17,25 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "Run", "evaluate", "export_run", "in_process", "load_run", "resume", "train"]
 
-_MODULES = {
-    "Config": "config.settings",
-    "Run": "runs.folder",
-    "evaluate": "evaluation.evaluate",
-    "export_run": "exporting.run_bundle",
-    "in_process": "exporting.in_process",
-    "load_run": "runs.folder",
-    "resume": "training.train",
-    "train": "training.train",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # On demand: `trpo-tf serve` works where TensorFlow is not installed.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"trpo_tf.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+# Lazily: `trpo-tf serve` works where TensorFlow is not installed.
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Config": "config.settings",
+        "Run": "runs.folder",
+        "evaluate": "evaluation.evaluate",
+        "export_run": "exporting.run_bundle",
+        "in_process": "exporting.in_process",
+        "load_run": "runs.folder",
+        "resume": "training.train",
+        "train": "training.train",
+    },
+)
 
 
 class _TensorFlowFinder:
@@ -55,7 +51,7 @@ class _TensorFlowFinder:
 
 
 def _parts_in_use() -> set[str]:
-    return {name.split(".")[1] for name in sys.modules if name.startswith("trpo_tf.")}
+    return {name.split(".")[1] for name in sys.modules if name.startswith("trpo_tf.")} - {"lazy_attributes"}
 
 
 sys.meta_path.insert(0, _TensorFlowFinder)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from trpo_tf.benchmark.plans import Plan, plan
 from trpo_tf.benchmark.pool import Job, run_jobs
-from trpo_tf.benchmark.progress import BenchmarkProgress
+from trpo_tf.benchmark.progress import benchmark_progress
 from trpo_tf.benchmark.results import (
     LOG_FILE,
     Result,
@@ -75,7 +75,7 @@ def _run_all(configs: Sequence[Config], workers: int, out: Path) -> dict[str, st
     """Do the runs that are not finished; return the names of failed ones, with reasons."""
     folders = {folder_of(out, config): config for config in configs}
     failures: dict[str, str] = {}
-    with BenchmarkProgress({folder: config.total_steps for folder, config in folders.items()}) as progress:
+    with benchmark_progress({folder: config.total_steps for folder, config in folders.items()}) as progress:
         jobs = []
         for folder, config in folders.items():
             if is_finished(folder):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -53,17 +53,14 @@ class Record:
         )
 
     def _recording(self) -> "Recording":
-        from trpo_tf.evaluation.recorder import record_apart
+        from trpo_tf.evaluation.recorder import RecordOptions, record_apart
         from trpo_tf.evaluation.video import record
         from trpo_tf.serving import load
 
         kind = self.out.suffix.removeprefix(".")
-        options: dict[str, Any] = {
-            "seed": self.seed,
-            "deterministic": not self.stochastic,
-            "width": self.width,
-            "max_seconds": self.max_seconds,
-        }
+        options = RecordOptions(
+            seed=self.seed, deterministic=not self.stochastic, width=self.width, max_seconds=self.max_seconds
+        )
         if is_bundle(self.source):
             policy = load(self.source)
             return record(policy, self._environment(Environment.recorded(policy.manifest.provenance)), kind, **options)

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.errors import UserError
-from trpo_tf.evaluation.evaluate import FIRST_SEED
 from trpo_tf.evaluation.video import Recording, record
 from trpo_tf.serving import Manifest, load
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
@@ -21,22 +21,26 @@ from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 _BUNDLE, _REQUEST, _ANSWER = "bundle", "request.json", "answer.json"
 
 
+class RecordOptions(TypedDict, total=False):
+    """Keyword arguments of `record`, which explains them and has their defaults."""
+
+    seed: int
+    deterministic: bool
+    width: int
+    max_seconds: float
+
+
 def record_apart(
     model: bytes,
     manifest: Manifest,
     environment: str | Environment,
     kind: str,
-    *,
-    seed: int = FIRST_SEED,
-    deterministic: bool = True,
-    width: int = 480,
-    max_seconds: float = 20.0,
+    **options: Unpack[RecordOptions],
 ) -> Recording:
     """Record an episode of an ONNX graph's policy as `record` does, in a process of its own.
 
     The manifest must list the graph. Raises `UserError` for every failure of that process.
     """
-    options = {"seed": seed, "deterministic": deterministic, "width": width, "max_seconds": max_seconds}
     request = {"environment": dataclasses.asdict(Environment.of(environment)), "kind": kind, "options": options}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
