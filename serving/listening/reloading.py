@@ -41,30 +41,30 @@ class Reloader:
         # None makes the thread read each file at first: it may have changed since the server read it.
         self._seen: list[object] = [None] * len(followed)
         self._tried: list[object] = [None] * len(followed)
-        self._asked = threading.Event()
+        self._reload_requested = threading.Event()
 
     def start(self) -> None:
         """Start the thread, if there are files to follow."""
         if self._followed:
             threading.Thread(target=self._follow, name="reload", daemon=True).start()
 
-    def ask(self) -> None:
+    def request_reload(self) -> None:
         """Request that all files are read again, changed or not."""
-        self._asked.set()
+        self._reload_requested.set()
 
     def _follow(self) -> None:
         while True:
-            is_asked = self._asked.wait(LOOK_SECONDS)
-            self._asked.clear()
+            is_requested = self._reload_requested.wait(LOOK_SECONDS)
+            self._reload_requested.clear()
             for number, followed in enumerate(self._followed):
                 found = [fingerprint(file) for file in followed.files]
                 is_due = found == self._seen[number] != self._tried[number]
                 self._seen[number] = found
-                if is_asked or is_due:
+                if is_requested or is_due:
                     self._tried[number] = found
-                    self._reload(followed, is_asked=is_asked)
+                    self._reload(followed, is_requested=is_requested)
 
-    def _reload(self, followed: Followed, *, is_asked: bool) -> None:
+    def _reload(self, followed: Followed, *, is_requested: bool) -> None:
         what = followed.what
         try:
             is_changed = followed.reload()
@@ -76,7 +76,7 @@ class Reloader:
             return
         if is_changed:
             self._on_change()
-        if is_changed or is_asked:
+        if is_changed or is_requested:
             self._log(f"the {what} were read again" + ("" if is_changed else ", and are the same"), logging.INFO)
 
     def _log(self, message: str, level: int) -> None:

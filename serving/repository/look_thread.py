@@ -33,7 +33,7 @@ class LookThread:
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[T] = loop.create_future()
         started = time.monotonic()
-        slow = loop.call_later(SLOW_SECONDS, _say_slow)
+        slow = loop.call_later(SLOW_SECONDS, _log_slow)
 
         def work() -> None:
             with self._turn:
@@ -61,7 +61,7 @@ class LookThread:
             self._thread.join(END_SECONDS)
 
 
-def _say_slow() -> None:
+def _log_slow() -> None:
     message = (
         f"the look at the repository has taken {SLOW_SECONDS:.0f} s and goes on: no change is followed meanwhile; "
         "see whether its file system answers"

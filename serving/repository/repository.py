@@ -73,7 +73,7 @@ class Repository:
         `on_event` is called for each version that is refused, and for each that is loaded or unloaded after the start.
         """
         self.source, self._options = source, options
-        self._is_telling, self._told = on_event is not None, frozenset[str]()
+        self._is_reporting, self._reported_notes = on_event is not None, frozenset[str]()
         self._on_event = on_event or (lambda *_: None)
         self._slots: dict[BundleLocation, Slot] = {}
         self._interfaces: dict[BundleLocation, tuple[Fingerprint, Interface | None]] = {}
@@ -192,9 +192,9 @@ class Repository:
             return None
         self.is_readable = True
         for note in found.notes:
-            if note not in self._told:
+            if note not in self._reported_notes:
                 self._say(note)
-        self._told = frozenset(found.notes)
+        self._reported_notes = frozenset(found.notes)
         return found
 
     def _find_at_root(self, found: Found) -> Found:
@@ -211,7 +211,7 @@ class Repository:
 
     def _say(self, message: str) -> None:
         """Log a warning, in one of several workers only."""
-        if self._is_telling:
+        if self._is_reporting:
             emit("model", message, level=logging.WARNING)
 
     def _refusals(self, name: str, locations: Sequence[BundleLocation]) -> dict[BundleLocation, str]:

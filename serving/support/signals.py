@@ -11,7 +11,7 @@ _HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that must not end the server, though by default they end a process."""
 
 
-_told: list[int] = []
+_received: list[int] = []
 
 
 class Stopped(BaseException):
@@ -26,7 +26,7 @@ def guarded() -> Iterator[None]:
     not apply the default action of a signal to it.
     """
     if signal.getsignal(signal.SIGTERM) is not _stop:  # calls may be nested
-        _told.clear()
+        _received.clear()
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _HARMLESS}
     before |= {number: signal.signal(number, _stop) for number in _ENDING}
     try:
@@ -45,13 +45,13 @@ def held_back() -> Iterator[None]:
     """
     guarded_ones = [number for number in _ENDING if signal.getsignal(number) is _stop]
     for number in guarded_ones:
-        signal.signal(number, _remember)
+        signal.signal(number, _record)
     try:
         yield
     finally:
         for number in guarded_ones:
             signal.signal(number, _stop)
-    if guarded_ones and _told:
+    if guarded_ones and _received:
         raise Stopped
 
 
@@ -61,18 +61,18 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def was_told() -> bool:
+def stop_requested() -> bool:
     """Return whether SIGTERM or SIGINT arrived before the server answered requests.
 
     `Stopped` alone does not tell: Python ignores it if it is raised in a finalizer.
     """
-    return bool(_told)
+    return bool(_received)
 
 
-def _remember(number: int, _frame: object) -> None:
-    _told.append(number)
+def _record(number: int, _frame: object) -> None:
+    _received.append(number)
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    _told.append(number)
+    _received.append(number)
     raise Stopped

@@ -18,14 +18,14 @@ class WorkerContext(NamedTuple):
         channel: socket to the parent, if there is one.
         source: what to serve, as the first worker resolved the path, for workers that start later.
         unloaded: models that clients have unloaded.
-        acted: version and interface (of `serving.bundle.interface.to_json`) that answered last, for each model.
+        interfaces: version and interface (of `serving.bundle.interface.to_json`) that answered last, for each model.
     """
 
     worker_index: int
     channel: socket.socket | None = None
     source: Any = None
     unloaded: tuple[str, ...] = ()
-    acted: Mapping[str, Any] = {}
+    interfaces: Mapping[str, Any] = {}
 
 
 def announce(names: Sequence[str], count: int, urls: Sequence[str]) -> None:

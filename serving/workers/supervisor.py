@@ -3,9 +3,9 @@
 Parent and workers exchange messages (`serving.workers.messages`):
 
 - A worker sends `ready` or `failed` when it starts, and `reloaded` when it has new credentials.
-- It sends `ask` when a client wants a model loaded or unloaded, and `done` when it has done so itself.
-- It sends `acts` with the interface of each model, which a worker that replaces it keeps to.
-- The parent sends `do` to all workers, `answer` to the one that asked, `reload` after SIGHUP, and `stop`.
+- It sends `request` when a client wants a model loaded or unloaded, and `done` when it has done so itself.
+- It sends `interfaces` with the interface of each model, which a worker that replaces it keeps to.
+- The parent sends `change` to all workers, `answer` to the one that asked, `reload` after SIGHUP, and `stop`.
 - Every second the parent sends `ping`. The worker's event loop answers `pong`; a worker that does not is replaced.
 
 A worker whose socket closes has lost its parent, and stops.
@@ -27,7 +27,7 @@ from trpo_tf.serving.errors import BundleError, reason_of
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.support.logs import configure_worker, emit, flush
-from trpo_tf.serving.support.signals import was_told
+from trpo_tf.serving.support.signals import stop_requested
 from trpo_tf.serving.workers.context import WorkerContext, announce
 from trpo_tf.serving.workers.messages import MOST_TEXT, open_channel, receive, send
 
@@ -99,7 +99,7 @@ class Supervisor:
     due: dict[int, float] = field(default_factory=dict)  # when to replace a worker, by index
     changes: dict[int, _ModelChange] = field(default_factory=dict)
     unloaded: set[str] = field(default_factory=set)
-    acted: dict[str, Any] = field(default_factory=dict)
+    interfaces: dict[str, Any] = field(default_factory=dict)
     source: Any = None
     failure: str = ""
     is_announced: bool = False
@@ -114,14 +114,14 @@ class Supervisor:
 
     def run(self) -> None:
         """Run workers until SIGTERM or SIGINT, and until all have ended. Raises `ServeError` if the start fails."""
-        with _signals() as woken, self.selector:
-            self.selector.register(woken, selectors.EVENT_READ)
-            if not was_told():
+        with _signals() as wakeup, self.selector:
+            self.selector.register(wakeup, selectors.EVENT_READ)
+            if not stop_requested():
                 self.start(0)  # alone, so that an error common to all is reported once
             while self.workers or (self.due and not self.stop_signals):
                 for key, _ in self.selector.select(self.timeout()):
-                    if key.fileobj is woken:
-                        for number in woken.recv(64):
+                    if key.fileobj is wakeup:
+                        for number in wakeup.recv(64):
                             self.reload() if number == signal.SIGHUP else self.stop()
                     else:
                         self.receive(key.data)
@@ -132,7 +132,7 @@ class Supervisor:
     def start(self, index: int) -> None:
         """Fork a worker. Raises `OSError` if the system has no process, or no files, for it."""
         ours, theirs = open_channel()
-        context = WorkerContext(index, theirs, self.source, tuple(self.unloaded), self.acted)
+        context = WorkerContext(index, theirs, self.source, tuple(self.unloaded), self.interfaces)
         try:
             pid = os.fork()
         except OSError as error:
@@ -166,20 +166,22 @@ class Supervisor:
         match receive(worker.channel):
             case None:
                 self.reap(index)
-            case {"ready": names, "count": count, "settled": source}:
+            case {"ready": names, "count": count, "source": source}:
                 worker.is_ready = True
                 self.slowest_start = max(self.slowest_start, time.monotonic() - worker.started)
                 self.source = source
                 self.on_ready(names, count)
-            case {"acts": changed}:
-                self.acted = {name: acts for name, acts in (self.acted | changed).items() if acts}
+            case {"interfaces": changed}:
+                self.interfaces = {
+                    name: interface for name, interface in (self.interfaces | changed).items() if interface
+                }
             case {"reloaded": True}:
                 self.credentials.refresh()
             case {"failed": text}:
                 self.failure = text
                 if self.is_announced:
                     emit("worker", f"worker {index} can't start: {text}", level=logging.WARNING, worker=index)
-            case {"ask": number, "action": action, "name": name}:
+            case {"request": number, "action": action, "name": name}:
                 self.broadcast(_ModelChange(index, number, action, name, set(self.workers)))
             case {"done": number, "error": error}:
                 self.on_done(number, index, error)
@@ -223,7 +225,7 @@ class Supervisor:
         self.changes[number] = change
         (self.unloaded.add if change.action == "unload" else self.unloaded.discard)(change.name)
         for index in self.workers:
-            self.send(index, {"do": number, "action": change.action, "name": change.name})
+            self.send(index, {"change": number, "action": change.action, "name": change.name})
 
     def on_done(self, number: int, index: int, error: list[str] | None) -> None:
         """Record that a worker has done a load or unload, or has ended; after the last, answer the asking worker."""
@@ -301,13 +303,13 @@ class Supervisor:
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
     """Provide a socket that yields the number of each SIGTERM, SIGINT and SIGHUP as a byte."""
-    woken, waker = socket.socketpair()
-    waker.setblocking(False)
-    with woken, waker:
+    wakeup, wakeup_writer = socket.socketpair()
+    wakeup_writer.setblocking(False)
+    with wakeup, wakeup_writer:
         handlers = {number: signal.signal(number, _ignore) for number in _SIGNALS}
-        before = signal.set_wakeup_fd(waker.fileno())
+        before = signal.set_wakeup_fd(wakeup_writer.fileno())
         try:
-            yield woken
+            yield wakeup
         finally:
             signal.set_wakeup_fd(before)
             for number, handler in handlers.items():

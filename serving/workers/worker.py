@@ -36,7 +36,7 @@ from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, witho
 from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.allocation import return_large_blocks
 from trpo_tf.serving.support.logs import emit
-from trpo_tf.serving.support.signals import was_told
+from trpo_tf.serving.support.signals import stop_requested
 from trpo_tf.serving.tracing.observers import observers_of
 from trpo_tf.serving.tracing.records import Observers
 from trpo_tf.serving.workers.context import MOST_NAMES, WorkerContext, announce
@@ -57,8 +57,8 @@ ACCEPT_SECONDS, ACCEPT_TURNS = 0.1, 10
 With a single turn, a process that was descheduled would see the timeout before the connections.
 """
 
-ASK_SECONDS = 1.0
-"""How long open connections may then take to send a request. It is answered, and they are closed."""
+REQUEST_SECONDS = 1.0
+"""How long open connections may then take to send a last request, which is answered before they are closed."""
 
 NAMES_AT_ONCE = 32
 """Models whose interfaces one message has."""
@@ -87,7 +87,8 @@ def work(
     repository = Repository(source, options, metrics.reloaded if context.worker_index == 0 else None)
     try:
         repository.start(
-            context.unloaded, {name: (version, from_json(acted)) for name, (version, acted) in context.acted.items()}
+            context.unloaded,
+            {name: (version, from_json(interface)) for name, (version, interface) in context.interfaces.items()},
         )
     except BundleError:
         if context.source is None:
@@ -123,16 +124,16 @@ class Worker:
         self._repository, self._options, self._context, self._metrics = repository, options, context, metrics
         self._tls = credentials.tls
         self._acceptor: TlsAcceptor | None = None
-        self._changing, self._looks = asyncio.Lock(), LookThread()
-        self._stopping, self._at_once, self._is_told = asyncio.Event(), asyncio.Event(), False
+        self._change_lock, self._look_thread = asyncio.Lock(), LookThread()
+        self._stopping, self._stop_now, self._is_stop_requested = asyncio.Event(), asyncio.Event(), False
         self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[list[str] | None]] = {}
+        self._requested: dict[int, asyncio.Future[list[str] | None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._observers = observers
         self.catalog = repository.catalog
         self._release_routes: ReleaseRoutes = {}
         self.state = ServerState(self._routes(), options, metrics, credentials.keys, observers)
-        self._reloader = Reloader(credentials.followed(), self._say_reloaded, logs=context.worker_index == 0)
+        self._reloader = Reloader(credentials.followed(), self._report_reloaded, logs=context.worker_index == 0)
         self._runner: Runner = Batcher(options.max_batch) if options.batching else DirectRunner()
         metrics.show(self.catalog)
         if options.poll:
@@ -141,7 +142,7 @@ class Worker:
     async def run(self, listeners: list[socket.socket], urls: list[str], grpc_port: GrpcPort | None) -> None:
         """Answer until the stop; then report that nothing is ready, accept queued connections, and finish."""
         self._listen_to_signals()
-        if was_told():
+        if stop_requested():
             self._stop()
         grpc_server = self._grpc_server() if grpc_port else None
         if grpc_server and grpc_port:
@@ -149,13 +150,13 @@ class Worker:
         servers = await self._listen(listeners)
         sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
         self._reloader.start()
-        self._say_ready(urls)
+        self._report_ready(urls)
         await self._stopping.wait()
         following.cancel()
         self.state.routes = without_readiness(self.state.routes)
-        ending = asyncio.ensure_future(grpc_server.stop(self._at_once)) if grpc_server else None
+        ending = asyncio.ensure_future(grpc_server.stop(self._stop_now)) if grpc_server else None
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._at_once.wait(), LEAVE_SECONDS)
+            await asyncio.wait_for(self._stop_now.wait(), LEAVE_SECONDS)
         for listener in listeners:
             refuse_new(listener)
         for _ in range(ACCEPT_TURNS):
@@ -166,20 +167,20 @@ class Worker:
         # container for example, a connection that arrives while the listener closes is lost.
         self.state.stopping = True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied(), ASK_SECONDS)
+            await asyncio.wait_for(self._until_empty(), REQUEST_SECONDS)
         if self._acceptor:
             self._acceptor.abort()
         self.state.stop()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied(), self._options.drain)
+            await asyncio.wait_for(self._until_empty(), self._options.drain)
         if ending:
             await ending
         sweeping.cancel()
         for connection in list(self.state.connections):
             connection.abort()
         await asyncio.sleep(0)
-        if not self._at_once.is_set():
-            self._looks.finish()
+        if not self._stop_now.is_set():
+            self._look_thread.finish()
 
     async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
         """Accept connections from now on, and return the servers that do."""
@@ -222,7 +223,9 @@ class Worker:
         catalog = self._repository.catalog
         routes = make_routes(catalog, self._options, self._metrics, self._release_routes)
         if self._options.repository_api:
-            routes |= control_routes(catalog, self._change if self._context.channel is None else self._ask)
+            routes |= control_routes(
+                catalog, self._change if self._context.channel is None else self._change_everywhere
+            )
         return routes
 
     async def _follow(self) -> None:
@@ -230,7 +233,7 @@ class Worker:
         while self._options.poll:
             await asyncio.sleep(self._options.poll)
             try:
-                await self._swap(self._repository.refresh)
+                await self._apply(self._repository.refresh)
                 if self._repository.is_readable:
                     self._metrics.looked()
             except Exception as error:  # noqa: BLE001 (it is logged)
@@ -239,21 +242,21 @@ class Worker:
 
     async def _change(self, action: str, name: str) -> None:
         """Load or unload a model in this worker. Raises `LookupError` and `BundleError`."""
-        await self._swap(partial({"load": self._repository.load, "unload": self._repository.unload}[action], name))
+        await self._apply(partial({"load": self._repository.load, "unload": self._repository.unload}[action], name))
 
-    async def _swap(self, change: Callable[[], None]) -> None:
+    async def _apply(self, change: Callable[[], None]) -> None:
         """Change the catalog, and replace the routes by those of the new catalog.
 
         A thread does all but the last step. The event loop replaces the routes between two requests, so each request
         is answered from the routes that it found.
         """
-        async with self._changing:
+        async with self._change_lock:
             try:
-                await self._looks.run(change)
+                await self._look_thread.run(change)
             finally:
                 if self._repository.catalog != self.catalog:
-                    routes = await self._looks.run(self._routes)
-                    self._say_acting(self.catalog.releases)
+                    routes = await self._look_thread.run(self._routes)
+                    self._report_interfaces(self.catalog.releases)
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
                     if not self._stopping.is_set():
@@ -261,19 +264,19 @@ class Worker:
 
     # The other workers
 
-    async def _ask(self, action: str, name: str) -> None:
+    async def _change_everywhere(self, action: str, name: str) -> None:
         """Load or unload a model in every worker. Raises `LookupError`, `BundleError` and `TimeoutError`."""
         number = next(self._numbers)
-        self._asked[number] = asyncio.get_running_loop().create_future()
-        self._tell({"ask": number, "action": action, "name": name})
+        self._requested[number] = asyncio.get_running_loop().create_future()
+        self._send({"request": number, "action": action, "name": name})
         try:
-            error = await asyncio.wait_for(self._asked[number], CONTROL_SECONDS)
+            error = await asyncio.wait_for(self._requested[number], CONTROL_SECONDS)
         finally:
-            del self._asked[number]
+            del self._requested[number]
         if error:
             raise _ERRORS[error[0]](error[1])
 
-    async def _do(self, number: int, action: str, name: str) -> None:
+    async def _change_and_report(self, number: int, action: str, name: str) -> None:
         error = None
         try:
             await self._change(action, name)
@@ -281,40 +284,40 @@ class Worker:
             error = ["unknown", str(unknown.args[0])[:MOST_TEXT]]
         except BundleError as refused:
             error = ["refused", str(refused)[:MOST_TEXT]]
-        self._tell({"done": number, "error": error})
+        self._send({"done": number, "error": error})
 
-    def _hear(self, channel: socket.socket) -> None:
+    def _receive(self, channel: socket.socket) -> None:
         match receive(channel):
-            case {"do": number, "action": action, "name": name}:
-                task = asyncio.ensure_future(self._do(number, action, name))
+            case {"change": number, "action": action, "name": name}:
+                task = asyncio.ensure_future(self._change_and_report(number, action, name))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            case {"answer": number, "error": error} if number in self._asked:
-                self._asked[number].set_result(error)
+            case {"answer": number, "error": error} if number in self._requested:
+                self._requested[number].set_result(error)
             case {"ping": True}:
-                self._tell({"pong": True})
+                self._send({"pong": True})
             case {"reload": True}:
-                self._reloader.ask()
+                self._reloader.request_reload()
             case {"stop": True}:
                 self._stop()
             case None:
                 asyncio.get_running_loop().remove_reader(channel)
                 self._stop()
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         if self._context.channel is not None:
             send(self._context.channel, message)
 
-    def _say_ready(self, urls: list[str]) -> None:
+    def _report_ready(self, urls: list[str]) -> None:
         names, (root, only) = list(self.catalog.releases), self._repository.source
         shown, count = names[:MOST_NAMES], len(names)
         if self._context.channel is None:
             announce(shown, count, urls)
         source = [str(root), only and [only.name, str(only.folder)]]
-        self._tell({"ready": shown, "count": count, "settled": source})
-        self._say_acting({})
+        self._send({"ready": shown, "count": count, "source": source})
+        self._report_interfaces({})
 
-    def _say_acting(self, before: Mapping[str, Release]) -> None:
+    def _report_interfaces(self, before: Mapping[str, Release]) -> None:
         """Send the parent the interface of each changed model, some models at a time: packets must be small."""
         after, changed = self._repository.catalog.releases, {}
         for name in before.keys() | after.keys():
@@ -323,12 +326,12 @@ class Worker:
                 changed[name] = acting and [acting[0], to_json(acting[1])]
         names = list(changed)
         for first in range(0, len(names), NAMES_AT_ONCE):
-            self._tell({"acts": {name: changed[name] for name in names[first : first + NAMES_AT_ONCE]}})
+            self._send({"interfaces": {name: changed[name] for name in names[first : first + NAMES_AT_ONCE]}})
 
-    def _say_reloaded(self) -> None:
+    def _report_reloaded(self) -> None:
         """Have the parent read keys and certificates again, so that workers that it starts later have them."""
         if self._context.worker_index == 0:
-            self._tell({"reloaded": True})
+            self._send({"reloaded": True})
 
     # The end
 
@@ -337,17 +340,17 @@ class Worker:
         if channel is None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
-            loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+            loop.add_signal_handler(signal.SIGHUP, self._reloader.request_reload)
             return
         # The parent's messages say when to stop, and when at once. Service managers also signal every process of the
         # server: all such signals count as one.
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
-        loop.add_reader(channel, self._hear, channel)
+        loop.add_reader(channel, self._receive, channel)
 
     def _stop(self) -> None:
-        if self._is_told:
-            self._at_once.set()
-        self._is_told = True
+        if self._is_stop_requested:
+            self._stop_now.set()
+        self._is_stop_requested = True
         self._stopping.set()
 
     async def _sweep(self) -> None:
@@ -357,12 +360,12 @@ class Worker:
             self.state.sweep(asyncio.get_running_loop().time())
             files.look(len(self.state.connections) + (self._acceptor.pending if self._acceptor else 0))
 
-    async def _emptied(self) -> None:
+    async def _until_empty(self) -> None:
         """Wait until no connection is left, or the worker has to end at once."""
-        while (self.state.connections or self._shakes_hands()) and not self._at_once.is_set():
+        while (self.state.connections or self._is_in_handshake()) and not self._stop_now.is_set():
             await asyncio.sleep(0.01)
 
-    def _shakes_hands(self) -> bool:
+    def _is_in_handshake(self) -> bool:
         """Return whether a TLS handshake is under way, whose client has had no chance to ask yet."""
         return self._acceptor is not None and self._acceptor.pending > 0
 

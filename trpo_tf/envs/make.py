@@ -40,7 +40,7 @@ def make_env(
             register_atari(env_id)
             arguments |= ATARI_ARGUMENTS
         if str(spec_of(env_id).entry_point).startswith("gymnasium.envs.mujoco"):
-            _hear_mujoco()
+            _redirect_mujoco_warnings()
         # Gymnasium's own checks warn, and look at the first step alone.
         env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **arguments)
         if is_atari(env_id):
@@ -53,7 +53,7 @@ def make_env(
 
 
 @functools.cache
-def _hear_mujoco() -> None:
+def _redirect_mujoco_warnings() -> None:
     """Turn MuJoCo's warnings into Python's, instead of terminal output and a log file in the working directory.
 
     Warnings of a deprecated attribute are dropped: Gymnasium's own models have it, and users can't change them.

@@ -27,7 +27,7 @@ def line_chart(title: str, steps: Sequence[float], values: Values, *, limit: Val
     bound = [_transformed(value, log) for value in limit]
     finite = [value for value in (*shown, *bound) if value is not None]
     last = next((value for value in reversed(values) if value is not None), None)
-    told = "" if last is None else f" <small>{_number(last)} at last</small>"
+    latest = "" if last is None else f" <small>{_number(last)} at last</small>"
     if not finite:
         return f"<figure><figcaption>{escape(title)}</figcaption><small>nothing yet</small></figure>"
     ticks = _ticks(min(finite), max(finite), least_step=1.0 if log else 0.0)
@@ -58,7 +58,7 @@ def line_chart(title: str, steps: Sequence[float], values: Values, *, limit: Val
         ]
     label = escape(f"{title} over environment steps")
     return (
-        f"<figure><figcaption>{escape(title)}{told}</figcaption>"
+        f"<figure><figcaption>{escape(title)}{latest}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg></figure>'
     )
 
@@ -69,8 +69,8 @@ def share_bar(shares: Mapping[str, float]) -> str:
     pieces, legend = [], []
     for (name, value), shade in zip(shares.items(), _SHADES, strict=True):
         colour = f"background: var(--ours); opacity: {shade}"
-        told = f"{name}: {100 * value / whole:.1f} %"
-        pieces.append(f'<div title="{escape(told)}" style="width: {100 * value / whole:.2f}%; {colour}"></div>')
+        tooltip = f"{name}: {100 * value / whole:.1f} %"
+        pieces.append(f'<div title="{escape(tooltip)}" style="width: {100 * value / whole:.2f}%; {colour}"></div>')
         legend.append(f'<dt><span class="swatch" style="{colour}"></span>{escape(name)}</dt>')
         legend.append(f"<dd>{1000 * value:,.1f} ms, {100 * value / whole:.1f} %</dd>")
     return f'<div class="shares">{"".join(pieces)}</div><dl>{"".join(legend)}</dl>'

@@ -54,12 +54,14 @@ def read_story(folder: Path, bundle: Path | None = None) -> Story:
     """
     if not is_run(folder):
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
-    config, summary = read_config(folder / CONFIG_FILE), folder / SUMMARY_FILE
+    config, summary_file = read_config(folder / CONFIG_FILE), folder / SUMMARY_FILE
     if bundle is not None:
         read_manifest(bundle)
-    told = json.loads(summary.read_text()) if summary.exists() else {}
+    summary = json.loads(summary_file.read_text()) if summary_file.exists() else {}
     former = METRICS | {"control": find_algorithm(config.algo).adapts or "radius"}
-    return Story(folder, config, _logged(folder / METRICS_FILE, former), told, bundle or _found_bundle(folder, config))
+    return Story(
+        folder, config, _logged(folder / METRICS_FILE, former), summary, bundle or _found_bundle(folder, config)
+    )
 
 
 def html_report(story: Story) -> str:
@@ -117,8 +119,8 @@ def _lead(story: Story) -> str:
     state = "It is trained." if story.is_over else f"It goes on, or was stopped, at {done['steps']:,} steps."
     best = story.summary.get("best_at_steps")
     kept = f" Its policy is that of {best:,} steps, the best of the periodic evaluations." if best else ""
-    told = f"{story.config.algo}, seed {story.config.seed}, {story.config.total_steps:,} steps wanted. {state}{kept}"
-    return f'<p class="lead">{escape(told)}</p>'
+    text = f"{story.config.algo}, seed {story.config.seed}, {story.config.total_steps:,} steps wanted. {state}{kept}"
+    return f'<p class="lead">{escape(text)}</p>'
 
 
 def _cards(story: Story) -> str:
@@ -165,8 +167,8 @@ def _charts(story: Story) -> str:
         line_chart("Conjugate gradient residual", steps, values("cg_residual"), log=True),
         line_chart("Steps a second", steps, values("steps_per_second")),
     ]
-    told = "Over environment steps. Dashed: at the return, the exported policy's score; at the KL, the trust region."
-    return f'<p><small>{told}</small></p><div class="charts">{"".join(charts)}</div>'
+    text = "Over environment steps. Dashed: at the return, the exported policy's score; at the KL, the trust region."
+    return f'<p><small>{text}</small></p><div class="charts">{"".join(charts)}</div>'
 
 
 def _time(logged: Logged) -> str:
@@ -187,7 +189,7 @@ def _updates(logged: Logged) -> str:
 
 def _export(bundle: Path | None) -> str:
     if bundle is None:
-        return "<p><small>No bundle of this run was found in its folder or beside it; --bundle names one.</small></p>"
+        return "<p><small>No bundle of this run was found in its folder or next to it; --bundle names one.</small></p>"
     manifest, latencies = read_manifest(bundle), read_latencies(bundle)
     rows = list(proof_rows(manifest.parity, target_sizes(manifest)))
     measured = [f"{at['p50']:,.0f} / {at['p99']:,.0f}" for at in (latencies[row[0]]["1"] for row in rows)]
@@ -198,30 +200,30 @@ def _export(bundle: Path | None) -> str:
 
 def _described(bundle: Path, manifest: Manifest) -> dict[str, Any]:
     origin = manifest.provenance
-    told = {"bundle": bundle, "steps at export": f"{origin.get('steps', 0):,}", "commit": origin.get("git_commit")}
+    rows = {"bundle": bundle, "steps at export": f"{origin.get('steps', 0):,}", "commit": origin.get("git_commit")}
     sha256 = manifest.files[MODEL_FILE].sha256
-    return {name: value for name, value in told.items() if value is not None} | {"sha256 of the graph": sha256}
+    return {name: value for name, value in rows.items() if value is not None} | {"sha256 of the graph": sha256}
 
 
 def _environment(config: Config) -> str:
-    told = {"id": config.env_id, "environments": f"{config.sampling.num_envs} by {config.sampling.env_backend}"}
+    rows = {"id": config.env_id, "environments": f"{config.sampling.num_envs} by {config.sampling.env_backend}"}
     try:
         env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
     except UserError as error:
-        return definitions({**told, "spaces": error})
+        return definitions({**rows, "spaces": error})
     limit = env.spec.max_episode_steps if env.spec else None
-    told |= {"observation": str(env.observation_space), "action": str(env.action_space)}
+    rows |= {"observation": str(env.observation_space), "action": str(env.action_space)}
     env.close()
-    return definitions({**told, "steps an episode, at most": limit or "no limit"})
+    return definitions({**rows, "steps an episode, at most": limit or "no limit"})
 
 
 def _provenance(story: Story) -> str:
     changed = (story.folder / METRICS_FILE if story.logged else story.folder / CONFIG_FILE).stat().st_mtime
-    told = {
+    rows = {
         "run": story.folder,
         "algorithm": story.config.algo,
         "seed": story.config.seed,
         "began": f"{datetime.fromtimestamp((story.folder / CONFIG_FILE).stat().st_mtime):%Y-%m-%d %H:%M:%S}",
         "last iteration": f"{datetime.fromtimestamp(changed):%Y-%m-%d %H:%M:%S}",
     }
-    return definitions({**told, **story.summary.get("versions", {})})
+    return definitions({**rows, **story.summary.get("versions", {})})

@@ -86,32 +86,32 @@ class KerasListeners:
         return bool(self._model.stop_training)
 
     def train_begins(self, state: TrainingState, epochs: int) -> TrainingState:
-        """Give the callbacks the model and `params`, as Keras does, and call `on_train_begin` as `tell` does."""
+        """Give the callbacks the model and `params`, as Keras does, and call `on_train_begin` as `_call` does."""
         params = {"verbose": 1, "epochs": epochs, "steps": 1}
         for callback in self._callbacks:
             callback.set_model(self._model)
             callback.set_params(params)
-        return self.tell("on_train_begin", state)
+        return self._call("on_train_begin", state)
 
     def iteration_begins(self, state: TrainingState) -> TrainingState:
-        """Call the hooks of a beginning epoch as `tell` does; iterations are numbered from 0, as Keras's epochs."""
-        return self.tell("on_train_batch_begin", self.tell("on_epoch_begin", state, state.iteration), 0)
+        """Call the hooks of a beginning epoch as `_call` does; iterations are numbered from 0, as Keras's epochs."""
+        return self._call("on_train_batch_begin", self._call("on_epoch_begin", state, state.iteration), 0)
 
     def iteration_ended(self, state: TrainingState, metrics: Mapping[str, Any]) -> TrainingState:
-        """Call the hooks of an ended epoch as `tell` does, with the metrics of the iteration that led to `state`."""
+        """Call the hooks of an ended epoch as `_call` does, with the metrics of the iteration that led to `state`."""
         logs = dict(metrics)
-        after = self.tell("on_train_batch_end", state, 0, logs=logs)
-        return self.tell("on_epoch_end", after, state.iteration - 1, logs=logs)
+        after = self._call("on_train_batch_end", state, 0, logs=logs)
+        return self._call("on_epoch_end", after, state.iteration - 1, logs=logs)
 
     def train_ends(self, state: TrainingState, metrics: Mapping[str, Any]) -> TrainingState:
-        """Call `on_train_end` as `tell` does, with the last iteration's metrics.
+        """Call `on_train_end` as `_call` does, with the last iteration's metrics.
 
         Weights that a callback sets take precedence over those of the best periodic evaluation.
         """
-        after = self.tell("on_train_end", state, logs=dict(metrics))
+        after = self._call("on_train_end", state, logs=dict(metrics))
         return after if after is state else dataclasses.replace(after, best=None)
 
-    def tell(
+    def _call(
         self, hook: str, state: TrainingState, *arguments: int, logs: dict[str, Any] | None = None
     ) -> TrainingState:
         """Call `hook` of each callback, and return the state with the weights that they leave in the model.

@@ -38,15 +38,15 @@ def html_report(
 
 def _lead(summaries: Sequence[Summary], results: Sequence[Result], peer: str | None) -> str:
     seeds = [result.seed for result in results]
-    told = f"{len(results)} runs, {len(summaries)} environments, seeds {min(seeds)} to {max(seeds)}."
+    text = f"{len(results)} runs, {len(summaries)} environments, seeds {min(seeds)} to {max(seeds)}."
     improvement = overall_improvement(summaries)
     if improvement is not None:
         value, low, high = (f"{number:.2f}" for number in improvement)
-        told += (
+        text += (
             f" A run of trpo-tf scores above one of {peer} with probability {value} (95% interval {low} to {high}), "
             "mean of environments."
         )
-    return f'<p class="lead">{escape(told)}</p>'
+    return f'<p class="lead">{escape(text)}</p>'
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -88,7 +88,7 @@ def _estimate(estimate: Estimate, kind: str, digits: int) -> str:
 
 
 def _legend(peer: str | None) -> str:
-    told = (
+    text = (
         "A run's score is the mean return of its exported policy over 20 deterministic episodes. IQM is the mean of "
         "the middle half of the seeds' scores, spread their standard deviation. Below a value stands its 95% interval, "
         "by bootstrap over the seeds. Untrained is the mean return before training, with sampled actions. In the "
@@ -96,11 +96,11 @@ def _legend(peer: str | None) -> str:
         "score."
     )
     if peer:
-        told += (
+        text += (
             f" Probability of improvement: that a run of ours scores above one of {peer}, ties counting half. Only "
             "runs of as many steps are compared."
         )
-    return f"<p><small>{escape(told)}</small></p>"
+    return f"<p><small>{escape(text)}</small></p>"
 
 
 def _machines(results: Sequence[Result]) -> str:
