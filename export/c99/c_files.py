@@ -11,7 +11,7 @@ from trpo_tf.export.c99.buffer_allocation import lay_out
 from trpo_tf.export.c99.c_operators import HELPERS
 from trpo_tf.export.c99.codegen import WIDTH, Body
 from trpo_tf.export.c99.expressions import BYTES, Memory, memories
-from trpo_tf.export.c99.graph_lowering import KNOWN, lower, with_int8_weights
+from trpo_tf.export.c99.lowering.graph_lowering import KNOWN, lower, with_int8_weights
 from trpo_tf.export.c99.static_graph import input_arrays, static_graph
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.spec import PolicySpec

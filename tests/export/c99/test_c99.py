@@ -25,7 +25,7 @@ from tests.support.export.c99_policies import (
 from tests.support.export.untrained import untrained_policy
 from trpo_tf.export import ExportError, PolicySpec, convert_policy
 from trpo_tf.export.c99 import HEADER_FILE, SOURCE_FILE, c_sources, compiled_actor, host_compiler
-from trpo_tf.export.c99.graph_lowering import round_to_int8
+from trpo_tf.export.c99.lowering.graph_lowering import round_to_int8
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.observations import batch_size, by_name, map_parts, take
 from trpo_tf.serving.verify import agree

@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 from trpo_tf.export.c99.expressions import Index, Lookup, Place, Step, take
+from trpo_tf.export.c99.lowering.tensors import Value, in_place, stored
 from trpo_tf.export.c99.static_graph import Node
-from trpo_tf.export.c99.tensors import Value, in_place, stored
 
 
 def gather(node: Node, arguments: list[Value], steps: list[Step]) -> Value:

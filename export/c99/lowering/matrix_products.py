@@ -7,8 +7,8 @@ import numpy as np
 
 from trpo_tf.export.c99 import c_operators as c
 from trpo_tf.export.c99.expressions import Dot, Index, Inner, Memory, Step
+from trpo_tf.export.c99.lowering.tensors import Value, apply, in_rows, known, like, rearranged
 from trpo_tf.export.c99.static_graph import Node
-from trpo_tf.export.c99.tensors import Value, apply, in_rows, known, like, rearranged
 
 
 def matmul(_: Node, arguments: list[Value], steps: list[Step]) -> Value:

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.export.c99 import c_operators as c
-from trpo_tf.export.c99.data_movement import MOVES, origins
 from trpo_tf.export.c99.expressions import Apply, Dot, Expression, Memory, Step, constant, take, transform
-from trpo_tf.export.c99.gather import gather
-from trpo_tf.export.c99.operator_lowering import RULES, narrowed
+from trpo_tf.export.c99.lowering.data_movement import MOVES, origins
+from trpo_tf.export.c99.lowering.gather import gather
+from trpo_tf.export.c99.lowering.operator_lowering import RULES, narrowed
+from trpo_tf.export.c99.lowering.tensors import Value, joined, known, of_memory, stored
 from trpo_tf.export.c99.static_graph import Node, StaticGraph
-from trpo_tf.export.c99.tensors import Value, joined, known, of_memory, stored
 from trpo_tf.export.errors import ExportError
 
 KNOWN = {*MOVES, *RULES}

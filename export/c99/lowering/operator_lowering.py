@@ -10,10 +10,10 @@ from onnx import helper
 
 from trpo_tf.export.c99 import c_operators as c
 from trpo_tf.export.c99.expressions import Apply, Element, Fold, Memory, Step, take
-from trpo_tf.export.c99.gather import gather_elements, gather_nd
-from trpo_tf.export.c99.matrix_products import gemm, matmul
+from trpo_tf.export.c99.lowering.gather import gather_elements, gather_nd
+from trpo_tf.export.c99.lowering.matrix_products import gemm, matmul
+from trpo_tf.export.c99.lowering.tensors import Value, apply, folded, known, like, of_memory, stored
 from trpo_tf.export.c99.static_graph import Node
-from trpo_tf.export.c99.tensors import Value, apply, folded, known, like, of_memory, stored
 from trpo_tf.export.errors import ExportError
 
 Rule = Callable[[Node, list[Any], list[Step]], Value]
