@@ -52,9 +52,10 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 
 
 def _golden(reference_cases: ReferenceCases, manifest: Manifest) -> bytes:
-    """Serialize golden cases with zero noise, then the same with noise, of which no rounding changes the action.
+    """Serialize golden cases with zero noise, then golden cases with noise.
 
-    Where there are few such, those that it changes least. Those of a policy with state are whole sequences.
+    Only cases whose action no rounding changes are taken. If they are few, those that it changes least are taken. Those
+    of a policy with state are whole sequences.
     """
     choose = _firmest_sequences if manifest.state else _firmest
     chosen = [cases.take(choose(cases)) for cases in (reference_cases.golden, reference_cases.noisy_golden)]

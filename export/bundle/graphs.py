@@ -39,7 +39,7 @@ def serialized(model: onnx.ModelProto) -> bytes:
 
 
 def further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]:
-    """Describe the further outputs' arrays. Raises `ExportError` for one whose rows have no fixed shape."""
+    """Return the specs of the further outputs. Raises `ExportError` for one whose rows have no fixed shape."""
     traced = tf.function(outputs, spec.signature(), autograph=False).get_concrete_function().structured_outputs
     known = {array.name for array in (spec.action, *spec.next_state)}
     further = {name: tensor for name, tensor in traced.items() if name not in known}
@@ -71,7 +71,7 @@ def export_inputs(
     graphs: PolicyGraphs,
     reference_cases: ReferenceCases,
 ) -> ExportInputs:
-    """Put together what targets are made of. The graph gets its noise input and the manifest as metadata."""
+    """Return the inputs of all targets. The graph gets its noise input, and the manifest as metadata."""
     spec = spec_of(manifest)
     graph = with_metadata(with_noise(graphs.outputs, spec.noise.name, form.noise), manifest_metadata(manifest))
     plain = serialized(graphs.plain)

@@ -24,9 +24,9 @@ def make_targets(
     optional: Collection[str],
     observer: Callable[[str], None],
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
-    """Write every target and compare it. Returns what runs it and its proof, both by name.
+    """Write every target and compare it. Returns the actors and the proofs, both by target name.
 
-    An `optional` one that can't be made is left out, and the observer is called with the reason.
+    An `optional` target that can't be made is left out, and the observer is called with the reason.
     """
     actors, proofs = {}, {}
     for name, target in targets.items():

@@ -50,7 +50,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
 
 
 def _made(config: Any) -> Iterator[str]:
-    """Describe how the environment was made, where that is not as it is registered."""
+    """Describe how the environment was made, if it differs from the registered one."""
     settings = config.get("environment") if isinstance(config, dict) else None
     if not isinstance(settings, dict):
         return

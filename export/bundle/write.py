@@ -45,7 +45,7 @@ def write_bundle(
 ) -> Manifest:
     """Export an inference function to the bundle folder `path`, which must not exist yet.
 
-    The folder appears only when every target was compared with `function` and stands the comparison.
+    The folder appears only after every target was compared with `function` and agrees with it.
 
     Args:
         function: observations [batch, ...], noise [batch, k] -> actions [batch, ...], in TensorFlow. Of a policy with
@@ -56,13 +56,13 @@ def write_bundle(
         targets: names of `trpo_tf.export.targets.table.TARGETS`, or `all` for each that can carry the policy.
         form: the ONNX graph's opset, noise input, batch, and further outputs.
         name: the model's name when served.
-        evidence: more to compare on.
+        evidence: observations, environment and scores to compare targets on.
         provenance: where the policy comes from; any JSON.
         statistics: what was observed in training, by input; those of inputs too large for a manifest are left out.
         files: more files to put in the bundle, by name.
-        accept_loss: write a target that does not stand the comparison too; the manifest then says so.
+        accept_loss: also write targets that differ or lose return; the manifest then says so.
         signing_key: a private key to sign the bundle with.
-        observer: called with what is being done.
+        observer: called with a text at each stage.
 
     Raises:
         FileExistsError: `path` exists.

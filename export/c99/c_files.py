@@ -96,8 +96,8 @@ def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str
 def arguments(spec: PolicySpec) -> list[Memory]:
     """List the arguments of `policy_act`: each part of the observation, noise and action, in row-major order.
 
-    Floats of any width are float, truth values are bytes, and integers of 64 bits have 32 where their bounds do; of
-    actions all integers are int32_t where their bounds are within it, otherwise int64_t.
+    Floats of any width become `float`, and booleans become bytes. Integers of 64 bits become 32 bits wide if their
+    bounds allow it. An integer action is an int32_t if its bounds allow it, otherwise an int64_t.
 
     Raises `ExportError` for integers beyond those of int64_t.
     """
@@ -123,7 +123,7 @@ def argument_names(spec: PolicySpec) -> dict[str, str]:
 
 
 def argument_type(array: ArraySpec) -> str:
-    """Choose the C type of an array's numbers: 32 bits if all integers between its bounds fit, else its own.
+    """Return the C type of an array's numbers: 32 bits for integers whose bounds fit in them, otherwise its own width.
 
     Raises `ExportError` for integers beyond those of int64_t.
     """
@@ -148,7 +148,7 @@ def _size(array: ArraySpec | NoiseSpec) -> int:
 
 
 def _identifiers(names: Sequence[str]) -> list[str]:
-    """Make C identifiers of names, all different; the first of several that clash keeps its own."""
+    """Turn names into different C identifiers. If several clash, the first keeps its name."""
     clean = [re.sub(r"[^a-z0-9_]", "_", name.lower()) for name in names]
     found: list[str] = []
     for name in clean:

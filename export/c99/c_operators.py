@@ -11,12 +11,11 @@ class Operator:
 
     Attributes:
         text: the formula, with {} for each argument.
-        binding: how strongly the formula holds together, as C's precedence; what is below the `wants` of the place
-            that it is put in gets parentheses.
-        wants: of each argument's place; the last one holds for all that follow.
+        binding: precedence of the formula in C; it gets parentheses where an argument needs a higher one.
+        wants: precedence that each argument needs; the last one holds for all further arguments.
         integer: whether the value is an integer.
         helper: name of the function of `HELPERS` that the formula calls.
-        noun: what a constant argument of it is called.
+        noun: name for constant arguments in the C code.
     """
 
     text: str
@@ -312,5 +311,5 @@ def narrowing(c_type: str) -> Operator:
 
 
 def attribute_values(operator: str, attributes: Mapping[str, Any]) -> list[float]:
-    """Collect the numbers that follow the operator's arguments in C."""
+    """Return the attributes that the C call takes as numbers after its arguments."""
     return [float(attributes.get(name, default)) for name, default in ATTRIBUTES.get(operator, ())]

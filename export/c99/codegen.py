@@ -75,7 +75,7 @@ class Body:
         return memory.name or self.homes[memory]
 
     def _formula(self, expression: Expression, noun: str = "constant") -> tuple[str, int]:
-        """Write element i in C, and return how strongly the formula binds."""
+        """Write element i in C, and return the precedence of the formula."""
         match expression:
             case Element(memory, at) if memory.values is None:
                 return f"{self._home(memory)}[{self._index(at)}]", CALL
@@ -122,7 +122,7 @@ class Body:
         return name
 
     def _terms(self, starts: Index, places: Iterable[Place]) -> Iterator[str]:
-        """Write the terms whose sum is the place of a computed index."""
+        """Write the terms whose sum is the position that computed indices give."""
         start = self._index(starts)
         if start != "0":
             yield start
@@ -148,7 +148,7 @@ class Body:
         return f"{self._constant(memory.values, memory.c_type, noun)}[{self._index(at)}]", CALL
 
     def _index(self, at: Index) -> str:
-        """Write at[i] in C; as an element of a table if no formula gives it."""
+        """Write at[i] in C, as a formula if there is one, otherwise as an element of a table."""
         formula = _as_formula(at)
         if formula is not None:
             return formula
@@ -167,7 +167,7 @@ class Body:
 
 
 def _is_dense(expression: Expression) -> bool:
-    """Return whether the value is a dense layer's, before its bias."""
+    """Return whether the value is the matrix product of a dense layer, before its bias."""
     if isinstance(expression, Apply) and expression.operator is WEIGHT_SCALE:
         return True
     return isinstance(expression, Dot)
@@ -197,7 +197,7 @@ def _wrapped(values: NDArray[Any], first: str, others: str) -> str:
 
 
 def _numbers(values: NDArray[Any]) -> str:
-    """Write literals of many numbers at once, in a fifth of the time that one by one takes."""
+    """Write the literals of many numbers at once, which is five times as fast as one by one."""
     if values.dtype.kind != "f" or not np.isfinite(values).all():
         return ", ".join(map(_literal, values.tolist()))
     text = ("%.9gf, " * len(values) % tuple(values.tolist())).removesuffix(", ")
@@ -205,7 +205,7 @@ def _numbers(values: NDArray[Any]) -> str:
 
 
 def _literal(number: float) -> str:
-    """Write a number as C does, with all the digits that float32 has."""
+    """Write a number as a C literal, with all the digits of float32."""
     if isinstance(number, int):
         return str(number)
     if not math.isfinite(number):

@@ -43,7 +43,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Dot:
-    """The inner product of weight row rows[i] and the numbers of memory from starts[i] on."""
+    """Inner product of row rows[i] of the weights with the numbers of memory that begin at starts[i]."""
 
     weights: Memory
     rows: Index
@@ -53,7 +53,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Inner:
-    """The inner product of `length` computed numbers from starts[i] on and as many others from other_starts[i] on."""
+    """Inner product of two runs of `length` computed numbers, which begin at starts[i] and at other_starts[i]."""
 
     memory: Memory
     starts: Index
@@ -64,7 +64,7 @@ class Inner:
 
 @dataclass(frozen=True)
 class Lookup:
-    """memory[starts[i] + the sum of stride x element i of an index]; each index is kept between 0 and count - 1."""
+    """memory[starts[i] + sum of stride x index[i] over computed indices]; an index is clamped to its axis."""
 
     memory: Memory
     starts: Index
@@ -73,7 +73,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Place:
-    """A computed index along an axis of so many elements, `stride` apart; below 0 it counts from the end."""
+    """A computed index along an axis of `count` elements, `stride` apart; a negative one counts from the end."""
 
     index: "Expression"
     stride: int
@@ -82,7 +82,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Fold:
-    """A C function (`argmax`, `total` ...) of `length` numbers of memory from starts[i] on."""
+    """A C function (`argmax`, `total` ...) of the `length` numbers of memory that begin at starts[i]."""
 
     function: str
     memory: Memory
@@ -152,7 +152,7 @@ def is_integer(expression: Expression) -> bool:
 
 
 def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Expression:
-    """Return the expression with each inner product changed."""
+    """Return the expression with `change` applied to each inner product."""
     match expression:
         case Apply(operator, arguments):
             return Apply(operator, tuple(transform(argument, change) for argument in arguments))
@@ -165,7 +165,7 @@ def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Ex
 
 
 def constant(values: NDArray[Any]) -> Element:
-    """Make an expression of known numbers: floats of any width become float, integers int64_t."""
+    """Return constants as an expression: floats of any width become float, integers int64_t."""
     flat = values.ravel()
     if values.dtype.kind == "f":
         with np.errstate(over="ignore"):

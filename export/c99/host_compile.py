@@ -29,7 +29,7 @@ _TABLE = re.compile(rb"^static const (\w+) (\w+)((?:\[\d+\])+) = \{\n", re.MULTI
 
 
 def host_compiler() -> str | None:
-    """Find this machine's C compiler, that of the environment variable CC first; None if there is none."""
+    """Find this machine's C compiler, first the one that the environment variable CC names; None if there is none."""
     return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
 
 
@@ -37,8 +37,8 @@ def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
     """Compile the sources, and return a function of observations [batch, ...] and noise [batch, k].
 
     Args:
-        sources: as `c_sources` makes them.
-        spec: of the policy that they were made of.
+        sources: the two files of `c_sources`.
+        spec: the policy's arrays.
 
     Raises:
         ExportError: there is no C compiler, or it fails.
@@ -89,10 +89,10 @@ def _compiled(sources: Mapping[str, bytes]) -> Any:
 
 
 def _move_tables(folder: Path) -> list[str]:
-    """Move large tables of numbers from the C source to an object that the assembler makes of their bytes.
+    """Move large tables of numbers from the C source to an object file, and return the names of the files to compile.
 
-    A compiler takes a second and 50 MB for each MB of floats as text. What is compiled is the source but for these
-    tables, which NumPy reads from it. Returns the names of the files to compile with it.
+    A compiler takes a second and 50 MB of memory for each MB of floats as text. So NumPy reads these tables from the
+    source, and the assembler makes an object file from their bytes.
     """
     source, kept, end = (folder / SOURCE_FILE).read_bytes(), [], 0
     assembly = ['.section .note.GNU-stack,"",@progbits', ".section .rodata"]

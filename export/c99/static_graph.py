@@ -25,7 +25,7 @@ _LOOPS = {"GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 
 @dataclass(frozen=True)
 class Node:
-    """One operator; an optional input that is left out has the name ''."""
+    """One operator; the name '' stands for an optional input that is left out."""
 
     operator: str
     inputs: tuple[str, ...]
@@ -35,10 +35,10 @@ class Node:
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """Nodes in order of computation, all of which depend on the inputs and are needed for the action.
+    """Nodes in order of computation; each depends on the inputs, and the action depends on it.
 
-    `arrays` has a value of every tensor at zero inputs: the value of a constant, the shape and dtype of any other.
-    `readers` counts the nodes that read a tensor.
+    `arrays` has the value of every tensor for inputs of zero. It is the value of a constant, and gives the shape and
+    dtype of the others. `readers` counts the nodes that read a tensor.
     """
 
     nodes: list[Node]
@@ -52,7 +52,7 @@ def input_arrays(spec: PolicySpec) -> list[ArraySpec | NoiseSpec]:
 
 
 def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph:
-    """Specialize the graph of a policy, in which only operators of `known` may depend on an input.
+    """Specialize the graph of a policy. Only operators of `known` may depend on an input.
 
     Raises `ExportError` for another operator, and for constants of float64 that float32 can't hold.
     """
@@ -77,12 +77,14 @@ def _node(proto: onnx.NodeProto) -> Node:
 
 
 def _has_graphs(node: Node) -> bool:
-    """Return whether the node is a conditional or a loop, which may read any tensor unnamed."""
+    """Return whether the node has inner graphs, which may read tensors that are not among its inputs."""
     return any(isinstance(value, onnx.GraphProto) for value in node.attributes.values())
 
 
 def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
-    """List the nodes that make `output` of the inputs; the tensors that depend on these are added to `variables`."""
+    """List the nodes on the way from the inputs to `output`, and add the tensors that depend on the inputs to
+    `variables`.
+    """
     dependent = []
     for node in nodes:
         if _has_graphs(node) or (node.operator not in _SHAPE_ONLY and variables.intersection(node.inputs)):
@@ -121,7 +123,7 @@ def _refuse_unknown(nodes: list[Node], known: set[str]) -> None:
 
 
 def _refuse_beyond_float32(nodes: list[Node], arrays: Mapping[str, NDArray[Any]], variables: set[str]) -> None:
-    """Refuse constants that C would take for 0 or infinity; bounds of a clip may be infinite."""
+    """Refuse constants that become 0 or infinite in float32; the bounds of a clip may be infinite."""
     computing = [node for node in nodes if node.operator not in _BOUNDS]
     for name in {name for node in computing for name in node.inputs} - {"", *variables}:
         values = arrays[name]

@@ -1,4 +1,4 @@
-"""Find answers that are computed of the number of rows, which no comparison at some batch sizes can exclude."""
+"""Find outputs that depend on the number of rows; comparing a few batch sizes could not find all of them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -25,9 +25,9 @@ _ROWS = (3, 5)
 
 
 def outputs_of_batch_size(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> set[str]:
-    """List the outputs that are computed of the number of rows: by a condition on it, or a mean divided by it.
+    """List the outputs that are computed from the number of rows, for example by a condition or a division.
 
-    `feeds` are inputs [batch, ...] of five rows at least.
+    `feeds` are inputs [batch, ...] of at least five rows.
     """
     fixed = _fixed_sizes(model, feeds)
     tainted: set[str] = set()
@@ -48,7 +48,7 @@ def _values(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _fixed_sizes(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> set[str]:
-    """List the sizes, and tensors chosen of them, that are the same for batches of 3 and of 5."""
+    """List the sizes, and tensors made of them, that are equal for batches of 3 and of 5."""
     names = [name for node in model.graph.node if node.op_type in _SIZES | _CHOSEN for name in node.output]
     if not names:
         return set()

@@ -1,4 +1,4 @@
-"""Fold what no input changes to constants: other tools fail at such nodes, and they cost time."""
+"""Fold tensors that no input changes into constants: they cost time, and some tools fail at them."""
 
 import copy
 

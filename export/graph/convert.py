@@ -43,7 +43,7 @@ def to_onnx(function: Callable[..., Any], signature: Sequence[Any], *, opset: in
 
 
 def _converted(function: Callable[..., Any], signature: Sequence[Any], opset: int) -> onnx.ModelProto:
-    """Convert by tf2onnx, name the inputs, and keep what the function closes over as weights."""
+    """Convert by tf2onnx, name the inputs, and keep tensors that the function closes over as weights."""
     # tf2onnx logs what it can't convert and goes on; check_graph is what decides, so its log adds nothing.
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     traced = tf.function(function, autograph=False)
@@ -87,7 +87,7 @@ def _bind_tensors(model: onnx.ModelProto, captures: Sequence[tuple[Any, Any]]) -
 
 
 def _rename_inputs(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Give inputs their names; a tensor inside that has such a name already gets another."""
+    """Give inputs their names; an inner tensor of the same name is renamed."""
     inside = list(graphs_of(graph))
     inner = {output for part in inside for node in part.node for output in node.output}
     inner |= {tensor.name for part in inside for tensor in part.initializer}

@@ -15,7 +15,7 @@ from trpo_tf.export.graph.editing import BATCH
 def with_fixed_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     """Fix inputs and outputs to `size` rows, for runtimes that plan ahead. Raises `ExportError` below 1.
 
-    What depends on the number of rows alone becomes constant.
+    Tensors that depend only on the number of rows become constants.
     """
     if size < 1:
         raise ExportError(f"a batch of {size} rows isn't one; choose 1 or more")

@@ -1,7 +1,7 @@
 """Rewrite TensorFlow operations that tf2onnx lacks or converts wrongly by standard ONNX operators.
 
-Every formula is accurate to float32. Where a textbook form cancels near zero another one is taken, so that the relative
-error there is a few units of the last place.
+Every formula is accurate to float32. Textbook forms that lose digits near zero are replaced, so that the relative error
+stays at a few units of the last place.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def erfc(make: Builder, x: str) -> str:
 
 
 def expm1(make: Builder, x: str) -> str:
-    """Compute (e^x + 1) tanh(x / 2), which has no difference of two numbers close to each other."""
+    """Compute e^x - 1 as (e^x + 1) tanh(x / 2), which does not subtract nearly equal numbers."""
     return make("Mul", make("Tanh", make("Mul", x, 0.5)), make("Add", make("Exp", x), 1.0))
 
 
@@ -68,22 +68,22 @@ def _zero_where_zero(make: Builder, factor: str, product: str) -> str:
 
 
 def xlogy(make: Builder, x: str, y: str) -> str:
-    """Compute x log y, 0 where x is."""
+    """Compute x log y, or 0 where x is 0."""
     return _zero_where_zero(make, x, make("Mul", x, make("Log", y)))
 
 
 def xlog1py(make: Builder, x: str, y: str) -> str:
-    """Compute x log(1 + y), 0 where x is."""
+    """Compute x log(1 + y), or 0 where x is 0."""
     return _zero_where_zero(make, x, make("Mul", x, log1p(make, y)))
 
 
 def xdivy(make: Builder, x: str, y: str) -> str:
-    """Compute x / y, 0 where x is."""
+    """Compute x / y, or 0 where x is 0."""
     return _zero_where_zero(make, x, make("Div", x, y))
 
 
 def mul_no_nan(make: Builder, x: str, y: str) -> str:
-    """Compute x y, 0 where y is."""
+    """Compute x y, or 0 where y is 0."""
     return _zero_where_zero(make, y, make("Mul", x, y))
 
 
@@ -97,7 +97,7 @@ def cross(make: Builder, a: str, b: str) -> str:
 
 
 def broadcast_args(make: Builder, one: str, other: str) -> str:
-    """Compute the shape that two shapes broadcast to, as that of a sum of two arrays of these shapes."""
+    """Compute the shape that two shapes broadcast to, as the shape of a sum of arrays."""
     wide = [make("Cast", shape, to=TensorProto.INT64) for shape in (one, other)]
     total = make("Add", *(make("ConstantOfShape", shape) for shape in wide))
     return make("Cast", make("Shape", total), to=helper.np_dtype_to_tensor_dtype(make.dtype))

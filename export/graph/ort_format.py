@@ -13,7 +13,7 @@ _ERRORS_ONLY = 3
 def to_ort(model: bytes) -> tuple[bytes, str]:
     """Convert a serialized ONNX graph to ORT format, optimised, and list the operators it needs.
 
-    The latter is the text of a configuration for ONNX Runtime's `build.sh --minimal_build --include_ops_by_config`.
+    The list is the text of a configuration for ONNX Runtime's `build.sh --minimal_build --include_ops_by_config`.
     Optimisations that depend on the processor are left out. Raises `ExportError` if ONNX Runtime refuses the graph, and
     `OSError` for a full disk.
     """

@@ -1,9 +1,9 @@
-"""The same ORT file each time: ONNX Runtime writes one table of it in an order that differs from process to process.
+"""Make ORT files reproducible: ONNX Runtime writes one of their tables in an order that differs between processes.
 
 Six conversions of one policy gave five different files, so that neither a checksum nor a signature could be compared.
 
-The file is a FlatBuffer. That table, of the types by which each operator's kernels are looked up, stands before the
-model, which always has the same bytes. So what stands before the model is written again, in order.
+The file is a FlatBuffer. The table lists the types by which each operator's kernels are found. It stands before the
+model, whose bytes never differ. So everything before the model is written again, in alphabetical order.
 """
 
 from collections.abc import Mapping, Sequence

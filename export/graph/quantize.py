@@ -1,8 +1,8 @@
 """Quantize matrix products and convolutions of ONNX graphs to 8 bits; all else stays in floats.
 
-What is left in floats is what 8 bits would spoil: observations of any scale before they are normalised, the noise, and
-the way to the action's units. Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without VNNI,
-and the same file would act otherwise there.
+These stay in floats, since 8 bits would spoil them: observations before they are normalised, the noise, and the
+conversion to the action's units. Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without
+VNNI, where the file would act differently.
 """
 
 import tempfile
@@ -24,7 +24,7 @@ _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 
 def quantize_dynamic(model: bytes) -> bytes:
-    """Quantize weights to 8 bits, and inputs of products in each call, by their range there.
+    """Quantize weights to 8 bits. The inputs of products are quantized in each call, by their range in it.
 
     Raises `ExportError` if the result isn't a graph that `check_graph` admits.
     """
@@ -71,7 +71,7 @@ def quantize_static(model: bytes, spec: PolicySpec, observations: Observation, n
 
 
 class _Calibration:
-    """A reader that ONNX Runtime asks for batches until it answers None."""
+    """Batches for ONNX Runtime's calibration, which calls `get_next` until it returns None."""
 
     def __init__(self, feeds: dict[str, Array]) -> None:
         self._batches = _batches(feeds)

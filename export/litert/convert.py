@@ -1,6 +1,6 @@
 """Convert to LiteRT (TensorFlow Lite), for phones and small boards, with the noise as an ordinary input.
 
-What it can't carry: arrays of uint64, and continuous actions of other types than float32.
+It refuses arrays of uint64 and continuous actions of other types than float32.
 """
 
 import tempfile
@@ -44,10 +44,10 @@ def to_litert(
 
     Args:
         function: the policy.
-        spec: its arrays. Actions of 64-bit integers have 32 bits where they are choices of a largest score.
+        spec: its arrays. Integer actions of 64 bits become 32 bits wide if they are indices of largest scores.
         batch: the one number of rows that the model takes, which recurrent layers need; any if absent.
-        int8_observations: [n, ...], some that the policy visits: matrix products and convolutions are then of 8-bit
-            integers, calibrated on these; inputs and output keep their types.
+        int8_observations: observations [n, ...] that the policy visits. If given, matrix products and convolutions are
+            computed in 8 bits, calibrated on these. Inputs and output keep their types.
 
     Raises:
         ExportError: an operation that LiteRT lacks, or no observations.
@@ -87,7 +87,7 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
 
 
 def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, batch: int | None) -> None:
-    """Write a SavedModel by way of Keras: one that TensorFlow writes by itself converts to another function."""
+    """Write a SavedModel by Keras. One by TensorFlow is silently converted to a different function."""
     neutral = _neutral_names(spec)
 
     def serve(**inputs: Any) -> dict[str, Any]:
@@ -110,13 +110,13 @@ def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, b
 
 
 def _neutral_names(spec: PolicySpec) -> dict[str, str]:
-    """Map arguments that any TensorFlow function may have to the inputs that they stand for."""
+    """Map neutral argument names, which TensorFlow keeps, to the names of the inputs."""
     names = [*(part.name for part in spec.observation), spec.noise.name]
     return {f"graph_input_{place}": name for place, name in enumerate(names)}
 
 
 def _check_quantizable(model: Any) -> None:
-    """Raise `ExportError` for what LiteRT's quantiser crashes on, which may be the end of the process."""
+    """Raise `ExportError` for graphs on which LiteRT's quantiser crashes the process."""
     if len(model.subgraphs) > 1:
         raise ExportError("8 bits in LiteRT go with no loop or branch; unroll recurrent layers (unroll=True)")
     codes = {max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes}
@@ -137,7 +137,7 @@ def _rename_inputs(model: Any, spec: PolicySpec) -> None:
 
 
 def _quantized(converter: Any, spec: PolicySpec, batch: int | None, observations: Observation) -> bytes:
-    """Convert with the products alone in 8 bits, which only TensorFlow's debugger of quantisation can do."""
+    """Convert with only the products in 8 bits. TensorFlow offers this choice only in its quantization debugger."""
     noise = draw_noise(spec.noise, batch_size(observations), np.random.default_rng(0))
 
     def calibration() -> Iterator[dict[str, Array]]:

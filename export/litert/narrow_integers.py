@@ -1,6 +1,6 @@
-"""Narrow integers of a LiteRT model to 32 bits: TensorFlow Lite Micro takes no 64 bits where TensorFlow has them.
+"""Narrow integers of a LiteRT model from 64 to 32 bits, since TensorFlow Lite Micro lacks operators of 64 bits.
 
-The places of the largest scores fit in 32 bits, and so do sums of them with a first action.
+Indices of largest scores fit in 32 bits, and so do their sums with the first action.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _KEEP_TYPES = frozenset(
 
 
 def narrow_integers(model: Any) -> None:
-    """Narrow choices, what is computed of them, and constant indices of gathers to 32 bits, in place.
+    """Narrow choices, tensors computed from them, and constant indices of gathers to 32 bits, in place.
 
     Choices keep 64 bits if they meet a computed integer of 64 bits, or an operator that may need them.
     """
@@ -45,7 +45,7 @@ def narrow_integers(model: Any) -> None:
 
 
 def _computed_of_choices(model: Any, operators: list[tuple[int, Any]]) -> set[int] | None:
-    """Collect the tensors of 64 bits to narrow, constants among them; None where that is not possible."""
+    """Collect the tensors of 64 bits to narrow, including constants; None if they can't be narrowed."""
     tensors, narrow = model.subgraphs[0].tensors, set[int]()
 
     def wide(places: Any) -> Iterator[int]:

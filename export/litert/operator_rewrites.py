@@ -1,6 +1,6 @@
 """Rewrite TensorFlow operations that LiteRT lacks or computes worse by operations that it has.
 
-They hold for float32, and are accurate to a few units of its last place of the larger of the result and 1.
+They are for float32. The error is a few units of the last place of the result, or of 1 if that is larger.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,7 +18,9 @@ _ERF = (1.12837927, 0.102769056, -1.91830756e-4, -6.19784691e-4, 8.7637337e-5, -
 
 
 def erf(x: Any) -> Any:
-    """Approximate by the tanh of a polynomial: 1.7e-7 from the error function at most, 2.7e-7 of it."""
+    """Approximate the error function by the tanh of a polynomial, with an absolute error of at most 1.7e-7 and a
+    relative error of at most 2.7e-7.
+    """
     near = tf.clip_by_value(x, -_ERF_IS_ONE, _ERF_IS_ONE)
     return tf.tanh(near * tf.math.polyval([tf.constant(c) for c in reversed(_ERF)], near * near))
 
@@ -66,7 +68,7 @@ OVERFLOWING = frozenset({"Softplus"})
 
 
 def replace_operations(saved_model: Path, names: Collection[str]) -> None:
-    """Make calls of functions of the float32 operations `names` in a SavedModel's folder, and in all that it calls."""
+    """Replace the float32 operations `names` of a SavedModel's folder by calls of functions, at any depth."""
     file = saved_model / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     graph = model.meta_graphs[0].graph_def
@@ -105,7 +107,9 @@ def _is_call(node: Any) -> bool:
 
 
 def _output(name: str, calls: Collection[str]) -> str:
-    """The name of a tensor in a function, `node:argument:place`, if the node calls one: the argument is `output`."""
+    """Return the name of a node's output within a function: `node:argument:index`; the argument of a call is
+    `output`.
+    """
     node, *place = name.split(":")
     return f"{node}:output:{place[-1]}" if node in calls and len(place) > 1 else name
 

@@ -1,7 +1,7 @@
-"""Keep inputs of different scale apart in 8-bit LiteRT: each product's input keeps the scale that the policy gives it.
+"""Keep the scale that a policy gives to a product's inputs when LiteRT quantizes it to 8 bits.
 
-LiteRT's converter multiplies a constant into the weights of the product that follows. Where inputs are normalised, the
-product would then read them as they are, all in 8 bits of one scale, and small ones would be lost.
+LiteRT's converter multiplies a constant into the weights of the product that follows. If the constant normalises
+inputs, the product would then read the raw inputs, all in 8 bits of one scale, and small ones would become 0.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence
@@ -30,9 +30,9 @@ _STEPS = 256
 
 
 def keep_scales(saved_model: Path) -> None:
-    """Put a minimum with the largest float between a constant and the product that follows, in a SavedModel's folder.
+    """Insert a minimum with the largest float between each constant factor and the product after it.
 
-    The converter moves nothing past it, and no number changes.
+    It changes no number, and the converter moves no constant past it.
     """
     file = saved_model / "saved_model.pb"
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
@@ -45,9 +45,9 @@ def keep_scales(saved_model: Path) -> None:
 
 
 def check_scales(model: Any, products: Collection[int]) -> None:
-    """Raise `ExportError` where one step of a product's 8-bit input is worth all that its 8-bit output can say.
+    """Raise `ExportError` if one step of a product's 8-bit input exceeds the whole range of its 8-bit output.
 
-    LiteRT's interpreter ends the process when it opens such a model.
+    LiteRT's interpreter aborts the process when it opens such a model.
     """
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     for graph in model.subgraphs:
@@ -98,7 +98,7 @@ def _bodies(graph: Any) -> list[tuple[_Body, Any]]:
 
 
 def _guard(body: _Body, nodes: MutableSequence[Any], suffixes: tuple[str, str]) -> None:
-    """Guard the products among the nodes of one body, whose tensors of a constant and a minimum end so."""
+    """Insert the minimum before the products of one body. An added tensor's name is its node's and a suffix."""
     for node in body.nodes.values():
         if node.op in _PRODUCTS and node.attr["T"].type == types_pb2.DT_FLOAT and _is_scaled(body, node.input[0]):
             nodes.extend(_minimum(node, suffixes))
@@ -135,7 +135,7 @@ def _has_constant(body: _Body, node: Any) -> bool:
 
 
 def _scaled_alike(body: _Body, node: Any) -> str | None:
-    """Return the operand that a product or quotient multiplies by one number, if it does."""
+    """Return the operand that a product or quotient scales by a single number, or None."""
     for constant, other in ((node.input[0], node.input[1]), (node.input[1], node.input[0])):
         values = [found.attr["value"].tensor for _, found in _origins(body, constant) if found.op == "Const"]
         if values and all(tf.make_ndarray(value).size == 1 for value in values):
@@ -148,7 +148,7 @@ def _operations(body: _Body, name: str) -> set[str]:
 
 
 def _origins(body: _Body, name: str) -> Iterator[tuple[_Body, Any]]:
-    """Find the nodes that make a tensor, each with its body: behind moves, arguments of functions, and calls."""
+    """Find the nodes that compute a tensor, each with its body; moves, arguments and calls are followed."""
     base, *place = name.removeprefix("^").split(":")
     node = body.nodes.get(base)
     if node is None:

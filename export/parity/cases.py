@@ -1,4 +1,6 @@
-"""Make the observations and noise that targets are compared on, of the declared space and of recorded ones."""
+"""Make the observations and noise that targets are compared on, from the declared space and from recorded
+observations.
+"""
 
 import math
 from collections.abc import Sequence
@@ -31,9 +33,9 @@ def observation_cases(
 ) -> Observation:
     """Make observations [case, ...] in the specs' dtypes: random ones, and up to `count` of those recorded.
 
-    Made up are `count` random ones over the declared space, half as many whose magnitudes are spread by powers of
-    ten, corners of the space, and as many as it takes to have every value of inputs with few. Of recorded
-    observations [n, ...] their extremes are added, and points well beyond those: where a normaliser clips.
+    The generated ones are `count` random points of the declared space, half as many with magnitudes over all powers of
+    ten, corners of the space, and every value of inputs that have few. Recorded observations [n, ...] add their
+    extremes, and points well beyond these, where a normaliser clips.
     """
     named = structured({spec.name: spec for spec in specs})
     rows = max([0, *map(_values, specs)])
@@ -50,7 +52,7 @@ def observation_cases(
 def far_rows(
     specs: Sequence[ArraySpec], observations: Observation, recorded: Observation | None = None
 ) -> NDArray[np.bool_]:
-    """Mark observations [n, ...] that are beyond all random and recorded ones where their input has no bound: [n]."""
+    """Mark the observations [n] that lie beyond all random and recorded ones, in an input without bounds."""
     far = np.zeros(batch_size(observations), bool)
     visited = list_parts(recorded) if recorded is not None and batch_size(recorded) else [None] * len(specs)
     for spec, part, seen in zip(specs, list_parts(observations), visited, strict=True):
@@ -82,7 +84,7 @@ def _made_up(spec: ArraySpec, rng: np.random.Generator, count: int, rows: int) -
 def _magnitudes(spec: ArraySpec, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
     """Draw distances from a bound, or from 0, of every order of magnitude.
 
-    The first half has one magnitude a row, the second half another for each number.
+    In the first half of the rows all numbers have one magnitude, in the second half each has its own.
     """
     low, high = _bounds(spec)
     open_low, open_high = np.isinf(low), np.isinf(high)
@@ -102,14 +104,14 @@ def _magnitudes(spec: ArraySpec, rng: np.random.Generator, count: int) -> NDArra
 
 
 def _every_value(spec: ArraySpec, rng: np.random.Generator, rows: int) -> NDArray[np.float64]:
-    """Give each value in turn, in another order for each element."""
+    """Return rows in which each element takes every value, in an order of its own."""
     low, high = _ends(spec)
     turns = rng.permuted(np.tile(np.arange(rows).reshape(-1, *[1] * len(spec.shape)), (1, *spec.shape)), axis=0)
     return np.asarray(low + turns % (high - low + 1))
 
 
 def _values(spec: ArraySpec) -> int:
-    """Count the values that an element can have; 0 where they are many."""
+    """Count the values that an element can have; 0 if there are many."""
     if np.dtype(spec.dtype).kind not in "iub" or math.prod(spec.shape) > _MOST_ELEMENTS:
         return 0
     low, high = _ends(spec)

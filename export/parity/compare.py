@@ -44,13 +44,13 @@ class Environment(Protocol):
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one target with the reference.
+    """How far one target agrees with the reference.
 
-    Equal are continuous actions up to 1e-5 + 1e-5 |action| and what rounding may change, and choices that score as the
-    best does.
+    Continuous actions are equal if they differ by at most 1e-5 + 1e-5 |action| and their margin of rounding. Choices
+    are equal if they score as the best does.
 
     Attributes:
-        max_difference: the largest |difference| of an action where one alone is right.
+        max_difference: the largest |difference| of an action in rows with only one right action.
         equal: rows that were equal.
         compared: rows.
         undecided: rows in which more than one action is right.
@@ -74,9 +74,9 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Returns:
-    """Of free-running episodes, by seed: a target's and the reference's, and the seeds at which they part.
+    """Returns of the episodes that target and reference play, by seed, and the seeds at which they diverge.
 
-    At those the target's episode is another one, though no action on the way was a tie.
+    An episode diverges if an action differs that was no tie.
     """
 
     target: tuple[float, ...]
@@ -97,7 +97,7 @@ class Returns:
 def student_t(freedom: int) -> float:
     """97.5% quantile of Student's t: in closed form for one and two degrees of freedom, then by Fisher's expansion.
 
-    That is right to 1% at three, to 1e-4 from ten on. SciPy would give it exactly, for 140 MB that nothing else needs.
+    The error is 1% at three and 1e-4 from ten on. SciPy has the exact value, but takes 140 MB that nothing else needs.
     """
     if freedom == 1:
         return math.tan(0.475 * math.pi)
@@ -114,12 +114,14 @@ def student_t(freedom: int) -> float:
 
 
 def in_batches(cases: Answered) -> list[Answered]:
-    """The cases once at each of `BATCH_SIZES`."""
+    """Split the cases into batches, once for each of `BATCH_SIZES`."""
     return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]
 
 
 def episode_batches(reference: Reference, episodes: Mapping[int, Episode], zero_noise: Array) -> Iterator[Answered]:
-    """Every observation of the reference's own episodes, without noise: `zero_noise` is zeros [1, k]."""
+    """Iterate over the observations of the reference's own episodes with the reference's answers; `zero_noise` is zeros
+    [1, k].
+    """
     for episode in episodes.values():
         for start in range(0, len(episode), BATCH_SIZES[-1]):
             seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]

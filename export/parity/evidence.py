@@ -1,4 +1,6 @@
-"""Collect what targets are compared on: the policy's own answers to made-up cases, observations and episodes."""
+"""Collect the reference that targets are compared with: the policy's own answers to cases, observations and
+episodes.
+"""
 
 import itertools
 import math
@@ -65,7 +67,7 @@ class Evidence:
         environment: an environment to play whole episodes in.
         scores: for discrete actions, the function whose argmax over the last axis is the action: [batch, ..., n]. Its
             arguments are the policy's.
-        episodes: how many, of seeds from 0 on.
+        episodes: number of episodes, with seeds from 0 on.
         untrained_return: mean return before training, against which a loss of return is weighed.
     """
 
@@ -101,7 +103,7 @@ def check_episodes(targets: Mapping[str, Target], evidence: Evidence) -> None:
 def make_reference_cases(
     function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
 ) -> ReferenceCases:
-    """Make the reference, its episodes and the golden cases, and check them by themselves.
+    """Make the reference, its episodes and the golden cases, and check that the policy is consistent.
 
     Raises `ExportError` for a policy that no target can act like.
     """
@@ -210,7 +212,7 @@ def _reference(
 
 
 def answerable(reference: Reference, observations: Observation, noise: Array) -> NDArray[np.bool_]:
-    """Mark the cases [case] that the policy has finite answers to, with noise and without."""
+    """Mark the cases [case] for which the policy's answers are finite, with noise and without."""
     finite = np.ones(len(noise), bool)
     for drawn in (noise, np.zeros_like(noise)):
         answered = reference.answered(observations, drawn)

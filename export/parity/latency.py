@@ -1,6 +1,6 @@
 """Measure how fast each target answers in this process.
 
-The figures hold for one machine, and have a file of their own.
+They have a file of their own, since they hold for one machine only.
 """
 
 import functools
@@ -21,7 +21,7 @@ _SECONDS = 0.2
 
 
 def measure_latencies(actors: Mapping[str, Actor], observations: Observation, noise: Array) -> dict[str, Any]:
-    """Measure target -> batch -> p50 and p99 in microseconds, on the first of cases [n, ...], without noise."""
+    """Measure p50 and p99 in microseconds by target and batch size, on the first cases, without noise."""
     zero_noise = np.zeros_like(noise)
     measured: dict[str, Any] = {}
     for name, actor in actors.items():

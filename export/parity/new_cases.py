@@ -34,8 +34,8 @@ def compare_on_new_cases(
 ) -> int:
     """Compare all targets in floats with policy.onnx on cases drawn from `seed`, and count these cases.
 
-    Cases are made as an export makes them, around `visited` observations [n, ...]. Those in which rounding decides
-    policy.onnx's action are right whatever a target answers. `steps` answer the next state, too, of a policy with it.
+    Cases are made as an export makes them, around `visited` observations [n, ...]. If rounding decides policy.onnx's
+    action in a case, any answer of a target counts as right. `steps` answer the next state, too, of a policy with it.
 
     Raises `BundleError` for a target that differs or leaves its bounds, or for rows that depend on each other.
     """
@@ -86,7 +86,7 @@ def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest, step:
 
 
 def _rounding(bundle: Path, manifest: Manifest) -> Rounding | None:
-    """Measure what rounding may change in policy.onnx; it is not known for a graph of a fixed batch."""
+    """Measure the margins of rounding of policy.onnx, or return None for a graph with a fixed batch."""
     if manifest.graph.batch is not None:
         return None
     return Rounding((bundle / MODEL_FILE).read_bytes(), spec_of(manifest))

@@ -54,11 +54,11 @@ class ReferenceCases:
         environment: where episodes are played.
         episodes: the reference's own, by seed.
         untrained_return: mean return before training, where known.
-        repeatable: whether the environment plays the same episode again from the same seed. Where it does not, returns
-            of two policies can't be compared, and what proves a target are cases: those that the policy visits too.
+        repeatable: whether the environment plays the same episode again from the same seed. If not, returns can't be
+            compared, and a target is compared on cases alone.
         action: what actions are declared to be.
         outputs: what further outputs are declared to be.
-        far: which of the golden cases lie where no 8 bits reach [case].
+        far: which golden cases lie outside the range of 8-bit targets [case].
         noisy_observations: of a policy with state, the golden cases with noise: they have another state.
     """
 
@@ -77,7 +77,7 @@ class ReferenceCases:
 
     @cached_property
     def zero_noise(self) -> Array:
-        """Noise of zeros for every case, which gives the deterministic actions."""
+        """Zeros as the noise of every case, which give the deterministic actions."""
         return np.zeros_like(self.noise)
 
     @cached_property
@@ -110,14 +110,14 @@ class ReferenceCases:
 
     @cached_property
     def visits(self) -> Answered:
-        """Observations that the policy visits; where none are known, the golden cases that are not far."""
+        """Observations that the policy visits; if none are known, the golden cases that are not far."""
         if self.visited is None:
             return self.golden if self.far is None else self.golden.take(~self.far)
         rows = np.unique(np.linspace(0, batch_size(self.visited) - 1, _MOST_VISITED).astype(int))
         return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
 
     def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
-        """Return golden cases at several batch sizes; the far ones are for targets in floats alone."""
+        """Return golden cases at several batch sizes. Targets that are not `exact` get no far ones."""
         golden = self.noisy_golden if noise else self.golden
         return in_batches(golden if exact or self.far is None else golden.take(~self.far))
 
@@ -140,9 +140,9 @@ class Proof:
         exact: whether it computes in floats, so that nothing but rounding may differ.
         cases: on the golden cases, at several batch sizes.
         on_episodes: on every step of the reference's own episodes.
-        returns: of episodes that it plays by itself, if there was an environment.
-        decided: least share of rows with one right action, with noise, without, and along episodes.
-        errors: in 8 bits, of each output on what the policy visits.
+        returns: returns of episodes that it plays by itself, if there was an environment.
+        decided: smallest share of rows with only one right action, among cases with noise, without noise, and episodes.
+        errors: for a target in 8 bits, the error of each output on observations that the policy visits.
         on_sequences: on golden sequences, along which a policy with state carries its own; differences are the state's.
     """
 
@@ -329,7 +329,7 @@ def _bounded_step(step: Answers, action: ArraySpec) -> Answers:
 
 
 def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, float]:
-    """Measure the error of each output in 8 bits, on what the policy visits."""
+    """Measure the error of each output in 8 bits on observations that the policy visits."""
     visits, action = (
         reference_cases.visits,
         reference_cases.action or ArraySpec("action", "float32", reference_cases.golden.actions.shape[1:]),

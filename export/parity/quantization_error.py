@@ -1,4 +1,4 @@
-"""Measure how much of a policy is lost in 8 bits, in units of the error of the best constant answer."""
+"""Measure the error of a policy in 8 bits, relative to the error of the best constant answer."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ _LEAST_SHARE = 0.01
 
 
 def action_error(actions: Array, visited: Answered, action: ArraySpec) -> float:
-    """Measure the error of actions [n, ...] on observations that the policy visits: 0 is none, 1 a constant's.
+    """Measure the error of actions [n, ...] on visited observations: 0 is exact, 1 as bad as a constant.
 
-    Of numbers it is the root of the mean square, and of choices what they score less than the best, each divided by
-    the same of the constant that has the least. Of several numbers or choices it is that of the worst.
+    For numbers the error is the root mean square, for choices the mean loss of score. It is divided by that of the best
+    constant answer. If an action has several elements, the largest error counts.
     """
     if visited.scores is not None:
         return float(_regret(actions, visited).max())
@@ -30,7 +30,7 @@ def action_error(actions: Array, visited: Answered, action: ArraySpec) -> float:
 
 
 def output_error(actual: Array, expected: Array, spec: ArraySpec) -> float:
-    """Measure the error of numbers [n, ...], as of actions."""
+    """Measure the error of an output's numbers [n, ...], as `action_error` does."""
     one, other = (array.reshape(len(expected), -1).astype(np.float64) for array in (actual, expected))
     low, high = (bound.ravel() for bound in spec.bounds())
     bounded = np.isfinite(low) & np.isfinite(high)

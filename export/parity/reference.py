@@ -1,4 +1,4 @@
-"""The trained policy's answers on cases, and which answers of a target are right."""
+"""Hold the trained policy's answers on cases, and decide which answers of a target are right."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Answered:
         observations: [batch, ...].
         noise: [batch, k].
         actions: [batch, ...].
-        further: whatever else it answers, [batch, ...] by name.
+        further: the policy's other outputs, [batch, ...] by name.
         scores: of discrete actions, [batch, ..., n], where known.
         rounding: gives what rounding may change, by output name.
         margins: what it gives, where that was asked already.
@@ -63,14 +63,14 @@ class Answered:
         )
 
     def with_margins(self) -> "Answered":
-        """Return the batch with what rounding may change."""
+        """Return the batch with the margins by which rounding may change its outputs."""
         if self.rounding is None or self.margins is not None:
             return self
         return replace(self, margins=self.rounding(self.observations, self.noise))
 
     @cached_property
     def acceptable(self) -> NDArray[np.bool_]:
-        """Mark the choices that score as the best does, but for rounding: [batch, elements, n]. Needs scores."""
+        """Mark the choices whose score equals the best up to rounding: [batch, elements, n]. Needs scores."""
         assert self.scores is not None
         best = self.scores.max(axis=-1, keepdims=True).astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -79,20 +79,20 @@ class Answered:
 
     @cached_property
     def decided(self) -> NDArray[np.bool_]:
-        """Mark the rows that have one right action, as far as margins are known: [batch].
+        """Mark the rows that have only one right action, as far as margins are known: [batch].
 
-        Every choice is the best by more than a tie, and rounding moves no number by more than `ROUNDED` of it.
+        In these rows no two choices tie, and rounding moves no number by more than `ROUNDED` relative to it.
         """
         return self.fragility <= (ROUNDED if self.actions.dtype.kind == "f" else 0)
 
     @cached_property
     def firm(self) -> NDArray[np.bool_]:
-        """Mark the rows that are decided by more than rounding of any machine changes."""
+        """Mark the rows whose action no machine's rounding changes."""
         return self.fragility <= (ABSOLUTE_TOLERANCE if self.actions.dtype.kind == "f" else 0)
 
     @property
     def fragility(self) -> NDArray[np.float64]:
-        """Measure how much rounding may change each row's action, or count the other choices as good: [batch]."""
+        """Measure how much rounding may change each row's action, or count the choices that tie with it: [batch]."""
         if self.scores is not None:
             return np.asarray(self.acceptable.sum(axis=-1).max(axis=1, initial=1) - 1.0)
         if self.margins is None:
@@ -107,8 +107,8 @@ class Reference:
 
     Attributes:
         act: its actions.
-        scores: for discrete actions, what each of its choices maximises: [batch, ..., n].
-        further: what else it answers.
+        scores: for discrete actions, the scores that its choices maximise: [batch, ..., n].
+        further: its other outputs.
         rounding: gives what rounding may change, by output name.
         action: the name of the actions there.
         recurrent: all that it answers, if it has state.
@@ -177,7 +177,7 @@ def flat(array: Array) -> Array:
 
 
 def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool_]:
-    """Mark the rows [n] of two arrays that are the same up to `margin`, floats up to the tolerance as well."""
+    """Mark the rows [n] in which two arrays differ by `margin` at most; for floats the tolerance is added."""
     one, other, allowed = (flat(array).astype(np.float64) for array in (actual, expected, margin))
     if expected.dtype.kind == "f":
         allowed += ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(other)
@@ -189,14 +189,14 @@ def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool
 
 
 def choices(actions: Array, batch: Answered) -> NDArray[np.int64]:
-    """Return which of the choices each action is, counted as the scores are: [batch, elements]."""
+    """Return the index of each action in the scores: [batch, elements]."""
     assert batch.scores is not None
     best = flat(batch.scores.argmax(axis=-1))
     return np.asarray(best + flat(actions).astype(np.int64) - flat(batch.actions).astype(np.int64))
 
 
 def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:
-    """Mark the right rows: choices that score as the best does, or the same numbers but for rounding."""
+    """Mark the right rows: their choices score as the best does, or their numbers are equal up to rounding."""
     if batch.scores is None:
         return matches_output(actions, batch, batch.action)
     chosen, count = choices(actions, batch), batch.scores.shape[-1]
@@ -206,7 +206,7 @@ def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:
 
 
 def matches_output(actual: Array, batch: Answered, name: str) -> NDArray[np.bool_]:
-    """Mark the rows of one output that are the same numbers but for rounding."""
+    """Mark the rows of one output whose numbers are equal up to rounding."""
     expected = batch.actions if name == batch.action else batch.further[name]
     close = close_rows(actual, expected, np.zeros(expected.shape))
     if close.all():  # only otherwise is what rounding may change worth computing

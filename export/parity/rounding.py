@@ -1,9 +1,9 @@
-"""Measure how far an answer may move when its sums are rounded otherwise, as two right implementations may.
+"""Measure how far an answer may move if its sums are rounded differently, as in another correct implementation.
 
 A sum of n products in floats, taken in any order, is the exact sum of products of which each is changed by a
 relative error. That error is below sqrt(n) 2^-24 times a small factor with high probability (Higham and Mary 2019,
-"A new approach to probabilistic rounding error analysis"). So the numbers that enter each sum of the graph are
-changed by as much, at random, and what the answers move by is their margin.
+"A new approach to probabilistic rounding error analysis"). So the terms of each sum in the graph are changed at random
+by that much. The distance by which an answer then moves is its margin.
 """
 
 import functools
@@ -37,9 +37,9 @@ _CHOICES = {"ArgMax", "ArgMin", "TopK", "Greater", "Less", "GreaterOrEqual", "Le
 
 
 class Rounding:
-    """The margins of a graph's answers, as a function of observations [batch, ...] and noise [batch, k].
+    """Function of observations [batch, ...] and noise [batch, k] that returns the margins of a graph's outputs.
 
-    It gives, for each output [batch, ...] by name, how far its elements moved at most in four draws.
+    The margin of an output [batch, ...], by name, is the largest change of each element in four random draws.
     """
 
     def __init__(self, graph: bytes, spec: PolicySpec) -> None:
@@ -90,7 +90,7 @@ def _moved(answers: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def undefined_choice(graph: bytes, feeds: Mapping[str, Array]) -> str | None:
-    """Find an operator that chooses among, or compares, numbers of which some are NaN; None if there is none."""
+    """Return the name of an operator that compares numbers of which some are NaN; None without one."""
     model = onnx.load_from_string(graph)
     read = {name: node.op_type for node in model.graph.node if node.op_type in _CHOICES for name in node.input}
     made = {name for node in model.graph.node for name in node.output}
@@ -131,7 +131,7 @@ def _changing(
     graph: onnx.GraphProto,
     rng: np.random.Generator,
 ) -> Iterator[onnx.NodeProto]:
-    """Multiply what enters a sum by 1 and a random relative error, the same for every row."""
+    """Multiply the terms of a sum by 1 plus a random relative error, the same for every row."""
     if node.op_type not in _SUMS or not node.input:
         return
     data = types.get(node.input[0])
@@ -148,7 +148,7 @@ def _changing(
 
 
 def _terms(node: onnx.NodeProto, sizes: list[int], weights: Mapping[str, tuple[int, ...]]) -> int:
-    """Count the products of a sum: by its weights if there are any, and no more than a row has numbers."""
+    """Count the products in a sum: the number of its weights if it has any, but at most the numbers in a row."""
     row = math.prod(max(size, 1) for size in sizes[1:])
     shape = weights.get(node.input[1]) if len(node.input) > 1 else None
     if node.op_type in ("Conv", "ConvTranspose") and shape:

@@ -1,7 +1,7 @@
 """Check a policy by itself, before any target is compared with it.
 
-It answers the same each time, each observation by itself, with finite numbers within the bounds that it declares, and
-its scores are those that its choices maximise.
+Its answers must repeat, must not depend on the other rows of a batch, must be finite and within the declared bounds.
+Its choices must maximise its scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,10 @@ _FINITE_SHARE = 0.5
 
 
 def check_rows(reference: Reference, cases: Answered, sizes: Sequence[int] = ()) -> None:
-    """Raise `ExportError` unless each case, answered by itself in `cases`, is answered so in a batch of all.
+    """Raise `ExportError` if the answer to a case depends on the other rows of its batch.
 
-    So it must be at each of `sizes`, too, in a shuffled order; at 1 that tells whether it is answered so again.
+    `cases` holds answers computed one by one. They are compared with answers in batches of each of `sizes` and of all
+    cases, in shuffled order. A batch of one finds answers that differ from call to call.
     """
     rng = np.random.default_rng(1)
     for size in (*sizes, len(cases)):
@@ -54,7 +55,7 @@ def _refuse_other(answered: Answered, expected: Answered, size: int) -> None:
 
 
 def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] | None:
-    """Mark rows that have the same scores but for rounding, and choose accordingly; None without scores."""
+    """Mark rows whose scores are equal up to rounding and whose choices are best; None without scores."""
     if answered.scores is None or expected.scores is None:
         return None
     one, other = (flat(scores).astype(np.float64) for scores in (answered.scores, expected.scores))
@@ -65,7 +66,7 @@ def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] 
 
 
 def check_actions(cases: Answered, action: ArraySpec) -> None:
-    """Raise `ExportError` for actions that are not finite, or outside the bounds that they are declared with."""
+    """Raise `ExportError` for actions that are not finite, or outside their declared bounds."""
     if not is_finite_rows(cases.actions).all():
         raise ExportError(
             "the policy answers an action that is not finite within its observations' bounds; look for NaN in its "
@@ -75,7 +76,7 @@ def check_actions(cases: Answered, action: ArraySpec) -> None:
 
 
 def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:
-    """Raise `ExportError` for actions [n, ...] outside the declared bounds, but for rounding."""
+    """Raise `ExportError` for actions [n, ...] outside the declared bounds by more than rounding."""
     low, high = action.bounds()
     values = actions.astype(np.float64)
     slack = np.zeros(action.shape)
@@ -91,7 +92,7 @@ def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:
 
 
 def check_scores(cases: Answered) -> None:
-    """Raise `ExportError` unless the scores are defined and the actions are their best choices, from some first one."""
+    """Raise `ExportError` if scores are NaN, or actions are not their best choices, counted from some first."""
     scores = cases.scores
     if scores is None:
         return
@@ -114,7 +115,7 @@ def check_scores_shape(cases: Answered) -> None:
 def check_further(visited: Answered, *, is_known: bool) -> None:
     """Raise `ExportError` for further outputs that are not finite.
 
-    On observations that the policy visits all must be; where those are not known, half of the rows.
+    If the observations that the policy visits are known, all rows must be finite, otherwise half of them.
     """
     for name, array in visited.further.items():
         finite = is_finite_rows(array)
@@ -123,7 +124,7 @@ def check_further(visited: Answered, *, is_known: bool) -> None:
 
 
 def is_finite_rows(array: Array) -> NDArray[np.bool_]:
-    """Mark the rows [n] of an array [n, ...] that hold finite numbers alone."""
+    """Mark the rows [n] of an array [n, ...] whose numbers are all finite."""
     if array.dtype.kind != "f":
         return np.ones(len(array), bool)
     return np.asarray(np.isfinite(flat(array)).all(axis=1))

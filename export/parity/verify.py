@@ -30,11 +30,11 @@ class VerifiedTargets:
     """The result of checking a bundle's targets on this machine.
 
     Attributes:
-        parity: the manifest's, with differences as found here.
+        parity: the manifest's `parity`, with the differences found here.
         sizes: bytes of each target.
         latencies: of each target here.
         skipped: targets that can't run here, with the reason.
-        new_cases: how many were drawn besides the golden ones.
+        new_cases: number of cases drawn besides the golden ones.
     """
 
     parity: Mapping[str, Any]

@@ -16,7 +16,7 @@ from trpo_tf.serving.arguments import expect
 def check_answer(function: PolicyFunction, spec: PolicySpec) -> None:
     """Raise `ExportError` unless the function's action and next state have the types and shapes that the spec says.
 
-    So it does for what no target can carry: see `check_traced`.
+    Also raises it for graphs that no target can carry, as `check_traced` does.
     """
     traced = tf.function(all_outputs(function, spec), spec.signature(), autograph=False)
     try:

@@ -10,8 +10,8 @@ from trpo_tf.serving.bundle.input_names import input_names
 def signature_names(spec: PolicySpec) -> dict[str, str]:
     """Name the inputs of a signature, of a SavedModel or LiteRT, by the spec's names.
 
-    They are the same, unless one can't be an argument in Python or differs from another in case alone: then what
-    `input_names` makes of it, and a number behind that of the noise.
+    A name stays as it is unless it can't be a Python argument, or differs from another only in case. Then it is the one
+    that `input_names` gives, and the noise's name may get a number.
     """
     inputs = [part.name for part in spec.step_inputs]
     found = input_names(tuple((name,) for name in inputs))

@@ -29,7 +29,7 @@ class PolicySpec:
     state: tuple[StateSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise `ExportError` naming the field that is no description of arrays."""
+        """Raise `ExportError` naming the field that is not an array spec."""
         wanted = "observation must be a tuple of ArraySpec, (ArraySpec(...),) for one"
         expect(self.observation, (list, tuple), wanted, ExportError)
         for part in self.observation or (None,):
@@ -74,8 +74,8 @@ class GraphForm:
     Attributes:
         opset: version of the standard operators, 13 to 18.
         noise: whether the noise input is `optional`, `required`, or left out (`none`).
-        batch: the one number of rows to take; any if absent.
-        outputs: more to answer besides the action, by name: a distribution's parameters, a value ...
+        batch: the fixed batch size; None for any.
+        outputs: further outputs besides the action, by name: a distribution's parameters, a value ...
     """
 
     opset: int = OPSET

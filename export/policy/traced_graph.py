@@ -60,7 +60,7 @@ def all_nodes(definition: Any) -> list[Any]:
 
 
 def _weights(graph: Any) -> Iterator[Any]:
-    """Iterate over variables, tensors of another graph or none, and constants."""
+    """Iterate over the variables, captured tensors and constants of a graph."""
     yield from graph.variables
     yield from (outside for outside, _ in graph.captures if outside.dtype != tf.resource)
     yield from (operation.outputs[0] for operation in graph.get_operations() if operation.type == "Const")
@@ -71,7 +71,7 @@ def _updates(operator: str) -> bool:
 
 
 def _updated(graph: Any) -> str:
-    """Name a variable that the function itself updates, if one does."""
+    """Return " of NAME" for a variable that the function updates, or an empty text."""
     names = {inside.name: outside for outside, inside in graph.captures}
     handles = {id(variable.handle): variable.name for variable in graph.variables}
     for operation in graph.get_operations():

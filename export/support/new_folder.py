@@ -12,7 +12,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def named_when_full(path: Path) -> Iterator[None]:
-    """Name `path` in an `OSError` of a full disk, quota or size limit, in which a write leaves it out."""
+    """Add `path` to an `OSError` of a full disk, quota or size limit, since writes do not name the file."""
     try:
         yield
     except OSError as error:
@@ -23,10 +23,10 @@ def named_when_full(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder to fill. A regular exit flushes it to disk and moves it to `target`; otherwise it is removed.
+    """Provide a folder to fill. On success it is flushed to disk and moved to `target`, otherwise removed.
 
-    A process killed before that leaves a hidden folder beside `target`, or beside the first of its parents that does
-    not exist. Raises `FileExistsError` if `target` exists.
+    A process killed before that leaves a hidden folder in the deepest existing parent of `target`. Raises
+    `FileExistsError` if `target` exists.
     """
     _refuse_existing(target)
     existing = next(parent for parent in target.absolute().parents if parent.is_dir())

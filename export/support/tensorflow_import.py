@@ -17,7 +17,7 @@ _NO_CUDA = "E[0-9]{4} .*cuInit"
 def quiet_spec(path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
     """Find TensorFlow, as a module whose first import uses the CPU alone and logs nothing but errors.
 
-    A user's TF_CPP_MIN_LOG_LEVEL goes before that: 0 shows all.
+    A user's TF_CPP_MIN_LOG_LEVEL takes precedence: 0 shows all lines.
     """
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     level = os.environ.setdefault(_LEVEL, "2")
@@ -38,7 +38,7 @@ def _execute(execute: Callable[[ModuleType], None], level: int, tensorflow: Modu
 def _standard_error_without(pattern: str) -> Iterator[None]:
     """Filter lines out of what is written to file descriptor 2: TensorFlow logs there before it reads its level.
 
-    The filter is a process of its own, so that what TensorFlow writes before it aborts is shown as well.
+    The filter is a separate process, so that lines written before an abort are shown as well.
     """
     kept = os.dup(2)
     try:

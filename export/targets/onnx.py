@@ -35,7 +35,7 @@ action = policy.act_batch({observations})[0]
 
 
 def with_batch(graph: bytes, batch: int | None) -> bytes:
-    """Fix a graph's batch size, if one is asked for; 8 bits come first, since they are calibrated on other sizes."""
+    """Fix a graph's batch size, if one is given. Quantize before that: calibration runs on other sizes."""
     if batch is None:
         return graph
     return with_fixed_batch(onnx.load_from_string(graph), batch).SerializeToString()

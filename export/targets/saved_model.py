@@ -27,7 +27,7 @@ action = act(**feeds)["{action}"].numpy()[0]
 
 
 def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
-    """Write a SavedModel with the signatures `serving_default` (observation) and `sample` (and noise).
+    """Write a SavedModel with the signatures `serving_default` (takes observations) and `sample` (takes noise too).
 
     Raises `ExportError` for what a SavedModel can't hold.
     """
@@ -59,7 +59,7 @@ def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
 
 
 def _named(function: Any, neutral: Mapping[str, str], spec: PolicySpec) -> Any:
-    """Give the signature's inputs their own names, which TensorFlow would turn to lower case."""
+    """Restore the names of the signature's inputs, which TensorFlow turns to lower case."""
     concrete, names = function.get_concrete_function(), signature_names(spec)
     concrete._arg_keywords = [names[neutral[keyword]] for keyword in concrete._arg_keywords]
     return concrete
@@ -79,7 +79,7 @@ def _open(folder: Path, manifest: Manifest) -> Actor:
 
 
 def _open_outputs(folder: Path, manifest: Manifest) -> Answers:
-    """Open all that it answers, the action too."""
+    """Open all outputs, including the action."""
     loaded = tf.saved_model.load(str(folder / _FOLDER))
     sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
     names = signature_names(spec_of(manifest))

@@ -1,4 +1,4 @@
-"""Run ONNX and ORT files in a session of ONNX Runtime, and write such a call as Python."""
+"""Run ONNX and ORT files in ONNX Runtime, and write the Python code that does so."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ action = session.run(["{action}"], feeds)[0][0]
 
 
 def session_actor(file: str, folder: Path, manifest: Manifest) -> Actor:
-    """Open a file's actions."""
+    """Return a function that computes the actions of a file."""
     run, names = _runner(folder / file, manifest), [manifest.action.name]
     return lambda observations, noise: replay(lambda *batch: run(names, *batch)[0], manifest, observations, noise)
 

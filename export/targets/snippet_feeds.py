@@ -1,4 +1,4 @@
-"""Write the inputs of one observation as Python, for the lines of a model card."""
+"""Write Python code that makes the inputs from one observation, for the model card."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,9 @@ from trpo_tf.serving import Manifest
 
 
 def feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool, rows: int = 1) -> str:
-    """Write a dict of batches of so many rows, from `observation` as `serving.load(...).act` takes it.
+    """Write a dict of batches of `rows` copies of `observation`, which has the form that `serving.load(...).act` takes.
 
-    `inputs` are names that the target has instead of the manifest's.
+    `inputs` are the target's own names of inputs, by the manifest's.
     """
     first, *others = (spec.name for spec in manifest.observation)
     parts = [f"{inputs.get(first, first)!r}: {repeated('', rows)}"]
@@ -22,5 +22,5 @@ def feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool, rows: i
 
 
 def repeated(part: str, rows: int) -> str:
-    """Write a batch that has `observation`, or a part of it, in each of so many rows."""
+    """Write a batch of `rows` copies of `observation`, or of a part of it."""
     return f"observation{part}[None]" if rows == 1 else f"np.repeat(observation{part}[None], {rows}, 0)"

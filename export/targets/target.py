@@ -1,4 +1,4 @@
-"""What a target is: one way to ship a policy, as one value."""
+"""Define a target: a format to ship a policy in, as one value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ExportInputs:
         outputs: the policy and whatever else is answered, the next state too, by name.
         spec: its arrays.
         graph: ONNX with the noise input that was asked for and all outputs, for any batch size.
-        batch: the one number of rows that it is to take, if any.
+        batch: the fixed batch size, if any.
         action_graph: ONNX of the action and the next state alone, with optional noise, for any batch size.
         visited: inputs [n, ...] that the policy meets, to calibrate 8 bits on.
     """
@@ -46,21 +46,18 @@ class ExportInputs:
 
 @dataclass(frozen=True)
 class Target:
-    """One way to ship a policy.
-
-    Attributes:
-        name: what it is called in `--target` and in a manifest's `parity`.
-        path: the file or folder in the bundle.
-        write: makes it there, given the bundle's folder.
-        open: runs it here: bundle's folder and manifest -> actor.
-        snippet: manifest -> a language, and lines in it that make `action` of `observation` in the bundle's folder.
-        purpose: what it is for.
-        exact: whether it computes in floats.
-        follows_form: whether it has the noise input and the batch size that the graph's form asks for.
-        refusal: why it can't carry a policy, found before anything is converted.
-        input_names: the names of its inputs, by the spec's names.
-        open_outputs: runs its further outputs here, as `open` does; None if it answers the action alone.
-        open_step: runs the action and the next state of a policy with state; None if it can't carry one.
+    """A format to ship a policy in.
+    path: the file or folder in the bundle.
+    write: writes it into the bundle's folder.
+    open: opens it on this machine: bundle's folder and manifest -> actor.
+    snippet: manifest -> a language, and code that computes `action` from `observation` in the bundle's folder.
+    purpose: its use, for the model card.
+    exact: whether it computes in floats.
+    follows_form: whether it has the noise input and batch size of the `GraphForm`.
+    refusal: returns why it can't carry a policy, before anything is converted.
+    input_names: the names of its inputs, by the spec's names.
+    open_outputs: opens its further outputs as `open` does; None if it has only the action.
+    open_step: runs the action and the next state of a policy with state; None if it can't carry one.
     """
 
     name: str

@@ -17,10 +17,10 @@ def subtracts_in_float64(graph: Any) -> bool:
 
 
 def operations_among(graph: Any, names: Collection[str]) -> list[str]:
-    """List which of `names` the graph computes, also in the functions that it calls."""
+    """List which of the operations `names` the graph uses, also in functions that it calls."""
     return sorted({node.op for node in all_nodes(graph.as_graph_def())}.intersection(names))
 
 
 def no_loops(graph: Any, where: str) -> str | None:
-    """Say that `where` has no loops, if the graph has one."""
+    """Return the message that `where` has no loops, or None if the graph has none."""
     return f"{where} has no loops; give recurrent layers unroll=True" if operations_among(graph, _LOOPS) else None

@@ -34,10 +34,10 @@ MOVES: dict[str, Sequence[int]] = {
 
 
 def origins(node: Node, inputs: Sequence[NDArray[Any]]) -> list[Index]:
-    """Find, for each output, which input element each of its elements is.
+    """Find, for each element of each output, which input element it is.
 
-    The node itself is run on positions. These are counted from 1 through all the inputs that move, one after another;
-    0 is the zero that a Pad fills in where it is not given another number.
+    The node is run on element numbers instead of values. They count from 1 through all inputs whose elements move, and
+    0 stands for the zero that a Pad fills in.
     """
     feeds: dict[str, NDArray[Any]] = {}
     names, counted = [f"input_{place}" if name else "" for place, name in enumerate(node.inputs)], 1

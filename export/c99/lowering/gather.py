@@ -23,7 +23,7 @@ def gather(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def gather_elements(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Gather one element for each index, which replaces its place along one axis."""
+    """Gather one element for each index, as ONNX's GatherElements does."""
     data, index = arguments
     axis = node.attributes.get("axis", 0) % len(data.shape)
     places = np.indices(index.shape).reshape(len(index.shape), -1)
@@ -34,7 +34,7 @@ def gather_elements(node: Node, arguments: list[Value], steps: list[Step]) -> Va
 
 
 def gather_nd(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Gather slices at tuples of indices along the last axis, behind `batch_dims` axes in common."""
+    """Gather the slices at tuples of indices, as ONNX's GatherND does; the first `batch_dims` axes are common."""
     data, index = arguments
     batch, (*leading, depth) = node.attributes.get("batch_dims", 0), index.shape
     strides, inner = _strides(data.shape), math.prod(data.shape[batch + depth :])
@@ -53,7 +53,7 @@ def _lookup(
     shape: tuple[int, ...],
     steps: list[Step],
 ) -> Value:
-    """Elements of the data from starts, moved on by elements `which` of an index, each worth `stride`, of `count`."""
+    """Return the data's elements at starts + sum of stride x index[which], over the computed indices of `places`."""
     memory, first = in_place(steps, data)
     kept = {id(index): stored(steps, index) for index, *_ in places}
     found = tuple(

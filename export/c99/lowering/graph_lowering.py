@@ -23,7 +23,7 @@ KNOWN = {*MOVES, *RULES}
 def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: Memory) -> list[Step]:
     """Lower the graph to steps that compute tensor `name` of the inputs and store it in `action`.
 
-    Raises `ExportError` where an operator is used in a way that has no C.
+    Raises `ExportError` if an operator is used in a way that C code is not written for.
     """
     steps: list[Step] = []
     values = {given: of_memory(memory, graph.arrays[given].shape) for given, memory in inputs.items()}
@@ -57,7 +57,7 @@ def _value(name: str, graph: StaticGraph, values: Mapping[str, Value]) -> Value:
 
 
 def with_int8_weights(steps: list[Step]) -> list[Step]:
-    """Give the steps weights of 8 bits, with a float scale for each output."""
+    """Return the steps with weights of 8 bits and a float scale for each output."""
 
     def rounded(dot: Dot) -> Expression:
         assert dot.weights.values is not None

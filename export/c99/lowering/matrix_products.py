@@ -12,7 +12,7 @@ from trpo_tf.export.c99.static_graph import Node
 
 
 def matmul(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """[..., rows, in] times [..., in, columns]; one axis alone is a row on the left and a column on the right."""
+    """Multiply [..., rows, in] by [..., in, columns]. A vector is a row on the left and a column on the right."""
     one, other = arguments
     left = Value(one.expression, one.shape if len(one.shape) > 1 else (1, *one.shape), one.known)
     right = Value(other.expression, other.shape if len(other.shape) > 1 else (*other.shape, 1), other.known)
@@ -20,7 +20,7 @@ def matmul(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def gemm(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
-    """alpha A B + beta C, of A and B as they are or transposed."""
+    """Compute alpha A B + beta C, where A and B may be transposed."""
     left, right, *bias = arguments
     left = _transposed(left, steps) if node.attributes.get("transA") else left
     right = _transposed(right, steps) if node.attributes.get("transB") else right
@@ -57,7 +57,7 @@ def _dot(matrix: Any, rows: Index, memory: Memory, starts: Index) -> Dot:
 
 
 def _matrix(value: Value, batch: tuple[int, ...]) -> Index:
-    """[batch, 1]: which of the value's matrices each of a product's is made of."""
+    """Return which of the value's matrices each matrix of the broadcast `batch` uses, [batch, 1]."""
     own = value.shape[:-2]
     return np.broadcast_to(np.arange(math.prod(own)).reshape(own), batch).reshape(-1, 1)
 

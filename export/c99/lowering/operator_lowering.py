@@ -39,7 +39,7 @@ def elementwise(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def bounded(steps: list[Step], operator: c.Operator, one: Value, other: Value) -> Value:
-    """Apply minimum or maximum; the first argument alone stays where the second is a bound that has no effect."""
+    """Apply minimum or maximum, or return the first argument if the second is a bound without effect."""
     if other.known is not None and (other.known == _BINDS_NOTHING.get(operator, np.nan)).all():
         return one
     return apply(steps, operator, one, other)
@@ -55,7 +55,7 @@ def clip(_: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def cast(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Convert to another type. All floats are float in C; one beyond an integer's range becomes the integer's bound."""
+    """Convert to another type. C has one float type; floats outside an integer type's range become its bounds."""
     (value,) = arguments
     to = np.dtype(helper.tensor_dtype_to_np_dtype(node.attributes["to"]))
     if to.kind == "f":
@@ -70,7 +70,7 @@ def cast(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def narrowed(steps: list[Step], value: Value, to: np.dtype[Any]) -> Value:
-    """Wrap an integer, which has 64 bits in C, around as one of another type is."""
+    """Wrap an integer of 64 bits around as an integer of the node's type does."""
     fits = isinstance(value.expression, Fold) and value.expression.length - 1 <= np.iinfo(to).max
     return value if fits or to.name not in _NARROW else apply(steps, c.narrowing(f"{to.name}_t"), value)
 
@@ -89,7 +89,7 @@ def where(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def one_hot(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
-    """Along a new axis, one number where the index is and another elsewhere: everywhere for an index out of range."""
+    """Return one number at the index along a new axis, and another elsewhere and for an index out of range."""
     index, depth, values = arguments
     axis = node.attributes.get("axis", -1) % (len(index.shape) + 1)
     index = replace(index, shape=(*index.shape[:axis], 1, *index.shape[axis:]))
@@ -105,7 +105,7 @@ def one_hot(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def place_of_extreme(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Find the place of the first of the largest, or of the smallest."""
+    """Return the index of the first largest or smallest element."""
     if node.attributes.get("select_last_index"):
         raise ExportError(
             f"the C target has no {node.operator} that selects the last of equals; let it select the first"
@@ -124,7 +124,7 @@ def reduction(node: Node, arguments: list[Any], steps: list[Step]) -> Value:
 
 
 def pooled(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Take the mean or the largest over every axis behind the first two, as tf2onnx writes some plain means."""
+    """Take the mean or maximum over all axes after the first two, which is how tf2onnx writes some reductions."""
     (value,) = arguments
     kind = "Mean" if node.operator == "GlobalAveragePool" else "Max"
     return _reduced(kind, value, range(2, len(value.shape)), steps)
@@ -161,7 +161,7 @@ def softmax(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def cumulative_sum(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Sum each element and all before it along an axis."""
+    """Sum each element with all elements before it along an axis."""
     value, axis = arguments
     assert axis.known is not None
     places = np.moveaxis(np.arange(value.size).reshape(value.shape), int(axis.known.item()), 0)
@@ -187,7 +187,7 @@ def remainder(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def absolute(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """|x|."""
+    """Compute |x|."""
     (value,) = arguments
     if not value.is_integer:
         return apply(steps, c.ABSOLUTE, value)
@@ -196,7 +196,7 @@ def absolute(_: Node, arguments: list[Value], steps: list[Step]) -> Value:
 
 
 def thresholded(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
-    """Keep x above the threshold, and give 0 elsewhere."""
+    """Return x where it is above the threshold, and 0 elsewhere."""
     value = stored(steps, arguments[0])
     above = apply(steps, c.FLOATS["Greater"], value, like(node.attributes.get("alpha", 1.0), value))
     return apply(steps, c.SELECT, above, value, like(0.0, value))

@@ -29,7 +29,7 @@ _OF_NOTHING = {"total": 0.0, "product": 1.0}
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor, whose elements in row-major order the expression gives; `known` holds those of a constant."""
+    """A tensor as the expression of its elements, in row-major order; `known` has the values of a constant."""
 
     expression: Expression
     shape: tuple[int, ...]
@@ -57,7 +57,7 @@ def of_memory(memory: Memory, shape: tuple[int, ...]) -> Value:
 
 
 def like(number: float, value: Value) -> Value:
-    """Make one number of the kind of `value`."""
+    """Return a constant number of the same type as `value`."""
     return known(np.array(number, np.int64 if value.is_integer else np.float32))
 
 
@@ -76,14 +76,14 @@ def spread(steps: list[Step], value: Value, shape: tuple[int, ...]) -> Value:
 
 
 def rearranged(steps: list[Step], value: Value, which: Index, shape: tuple[int, ...]) -> Value:
-    """Take elements `which` of the value, in another shape. An element that is used twice is computed once."""
+    """Return elements `which` of the value in another shape. An element that is used twice is computed once."""
     if len(np.unique(which)) < len(which):
         value = stored(steps, value)
     return Value(take(value.expression, which), shape)
 
 
 def joined(steps: list[Step], values: Sequence[Value], which: Index, shape: tuple[int, ...]) -> Value:
-    """Take elements `which` of the values, counted through one value after another, in another shape."""
+    """Return elements `which` of the concatenated values, in another shape."""
     bounds = np.cumsum([0, *(value.size for value in values)])
     source = np.searchsorted(bounds, which, side="right") - 1
     used = np.unique(source)
@@ -118,7 +118,7 @@ def in_rows(steps: list[Step], value: Value) -> tuple[Memory, int]:
 
 
 def in_place(steps: list[Step], value: Value) -> tuple[Memory, int]:
-    """Store the value's elements side by side, and return the memory and where the first of them is."""
+    """Store the value's elements contiguously, and return the memory and the index of the first."""
     expression = value.expression
     if isinstance(expression, Element) and value.size:
         first = int(expression.at[0])
