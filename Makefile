@@ -1,7 +1,7 @@
 # make demo    train, export, verify, serve and ask, in a virtual environment of its own
 # make test    every test
 # make test-fast                those that take less than a second each
-# make lint typecheck imports    what CI checks beside the tests
+# make lint typecheck imports    what CI checks besides the tests
 # make package-test              build the sdist and the wheel, install the wheel elsewhere, and run the program
 # make image image-grpc          build the serving container, without gRPC or with it
 # make image-test                build it, run it locked down, play episodes, stop it under load; image-test-grpc also by gRPC
@@ -10,18 +10,18 @@
 # make chaos                     two minutes of everything at once, in the container: clients check every answer meanwhile
 # make fuzz                      100,000 malformed requests to a server
 # make reload                    a new version every second for a minute, at full load: no request may fail
-# make bench-serve               speed of the server beside its floor, FastAPI, MLServer and KServe, and of the checkout in
+# make bench-serve               speed of the server, its floor, FastAPI, MLServer and KServe, and of the checkout in
 #                                BASELINE; needs wrk and two idle cores
 # make bench-batching            where --batching pays; needs wrk and two idle cores
-# make bench-train               speed of training beside sb3-contrib, which gets an environment of its own
-# make bench-return              seconds of training to a return, beside sb3-contrib
-# make bench-memory              memory of training beside sb3-contrib, and its growth
+# make bench-train               speed of training against sb3-contrib, which gets an environment of its own
+# make bench-return              seconds of training to a return, against sb3-contrib
+# make bench-memory              memory of training against sb3-contrib, and its growth
 # make bench-export              bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
-# make bench-act                 latency of one action in process, beside other runtimes
-# make docs                      write docs/reference/options.md anew from the code
+# make bench-act                 latency of one action in process, against other runtimes
+# make docs                      write docs/reference/options.md from the code
 # make protocol                  compile the messages of gRPC
-# make requirements              pin the dependencies anew (needs uv)
+# make requirements              pin the dependencies again (needs uv)
 
 PYTHON ?= python3
 VENV ?= .venv
