@@ -163,7 +163,9 @@ def _bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _near_bounds(spec: ArraySpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the bounds; where one is absent, 20 from the other; where both are, +-10."""
+    """Return the bounds. A missing bound is replaced by one at a distance of 20 from the other, two missing ones by
+    +-10.
+    """
     low, high = _bounds(spec)
     no_low, no_high = np.isinf(low), np.isinf(high)
     return (

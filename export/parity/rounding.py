@@ -90,7 +90,7 @@ def _moved(answers: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def undefined_choice(graph: bytes, feeds: Mapping[str, Array]) -> str | None:
-    """Return the name of an operator that compares numbers of which some are NaN; None without one."""
+    """Return the name of an operator that compares NaN with other numbers, or None."""
     model = onnx.load_from_string(graph)
     read = {name: node.op_type for node in model.graph.node if node.op_type in _CHOICES for name in node.input}
     made = {name for node in model.graph.node for name in node.output}

@@ -92,7 +92,7 @@ def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:
 
 
 def check_scores(cases: Answered) -> None:
-    """Raise `ExportError` if scores are NaN, or actions are not their best choices, counted from some first."""
+    """Raise `ExportError` if scores are NaN, or actions are not the index of the best score plus a constant."""
     scores = cases.scores
     if scores is None:
         return

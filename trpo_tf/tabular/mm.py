@@ -79,7 +79,7 @@ def maximise_minorant(mdp: FiniteMDP, old: Evaluation, pi: Array) -> Maximum:
 def _best_budget(pi: Array, gap: Array, prices: Array, coefficient: float) -> tuple[float, _Tilted]:
     """Return the KL budget d at which sum_s prices(s) lambda(s) = coefficient, and its policies. Gaps are in [0, 1].
 
-    By Lagrange duality no M exceeds that of budget d by more than C (k - 1 - log k), k = sum_s prices lambda / C.
+    By Lagrange duality the M of these policies is within C (k - 1 - log k) of the largest, k = sum_s prices lambda / C.
     """
 
     def log_price(log_budget: Array) -> tuple[Array, Array]:

@@ -17,10 +17,10 @@ _SECONDS_BETWEEN_UPDATES = 0.1
 
 
 class SlowLine:
-    """Prints texts on standard error, at least two seconds apart, the first two seconds after it is made."""
+    """Prints texts on standard error, at most one in two seconds, and none in the first two."""
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
-        """Start to wait; `before` is called before each text that is printed."""
+        """Start the first two seconds; `before` is called before each text that is printed."""
         self._last, self._before = time.monotonic(), before
 
     def __call__(self, text: str) -> None:
