@@ -1,4 +1,4 @@
-"""How long does a policy take to act in process, beside the runtimes that could stand in its place? Does memory grow?
+"""How long does a policy take to act in process, against other runtimes? Does memory grow?
 
 `python benchmarks/act.py` prints a table and writes results/act.json, for a policy of two layers of 64 and two
 bundles of the serving tests; `--calls 10_000_000` measures memory instead, on the policy of two layers, and prints

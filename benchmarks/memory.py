@@ -1,4 +1,4 @@
-"""How much memory does training take, beside sb3-contrib's, and does it grow?
+"""How much memory does training take, against sb3-contrib's, and does it grow?
 
 `python benchmarks/memory.py --peer PYTHON` prints a table and writes results/memory.json; PYTHON is the interpreter
 of an environment that has sb3-contrib (`make bench-memory` makes one). Megabytes are 10^6 bytes in RAM.

@@ -34,7 +34,7 @@ SPACE: dict[str, tuple[Any, ...]] = {
     "critic.epochs": (5, 10, 20),
     "critic.learning_rate": (3e-4, 1e-3),
 }
-"""Setting -> values to choose from, beside the preset's own."""
+"""Setting -> values to choose from, besides the preset's own."""
 
 
 def settings_of(config: Config) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How fast is the server over HTTP and gRPC, beside its floor, bare ASGI, FastAPI, MLServer and KServe?
+"""How fast is the server over HTTP and gRPC, against its floor, bare ASGI, FastAPI, MLServer and KServe?
 
 `python benchmarks/serve_speed.py [--baseline CHECKOUT] [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON]
 [--seconds 5] [--rounds 3]` prints a table and writes results/serve_speed.json. CHECKOUT is another version of this

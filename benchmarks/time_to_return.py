@@ -1,4 +1,4 @@
-"""How soon is a return reached, beside sb3-contrib's TRPO? Ours with our presets, the peer with RL Zoo's settings.
+"""How soon is a return reached, against sb3-contrib's TRPO? Ours with our presets, the peer with RL Zoo's settings.
 
 `python benchmarks/time_to_return.py --peer PYTHON` runs both in turn, each time in a process of its own, prints a
 table and writes results/time_to_return.json. Seconds are those of training with its compilation, which is also told

@@ -1,8 +1,8 @@
-"""How fast is training, beside sb3-contrib's? In turn, each time in a process of its own.
+"""How fast is training, against sb3-contrib's? In turn, each time in a process of its own.
 
 `python benchmarks/train_speed.py --peer PYTHON` prints two tables and writes results/speed.json; PYTHON is the
 interpreter of an environment that has sb3-contrib (`make bench-train` makes one). In the first both do the same work;
-in the second each has its own settings, ours its presets, and beside ours stands what the environments reach alone
+in the second each has its own settings, ours its presets. The speed of the environments alone is that
 with random actions.
 """
 

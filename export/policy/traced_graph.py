@@ -43,14 +43,14 @@ def check_traced(graph: Any) -> None:
         )
     if any(types_pb2.DT_BFLOAT16 in _types(node) for node in nodes):
         raise ExportError(
-            "function computes in bfloat16, which ONNX Runtime does not; build the network anew with dtype='float32', "
+            "function computes in bfloat16, which ONNX Runtime does not; build the network again with dtype='float32', "
             "with the same weights"
         )
     half = sorted({node.op for node in nodes if node.op in _LAYERS and types_pb2.DT_HALF in _types(node)})
     if half:
         raise ExportError(
             f"function computes in float16 ({', '.join(half)}), and every target computes that in float32, with other "
-            "results; build the network anew with dtype='float32', with the same weights"
+            "results; build the network again with dtype='float32', with the same weights"
         )
 
 

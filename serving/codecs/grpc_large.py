@@ -82,7 +82,7 @@ class _Rest:
     def add(self, part: bytes | memoryview) -> None:
         self._size += len(part)
         if self._size > SMALL:
-            raise RequestError(f"beside the numbers of its inputs a message may have {SMALL} bytes")
+            raise RequestError(f"besides its inputs' numbers a message may have {SMALL} bytes")
         self._parts.append(part)
 
     def content(self) -> bytes:

@@ -89,7 +89,7 @@ def parse_large(body: Text, key: bytes) -> tuple[Document, dict[str, JsonArray]]
         strings += 1
         if size > SMALL or strings > _MOST_STRINGS:
             raise RequestError(
-                f"beside the numbers of its inputs a request may have {SMALL} bytes of JSON and {_MOST_STRINGS} strings"
+                f"besides its inputs' numbers a request may have {SMALL} bytes of JSON and {_MOST_STRINGS} strings"
             )
         place, name = after, unescaped(bytes(body[end + 1 : after - 1]))
     return _parse(b"".join(rest)), arrays

@@ -253,7 +253,7 @@ def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: 
     if not isinstance(deterministic, bool):
         raise RequestError("parameters.deterministic must be true or false")
     if seed is not None and (type(seed) is not int or seed < 0 or deterministic):
-        raise RequestError("parameters.seed must be an integer, 0 or more, beside deterministic: false")
+        raise RequestError("parameters.seed must be an integer, 0 or more, with deterministic: false")
     if not deterministic and manifest.graph.noise == "none":
         raise RequestError("the policy was exported without noise, so it can't sample; leave deterministic: false out")
     name = manifest.noise.name

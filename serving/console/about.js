@@ -37,19 +37,19 @@ function bounds(values) {
 
 function returns(summary) {
   if (!summary?.untrained) return {};
-  const told = ({ mean_return: mean, std_return: deviation }) => `${short(mean)} ± ${short(deviation)}`;
+  const spread = ({ mean_return: mean, std_return: deviation }) => `${short(mean)} ± ${short(deviation)}`;
   return {
-    ...(summary.untrained?.episodes ? { "return untrained": told(summary.untrained) } : {}),
-    ...(summary.trained?.episodes ? { "return trained": told(summary.trained) } : {}),
+    ...(summary.untrained?.episodes ? { "return untrained": spread(summary.untrained) } : {}),
+    ...(summary.trained?.episodes ? { "return trained": spread(summary.trained) } : {}),
   };
 }
 
 function comparison(parity) {
   const targets = Object.entries(parity);
   const isPlain = (value) => typeof value === "number" || typeof value === "string" || typeof value === "boolean";
-  const columns = [...new Set(targets.flatMap(([, told]) => Object.keys(told).filter((name) => isPlain(told[name]))))];
+  const columns = [...new Set(targets.flatMap(([, figures]) => Object.keys(figures).filter((name) => isPlain(figures[name]))))];
   if (!columns.length) return null;
-  const rows = targets.map(([name, told]) => [name, ...columns.map((column) => (isPlain(told[column]) ? short(told[column]) : "–"))]);
+  const rows = targets.map(([name, figures]) => [name, ...columns.map((column) => (isPlain(figures[column]) ? short(figures[column]) : "–"))]);
   return table(["target", ...columns.map((column) => column.replaceAll("_", " "))], rows, "Comparison of targets");
 }
 

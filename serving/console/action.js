@@ -34,8 +34,8 @@ function choices(spec, chosen, count, logits) {
     const value = spec.low + index;
     const isChosen = value === chosen;
     const share = probabilities ? probabilities[index] : Number(isChosen);
-    const told = probabilities ? `${(100 * share).toFixed(1)} %` : isChosen ? "chosen" : "";
-    return line(`${spec.name} ${value}`, 0, share, told, isChosen, isChosen ? value : null);
+    const note = probabilities ? `${(100 * share).toFixed(1)} %` : isChosen ? "chosen" : "";
+    return line(`${spec.name} ${value}`, 0, share, note, isChosen, isChosen ? value : null);
   });
 }
 
@@ -57,12 +57,12 @@ function bar(spec, value, index) {
 }
 
 /** One row: label, a bar from one share of the track's width to another, and what it says. */
-function line(label, from, to, told, isStrong, value, ends = null) {
+function line(label, from, to, note, isStrong, value, ends = null) {
   const filled = make("span", { class: "filled" });
   filled.style.marginLeft = `${100 * from}%`;
   filled.style.width = `${100 * (to - from)}%`;
   const track = make("span", { class: "bar", "aria-hidden": "true" }, filled);
   const under = ends && make("span", { class: "ends", "aria-hidden": "true" }, ...ends.map((end) => make("span", {}, short(end))));
   const cell = make("span", { class: "track" }, track, under);
-  return make("div", { class: isStrong ? "element chosen" : "element", "data-value": value }, make("span", {}, label), cell, make("output", {}, told));
+  return make("div", { class: isStrong ? "element chosen" : "element", "data-value": value }, make("span", {}, label), cell, make("output", {}, note));
 }

@@ -36,8 +36,8 @@ export async function ask(path, body) {
 
 async function words(response, hadKey) {
   if (response.status === 401) return hadKey ? "The server does not know this key." : "The server asks for a key.";
-  const told = await response.json().then((answer) => answer.error, () => response.statusText);
-  if (response.status === 503) return `The server is busy (503): ${told}.`;
-  if (response.status === 404) return `The server has nothing there (404): ${told}.`;
-  return `The server refused (${response.status}): ${told}.`;
+  const reason = await response.json().then((answer) => answer.error, () => response.statusText);
+  if (response.status === 503) return `The server is busy (503): ${reason}.`;
+  if (response.status === 404) return `The server has nothing there (404): ${reason}.`;
+  return `The server refused (${response.status}): ${reason}.`;
 }

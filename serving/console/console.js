@@ -1,4 +1,4 @@
-// The page: which model, what is asked of it, and what the server tells of itself.
+// The page: which model, what is asked of it, and what the server reports about itself.
 
 import { inferRequest, showAction } from "./action.js";
 import { showFacts } from "./about.js";
@@ -28,7 +28,7 @@ function say(words, isWrong = false) {
   status.classList.toggle("wrong", isWrong);
 }
 
-/** Tell of a problem; ask for the key if that is it, and try again later if the server may come back. */
+/** Show a problem; ask for the key if it is missing or wrong, and try again later if the server may come back. */
 function report(problem, retry) {
   if (!(problem instanceof Problem)) throw problem;
   const needsKey = problem.status === 401;

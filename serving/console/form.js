@@ -3,7 +3,7 @@
 import { make, short } from "./dom.js";
 
 const MOST_SLIDERS = 64;
-const UNBOUNDED = 1e6; // beyond it a bound is none to a person
+const UNBOUNDED = 1e6; // a larger bound is shown as none
 const DEVIATIONS = 3;
 const SOME = 5;
 

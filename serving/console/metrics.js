@@ -1,4 +1,4 @@
-// What /metrics tells of a model: requests a second, how long they take, and what is observed against training.
+// Figures of a model from /metrics: requests a second, how long they take, and what is observed against training.
 
 import { bytes, make, seconds, short, svg, table, terms } from "./dom.js";
 
@@ -82,8 +82,8 @@ const single = (samples, name) => samples.get(name)?.[0]?.value;
 
 export const requestsOf = (samples, model) => sum(of(samples, "trpo_tf_requests_total", model), ({ value }) => value);
 
-function panel(title, told, content) {
-  return make("figure", {}, make("figcaption", {}, make("b", {}, title), " ", make("span", { class: "faint" }, told)), content);
+function panel(title, caption, content) {
+  return make("figure", {}, make("figcaption", {}, make("b", {}, title), " ", make("span", { class: "faint" }, caption)), content);
 }
 
 function latencies(buckets) {
@@ -119,8 +119,8 @@ function histogramChart(buckets) {
   const width = WIDTH / shown.length;
   const bars = shown.map(({ low, high, count }, index) => {
     const height = (count / most) * (HEIGHT - 30);
-    const told = `${count} within ${seconds(low)} to ${Number.isFinite(high) ? seconds(high) : "more"}`;
-    return svg("rect", { class: "column-bar", x: index * width + 1, width: Math.max(1, width - 2), y: HEIGHT - 18 - height, height }, svg("title", {}, told));
+    const tooltip = `${count} within ${seconds(low)} to ${Number.isFinite(high) ? seconds(high) : "more"}`;
+    return svg("rect", { class: "column-bar", x: index * width + 1, width: Math.max(1, width - 2), y: HEIGHT - 18 - height, height }, svg("title", {}, tooltip));
   });
   const end = shown.at(-1).high;
   return chart("Histogram of latencies", ...bars, svg("line", { class: "axis", x1: 0, x2: WIDTH, y1: HEIGHT - 18, y2: HEIGHT - 18 }),
@@ -147,7 +147,7 @@ function driftPanel(samples, model) {
     const reason = model.manifest.statistics ? "nothing observed yet" : "the bundle has no statistics of its training";
     return panel("Observations against training", reason, make("p", { class: "faint" }, "–"));
   }
-  const told = `farthest mean ${short(drift)} deviations off, of ${rows} observations`;
+  const summary = `farthest mean ${short(drift)} deviations off, of ${rows} observations`;
   const elements = moved(samples, model).slice(0, MOST_ELEMENTS);
   const height = 14;
   const x = (distance) => 200 + Math.max(-3, Math.min(3, distance)) * 38;
@@ -157,7 +157,7 @@ function driftPanel(samples, model) {
       svg("circle", { class: Math.abs(distance) > 1 ? "mark far" : "mark", cx: x(distance), cy: y, r: 4 }, svg("title", {}, short(distance)))];
   });
   const bottom = elements.length * height + 14;
-  return panel("Observations against training", told, svg("svg", { viewBox: `0 0 ${WIDTH} ${bottom}`, role: "img", "aria-label": told },
+  return panel("Observations against training", summary, svg("svg", { viewBox: `0 0 ${WIDTH} ${bottom}`, role: "img", "aria-label": summary },
     svg("line", { class: "axis", x1: 200, x2: 200, y1: 0, y2: bottom - 12 }), ...marks,
     text(x(-3), bottom - 1, "-3 sd", "middle"), text(200, bottom - 1, "mean", "middle"), text(x(3), bottom - 1, "+3 sd", "middle")));
 }

@@ -124,9 +124,9 @@ def _why_no_model(folder: Path) -> str | None:
 def _locations_of(name: str, folder: Path, ignored: dict[tuple[Path, str], list[str]]) -> list[BundleLocation]:
     children = sorted(child for child in os.listdir(folder) if not _is_hidden(child))
     if _is_bundle(folder):
-        beside = [child for child in children if _VERSION.fullmatch(child) and holds_bundle(folder / child)]
-        if beside:
-            ignored[folder, f"beside a {MANIFEST_FILE}, which makes {name} one bundle"] += beside
+        unused = [child for child in children if _VERSION.fullmatch(child) and holds_bundle(folder / child)]
+        if unused:
+            ignored[folder, f"next to a {MANIFEST_FILE}, which makes {name} one bundle"] += unused
         return [BundleLocation(name, "", folder)]
     versions = []
     for child in children:

@@ -46,9 +46,7 @@ class Train:
         if self.resume is None and not self.config.env_id:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
         if self.resume is not None and self._settings_beside_resume():
-            raise UserError(
-                "--resume goes on with the run's own settings; give only --total-steps or --profile beside it"
-            )
+            raise UserError("--resume continues with the run's own settings; it takes only --total-steps and --profile")
         from trpo_tf.training.train import resume, train
 
         logged: list[dict[str, Any]] = []

@@ -195,7 +195,7 @@ def test_large_instances_mean_what_small_ones_mean(asked):
     ],
 )
 def test_what_is_long_beside_the_numbers_of_inputs_is_refused(document):
-    with pytest.raises(RequestError, match=r"beside the numbers|only the inputs"):
+    with pytest.raises(RequestError, match=r"besides its inputs' numbers|only the inputs"):
         decode_request(json.dumps(document).encode() + PADDING, MANIFEST)
 
 

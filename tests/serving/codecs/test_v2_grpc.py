@@ -141,7 +141,7 @@ def changed(change):
         (lambda r: [r.outputs.add(name="action") for _ in range(2)], "twice"),
         (lambda r: setattr(r.parameters["deterministic"], "int64_param", 1), "must be true or false"),
         (lambda r: r.parameters["deterministic"].SetInParent(), "must be true or false"),
-        (lambda r: setattr(r.parameters["seed"], "int64_param", 1), "beside deterministic: false"),
+        (lambda r: setattr(r.parameters["seed"], "int64_param", 1), "with deterministic: false"),
     ],
 )
 def test_a_wrong_request_is_refused(change, part):

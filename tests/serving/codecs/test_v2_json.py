@@ -165,7 +165,7 @@ def test_a_body_that_is_no_object_is_refused(body):
         ({"parameters": []}, "parameters must be an object"),
         ({"parameters": {"deterministic": 0}}, "true or false"),
         ({"parameters": {"deterministic": None}}, "true or false"),
-        ({"parameters": {"seed": 1}}, "beside deterministic: false"),
+        ({"parameters": {"seed": 1}}, "with deterministic: false"),
         ({"parameters": {"deterministic": False, "seed": -1}}, "seed must be"),
         ({"parameters": {"deterministic": False, "seed": 1.0}}, "seed must be"),
         ({"parameters": {"deterministic": False, "seed": True}}, "seed must be"),

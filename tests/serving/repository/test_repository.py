@@ -146,7 +146,7 @@ def test_beside_a_manifest_versions_are_left_out_and_that_is_said(discrete, tmp_
         shutil.copy(discrete / name, tmp_path / "walk")
     followed.look()
     assert followed.loaded == {"walk": ["1"]}
-    assert "'1', '2' (beside a manifest.json, which makes walk one bundle)" in caplog.text
+    assert "'1', '2' (next to a manifest.json, which makes walk one bundle)" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["v1", "001", "0", "-1", "1.0", "\u0663", "latest", "1" * 19, "1 "])
