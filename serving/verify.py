@@ -67,7 +67,7 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
     manifest = policy.manifest
     cases = read_golden(golden, manifest)
     if manifest.graph.noise == "none":
-        cases = _still(cases, manifest)
+        cases = _without_noise(cases, manifest)
     every, worst = np.arange(len(cases[manifest.action.name])), 0.0
     batches = [every] if manifest.graph.batch else [every, *every[:_ONE_BY_ONE, np.newaxis]]
     for spec in (spec for spec in manifest.outputs if spec.name in cases):
@@ -185,11 +185,11 @@ def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
 
 
-def _still(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:
+def _without_noise(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Return the cases whose noise is zero."""
     noise = cases[manifest.noise.name]
-    still = ~noise.reshape(len(noise), -1).any(axis=1)
-    return {name: array[still] for name, array in cases.items()}
+    is_zero = ~noise.reshape(len(noise), -1).any(axis=1)
+    return {name: array[is_zero] for name, array in cases.items()}
 
 
 def _refuse_unlisted(folder: Path, manifest: Manifest) -> None:

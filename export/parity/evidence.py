@@ -174,10 +174,10 @@ def sequence_cases(
     spec = policy.spec
     order = order_of_sequences(len(noise), rng)
     observations, noise, far = take(observations, order), noise[order], far[order]
-    still = np.zeros_like(noise)
-    made = [sequence_inputs(policy.answers, observations, drawn, spec, rng) for drawn in (still, noise)]
+    zero_noise = np.zeros_like(noise)
+    made = [sequence_inputs(policy.answers, observations, drawn, spec, rng) for drawn in (zero_noise, noise)]
     finite = np.ones(len(noise), np.bool_)
-    for inputs, drawn in zip(made, (still, noise), strict=True):
+    for inputs, drawn in zip(made, (zero_noise, noise), strict=True):
         for answer in policy.answers(inputs, drawn).values():
             finite &= is_finite_rows(answer)
     whole = finite.reshape(-1, STEPS).all(axis=1) | ~far.reshape(-1, STEPS).any(axis=1)

@@ -55,11 +55,11 @@ class BoundRow:
         self._session, graph, noise, action = session, manifest.graph, manifest.noise, manifest.action
         observation = {spec.name: zeros(spec) for spec in manifest.observation}
         self._observation = {name: Buffer(array[0, ...]) for name, array in observation.items()}
-        self._noise, self._still, self._rows = Buffer(zeros(noise)), zeros(noise), zeros(action)
+        self._noise, self._zero_noise, self._rows = Buffer(zeros(noise)), zeros(noise), zeros(action)
         self._action = Buffer(self._rows[0, ...])
         self._answer = copier(self._action.array)
-        still = {noise.name: self._still} if graph.noise == "required" else {}
-        self.binding = self._bind(observation | still, action.name)
+        required = {noise.name: self._zero_noise} if graph.noise == "required" else {}
+        self.binding = self._bind(observation | required, action.name)
         self._sampling = None
         if graph.noise != "none":
             self._sampling = self._bind(observation | {noise.name: self._noise.array}, action.name)
