@@ -110,13 +110,7 @@ def make_reference_cases(
     spec = spec_of(manifest)
     reference = _reference(function, outputs, manifest, evidence, graph)
     zero_noise = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
-    environment, episodes = evidence.environment, {}
-    if environment is not None:
-        names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
-        episodes = {
-            seed: list(play(reference.player, environment, seed, zero_noise, names))
-            for seed in range(evidence.episodes)
-        }
+    environment, episodes = evidence.environment, _episodes(reference, spec, evidence, zero_noise)
     visited = _visited(episodes)
     if evidence.observations is not None:
         visited = _recorded(evidence.observations, reference)
@@ -149,7 +143,23 @@ def make_reference_cases(
         noisy_observations,
     )
     _check_policy(reference_cases, spec)
-    feeds = by_name(take(observations, ~far), spec.observation[0].name)
+    _check_graph(graph, by_name(take(observations, ~far), spec.observation[0].name))
+    return reference_cases
+
+
+def _episodes(reference: Reference, spec: PolicySpec, evidence: Evidence, zero_noise: Array) -> dict[int, Episode]:
+    """Play the reference's own episodes, by seed; none without an environment."""
+    if evidence.environment is None:
+        return {}
+    names = [part.name for part in spec.observation] if len(spec.observation) > 1 else ()
+    return {
+        seed: list(play(reference.player, evidence.environment, seed, zero_noise, names))
+        for seed in range(evidence.episodes)
+    }
+
+
+def _check_graph(graph: bytes, feeds: Mapping[str, Array]) -> None:
+    """Raise `ExportError` for outputs that depend on the number of rows, and for comparisons with NaN."""
     sized = outputs_of_batch_size(onnx.load_from_string(graph), feeds)
     if sized:
         raise ExportError(
@@ -161,7 +171,6 @@ def make_reference_cases(
         raise ExportError(
             f"{operator} in the policy compares numbers of which some are NaN; look for an overflow or NaN in it"
         )
-    return reference_cases
 
 
 def sequence_cases(
