@@ -4,7 +4,8 @@ docs/reference/bundle.md specifies the format; writers and readers both use this
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,10 +143,8 @@ def model_version(manifest: Manifest) -> str:
 def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:
     """Return the bytes of one listed file, the same bytes whose checksum was verified. Raises `BundleError`."""
     entry = _entry(bundle, manifest, name)
-    try:
+    with _readable(bundle / name):
         content = read_exactly(bundle / name, entry.size)
-    except OSError as error:
-        raise _unreadable(bundle / name, error) from None
     if FileEntry.of(content) != entry:
         raise _changed(bundle / name)
     return content
@@ -154,10 +153,8 @@ def read_checked(bundle: Path, manifest: Manifest, name: str) -> bytes:
 def check_file(bundle: Path, manifest: Manifest, name: str) -> None:
     """Check one listed file as `read_checked` does, without holding it in memory. Raises `BundleError`."""
     entry = _entry(bundle, manifest, name)
-    try:
+    with _readable(bundle / name):
         digest = sha256_of_file(bundle / name, entry.size)
-    except OSError as error:
-        raise _unreadable(bundle / name, error) from None
     if digest != entry.sha256:
         raise _changed(bundle / name)
 
@@ -169,8 +166,13 @@ def _entry(bundle: Path, manifest: Manifest, name: str) -> FileEntry:
     return entry
 
 
-def _unreadable(path: Path, error: OSError) -> BundleError:
-    return BundleError(f"{path} can't be read ({error.strerror}); export it again")
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of reading `path` into a `BundleError`."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{path} can't be read ({error.strerror}); export it again") from None
 
 
 def _changed(path: Path) -> BundleError:
