@@ -10,7 +10,7 @@ from trpo_tf.export.graph.convert import to_onnx
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
 from trpo_tf.export.parity.proof import ReferenceCases
-from trpo_tf.export.policy.functions import InferenceFunction, Outputs, PolicyFunction
+from trpo_tf.export.policy.functions import Outputs, PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET
 from trpo_tf.export.policy.outputs import all_outputs
 from trpo_tf.export.policy.spec import GraphForm, PolicySpec, check_function, spec_of
@@ -64,7 +64,7 @@ def policy_graphs(function: PolicyFunction, outputs: Outputs, spec: PolicySpec, 
 
 
 def export_inputs(
-    function: InferenceFunction,
+    function: PolicyFunction,
     outputs: Outputs,
     manifest: Manifest,
     form: GraphForm,

@@ -84,7 +84,7 @@ def write_bundle(
         cases = make_reference_cases(policy, outputs, manifest, evidence, serialized(graphs.outputs))
         if not cases.repeatable:
             observer(_NOT_REPEATABLE)
-        inputs = export_inputs(policy, outputs, manifest, form, graphs, cases)
+        inputs = export_inputs(function, outputs, manifest, form, graphs, cases)
         optional = chosen.keys() - {"onnx", *targets}
         actors, proofs = make_targets(folder, manifest, chosen, inputs, cases, optional, observer)
         chosen = {target: chosen[target] for target in proofs}

@@ -5,6 +5,15 @@ compare them with what they come from.
 """
 
 from trpo_tf.export.c99.c_files import HEADER_FILE, SOURCE_FILE, argument_names, arguments, c_sources
-from trpo_tf.export.c99.host_compile import compiled_actor, host_compiler
+from trpo_tf.export.c99.host_compile import compiled_actor, compiled_step, host_compiler
 
-__all__ = ["HEADER_FILE", "SOURCE_FILE", "argument_names", "arguments", "c_sources", "compiled_actor", "host_compiler"]
+__all__ = [
+    "HEADER_FILE",
+    "SOURCE_FILE",
+    "argument_names",
+    "arguments",
+    "c_sources",
+    "compiled_actor",
+    "compiled_step",
+    "host_compiler",
+]

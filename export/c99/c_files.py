@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,16 @@ from trpo_tf.export.c99.static_graph import input_arrays, static_graph
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.bundle.specs import RESET
 
 HEADER_FILE = "policy.h"
 SOURCE_FILE = "policy.c"
 
 _WIDEST = 2**63 - 1
+
+_POINTER = "state->"
+_STARTS = Memory("uint8_t", 1, RESET)
+"""Whether an episode starts, in the body of `policy_act`."""
 
 _HEADER = """\
 /* A policy: one observation in, one action out.
@@ -28,7 +34,7 @@ _HEADER = """\
 {arguments}
  *
  * Flash: {flash} bytes of constants, and the code: 1 to 2 KB on a Cortex-M4 with what it needs of math.h.
- * RAM:   {ram} bytes, static{shared}, and some 100 of stack.
+ * RAM:   {ram} bytes, static{shared}, and some 100 of stack.{owned}
  */
 #ifndef POLICY_H
 #define POLICY_H
@@ -41,7 +47,7 @@ extern "C" {{
 
 {sizes}
 
-{prototype};
+{state}{prototype};
 
 #ifdef __cplusplus
 }}
@@ -49,6 +55,37 @@ extern "C" {{
 
 #endif /* POLICY_H */
 """
+
+_STATE = """\
+/* What the policy carries from an action to the next: one for each episode. One of zeros starts an episode. */
+typedef struct {{
+{fields}
+    uint8_t running; /* 0 before the first action of an episode */
+}} policy_state;
+
+/* Start an episode: the next action begins with the initial state. */
+void policy_reset(policy_state *state);
+
+"""
+
+_RESET = """\
+
+
+void policy_reset(policy_state *state)
+{
+    state->running = 0;
+}
+"""
+
+_RUNNING = "running"
+RUNNING = f"{_POINTER}{_RUNNING}"
+"""The field of `policy_state` that says whether an episode goes on."""
+
+_KEYWORDS = (
+    *("auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern"),
+    *("float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed"),
+    *("sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while"),
+)
 
 _SOURCE = """\
 /* The policy that policy.h declares. Weights have a row for each output. */
@@ -78,8 +115,10 @@ def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str
     """
     graph = static_graph(model, spec, KNOWN)
     *inputs, action = arguments(spec)
-    names = [array.name for array in input_arrays(spec)]
-    steps = lower(graph, dict(zip(names, inputs, strict=True)), spec.action.name, action)
+    names, state = [array.name for array in input_arrays(spec)], state_memories(spec)
+    carried = {each.next_name: state[each.name] for each in spec.state}
+    given = {**dict(zip(names, inputs, strict=True)), **state, **({RESET: _STARTS} if state else {})}
+    steps = lower(graph, given, {spec.action.name: action}, carried)
     if int8:
         steps = with_int8_weights(steps)
     layout = lay_out(steps)
@@ -91,6 +130,28 @@ def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str
         HEADER_FILE: _header(spec, body, layout.arrays).encode(),
         SOURCE_FILE: _source(spec, body, layout.arrays, [m for m in inputs if m not in read]).encode(),
     }
+
+
+def state_memories(spec: PolicySpec) -> dict[str, Memory]:
+    """Return the fields of `policy_state` by the spec's names. Raises as `arguments` does."""
+    names = _identifiers([each.name for each in spec.state])
+    fields = [f"{name}_" if name in (*_KEYWORDS, _RUNNING) or name[0].isdigit() else name for name in names]
+    types = [argument_type(ArraySpec(each.name, each.dtype, each.shape)) for each in spec.state]
+    return {
+        each.name: Memory(c_type, math.prod(each.shape), f"{_POINTER}{field}")
+        for each, c_type, field in zip(spec.state, types, fields, strict=True)
+    }
+
+
+def state_dtype(spec: PolicySpec) -> np.dtype[Any]:
+    """Return `policy_state` as a NumPy dtype, with a field for each state by the spec's names, and `RUNNING`."""
+    fields = [(name, numpy_dtype(memory.c_type), (memory.size,)) for name, memory in state_memories(spec).items()]
+    return np.dtype([*fields, (RUNNING, np.uint8)], align=True)
+
+
+def numpy_dtype(c_type: str) -> np.dtype[Any]:
+    """Return the dtype of NumPy arrays whose numbers are of a C type."""
+    return np.dtype("float32" if c_type == "float" else c_type.removesuffix("_t"))
 
 
 def arguments(spec: PolicySpec) -> list[Memory]:
@@ -171,9 +232,22 @@ def _header(spec: PolicySpec, body: Body, scratch: list[Memory]) -> str:
         flash=flash,
         ram=ram,
         shared=", which all calls share: call it from one thread at a time" if scratch else "",
+        owned=f"\n * State: {state_dtype(spec).itemsize} bytes of the caller's for each episode." if spec.state else "",
         sizes="\n".join(f"#define {_macro(memory)} {memory.size}" for memory in every),
+        state=_state(spec),
         prototype=_prototype(spec),
     )
+
+
+def _state(spec: PolicySpec) -> str:
+    """Declare `policy_state`, if the policy has state."""
+    if not spec.state:
+        return ""
+    lines = [
+        f"    {memory.c_type} {memory.name.removeprefix(_POINTER)}[{memory.size}];"
+        for memory in state_memories(spec).values()
+    ]
+    return _STATE.format(fields="\n".join(lines))
 
 
 def _source(spec: PolicySpec, body: Body, scratch: list[Memory], unread: list[Memory]) -> str:
@@ -181,6 +255,9 @@ def _source(spec: PolicySpec, body: Body, scratch: list[Memory], unread: list[Me
     default = f"/* The deterministic action's. */\nstatic const float no_noise[{_macro(noise)}] = {{0.0f}};"
     noise_is_read = all(memory.name != noise.name for memory in unread)
     start = [f"(void){memory.name};" for memory in unread]
+    end = ["state->running = 1;"] if spec.state else []
+    if spec.state:
+        start.append(f"const uint8_t {RESET}[1] = {{!state->{_RUNNING}}};")
     if noise_is_read:
         start += ["if (!noise) {", "    noise = no_noise;", "}", ""]
     declarations = [declaration for _, declaration in body.constants.values()]
@@ -189,15 +266,17 @@ def _source(spec: PolicySpec, body: Body, scratch: list[Memory], unread: list[Me
     if scratch:
         declarations.append("\n".join(f"static {array.c_type} {array.name}[{array.size}];" for array in scratch))
     declarations += [HELPERS[name] for name in body.helpers]
-    lines = [f"    {line}" if line else "" for line in (*start, *body.lines)]
-    return _SOURCE.format(
+    lines = [f"    {line}" if line else "" for line in (*start, *body.lines, *end)]
+    source = _SOURCE.format(
         declarations="\n\n".join(declarations), prototype=_prototype(spec), body="\n".join(lines).rstrip()
     )
+    return source + (_RESET if spec.state else "")
 
 
 def _prototype(spec: PolicySpec) -> str:
     *observation, noise, action = arguments(spec)
-    parts = [f"const {part.c_type} {part.name}[{_macro(part)}]" for part in observation]
+    parts = ["policy_state *state"] if spec.state else []
+    parts += [f"const {part.c_type} {part.name}[{_macro(part)}]" for part in observation]
     parts += [f"const {noise.c_type} *{noise.name}", f"{action.c_type} {action.name}[{_macro(action)}]"]
     in_one_line = f"void policy_act({', '.join(parts)})"
     return in_one_line if len(in_one_line) <= WIDTH else "void policy_act(\n    " + ",\n    ".join(parts) + ")"

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from trpo_tf.export.c99.c_files import SOURCE_FILE, arguments
+from trpo_tf.export.c99.c_files import RUNNING, SOURCE_FILE, arguments, numpy_dtype, state_dtype
 from trpo_tf.export.c99.static_graph import input_arrays
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.bundle.specs import RESET
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name
 
 _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
@@ -34,7 +35,7 @@ def host_compiler() -> str | None:
 
 
 def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
-    """Compile the sources, and return a function of observations [batch, ...] and noise [batch, k].
+    """Compile the sources, and return a function of inputs [batch, ...] and noise [batch, k] that answers actions.
 
     Args:
         sources: the two files of `c_sources`.
@@ -43,24 +44,43 @@ def compiled_actor(sources: Mapping[str, bytes], spec: PolicySpec) -> Actor:
     Raises:
         ExportError: there is no C compiler, or it fails.
     """
+    answers = compiled_step(sources, spec)
+    return lambda observations, noise: answers(observations, noise)[spec.action.name]
+
+
+def compiled_step(sources: Mapping[str, bytes], spec: PolicySpec) -> Answers:
+    """Compile the sources as `compiled_actor` does; the function answers the next state too, if there is state."""
     function = _compiled(sources)
-    *inputs, action = [_dtype(memory.c_type) for memory in arguments(spec)]
+    *inputs, action = [numpy_dtype(memory.c_type) for memory in arguments(spec)]
     names = [array.name for array in input_arrays(spec)]
 
-    def act(observations: Observation, noise: Array) -> Array:
+    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
         arrays = {**by_name(observations, names[0]), spec.noise.name: noise}
         with np.errstate(over="ignore"):  # what float32 can't hold is infinite, here as in the graph
             *parts, noise = [np.ascontiguousarray(arrays[n], dtype) for n, dtype in zip(names, inputs, strict=True)]
+            states = _states(arrays, spec, len(noise))
         actions = np.empty((len(noise), *spec.action.shape), action)
         for row, drawn in enumerate(noise):
             function(
+                *([_pointer(states, row)] if spec.state else []),
                 *(_pointer(part, row) for part in parts),
                 _pointer(noise, row) if drawn.any() else None,
                 _pointer(actions, row),
             )
-        return actions.astype(spec.action.dtype)
+        after = {each.next_name: states[each.name].reshape(-1, *each.shape).astype(each.dtype) for each in spec.state}
+        return {spec.action.name: actions.astype(spec.action.dtype), **after}
 
-    return act
+    return answer
+
+
+def _states(arrays: Mapping[str, Array], spec: PolicySpec, rows: int) -> Array:
+    """Return a `policy_state` for each row."""
+    states = np.zeros(rows, state_dtype(spec))
+    for each in spec.state:
+        states[each.name] = arrays[each.name].reshape(rows, -1)
+    if spec.state:
+        states[RUNNING] = ~arrays[RESET]
+    return states
 
 
 def _compiled(sources: Mapping[str, bytes]) -> Any:
@@ -103,7 +123,7 @@ def _move_tables(folder: Path) -> list[str]:
         c_type, name, shape = (group.decode() for group in found.groups())
         numbers = source[found.end() : stop].translate(None, b"{}f\n ").rstrip(b",")
         exact = np.float64 if c_type == "float" else np.int64
-        values = np.fromstring(numbers.decode(), exact, sep=",").astype(_dtype(c_type))
+        values = np.fromstring(numbers.decode(), exact, sep=",").astype(numpy_dtype(c_type))
         if len(values) != math.prod(map(int, re.findall(r"\d+", shape))):
             raise ExportError(f"{SOURCE_FILE} declares {name}{shape} and gives {len(values)} numbers; export it again")
         (folder / f"{name}.bin").write_bytes(values.tobytes())
@@ -115,10 +135,6 @@ def _move_tables(folder: Path) -> list[str]:
     (folder / SOURCE_FILE).write_bytes(b"".join([*kept, source[end:]]))
     (folder / "tables.s").write_text("\n".join([*assembly, ""]))
     return ["tables.s"]
-
-
-def _dtype(c_type: str) -> np.dtype[Any]:
-    return np.dtype("float32" if c_type == "float" else c_type.removesuffix("_t"))
 
 
 def _pointer(rows: Array, row: int) -> ctypes.c_void_p:

@@ -35,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """Nodes in order of computation; each depends on the inputs, and the action depends on it.
+    """Nodes in order of computation; each depends on the inputs, and action or next state depend on it.
 
     `arrays` has the value of every tensor for inputs of zero. It is the value of a constant, and gives the shape and
     dtype of the others. `readers` counts the nodes that read a tensor.
@@ -47,7 +47,7 @@ class StaticGraph:
 
 
 def input_arrays(spec: PolicySpec) -> list[ArraySpec | NoiseSpec]:
-    """List the graph's inputs: the parts of the observation, and noise."""
+    """List the graph's inputs but what a policy carries: the parts of the observation, and noise."""
     return [*spec.observation, spec.noise]
 
 
@@ -57,13 +57,14 @@ def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph
     Raises `ExportError` for another operator, and for constants of float64 that float32 can't hold.
     """
     proto = onnx.load_from_string(model)
-    zeros = {array.name: np.zeros((1, *array.shape), array.dtype) for array in input_arrays(spec)}
-    variables = set(zeros)
-    nodes = _live([_node(node) for node in proto.graph.node], variables, spec.action.name)
+    every = (*spec.step_inputs, spec.noise)
+    zeros = {array.name: np.zeros((1, *array.shape), array.dtype) for array in every}
+    variables, outputs = set(zeros), {spec.action.name, *(array.name for array in spec.next_state)}
+    nodes = _live([_node(node) for node in proto.graph.node], variables, outputs)
     _refuse_unknown(nodes, known)
 
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    named = {spec.action.name, *(name for node in nodes for name in (*node.inputs, *node.outputs) if name)}
+    named = {*outputs, *(name for node in nodes for name in (*node.inputs, *node.outputs) if name)}
     wanted = named - {*constants, *zeros}
     arrays = {**constants, **_run(proto, zeros, sorted(wanted)), **zeros}
     _refuse_beyond_float32(nodes, arrays, variables)
@@ -81,8 +82,8 @@ def _has_graphs(node: Node) -> bool:
     return any(isinstance(value, onnx.GraphProto) for value in node.attributes.values())
 
 
-def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
-    """List the nodes on the way from the inputs to `output`, and add the tensors that depend on the inputs to
+def _live(nodes: list[Node], variables: set[str], outputs: set[str]) -> list[Node]:
+    """List the nodes on the way from the inputs to `outputs`, and add the tensors that depend on the inputs to
     `variables`.
     """
     dependent = []
@@ -90,7 +91,7 @@ def _live(nodes: list[Node], variables: set[str], output: str) -> list[Node]:
         if _has_graphs(node) or (node.operator not in _SHAPE_ONLY and variables.intersection(node.inputs)):
             variables.update(node.outputs)
             dependent.append(node)
-    needed, live = {output}, []
+    needed, live = set(outputs), []
     for node in reversed(dependent):
         if needed.intersection(node.outputs):
             needed.update(node.inputs)

@@ -14,6 +14,9 @@ from onnx import TensorProto, helper
 _SMALL = 0.2
 """Largest |s| at which the series of atanh s is taken; the first term left out is s^10 / 11 < 1e-8 of the sum."""
 
+_CHOSEN = ("float32", "float64", "int32", "int64", "uint8")
+"""Types among which ONNX Runtime's Where chooses; of others it has no kernel."""
+
 Formula = Callable[..., str]
 """A `Builder` and names of tensors -> the name of the result."""
 
@@ -122,11 +125,20 @@ def truncate_mod(make: Builder, x: str, y: str) -> str:
     return make("Mod", x, y, fmod=1)
 
 
+def select(make: Builder, condition: str, x: str, y: str) -> str:
+    """Choose x or y. tf2onnx adds products by 1 and 0, which is NaN where the other one is infinite or NaN."""
+    if make.dtype.name in _CHOSEN:
+        return make("Where", condition, x, y)
+    wide = TensorProto.FLOAT if make.dtype.kind == "f" else TensorProto.INT64
+    chosen = make("Where", condition, make("Cast", x, to=wide), make("Cast", y, to=wide))
+    return make("Cast", chosen, to=helper.np_dtype_to_tensor_dtype(make.dtype))
+
+
 def _handler(formula: Formula) -> Callable[..., None]:
     def convert(graph: Any, node: Any, name: str, _arguments: Any) -> None:
         inputs, outputs = list(node.input), list(node.output)
         shapes, dtypes = node.output_shapes, node.output_dtypes
-        make = Builder(graph, np.dtype(helper.tensor_dtype_to_np_dtype(graph.get_dtype(inputs[0]))))
+        make = Builder(graph, np.dtype(helper.tensor_dtype_to_np_dtype(graph.get_dtype(inputs[-1]))))
         graph.remove_node(name)
         result = formula(make, *inputs)
         graph.make_node("Identity", [result], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
@@ -143,6 +155,7 @@ FORMULAS: dict[str, Formula] = {
     "FloorMod": floor_mod,
     "Log1p": log1p,
     "MulNoNan": mul_no_nan,
+    "SelectV2": select,
     "TruncateMod": truncate_mod,
     "Xdivy": xdivy,
     "Xlog1py": xlog1py,

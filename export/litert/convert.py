@@ -22,7 +22,8 @@ from trpo_tf.export.litert.narrow_integers import narrow_integers
 from trpo_tf.export.litert.operator_rewrites import OVERFLOWING, REPLACEMENTS, replace_operations
 from trpo_tf.export.litert.quiet_stderr import quiet_stderr
 from trpo_tf.export.litert.weight_scales import check_scales, keep_scales
-from trpo_tf.export.policy.functions import InferenceFunction
+from trpo_tf.export.policy.functions import PolicyFunction
+from trpo_tf.export.policy.outputs import all_outputs
 from trpo_tf.export.policy.signature_names import signature_names
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured
@@ -34,20 +35,21 @@ _LEFT_IN_FLOATS = [name for name in vars(BuiltinOperator) if name.isupper() and 
 
 
 def to_litert(
-    function: InferenceFunction,
+    function: PolicyFunction,
     spec: PolicySpec,
     *,
     batch: int | None = None,
     int8_observations: Observation | None = None,
 ) -> bytes:
-    """Convert to a model of one signature, whose inputs and output have the spec's names and types.
+    """Convert to a model of one signature, whose inputs and outputs have the spec's names and types.
 
     Args:
-        function: the policy.
-        spec: its arrays. Integer actions of 64 bits become 32 bits wide if they are indices of largest scores.
+        function: the policy; one with state answers the next state, too.
+        spec: its arrays. Integer actions of 64 bits become 32 bits wide if they are indices of largest scores,
+            unless the state has integers of 64 bits.
         batch: the one number of rows that the model takes, which recurrent layers need; any if absent.
-        int8_observations: observations [n, ...] that the policy visits. If given, matrix products and convolutions are
-            computed in 8 bits, calibrated on these. Inputs and output keep their types.
+        int8_observations: observations [n, ...] that the policy visits, or inputs of one with state. If given, matrix
+            products and convolutions are computed in 8 bits, calibrated on these. Inputs and outputs keep their types.
 
     Raises:
         ExportError: an operation that LiteRT lacks, or no observations.
@@ -82,18 +84,19 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
             model = _parsed(_quantized(converter, spec, batch, int8_observations))
             check_scales(model, [getattr(BuiltinOperator, name) for name in _QUANTIZED])
     _rename_inputs(model, spec)
-    narrow_integers(model)
+    if not any(np.dtype(each.dtype).kind in "iu" and np.dtype(each.dtype).itemsize == 8 for each in spec.state):
+        narrow_integers(model)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, batch: int | None) -> None:
+def _write_archive(function: PolicyFunction, spec: PolicySpec, folder: str, batch: int | None) -> None:
     """Write a SavedModel by Keras. One by TensorFlow is silently converted to a different function."""
-    neutral = _neutral_names(spec)
+    neutral, outputs = _neutral_names(spec), all_outputs(function, spec)
 
     def serve(**inputs: Any) -> dict[str, Any]:
         named = {name: inputs[argument] for argument, name in neutral.items()}
         noise = named.pop(spec.noise.name)
-        return {spec.action.name: function(structured(named), noise)}
+        return outputs(structured(named), noise)
 
     observation, noise = spec.signature()
     tensors: dict[str, Any] = {**by_name(observation, spec.observation[0].name), spec.noise.name: noise}
@@ -111,7 +114,7 @@ def _write_archive(function: InferenceFunction, spec: PolicySpec, folder: str, b
 
 def _neutral_names(spec: PolicySpec) -> dict[str, str]:
     """Map neutral argument names, which TensorFlow keeps, to the names of the inputs."""
-    names = [*(part.name for part in spec.observation), spec.noise.name]
+    names = [*(part.name for part in spec.step_inputs), spec.noise.name]
     return {f"graph_input_{place}": name for place, name in enumerate(names)}
 
 

@@ -4,18 +4,25 @@ import numpy as np
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.litert.quiet_stderr import quiet_stderr
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.signature_names import signature_names
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.errors import install
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name, list_parts
-from trpo_tf.serving.verify import in_batches_of
+from trpo_tf.serving.verify import all_in_batches_of
 
 
 def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
+    """Open the model's actions. Otherwise as `litert_step`."""
+    answers = litert_step(content, spec)
+    return lambda observations, noise: answers(observations, noise)[spec.action.name]
+
+
+def litert_step(content: bytes, spec: PolicySpec) -> Answers:
     """Open the model in LiteRT's interpreter, for any number of rows. It must not be called by several threads at once.
 
-    Raises `ExportError` if LiteRT isn't installed or refuses the model.
+    It answers the action, and the next state of a policy with state. Raises `ExportError` if LiteRT isn't installed or
+    refuses the model.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -36,9 +43,11 @@ def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"LiteRT can't load the model: {error}") from error
 
-    def act(observations: Observation, noise: Array | None) -> Array:
-        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        actions = run(**{inputs[name]: array for name, array in feeds.items()})[spec.action.name]
-        return actions.astype(spec.action.dtype)  # type: ignore[no-any-return]
+    outputs = (spec.action, *spec.next_state)
 
-    return lambda observations, noise: in_batches_of(size if size > 0 else None, act, observations, noise)
+    def answer(observations: Observation, noise: Array | None) -> dict[str, Array]:
+        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
+        found = run(**{inputs[name]: array for name, array in feeds.items()})
+        return {array.name: found[array.name].astype(array.dtype) for array in outputs}
+
+    return lambda observations, noise: all_in_batches_of(size if size > 0 else None, answer, observations, noise)

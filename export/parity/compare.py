@@ -199,6 +199,8 @@ def compare_sequences(answers: Answers, cases: Answered, spec: PolicySpec) -> Ag
 
     From a step on in which several actions are right, whatever the target answers is right: its state may be another.
     """
+    if not len(cases):
+        return Agreement()
     inputs = by_name(cases.observations, spec.observation[0].name)
     _, found = run_sequences(answers, inputs, cases.noise, spec.state)
     for each in spec.next_state:

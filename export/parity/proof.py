@@ -24,7 +24,7 @@ from trpo_tf.export.parity.compare import (
 )
 from trpo_tf.export.parity.quantization_error import MOST_ERROR, action_error, output_error
 from trpo_tf.export.parity.recurrent import Recurrent
-from trpo_tf.export.parity.reference import Answered, Reference
+from trpo_tf.export.parity.reference import Answered, Reference, flat
 from trpo_tf.export.parity.rounding import along_sequences
 from trpo_tf.export.parity.soundness import check_bounds
 from trpo_tf.export.parity.table import columns_of, proof_rows, text_table
@@ -340,18 +340,41 @@ def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCas
     if further is None or not visits.further:
         return errors
     answers = [further(batch.observations, batch.noise) for batch in batches]
-    for spec in reference_cases.outputs:
+    same, state = _same_choices(actions, visits.actions), _next_state(reference_cases.reference)
+    for spec in (spec for spec in reference_cases.outputs if spec.name in answers[0]):
         found = np.concatenate([answer[spec.name] for answer in answers])
-        errors[spec.name] = output_error(found, visits.further[spec.name], spec)
+        rows = same if spec in state and same.any() else np.ones(len(visits), np.bool_)
+        errors[spec.name] = output_error(found[rows], visits.further[spec.name][rows], spec)
     return errors
 
 
+def _next_state(reference: Reference) -> tuple[ArraySpec, ...]:
+    return () if reference.recurrent is None else reference.recurrent.spec.next_state
+
+
+def _same_choices(actions: Array, expected: Array) -> NDArray[np.bool_]:
+    """Mark the rows in which a target chose as the policy did; another choice may rightly lead to another state."""
+    if expected.dtype.kind == "f":
+        return np.ones(len(expected), np.bool_)
+    return np.asarray(flat(actions == expected).all(axis=1))
+
+
 def _state_errors(step: Answers, golden: Answered, spec: PolicySpec, errors: Mapping[str, float]) -> dict[str, float]:
-    """Measure the error of the next state in 8 bits along golden sequences, at least that in `errors`."""
+    """Measure the error of the next state in 8 bits along golden sequences, at least that in `errors`.
+
+    A sequence counts until the target makes another choice than the policy.
+    """
+    if not len(golden):
+        return {}
     inputs = by_name(golden.observations, spec.observation[0].name)
     _, found = run_sequences(step, inputs, golden.noise, spec.state)
+    same = _same_choices(found[spec.action.name], golden.actions).reshape(-1, STEPS)
+    rows = np.logical_and.accumulate(same, axis=1).ravel() if same[:, 0].any() else np.ones(len(golden), np.bool_)
     return {
-        each.name: max(errors.get(each.name, 0.0), output_error(found[each.name], golden.further[each.name], each))
+        each.name: max(
+            errors.get(each.name, 0.0),
+            output_error(found[each.name][rows], golden.further[each.name][rows], each),
+        )
         for each in spec.next_state
     }
 

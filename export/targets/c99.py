@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trpo_tf.export.c99.c_files import HEADER_FILE, SOURCE_FILE, argument_names, arguments, c_sources
-from trpo_tf.export.c99.host_compile import compiled_actor, host_compiler
+from trpo_tf.export.c99.c_files import HEADER_FILE, SOURCE_FILE, argument_names, arguments, c_sources, state_memories
+from trpo_tf.export.c99.host_compile import compiled_actor, compiled_step, host_compiler
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import PolicySpec, spec_of
 from trpo_tf.export.targets.target import ExportInputs, Target
 from trpo_tf.export.targets.traced_operators import LARGE_OFFSET, no_loops, operations_among, subtracts_in_float64
@@ -18,6 +18,12 @@ _CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInp
 _LINES = """\
 #include "policy.h"
 {arguments}
+{call}
+"""
+_STATE_LINES = """\
+#include "policy.h"
+policy_state state; {arguments}
+policy_reset(&state); /* when an episode starts */
 {call}
 """
 
@@ -35,11 +41,17 @@ def _open(path: str, folder: Path, manifest: Manifest) -> Actor:
     return compiled_actor(sources, spec_of(manifest))
 
 
+def _open_step(path: str, folder: Path, manifest: Manifest) -> Answers:
+    sources = {file: (folder / path / file).read_bytes() for file in (HEADER_FILE, SOURCE_FILE)}
+    return compiled_step(sources, spec_of(manifest))
+
+
 def _snippet(manifest: Manifest) -> tuple[str, str]:
     *parts, _, action = arguments(spec_of(manifest))
     declared = [f"{array.c_type} {array.name}[POLICY_{array.name.upper()}];" for array in (*parts, action)]
-    call = f"policy_act({', '.join(part.name for part in parts)}, 0, action);"
-    return "c", _LINES.format(arguments=" ".join(declared), call=call)
+    state = ["&state"] if manifest.state else []
+    call = f"policy_act({', '.join([*state, *(part.name for part in parts)])}, 0, action);"
+    return "c", (_STATE_LINES if state else _LINES).format(arguments=" ".join(declared), call=call)
 
 
 def _refusal(graph: Any, spec: PolicySpec) -> str | None:
@@ -49,6 +61,7 @@ def _refusal(graph: Any, spec: PolicySpec) -> str | None:
         return f"C computes in float32, and {LARGE_OFFSET}"
     try:
         arguments(spec)
+        state_memories(spec)
     except ExportError as error:
         return str(error)
     found = operations_among(graph, _CONVOLUTIONS)
@@ -64,6 +77,7 @@ C = Target(
     "microcontrollers",
     refusal=_refusal,
     input_names=argument_names,
+    open_step=partial(_open_step, _FOLDER),
 )
 C_INT8 = Target(
     "c-int8",
@@ -75,4 +89,5 @@ C_INT8 = Target(
     refusal=_refusal,
     input_names=argument_names,
     exact=False,
+    open_step=partial(_open_step, _INT8_FOLDER),
 )

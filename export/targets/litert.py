@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.export.litert.convert import to_litert
-from trpo_tf.export.litert.interpreter import litert_actor
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.litert.interpreter import litert_actor, litert_step
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.signature_names import signature_names
 from trpo_tf.export.policy.spec import PolicySpec, spec_of
 from trpo_tf.export.targets.snippet_feeds import feeds
@@ -42,6 +42,10 @@ def _open(file: str, folder: Path, manifest: Manifest) -> Actor:
     return litert_actor((folder / file).read_bytes(), spec_of(manifest))
 
 
+def _open_step(file: str, folder: Path, manifest: Manifest) -> Answers:
+    return litert_step((folder / file).read_bytes(), spec_of(manifest))
+
+
 def _snippet(file: str, manifest: Manifest) -> tuple[str, str]:
     names = signature_names(spec_of(manifest))
     inputs = feeds(manifest, names, noise=True, rows=manifest.graph.batch or 1)
@@ -51,13 +55,16 @@ def _snippet(file: str, manifest: Manifest) -> tuple[str, str]:
 def _refusal(graph: Any, spec: PolicySpec) -> str | None:
     if importlib.util.find_spec("ai_edge_litert") is None:
         return f"LiteRT, which it is compared in, is not installed ({install('litert')})"
-    wide = [array.name for array in (*spec.observation, spec.action) if array.dtype == "uint64"]
+    wide = [array.name for array in (*spec.step_inputs, spec.action) if array.dtype == "uint64"]
     if wide:
         return f"LiteRT has no uint64 ({wide[0]})"
     if subtracts_in_float64(graph):
         return f"LiteRT computes in float32, and {LARGE_OFFSET}"
-    kind = np.dtype(spec.action.dtype)
-    return f"LiteRT gives no {kind} actions" if kind.kind == "f" and kind != np.float32 else None
+    for what, array in (("actions", spec.action), *(("state", each) for each in spec.next_state)):
+        kind = np.dtype(array.dtype)
+        if kind.kind == "f" and kind != np.float32:
+            return f"LiteRT gives no {kind} {what}"
+    return None
 
 
 def _refusal_int8(graph: Any, spec: PolicySpec) -> str | None:
@@ -73,6 +80,7 @@ LITERT = Target(
     "phones and small boards",
     refusal=_refusal,
     input_names=signature_names,
+    open_step=partial(_open_step, _FILE),
 )
 LITERT_INT8 = Target(
     "litert-int8",
@@ -83,5 +91,6 @@ LITERT_INT8 = Target(
     "small boards with 8-bit kernels",
     refusal=_refusal_int8,
     input_names=signature_names,
+    open_step=partial(_open_step, _INT8_FILE),
     exact=False,
 )

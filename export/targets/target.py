@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.policy.functions import Actor, Answers, InferenceFunction, Outputs
+from trpo_tf.export.policy.functions import Actor, Answers, Outputs, PolicyFunction
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.runtime.observations import Observation
@@ -20,7 +20,7 @@ class ExportInputs:
     """The policy that targets are made of, as a function and as ONNX.
 
     Attributes:
-        function: the policy, as a function of inputs and noise.
+        function: the policy; one with state takes and gives it.
         outputs: the policy and whatever else is answered, the next state too, by name.
         spec: its arrays.
         graph: ONNX with the noise input that was asked for and all outputs, for any batch size.
@@ -29,7 +29,7 @@ class ExportInputs:
         visited: inputs [n, ...] that the policy meets, to calibrate 8 bits on.
     """
 
-    function: InferenceFunction
+    function: PolicyFunction
     outputs: Outputs
     spec: PolicySpec
     graph: bytes

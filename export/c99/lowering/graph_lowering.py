@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.export.c99 import c_operators as c
-from trpo_tf.export.c99.expressions import Apply, Dot, Expression, Memory, Step, constant, take, transform
+from trpo_tf.export.c99.expressions import (
+    Apply,
+    Dot,
+    Element,
+    Expression,
+    Memory,
+    Step,
+    constant,
+    memories,
+    take,
+    transform,
+)
 from trpo_tf.export.c99.lowering.data_movement import MOVES, origins
 from trpo_tf.export.c99.lowering.gather import gather
 from trpo_tf.export.c99.lowering.operator_lowering import RULES, narrowed
@@ -20,8 +31,12 @@ KNOWN = {*MOVES, *RULES}
 """Operators that may depend on an input."""
 
 
-def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: Memory) -> list[Step]:
-    """Lower the graph to steps that compute tensor `name` of the inputs and store it in `action`.
+def lower(
+    graph: StaticGraph, inputs: Mapping[str, Memory], outputs: Mapping[str, Memory], carried: Mapping[str, Memory]
+) -> list[Step]:
+    """Lower the graph to steps that compute the tensors of `outputs` and `carried`, and store each in its memory.
+
+    Those of `carried` may be inputs too; they are stored last, when nothing reads their former content any more.
 
     Raises `ExportError` if an operator is used in a way that C code is not written for.
     """
@@ -31,8 +46,23 @@ def lower(graph: StaticGraph, inputs: Mapping[str, Memory], name: str, action: M
         for output, value in zip(node.outputs, _outputs(node, graph, values, steps), strict=True):
             shaped = replace(value, shape=graph.arrays[output].shape)
             values[output] = stored(steps, shaped) if graph.readers[output] > 1 else shaped
-    steps.append(Step(action, np.arange(action.size), _value(name, graph, values).expression))
+    for name, memory in outputs.items():
+        steps.append(Step(memory, np.arange(memory.size), _value(name, graph, values).expression))
+    steps += _carried({memory: _value(name, graph, values) for name, memory in carried.items()})
     return [step for step in steps if len(step.positions)]
+
+
+def _carried(values: Mapping[Memory, Value]) -> list[Step]:
+    """Store each value in its memory, by way of scratch if it is made of any of these memories."""
+    first, last = [], []
+    for memory, value in values.items():
+        expression, places = value.expression, np.arange(memory.size)
+        if any(read in values for read in memories(expression)):
+            scratch = Memory(memory.c_type, memory.size)
+            first.append(Step(scratch, places, expression))
+            expression = Element(scratch, places)
+        last.append(Step(memory, places, expression))
+    return first + last
 
 
 def _outputs(node: Node, graph: StaticGraph, values: dict[str, Value], steps: list[Step]) -> list[Value]:

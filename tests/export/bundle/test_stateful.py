@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 from collections import deque
 from dataclasses import replace
 
@@ -9,20 +10,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.export.c99_cases import STRICT, on_the_board, sanitized
 from tests.support.export.stateful import GAIN, STATEFUL, F, Q, R, history
 from trpo_tf import serving
-from trpo_tf.export import Evidence, ExportError, GraphForm, PolicySpec, convert_policy, write_bundle
+from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, convert_policy, write_bundle
+from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_step
+from trpo_tf.export.c99.c_files import state_memories
+from trpo_tf.export.graph.ort_format import to_ort
+from trpo_tf.export.litert.convert import to_litert
+from trpo_tf.export.litert.interpreter import litert_step
 from trpo_tf.export.parity.compare import compare_sequences
 from trpo_tf.export.parity.evidence import make_reference_cases
 from trpo_tf.export.parity.proof import compare_target
 from trpo_tf.export.parity.table import columns_of
+from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs
+from trpo_tf.export.targets.session import session_outputs
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 from trpo_tf.serving.runtime.policy import draw_noise
-from trpo_tf.serving.verify import check_golden, verify
+from trpo_tf.serving.verify import agree, check_golden, verify
 
 OBS, ACTION, NOISE = (
     ArraySpec("obs", "float32", (3,)),
@@ -335,6 +345,131 @@ def test_other_forms_of_the_graph_carry_a_state(form, tmp_path):
 
 def step_of(next_state):
     return lambda observation, state, reset, noise: (tf.tanh(noise + observation[:, :2]), next_state(state))
+
+
+def one_episode_after_another(name, count=48):
+    """Inputs of steps in order, with a reset at every 12th, and what the policy's graph does along them."""
+    policy, spec = STATEFUL[name], STATEFUL[name].spec
+    rows = policy.visited if isinstance(policy.visited, dict) else {spec.observation[0].name: policy.visited}
+    inputs = {part: values[:count] for part, values in rows.items()} | {"reset": np.arange(count) % 12 == 0}
+    noise = draw_noise(spec.noise, count, np.random.default_rng(4))
+    session = open_session(convert_policy(policy.function, spec))
+    state = {each.name: each.initial_rows(1) for each in spec.state}
+    actions = []
+    for step in range(count):
+        fed = {part: values[step : step + 1] for part, values in inputs.items()} | state
+        found = session.run(None, {**fed, "noise": noise[step : step + 1]})
+        answers = dict(zip([output.name for output in session.get_outputs()], found, strict=True))
+        actions.append(answers[spec.action.name][0])
+        state = {each.name: answers[each.next_name] for each in spec.state}
+    return inputs, noise, np.stack(actions)
+
+
+@pytest.mark.parametrize("where", [sanitized, on_the_board])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_c_carries_its_state_from_whatever_memory_held_before(name, where, tmp_path):
+    spec = STATEFUL[name].spec
+    inputs, noise, actions = one_episode_after_another(name)
+    sources = c_sources(convert_policy(STATEFUL[name].function, spec), spec)
+    found = where(sources, spec, inputs, noise, tmp_path)
+    assert agree(found if where is sanitized else found.actions, actions)
+
+
+def test_the_state_in_c_is_the_caller_s_and_one_of_zeros_starts(tmp_path):
+    """Two episodes in turns with two states are what each is by itself."""
+    policy, spec = STATEFUL["counter"], STATEFUL["counter"].spec
+    sources = c_sources(convert_policy(policy.function, spec), spec)
+    assert b" * State: 16 bytes of the caller's for each episode." in sources[HEADER_FILE]
+    main = r"""
+        #include "policy.h"
+        #include <stdio.h>
+        int main(void)
+        {
+            static policy_state one, other;
+            const float obs[POLICY_OBS] = {0.1f, 0.2f, 0.3f};
+            int32_t action[POLICY_ACTION];
+            for (int i = 0; i < 3; ++i) {
+                policy_act(&one, obs, 0, action);
+            }
+            policy_act(&other, obs, 0, action);
+            printf("%d %d ", (int)one.steps[0], (int)other.steps[0]);
+            policy_reset(&one);
+            policy_act(&one, obs, 0, action);
+            printf("%d", (int)one.steps[0]);
+            return 0;
+        }
+    """
+    for file, content in {**sources, "main.c": main.encode()}.items():
+        (tmp_path / file).write_bytes(content)
+    command = ["cc", *STRICT, "policy.c", "main.c", "-o", "main", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    told = subprocess.run(["./main"], cwd=tmp_path, check=True, timeout=60, capture_output=True, text=True).stdout
+    assert told == "3 1 1"
+
+
+def test_names_of_state_that_c_can_t_have_become_others():
+    names = ("running", "double", "2nd", "a-b", "A B")
+    spec = PolicySpec((OBS,), ACTION, NOISE, tuple(StateSpec(name, "float32", ()) for name in names))
+    fields = [memory.name for memory in state_memories(spec).values()]
+    assert fields == [f"state->{field}" for field in ("running_", "double_", "2nd_", "a_b", "a_b_2")]
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_a_reset_ignores_a_state_of_nan_and_of_the_largest_numbers(name):
+    """A product with zero would not: NaN times zero is NaN."""
+    policy, spec = STATEFUL[name], STATEFUL[name].spec
+    session = open_session(convert_policy(policy.function, spec))
+    observation, fresh = steps_of(policy, 1)[0], {each.name: each.initial_rows(1) for each in spec.state}
+    worst = {
+        each.name: np.full((1, *each.shape), np.nan if each.dtype == "float32" else np.iinfo(np.int64).max).astype(
+            each.dtype
+        )
+        for each in spec.state
+    }
+    reset = {"reset": np.array([True])}
+    for one, other in zip(
+        session.run(None, observation | worst | reset), session.run(None, observation | fresh | reset), strict=True
+    ):
+        assert np.isfinite(one).all()
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_every_target_carries_the_state(name, cases, tmp_path):
+    """Each in floats is proven along the sequences; 8 bits may lose a filter, and say so."""
+    pytest.importorskip("ai_edge_litert")
+    made, spec = cases(name), STATEFUL[name].spec
+    content, function = convert_policy(STATEFUL[name].function, spec), STATEFUL[name].function
+    (tmp_path / "policy.ort").write_bytes(to_ort(content)[0])
+    manifest = Manifest(name, spec.observation, spec.action, spec.noise, state=spec.state)
+    steps = {
+        "litert": litert_step(to_litert(function, spec), spec),
+        "c": compiled_step(c_sources(content, spec), spec),
+        "ort": session_outputs("policy.ort", tmp_path, manifest),
+    }
+    for noisy in (False, True):
+        golden_sequences = made.sequences(exact=True, noise=noisy)
+        for target, step in steps.items():
+            found = compare_sequences(step, golden_sequences, spec)
+            assert (target, found.complete, found.compared > 150) == (target, True, True)
+
+
+@pytest.mark.parametrize("name", ["history", "previous"])
+def test_8_bits_carry_a_state(name, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    policy = STATEFUL[name]
+    targets = ["onnx-int8", "onnx-int8-dynamic", "litert-int8", "c-int8"]
+    manifest = write_bundle(
+        policy.function, policy.spec, tmp_path / "bundle", targets=targets, evidence=policy.evidence
+    )
+    assert {target: manifest.parity[target]["error"] < 0.2 for target in targets} == dict.fromkeys(targets, True)
+    assert verify_targets(tmp_path / "bundle").parity.keys() == {"onnx", *targets}
+
+
+def test_a_filter_that_8_bits_lose_is_refused(tmp_path):
+    policy = STATEFUL["kalman"]
+    with pytest.raises(ParityError, match="onnx-int8 loses the policy in 8 bits"):
+        write_bundle(policy.function, policy.spec, tmp_path / "bundle", targets=["onnx-int8"], evidence=policy.evidence)
 
 
 STATE = (StateSpec("past", "float32", (2,)),)

@@ -44,9 +44,13 @@ class BoardRun:
 
 
 def cases_header(spec: PolicySpec, observations: Observation, noise: np.ndarray) -> str:
-    """C that defines CASES, `action` and `act(k)`. Each array of a case stands alone, so that a sanitizer guards it."""
+    """C that defines CASES, `action` and `act(k)`. Each array of a case stands alone, so that a sanitizer guards it.
+
+    A policy with state carries its own, from all bits set at first; `reset` of the cases says where an episode starts.
+    """
     *inputs, action = arguments(spec)
-    arrays = {**by_name(observations, spec.observation[0].name), spec.noise.name: noise}
+    named = by_name(observations, spec.observation[0].name)
+    arrays = {part.name: named[part.name] for part in spec.observation} | {spec.noise.name: noise}
     lines = ['#include "policy.h"', "#include <math.h>", f"#define CASES {len(noise)}"]
     for memory, values in zip(inputs, arrays.values(), strict=True):
         names = []
@@ -58,8 +62,15 @@ def cases_header(spec: PolicySpec, observations: Observation, noise: np.ndarray)
             lines.append(f"static const {memory.c_type} {names[-1]}[] = {{{_numbers(row)}}};")
         lines.append(f"static const {memory.c_type} *const {memory.name}[CASES] = {{{', '.join(names)}}};")
     lines.append(f"static {action.c_type} action[POLICY_ACTION];")
-    given = ", ".join(f"{memory.name}[k]" for memory in inputs)
-    lines.append(f"static void act(int k)\n{{\n    policy_act({given}, action);\n}}")
+    given = ", ".join([*(["&state"] if spec.state else []), *(f"{memory.name}[k]" for memory in inputs)])
+    if spec.state:
+        lines.append("#include <string.h>\nstatic policy_state state;")
+        lines.append(f"static const uint8_t starts[CASES] = {{{', '.join(map(str, named['reset'].astype(int)))}}};")
+        start = "    if (k == 0) {\n        memset(&state, 255, sizeof state);\n    }\n"
+        start += "    if (starts[k]) {\n        policy_reset(&state);\n    }\n"
+    else:
+        start = ""
+    lines.append(f"static void act(int k)\n{{\n{start}    policy_act({given}, action);\n}}")
     return "\n".join(lines) + "\n"
 
 
