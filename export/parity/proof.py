@@ -27,9 +27,10 @@ from trpo_tf.export.parity.recurrent import Recurrent
 from trpo_tf.export.parity.reference import Answered, Reference, flat
 from trpo_tf.export.parity.rounding import along_sequences
 from trpo_tf.export.parity.soundness import check_bounds
-from trpo_tf.export.parity.table import columns_of, proof_rows, text_table
+from trpo_tf.export.parity.table import columns_of, proof_rows
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.export.support.text_table import text_table
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, take

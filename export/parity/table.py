@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trpo_tf.export.parity.latency import BATCHES
+from trpo_tf.export.support.text_table import text_table
 from trpo_tf.export.targets.table import TARGETS
 
 COLUMNS = (
@@ -55,14 +56,6 @@ def full_table(parity: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
 def _in_order(parity: Mapping[str, Any]) -> list[str]:
     # JSON keeps no order; targets of packages that are not installed come last.
     return [name for name in TARGETS if name in parity] + sorted(parity.keys() - TARGETS.keys())
-
-
-def text_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Align cells in columns: the first to the left, the others to the right."""
-    lines = [list(columns), *map(list, rows)]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    first, *others = widths
-    return "\n".join("  ".join([line[0].ljust(first), *map(str.rjust, line[1:], others)]) for line in lines)
 
 
 def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import MOST_STATISTICS, ArraySpec, Statistics
 from trpo_tf.serving.runtime.observations import Array, Observation
+from trpo_tf.serving.support.moments import combined
 
 Float64 = NDArray[np.float64]
 
@@ -89,22 +90,13 @@ def moments_of(rows: Array, counted: Range | None = None) -> Moments:
 
 
 def joined(old: Moments, new: Moments, window: float = math.inf) -> Moments:
-    """Combine the moments of two sets of rows (Chan, Golub & LeVeque 1983).
-
-    The old rows are weighted down so that the total is at most `window`.
-    """
+    """Combine the moments of two sets of rows; old rows are weighted down so that the total is at most `window`."""
     kept = min(old.total, max(window - new.total, 0.0))
-    total = kept + new.total
-    if total == 0:
+    if kept == 0:
         return new
-    shift = new.mean - old.mean
-    faded = kept / old.total if old.total else 0.0
-    return Moments(
-        old.mean + shift * (new.total / total),
-        old.deviations * faded + new.deviations + shift**2 * (kept * new.total / total),
-        total,
-        old.outliers * faded + new.outliers,
-    )
+    share = kept / old.total
+    faded = Moments(old.mean, old.deviations * share, kept, old.outliers * share)
+    return Moments(*combined(faded, new), faded.outliers + new.outliers)
 
 
 def moments_to_json(moments: Moments) -> list[Any]:

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from trpo_tf.config.settings import load_preset
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import UserError
-from trpo_tf.evaluation.evaluate import FIRST_SEED, evaluate
+from trpo_tf.evaluation.evaluate import FIRST_SEED, evaluate, play
 from trpo_tf.export.targets.saved_model import SAVED_MODEL
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.runs.folder import Run
@@ -98,18 +97,17 @@ def _server(bundle: Path) -> Iterator[int]:
 
 def _play_over_http(port: int, manifest: Manifest) -> tuple[float, list[float]]:
     """Play one episode over HTTP; return its return, and the seconds that each request took."""
-    env: gym.Env[Any, Any] = make_env(ENV_ID)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SERVER_SECONDS)
-    observation, _ = env.reset(seed=FIRST_SEED)
-    total, over, seconds = 0.0, False, []
-    while not over:
+    seconds: list[float] = []
+
+    def act(observation: Any) -> int:
         started = time.perf_counter()
         action = _ask(connection, manifest, observation)
         seconds.append(time.perf_counter() - started)
-        observation, reward, terminated, truncated, _ = env.step(action)
-        total, over = total + float(reward), terminated or truncated
-    connection.close()
-    env.close()
+        return action
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SERVER_SECONDS)
+    with contextlib.closing(make_env(ENV_ID)) as env, contextlib.closing(connection):
+        total = sum(reward for reward, _ in play(act, env, FIRST_SEED))
     return total, seconds
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -91,10 +92,10 @@ def evaluate(
     try:
         check_spaces(policy.manifest, env, str(environment))
         longest = longest or longest_episode(environment, _trained_for(policy), episodes)
-        rng = np.random.default_rng(seed)
+        act = partial(policy.act, deterministic=deterministic, rng=np.random.default_rng(seed))
         returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
         for k in range(episodes):
-            for reward, is_over in play(policy, env, seed + k, deterministic=deterministic, rng=rng, longest=longest):
+            for reward, is_over in play(act, env, seed + k, longest):
                 returns[k] += reward
                 lengths[k] += 1
                 ended[k] = is_over
@@ -126,23 +127,16 @@ def cut_note(evaluation: Mapping[str, Any]) -> str:
 
 
 def play(
-    policy: Policy,
-    env: gym.Env[Any, Any],
-    seed: int,
-    *,
-    deterministic: bool,
-    rng: np.random.Generator,
-    longest: int = LONGEST_EPISODE,
+    act: Callable[[Any], Any], env: gym.Env[Any, Any], seed: int, longest: int = LONGEST_EPISODE
 ) -> Iterator[tuple[float, bool]]:
-    """Play one episode from `seed`, of `longest` steps at most.
+    """Play one episode from `seed`, of `longest` steps at most; `act` returns the action for an observation.
 
     Yield each step's reward, and whether the episode ended with it. `env` must come from `make_env`, so that its errors
     are `EnvironmentFailure`.
     """
     observation, _ = env.reset(seed=seed)
     for _ in range(longest):
-        action = policy.act(observation, deterministic=deterministic, rng=rng)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(act(observation))
         yield float(reward), terminated or truncated
         if terminated or truncated:
             return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trpo_tf.export.support.text_table import text_table
 from trpo_tf.serving import Manifest, load
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.golden import read_golden
@@ -52,15 +53,17 @@ def figures(measured: Mapping[str, Sequence[Durations]]) -> dict[str, dict[str, 
 
 def table(latencies: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table for the terminal, one line per runtime."""
-    width = max(map(len, latencies))
-    head = f"{'us for one action':<{width}} {'calls':>10} {'p50':>8} {'p99':>8} {'p99.9':>8} {'max':>9}"
-    lines = [f"{head}   p50, p99 / {BARE}'s"]
-    for name, row in latencies.items():
-        lines.append(
-            f"{name:<{width}} {row['calls']:>10,} {row['p50']:>8.1f} {row['p99']:>8.1f} {row['p99_9']:>8.1f} "
-            f"{row['max']:>9.1f}   {row['p50_ratio']:.2f}, {row['p99_ratio']:.2f}"
-        )
-    return "\n".join(lines)
+    heads = ["us for one action", "calls", "p50", "p99", "p99.9", "max", f"p50, p99 / {BARE}'s"]
+    rows = (
+        [
+            name,
+            f"{row['calls']:,}",
+            *(f"{row[percentile]:.1f}" for percentile in ("p50", "p99", "p99_9", "max")),
+            f"{row['p50_ratio']:.2f}, {row['p99_ratio']:.2f}",
+        ]
+        for name, row in latencies.items()
+    )
+    return text_table(heads, rows)
 
 
 def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:

@@ -1,6 +1,7 @@
 """Record a policy's episode as a small MP4 or GIF video."""
 
 import ctypes.util
+import functools
 import io
 import itertools
 import math
@@ -98,7 +99,8 @@ def record(
         stride = math.ceil(rate / _MOST_FRAMES_PER_SECOND)
         most = max(1, round(max_seconds * rate))
         rewards: list[float] = []
-        playing = play(policy, env, seed, deterministic=deterministic, rng=np.random.default_rng(seed))
+        act = functools.partial(policy.act, deterministic=deterministic, rng=np.random.default_rng(seed))
+        playing = play(act, env, seed)
 
         def frames() -> Iterator[Image.Image]:
             for step, (reward, _) in enumerate(itertools.islice(playing, most)):

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.serving.support.moments import combined
+
 Float64 = NDArray[np.float64]
 
 OBSERVATION_CLIP = 10.0
@@ -35,7 +37,7 @@ class Moments(NamedTuple):
         return self._replace(deviations=self.deviations + least_deviation**2 * self.total)
 
     def updated(self, samples: NDArray[np.generic], window: int = 0) -> "Moments":
-        """Return the moments with samples [n, ...] added (Chan, Golub & LeVeque 1983, eq 2.1).
+        """Return the moments with samples [n, ...] added.
 
         No samples change nothing. With a `window`, older samples are weighted down to count as at most max(`window` -
         n, 0).
@@ -47,13 +49,8 @@ class Moments(NamedTuple):
             return self.faded(max(window - added, 0)).updated(samples)
         values = samples.astype(np.float64)
         mean = values.mean(axis=0)
-        total = self.total + added
-        shift = mean - self.mean
-        return Moments(
-            self.mean + shift * added / total,
-            self.deviations + ((values - mean) ** 2).sum(axis=0) + shift**2 * self.total * added / total,
-            np.asarray(total),
-        )
+        new = Moments(mean, ((values - mean) ** 2).sum(axis=0), np.asarray(float(added)))
+        return Moments(*map(np.asarray, combined(self, new)))
 
     @property
     def variance(self) -> Float64:

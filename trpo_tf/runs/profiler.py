@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import tensorflow as tf
 
+from trpo_tf.export.support.text_table import text_table
 from trpo_tf.runs.folder import TENSORBOARD_FOLDER
 from trpo_tf.support.phase_timer import PHASES
 
@@ -70,5 +71,5 @@ def phase_table(logged: Sequence[Mapping[str, Any]]) -> str:
     milliseconds = phase_milliseconds(logged)
     whole = sum(milliseconds.values())
     rows = {**milliseconds, "iteration": whole}
-    lines = [f"{name:<10}  {spent:>8.1f}  {100 * spent / whole:>7.1f}" for name, spent in rows.items()]
-    return "\n".join(["phase             ms  percent", *lines])
+    cells = ([name, f"{spent:.1f}", f"{100 * spent / whole:.1f}"] for name, spent in rows.items())
+    return text_table(["phase", "ms", "percent"], cells)

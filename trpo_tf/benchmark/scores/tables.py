@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from trpo_tf.benchmark.results import Result
 from trpo_tf.benchmark.scores.statistics import Estimate
 from trpo_tf.benchmark.scores.summary import Summary, overall_improvement, shortfalls
+from trpo_tf.export.support.text_table import text_table
 
 _EVALUATION = ("mean_return", "std_return", "min_return", "max_return", "mean_length", "episodes")
 
@@ -42,14 +43,7 @@ def terminal_table(summaries: Sequence[Summary], peer: str | None) -> str:
     rows = [_row(summary, peer) for summary in summaries]
     if peer:
         heads += [f"{peer}, IQM", "spread", "improvement"]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (heads, *rows)
-    ]
+    lines = [text_table(heads, rows)]
     overall = overall_improvement(summaries)
     if overall is not None:
         lines += ["", f"probability of improvement over {peer}, mean of environments: {_shown(overall)}"]
