@@ -1,6 +1,6 @@
 # make demo    train, export, verify, serve and ask, in a virtual environment of its own
 # make test    every test
-# make test-fast                those that take less than a second each
+# make test-fast                those that take less than half a second each
 # make lint typecheck imports    what CI checks besides the tests
 # make package-test              build the sdist and the wheel, install the wheel elsewhere, and run the program
 # make image image-grpc          build the serving container, without gRPC or with it

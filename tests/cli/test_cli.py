@@ -18,6 +18,7 @@ from trpo_tf import serving
 from trpo_tf.__main__ import main
 from trpo_tf.cli import main as cli
 from trpo_tf.config.settings import Config, load_preset, own_name
+from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving.options import ServeOptions
 
 WALK = "tests.support.environments:Walk-v0"
@@ -278,35 +279,21 @@ def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):
     assert not Path("other").exists()
 
 
-LOSSY = """
-import numpy as np
-from trpo_tf.export.targets import table as targets
-from trpo_tf.cli import main as cli
-exact = targets.TARGETS["onnx"]
-def open_wrong(folder, manifest):
-    act = exact.open(folder, manifest)
-    return lambda observations, noise: 1 - act(observations, noise)
-import dataclasses
-targets.TARGETS["onnx"] = dataclasses.replace(exact, open=open_wrong)
-import sys
-cli.main(sys.argv[1:])
-"""
+def test_a_target_that_acts_otherwise_ends_with_1_and_leaves_nothing(run, trained, here, monkeypatch):
+    exact = TARGETS["onnx"]
 
+    def open_wrong(folder, manifest):
+        act = exact.open(folder, manifest)
+        return lambda observations, noise: 1 - act(observations, noise)
 
-def test_a_target_that_acts_otherwise_ends_with_1_and_leaves_nothing(trained, here):
-    arguments = ["export", str(trained.run.folder), "--out", "bundle", "--target", "onnx", "--episodes", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    failed = subprocess.run(
-        [sys.executable, "-c", LOSSY, *arguments], capture_output=True, text=True, check=False, env=environment
-    )
-    assert failed.returncode == 1
-    assert "error: onnx differs from the trained policy by 1; look for" in failed.stderr.splitlines()[-1]
-    assert failed.stdout.startswith("target")
+    monkeypatch.setitem(TARGETS, "onnx", dataclasses.replace(exact, open=open_wrong))
+    arguments = ("export", trained.run.folder, "--out", "bundle", "--target", "onnx", "--episodes", "2")
+    status, out, err = run(*arguments)
+    assert status == 1
+    assert "error: onnx differs from the trained policy by 1; look for" in err.splitlines()[-1]
+    assert out.startswith("target")
     assert list(here.iterdir()) == []
-    accepted = subprocess.run(
-        [sys.executable, "-c", LOSSY, *arguments, "--accept-loss"], capture_output=True, check=False, env=environment
-    )
-    assert accepted.returncode == 0
+    assert run(*arguments, "--accept-loss")[0] == 0
     assert "differs" in json.loads((here / "bundle" / "manifest.json").read_text())["parity"]["onnx"]["accepted"]
     assert "was accepted although it differs" in (here / "bundle" / "MODEL_CARD.md").read_text()
 

@@ -19,9 +19,14 @@ from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 WIDTH = 6
-SPEC = PolicySpec(
-    (ArraySpec("obs", "float32", (WIDTH,)),), ArraySpec("action", "float32", (WIDTH,)), NoiseSpec("normal", (WIDTH,))
-)
+
+
+def spec_of(width: int) -> PolicySpec:
+    observation, action = ArraySpec("obs", "float32", (width,)), ArraySpec("action", "float32", (width,))
+    return PolicySpec((observation,), action, NoiseSpec("normal", (width,)))
+
+
+SPEC = spec_of(WIDTH)
 GRID = np.linspace(-6.0, 6.0, 40 * WIDTH, dtype=np.float32).reshape(-1, WIDTH)
 WITHIN_ONE = GRID / np.float32(6.5)
 
@@ -68,9 +73,9 @@ ELEMENTWISE = {
 }
 
 
-def runners(policy):
+def runners(policy, spec=SPEC):
     """A policy in every format, by name."""
-    model = convert_policy(policy, SPEC)
+    model = convert_policy(policy, spec)
 
     def runtime(content):
         session = open_session(content)
@@ -79,18 +84,38 @@ def runners(policy):
     return {
         "onnx": runtime(model),
         "ort": runtime(to_ort(model)[0]),
-        "c": compiled_actor(c_sources(model, SPEC), SPEC),
-        "litert": litert_actor(to_litert(policy, SPEC), SPEC),
+        "c": compiled_actor(c_sources(model, spec), spec),
+        "litert": litert_actor(to_litert(policy, spec), spec),
+    }
+
+
+def inputs_of(name):
+    return np.resize(ELEMENTWISE[name][2], GRID.shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def side_by_side():
+    """What each target makes of all operations in one graph, each on columns of its own: by target and operation."""
+
+    def policy(obs, noise):
+        functions = [function for function, _, _ in ELEMENTWISE.values()]
+        parts = [function(obs[:, i * WIDTH : (i + 1) * WIDTH]) for i, function in enumerate(functions)]
+        return tf.concat(parts, 1) + noise
+
+    x = np.concatenate([inputs_of(name) for name in ELEMENTWISE], axis=1)
+    found = {target: run(x, np.zeros_like(x)) for target, run in runners(policy, spec_of(x.shape[1])).items()}
+    return {
+        target: dict(zip(ELEMENTWISE, np.split(actions, len(ELEMENTWISE), axis=1), strict=True))
+        for target, actions in found.items()
     }
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_an_operation_is_its_definition_on_every_target(name):
-    function, definition, x = ELEMENTWISE[name]
-    x = x.astype(np.float32)
-    expected = definition(x.astype(np.float64))
-    for target, run in runners(lambda obs, noise: function(obs) + noise).items():
-        error = np.abs(run(x, np.zeros_like(x)) - expected) / np.maximum(1, np.abs(expected))
+def test_an_operation_is_its_definition_on_every_target(name, side_by_side):
+    expected = ELEMENTWISE[name][1](inputs_of(name).astype(np.float64))
+    assert side_by_side.keys() == {"onnx", "ort", "c", "litert"}
+    for target, actions in side_by_side.items():
+        error = np.abs(actions[name] - expected) / np.maximum(1, np.abs(expected))
         assert error.max() < 1e-6, target
 
 

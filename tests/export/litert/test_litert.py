@@ -1,5 +1,7 @@
 """Policies in LiteRT: the same actions in floats, nearly the same in 8 bits, and what it lacks named."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -32,17 +34,24 @@ def kind(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def quantized(kind):
+@functools.cache
+def in_floats(kind):
+    return to_litert(case(kind).policy.function, case(kind).policy.spec)
+
+
+def in_8_bits(kind):
     tested = case(kind)
     return to_litert(tested.policy.function, tested.policy.spec, int8_observations=tested.visited)
 
 
+@pytest.fixture(scope="module")
+def quantized(kind):
+    return in_8_bits(kind)
+
+
 def test_it_acts_as_tensorflow_with_noise_and_without_at_any_batch(kind):
     tested = case(kind)
-    spec = tested.policy.spec
-    actor = litert_actor(to_litert(tested.policy.function, spec), spec)
-    assert agrees(actor, tested)
+    assert agrees(litert_actor(in_floats(kind), tested.policy.spec), tested)
 
 
 def test_in_8_bits_actions_are_nearly_the_same(kind, quantized):
@@ -53,9 +62,7 @@ def test_in_8_bits_actions_are_nearly_the_same(kind, quantized):
 
 
 def test_every_product_is_quantised_and_nothing_else(kind, quantized):
-    tested = case(kind)
-    before = operators(to_litert(tested.policy.function, tested.policy.spec))
-    after = operators(quantized)
+    before, after = operators(in_floats(kind)), operators(quantized)
     products = [types for code, types in after if code in PRODUCTS]
     assert len(products) == len([code for code, _ in before if code in PRODUCTS]) >= 3
     assert all(types[:2] == [TensorType.INT8, TensorType.INT8] for types in products)
@@ -64,14 +71,12 @@ def test_every_product_is_quantised_and_nothing_else(kind, quantized):
 
 
 def test_8_bits_make_convolutions_smaller():
-    tested = case("pixels")
-    function, spec = tested.policy.function, tested.policy.spec
-    assert len(to_litert(function, spec, int8_observations=tested.visited)) < 0.6 * len(to_litert(function, spec))
+    assert len(in_8_bits("pixels")) < 0.6 * len(in_floats("pixels"))
 
 
+@pytest.mark.parametrize("kind", ["gaussian", "dict", "window"], indirect=True)
 def test_the_same_policy_makes_the_same_file(kind, quantized):
-    tested = case(kind)
-    assert to_litert(tested.policy.function, tested.policy.spec, int8_observations=tested.visited) == quantized
+    assert in_8_bits(kind) == quantized
 
 
 def test_variables_are_carried_as_they_are_when_converted():
@@ -162,7 +167,7 @@ def test_layers_over_time_are_carried_at_a_fixed_batch(layer):
 @pytest.mark.parametrize("kind", ["categorical", "multi-discrete", "multi-binary"])
 def test_choices_have_32_bits_throughout(kind):
     """As TensorFlow Lite Micro wants them."""
-    content = to_litert(case(kind).policy.function, case(kind).policy.spec)
+    content = in_floats(kind)
     (graph,) = ModelT.InitFromPackedBuf(content).subgraphs
     assert TensorType.INT64 not in [tensor.type for tensor in graph.tensors]
 
