@@ -57,7 +57,7 @@ def static_graph(model: bytes, spec: PolicySpec, known: set[str]) -> StaticGraph
     Raises `ExportError` for another operator, and for constants of float64 that float32 can't hold.
     """
     proto = onnx.load_from_string(model)
-    every = (*spec.step_inputs, spec.noise)
+    every: list[ArraySpec | NoiseSpec] = [*spec.step_inputs, spec.noise]
     zeros = {array.name: np.zeros((1, *array.shape), array.dtype) for array in every}
     variables, outputs = set(zeros), {spec.action.name, *(array.name for array in spec.next_state)}
     nodes = _live([_node(node) for node in proto.graph.node], variables, outputs)
