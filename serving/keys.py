@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import os
 import re
-import secrets
 import sys
 from pathlib import Path
 
@@ -124,6 +123,8 @@ def main() -> None:
     )
     parser.add_argument("name", metavar="NAME", type=_name, help="whose key it is, as the access log shows it")
     name = parser.parse_args().name
+    import secrets
+
     key = secrets.token_urlsafe(32)
     try:
         os.write(1, f"{name}:{hashlib.sha256(key.encode()).hexdigest()}\n".encode())

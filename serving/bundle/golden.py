@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.serving.bundle.files import GOLDEN_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_checked
-from trpo_tf.serving.bundle.memory import available_bytes, golden_bytes
+from trpo_tf.serving.bundle.memory import golden_bytes, has_memory
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, next_outputs
 from trpo_tf.serving.errors import BundleError
 
@@ -81,7 +81,7 @@ def _check_memory(archive: zipfile.ZipFile, manifest: Manifest, specs: list[Arra
     most = _most_bytes(manifest)
     if unpacked > most:
         raise BundleError(f"{GOLDEN_FILE} unpacks to {unpacked:,} bytes, more than {most:,}; export it again")
-    if _COPIES * unpacked > available_bytes():
+    if not has_memory(_COPIES * unpacked):
         raise BundleError(f"{GOLDEN_FILE} unpacks to {unpacked:,} bytes, for which there is no memory")
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,16 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read the manifest of the bundle in folder `bundle`. Raises `BundleError`."""
     path = bundle / MANIFEST_FILE
     try:
-        return Manifest.from_json(read_at_most(path, fields.MOST_MANIFEST_BYTES))
+        return _parsed(read_at_most(path, fields.MOST_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{bundle} is no bundle (no {MANIFEST_FILE}); make one with `trpo-tf export`") from None
     except OSError as error:
         raise BundleError(f"{path} can't be read ({error.strerror}); check its permissions") from None
+
+
+@lru_cache(maxsize=1)  # a server reads a bundle's manifest several times when it loads it
+def _parsed(content: bytes) -> Manifest:
+    return Manifest.from_json(content)
 
 
 def model_version(manifest: Manifest) -> str:

@@ -6,7 +6,6 @@ every file of the folder except itself. Needs the extra `signing`.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,8 +33,10 @@ def sign(bundle: Path, private_key: Path) -> None:
 
     Raises `BundleError` if the key can't sign, or the folder holds anything but plain files and folders.
     """
+    from tempfile import TemporaryDirectory
+
     hashing, signing = _model_signing("hashing"), signer(private_key)
-    with tempfile.TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}-") as scratch:
+    with TemporaryDirectory(dir=bundle.parent, prefix=f".{bundle.name}-") as scratch:
         signature = Path(scratch) / SIGNATURE_FILE
         try:
             signing.set_hashing_config(_everything(hashing)).sign(bundle, signature)
@@ -53,6 +54,8 @@ def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
     Nobody can change the copy between check and use. Raises `BundleError` for a bundle that is not signed, signed with
     another key, or changed since. It is also raised if the bundle can't be copied to the system's temporary folder.
     """
+    from tempfile import TemporaryDirectory
+
     verifying, hashing = _model_signing("verifying"), _model_signing("hashing")
     if not (bundle / SIGNATURE_FILE).is_file():
         raise BundleError(f"{bundle} is not signed (no {SIGNATURE_FILE}); export it with --sign")
@@ -60,7 +63,7 @@ def signed_copy(bundle: Path, public_key: Path) -> Iterator[Path]:
         raise BundleError(f"there is no key {public_key}; give the public key as PEM")
     with ExitStack() as stack:
         try:
-            copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / bundle.resolve().name
+            copy = Path(stack.enter_context(TemporaryDirectory())) / bundle.resolve().name
             _copy(bundle, copy)
         except OSError as error:  # shutil.Error is one
             raise BundleError(

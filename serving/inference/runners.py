@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from trpo_tf.serving.codecs.v2_json import InferRequest
@@ -15,12 +14,12 @@ Outputs = dict[str, Array]
 Done = Callable[[Outputs | Exception], None]
 
 
-@dataclass(slots=True, eq=False)
 class Waiting:
     """A queued request. Its owner sets `done`, which is called with the outputs or the exception."""
 
-    request: InferRequest
-    done: Done | None = None
+    def __init__(self, request: InferRequest) -> None:
+        self.request = request
+        self.done: Done | None = None
 
 
 class Runner(Protocol):

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from trpo_tf.serving.runtime.policy import Policy
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(NamedTuple):
     """Video of an episode with the policy: the file's name in the bundle, and its content."""
 
     file: str
@@ -32,8 +32,7 @@ class Model:
     episode: Episode | None = None
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """Loaded versions of one model, oldest first, and the choice among them for requests that name no version.
 
     Attributes:
@@ -45,8 +44,7 @@ class Release:
     choose: Callable[[], Model]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One version in the repository, loaded or not.
 
     Attributes:

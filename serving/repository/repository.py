@@ -6,9 +6,8 @@ thread, and then takes the new catalog.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import count
+from typing import NamedTuple
 
 from trpo_tf.serving.bundle.interface import Interface, breaking_change, interface_of
 from trpo_tf.serving.bundle.manifest import read_manifest
@@ -33,8 +32,7 @@ Acting = tuple[str, Interface]
 """Version that clients of a model rely on, and its interface."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """State of one bundle path.
 
     Attributes:
@@ -319,7 +317,7 @@ class Repository:
                 return slot
         if slot.reason and not slot.is_reported:
             self._on_event(location.name, location.version, "refused", slot.reason)
-            return replace(slot, is_reported=True)
+            return slot._replace(is_reported=True)
         return slot
 
     def _release(self, models: Sequence[Model], before: Release | None) -> Release:
@@ -339,6 +337,8 @@ def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
     newest, older = models[-1], models[-2:][0]
     if not canary or len(models) == 1:
         return Release(versions, lambda: newest)
+    from fractions import Fraction
+
     share, requests = Fraction(str(canary)), count()
 
     def choose() -> Model:

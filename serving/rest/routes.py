@@ -18,12 +18,10 @@ from trpo_tf.serving.codecs.v2_json import (
 )
 from trpo_tf.serving.console.pages import Page, console_models, console_pages
 from trpo_tf.serving.errors import quoted
-from trpo_tf.serving.metrics.prometheus import CONTENT_TYPE, render
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog, Release
 from trpo_tf.serving.rest.endpoints import Protocol, RestEndpoint, served_protocols
-from trpo_tf.serving.rest.openapi import describe
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
 
 _REPOSITORY = "/v2/repository/models/"
@@ -89,7 +87,7 @@ def make_routes(
             known[name] = release, _release_routes(name, release, protocols, options, metrics)
         routes.update(known[name][1])
     routes["/metrics"] = Route((b"GET", b"HEAD"), lambda _headers, _body: _scrape(metrics))
-    routes["/openapi.json"] = _made_once(lambda: orjson.dumps(describe(catalog, options)))
+    routes["/openapi.json"] = _made_once(lambda: _describe(catalog, options))
     routes["/console/models"] = _made_once(lambda: console_models(catalog))
     for path, page in console_pages(catalog).items():
         routes[path] = _page(page)
@@ -186,7 +184,18 @@ def _acting(release: Release, endpoints: Mapping[str, RestEndpoint], version: st
     return Route((b"POST",), select=lambda: only)
 
 
+# Two modules are imported at the first request for what they make, so that a server starts faster.
+
+
+def _describe(catalog: Catalog, options: ServeOptions) -> bytes:
+    from trpo_tf.serving.rest.openapi import describe
+
+    return orjson.dumps(describe(catalog, options))
+
+
 def _scrape(metrics: Metrics) -> Response:
+    from trpo_tf.serving.metrics.prometheus import CONTENT_TYPE, render
+
     return Response(200, render(metrics), content_type=CONTENT_TYPE)
 
 

@@ -7,11 +7,10 @@ request it takes the slot of the connection that has been idle the longest. If n
 import fcntl
 import struct
 import termios
+import time
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from trpo_tf.serving.keys import KeyRing, gives_key, refusal
 from trpo_tf.serving.listening.silence import has_sent
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
@@ -21,6 +20,7 @@ from trpo_tf.serving.rest.routes import Route, Routes, find_route, no_content
 from trpo_tf.serving.tracing.records import NO_OBSERVERS, Observers
 
 if TYPE_CHECKING:
+    from trpo_tf.serving.keys import KeyRing
     from trpo_tf.serving.rest.connection import Connection
 
 RESERVE = 64
@@ -28,6 +28,9 @@ RESERVE = 64
 
 IDLE_SECONDS = 1.0
 """How long a connection must be idle before another may take its slot. A client that asks in a loop keeps its own."""
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 MOST_KNOWN_HOSTS = 64
 """Limit on the number of allowed Host headers that are cached."""
@@ -41,7 +44,7 @@ class ServerState:
         routes: Routes,
         options: ServeOptions,
         metrics: Metrics,
-        keys: KeyRing | None = None,
+        keys: "KeyRing | None" = None,
         observers: Observers = NO_OBSERVERS,
     ) -> None:
         self.routes, self.options, self.keys = routes, options, keys
@@ -112,6 +115,8 @@ class ServerState:
 
     def _authorize(self, headers: dict[bytes, bytes]) -> None:
         if self.keys is not None and self.key_of(headers) is None:
+            from trpo_tf.serving.keys import gives_key, refusal
+
             given = headers.get(b"authorization", b"")
             problem = b' error="invalid_token"' if gives_key(given) else b""
             raise HttpError(401, refusal(given), b"www-authenticate: Bearer%b\r\n" % problem)
@@ -188,4 +193,7 @@ def _has_input(descriptor: int) -> bool:
 
 
 def _date() -> bytes:
-    return f"date: {formatdate(usegmt=True)}\r\n".encode()
+    """Return the Date header (RFC 9110, 5.6.7), whose names of days and months are English in every locale."""
+    now = time.gmtime()
+    day, month = _DAYS[now.tm_wday], _MONTHS[now.tm_mon - 1]
+    return time.strftime(f"date: {day}, %d {month} %Y %H:%M:%S GMT\r\n", now).encode()

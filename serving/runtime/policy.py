@@ -38,6 +38,9 @@ _ONNX_NAMES = {"float32": "float", "float64": "double"}
 """ONNX Runtime's names of dtypes that NumPy names differently."""
 
 
+# NumPy imports its random generators at their first use, so annotations name them in quotes: few servers ever sample.
+
+
 class Policy:
     """A loaded policy. Its methods may be called from several threads at once."""
 
@@ -61,7 +64,7 @@ class Policy:
         observation: Any,
         *,
         deterministic: bool = True,
-        rng: np.random.Generator | None = None,
+        rng: "np.random.Generator | None" = None,
     ) -> Any:
         """Return the action for one observation, in the environment's units, dtype and shape.
 
@@ -87,7 +90,7 @@ class Policy:
         observations: Any,
         *,
         deterministic: bool = True,
-        rng: np.random.Generator | None = None,
+        rng: "np.random.Generator | None" = None,
     ) -> Array:
         """Return the actions for observations [batch, ...]; arguments and errors as in `act`."""
         self._refuse_state()
@@ -174,7 +177,7 @@ class Policy:
                 "session.act(observation), or policy.step(observations, state)"
             )
 
-    def _draw(self, batch: int, rng: np.random.Generator | None) -> Array:
+    def _draw(self, batch: int, rng: "np.random.Generator | None") -> Array:
         return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
 
 
@@ -194,7 +197,7 @@ def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
     return Policy(read_checked(folder, manifest, MODEL_FILE), manifest)
 
 
-def draw_noise(spec: NoiseSpec, batch: int, rng: np.random.Generator) -> Array:
+def draw_noise(spec: NoiseSpec, batch: int, rng: "np.random.Generator") -> Array:
     """Draw the noise [batch, k] with which the graph samples from its distribution."""
     shape = (batch, *spec.shape)
     match spec.law:

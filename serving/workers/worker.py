@@ -16,9 +16,7 @@ import uvloop
 
 from trpo_tf.serving.bundle.interface import from_json, to_json
 from trpo_tf.serving.errors import BundleError, install
-from trpo_tf.serving.inference.batching import Batcher
 from trpo_tf.serving.inference.runners import DirectRunner, Runner
-from trpo_tf.serving.listening.accepting import TlsAcceptor
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
 from trpo_tf.serving.listening.reloading import Reloader
@@ -31,7 +29,6 @@ from trpo_tf.serving.repository.discovery import BundleLocation, Source, resolve
 from trpo_tf.serving.repository.look_thread import LookThread
 from trpo_tf.serving.repository.repository import Repository
 from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
-from trpo_tf.serving.rest.model_repository import control_routes
 from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, without_readiness
 from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.allocation import return_large_blocks
@@ -44,6 +41,7 @@ from trpo_tf.serving.workers.messages import MOST_TEXT, receive, send
 
 if TYPE_CHECKING:
     from trpo_tf.serving.grpc.server import GrpcServer
+    from trpo_tf.serving.listening.accepting import TlsAcceptor
 
 SWITCH_SECONDS = 0.0005
 """Interpreter's switch interval: a thread that loads a model may block the event loop for a tenth of the default."""
@@ -134,7 +132,7 @@ class Worker:
         self._release_routes: ReleaseRoutes = {}
         self.state = ServerState(self._routes(), options, metrics, credentials.keys, observers)
         self._reloader = Reloader(credentials.followed(), self._report_reloaded, logs=context.worker_index == 0)
-        self._runner: Runner = Batcher(options.max_batch) if options.batching else DirectRunner()
+        self._runner = _make_runner(options)
         metrics.show(self.catalog)
         if options.poll:
             metrics.looked()
@@ -182,12 +180,14 @@ class Worker:
         if not self._stop_now.is_set():
             self._look_thread.finish()
 
-    async def _listen(self, listeners: list[socket.socket]) -> list[asyncio.Server | TlsAcceptor]:
+    async def _listen(self, listeners: list[socket.socket]) -> "list[asyncio.Server | TlsAcceptor]":
         """Accept connections from now on, and return the servers that do."""
         connect = partial(Connection, self.state, self._runner)
         if self._tls is None:
             loop = asyncio.get_running_loop()
             return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
+        from trpo_tf.serving.listening.accepting import TlsAcceptor
+
         most, connections = self._options.max_connections, self.state.connections
 
         def evicted() -> None:
@@ -223,6 +223,8 @@ class Worker:
         catalog = self._repository.catalog
         routes = make_routes(catalog, self._options, self._metrics, self._release_routes)
         if self._options.repository_api:
+            from trpo_tf.serving.rest.model_repository import control_routes
+
             routes |= control_routes(
                 catalog, self._change if self._context.channel is None else self._change_everywhere
             )
@@ -368,6 +370,17 @@ class Worker:
     def _is_in_handshake(self) -> bool:
         """Return whether a TLS handshake is under way, whose client has had no chance to ask yet."""
         return self._acceptor is not None and self._acceptor.pending > 0
+
+
+# What an option asks for is imported only then, so that a server without it starts faster.
+
+
+def _make_runner(options: ServeOptions) -> Runner:
+    if not options.batching:
+        return DirectRunner()
+    from trpo_tf.serving.inference.batching import Batcher
+
+    return Batcher(options.max_batch)
 
 
 def _from_json(source: Any) -> Source:
