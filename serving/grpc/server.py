@@ -5,7 +5,6 @@ wait for a message has a timeout, and bytes that are no message are the client's
 """
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,10 +18,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is fo
 import grpc
 
 from trpo_tf.serving.codecs.grpc_messages import (
-    HEALTH,
     HEALTH_CHECK,
     HEALTH_WATCH,
-    INFERENCE,
     MODEL_INFER,
     MODEL_METADATA,
     MODEL_READY,
@@ -31,12 +28,13 @@ from trpo_tf.serving.codecs.grpc_messages import (
     SERVER_READY,
     Call,
 )
-from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, from_document, parse
-from trpo_tf.serving.codecs.v2_json import RequestError, model_metadata, server_metadata
-from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, parse
+from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.grpc.information import Information
 from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata
 from trpo_tf.serving.grpc.listener import make_server, open_port
-from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
+from trpo_tf.serving.grpc.statuses import KINDS, code_of_cancelled, status_of, unknown_model
+from trpo_tf.serving.inference.endpoint import InferenceEndpoint
 from trpo_tf.serving.inference.runners import DirectRunner, Outputs, Runner, Waiting
 from trpo_tf.serving.keys import KeyRing, refusal
 from trpo_tf.serving.listening.sockets import GrpcPort
@@ -45,7 +43,6 @@ from trpo_tf.serving.metrics.series import Metrics, Series
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog
 from trpo_tf.serving.runtime.policy import Policy
-from trpo_tf.serving.support.logs import emit
 from trpo_tf.serving.tracing.records import NO_OBSERVERS, CallRecord, Observers, grpc_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
 
@@ -60,9 +57,6 @@ OPEN_MESSAGES = 4
 
 SMALL_ANSWER = 16 * 1024
 """Bytes up to which an answer is not counted while its client takes it."""
-
-MOST_DETAILS = 300
-"""Limit on a status's message. Clients take 8 KiB of metadata, and a byte that isn't ASCII becomes three."""
 
 LEFT_SECONDS = 0.02
 """How long to wait, on a call without a message, for the cancellation by its client."""
@@ -80,29 +74,8 @@ _ALWAYS = {call.path for call in (SERVER_LIVE, SERVER_READY, HEALTH_CHECK)}
 _OPEN = _ALWAYS | {HEALTH_WATCH.path}
 """Methods that need no key."""
 
-_BUSY = "too many calls at a time; come again"
-
-_KINDS = {
-    grpc.StatusCode.INVALID_ARGUMENT: "bad_request",
-    grpc.StatusCode.NOT_FOUND: "not_found",
-    grpc.StatusCode.DEADLINE_EXCEEDED: "timeout",
-    grpc.StatusCode.INTERNAL: "internal",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "busy",
-    grpc.StatusCode.UNAUTHENTICATED: "unauthorized",
-    grpc.StatusCode.UNIMPLEMENTED: "not_found",
-}
-"""Label of a status among the errors in metrics."""
-
 Answer = Callable[[Message], Awaitable[Message]]
 Handle = Callable[[object, Any], Awaitable[bytes]]
-
-
-class CallError(Exception):
-    """An error that ends a call with the status `code`."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class GrpcServer:
@@ -121,6 +94,7 @@ class GrpcServer:
         """Prepare the services, in the event loop; `start` begins to listen."""
         self._current, self._options, self._metrics, self._tls = current, options, metrics, tls
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
+        self._information = Information(current, options, self._stopping)
         self._come, self._under_way = 0, 0  # calls so far, and calls under way
         self._untaken = 0  # bytes of answers that clients haven't taken
         most = options.max_connections
@@ -161,14 +135,15 @@ class GrpcServer:
 
     def _methods(self) -> dict[str, grpc.RpcMethodHandler]:
         """Return the handler of each method, by path."""
+        information = self._information
         unary: dict[Call, Answer | None] = {
-            SERVER_LIVE: self._server_live,
-            SERVER_READY: self._server_ready,
-            MODEL_READY: self._model_ready,
-            SERVER_METADATA: self._server_metadata,
-            MODEL_METADATA: self._model_metadata,
+            SERVER_LIVE: information.server_live,
+            SERVER_READY: information.server_ready,
+            MODEL_READY: information.model_ready,
+            SERVER_METADATA: information.server_metadata,
+            MODEL_METADATA: information.model_metadata,
             MODEL_INFER: None,
-            HEALTH_CHECK: self._health_check,
+            HEALTH_CHECK: information.health_check,
         }
         handlers = {call.path: self._locked(call.path, self._unary(call, answer)) for call, answer in unary.items()}
         return handlers | {HEALTH_WATCH.path: grpc.stream_stream_rpc_method_handler(self._watch_counted)}
@@ -193,7 +168,7 @@ class GrpcServer:
 
     async def _refuse(self, context: Any, method: str, code: grpc.StatusCode, message: str) -> None:
         """End a call before its message is read; `method` is empty if the path is unknown."""
-        self._count(context, method, code, _KINDS[code])
+        self._count(context, method, code, KINDS[code])
         await context.abort(code, message)
 
     def _unary(self, call: Call, answer: Answer | None) -> Handle:
@@ -222,11 +197,11 @@ class GrpcServer:
                 if len(answered) > SMALL_ANSWER:
                     self._hold(context, len(answered))
             except asyncio.CancelledError:
-                self._count(context, call.path, _code_of_cancelled(context), "", endpoint, came, whole)
+                self._count(context, call.path, code_of_cancelled(context), "", endpoint, came, whole)
                 raise
             except Exception as error:  # noqa: BLE001 (each has its status)
                 failed = status_of(error)
-                kind = "not_finite" if isinstance(error, FloatingPointError) else _KINDS[failed[0]]
+                kind = "not_finite" if isinstance(error, FloatingPointError) else KINDS[failed[0]]
                 self._count(context, call.path, failed[0], kind, endpoint, came, whole)
             else:
                 self._count(context, call.path, grpc.StatusCode.OK, "", endpoint, came, whole)
@@ -303,14 +278,11 @@ class GrpcServer:
         """Return the endpoint of the requested model. Raises `CallError`."""
         model = self._current().find(message.model_name, message.model_version or None)
         if model is None:
-            raise _unknown(message.model_name, message.model_version)
+            raise unknown_model(message.model_name, message.model_version)
         endpoint = self._endpoints.get(model.policy)
         if endpoint is None:
             endpoint = self._endpoints[model.policy] = InferenceEndpoint(model, self._options, self._metrics, "grpc")
         return endpoint
-
-    def _is_ready(self) -> bool:
-        return not self._stopping.is_set() and self._current().is_ready
 
     # The methods
 
@@ -321,33 +293,6 @@ class GrpcServer:
         if isinstance(outputs, Waiting):
             outputs = await _outputs_of(outputs)
         return encode_infer(outputs, request, message.id, endpoint.model)
-
-    async def _server_live(self, _request: Message) -> Message:
-        return SERVER_LIVE.response(live=True)
-
-    async def _server_ready(self, _request: Message) -> Message:
-        return SERVER_READY.response(ready=self._is_ready())
-
-    async def _model_ready(self, request: Message) -> Message:
-        release = self._current().releases.get(request.name)
-        is_there = release is not None and (not request.version or request.version in release.versions)
-        return MODEL_READY.response(ready=is_there and not self._stopping.is_set())
-
-    async def _server_metadata(self, _request: Message) -> Message:
-        return from_document(SERVER_METADATA.response, server_metadata(has_repository=self._options.repository_api))
-
-    async def _model_metadata(self, request: Message) -> Message:
-        release = self._current().releases.get(request.name)
-        if release is None or (request.version and request.version not in release.versions):
-            raise _unknown(request.name, request.version)
-        names = list(release.versions)[::-1]  # newest first
-        manifest = release.versions[request.version or names[0]].policy.manifest
-        return from_document(MODEL_METADATA.response, model_metadata(manifest, *names))
-
-    async def _health_check(self, request: Message) -> Message:
-        if (status := self._health(request.service)) == "SERVICE_UNKNOWN":
-            raise CallError(grpc.StatusCode.NOT_FOUND, f"there is no service {quoted(request.service)}")
-        return HEALTH_CHECK.response(status=status)
 
     async def _watch_counted(self, messages: object, context: Any) -> None:
         """Serve the health service's stream, unless too many are open."""
@@ -371,18 +316,13 @@ class GrpcServer:
         told = ""
         while True:
             is_last = self._stopping.is_set()  # read before the write, during which the stop may begin
-            if (status := self._health(request.service)) != told:
+            if (status := self._information.health(request.service)) != told:
                 await context.write(HEALTH_WATCH.response(status=status).SerializeToString())
                 told = status
             if is_last:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)
-
-    def _health(self, service: str) -> str:
-        if service not in ("", INFERENCE, HEALTH):
-            return "SERVICE_UNKNOWN"
-        return "SERVING" if self._is_ready() else "NOT_SERVING"
 
 
 async def _outputs_of(waiting: Waiting) -> Outputs:
@@ -393,37 +333,6 @@ async def _outputs_of(waiting: Waiting) -> Outputs:
     return outputs
 
 
-def _unknown(name: str, version: str) -> CallError:
-    shown = f"{quoted(name)}, version {quoted(version)}" if version else quoted(name)
-    return CallError(grpc.StatusCode.NOT_FOUND, f"there is no model {shown}")
-
-
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """Return the status and the message of a call that raised `error`."""
-    code, message = _status_of(error)
-    return code, message if len(message) <= MOST_DETAILS else f"{message[: MOST_DETAILS - 3]}..."
-
-
-def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    match error:
-        case CallError():
-            return error.code, str(error)
-        case BusyError():
-            return grpc.StatusCode.RESOURCE_EXHAUSTED, _BUSY
-        case TimeoutError():
-            return grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time"
-    failure = failure_of(error)
-    if failure.fault is not None:
-        emit("fault", "a call failed", level=logging.ERROR, fault=failure.fault)
-    return grpc.StatusCode.INVALID_ARGUMENT if failure.is_clients else grpc.StatusCode.INTERNAL, failure.message
-
-
 def _authorization(metadata: Any) -> bytes:
     given = dict(metadata).get("authorization", "")
     return given.encode() if isinstance(given, str) else b""
-
-
-def _code_of_cancelled(context: Any) -> grpc.StatusCode:
-    """Return the status of a cancelled call: its deadline had passed, or its client cancelled it."""
-    is_late = context.time_remaining() == 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED

@@ -1,19 +1,16 @@
-"""HTTP/1.1 on one connection: a uvloop protocol on httptools' parser, with limits against hostile clients.
+"""Answers to the requests of one connection, and its end: a uvloop protocol, on `serving.rest.request_reader`.
 
 The policy runs inline in the event loop: its few microseconds are cheaper than a hop to a thread. Only large bodies
 are decoded in a thread, as that takes tens of milliseconds. Other requests are answered meanwhile.
 
-Limits hold before a request is parsed: on its head, its body, all bodies together, its time, and the answers that its
-client leaves unread. docs/reference/server.md lists them.
+The answers that a client leaves unread are limited too.
 """
 
 import asyncio
 import logging
 import math
-import socket
 from concurrent.futures import Future
 from contextlib import suppress
-from enum import IntEnum
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -24,24 +21,18 @@ import httptools
 from trpo_tf.serving.codecs.v2_json import InferRequest
 from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
 from trpo_tf.serving.rest.endpoints import RestEndpoint
-from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response, busy, too_large
-from trpo_tf.serving.rest.routes import Route
+from trpo_tf.serving.rest.request_reader import CLOSING, DEFERRED, IDLE, LAST, PENDING, RECEIVING, RequestReader
+from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
 from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
-
-MAX_HEAD = 16 * 1024
-"""Limit on the bytes of a request's target and headers."""
 
 MAX_UNREAD = 2**20
 """Limit on the bytes of unread answers, above which a client's next request ends its connection."""
 
 MAX_QUIET = 64 * 1024
 """Bytes of unread answers above which they are counted: the high-water mark of the write buffer."""
-
-MUCH = 64 * 1024
-"""Bytes received at once after which reading pauses, so that other connections have their turn."""
 
 LARGE = 256 * 1024
 """Bodies of more bytes are decoded in a thread; so are compressed ones."""
@@ -63,34 +54,6 @@ SWEEP_SECONDS = 0.5
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
-class Phase(IntEnum):
-    """State of a connection.
-
-    | from | to | when |
-    |---|---|---|
-    | IDLE | RECEIVING | the first byte of a request comes |
-    | RECEIVING | PENDING | the request is whole, and a policy answers it |
-    | RECEIVING, PENDING | IDLE | the answer is written, and the connection is kept |
-    | RECEIVING | DEFERRED | an answer comes later that is the connection's last |
-    | any | CLOSING | the last answer is written, the client has closed its side, or the deadline has passed |
-    """
-
-    IDLE = 0
-    RECEIVING = 1
-    PENDING = 2
-    """A thread parses the whole request, or it waits for the batch that it is run in."""
-    DEFERRED = 3
-    """Nothing more is read; the last answer is still to be written."""
-    CLOSING = 4
-    """Nothing more is read."""
-
-
-IDLE, RECEIVING, PENDING, DEFERRED, CLOSING = Phase  # looked up thousands of times a second
-
-_LAST = DEFERRED
-"""From this phase on nothing more is read."""
-
-
 class _Aside(NamedTuple):
     """A request that a thread parses, and whether its connection is kept."""
 
@@ -99,7 +62,7 @@ class _Aside(NamedTuple):
     keep: bool
 
 
-class Connection(asyncio.Protocol):
+class Connection(RequestReader):
     """One client's connection. Requests are answered in order, each as soon as it has arrived completely.
 
     At most one request waits, for the thread that parses it or for the batch that it is run in. If anything else
@@ -108,90 +71,21 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, state: ServerState, runner: Runner) -> None:
-        self._state, self._runner = state, runner
-        self._now = asyncio.get_running_loop().time
-        self._parser: Any = httptools.HttpRequestParser(self)
-        self._paused = self._is_timed = False
+        super().__init__(state)
+        self._runner = runner
         self._aside: _Aside | None = None
-        self._counted = 0  # bytes of the body that are included in `ServerState.buffered`
         self.unread = 0  # bytes of unread answers at the last count
         self.idle_since = self._now()
-        self.deadline = self.idle_since + state.options.timeout
-        self._await_request()
-
-    def _await_request(self) -> None:
-        self._target = b""
-        self._head: dict[bytes, bytes] = {}
-        self._route: Route | None = None
-        self._refusal: Response | None = None
-        self._body: bytes | bytearray = b""
-        self._size = 0  # bytes of the body, kept or discarded
-        self._unproductive = 0  # bytes received since the request began, or since the last of its body
-        self._method = b""  # set once the head is complete
-        self._is_offered = False  # whether the client offers another protocol
-        self._began = self._was_whole = 0.0  # when its first and its last byte arrived
-        self._phase = IDLE
 
     # The transport's side
 
     def connection_made(self, transport: Any) -> None:
         """Register the connection."""
-        self._transport = transport
+        super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_QUIET)
         if self._state.observers:
             self._client = http_client(transport)  # now, since a client that has disconnected has no address
-        self._checks_host = transport.get_extra_info("socket").family != socket.AF_UNIX
         self._state.admit(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse the input, and answer each request that is complete."""
-        if self._phase >= _LAST:
-            return
-        self._unproductive += len(data)
-        try:
-            try:
-                self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                self._decline(memoryview(data), offer)
-        except httptools.HttpParserError as error:
-            if self._phase < _LAST:
-                self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
-        if self._phase is RECEIVING:
-            self._bound()
-            if len(data) >= MUCH:
-                self._let_others()
-
-    def _decline(self, rest: memoryview, offer: httptools.HttpParserUpgrade) -> None:
-        """Continue with HTTP/1.1 after the client offered another protocol (RFC 9110, 7.8).
-
-        The parser has stopped after the head. Another one reads the head again without the offer, and then the body.
-        """
-        while self._phase < _LAST:
-            rest = rest[offer.args[0] :]
-            self._head.pop(b"upgrade", None)
-            lines = b"".join(b"%b: %b\r\n" % header for header in self._head.items())
-            version = self._parser.get_http_version().encode()
-            head = b"%b %b HTTP/%b\r\n%b\r\n" % (self._method, self._target, version, lines)
-            self._await_request()
-            self._unproductive = len(rest)
-            self._parser = httptools.HttpRequestParser(self)
-            self._parser.feed_data(head)
-            try:
-                self._parser.feed_data(rest)
-            except httptools.HttpParserUpgrade as another:
-                offer = another
-            else:
-                return
-
-    def _let_others(self) -> None:
-        """Pause reading for one turn of the event loop, which could otherwise read up to 8 MB of one client at once."""
-        if self._phase < _LAST and not self._paused:
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._read_on)
-
-    def _read_on(self) -> None:
-        if self._phase is not PENDING and not (self._paused or self._transport.is_closing()):
-            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close after all answers are written, as the client sends no more. TLS can't wait for a deferred answer."""
@@ -227,98 +121,9 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
             self.deadline = self._now() + self._state.options.timeout
 
-    # The parser's side
-
-    def on_message_begin(self) -> None:
-        """Begin a request, and answer a pending one before it."""
-        if self._phase is PENDING:
-            self._flush()
-        self._began = perf_counter()
-        if self._phase is IDLE:
-            self._phase = RECEIVING
-
-    def on_url(self, part: bytes) -> None:
-        """Append a part of the request's target."""
-        self._target += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a header. Repeated headers are joined to one list of values (RFC 9110, 5.3). Trailers are ignored."""
-        if not self._method:
-            name, value, head = name.lower(), value.rstrip(b" \t"), self._head  # the parser leaves blanks at the end
-            if name not in head:
-                head[name] = value
-            elif len(head[name]) <= MAX_HEAD:  # a longer one is refused anyway, and to copy it each time takes seconds
-                head[name] = b"%b, %b" % (head[name], value)
-
-    def on_headers_complete(self) -> None:
-        """Find the route of the request. If its head is refused, its body is discarded."""
-        if self._phase >= _LAST:
-            return
-        self._method, head = self._parser.get_method(), self._head
-        if self._unproductive > MAX_HEAD and _head_size(self._target, head) > MAX_HEAD:
-            self._refuse(_HEAD_TOO_LARGE)
-            return
-        if b"upgrade" in head and self._method != b"CONNECT" and self._parser.should_upgrade():
-            self._is_offered = True
-            return
-        try:
-            self._route = self._match_route()
-        except HttpError as error:
-            self._refusal = error.response
-            if self._method == b"CONNECT":
-                self._refuse(_NO_PROXY)
-            elif b"expect" in head or error.response.status in _FINAL:
-                self._refuse(error)
-        else:
-            if b"expect" in head and head[b"expect"].lower() == b"100-continue" and not self._is_old():
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _match_route(self) -> Route:
-        """Check the head, and return the route of the request. Raises `HttpError`."""
-        head = self._head
-        if head.get(b"host") not in self._state.known_hosts or self._target[0] != _SLASH:
-            self._check_host()
-        route = self._state.match_route(self._target, self._method, head)
-        if b"transfer-encoding" in head:
-            if self._is_old():  # its framing is faulty (RFC 9112, 6.1): a proxy may have seen another request
-                self._refuse(HttpError(400, "HTTP/1.0 has no transfer codings"))
-            elif head[b"transfer-encoding"].lower() != b"chunked":
-                raise HttpError(501, "the only transfer coding is chunked")
-        if self._state.reserve and self in self._state.reserve and not route.is_health:
-            self._state.take_slot(self, self._now())
-        return route
-
-    def _check_host(self) -> None:
-        host = self._head.get(b"host")
-        if host is None and not self._is_old():
-            raise HttpError(400, "the Host header is missing")
-        if host is not None and b"," in host:
-            raise HttpError(400, "there is more than one Host header")
-        if self._checks_host:
-            self._state.check_host(self._target, host)
-
-    def _is_old(self) -> bool:
-        return bool(self._parser.get_http_version() == "1.0")
-
-    def on_body(self, part: bytes) -> None:
-        """Store a part of the body, or refuse a body that is too large."""
-        if self._phase >= _LAST:
-            return
-        self._unproductive = 0
-        self._size += len(part)
-        if self._size > self._state.options.max_body:
-            self._refuse(too_large(self._state.options.max_body))
-        elif self._route is not None:
-            if not self._body:
-                self._body = part
-            elif isinstance(self._body, bytearray):
-                self._body += part
-            else:
-                self._body = bytearray(self._body + part)
-
     def on_message_complete(self) -> None:
         """Answer the complete request, or pass it to a policy."""
-        if self._phase >= _LAST or self._is_offered:
+        if self._phase >= LAST or self._is_offered:
             return
         if self._paused and self.unread > MAX_UNREAD:
             self.abort()
@@ -501,31 +306,13 @@ class Connection(asyncio.Protocol):
 
     # What is under way, and how it ends
 
-    def _bound(self) -> None:
-        """Enforce the limits on a request that is still arriving."""
-        if not self._is_timed:
-            self._is_timed = True
-            self.deadline = self._now() + self._state.options.timeout
-        if self._unproductive > MAX_HEAD:
-            self._refuse(_HEAD_TOO_LARGE)
-            return
-        grown = len(self._body) - self._counted
-        self._counted += grown
-        self._state.buffered += grown
-        if self._state.buffered > self._state.options.max_buffered:
-            self._refuse(busy("requests"))
-
-    def _release(self) -> None:
-        self._state.buffered -= self._counted
-        self._counted = 0
-
     def expire(self) -> None:
         """End an overdue connection.
 
         An idle one is closed, an incomplete request refused, and a pending one run. A client that does not read its
         answers, or does not close its side in time, is cut off.
         """
-        if self._phase >= _LAST or self._paused:
+        if self._phase >= LAST or self._paused:
             self.abort()
         elif self._phase is PENDING:
             self._flush()
@@ -573,7 +360,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: HttpError) -> None:
         """Answer with the error, and read nothing more."""
         self._flush()
-        if self._phase >= _LAST:
+        if self._phase >= LAST:
             return
         response = error.response
         if self._phase is RECEIVING and self._parser.get_method() == b"HEAD":
@@ -596,13 +383,4 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
 
-_HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
-_SLASH = ord("/")
-_NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
-_FINAL = {413, 503}
-"""Statuses with which a head is refused at once, without waiting for the body."""
 _INTERNAL_ERROR = HttpError(500, "internal error").response
-
-
-def _head_size(target: bytes, headers: dict[bytes, bytes]) -> int:
-    return len(target) + sum(len(name) + len(value) for name, value in headers.items())

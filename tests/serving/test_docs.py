@@ -12,8 +12,8 @@ from tests.support.paths import ROOT
 from trpo_tf.serving.codecs.body_limits import MAX_DEPTH
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.rest.connection import MAX_HEAD
 from trpo_tf.serving.rest.model_repository import control_routes
+from trpo_tf.serving.rest.request_reader import MAX_HEAD
 from trpo_tf.serving.rest.routes import make_routes
 
 DOCS = ROOT / "docs"
@@ -55,13 +55,14 @@ def test_the_python_snippet_of_grpc_works(grpc_server):
 def test_every_method_and_status_of_grpc_is_in_a_table():
     """The statuses are those in the code; two come from gRPC itself."""
     grpc = pytest.importorskip("grpc")
+    from trpo_tf.serving import grpc as package
     from trpo_tf.serving.codecs.grpc_messages import HEALTH, INFERENCE, SERVICES
-    from trpo_tf.serving.grpc import server as grpc_server
 
     tables = re.findall(r"^\| (`[^|]*`) \|", GRPC, re.MULTILINE)
     shown = {name for cell in tables for name in re.findall(r"`([^`]*)`", cell)}
     methods = {*SERVICES[INFERENCE], *(f"Health/{name}" for name in SERVICES[HEALTH])}
-    raised = set(re.findall(r"StatusCode\.(\w+)", Path(grpc_server.__file__).read_text()))
+    files = Path(package.__file__).parent.glob("*.py")
+    raised = {name for file in files for name in re.findall(r"StatusCode\.(\w+)", file.read_text())}
     assert shown == methods | (raised - {"OK"}) | {"RESOURCE_EXHAUSTED", "UNIMPLEMENTED"}
     assert all(hasattr(grpc.StatusCode, name) for name in raised)
 

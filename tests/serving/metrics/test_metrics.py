@@ -23,7 +23,7 @@ from trpo_tf.serving.metrics.prometheus import FAMILIES, render
 from trpo_tf.serving.metrics.series import BUCKETS, KINDS, Metrics
 from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model, Release
-from trpo_tf.serving.rest.connection import MAX_HEAD
+from trpo_tf.serving.rest.request_reader import MAX_HEAD
 
 PAGE = (ROOT / "docs" / "reference" / "server-metrics.md").read_text()
 INFER = "/v2/models/discrete/infer"
