@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 from trpo_tf.serving.errors import RequestError
@@ -27,7 +28,7 @@ class BusyError(Exception):
 def check_metadata(context: Any) -> None:
     """Raise `RequestError` if a call has too much metadata: gRPC itself checks each frame alone."""
     given = context.invocation_metadata()
-    if len(given) > MOST_ENTRIES or sum(len(key) + len(value) for key, value in given) > MAX_METADATA:
+    if len(given) > MOST_ENTRIES or sum(map(len, chain.from_iterable(given))) > MAX_METADATA:
         raise RequestError(
             f"the call's metadata is larger than {MAX_METADATA} bytes, or has over {MOST_ENTRIES} entries"
         )
