@@ -66,5 +66,5 @@ def run(folder: Path, code: str, *arguments: object) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
