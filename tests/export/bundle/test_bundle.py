@@ -137,6 +137,7 @@ def test_verify_needs_no_tensorflow(exported, run_python):
     assert int(run_python(code, *blocked)) == verify(folder).golden_cases > 100
 
 
+@pytest.mark.parametrize("exported", ["continuous"], indirect=True)
 def test_the_saved_model_needs_tensorflow_alone(exported, run_python):
     _, folder = exported
     golden = read_golden((folder / "golden.npz").read_bytes(), read_manifest(folder))

@@ -60,8 +60,15 @@ def python_lines(folder):
     return re.findall("```python\n(.*?)```", (folder / "MODEL_CARD.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize(("noise", "batch"), [("optional", 3), ("required", 3), ("none", 2), ("required", 1)])
-@pytest.mark.parametrize("names", [("obs",), ("place", "Goal's")])
+@pytest.mark.parametrize(
+    ("names", "noise", "batch"),
+    [
+        (("obs",), "optional", 3),
+        (("obs",), "required", 1),
+        (("place", "Goal's"), "required", 3),
+        (("place", "Goal's"), "none", 2),
+    ],
+)
 def test_every_snippet_acts(names, noise, batch, tmp_path, monkeypatch):
     folder = tmp_path / "bundle"
     visited = written(folder, names, GraphForm(noise=noise, batch=batch))

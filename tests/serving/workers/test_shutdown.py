@@ -11,6 +11,7 @@ import time
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.serving.waiting import wait_for
 from trpo_tf.serving.workers.worker import LEAVE_SECONDS
 
 TRAFFIC = ROOT / "tests" / "container" / "traffic.py"
@@ -86,17 +87,17 @@ def test_closed_standard_descriptors_are_no_connections(discrete, tmp_path, work
     shell = 'exec "$@" <&- >&- 2>&-'
     command = ["sh", "-c", shell, "sh", sys.executable, "-m", "trpo_tf", "serve", str(discrete), "--uds", str(path)]
     with subprocess.Popen([*command, f"--workers={workers}", "--access-log"]) as process:
-        deadline = time.monotonic() + 30
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for _ in range(5):
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(20)
-                connection.connect(str(path))
-                connection.sendall(ASK)
-                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        try:
+            for _ in range(5):
+                with socket.socket(socket.AF_UNIX) as connection:
+                    connection.settimeout(20)
+                    wait_for(lambda: connection.connect_ex(str(path)) == 0)
+                    connection.sendall(ASK)
+                    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def test_an_error_without_stderr_is_a_status():
