@@ -106,7 +106,8 @@ def test_backends_follow_the_same_conventions(env_id):
 
 
 def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch():
-    config = Config("tests.support.environments:Reach-v0", sampling=SamplingConfig(num_envs=64, batch_size=128))
+    sampling = SamplingConfig(num_envs=64, batch_size=128)
+    config = Config("tests.support.environments:Reach-v0", sampling=sampling, policy=PolicyConfig(unit_std=False))
     learner = build_learner(config)
     state = learner.initial_state(64)
     actor = Actor(learner.policy, 64)

@@ -312,7 +312,7 @@ def test_float64_observations(reach):
 @pytest.mark.parametrize("squash", [False, True])
 def test_actions_keep_to_the_bounds_and_reach_them(squash, small_config, tmp_path):
     # The environment itself refuses an action out of its bounds.
-    config = small_config(REACH, squash=squash, initial_log_std=2.0, total_steps=64)
+    config = small_config(REACH, squash=squash, initial_log_std=2.0, unit_std=False, total_steps=64)
     run = train(config, tmp_path / "run")
     policy = in_process(run.policy, "reach")
     actions = policy.act_batch(np.zeros((200, 2)), deterministic=False, rng=np.random.default_rng(0))
