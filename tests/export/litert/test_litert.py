@@ -149,15 +149,22 @@ WINDOW = PolicySpec(
 )
 
 
-@pytest.mark.parametrize("layer", RECURRENT)
-def test_layers_over_time_are_carried_at_a_fixed_batch(layer):
+def over_time(layer):
     network = keras.Sequential([keras.Input((5, 3)), RECURRENT[layer](), keras.layers.Flatten(), keras.layers.Dense(2)])
-    function = lambda obs, noise: network(obs) + noise  # noqa: E731
+    return lambda obs, noise: network(obs) + noise
+
+
+@pytest.mark.parametrize(("layer", "batch"), [("LSTM", 1), *((layer, 3) for layer in RECURRENT)])
+def test_layers_over_time_are_carried_at_a_fixed_batch(layer, batch):
+    function = over_time(layer)
     obs = np.random.default_rng(0).normal(size=(7, 5, 3)).astype(np.float32)
     noise = np.random.default_rng(1).normal(size=(7, 2)).astype(np.float32)
-    for batch in (1, 3):
-        found = litert_actor(to_litert(function, WINDOW, batch=batch), WINDOW)(obs, noise)
-        np.testing.assert_allclose(found, function(obs, noise), atol=1e-6)
+    found = litert_actor(to_litert(function, WINDOW, batch=batch), WINDOW)(obs, noise)
+    np.testing.assert_allclose(found, function(obs, noise), atol=1e-6)
+
+
+def test_a_loop_over_time_goes_with_no_8_bits_and_no_free_batch():
+    function, obs = over_time("LSTM"), np.ones((7, 5, 3), np.float32)
     with pytest.raises(ExportError, match=r"^8 bits in LiteRT go with no loop"):
         to_litert(function, WINDOW, batch=1, int8_observations=obs)
     with pytest.raises(ExportError, match=r"^a loop over time of a free batch .* \(--batch 1\)"):
