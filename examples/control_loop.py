@@ -48,13 +48,14 @@ def wait_until(deadline: int) -> None:
 
 def control(policy: serving.Policy, plant: Plant, period: int, ticks: int) -> tuple[np.ndarray, np.ndarray]:
     """Act once a period, in nanoseconds; when each tick started and ended after its own time, in nanoseconds."""
+    session = policy.start()
     started, ended = np.zeros(ticks, np.int64), np.zeros(ticks, np.int64)
     first = time.monotonic_ns() + period
     for tick in range(ticks):
         due = first + tick * period
         wait_until(due)
         started[tick] = time.monotonic_ns() - due
-        plant.actuate(policy.act(plant.sense()))
+        plant.actuate(session.act(plant.sense()))
         ended[tick] = time.monotonic_ns() - due
     return started, ended
 

@@ -15,9 +15,9 @@ from trpo_tf import serving
 def play(policy: serving.Policy, env: gym.Env, seed: int) -> float:
     """The undiscounted return of one episode, acting deterministically."""
     observation, _ = env.reset(seed=seed)
-    total, over = 0.0, False
+    session, total, over = policy.start(), 0.0, False  # a session keeps what a policy remembers, if it remembers
     while not over:
-        observation, reward, terminated, truncated, _ = env.step(policy.act(observation))
+        observation, reward, terminated, truncated, _ = env.step(session.act(observation))
         total, over = total + float(reward), terminated or truncated
     return total
 

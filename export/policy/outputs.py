@@ -4,7 +4,7 @@ A policy with state becomes a function without: its state and `reset` are inputs
 all that converts and compares policies knows one kind of function.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -29,6 +29,19 @@ def all_outputs(function: PolicyFunction, spec: PolicySpec, form: GraphForm = DE
         return {spec.action.name: function(observation, noise), **more}
 
     return answer
+
+
+def started(specs: Sequence[StateSpec], state: Mapping[str, Any], reset: Any) -> dict[str, Any]:
+    """Return the state [batch, ...] by name, with the initial one in the rows in which `reset`, bool [batch], is true.
+
+    `state` may hold other arrays too.
+    """
+    return {
+        spec.name: tf.where(
+            tf.reshape(reset, (-1, *[1] * len(spec.shape))), tf.constant(spec.initial_rows(1)), state[spec.name]
+        )
+        for spec in specs
+    }
 
 
 def of_inputs(function: PolicyFunction, spec: PolicySpec) -> InferenceFunction:
@@ -70,9 +83,4 @@ def _arguments(inputs: Mapping[str, Any], spec: PolicySpec) -> tuple[Any, dict[s
     """Split the inputs into observation, state and `reset`; the state is the initial one where that is true."""
     reset = inputs[RESET]
     observation = structured({part.name: inputs[part.name] for part in spec.observation})
-    return observation, {each.name: _started(inputs[each.name], reset, each) for each in spec.state}, reset
-
-
-def _started(state: Any, reset: Any, spec: StateSpec) -> Any:
-    initial = tf.constant(spec.initial_rows(1))
-    return tf.where(tf.reshape(reset, (-1, *[1] * len(spec.shape))), initial, state)
+    return observation, started(spec.state, inputs, reset), reset

@@ -45,6 +45,11 @@ class Session:
         """Copies of the state [batch, ...] by name; rows that the next call resets hold anything."""
         return {name: buffer.array.copy() for name, buffer in self._states[self._turn].items()}
 
+    @property
+    def binding(self) -> onnxruntime.IOBinding:
+        """What the next deterministic call runs: the buffers of observation and state, bound."""
+        return self._deterministic[self._turn]
+
     def reset(self, rows: Array | None = None) -> None:
         """Start a new episode at the next call, in the rows in which `rows`, bool [batch], is true; by default in all.
 

@@ -55,6 +55,23 @@ print(gymnasium.make(env_id).action_space.shape)
     assert (done.returncode, done.stdout) == (0, "(30,)\n"), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("partial", "whole", "seen"),
+    [("CartPoleWithoutVelocities-v0", "CartPole-v1", [0, 2]), ("PendulumWithoutVelocity-v0", "Pendulum-v1", [0, 1])],
+)
+def test_what_no_sensor_measures_is_all_that_is_missing(partial, whole, seen):
+    """The rest, the rewards and the time limit are the environment's own."""
+    some, full = make_env(f"{environments.__name__}:{partial}"), make_env(whole)
+    assert some.spec.max_episode_steps == full.spec.max_episode_steps
+    np.testing.assert_array_equal(some.reset(seed=3)[0], full.reset(seed=3)[0][seen])
+    full.action_space.seed(4)
+    for _ in range(8):
+        action = full.action_space.sample()
+        (observation, *outcome), (all_of_it, *expected) = some.step(action), full.step(action)
+        np.testing.assert_array_equal(observation, all_of_it[seen])
+        assert outcome[:3] == expected[:3]
+
+
 def test_a_minigrid_is_its_picture_as_numbers():
     pytest.importorskip("minigrid")
     env = make_env(f"{environments.__name__}:MiniGrid-Empty-8x8-Flat-v0")

@@ -9,10 +9,14 @@ import pytest
 from trpo_tf.cli.main import main
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.remaining_time import LOG_STEPS_LEFT
+from trpo_tf.envs.spaces import observation_kinds, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.in_process import in_process
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.learning.learner import build_learner
+from trpo_tf.policies.encoders import make_encoder
+from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import load
@@ -107,19 +111,37 @@ def test_a_policy_acts_when_the_time_has_come(on_time, small_config, tmp_path, c
     assert json.loads(capsys.readouterr().out)["mean_return"] == 3
 
 
-def test_its_bundle_asks_for_the_time_by_name(on_time, tmp_path):
+def test_its_bundle_counts_the_steps_itself(on_time, tmp_path):
+    """Beyond the limit no time is left; a reset gives it all again."""
     export_run(on_time, tmp_path / "bundle", episodes=2)
     policy = load(tmp_path / "bundle")
+    assert [spec.name for spec in policy.manifest.observation] == ["obs"]
+    session, nothing = policy.start(), np.zeros(1, np.float32)
+    assert [int(session.act(nothing)) for _ in range(13)] == [0] * 7 + [1] * 6
+    assert session.state["steps"] == 10
+    session.reset()
+    assert [int(session.act(nothing)) for _ in range(8)] == [0] * 7 + [1]
+    assert evaluate(policy, DEADLINE, episodes=2).mean_return == 3
+
+
+def former(run):
+    """The run's policy as it was before policies had state: the same weights, and the time as an input."""
+    env = make_env(DEADLINE, time_feature=True)
+    kinds, specs = observation_kinds(env.observation_space), observation_spec(env.observation_space)
+    env.close()
+    now = run.functions
+    encoder = make_encoder(kinds, specs, normalize=True, least_deviation=run.config.sampling.least_deviation)
+    policy = Policy(encoder, now.network.network, now.head, specs, now.spec.action)
+    return TrainedPolicy(policy, run.state.theta, encoder.normalizer(run.state.observation_moments))
+
+
+def test_a_policy_of_a_former_release_is_given_the_time_as_an_input(on_time):
+    """So it is evaluated as ever, and its weights are the same policy in a run of this release."""
+    policy = in_process(former(on_time), "former")
     assert {spec.name for spec in policy.manifest.observation} == {"obs", LOG_STEPS_LEFT}
-    acted = [
-        int(
-            policy.act(
-                {"obs": np.zeros(1, np.float32), LOG_STEPS_LEFT: np.log1p([left], dtype=np.float32)}, deterministic=True
-            )
-        )
-        for left in range(10, 0, -1)
-    ]
-    assert acted == [0] * 7 + [1] * 3
+    left = np.log1p(np.arange(10, 0, -1)[:, np.newaxis], dtype=np.float32)
+    acted = policy.act_batch({"obs": np.zeros((10, 1), np.float32), LOG_STEPS_LEFT: left})
+    np.testing.assert_array_equal(acted, [0] * 7 + [1] * 3)
     assert evaluate(policy, DEADLINE, episodes=2).mean_return == 3
 
 
@@ -147,8 +169,8 @@ def test_what_can_t_be_is_said_in_a_line(small_config):
         small_config(time_feature=True, objective="average")
     clocked = gym.spaces.Dict({LOG_STEPS_LEFT: gym.spaces.Box(0, 1, (1,)), "place": gym.spaces.Discrete(3)})
     gym.register("Clocked-v0", lambda: Fixed(clocked), max_episode_steps=5)
-    with pytest.raises(UserError, match=r"has an observation 'log_steps_left' itself"):
-        make_env("Clocked-v0", time_feature=True)
+    with pytest.raises(UserError, match=r"has an observation 'log_steps_left', which is the name of an array"):
+        build_learner(small_config("Clocked-v0", time_feature=True))
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple"])

@@ -85,6 +85,50 @@ class Deadline(gym.Env):
         return np.zeros(1, np.float32), float(action) * (1.0 if self._steps > 7 else -1.0), False, False, {}
 
 
+class Recall(gym.Env):
+    """The sign that is seen at first is what the action of the third and last step must name; half are right by luck.
+
+    The observation is the sign, 0 after the first step, and the number of the step.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-9, 9, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._cue, self._steps = int(self.np_random.integers(2)), 0
+        return np.array([2 * self._cue - 1, 0], np.float32), {}
+
+    def step(self, action):
+        self._steps += 1
+        over = self._steps == 3
+        return np.array([0, self._steps], np.float32), float(over and action == self._cue), over, False, {}
+
+
+class Alternate(gym.Env):
+    """Nothing is seen; a step pays 1 if its action is not the one before, in the first step always."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self._last = None
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        reward, self._last = float(action != self._last), int(action)
+        return np.zeros(1, np.float32), reward, False, False, {}
+
+    def save_state(self):
+        return self._last
+
+    def restore_state(self, state):
+        self._last = state
+
+
 class Ring(gym.Env):
     """A task that never ends: go round a ring of 6 places, forwards (1) or backwards (0).
 
@@ -302,6 +346,8 @@ class Labyrinth(gym.Env):
 
 
 gym.register("Labyrinth-v0", Labyrinth, max_episode_steps=5)
+gym.register("Recall-v0", Recall, max_episode_steps=5)
+gym.register("Alternate-v0", Alternate, max_episode_steps=10)
 gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0})
 gym.register("Deadline-v0", Deadline, max_episode_steps=10)

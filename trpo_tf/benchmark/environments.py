@@ -1,15 +1,16 @@
-"""Environments of the suites `unseen` and `unseen-training` that are in no package.
+"""Environments of the suites `partial`, `unseen` and `unseen-training` that are in no package.
 
 Their ids are `trpo_tf.benchmark.environments:NAME`. Each is difficult in one way that users' environments are. A
 docstring gives the mean return of random actions and of the best policy. The module needs only Gymnasium and NumPy, so
 that peers can be trained on it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.classic_control import AcrobotEnv, PendulumEnv
+from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, PendulumEnv
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -205,6 +206,31 @@ class OtherUnits(gym.Wrapper[Observation, Any, Observation, Any]):
         return (self._scale * observation + self._offset).astype(np.float32)
 
 
+class Partial(gym.ObservationWrapper[Observation, Any, Observation]):
+    """A wrapper that hides all elements of the observation but `seen`: what no sensor measures, such as velocities."""
+
+    def __init__(self, env: gym.Env[Observation, Any], seen: Sequence[int]) -> None:
+        super().__init__(env)
+        self._seen = list(seen)
+        space = env.observation_space
+        assert isinstance(space, gym.spaces.Box)
+        self.observation_space = gym.spaces.Box(space.low[self._seen], space.high[self._seen], dtype=np.float32)
+
+    def observation(self, observation: Observation) -> Observation:
+        """Return the elements that are seen."""
+        return observation[self._seen]
+
+
+def make_cart_pole_without_velocities() -> gym.Env[Observation, Any]:
+    """Make CartPole-v1 whose observation is the place of the cart and the angle of the pole. Random 22, best 500."""
+    return Partial(CartPoleEnv(), (0, 2))
+
+
+def make_pendulum_without_velocity() -> gym.Env[Observation, Any]:
+    """Make Pendulum-v1 whose observation is cosine and sine of the angle. Random -1,200, best about -150."""
+    return Partial(PendulumEnv(), (0, 1))
+
+
 def make_pendulum_in_other_units() -> gym.Env[Observation, Any]:
     """Make Pendulum-v1 with observations times 1,000 or 0.01, offsets of up to 5,000, and rewards times 1,000."""
     return OtherUnits(PendulumEnv(), np.array([1000.0, 1000.0, 0.01]), np.array([5000.0, -2000.0, 3.0]), 1000.0)
@@ -232,6 +258,8 @@ for name, entry_point, arguments in (
     ("ThirtyAxes", "ThirtyAxes", {}),
     ("PendulumInOtherUnits", "make_pendulum_in_other_units", {"max_episode_steps": 200}),
     ("AcrobotInOtherUnits", "make_acrobot_in_other_units", {"max_episode_steps": 500}),
+    ("CartPoleWithoutVelocities", "make_cart_pole_without_velocities", {"max_episode_steps": 500}),
+    ("PendulumWithoutVelocity", "make_pendulum_without_velocity", {"max_episode_steps": 200}),
     ("MiniGrid-Empty-8x8-Flat", "make_flat_minigrid", {"kwargs": {"env_id": "MiniGrid-Empty-8x8-v0"}}),
     ("MiniGrid-DoorKey-5x5-Flat", "make_flat_minigrid", {"kwargs": {"env_id": "MiniGrid-DoorKey-5x5-v0"}}),
 ):

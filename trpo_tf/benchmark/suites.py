@@ -26,6 +26,10 @@ SUITES: Mapping[str, Mapping[str, int]] = {
         ),
         1_000_000,
     ),
+    "partial": {
+        f"{_OWN}:CartPoleWithoutVelocities-v0": 200_000,
+        f"{_OWN}:PendulumWithoutVelocity-v0": 150_000,
+    },
     "unseen-training": {
         "CartPole-v1": 50_000,
         "Acrobot-v1": 100_000,

@@ -15,7 +15,10 @@ from trpo_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Print the action of a bundle's policy for one observation, as JSON."""
+    """Print the action of a bundle's policy for one observation, as JSON.
+
+    A policy with memory takes it for the first one of an episode.
+    """
 
     bundle: Positional[Path]
     """the bundle folder"""
@@ -39,7 +42,7 @@ class Predict:
             raise UserError(f"--observation is not JSON ({error}); give for example '[0.1, 0, -0.2, 0]'") from None
         policy = load(self.bundle)
         rng = np.random.default_rng(self.seed)
-        action = policy.act(observation, deterministic=not self.stochastic, rng=rng)
+        action = policy.start().act(observation, deterministic=not self.stochastic, rng=rng)
         say(json.dumps(np.asarray(action).tolist()))
 
 

@@ -66,7 +66,8 @@ class SamplingConfig:
     stagger: bool = True
     """cut each environment's first episode at a random step, so that a batch covers all parts of an episode"""
     time_feature: bool = False
-    """also observe the logarithm of the steps left, and treat the time limit as the end of the task"""
+    """also observe the logarithm of the steps left, which the policy counts in its state, and treat the time limit as
+    the end of the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     observation_offset: tuple[float, ...] = ()
@@ -149,6 +150,10 @@ class PolicyConfig:
     """let the network widen or narrow the Gaussian in each state"""
     censored: bool = False
     """for a clipped action, use the probability of all samples clipped to it, not the density of its sample"""
+    history: int = 1
+    """latest observations that the policy and the critic see; the policy keeps the earlier ones in its state"""
+    previous_action: bool = False
+    """also observe the previous action, which the policy keeps in its state"""
     squash: bool = False
     """keep continuous actions within their bounds by tanh instead of clipping"""
 
@@ -157,6 +162,7 @@ class PolicyConfig:
         check_types(self)
         require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
         require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
+        require(self.history >= 1, "history", "at least 1")
         require(self.final_std >= 0, "final_std", "at least 0")
         require(not (self.censored and self.squash), "censored", "off, for squashed actions, which are not clipped")
 

@@ -9,7 +9,7 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.envs.atari import is_atari
 from trpo_tf.envs.envpool import EnvPool
 from trpo_tf.envs.make import readable_errors, resolved_id, spec_of
-from trpo_tf.envs.remaining_time import VectorTimeFeature
+from trpo_tf.envs.remaining_time import VectorLimitEnds
 from trpo_tf.envs.vector import VectorEnv, Vectorized, make_sync_env
 from trpo_tf.errors import UserError
 from trpo_tf.serving.errors import install
@@ -34,11 +34,12 @@ def choose_backend(backend: str, environment: str | Environment) -> str:
 
 
 def make_vector_env(
-    environment: str | Environment, num_envs: int, backend: str = "gymnasium", *, time_feature: bool = False
+    environment: str | Environment, num_envs: int, backend: str = "gymnasium", *, limit_ends: bool = False
 ) -> VectorEnv:
     """Make `num_envs` environments of backend "gymnasium" or "envpool".
 
-    With `time_feature` they also observe the steps left. Raises `UserError` for an id that can't be made.
+    With `limit_ends` an episode that reaches the time limit has terminated. Raises `UserError` for an id that can't be
+    made.
     """
     envs: VectorEnv
     if backend == "envpool":
@@ -47,12 +48,12 @@ def make_vector_env(
         env_id = str(environment)
         with readable_errors(env_id):
             if is_atari(env_id) or spec_of(environment).vector_entry_point is None:
-                return make_sync_env(environment, num_envs, time_feature=time_feature)
+                return make_sync_env(environment, num_envs, limit_ends=limit_ends)
             vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
         if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
         envs = Vectorized(vectorized)
-    return VectorTimeFeature(envs, spec_of(environment).max_episode_steps) if time_feature else envs
+    return VectorLimitEnds(envs, spec_of(environment).max_episode_steps) if limit_ends else envs
 
 
 def _is_vectorized(environment: str | Environment) -> bool:

@@ -16,20 +16,25 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.atari import ATARI_ARGUMENTS, is_atari, preprocess_atari, register_atari
 from trpo_tf.envs.checked import CheckedEnv
-from trpo_tf.envs.remaining_time import TimeFeature
+from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import UserError
 
 
 def make_env(
-    environment: str | Environment, *, time_feature: bool = False, checked: bool = True, **arguments: Any
+    environment: str | Environment,
+    *,
+    limit_ends: bool = False,
+    time_feature: bool = False,
+    checked: bool = True,
+    **arguments: Any,
 ) -> gym.Env[Any, Any]:
     """Make one environment; further `arguments` go to its constructor.
 
-    Ids in `ALE/` get Atari's standard preprocessing. With `time_feature` the steps left are observed as well. Unless
-    `checked` is off, observations, rewards and flags are checked against the spaces. Raises `UserError` for an id that
-    Gymnasium can't make, an observation space that isn't supported, or with `time_feature` for an environment without a
-    time limit.
+    Ids in `ALE/` get Atari's standard preprocessing. With `limit_ends` an episode that reaches the time limit has
+    terminated, and with `time_feature` the steps left are observed as well. Unless `checked` is off, observations,
+    rewards and flags are checked against the spaces. Raises `UserError` for an id that Gymnasium can't make, an
+    observation space that isn't supported, or with either of the two for an environment without a time limit.
     """
     made = Environment.of(environment)
     env_id = made.env_id
@@ -47,8 +52,8 @@ def make_env(
             env = preprocess_atari(env)
         for module, wrapper, options in made.wrappers:
             env = _wrapper(module, wrapper)(env, **options)
-    if time_feature:
-        env = TimeFeature(env)
+    if limit_ends or time_feature:
+        env = (TimeFeature if time_feature else LimitEnds)(env)
     return CheckedEnv(env, observation_spec(env.observation_space), env_id) if checked else env
 
 

@@ -1,4 +1,7 @@
-"""Observe the number of steps left until the time limit, and treat the limit as the end of the task.
+"""Treat the time limit as the end of the task, and count the steps left until then.
+
+A policy that observes the time counts the steps in its state: see `trpo_tf.policies.memory`. Those of earlier releases
+take it as an input, which `TimeFeature` gives them.
 
 A task with a time limit has a best policy that depends on the time left. A policy that can't observe the time is only
 right if the limit counts as an interruption. Advantages then add the value of the state that would have followed (Pardo
@@ -24,10 +27,35 @@ LOG_STEPS_LEFT = "log_steps_left"
 _NO_LIMIT = "time_feature must be off: the environment has no time limit (max_episode_steps)"
 
 
-class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
-    """Wrapper that adds `log_steps_left` to the observation, and makes it a Dict.
+class LimitEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper that treats the time limit as the end of the task: an episode that reaches it has terminated."""
 
-    An observation that is not a Dict becomes the part `obs`.
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        """Raise `UserError` if `env` has no time limit."""
+        super().__init__(env)
+        self._clock, self._taken = _time_limit(env), 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment."""
+        self._taken = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment. Raises `UserError` if a wrapper takes other than one of the limit's steps at a time."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._taken += 1
+        if self._clock._elapsed_steps != self._taken:
+            raise UserError(
+                "time_feature must be off: a wrapper repeats actions, so the policy can't count the time limit's steps"
+            )
+        at_limit = truncated and self._taken == _limit(self._clock)
+        return observation, reward, terminated or at_limit, truncated and not at_limit, info
+
+
+class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper that adds `log_steps_left` to the observation, for policies of releases without state.
+
+    The observation becomes a Dict; one that was not becomes its part `obs`.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -36,7 +64,7 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
         self._clock = _time_limit(env)
         parts = _parts(env.observation_space)
         if LOG_STEPS_LEFT in parts:
-            raise UserError(f"time_feature must be off: the environment has an observation {LOG_STEPS_LEFT!r} itself")
+            raise UserError(f"the environment has an observation {LOG_STEPS_LEFT!r} itself, which the policy needs")
         self.observation_space = Dict(_joined(parts, Box(0.0, np.log1p(_limit(self._clock)), (1,), np.float32)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -45,20 +73,17 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
         return self._with_time(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the environment; an episode at the time limit has terminated."""
+        """Step the environment."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        at_limit = truncated and not self._steps_left()
-        return self._with_time(observation), reward, terminated or at_limit, truncated and not at_limit, info
-
-    def _steps_left(self) -> int:
-        return _limit(self._clock) - int(self._clock._elapsed_steps or 0)
+        return self._with_time(observation), reward, terminated, truncated, info
 
     def _with_time(self, observation: Any) -> dict[str, Any]:
-        return _joined(_parts(observation), np.log1p([self._steps_left()], dtype=np.float32))
+        left = _limit(self._clock) - int(self._clock._elapsed_steps or 0)
+        return _joined(_parts(observation), np.log1p([left], dtype=np.float32))
 
 
-class VectorTimeFeature:
-    """`TimeFeature` for environments stepped together, whose resets take a step of their own."""
+class VectorLimitEnds:
+    """`LimitEnds` for environments stepped together, whose resets take a step of their own."""
 
     def __init__(self, envs: Any, limit: int | None) -> None:
         """Take over `envs`, whose episodes have `limit` steps. Raises `UserError` if there is no limit."""
@@ -68,10 +93,9 @@ class VectorTimeFeature:
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
         """Reset all environments, with `seed`."""
-        observation, info = self._envs.reset(seed=seed)
         self._left = np.full(self.num_envs, self._limit)
         self._ended = np.zeros(self.num_envs, bool)
-        return self._with_time(observation), info
+        return self._envs.reset(seed=seed)  # type: ignore[no-any-return]
 
     def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]:
         """Step all environments; an episode at the time limit has terminated."""
@@ -79,7 +103,7 @@ class VectorTimeFeature:
         self._left = np.where(self._ended, self._limit, self._left - 1)
         self._ended = terminated | truncated
         at_limit = truncated & (self._left == 0)
-        return self._with_time(observation), reward, terminated | at_limit, truncated & ~at_limit, info
+        return observation, reward, terminated | at_limit, truncated & ~at_limit, info
 
     def end(self, places: Sequence[int]) -> None:
         """End these environments' episodes: the next step resets them."""
@@ -94,12 +118,9 @@ class VectorTimeFeature:
         """Close the environments."""
         self._envs.close()
 
-    def _with_time(self, observation: Any) -> dict[str, Any]:
-        return _joined(_parts(observation), np.log1p(self._left[:, np.newaxis], dtype=np.float32))
-
 
 def observes_time(observation: Iterable[ArraySpec]) -> bool:
-    """Return whether a policy with these inputs observes the steps left."""
+    """Return whether a policy with these inputs, of an earlier release, is given the steps left."""
     return any(spec.name == LOG_STEPS_LEFT for spec in observation)
 
 

@@ -22,11 +22,13 @@ from gymnasium.envs.classic_control import (
 from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction, TimeLimit
 
+from trpo_tf.envs.remaining_time import LimitEnds
 from trpo_tf.errors import UserError
 
 _CLASSIC_CONTROL = (AcrobotEnv, CartPoleEnv, Continuous_MountainCarEnv, MountainCarEnv, PendulumEnv)
 _WRAPPER_FIELDS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
     TimeLimit: ("_elapsed_steps",),
+    LimitEnds: ("_taken",),
     StickyAction: ("last_action", "is_sticky_actions", "num_repeats", "repeats_taken"),
     AtariPreprocessing: ("lives", "game_over", "obs_buffer"),
     FrameStackObservation: ("obs_queue",),

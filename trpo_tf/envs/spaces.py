@@ -19,23 +19,30 @@ _KINDS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spa
 
 @dataclass(frozen=True)
 class Spaces:
-    """What an environment's observations and actions are: all that a policy has to know of it.
+    """What an environment's observations, actions and episodes are: all that a policy has to know of it.
 
     Attributes:
         observation: the observation's arrays.
         kinds: name of the Gymnasium space of each: `Box`, `Discrete`, `MultiDiscrete` or `MultiBinary`.
         action: the action's array.
+        limit: the time limit of an episode in steps, 0 if there is none.
     """
 
     observation: tuple[ArraySpec, ...]
     kinds: tuple[str, ...]
     action: ArraySpec
+    limit: int = 0
 
     @classmethod
     def of(cls, env: gym.Env[Any, Any]) -> "Spaces":
         """Return an environment's spaces. Raises `UserError` for a space that isn't supported."""
         observation = env.observation_space
-        return cls(observation_spec(observation), observation_kinds(observation), action_spec(env.action_space))
+        return cls(
+            observation_spec(observation),
+            observation_kinds(observation),
+            action_spec(env.action_space),
+            (env.spec.max_episode_steps if env.spec else None) or 0,
+        )
 
     def to_json(self) -> str:
         """Return the spaces as JSON text; an infinite bound is written as null."""
@@ -49,7 +56,7 @@ class Spaces:
         """Return the spaces that `to_json` has written. Raises `ValueError`, `TypeError` or `KeyError` for others."""
         document = json.loads(text)
         observation = tuple(ArraySpec(**spec) for spec in document["observation"])
-        return cls(observation, tuple(document["kinds"]), ArraySpec(**document["action"]))
+        return cls(observation, tuple(document["kinds"]), ArraySpec(**document["action"]), int(document["limit"]))
 
 
 def observation_parts(space: gym.Space[Any]) -> dict[str, gym.Space[Any]]:

@@ -181,9 +181,9 @@ class SyncVectorEnv:
         return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
 
 
-def make_sync_env(environment: str | Environment, num_envs: int, *, time_feature: bool = False) -> SyncVectorEnv:
+def make_sync_env(environment: str | Environment, num_envs: int, *, limit_ends: bool = False) -> SyncVectorEnv:
     """Make the environments of `make_env`, stepped one after the other.
 
     They are made unchecked, since `SyncVectorEnv` checks what they return.
     """
-    return SyncVectorEnv([make_env(environment, time_feature=time_feature, checked=False) for _ in range(num_envs)])
+    return SyncVectorEnv([make_env(environment, limit_ends=limit_ends, checked=False) for _ in range(num_envs)])

@@ -92,9 +92,11 @@ def evaluate(
     try:
         check_spaces(policy.manifest, env, str(environment))
         longest = longest or longest_episode(environment, _trained_for(policy), episodes)
-        act = partial(policy.act, deterministic=deterministic, rng=np.random.default_rng(seed))
+        session = policy.start()
+        act = partial(session.act, deterministic=deterministic, rng=np.random.default_rng(seed))
         returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
         for k in range(episodes):
+            session.reset()
             for reward, is_over in play(act, env, seed + k, longest):
                 returns[k] += reward
                 lengths[k] += 1

@@ -15,8 +15,9 @@ from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
 from trpo_tf.serving.runtime.io_binding import BoundRow
 from trpo_tf.serving.runtime.latency import Call, Durations, Latency, ratio
-from trpo_tf.serving.runtime.observations import Observation, structured, take
+from trpo_tf.serving.runtime.observations import Observation, structured
 from trpo_tf.serving.runtime.onnx_runtime import open_session
+from trpo_tf.serving.runtime.session import Session
 
 ACT, BARE = "policy.act", "ONNX Runtime"
 _OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("savedmodel", "tensorflow")}
@@ -26,14 +27,16 @@ _OTHERS = {"LiteRT": ("litert", "ai_edge_litert"), "TensorFlow SavedModel": ("sa
 def callers(bundle: Path) -> dict[str, Call]:
     """Return runtime -> a function that acts deterministically on the bundle's first golden observation.
 
-    `ONNX Runtime` is the bare graph: buffers bound beforehand, nothing copied and nothing checked. LiteRT and the
-    TensorFlow SavedModel are included if the bundle holds them and they are installed. Raises `BundleError`.
+    A policy with memory acts in a session. `ONNX Runtime` is the bare graph: buffers bound beforehand, nothing copied
+    and nothing checked. LiteRT and the TensorFlow SavedModel are included if the bundle holds them and they are
+    installed. Raises `BundleError`.
     """
     manifest, policy = read_manifest(bundle), load(bundle)
     golden = read_golden(read_checked(bundle, manifest, GOLDEN_FILE), manifest)
-    rows: Observation = structured({spec.name: golden[spec.name][:1] for spec in manifest.observation})
-    one = take(rows, 0)
-    calls: dict[str, Call] = {ACT: functools.partial(policy.act, one), BARE: _bare(bundle, manifest, one)}
+    rows: Observation = structured({spec.name: golden[spec.name][:1] for spec in manifest.step_inputs})
+    one: Observation = structured({spec.name: golden[spec.name][0] for spec in manifest.observation})
+    act = policy.start().act if manifest.state else policy.act
+    calls: dict[str, Call] = {ACT: functools.partial(act, one), BARE: _bare(bundle, manifest, one)}
     if importlib.util.find_spec("tensorflow") is not None:
         calls |= _others(bundle, manifest, rows)
     return calls
@@ -68,6 +71,11 @@ def table(latencies: Mapping[str, Mapping[str, float]]) -> str:
 
 def _bare(bundle: Path, manifest: Manifest, observation: Observation) -> Call:
     session = open_session(read_checked(bundle, manifest, MODEL_FILE))
+    if manifest.state:
+        episode = Session(session, manifest)
+        episode.act(observation)
+        binding = episode.binding
+        return lambda: session.run_with_iobinding(binding)
     row = BoundRow(session, manifest)
     row.take(observation)
     return lambda: session.run_with_iobinding(row.binding)

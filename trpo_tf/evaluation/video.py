@@ -99,7 +99,7 @@ def record(
         stride = math.ceil(rate / _MOST_FRAMES_PER_SECOND)
         most = max(1, round(max_seconds * rate))
         rewards: list[float] = []
-        act = functools.partial(policy.act, deterministic=deterministic, rng=np.random.default_rng(seed))
+        act = functools.partial(policy.start().act, deterministic=deterministic, rng=np.random.default_rng(seed))
         playing = play(act, env, seed)
 
         def frames() -> Iterator[Image.Image]:

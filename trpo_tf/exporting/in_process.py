@@ -13,7 +13,9 @@ def converted(policy: TrainedPolicy, name: str, config: Config | None = None) ->
     model = convert_policy(policy.function, spec)
     files = {MODEL_FILE: FileEntry.of(model)}
     origin = {} if config is None else {"config": config.to_dict()}
-    return model, Manifest(name, spec.observation, spec.action, spec.noise, files=files, provenance=origin)
+    return model, Manifest(
+        name, spec.observation, spec.action, spec.noise, files=files, provenance=origin, state=spec.state
+    )
 
 
 def in_process(policy: TrainedPolicy, name: str, config: Config | None = None) -> Policy:

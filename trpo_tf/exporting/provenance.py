@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 import platform
 import subprocess
 from typing import Any
@@ -40,11 +41,17 @@ def provenance(run: Run) -> dict[str, Any]:
 
 def statistics(run: Run) -> dict[str, Statistics]:
     """Return each input's mean and standard deviation for standardising; empty if the run has observed nothing."""
-    moments, by_part = run.state.observation_moments, run.functions.encoder.by_part
+    moments, policy = run.state.observation_moments, run.functions
     if moments.total < 2:
         return {}
-    means, stddevs = by_part(moments.mean), by_part(1.0 / moments.scale)
-    return {name: Statistics(tuple(means[name].tolist()), tuple(stddevs[name].tolist())) for name in means}
+    means, stddevs = policy.encoder.by_part(moments.mean), policy.encoder.by_part(1.0 / moments.scale)
+    found = {}
+    for spec in policy.spec.observation:
+        if spec.name in means:
+            # Of a history, the statistics of the newest observation, which is its last.
+            newest = slice(-math.prod(spec.shape), None)
+            found[spec.name] = Statistics(*(tuple(each[spec.name][newest].tolist()) for each in (means, stddevs)))
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,8 @@ from trpo_tf.estimation.reward_scaling import ValueScale
 from trpo_tf.evaluation.evaluate import check_spaces
 from trpo_tf.evaluation.recorder import record_apart
 from trpo_tf.evaluation.video import best_kind
-from trpo_tf.export import Evidence, GraphForm, InferenceFunction, write_bundle
+from trpo_tf.export import Evidence, GraphForm, write_bundle
+from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.spec import DEFAULT_FORM
 from trpo_tf.export.targets.table import DEFAULT_TARGETS
 from trpo_tf.exporting.in_process import converted
@@ -51,7 +52,7 @@ def export_run(
         observer("recording an episode")
         kind = best_kind()
         files[f"episode.{kind}"] = record_apart(*converted(policy, env_id, run.config), environment, kind).video
-    env = make_env(environment, time_feature=run.config.sampling.time_feature)
+    env = make_env(environment)
     evidence = Evidence(
         environment=env,
         scores=policy.scores if policy.is_discrete else None,
@@ -88,13 +89,13 @@ def _remember(run: Path, bundle: Path) -> None:
         write_atomically(run / BUNDLES_FILE, json.dumps([*known, str(bundle.resolve())], indent=2).encode())
 
 
-def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFunction]:
+def further_outputs(run: Run, names: Sequence[str]) -> dict[str, PolicyFunction]:
     """Return a graph's outputs besides the action: the distribution's parameters, and the state's value.
 
     The value is in units of the environment's rewards, unless some were clipped. An output with the same name as an
     input gets the prefix `output_`. Raises `UserError` for other `names` than `distribution` and `value`.
     """
-    known: dict[str, Callable[[], dict[str, InferenceFunction]]] = {
+    known: dict[str, Callable[[], dict[str, PolicyFunction]]] = {
         "distribution": run.policy.distribution,
         "value": lambda: {"value": _value(run)},
     }
@@ -107,19 +108,19 @@ def further_outputs(run: Run, names: Sequence[str]) -> dict[str, InferenceFuncti
     }
 
 
-def _value(run: Run) -> InferenceFunction:
+def _value(run: Run) -> PolicyFunction:
     learner, state = run.learner, run.state
     network = learner.value_function.network
     scaling = run.config.sampling.value_scaling
     scale = ValueScale.of(scaling, state.return_moments)
     unit = float(state.return_moments.scale) if scaling == "rewards" else 1.0
 
-    def value(observation: Any, _noise: Any) -> Any:
+    def value(seen: Any, _noise: Any) -> Any:
         parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
-        inputs = learner.policy.encoder(learner.policy.encoder.normalizer(state.observation_moments), observation)
+        inputs = learner.policy.encoder(learner.policy.encoder.normalizer(state.observation_moments), seen)
         return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
 
-    return value
+    return learner.policy.on_inputs(value)
 
 
 def model_name(env_id: str) -> str:

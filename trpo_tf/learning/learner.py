@@ -18,7 +18,7 @@ from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.estimation.critic import FrozenNetworks, ValueFunction
 from trpo_tf.learning.training_state import TrainingState
-from trpo_tf.policies.build import build_encoder, build_policy
+from trpo_tf.policies.build import build_encoder, build_memory, build_policy
 from trpo_tf.policies.heads.head import Head
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
@@ -85,16 +85,16 @@ def build_learner(
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
-    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
-    spaces, horizon = Spaces.of(env), env.spec.max_episode_steps if env.spec else None
-    env.close()
+    env = make_env(config.made_environment, limit_ends=config.sampling.time_feature)
+    with contextlib.closing(env):
+        spaces = Spaces.of(env)
 
     policy = build_policy(config, spaces, policy_network)
     if value_network is None:
         sizes, activation = config.critic.hidden_sizes, config.policy.activation
         value_network = default_network(policy.encoder.inputs, sizes, 1, activation=activation, seed=config.seed + 1)
     check_shapes(value_network, policy.encoder.inputs, 1, "value_network")
-    several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * (horizon or 0) * config.sampling.num_envs
+    several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * spaces.limit * config.sampling.num_envs
     # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
     xla = policy.network.dense_only and config.total_steps >= _XLA_PAYS_FROM
     branches = branch_count(policy.head, config.vine) if config.sampler_is_vine else None
@@ -118,13 +118,16 @@ def with_observation_offset(config: Config) -> Config:
     """
     if config.sampling.observation_offset:
         return config
-    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
-    encoder = build_encoder(config, Spaces.of(env))
+    env = make_env(config.made_environment, limit_ends=config.sampling.time_feature)
     offset: tuple[float, ...] = ()
     # The sampler resets again, and reports a reset that fails.
     with contextlib.closing(env), contextlib.suppress(EnvironmentFailure):
+        spaces = Spaces.of(env)
+        memory = build_memory(config, spaces)
+        encoder = build_encoder(config, spaces, memory)
         if encoder.has_wide_numbers:
-            offset = encoder.needed_offset(env.reset(seed=environment_seed(config.seed, 0))[0])
+            first = env.reset(seed=environment_seed(config.seed, 0))[0]
+            offset = encoder.needed_offset(memory.first(first) if memory else first)
     if not offset:
         return config
     warnings.warn(

@@ -7,17 +7,19 @@ from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import UserError
 from trpo_tf.policies.encoders import Encoder, make_encoder
 from trpo_tf.policies.heads.make import make_head
+from trpo_tf.policies.memory import Memory, make_memory
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy
 
 
 def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = None) -> Policy:
-    """Return a policy with this network, or with the default one.
+    """Return a policy with this network, or with the default one, and with memory if the settings say so.
 
     Raises `UserError` for settings that the spaces exclude, and for a network that does not fit them.
     """
-    encoder, settings = build_encoder(config, spaces), config.policy
+    settings, memory = config.policy, build_memory(config, spaces)
+    encoder = build_encoder(config, spaces, memory)
     head = make_head(spaces.action, settings)
     _check_activation(settings.activation)
     if head.noise.law != "normal":
@@ -38,15 +40,28 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
             seed=config.seed,
         )
     check_shapes(network, encoder.inputs, head.inputs, "policy_network")
-    return Policy(encoder, network, head, spaces.observation, spaces.action)
+    return Policy(encoder, network, head, spaces.observation, spaces.action, memory)
 
 
-def build_encoder(config: Config, spaces: Spaces) -> Encoder:
-    """Return the encoder of a run's observations."""
-    sampling = config.sampling
+def build_memory(config: Config, spaces: Spaces) -> Memory | None:
+    """Return what a run's policy keeps of an episode, None if nothing. Raises `UserError` if it can't be kept."""
+    history, limit = config.policy.history, spaces.limit
+    if limit and history > limit:
+        raise UserError(f"history must be at most the steps of an episode, {limit} in {config.env_id}, not {history}")
+    return make_memory(
+        spaces,
+        history=history,
+        previous_action=config.policy.previous_action,
+        counts_steps=config.sampling.time_feature,
+    )
+
+
+def build_encoder(config: Config, spaces: Spaces, memory: Memory | None) -> Encoder:
+    """Return the encoder of a run's observations, as the network sees them."""
+    sampling, seen = config.sampling, memory or spaces
     return make_encoder(
-        spaces.kinds,
-        spaces.observation,
+        seen.kinds,
+        seen.observation,
         normalize=sampling.normalize_observations,
         offset=sampling.observation_offset,
         least_deviation=sampling.least_deviation,

@@ -50,7 +50,7 @@ class Encoder:
         self._offset = np.asarray(offset or np.zeros(_size(self._numbers)), np.float64)
         if self._offset.shape != (_size(self._numbers),):
             raise UserError(f"observation_offset must be {_size(self._numbers)} numbers, or none")
-        options = sum(int(count) for spec in choices for count in _counts(spec))
+        options = sum(int(count) for spec in choices for count in option_counts(spec))
         self.width = self.statistics + _size(plain) + options
         self.inputs = [tf.TensorSpec((None, self.width), tf.float32)] if self.width else []
         self.inputs += [tf.TensorSpec((None, *_channels_last_shape(spec)), spec.dtype) for spec in images]
@@ -66,7 +66,7 @@ class Encoder:
             count = len(self._normalized)
             values = (_side_by_side(columns[:count]) - normalizer.mean) * normalizer.scale
             columns[:count] = [tf.clip_by_value(values, -OBSERVATION_CLIP, OBSERVATION_CLIP)]
-        columns += [one_hot for spec in self._choices for one_hot in _one_hot(parts[spec.name], spec, dtype)]
+        columns += [column for spec in self._choices for column in one_hot(parts[spec.name], spec, dtype)]
         inputs = [_side_by_side(columns)] if columns else []
         inputs += [_channels_last(parts[spec.name], spec) for spec in self._images]
         return inputs[0] if len(inputs) == 1 else tuple(inputs)
@@ -171,13 +171,15 @@ def _flat(values: Any, spec: ArraySpec, dtype: Any, offset: NDArray[np.float64])
     return numbers if len(spec.shape) == 1 else tf.reshape(numbers, (-1, math.prod(spec.shape)))
 
 
-def _counts(spec: ArraySpec) -> NDArray[np.int64]:
+def option_counts(spec: ArraySpec) -> NDArray[np.int64]:
+    """Return the number of options of each choice of an integer spec, flat."""
     low, high = spec.bounds()
     return (high - low).ravel().astype(np.int64) + 1
 
 
-def _one_hot(values: Any, spec: ArraySpec, dtype: Any) -> list[Any]:
-    counts, first = _counts(spec), spec.bounds()[0].ravel().astype(np.int64)
+def one_hot(values: Any, spec: ArraySpec, dtype: Any) -> list[Any]:
+    """Return each choice of an integer part [batch, ...] as a one-hot vector [batch, options]."""
+    counts, first = option_counts(spec), spec.bounds()[0].ravel().astype(np.int64)
     choices = tf.reshape(tf.cast(values, tf.int64), (-1, len(counts))) - first
     # Sliced, since LiteRT has no `tf.unstack` of int64.
     return [tf.one_hot(choices[:, place], int(count), dtype=dtype) for place, count in enumerate(counts)]

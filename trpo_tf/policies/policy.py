@@ -1,4 +1,8 @@
-"""The policy: one inference function, from observation and noise to action, for training, export and serving."""
+"""The policy: one inference function, from observation and noise to action, for training, export and serving.
+
+A policy with memory takes a state and a reset as well, and returns the next state. Everything else, from the encoder to
+the update, has to do with what its network sees: see `trpo_tf.policies.memory`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +13,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.export import InferenceFunction, PolicySpec
+from trpo_tf.export import PolicySpec
+from trpo_tf.export.policy.functions import InferenceFunction, PolicyFunction
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.heads.discrete import DiscreteHead
 from trpo_tf.policies.heads.head import Head, Parameters
+from trpo_tf.policies.memory import Memory, State, Step
 from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.serving import ArraySpec
@@ -29,10 +35,14 @@ class Policy:
         head: Head,
         observation: tuple[ArraySpec, ...],
         action: ArraySpec,
+        memory: Memory | None = None,
     ) -> None:
-        """Combine the parts; the built network maps the encoder's output to the head's input."""
-        self.encoder, self.head = encoder, head
-        self.spec = PolicySpec(observation, action, head.noise)
+        """Combine the parts; the built network maps the encoder's output to the head's input.
+
+        `observation` is the environment's; the encoder takes what `memory` makes of it.
+        """
+        self.encoder, self.head, self.memory = encoder, head, memory
+        self.spec = PolicySpec(observation, action, head.noise, memory.state if memory else ())
         self.network = PureNetwork(network, head.extra_shapes)
 
     @property
@@ -81,12 +91,32 @@ class Policy:
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
         """Return the action in the environment's units, and the sample that it is made from.
 
-        This is the inference function. `parts` are the weights as `PureNetwork.split` returns them, observations are
-        [batch, ...], noise is [batch, k].
+        This is the inference function of a policy without memory; with memory, `step` is. `parts` are the weights as
+        `PureNetwork.split` returns them, observations are [batch, ...] as the network sees them, noise is [batch, k].
         """
         parameters = self._parameters(parts, self.encoder(normalizer, observation))
         sample = self.head.sample(parameters, noise)
         return self.head.action(sample), sample
+
+    def step(
+        self, parts: list[Any], normalizer: Normalizer, observation: Any, state: State, reset: Any, noise: Any
+    ) -> Step:
+        """Act with memory on the environment's observation, and return the next state too.
+
+        `reset`, bool [batch], tells the rows that begin an episode; those of `state` must be initial. Other arguments
+        as in `act`.
+        """
+        assert self.memory is not None
+        seen = self.memory.observe(observation, state, reset)
+        action, sample = self.act(parts, normalizer, seen, noise)
+        return Step(action, sample, seen, self.memory.advance(seen, state, action))
+
+    def on_inputs(self, answer: InferenceFunction) -> PolicyFunction:
+        """Return `answer`, a function of what the network sees and of noise, as one of the exported graph's inputs."""
+        memory = self.memory
+        if memory is None:
+            return answer
+        return lambda observation, state, reset, noise: answer(memory.observe(observation, state, reset), noise)
 
     def scores(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> Any:
         """Return the scores [batch, ..., n] of a policy of discrete actions: each choice is their argmax."""
@@ -115,25 +145,33 @@ class TrainedPolicy:
         """Whether actions are the argmax of `scores`."""
         return self.policy.is_discrete
 
-    def function(self, observation: Any, noise: Any) -> Any:
-        """Return the action, with the weights as constants; this is an `export.InferenceFunction`."""
-        return self.policy.act(self._parts, self.normalizer, observation, noise)[0]
+    @property
+    def function(self) -> PolicyFunction:
+        """The inference function, with the weights as constants: the action, and with memory the next state."""
+        if self.policy.memory is not None:
+            return self._step
+        return lambda observation, noise: self.policy.act(self._parts, self.normalizer, observation, noise)[0]
 
-    def scores(self, observation: Any, noise: Any) -> Any:
-        """Return the scores of `Policy.scores`, with the weights as constants."""
-        return self.policy.scores(self._parts, self.normalizer, observation, noise)
+    @property
+    def scores(self) -> PolicyFunction:
+        """Function of the same arguments that gives the scores of `Policy.scores`."""
+        return self.policy.on_inputs(lambda seen, noise: self.policy.scores(self._parts, self.normalizer, seen, noise))
 
-    def distribution(self) -> dict[str, InferenceFunction]:
+    def distribution(self) -> dict[str, PolicyFunction]:
         """Return the distribution's parameters by name, as functions like `function`, which ignore the noise."""
 
-        def parameter(place: int) -> InferenceFunction:
-            def answer(observation: Any, _noise: Any) -> Any:
-                inputs = self.policy.encoder(self.normalizer, observation)
+        def parameter(place: int) -> PolicyFunction:
+            def answer(seen: Any, _noise: Any) -> Any:
+                inputs = self.policy.encoder(self.normalizer, seen)
                 return self.policy.parameters(tf.constant(self.theta), inputs)[place]
 
-            return answer
+            return self.policy.on_inputs(answer)
 
         return {name: parameter(place) for place, name in enumerate(self.policy.head.parameter_names)}
+
+    def _step(self, observation: Any, state: State, reset: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
+        step = self.policy.step(self._parts, self.normalizer, observation, state, reset, noise)
+        return step.action, step.next_state
 
     @property
     def _parts(self) -> list[Any]:

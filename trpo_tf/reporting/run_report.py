@@ -208,7 +208,7 @@ def _described(bundle: Path, manifest: Manifest) -> dict[str, Any]:
 def _environment(config: Config) -> str:
     rows = {"id": config.env_id, "environments": f"{config.sampling.num_envs} by {config.sampling.env_backend}"}
     try:
-        env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
+        env = make_env(config.made_environment)
     except UserError as error:
         return definitions({**rows, "spaces": error})
     limit = env.spec.max_episode_steps if env.spec else None

@@ -157,7 +157,7 @@ def _read_spaces(folder: Path, config: Config) -> Spaces:
             return Spaces.from_json(path.read_text())
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} can't be read: {error}; restore it, or train again") from error
-    env = make_env(config.made_environment, time_feature=config.sampling.time_feature)
+    env = make_env(config.made_environment, limit_ends=config.sampling.time_feature)
     with contextlib.closing(env):
         return Spaces.of(env)
 

@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     reset: it is not a transition, and has weight 0.
     """
 
-    observation: Observation  # [T + 1, N, ...]
+    observation: Observation  # [T + 1, N, ...], as the policy's network sees it
     sample: NDArray[Any]  # [T, N, ...], of the policy's distribution
     reward: NDArray[np.float64]  # [T, N]
     terminated: NDArray[np.bool_]  # [T, N]

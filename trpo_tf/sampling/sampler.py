@@ -41,11 +41,11 @@ class Experience:
         config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature
         seed = environment_seed(config.seed, checkpoint)
         if config.sampler_is_vine:
-            trunk = make_sync_env(config.made_environment, n, time_feature=timed)
-            rollout_envs = [make_env(config.made_environment, time_feature=timed) for _ in range(n)]
+            trunk = make_sync_env(config.made_environment, n, limit_ends=timed)
+            rollout_envs = [make_env(config.made_environment, limit_ends=timed) for _ in range(n)]
             self._sampler = Vine(trunk, rollout_envs, self.actor, seed, self._longest_first(longest_recent))
         else:
-            envs = make_vector_env(config.made_environment, n, config.sampling.env_backend, time_feature=timed)
+            envs = make_vector_env(config.made_environment, n, config.sampling.env_backend, limit_ends=timed)
             self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(longest_recent))
 
     def is_over(self, steps: int, steps_before: int, period: int) -> bool:
@@ -78,8 +78,8 @@ class Experience:
         length, vine = self._config.rollout_length, self._config.vine
         match self._sampler:
             case Vine() as sampler:
-                batch, episodes, snapshots, rows = sampler.collect(length, vine.rollout_states, rng, clock)
-                return batch, episodes, sampler.branch(self._head, vine, batch, snapshots, rows, rng, clock)
+                batch, episodes, starts = sampler.collect(length, vine.rollout_states, rng, clock)
+                return batch, episodes, sampler.branch(self._head, vine, batch, starts, rng, clock)
             case SinglePath() as sampler:
                 return *sampler.collect(length, rng, clock, noise_correlation=noise_correlation), None
         raise RuntimeError("call restart before collect")

@@ -36,6 +36,9 @@ class SinglePath:
             raise environment_failure("reset", error, "reset") from error
         self._observation = observation_of(first)
         self._resetting = np.zeros(envs.num_envs, bool)
+        # The policy's memory between batches, which the vine's rollouts overwrite in the actor.
+        self._state = {name: rows.copy() for name, rows in actor.state.items()}
+        self._reset = np.ones(envs.num_envs, bool)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
         self._taken = 0
@@ -74,6 +77,11 @@ class SinglePath:
 
         write(take(observations, 0), self._observation)
         stored, bound = list_parts(observations), list_parts(actor.observation)
+        seen = observations
+        if actor.state:
+            seen = map_parts(lambda buffer: np.empty((length + 1, *buffer.shape), buffer.dtype), actor.seen)
+            self._load_memory()
+        resets = self._resetting
         for t in range(length):
             clock.enter("acting")
             for buffer, rows in zip(bound, stored, strict=True):
@@ -84,6 +92,11 @@ class SinglePath:
             if visit is not None:
                 clock.enter("rest")
                 visit(t)
+            if actor.state:
+                write(take(seen, t), actor.seen)
+                actor.advance()
+                # A step that resets gives an episode's first observation.
+                actor.reset[...] = resets
             clock.enter("physics")
             following, rewards[t], terminated[t], truncated[t] = self._step(t)
             clock.enter("rest")
@@ -92,17 +105,23 @@ class SinglePath:
                 ended = self._has_ended | (terminated[: t + 1] | truncated[: t + 1]).any(axis=0)
                 cut[t, due] = ~ended[due]
                 self._envs.end(np.flatnonzero(cut[t]).tolist())
+            resets = terminated[t] | truncated[t] | cut[t]
             for rows, part in zip(stored, list_parts(observation_of(following)), strict=True):
                 rows[t + 1] = part
         self._observation = take(observations, -1)
         if not (np.isfinite(rewards).all() and is_finite(observations)):
             raise not_finite(observations, rewards)
+        if actor.state:
+            self._save_memory()
+            write(actor.observation, self._observation)
+            actor.run()
+            write(take(seen, -1), actor.seen)
         self._has_ended |= (terminated | truncated).any(axis=0)
         truncated |= cut
         ended = terminated | truncated
         resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
         episodes = self._episodes(rewards, ended, cut, resetting)
-        return Batch(observations, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
+        return Batch(seen, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
 
     def take_info(self) -> dict[str, float]:
         """Return means of the numbers in the environments' `info` since the last call."""
@@ -111,6 +130,14 @@ class SinglePath:
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()
+
+    def _load_memory(self) -> None:
+        write(self._actor.state, self._state)
+        self._actor.reset[...] = self._reset
+
+    def _save_memory(self) -> None:
+        write(self._state, self._actor.state)
+        self._reset = self._actor.reset.copy()
 
     def _correlate(self, noise: NDArray[np.float32], correlation: np.float32) -> None:
         """Turn independent noise [T, N, k] into first-order autoregressive noise of variance 1, in place."""

@@ -1,6 +1,6 @@
 """The vine: short rollouts of several actions from states along trajectories (Schulman et al. 2015, section 5.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -20,7 +20,6 @@ from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
-    batch_size,
     list_parts,
     map_parts,
     observation_of,
@@ -29,6 +28,14 @@ from trpo_tf.serving.runtime.observations import (
 )
 from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
+
+
+class Starts(NamedTuple):
+    """States from which rollouts start: N rows of a batch."""
+
+    rows: NDArray[np.int64]  # [N], indices into T x N
+    snapshots: list[Snapshot]  # of the environments
+    inputs: dict[str, Array]  # [N, ...], of the actor, by its names
 
 
 class Branches(NamedTuple):
@@ -58,18 +65,19 @@ def branch_count(head: Head, config: VineConfig) -> int:
     return config.branch_actions
 
 
-def first_samples(head: Head, observations: Observation, config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
-    """Return the first actions of rollouts, as samples [N, K, ...].
+def first_samples(head: Head, inputs: Mapping[str, Array], config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
+    """Return the first actions of rollouts from N rows of the actor's `inputs`, as samples [N, K, ...].
 
     They are each of a small discrete set once, uniform draws from other discrete ones, and else the policy's samples.
     """
-    n, k = batch_size(observations), branch_count(head, config)
+    n, k = len(next(iter(inputs.values()))), branch_count(head, config)
     if isinstance(head, CategoricalHead) and k == head.inputs:
         return np.tile(np.arange(k), (n, 1))
     if isinstance(head, DiscreteHead):
         return head.uniform_samples((n, k), rng)
     states = _parts(np.repeat(np.arange(n), k), len(actor.action))
-    return np.concatenate([actor.ask(take(observations, part), rng) for part in states]).reshape(n, k, -1)
+    asked = [actor.ask({name: rows[part] for name, rows in inputs.items()}, rng) for part in states]
+    return np.concatenate(asked).reshape(n, k, -1)
 
 
 class Vine:
@@ -100,36 +108,37 @@ class Vine:
 
     def collect(
         self, length: int, states: int, rng: np.random.Generator, clock: PhaseClock
-    ) -> tuple[Batch, Episodes, list[Snapshot], Any]:
-        """Return the trunk as a batch, its episodes, snapshots of random rows, and the indices of these into T x N.
-
-        `states` is the number of rows to save.
-        """
+    ) -> tuple[Batch, Episodes, Starts]:
+        """Return the trunk as a batch, its episodes, and `states` random rows of it to start rollouts from."""
         n = self._envs.num_envs
         rows = np.sort(rng.choice(length * n, states, replace=False))
         wanted = set(rows.tolist())
         snapshots: list[Snapshot] = []
+        inputs: dict[str, list[Array]] = {name: [] for name in self._actor.inputs}
 
         def visit(t: int) -> None:
-            snapshots.extend(save(self._envs.envs[i]) for i in range(n) if t * n + i in wanted)
+            for i in range(n):
+                if t * n + i in wanted:
+                    snapshots.append(save(self._envs.envs[i]))
+                    for name, buffer in self._actor.inputs.items():
+                        inputs[name].append(buffer[i].copy())
 
         batch, episodes = self._trunk.collect(length, rng, clock, visit=visit)
-        return batch, episodes, snapshots, rows
+        return batch, episodes, Starts(rows, snapshots, {name: np.stack(saved) for name, saved in inputs.items()})
 
     def branch(
         self,
         head: Head,
         config: VineConfig,
         batch: Batch,
-        snapshots: list[Snapshot],
-        rows: Any,
+        starts: Starts,
         rng: np.random.Generator,
         clock: PhaseClock,
     ) -> Branches:
-        """Return rollouts from the snapshots; those of one state share their random numbers."""
-        observations = take(batch.rows(), rows)
+        """Return rollouts from states of the batch; those of one state share their random numbers."""
+        observations = take(batch.rows(), starts.rows)
         clock.enter("acting")
-        samples = first_samples(head, observations, config, self._actor, rng)
+        samples = first_samples(head, starts.inputs, config, self._actor, rng)
         clock.enter("rest")
         n, k = samples.shape[:2]
         actions = head.action(tf.constant(samples.reshape(n * k, *samples.shape[2:]))).numpy()
@@ -139,11 +148,13 @@ class Vine:
         finals = map_parts(lambda part: np.zeros((n * k, *part.shape[1:]), part.dtype), observations)
         reward = np.zeros((n * k, config.branch_length))
         length, terminated = np.zeros(n * k, np.int64), np.zeros(n * k, bool)
-        weight = batch.weight.reshape(-1)[rows]
+        weight = batch.weight.reshape(-1)[starts.rows]
+        memory = self._actor.state_after(starts.inputs, np.repeat(np.arange(n), k), actions)
         for part in _parts(np.flatnonzero(np.repeat(weight, k)), len(self._rollout_envs)):
             states = part // k
             for env, state in zip(self._rollout_envs, states, strict=False):
-                restore(env, snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
+                restore(env, starts.snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
+            write(take(self._actor.state, slice(len(part))), take(memory, part))
             last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states], clock)
             for into, values in zip(list_parts(finals), list_parts(last), strict=True):
                 into[part] = values
@@ -171,17 +182,20 @@ class Vine:
     def _roll(self, first: NDArray[Any], noise: NDArray[np.float32], clock: PhaseClock) -> tuple[Any, Any, Any, Any]:
         """Run M rollouts, and return last observations, rewards [M, L], lengths [M] and whether they terminated [M].
 
-        The first actions are given, [M, ...]; later ones are the policy's, with noise [M, L, ...].
+        The first actions are given, [M, ...]; later ones are the policy's, with noise [M, L, ...]. The actor's state is
+        that after the first actions.
         """
         count, longest = len(first), noise.shape[1]
         actor = self._actor
         reward, length, terminated = np.zeros((count, longest)), np.zeros(count, np.int64), np.zeros(count, bool)
         running = np.ones(count, bool)
+        actor.reset[:] = False
         for step in range(longest):
             if step:
                 clock.enter("acting")
                 actor.noise[:count] = noise[:, step]
                 actor.run()
+                actor.advance(np.flatnonzero(running))
             clock.enter("physics")
             for m in np.flatnonzero(running):
                 action = (first if step == 0 else actor.action)[m]
@@ -191,8 +205,11 @@ class Vine:
                 running[m] = not (terminated[m] or truncated)
             if not running.any():
                 break
+        if actor.state:
+            clock.enter("acting")
+            actor.run()  # for what the network sees of the last observations
         clock.enter("rest")
-        return map_parts(lambda part: part[:count].copy(), actor.observation), reward, length, terminated
+        return map_parts(lambda part: part[:count].copy(), actor.seen), reward, length, terminated
 
     def _step(self, index: int, action: Any) -> tuple[Observation, float, bool, bool]:
         try:

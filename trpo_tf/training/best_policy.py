@@ -32,7 +32,7 @@ class PeriodicEvaluation:
             config.made_environment,
             config.periodic_eval_episodes,
             sampling.env_backend,
-            time_feature=sampling.time_feature,
+            limit_ends=sampling.time_feature,
         )
 
     def run(self, state: TrainingState, on_step: OnStep = lambda *_: None) -> tuple[TrainingState, dict[str, Any]]:
@@ -61,11 +61,14 @@ class PeriodicEvaluation:
         actor, count, steps = self._actor, self._envs.num_envs, 0
         returns, running = np.zeros(count), np.ones(count, bool)
         observation = self._reset()
+        actor.reset[:] = True
         for _ in range(self._longest):
             write(actor.observation, observation_of(observation))
             if not is_finite(actor.observation):
                 raise not_finite(map_parts(lambda part: part[np.newaxis], actor.observation), returns[np.newaxis])
             actor.run()
+            actor.advance()
+            actor.reset[:] = False
             observation, reward, terminated, truncated, _ = self._step()
             returns += np.where(running, reward, 0.0)
             steps += int(running.sum())
