@@ -28,8 +28,12 @@ def _lines(manifest: Manifest) -> Iterator[str]:
             *(("observation", *_array(spec)) for spec in manifest.observation),
             ("action", *_array(manifest.action)),
             *(("further output", *_array(spec)) for spec in manifest.graph.outputs),
+            *(("state", spec.name, spec.dtype, str(list(spec.shape)), "") for spec in manifest.state),
         ],
     )
+    if manifest.state:
+        yield "\nIt remembers: each step takes the state, and `reset`, true where an episode starts. It answers"
+        yield "the next state, by the state's name with `next_` before it, which is the state of the next step."
     yield from _training(manifest)
     yield "\n## How the targets compare\n"
     yield "With the Keras policy: largest difference of an action on golden cases and along whole episodes, equal"

@@ -1,5 +1,6 @@
 """ONNX: for ONNX Runtime and the server, in floats or with products in 8 bits."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,17 @@ _SERVING = """\
 from trpo_tf import serving  # pip install '.[serve]' in a checkout of trpo-tf
 policy = serving.load(".")
 action = policy.act(observation)
+"""
+_SERVING_STATE = """\
+from trpo_tf import serving  # pip install '.[serve]' in a checkout of trpo-tf
+session = serving.load(".").start()  # session.reset() starts another episode
+action = session.act(observation)
+"""
+_SERVING_STATE_BATCH = """\
+import numpy as np
+from trpo_tf import serving  # pip install '.[serve]' in a checkout of trpo-tf
+session = serving.load(".").start({rows})  # session.reset() starts other episodes
+action = session.act({observations})[0]
 """
 _SERVING_BATCH = """\
 import numpy as np
@@ -71,10 +83,15 @@ def _open(file: str, folder: Path, manifest: Manifest) -> Actor:
 
 def _serving_snippet(manifest: Manifest) -> tuple[str, str]:
     rows, samples = manifest.graph.batch or 1, manifest.graph.noise != "none"
+    if manifest.state and rows == 1:
+        return "python", _SERVING_STATE
     if rows == 1:
         return "python", _SERVING + ("sample = policy.act(observation, deterministic=False)\n" if samples else "")
     structured = len(manifest.observation) > 1
-    observations = feeds(manifest, {}, noise=False, rows=rows) if structured else repeated("", rows)
+    only_observed = replace(manifest, state=())
+    observations = feeds(only_observed, {}, noise=False, rows=rows) if structured else repeated("", rows)
+    if manifest.state:
+        return "python", _SERVING_STATE_BATCH.format(rows=rows, observations=observations)
     sample = f"sample = policy.act_batch({observations}, deterministic=False)[0]\n"
     return "python", _SERVING_BATCH.format(observations=observations) + (sample if samples else "")
 

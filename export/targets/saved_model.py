@@ -18,7 +18,7 @@ from trpo_tf.serving.runtime.observations import Array, Observation, by_name, li
 
 _FOLDER = "saved_model"
 _LINES = """\
-import tensorflow as tf
+{numpy}import tensorflow as tf
 act = tf.saved_model.load("{path}").signatures["serving_default"]
 feeds = {feeds}
 feeds = {{name: tf.constant(array) for name, array in feeds.items()}}
@@ -96,7 +96,9 @@ def _open_outputs(folder: Path, manifest: Manifest) -> Answers:
 
 def _snippet(manifest: Manifest) -> tuple[str, str]:
     inputs = feeds(manifest, signature_names(spec_of(manifest)), noise=False)
-    return "python", _LINES.format(path=_FOLDER, feeds=inputs, action=manifest.action.name)
+    return "python", _LINES.format(
+        numpy="import numpy as np\n" if manifest.state else "", path=_FOLDER, feeds=inputs, action=manifest.action.name
+    )
 
 
 SAVED_MODEL = Target(

@@ -37,7 +37,7 @@ def session_outputs(file: str, folder: Path, manifest: Manifest) -> Answers:
 def session_snippet(file: str, manifest: Manifest) -> tuple[str, str]:
     """Write Python that runs a file without this package."""
     rows, noise = manifest.graph.batch or 1, manifest.graph.noise == "required"
-    numpy = ", numpy as np" if noise or rows > 1 else ""
+    numpy = ", numpy as np" if noise or rows > 1 or manifest.state else ""
     inputs = feeds(manifest, {}, noise=noise, rows=rows)
     return "python", _LINES.format(numpy=numpy, path=file, feeds=inputs, action=manifest.action.name)
 

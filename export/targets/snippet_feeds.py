@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from trpo_tf.serving import Manifest
+from trpo_tf.serving.bundle.specs import RESET
 
 
 def feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool, rows: int = 1) -> str:
@@ -14,6 +15,12 @@ def feeds(manifest: Manifest, inputs: Mapping[str, str], *, noise: bool, rows: i
     parts = [f"{inputs.get(first, first)!r}: {repeated('', rows)}"]
     if others:
         parts = [f"{inputs.get(name, name)!r}: {repeated(f'[{name!r}]', rows)}" for name in (first, *others)]
+    for spec in manifest.state:
+        shape = ", ".join(map(str, (rows, *spec.shape)))
+        shape += "," if not spec.shape else ""
+        parts.append(f'{inputs.get(spec.name, spec.name)!r}: np.zeros(({shape}), "{spec.dtype}")')
+    if manifest.state:
+        parts.append(f"{inputs.get(RESET, RESET)!r}: np.ones({rows}, bool)")
     if noise:
         shape = ", ".join(map(str, (rows, *manifest.noise.shape)))
         own = manifest.noise.name

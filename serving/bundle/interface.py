@@ -28,9 +28,9 @@ def interface_of(manifest: Manifest) -> Interface:
     """Return the interface that a manifest declares."""
     noise = manifest.noise
     return Interface(
-        inputs=frozenset((spec.name, _array(spec)) for spec in manifest.observation),
+        inputs=frozenset((spec.name, _array(spec)) for spec in manifest.step_inputs),
         action=(manifest.action.name, _array(manifest.action)),
-        outputs=frozenset((spec.name, _array(spec)) for spec in manifest.graph.outputs),
+        outputs=frozenset((spec.name, _array(spec)) for spec in manifest.outputs[1:]),
         noise=None if manifest.graph.noise == "none" else (noise.name, noise.law, _array(noise)),
         batch=manifest.graph.batch,
     )

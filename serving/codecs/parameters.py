@@ -9,7 +9,10 @@ from typing import Any
 from trpo_tf.serving.errors import RequestError
 
 NOT_SERVED = {
-    **dict.fromkeys(("sequence_id", "sequence_start", "sequence_end"), "a policy has no state between requests"),
+    **dict.fromkeys(
+        ("sequence_id", "sequence_start", "sequence_end"),
+        "the server keeps no state between requests; a policy with state takes it as inputs",
+    ),
     **dict.fromkeys(
         ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"), "send tensors in the request"
     ),

@@ -30,6 +30,8 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
 
     Raises `RequestError`.
     """
+    if manifest.state:
+        raise RequestError("predictions hold no next state, which this policy has; send it to /v2/models/NAME/infer")
     document = parse_instances(body, max_batch)
     if "inputs" in document:
         raise RequestError("inputs, which would hold columns, is not served; send instances, which hold rows")

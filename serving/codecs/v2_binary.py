@@ -91,7 +91,7 @@ def bytes_of(values: Array) -> bytes:
 
 def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferRequest:
     """Decode a raw request: its body is the only input, and its length gives the batch size."""
-    spec, *others = manifest.observation
+    spec, *others = manifest.step_inputs
     if others:
         raise RequestError("a raw request has one input, this policy takes several; send a JSON part that names them")
     row = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize

@@ -14,14 +14,14 @@ import orjson
 
 from trpo_tf.serving import __version__
 from trpo_tf.serving.bundle.manifest import Manifest
-from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.bundle.specs import RESET, ArraySpec, NoiseSpec, carried_inputs
 from trpo_tf.serving.codecs.json_body import Document, JsonArray, parse_object
 from trpo_tf.serving.codecs.json_numbers import Element, read_array
 from trpo_tf.serving.codecs.parameters import check_served
 from trpo_tf.serving.codecs.varints import Varints, read_varints
 from trpo_tf.serving.errors import RequestError as RequestError
 from trpo_tf.serving.errors import quoted
-from trpo_tf.serving.runtime.observations import Array, Observation, all_finite, batch_size, structured
+from trpo_tf.serving.runtime.observations import Array, Observation, all_finite, batch_size, by_name, structured
 from trpo_tf.serving.runtime.policy import draw_noise
 
 Spec = ArraySpec | NoiseSpec
@@ -64,7 +64,8 @@ _TYPES = {name: _ELEMENTS[element.dtype.kind] for name, element in _ALLOWED.item
 class InferRequest(NamedTuple):
     """Decoded inference request: observations [batch, ...], and noise [batch, ...] or None to act deterministically.
 
-    `outputs` maps the name of each requested output, in order, to whether it is sent as a binary tensor.
+    Of a policy with state, the observations are all inputs of a step: state and `reset` too. `outputs` maps the name of
+    each requested output, in order, to whether it is sent as a binary tensor.
     """
 
     observations: Observation
@@ -99,10 +100,41 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
         {spec.name: decode_tensor(inputs[spec.name], spec, max_batch=max_batch) for spec in manifest.observation}
     )
     batch = check_batch(observations, manifest)
+    if manifest.state:
+        observations = _with_state(observations, inputs, batch, manifest)
     noise = None
     if parameters or manifest.noise.name in inputs:
         noise = _noise(parameters, inputs.get(manifest.noise.name), batch, manifest)
     return InferRequest(observations, _wanted(document, parameters, manifest), noise, request_id)
+
+
+def _with_state(observations: Observation, inputs: Document, batch: int, manifest: Manifest) -> Observation:
+    """Add state and `reset` to the observations, as inputs of a step. Raises `RequestError`.
+
+    Without `reset` no row starts an episode. Only where every row does, the state may be missing.
+    """
+    *states, starts = carried_inputs(manifest.state)
+    reset = _rows(inputs[RESET], starts, batch) if RESET in inputs else np.zeros(batch, np.bool_)
+    parts = by_name(observations, manifest.observation[0].name)
+    for spec, state in zip(states, manifest.state, strict=True):
+        if spec.name in inputs:
+            parts[spec.name] = _rows(inputs[spec.name], spec, batch)
+        elif reset.all():
+            parts[spec.name] = state.initial_rows(batch)
+        else:
+            raise RequestError(
+                f"input {spec.name!r} is missing; send output {state.next_name!r} of the step before, or input "
+                f"{RESET!r} with true in every row to start"
+            )
+    return {**parts, RESET: reset}
+
+
+def _rows(tensor: Document, spec: ArraySpec, batch: int) -> Array:
+    """Return an input [batch, ...]. Raises `RequestError` if it has other rows than the observations."""
+    array = decode_tensor(tensor, spec)
+    if len(array) != batch:
+        raise RequestError(f"input {spec.name!r} must have the batch size of the observations, {batch}")
+    return array
 
 
 def join_parts(parts: dict[str, Array]) -> Observation:
@@ -148,15 +180,24 @@ def server_metadata(*, has_repository: bool) -> Document:
 
 
 def model_metadata(manifest: Manifest, *versions: str) -> Document:
-    """Return the protocol's model metadata. Batch size -1 means any, and `noise` is marked as optional."""
+    """Return the protocol's model metadata. Batch size -1 means any; noise, state and `reset` are optional."""
     batch = manifest.graph.batch or -1
     return {
         "name": manifest.name,
         "versions": list(versions),
         "platform": "onnx_onnxv1",
-        "inputs": [tensor_metadata(spec, batch) for spec in manifest.inputs],
+        "inputs": [_input_metadata(spec, batch, manifest) for spec in manifest.inputs],
         "outputs": [tensor_metadata(spec, batch) for spec in manifest.outputs],
     }
+
+
+def _input_metadata(spec: Spec, batch: int, manifest: Manifest) -> Document:
+    """Return the metadata of an input; a state names the output that gives its next value."""
+    document = tensor_metadata(spec, batch)
+    following = {state.name: {"next": state.next_name} for state in manifest.state} | {RESET: {}}
+    if manifest.state and spec.name in following:
+        document["parameters"] = {"optional": True, **following[spec.name]}
+    return document
 
 
 def tensor_metadata(spec: Spec, batch: int) -> Document:

@@ -39,7 +39,7 @@ class Schemas:
 
     def operations(self, manifest: Manifest) -> tuple[Document, Document]:
         """Return the operations `infer` and `predict` of a policy."""
-        signature = manifest.observation, manifest.outputs, manifest.noise, manifest.graph
+        signature = manifest.step_inputs, manifest.outputs, manifest.noise, manifest.graph
         if signature not in self._operations:
             number = str(len(self._operations) + 1)
             infer = self._add(f"Infer{number}", infer_request(manifest), infer_response(manifest), is_binary=True)
@@ -98,13 +98,8 @@ def _model_paths(model: Model, suffix: str, schemas: Schemas) -> dict[str, Any]:
     name = quote(model.name, safe="")
     v2, v1 = f"/v2/models/{name}{suffix}", f"/v1/models/{name}{suffix}"
     infer, predict = schemas.operations(model.policy.manifest)
-    return {
-        v2: _METADATA,
-        f"{v2}/ready": _READY,
-        f"{v2}/infer": infer,
-        v1: _STATUS,
-        f"{v1}:predict": predict,
-    }
+    paths = {v2: _METADATA, f"{v2}/ready": _READY, f"{v2}/infer": infer, v1: _STATUS}
+    return paths if model.policy.manifest.state else paths | {f"{v1}:predict": predict}
 
 
 def _repository_paths() -> dict[str, Any]:
@@ -121,9 +116,7 @@ def _repository_paths() -> dict[str, Any]:
 
 def infer_request(manifest: Manifest) -> Document:
     """Return the schema of an inference request. A schema can't express that data fits its shape."""
-    inputs = [_tensor(spec, manifest) for spec in manifest.observation]
-    if manifest.graph.noise != "none":
-        inputs.append(_tensor(manifest.noise, manifest))
+    inputs = [_tensor(spec, manifest) for spec in manifest.inputs]
     names = [spec.name for spec in manifest.outputs]
     parameters = {"deterministic": {"type": "boolean"}, "seed": {"type": "integer", "minimum": 0}, **_BINARY_OUTPUT}
     return _object(

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.export import Evidence, GraphForm, PolicySpec, write_bundle
-from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving import ArraySpec, NoiseSpec, StateSpec
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, FileEntry
 from trpo_tf.serving.bundle.manifest import read_manifest
 
@@ -90,6 +90,26 @@ def wide(folder: Path) -> None:
     keep_golden_cases(folder, 4)
 
 
+def remembering(folder: Path) -> None:
+    """It remembers two observations, filled with the first at a reset, and counts its steps up to ten."""
+    weights = np.random.default_rng(5).normal(size=(3, 2)).astype(np.float32) / 8
+
+    def act(observation, state, reset, noise):
+        newest = observation[:, tf.newaxis]
+        seen = tf.concat([tf.where(reset[:, tf.newaxis, tf.newaxis], newest, state["history"]), newest], axis=1)
+        spent = tf.cast(tf.minimum(state["steps"], 10), tf.float32)[:, tf.newaxis] / 20
+        mean = tf.reduce_sum(seen * weights, axis=[1, 2])[:, tf.newaxis] + spent
+        return tf.clip_by_value(mean + 0.1 * noise, -1.0, 1.0), {"history": seen[:, 1:], "steps": state["steps"] + 1}
+
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (2,), -5.0, 5.0),),
+        ArraySpec("action", "float32", (1,), -1.0, 1.0),
+        NoiseSpec("normal", (1,)),
+        (StateSpec("history", "float32", (2, 2)), StateSpec("steps", "int64", ())),
+    )
+    write_bundle(act, spec, folder, name="remembering", targets=("onnx",))
+
+
 def keep_golden_cases(folder: Path, count: int) -> None:
     """Leave the first of a bundle's golden cases, where all of them would take half a megabyte."""
     with np.load(folder / GOLDEN_FILE) as cases:
@@ -99,8 +119,9 @@ def keep_golden_cases(folder: Path, count: int) -> None:
     (folder / MANIFEST_FILE).write_text(replace(manifest, files=files).to_json())
 
 
+MAKERS = {"discrete": discrete, "continuous": continuous, "judged": judged, "wide": wide, "remembering": remembering}
+
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["discrete", "continuous", "judged", "wide"]
-    for name in chosen:
+    for name in sys.argv[1:] or MAKERS:
         shutil.rmtree(FOLDER / name, ignore_errors=True)
-        {"discrete": discrete, "continuous": continuous, "judged": judged, "wide": wide}[name](FOLDER / name)
+        MAKERS[name](FOLDER / name)

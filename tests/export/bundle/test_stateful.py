@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 from collections import deque
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tests.support.export.c99_cases import STRICT, on_the_board, sanitized
 from tests.support.export.stateful import GAIN, STATEFUL, F, Q, R, history
 from trpo_tf import serving
 from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, convert_policy, write_bundle
+from trpo_tf.export.bundle.model_card import CARD_FILE
 from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_step
 from trpo_tf.export.c99.c_files import state_memories
 from trpo_tf.export.graph.ort_format import to_ort
@@ -573,3 +575,19 @@ def archive(arrays):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def test_the_model_card_s_lines_act_and_say_what_is_carried(tmp_path, monkeypatch):
+    policy, folder = STATEFUL["history"], tmp_path / "bundle"
+    write_bundle(policy.function, policy.spec, folder, targets=["onnx", "savedmodel", "ort", "c"])
+    card = (folder / CARD_FILE).read_text()
+    assert "| state | history | float32 | [3, 3] |  |" in card
+    assert "policy_state state;" in card
+    first = serving.load(folder).start().act(policy.visited[0])
+    monkeypatch.chdir(folder)
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 3
+    for lines in snippets:
+        known = {"observation": policy.visited[0]}
+        exec(lines, known)
+        np.testing.assert_allclose(known["action"], first, rtol=1e-5, atol=1e-5)
