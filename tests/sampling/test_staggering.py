@@ -99,7 +99,7 @@ def test_an_episode_that_ended_before_its_cut_is_not_cut(staggered):
 
 
 def test_lengths_that_are_not_registered_are_those_of_the_latest_episodes(staggered):
-    config = staggered("test_staggering:Clock-v0", num_envs=4, total_steps=4000)
+    config = staggered("Clock-v0", num_envs=4, total_steps=4000)
     batch, _, _ = sampled(config, 4 * 150)
     assert not batch.truncated.any()
     batch, _, _ = sampled(config, 4 * 250, {"recent_lengths": (200,)})
@@ -114,7 +114,7 @@ def test_the_first_length_that_is_not_registered_is_that_of_episodes_before_trai
     settings = {"total_steps": steps + 8, "num_envs": 4, "batch_size": steps, "eval_episodes": eval_episodes}
     ended = []
     train(
-        staggered("test_staggering:Clock-v0", **settings),
+        staggered("Clock-v0", **settings),
         tmp_path / "run",
         observer=lambda metrics: ended.append(metrics["episodes"]),
     )
@@ -123,13 +123,13 @@ def test_the_first_length_that_is_not_registered_is_that_of_episodes_before_trai
 
 
 def test_environments_are_not_built_anew_before_each_has_ended_an_episode(staggered):
-    config = staggered("test_staggering:Clock-v0", num_envs=4, total_steps=4000)
+    config = staggered("Clock-v0", num_envs=4, total_steps=4000)
     assert not sampled(config, 4 * 150)[2]
     assert sampled(config, 4 * 200)[2]
 
 
 def test_where_no_episode_ends_the_time_given_doubles(staggered):
-    config = staggered("test_staggering:EndlessClock-v0", num_envs=4, total_steps=4000)
+    config = staggered("EndlessClock-v0", num_envs=4, total_steps=4000)
     with Experience(config, build_learner(config).policy) as experience:
         experience.restart()
         for begun in (0, 100, 1000):
@@ -143,7 +143,7 @@ class Kill(BaseException):
 
 def test_a_resumed_run_is_the_uninterrupted_one(staggered, tmp_path):
     """Its episodes are longer than the time between checkpoints, so that each waits for their ends."""
-    settings = {"env_id": "test_staggering:Clock-v0", "checkpoint_steps": 100, "total_steps": 2560, "eval_episodes": 0}
+    settings = {"env_id": "Clock-v0", "checkpoint_steps": 100, "total_steps": 2560, "eval_episodes": 0}
     whole = train(staggered(**settings), tmp_path / "whole")
     assert 1 < whole.state.checkpoint < 6
 
