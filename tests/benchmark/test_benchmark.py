@@ -141,8 +141,11 @@ def wrong_use(capfd, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "which suite? Name one of classic, mujoco, unseen-training, unseen"),
-        (("clasic",), "'clasic' is neither a suite (classic, mujoco, unseen-training, unseen) nor an environment"),
+        ((), "which suite? Name one of classic, mujoco, partial, unseen-training, unseen"),
+        (
+            ("clasic",),
+            "'clasic' is neither a suite (classic, mujoco, partial, unseen-training, unseen) nor",
+        ),
         ((WALK, "--seeds", "0"), "seeds must be at least 1"),
         ((WALK, "--first-seed", "-1"), "first_seed must be at least 0"),
         ((WALK, "--workers", "0"), "workers must be at least 1"),

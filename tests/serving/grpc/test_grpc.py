@@ -377,7 +377,7 @@ sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
         assert error_of(channel, MODEL_INFER, request_for(ROW), wait=1)[0] == Code.DEADLINE_EXCEEDED
         eventually(lambda: under_way(scrape(server)) == 0)
         labels = {"model": "discrete", "version": "1", "protocol": "grpc"}
-        assert scrape(server)("trpo_tf_requests_total", code="DEADLINE_EXCEEDED", **labels) == 1
+        eventually(lambda: scrape(server)("trpo_tf_requests_total", code="DEADLINE_EXCEEDED", **labels) == 1)
 
 
 @pytest.mark.parametrize("name", ["x" * 20_000, "\U0001f916" * 20_000, "%\n" * 100_000])
