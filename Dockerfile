@@ -22,7 +22,7 @@ COPY deploy/image /build/
 RUN sh /build/slim.sh ${EXTRA} \
  && /build/sbom/bin/cyclonedx-py environment --output-reproducible /opt/venv/bin/python > /build/packages.json \
  && /build/sbom/bin/python /build/sbom.py ${VERSION} < /build/packages.json > /opt/sbom.cdx.json
-COPY trpo_tf/__init__.py trpo_tf/__main__.py /app/trpo_tf/
+COPY trpo_tf/__init__.py trpo_tf/__main__.py trpo_tf/lazy_attributes.py /app/trpo_tf/
 COPY serving /app/trpo_tf/serving
 ENV PYTHONPATH=/app PYTHONPYCACHEPREFIX=/opt/bytecode
 RUN /opt/venv/bin/python /build/bytecode.py
