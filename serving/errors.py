@@ -1,5 +1,6 @@
 """Errors whose messages say what to do, and helpers for messages. Imports only the standard library."""
 
+import errno
 import reprlib
 from typing import Any
 
@@ -23,7 +24,8 @@ def install(extra: str) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return the message for an error that ends the start, with a hint if a package is missing or memory ran out."""
-    if not isinstance(error, ImportError | MemoryError):
+    ran_out = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if not (ran_out or isinstance(error, ImportError | MemoryError)):
         return str(error)
     while error.__context__ is not None:  # NumPy wraps the cause in pages of advice
         error = error.__context__
