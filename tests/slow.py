@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 SECONDS = 0.5
-"""Few enough that all others, 3,000 and more, take less than two minutes on two cores."""
+"""Few enough that all others, 2,500 and more, take less than two minutes on two cores."""
 
 _LINE = re.compile(r"^([\d.]+)s (?:call|setup|teardown) +(tests/\S+?\.py)::(?:\w+::)*(\w+)", re.M)
 

@@ -51,12 +51,20 @@ class Turns:
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, context: Any, seconds: float) -> Any:
-        """Read the call's first message. Raises `TimeoutError` and `BusyError`."""
+        """Read the call's first message.
+
+        Raises `TimeoutError` if it does not arrive in time, and `BusyError` if its turn does not come in time.
+        """
         async with asyncio.timeout(seconds) as limit:
             if self._free:
                 self._free -= 1
             else:
-                await self._wait()
+                try:
+                    await self._wait()
+                except asyncio.CancelledError:
+                    if limit.expired():
+                        raise BusyError from None
+                    raise
             self._arriving[limit] = self._looks
             try:
                 return await context.read()

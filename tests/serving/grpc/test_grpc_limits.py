@@ -181,6 +181,12 @@ def test_of_too_many_that_wait_the_longest_goes():
     assert dict(outcomes[1:]) == {"first": b"message", "b": b"message", "c": b"message"}
 
 
+def test_who_waits_for_a_turn_until_the_end_meets_a_busy_server():
+    outcomes = dict(in_turns(1, {"slow": Sender(0.4), "late": Sender(0)}, seconds=0.2, wait=1000))
+    assert outcomes == {"slow": TimeoutError, "late": BusyError}
+    assert in_turns(1, {"slow": Sender(0.1), "late": Sender(0)}, seconds=0.2, wait=1000)[1] == ("late", b"message")
+
+
 def test_many_stalled_ones_hold_nobody_up_for_long():
     """Each has less time the more wait: 100 would otherwise take ten seconds."""
     senders = {number: Sender(60) for number in range(100)} | {"quick": Sender(0)}
