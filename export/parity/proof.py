@@ -186,7 +186,10 @@ class Proof:
         return None if self.is_excused(reference_cases) else self.loss(reference_cases)
 
     def is_excused(self, reference_cases: ReferenceCases) -> bool:
-        """Return whether a target in floats loses no more return than rounding alone may."""
+        """Return whether a loss of return counts as chance.
+
+        That is so for a target in floats if rounding alone changes returns by as much as may be lost.
+        """
         if not self.exact or self.loss(reference_cases) is None:
             return False
         return reference_cases.rounding_of_returns >= self._allowed_loss(reference_cases)
