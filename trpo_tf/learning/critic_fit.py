@@ -1,5 +1,7 @@
 """The critic's fit to an iteration's targets."""
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -13,12 +15,18 @@ from trpo_tf.solvers.adam import AdamState
 from trpo_tf.updates.minibatch import minibatches
 
 
-def fit_critic(
-    config: Config, learner: Learner, state: TrainingState, rows: CriticRows
-) -> tuple[NDArray[np.float32], AdamState, float]:
-    """Fit the critic, and return its parameters, Adam's state and the mean loss.
+class CriticFit(NamedTuple):
+    """The critic after a fit, and the fit's mean loss."""
 
-    If a parameter is not finite afterwards, return the old parameters and state, and NaN as the loss.
+    theta: NDArray[np.float32]  # [Q]
+    adam: AdamState
+    loss: float
+
+
+def fit_critic(config: Config, learner: Learner, state: TrainingState, rows: CriticRows) -> CriticFit:
+    """Fit the critic to the rows.
+
+    If a parameter is not finite afterwards, the result has the old parameters and Adam's old state, and NaN as loss.
     """
     critic, n = config.critic, config.sampling.num_envs
     width = critic.memory * n
@@ -40,5 +48,5 @@ def fit_critic(
         )
         theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
     if not np.isfinite(theta).all():
-        return state.value_theta, state.adam, float("nan")
-    return theta, adam, float(loss)
+        return CriticFit(state.value_theta, state.adam, float("nan"))
+    return CriticFit(theta, adam, float(loss))

@@ -7,15 +7,15 @@ import numpy as np
 
 from trpo_tf.config.settings import Config
 from trpo_tf.estimation.critic_memory import remembered, with_memory
-from trpo_tf.estimation.targets import estimate
+from trpo_tf.estimation.targets import Estimates, estimate
 from trpo_tf.estimation.vine_targets import vine_rows
-from trpo_tf.learning.critic_fit import fit_critic
+from trpo_tf.learning.critic_fit import CriticFit, fit_critic
 from trpo_tf.learning.learner import Learner
-from trpo_tf.learning.metrics import Metrics, progress_metrics, update_metrics
+from trpo_tf.learning.metrics import Metrics, estimate_metrics, progress_metrics, timing_metrics, update_metrics
 from trpo_tf.learning.observation_statistics import with_observations
 from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, radius_or_coefficient
 from trpo_tf.learning.training_state import Purpose, TrainingState
-from trpo_tf.sampling.sampler import Experience
+from trpo_tf.sampling.sampler import Experience, Sampled
 from trpo_tf.serving.runtime.observations import take
 from trpo_tf.support.phase_timer import PhaseClock
 from trpo_tf.updates.minibatch import minibatches
@@ -34,68 +34,87 @@ def iterate(
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
     experience.actor.load(state.theta, learner.policy.encoder.normalizer(state.observation_moments))
     correlation = config.sampling.noise_correlation * annealing(config, state)
-    batch, episodes, branches = experience.collect(state.rng(config.seed, Purpose.SAMPLING), clock, correlation)
+    sampled = experience.collect(state.rng(config.seed, Purpose.SAMPLING), clock, correlation)
 
     # 2. By averaging over samples, construct the estimated objective and constraint.
     clock.enter("advantages")
     seconds_sampling = sum(clock.seconds.values())
-    networks, sampling = learner.frozen(state), present_sampling(config, state)
-    memory = with_memory(state.earlier, batch, config.critic.memory)
-    estimates = estimate(sampling, networks, batch, state.return_moments, state.carried_returns, memory)
-    rows = estimates.rows
-    if branches is not None:
-        rows = vine_rows(sampling, networks, branches, state.return_moments, estimates.return_moments)
+    estimates = _objective(config, learner, state, sampled)
 
-    # 3. Approximately solve the constrained problem to update the policy's parameters. The critic is fitted at the same
-    # time: each of the two keeps one core busy, and neither needs the other's result.
+    # 3. Approximately solve the constrained problem to update the policy's parameters.
     clock.enter("update")
-    batches = minibatches(
-        state.rng(config.seed, Purpose.POLICY),
-        batch.reward.size,
-        config.inner.policy_batch_size,
-        config.inner.policy_epochs,
-    )
+    update, critic = _update_and_fit(config, learner, state, estimates, clock)
+
+    clock.enter("rest")
+    after = _state_after(config, learner, state, sampled, estimates, update, critic)
+    return after, {
+        **progress_metrics(after, sampled.episodes),
+        **update_metrics(update, config.algo),
+        "value_loss": critic.loss,
+        **estimate_metrics(estimates),
+        "branch_steps": sampled.branch_steps,
+        **{f"info/{name}": value for name, value in experience.take_info().items()},
+        **timing_metrics(sampled.steps, seconds_sampling, clock.stop()),
+    }
+
+
+def _objective(config: Config, learner: Learner, state: TrainingState, sampled: Sampled) -> Estimates:
+    """Return advantages and value targets of the batch; with a vine, the objective's rows are those of its rollouts."""
+    networks, sampling = learner.frozen(state), present_sampling(config, state)
+    memory = with_memory(state.earlier, sampled.batch, config.critic.memory)
+    estimates = estimate(sampling, networks, sampled.batch, state.return_moments, state.carried_returns, memory)
+    if sampled.branches is None:
+        return estimates
+    rows = vine_rows(sampling, networks, sampled.branches, state.return_moments, estimates.return_moments)
+    return estimates._replace(rows=rows)
+
+
+def _update_and_fit(
+    config: Config, learner: Learner, state: TrainingState, estimates: Estimates, clock: PhaseClock
+) -> tuple[Update, CriticFit]:
+    """Return the policy's update and the critic's fit.
+
+    They run at the same time: each keeps one core busy, and neither needs the other's result.
+    """
+    inner, rows = config.inner, config.rollout_length * config.sampling.num_envs
+    rng = state.rng(config.seed, Purpose.POLICY)
+    batches = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
     with ThreadPoolExecutor(1) as worker:
         critic = worker.submit(fit_critic, config, learner, state, estimates.critic_rows)
         result = learner.update(
             state.theta,
-            rows,
+            estimates.rows,
             radius_or_coefficient(config, state),
             batches,
             entropy_term(config, state, learner.policy.head),
         )
         update = Update(*(value.numpy() for value in result))
         clock.enter("critic")
-        value_theta, adam, value_loss = critic.result()
+        return update, critic.result()
 
-    clock.enter("rest")
-    steps = batch.steps + (0 if branches is None else branches.steps)
-    measured = learner.policy.encoder.measured(take(batch.rows(), batch.weight.ravel() > 0))
+
+def _state_after(
+    config: Config,
+    learner: Learner,
+    state: TrainingState,
+    sampled: Sampled,
+    estimates: Estimates,
+    update: Update,
+    critic: CriticFit,
+) -> TrainingState:
+    """Return the state after the iteration; the observations of the batch are added to the statistics last."""
+    batch = sampled.batch
     after = dataclasses.replace(
-        state.with_episodes(*episodes),
+        state.with_episodes(*sampled.episodes),
         theta=update.theta,
         adapted=np.float32(update.adapted),
-        value_theta=value_theta,
-        adam=adam,
+        value_theta=critic.theta,
+        adam=critic.adam,
         earlier=remembered(state.earlier, batch, config.critic.memory),
         return_moments=estimates.return_moments,
         carried_returns=estimates.carried_returns,
         iteration=state.iteration + 1,
-        steps=state.steps + steps,
+        steps=state.steps + sampled.steps,
     )
-    after = with_observations(config, learner, after, measured)
-    seconds = clock.stop()
-    metrics = {
-        **progress_metrics(after, episodes),
-        **update_metrics(update, config.algo),
-        "value_loss": value_loss,
-        "gae_lambda": estimates.gae_lambda,
-        "explained_variance": estimates.explained_variance,
-        "clipped_rewards": estimates.clipped_rewards,
-        "branch_steps": steps - batch.steps,
-        **{f"info/{name}": value for name, value in experience.take_info().items()},
-        "steps_per_second": steps / sum(seconds.values()),
-        "seconds_sampling": seconds_sampling,
-        **{f"seconds_{phase}": spent for phase, spent in seconds.items()},
-    }
-    return after, metrics
+    measured = learner.policy.encoder.measured(take(batch.rows(), batch.weight.ravel() > 0))
+    return with_observations(config, learner, after, measured)

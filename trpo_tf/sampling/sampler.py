@@ -1,7 +1,7 @@
 """Make a run's environments, sample them, and make new ones at each checkpoint."""
 
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -17,6 +17,24 @@ from trpo_tf.sampling.vine import Branches, Vine
 from trpo_tf.support.phase_timer import PhaseClock
 
 _PERIODS = 5
+
+
+class Sampled(NamedTuple):
+    """What one iteration samples: a batch, the episodes that ended in it, and the vine's rollouts from its states."""
+
+    batch: Batch
+    episodes: Episodes
+    branches: Branches | None  # None for single paths
+
+    @property
+    def branch_steps(self) -> int:
+        """Number of environment steps of the rollouts."""
+        return 0 if self.branches is None else self.branches.steps
+
+    @property
+    def steps(self) -> int:
+        """Number of environment steps of the batch and the rollouts."""
+        return self.batch.steps + self.branch_steps
 
 
 class Experience:
@@ -68,20 +86,17 @@ class Experience:
             return 0
         return spec_of(self._config.made_environment).max_episode_steps or longest_recent
 
-    def collect(
-        self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0
-    ) -> tuple[Batch, Episodes, Branches | None]:
-        """Return a batch sampled with the actor's present parameters, its episodes, and the vine's rollouts.
-
-        The rollouts are None for single paths; `noise_correlation` applies to single paths only.
-        """
+    def collect(self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0) -> Sampled:
+        """Sample with the actor's present parameters; `noise_correlation` applies to single paths only."""
         length, vine = self._config.rollout_length, self._config.vine
         match self._sampler:
             case Vine() as sampler:
                 batch, episodes, starts = sampler.collect(length, vine.rollout_states, rng, clock)
-                return batch, episodes, sampler.branch(self._head, vine, batch, starts, rng, clock)
+                branches = sampler.branch(self._head, vine, batch, starts, rng, clock)
+                return Sampled(batch, episodes, branches)
             case SinglePath() as sampler:
-                return *sampler.collect(length, rng, clock, noise_correlation=noise_correlation), None
+                batch, episodes = sampler.collect(length, rng, clock, noise_correlation=noise_correlation)
+                return Sampled(batch, episodes, None)
         raise RuntimeError("call restart before collect")
 
     def take_info(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Single path sampling: the policy acts, and its trajectories are the batch (Schulman et al. 2015, section 5.1)."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,54 @@ from trpo_tf.envs.vector import VectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
-from trpo_tf.serving.runtime.observations import is_finite, list_parts, map_parts, observation_of, take, write
+from trpo_tf.serving.runtime.observations import (
+    Array,
+    Observation,
+    is_finite,
+    list_parts,
+    map_parts,
+    observation_of,
+    take,
+    write,
+)
 from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Buffers that T steps of N environments are written to."""
+
+    observation: Observation  # [T + 1, N, ...], as the environments gave it
+    seen: Observation  # [T + 1, N, ...], as the policy's network sees it; without memory the same arrays
+    sample: NDArray[Any]  # [T, N, ...]
+    reward: NDArray[np.float64]  # [T, N]
+    terminated: NDArray[np.bool_]  # [T, N]
+    truncated: NDArray[np.bool_]  # [T, N], by the environment
+    cut: NDArray[np.bool_]  # [T, N], by the sampler
+
+    @classmethod
+    def empty(cls, length: int, actor: Actor) -> Self:
+        """Return buffers of `length` steps."""
+
+        def rows(buffer: Array) -> Array:
+            return np.empty((length + 1, *buffer.shape), buffer.dtype)
+
+        shape = length, len(actor.sample)
+        observation = map_parts(rows, actor.observation)
+        return cls(
+            observation=observation,
+            seen=map_parts(rows, actor.seen) if actor.state else observation,
+            sample=np.empty((length, *actor.sample.shape), actor.sample.dtype),
+            reward=np.zeros(shape),
+            terminated=np.zeros(shape, bool),
+            truncated=np.zeros(shape, bool),
+            cut=np.zeros(shape, bool),
+        )
+
+    def ended(self, t: int | slice = slice(None)) -> NDArray[np.bool_]:
+        """Return which episodes ended in these steps, for whatever reason [..., N]."""
+        return self.terminated[t] | self.truncated[t] | self.cut[t]
 
 
 class SinglePath:
@@ -66,21 +112,13 @@ class SinglePath:
 
         Raises `EnvironmentFailure` if an environment raises, or gives a value that is not finite.
         """
-        actor, n = self._actor, self._envs.num_envs
-        observations = map_parts(lambda buffer: np.empty((length + 1, *buffer.shape), buffer.dtype), actor.observation)
-        samples: NDArray[Any] = np.empty((length, *actor.sample.shape), actor.sample.dtype)
-        rewards = np.zeros((length, n))
-        terminated, truncated, cut = (np.zeros((length, n), bool) for _ in range(3))
-        noise = draw_noise(actor.noise_spec, length * n, rng).reshape(length, *actor.noise.shape)
+        actor, steps = self._actor, _Steps.empty(length, self._actor)
+        noise = draw_noise(actor.noise_spec, length * len(actor.noise), rng).reshape(length, *actor.noise.shape)
         if noise_correlation:
             self._correlate(noise, np.float32(noise_correlation))
-
-        write(take(observations, 0), self._observation)
-        stored, bound = list_parts(observations), list_parts(actor.observation)
-        seen = observations
-        if actor.state:
-            seen = map_parts(lambda buffer: np.empty((length + 1, *buffer.shape), buffer.dtype), actor.seen)
-            self._load_memory()
+        write(take(steps.observation, 0), self._observation)
+        self._load_memory()
+        stored, bound = list_parts(steps.observation), list_parts(actor.observation)
         resets = self._resetting
         for t in range(length):
             clock.enter("acting")
@@ -88,40 +126,23 @@ class SinglePath:
                 buffer[...] = rows[t]
             actor.noise[...] = noise[t]
             actor.run()
-            samples[t] = actor.sample
+            steps.sample[t] = actor.sample
             if visit is not None:
                 clock.enter("rest")
                 visit(t)
             if actor.state:
-                write(take(seen, t), actor.seen)
+                write(take(steps.seen, t), actor.seen)
                 actor.advance()
                 # A step that resets gives an episode's first observation.
                 actor.reset[...] = resets
             clock.enter("physics")
-            following, rewards[t], terminated[t], truncated[t] = self._step(t)
+            following, steps.reward[t], steps.terminated[t], steps.truncated[t] = self._step(t)
             clock.enter("rest")
-            self._taken += 1
-            if (due := self._cuts.pop(self._taken, None)) is not None:
-                ended = self._has_ended | (terminated[: t + 1] | truncated[: t + 1]).any(axis=0)
-                cut[t, due] = ~ended[due]
-                self._envs.end(np.flatnonzero(cut[t]).tolist())
-            resets = terminated[t] | truncated[t] | cut[t]
+            self._cut(steps, t)
+            resets = steps.ended(t)
             for rows, part in zip(stored, list_parts(observation_of(following)), strict=True):
                 rows[t + 1] = part
-        self._observation = take(observations, -1)
-        if not (np.isfinite(rewards).all() and is_finite(observations)):
-            raise not_finite(observations, rewards)
-        if actor.state:
-            self._save_memory()
-            write(actor.observation, self._observation)
-            actor.run()
-            write(take(seen, -1), actor.seen)
-        self._has_ended |= (terminated | truncated).any(axis=0)
-        truncated |= cut
-        ended = terminated | truncated
-        resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
-        episodes = self._episodes(rewards, ended, cut, resetting)
-        return Batch(seen, samples, rewards, terminated, truncated, 1.0 - resetting), episodes
+        return self._finished(steps)
 
     def take_info(self) -> dict[str, float]:
         """Return means of the numbers in the environments' `info` since the last call."""
@@ -130,6 +151,31 @@ class SinglePath:
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()
+
+    def _cut(self, steps: "_Steps", t: int) -> None:
+        """End the first episodes that are due to be cut after step t and have not ended."""
+        self._taken += 1
+        if (due := self._cuts.pop(self._taken, None)) is None:
+            return
+        ended = self._has_ended | (steps.terminated[: t + 1] | steps.truncated[: t + 1]).any(axis=0)
+        steps.cut[t, due] = ~ended[due]
+        self._envs.end(np.flatnonzero(steps.cut[t]).tolist())
+
+    def _finished(self, steps: "_Steps") -> tuple[Batch, Episodes]:
+        """Return the batch of these steps and its episodes, and keep what the next batch continues from."""
+        self._observation = take(steps.observation, -1)
+        if not (np.isfinite(steps.reward).all() and is_finite(steps.observation)):
+            raise not_finite(steps.observation, steps.reward)
+        if self._actor.state:
+            self._save_memory()
+            write(self._actor.observation, self._observation)
+            self._actor.run()
+            write(take(steps.seen, -1), self._actor.seen)
+        self._has_ended |= (steps.terminated | steps.truncated).any(axis=0)
+        truncated, ended = steps.truncated | steps.cut, steps.ended()
+        resetting = np.concatenate([self._resetting[np.newaxis], ended[:-1]])
+        episodes = self._episodes(steps.reward, ended, steps.cut, resetting)
+        return Batch(steps.seen, steps.sample, steps.reward, steps.terminated, truncated, 1.0 - resetting), episodes
 
     def _load_memory(self) -> None:
         write(self._actor.state, self._state)
