@@ -53,24 +53,26 @@ class Turns:
     async def read(self, context: Any, seconds: float) -> Any:
         """Read the call's first message.
 
-        Raises `TimeoutError` if it does not arrive in time, and `BusyError` if its turn does not come in time.
+        Raises `TimeoutError` if it does not arrive in time, and `BusyError` if others shortened or took up that time.
         """
         async with asyncio.timeout(seconds) as limit:
-            if self._free:
-                self._free -= 1
-            else:
-                try:
-                    await self._wait()
-                except asyncio.CancelledError:
-                    if limit.expired():
-                        raise BusyError from None
-                    raise
-            self._arriving[limit] = self._looks
+            has_turn = bool(self._free)
             try:
+                if has_turn:
+                    self._free -= 1
+                else:
+                    await self._wait()
+                    has_turn = True
+                self._arriving[limit] = self._looks
                 return await context.read()
+            except asyncio.CancelledError:
+                if limit.expired() and limit not in self._arriving:
+                    raise BusyError from None
+                raise
             finally:
                 self._arriving.pop(limit, None)
-                self._release()
+                if has_turn:
+                    self._release()
 
     async def _wait(self) -> None:
         if len(self._waiting) >= self._most_waiting:
@@ -102,7 +104,7 @@ class Turns:
             self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._end_slow)
 
     def _end_slow(self) -> None:
-        """Time out arriving messages that have used up their checks, if others wait."""
+        """End arriving messages that have used up their checks, if others wait."""
         self._timer = None
         if not (waiting := len(self._waiting)):
             return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from trpo_tf.serving.listening.silence import has_sent
+from trpo_tf.serving.listening.sockets import accept_waiting
 from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.support.logs import emit
 
@@ -62,10 +63,12 @@ class TlsAcceptor:
         return len(self._pending)
 
     def close(self) -> None:
-        """Stop accepting connections; handshakes under way go on."""
+        """Stop accepting connections, once those that wait are accepted; handshakes under way go on."""
         self._is_closed = True
         for listener in self._listeners:
             self._loop.remove_reader(listener)
+            for connection in accept_waiting(listener):
+                self._take(connection)
             listener.close()
 
     def abort(self) -> None:
@@ -83,12 +86,16 @@ class TlsAcceptor:
                 self._loop.remove_reader(listener)
                 self._loop.call_later(PAUSE_SECONDS, self._resume, listener)
                 return
-            connection.setblocking(False)
-            if len(self._pending) >= max(HANDSHAKE_RESERVE, self._room()):
-                self._end_longest()
-            task = self._loop.create_task(self._shake_hands(connection))
-            self._pending[task] = connection
-            task.add_done_callback(lambda done: self._pending.pop(done, None))
+            self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        """Begin the handshake of an accepted connection."""
+        connection.setblocking(False)
+        if len(self._pending) >= max(HANDSHAKE_RESERVE, self._room()):
+            self._end_longest()
+        task = self._loop.create_task(self._shake_hands(connection))
+        self._pending[task] = connection
+        task.add_done_callback(lambda done: self._pending.pop(done, None))
 
     def _resume(self, listener: socket.socket) -> None:
         if not self._is_closed:

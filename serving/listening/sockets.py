@@ -195,6 +195,19 @@ def refuse_new(listener: socket.socket) -> None:
         )
 
 
+def accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Return the connections that wait to be accepted, which closing the listener would reset.
+
+    libuv accepts one connection in each turn of its event loop, so that a busy loop can leave many of them waiting.
+    """
+    listener.setblocking(False)
+    accepted: list[socket.socket] = []
+    with suppress(OSError):  # none is left, or no file for it
+        while True:
+            accepted.append(listener.accept()[0])
+    return accepted
+
+
 def reason(error: OSError) -> str:
     """Return the system's text for an error, as part of a message."""
     return (error.strerror or str(error)).split(" (")[0].lower()

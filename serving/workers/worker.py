@@ -20,7 +20,7 @@ from trpo_tf.serving.inference.runners import DirectRunner, Runner
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
 from trpo_tf.serving.listening.reloading import Reloader
-from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPort, refuse_new
+from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPort, accept_waiting, refuse_new
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.options import ServeError, ServeOptions
@@ -133,6 +133,7 @@ class Worker:
         self.state = ServerState(self._routes(), options, metrics, credentials.keys, observers)
         self._reloader = Reloader(credentials.followed(), self._report_reloaded, logs=context.worker_index == 0)
         self._runner = _make_runner(options)
+        self._connect = partial(Connection, self.state, self._runner)
         metrics.show(self.catalog)
         if options.poll:
             metrics.looked()
@@ -159,8 +160,7 @@ class Worker:
             refuse_new(listener)
         for _ in range(ACCEPT_TURNS):
             await asyncio.sleep(ACCEPT_SECONDS / ACCEPT_TURNS)
-        for server in servers:
-            server.close()
+        await self._close(servers, listeners)
         # Not earlier: a client whose connection is closed opens another. Where `refuse_new` has no effect, in a
         # container for example, a connection that arrives while the listener closes is lost.
         self.state.stopping = True
@@ -182,10 +182,9 @@ class Worker:
 
     async def _listen(self, listeners: list[socket.socket]) -> "list[asyncio.Server | TlsAcceptor]":
         """Accept connections from now on, and return the servers that do."""
-        connect = partial(Connection, self.state, self._runner)
         if self._tls is None:
             loop = asyncio.get_running_loop()
-            return [await loop.create_server(connect, sock=listener, backlog=BACKLOG) for listener in listeners]
+            return [await loop.create_server(self._connect, sock=listener, backlog=BACKLOG) for listener in listeners]
         from trpo_tf.serving.listening.accepting import TlsAcceptor
 
         most, connections = self._options.max_connections, self.state.connections
@@ -196,10 +195,19 @@ class Worker:
         def room() -> int:
             return most - len(connections)
 
-        acceptor = TlsAcceptor(connect, listeners, self._tls, self._options.timeout, room, evicted)
+        acceptor = TlsAcceptor(self._connect, listeners, self._tls, self._options.timeout, room, evicted)
         self._metrics.loads.append(lambda: (acceptor.pending, 0))
         self._acceptor = acceptor
         return [acceptor]
+
+    async def _close(self, servers: "list[asyncio.Server | TlsAcceptor]", listeners: list[socket.socket]) -> None:
+        """Stop accepting connections, and serve those that wait to be accepted."""
+        waiting = [] if self._acceptor else [each for listener in listeners for each in accept_waiting(listener)]
+        for server in servers:
+            server.close()
+        for connection in waiting:
+            with suppress(OSError):  # its client has left
+                await asyncio.get_running_loop().connect_accepted_socket(self._connect, connection)
 
     def _grpc_server(self) -> "GrpcServer":
         """Return the gRPC server. Raises `ServeError` if gRPC is not installed."""

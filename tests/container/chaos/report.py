@@ -196,7 +196,7 @@ def complaints(found: dict[str, Any]) -> list[str]:
         f"the kernel killed {found['memory']['oom_kills']} processes for want of memory": found["memory"]["oom_kills"],
         f"{found['wrong']} answers were wrong: {found['wrong_messages'][:1]}": found["wrong"],
         f"{len(found['lost_elsewhere'])} requests were lost, on connections that no killed worker had: "
-        f"{found['lost_elsewhere'][:1]}": found["lost_elsewhere"],
+        f"{found['lost_elsewhere'][:SHOWN]}": found["lost_elsewhere"],
         f"{len(found['refused'])} connections were refused: {found['refused'][:1]}": found["refused"],
         f"a worker that was stopped was not replaced within {REPLACED_SECONDS:.0f} s: {found['replaced_seconds']}": any(
             seconds is None or seconds > REPLACED_SECONDS + 1 for seconds in found["replaced_seconds"]

@@ -4,9 +4,11 @@ import json
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -38,6 +40,45 @@ def test_an_idle_connection_is_answered_once_more_and_closed(start, discrete):
         connection.sendall(ASK)
         assert b"connection: close" in connection.recv(65536)
         assert connection.recv(1) == b""
+        assert server.process.wait(10) == 0
+
+
+BUSY_AT_THE_STOP = """
+import sys, time
+from pathlib import Path
+import trpo_tf.serving.__main__
+import trpo_tf.serving.workers.worker as worker
+
+def busy(listener):
+    Path("busy").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+
+worker.refuse_new = busy
+worker.ACCEPT_TURNS, worker.REQUEST_SECONDS = 0, 10.0
+trpo_tf.serving.__main__.main(sys.argv[1:])
+"""
+"""Does not look at its listener from shortly before it closes it, as when the event loop has much else to do."""
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_connections_that_wait_when_the_listener_closes_are_answered(start, discrete, tmp_path, certificates, has_tls):
+    files = ("--tls-cert", str(certificates / "server.pem"), "--tls-key", str(certificates / "server.key"))
+    with start(discrete, *(files if has_tls else ()), code=BUSY_AT_THE_STOP) as server, ExitStack() as clients:
+        server.process.send_signal(signal.SIGTERM)
+        wait_for((tmp_path / "busy").exists)
+        connections = [
+            clients.enter_context(socket.create_connection(("127.0.0.1", server.port), 10)) for _ in range(40)
+        ]
+        (tmp_path / "go").touch()
+        if has_tls:
+            trusting = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+            connections = [trusting.wrap_socket(each, server_hostname="127.0.0.1") for each in connections]
+        for connection in connections:
+            connection.sendall(ASK)
+        assert [connection.recv(12) for connection in connections] == [b"HTTP/1.1 200"] * 40
+        for connection in connections:
+            connection.close()
         assert server.process.wait(10) == 0
 
 
