@@ -13,9 +13,12 @@ import timeit
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from processes import ask
+
+if TYPE_CHECKING:
+    from trpo_tf.config.settings import Config
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
 MEASURED = 5
@@ -41,10 +44,9 @@ COSTS = ("sampling", "acting", "update", "critic")
 
 
 def measure(point: Point) -> dict[str, float]:
-    """Median milliseconds of each part once all is compiled, and the policy's parameters."""
+    """Return median milliseconds of each part once all is compiled, and the number of the policy's parameters."""
     import numpy as np
 
-    from trpo_tf.config.settings import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
     from trpo_tf.estimation.targets import estimate
     from trpo_tf.learning.critic_fit import fit_critic
     from trpo_tf.learning.learner import build_learner
@@ -52,21 +54,9 @@ def measure(point: Point) -> dict[str, float]:
     from trpo_tf.policies.running_stats import Normalizer
     from trpo_tf.sampling.sampler import Experience
     from trpo_tf.support.phase_timer import PhaseClock
-    from trpo_tf.training.train import with_env_backend
     from trpo_tf.updates.minibatch import minibatches
 
-    layers = (point.width, point.width)
-    config = with_env_backend(
-        Config(
-            point.env_id,
-            total_steps=1_000_000,
-            sampling=SamplingConfig(num_envs=point.num_envs, batch_size=point.batch_size),
-            policy=PolicyConfig(hidden_sizes=layers),
-            critic=CriticConfig(hidden_sizes=layers),
-            # Always as many products.
-            trust_region=TrustRegionConfig(cg_tolerance=0.0),
-        )
-    )
+    config = _config(point)
     learner = build_learner(config)
     state = learner.initial_state(point.num_envs)
     rng, clocks = np.random.default_rng(0), []
@@ -93,7 +83,7 @@ def measure(point: Point) -> dict[str, float]:
                 estimates.rows,
                 radius_or_coefficient(config, state),
                 batches,
-                entropy_term(config, state, learner.policy.noise_size),
+                entropy_term(config, state, learner.policy.head),
             ).theta.numpy()
         ),
         "critic": median_milliseconds(lambda: fit_critic(config, learner, state, estimates.critic_rows)),
@@ -101,8 +91,26 @@ def measure(point: Point) -> dict[str, float]:
     }
 
 
+def _config(point: Point) -> "Config":
+    from trpo_tf.config.settings import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
+    from trpo_tf.training.train import with_env_backend
+
+    layers = (point.width, point.width)
+    return with_env_backend(
+        Config(
+            point.env_id,
+            total_steps=1_000_000,
+            sampling=SamplingConfig(num_envs=point.num_envs, batch_size=point.batch_size),
+            policy=PolicyConfig(hidden_sizes=layers),
+            critic=CriticConfig(hidden_sizes=layers),
+            # Always as many products.
+            trust_region=TrustRegionConfig(cg_tolerance=0.0),
+        )
+    )
+
+
 def median_milliseconds(call: Callable[[], Any]) -> float:
-    """Of several calls after a first."""
+    """Return the median time of several calls, after a first that is not measured."""
     call()
     return 1000 * median(timeit.repeat(call, number=1, repeat=MEASURED))
 

@@ -15,6 +15,17 @@ OUT_OF_BOUNDS = ("reject", "clip", "allow")
 
 LOG_FORMATS = ("text", "json")
 
+_POSITIVE = (
+    "versions",
+    "workers",
+    "max_body",
+    "max_buffered",
+    "max_batch",
+    "max_connections",
+    "timeout",
+    "keep_alive",
+    "drain",
+)
 _MOST: dict[str, int] = {
     "poll": 10**6,  # timers of gRPC and of the event loop can't be longer than some weeks
     "timeout": 10**6,
@@ -114,64 +125,10 @@ class ServeOptions:
     )
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            choices, value = option.metadata["choices"], getattr(self, option.name)
-            if value == "":
-                raise ServeError(f"{flag(option.name)} is empty; give a value, or leave it out")
-            if isinstance(value, str) and "\0" in value:
-                raise ServeError(f"{flag(option.name)} has a NUL character; leave it out")
-            if choices and value not in choices:
-                raise ServeError(f"{flag(option.name)} must be one of {', '.join(choices)}, not {quoted(value)}")
-            if option.name in _MOST and value > _MOST[option.name]:
-                raise ServeError(f"{flag(option.name)} must be at most {_MOST[option.name]}, not {quoted(value)}")
-        for name in (
-            "versions",
-            "workers",
-            "max_body",
-            "max_buffered",
-            "max_batch",
-            "max_connections",
-            "timeout",
-            "keep_alive",
-            "drain",
-        ):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ServeError(f"{flag(name)} must be more than 0, not {quoted(value)}")
-        if not self.poll >= 0:
-            raise ServeError(f"--poll must be 0 or more seconds, not {self.poll}")
-        if not 0 <= self.canary < 1:
-            raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
-        if self.canary and self.versions < 2:
-            raise ServeError("--canary shares requests between two versions; keep both loaded with --versions 2")
-        if self.repository_api and self.is_reachable and not (self.keys or self.tls_client_ca):
-            raise ServeError(
-                "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds"
-            )
-        for name in ("port", "grpc_port"):
-            if not -1 <= (port := getattr(self, name)) <= 65535:
-                raise ServeError(
-                    f"there is no {flag(name)} {quoted(port)}; choose one from 1 to 65535, or 0 for a free one"
-                )
-        if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
-            raise ServeError(f"HTTP and gRPC can't share port {self.grpc_port}; choose another --port or --grpc-port")
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise ServeError("--tls-cert and --tls-key belong together; give both")
-        if self.tls_client_ca and not self.tls_cert:
-            raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
-        if self.otlp_endpoint is not None and not _is_url(self.otlp_endpoint):
-            said = quoted(self.otlp_endpoint)
-            raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {said}")
-        for name in self.allow_host:
-            if not re.fullmatch(r"[\w.-]+|\[?[0-9a-fA-F:.]+\]?", name):
-                raise ServeError(
-                    f"--allow-host takes a name such as policies.example, without a port, not {quoted(name)}"
-                )
-        for origin in self.cors_origin:
-            if origin != "*" and not re.fullmatch(r"[a-zA-Z][\w+.-]*://[^/@?#\s]+", origin):
-                raise ServeError(
-                    f"--cors-origin takes an origin such as https://app.example, or *, not {quoted(origin)}"
-                )
+        self._check_each()
+        self._check_models()
+        self._check_listening()
+        self._check_names()
         if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca):
             self._refuse_strangers()
 
@@ -196,6 +153,62 @@ class ServeOptions:
     def checks_host(self) -> bool:
         """Whether the Host header of requests over TCP is checked. Raises `ServeError`."""
         return bool(self.allow_host) or (not (self.keys or self.tls_client_ca) and self.is_local)
+
+    def _check_each(self) -> None:
+        for option in fields(self):
+            choices, value = option.metadata["choices"], getattr(self, option.name)
+            if value == "":
+                raise ServeError(f"{flag(option.name)} is empty; give a value, or leave it out")
+            if isinstance(value, str) and "\0" in value:
+                raise ServeError(f"{flag(option.name)} has a NUL character; leave it out")
+            if choices and value not in choices:
+                raise ServeError(f"{flag(option.name)} must be one of {', '.join(choices)}, not {quoted(value)}")
+            if option.name in _MOST and value > _MOST[option.name]:
+                raise ServeError(f"{flag(option.name)} must be at most {_MOST[option.name]}, not {quoted(value)}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ServeError(f"{flag(name)} must be more than 0, not {quoted(value)}")
+
+    def _check_models(self) -> None:
+        if not self.poll >= 0:
+            raise ServeError(f"--poll must be 0 or more seconds, not {self.poll}")
+        if not 0 <= self.canary < 1:
+            raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
+        if self.canary and self.versions < 2:
+            raise ServeError("--canary shares requests between two versions; keep both loaded with --versions 2")
+        if self.repository_api and self.is_reachable and not (self.keys or self.tls_client_ca):
+            raise ServeError(
+                "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds"
+            )
+
+    def _check_listening(self) -> None:
+        for name in ("port", "grpc_port"):
+            if not -1 <= (port := getattr(self, name)) <= 65535:
+                raise ServeError(
+                    f"there is no {flag(name)} {quoted(port)}; choose one from 1 to 65535, or 0 for a free one"
+                )
+        if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
+            raise ServeError(f"HTTP and gRPC can't share port {self.grpc_port}; choose another --port or --grpc-port")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ServeError("--tls-cert and --tls-key belong together; give both")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ServeError("--tls-client-ca needs --tls-cert and --tls-key")
+
+    def _check_names(self) -> None:
+        if self.otlp_endpoint is not None and not _is_url(self.otlp_endpoint):
+            said = quoted(self.otlp_endpoint)
+            raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {said}")
+        for name in self.allow_host:
+            if not re.fullmatch(r"[\w.-]+|\[?[0-9a-fA-F:.]+\]?", name):
+                raise ServeError(
+                    f"--allow-host takes a name such as policies.example, without a port, not {quoted(name)}"
+                )
+        for origin in self.cors_origin:
+            if origin != "*" and not re.fullmatch(r"[a-zA-Z][\w+.-]*://[^/@?#\s]+", origin):
+                raise ServeError(
+                    f"--cors-origin takes an origin such as https://app.example, or *, not {quoted(origin)}"
+                )
 
     def _refuse_strangers(self) -> None:
         try:

@@ -51,5 +51,12 @@ def test_the_argument_is_named(reason, trained, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_misspelt_argument_is_named_before_a_folder_is_made(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="profle"):
+        train(trained.run.config, "run", profle=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_paths_may_be_text(trained, tmp_path):
     assert load_run(str(trained.run.folder)).config == trained.run.config
