@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from trpo_tf.export.bundle.write import write_bundle
     from trpo_tf.export.errors import ExportError, ParityError
     from trpo_tf.export.graph.convert import to_onnx, with_constants
-    from trpo_tf.export.parity.evidence import Evidence
+    from trpo_tf.export.parity.reference.evidence import Evidence
     from trpo_tf.export.policy.functions import InferenceFunction
     from trpo_tf.export.policy.spec import GraphForm, PolicySpec
     from trpo_tf.export.targets.target import ExportInputs, Target
@@ -33,7 +33,7 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "Evidence": "parity.evidence",
+        "Evidence": "parity.reference.evidence",
         "ExportError": "errors",
         "ExportInputs": "targets.target",
         "GraphForm": "policy.spec",

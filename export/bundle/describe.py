@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from trpo_tf.export.bundle.graphs import serialized
 from trpo_tf.export.bundle.model_card import CARD_FILE, model_card
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
-from trpo_tf.export.parity.proof import ReferenceCases
-from trpo_tf.export.parity.reference import Answered, flat
-from trpo_tf.export.parity.rounding import along_sequences
-from trpo_tf.export.parity.soundness import outputs_of
+from trpo_tf.export.parity.reference.answers import Answered, flat
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
+from trpo_tf.export.parity.reference.rounding import along_sequences
+from trpo_tf.export.parity.reference.soundness import outputs_of
 from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, FileEntry

@@ -9,7 +9,7 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.convert import to_onnx
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
-from trpo_tf.export.parity.proof import ReferenceCases
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Outputs, PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET
 from trpo_tf.export.policy.outputs import all_outputs

@@ -8,7 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.proof import Proof, ReferenceCases, compare_target, manifest_parity
+from trpo_tf.export.parity.compare_target import compare_target
+from trpo_tf.export.parity.proof import Proof, manifest_parity
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.target import ExportInputs, Target

@@ -9,9 +9,10 @@ from trpo_tf.export.bundle.arguments import DEFAULT_NAME, Contents, check_argume
 from trpo_tf.export.bundle.describe import describe
 from trpo_tf.export.bundle.graphs import export_inputs, further_outputs, policy_graphs, serialized
 from trpo_tf.export.bundle.make_targets import make_targets, target_parity
-from trpo_tf.export.parity.evidence import Evidence, check_episodes, make_reference_cases
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
-from trpo_tf.export.parity.proof import Proof, ReferenceCases, is_repeatable, without_returns
+from trpo_tf.export.parity.proof import Proof, is_repeatable, without_returns
+from trpo_tf.export.parity.reference.evidence import Evidence, check_episodes, make_reference_cases
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Outputs, PolicyFunction
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs
 from trpo_tf.export.policy.spec import DEFAULT_FORM, GraphForm, PolicySpec

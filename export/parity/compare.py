@@ -1,45 +1,27 @@
 """Compare a target with the policy that it was made of: on cases, and in whole episodes."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Protocol
 
 import numpy as np
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.recurrent import Recurrent, observed
-from trpo_tf.export.parity.reference import Answered, Reference, matches, matches_output
+from trpo_tf.export.parity.reference.answers import Answered, Reference, matches, matches_output
+from trpo_tf.export.parity.reference.episodes import Environment, Episode, names_of, observed_by, play, total_return
+from trpo_tf.export.parity.reference.recurrent import Recurrent
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import (
     Array,
-    Observation,
     by_name,
     list_parts,
-    map_parts,
-    observation_of,
     take,
 )
 from trpo_tf.serving.runtime.sequences import run_sequences
 from trpo_tf.serving.verify import difference
-
-Episode = list[tuple[Observation, float]]
-
-BATCH_SIZES = (1, 2, 7, 64)
-_LONGEST_EPISODE = 2_000
-
-
-class Environment(Protocol):
-    """The methods of Gymnasium's `Env` that playing an episode needs."""
-
-    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, and return observation and info."""
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Act, and return observation, reward, terminated, truncated and info."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +95,6 @@ def student_t(freedom: int) -> float:
     return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
-def in_batches(cases: Answered) -> list[Answered]:
-    """Split the cases into batches, once for each of `BATCH_SIZES`."""
-    return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]
-
-
-def episode_batches(reference: Reference, episodes: Mapping[int, Episode], zero_noise: Array) -> Iterator[Answered]:
-    """Iterate over the observations of the reference's own episodes with the reference's answers; `zero_noise` is zeros
-    [1, k].
-    """
-    for episode in episodes.values():
-        for start in range(0, len(episode), BATCH_SIZES[-1]):
-            seen = [observation for observation, _ in episode[start : start + BATCH_SIZES[-1]]]
-            observations = map_parts(lambda *parts: np.stack(parts), *seen)
-            yield reference.answered(observations, np.repeat(zero_noise, len(seen), axis=0))
-
-
 def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | None = None) -> Agreement:
     """Compare on every batch, the further outputs too if the target has any.
 
@@ -147,51 +113,12 @@ def compare_returns(
     """Let the actor play by itself from each seed of the reference's episodes."""
     returns, diverged = [], []
     for seed, episode in episodes.items():
-        free = list(play(actor, environment, seed, zero_noise, _names(reference, episode)))
-        returns.append(math.fsum(reward for _, reward in free))
+        free = list(play(actor, environment, seed, zero_noise, names_of(reference, episode)))
+        returns.append(total_return(free))
         if _diverges(free, episode, reference, zero_noise):
             diverged.append(seed)
-    expected = [math.fsum(reward for _, reward in episode) for episode in episodes.values()]
+    expected = map(total_return, episodes.values())
     return Returns(tuple(returns), tuple(expected), tuple(diverged))
-
-
-def repeats(reference: Reference, environment: Environment, episodes: Mapping[int, Episode], zero_noise: Array) -> bool:
-    """Return whether the reference plays each of its episodes again, to the bit, from the same seed."""
-    return all(
-        _same(list(play(reference.player, environment, seed, zero_noise, _names(reference, episode))), episode)
-        for seed, episode in episodes.items()
-    )
-
-
-def play(
-    actor: Actor | Recurrent, environment: Environment, seed: int, noise: Array, names: Sequence[str] = ()
-) -> Iterator[tuple[Observation, float]]:
-    """Play one episode of at most 2,000 steps; yield the inputs of each step and the reward that followed.
-
-    `names` are those of the observation's parts, where there are several.
-    """
-    observation, _ = environment.reset(seed=seed)
-    carried = actor.first() if isinstance(actor, Recurrent) else {}
-    for _ in range(_LONGEST_EPISODE):
-        seen: Observation = map_parts(np.copy, observation_of(observation, names))
-        if isinstance(actor, Recurrent):
-            seen = by_name(seen, actor.spec.observation[0].name) | carried
-            actions, carried = actor.step(take(seen, np.newaxis), noise)
-        else:
-            actions = actor(take(seen, np.newaxis), noise)
-        observation, reward, terminated, truncated, _ = environment.step(actions[0])
-        yield seen, float(reward)
-        if terminated or truncated:
-            return
-
-
-def _names(reference: Reference, episode: Episode) -> Sequence[str]:
-    observation = _observed(reference, episode[0][0])
-    return list(observation) if isinstance(observation, dict) else ()
-
-
-def _observed(reference: Reference, inputs: Observation) -> Observation:
-    return inputs if reference.recurrent is None else observed(inputs, reference.recurrent.spec)
 
 
 def compare_sequences(answers: Answers, cases: Answered, spec: PolicySpec) -> Agreement:
@@ -247,18 +174,11 @@ def _check_array(actual: Array, expected: Array, what: str) -> None:
         raise ExportError(f"answers {described.removesuffix(',')}")
 
 
-def _same(one: Episode, other: Episode) -> bool:
-    return len(one) == len(other) and all(
-        reward == expected_reward and all(map(np.array_equal, list_parts(seen), list_parts(expected)))
-        for (seen, reward), (expected, expected_reward) in zip(one, other, strict=True)
-    )
-
-
 def _diverges(free: Episode, episode: Episode, reference: Reference, zero_noise: Array) -> bool:
     """Return whether two episodes from one seed diverge, other than at a tie that rounding broke the other way."""
     for step, ((seen, reward), (expected, expected_reward)) in enumerate(zip(free, episode, strict=False)):
         # The state may differ by rounding; what counts is what is seen.
-        both = (list_parts(_observed(reference, inputs)) for inputs in (seen, expected))
+        both = (list_parts(observed_by(reference, inputs)) for inputs in (seen, expected))
         same = all(map(np.array_equal, *both))
         if same and reward == expected_reward:
             continue

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
-from trpo_tf.export.parity.compare import compare_cases, compare_sequences, in_batches
-from trpo_tf.export.parity.evidence import answerable, sequence_cases
-from trpo_tf.export.parity.recurrent import Recurrent, fresh
-from trpo_tf.export.parity.reference import Answered, Reference
-from trpo_tf.export.parity.rounding import Rounding, along_sequences
-from trpo_tf.export.parity.soundness import BATCHES, check_actions, check_bounds, check_rows
+from trpo_tf.export.parity.compare import compare_cases, compare_sequences
+from trpo_tf.export.parity.reference.answers import Answered, Reference, in_batches
+from trpo_tf.export.parity.reference.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.reference.evidence import answerable, sequence_cases
+from trpo_tf.export.parity.reference.recurrent import Recurrent, fresh
+from trpo_tf.export.parity.reference.rounding import Rounding, along_sequences
+from trpo_tf.export.parity.reference.soundness import BATCHES, check_actions, check_bounds, check_rows
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS

@@ -1,136 +1,24 @@
 """Decide whether a target acts like the policy that it was made of."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trpo_tf.export.errors import ExportError, ParityError
-from trpo_tf.export.parity.compare import (
-    Agreement,
-    Environment,
-    Episode,
-    Returns,
-    compare_cases,
-    compare_returns,
-    compare_sequences,
-    episode_batches,
-    in_batches,
-    repeats,
-)
-from trpo_tf.export.parity.quantization_error import MOST_ERROR, action_error, output_error
-from trpo_tf.export.parity.recurrent import Recurrent
-from trpo_tf.export.parity.reference import Answered, Reference, flat
-from trpo_tf.export.parity.rounding import along_sequences
-from trpo_tf.export.parity.soundness import check_bounds
+from trpo_tf.export.errors import ParityError
+from trpo_tf.export.parity.compare import Agreement, Returns
+from trpo_tf.export.parity.quantization_error import MOST_ERROR
+from trpo_tf.export.parity.reference.episodes import repeats
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.parity.table import columns_of, proof_rows
-from trpo_tf.export.policy.functions import Actor, Answers
-from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.export.support.text_table import text_table
-from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.golden import STEPS
-from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, take
-from trpo_tf.serving.runtime.sequences import run_sequences
 
 EXACT_LOSS, INT8_LOSS = 0.01, 0.05
 """Return that a target may lose, as a share of what training gained."""
 
 LEAST_DECIDED = 0.5
 """Share of cases in which one action alone must be right, or they would show nothing."""
-
-
-@dataclass(frozen=True)
-class ReferenceCases:
-    """The cases and episodes that targets are compared on, with the policy's own answers.
-
-    Attributes:
-        reference: the policy as it was trained.
-        observations: golden cases [case, ...].
-        noise: of the golden cases [case, k].
-        visited: observations [n, ...] that the policy visits, where known.
-        environment: where episodes are played.
-        episodes: the reference's own, by seed.
-        untrained_return: mean return before training, where known.
-        repeatable: whether the environment plays the same episode again from the same seed. If not, returns can't be
-            compared, and a target is compared on cases alone.
-        action: what actions are declared to be.
-        outputs: what further outputs are declared to be.
-        far: which golden cases lie outside the range of 8-bit targets [case].
-        noisy_observations: of a policy with state, the golden cases with noise: they have another state.
-    """
-
-    reference: Reference
-    observations: Observation
-    noise: Array
-    visited: Observation | None
-    environment: Environment | None
-    episodes: Mapping[int, Episode]
-    untrained_return: float | None
-    repeatable: bool = True
-    action: ArraySpec | None = None
-    outputs: tuple[ArraySpec, ...] = ()
-    far: NDArray[np.bool_] | None = None
-    noisy_observations: Observation | None = None
-
-    @cached_property
-    def zero_noise(self) -> Array:
-        """Zeros as the noise of every case, which give the deterministic actions."""
-        return np.zeros_like(self.noise)
-
-    @cached_property
-    def golden(self) -> Answered:
-        """Golden cases without noise, each answered in a batch of its own; computed once for all targets."""
-        return self.reference.answered_one_by_one(self.observations, self.zero_noise).with_margins()
-
-    @cached_property
-    def noisy_golden(self) -> Answered:
-        """Golden cases with noise, each answered in a batch of its own."""
-        observations = self.observations if self.noisy_observations is None else self.noisy_observations
-        return self.reference.answered_one_by_one(observations, self.noise).with_margins()
-
-    @cached_property
-    def rounding_of_returns(self) -> float:
-        """Mean |change| of an episode's return if the policy's actions are moved by one unit in the last place.
-
-        Targets that round otherwise change returns by as much, and by chance. It is 0 without an environment.
-        """
-        if self.environment is None:
-            return 0.0
-        moved, zero_noise = self.reference.moved_by_rounding(), self.zero_noise[:1]
-        returns = compare_returns(moved, self.reference, self.environment, self.episodes, zero_noise)
-        return float(np.abs(np.subtract(returns.target, returns.reference)).mean())
-
-    @property
-    def episode_batches(self) -> Iterator[Answered]:
-        """Every observation of the reference's own episodes; answered at each access, since they may be large."""
-        return episode_batches(self.reference, self.episodes, self.zero_noise[:1])
-
-    @cached_property
-    def visits(self) -> Answered:
-        """Observations that the policy visits; if none are known, the golden cases that are not far."""
-        if self.visited is None:
-            return self.golden if self.far is None else self.golden.take(~self.far)
-        rows = np.unique(np.linspace(0, batch_size(self.visited) - 1, _MOST_VISITED).astype(int))
-        return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
-
-    def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
-        """Return golden cases at several batch sizes. Targets that are not `exact` get no far ones."""
-        golden = self.noisy_golden if noise else self.golden
-        return in_batches(golden if exact or self.far is None else golden.take(~self.far))
-
-    def sequences(self, *, exact: bool, noise: bool) -> Answered:
-        """Return the golden sequences of a policy with state, with what rounding may change along them."""
-        golden = along_sequences(self.noisy_golden if noise else self.golden)
-        if exact or self.far is None:
-            return golden
-        return golden.take(np.repeat(~self.far.reshape(-1, STEPS).any(axis=1), STEPS))
-
-
-_MOST_VISITED = 512
 
 
 @dataclass(frozen=True)
@@ -257,130 +145,6 @@ class Proof:
             "gain": mean,
             "gain_interval": [low, high] if count > 1 else None,
         }
-
-
-def compare_target(
-    name: str,
-    actor: Actor,
-    reference_cases: ReferenceCases,
-    *,
-    exact: bool,
-    samples: bool,
-    further: Answers | None = None,
-    step: Answers | None = None,
-) -> Proof:
-    """Compare an actor on golden cases and episodes, with noise if it `samples`, and its `further` outputs.
-
-    `step` answers the action and the next state of a policy with state.
-
-    Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
-    outside their bounds, and further outputs that differ.
-    """
-    bounded, compared = _bounded(actor, reference_cases.action), further if exact else None
-    reference = reference_cases.reference
-    try:
-        groups = [compare_cases(bounded, reference_cases.cases(exact=exact, noise=False), compared)]
-        if samples:
-            groups.append(compare_cases(bounded, reference_cases.cases(exact=exact, noise=True), compared))
-        visited = compare_cases(bounded, reference_cases.episode_batches, compared)
-        errors = {} if exact else _errors(bounded, further, reference_cases)
-        decided = min((1 - each.undecided / each.compared for each in (*groups, visited) if each.compared), default=1.0)
-        cases, sequences = sum(groups, Agreement()), Agreement()
-        player: Actor | Recurrent = bounded
-        if step is not None and reference.recurrent is not None:
-            spec = reference.recurrent.spec
-            step = _bounded_step(step, spec.action)
-            player = Recurrent(step, spec)
-            for noisy in (False, True)[: 1 + samples]:
-                golden = reference_cases.sequences(exact=exact, noise=noisy)
-                sequences += compare_sequences(step, golden, spec)
-                if not exact:
-                    errors |= _state_errors(step, golden, spec, errors)
-        if reference_cases.environment is None or not reference_cases.repeatable:
-            return Proof(exact, cases, visited, None, decided, errors, sequences)
-        zero_noise = reference_cases.zero_noise[:1]
-        returns = compare_returns(
-            player, reference_cases.reference, reference_cases.environment, reference_cases.episodes, zero_noise
-        )
-    except ExportError as error:
-        raise ExportError(f"{name} {error}") from None
-    return Proof(exact, cases, visited, returns, decided, errors, sequences)
-
-
-def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
-    """Check the bounds of the actor's actions at each call."""
-    if action is None:
-        return actor
-
-    def act(observations: Observation, noise: Array) -> Array:
-        actions = actor(observations, noise)
-        if actions.shape[1:] == action.shape:
-            check_bounds(actions, action)
-        return actions
-
-    return act
-
-
-def _bounded_step(step: Answers, action: ArraySpec) -> Answers:
-    """Check the bounds of the actions among the answers at each call."""
-
-    def answers(inputs: Observation, noise: Array) -> dict[str, Array]:
-        found = step(inputs, noise)
-        check_bounds(found[action.name], action)
-        return found
-
-    return answers
-
-
-def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, float]:
-    """Measure the error of each output in 8 bits on observations that the policy visits."""
-    visits, action = (
-        reference_cases.visits,
-        reference_cases.action or ArraySpec("action", "float32", reference_cases.golden.actions.shape[1:]),
-    )
-    batches = [visits.take(slice(start, start + 64)) for start in range(0, len(visits), 64)]
-    actions = np.concatenate([actor(batch.observations, batch.noise) for batch in batches])
-    errors = {action.name: action_error(actions, visits, action)}
-    if further is None or not visits.further:
-        return errors
-    answers = [further(batch.observations, batch.noise) for batch in batches]
-    same, state = _same_choices(actions, visits.actions), _next_state(reference_cases.reference)
-    for spec in (spec for spec in reference_cases.outputs if spec.name in answers[0]):
-        found = np.concatenate([answer[spec.name] for answer in answers])
-        rows = same if spec in state and same.any() else np.ones(len(visits), np.bool_)
-        errors[spec.name] = output_error(found[rows], visits.further[spec.name][rows], spec)
-    return errors
-
-
-def _next_state(reference: Reference) -> tuple[ArraySpec, ...]:
-    return () if reference.recurrent is None else reference.recurrent.spec.next_state
-
-
-def _same_choices(actions: Array, expected: Array) -> NDArray[np.bool_]:
-    """Mark the rows in which a target chose as the policy did; another choice may rightly lead to another state."""
-    if expected.dtype.kind == "f":
-        return np.ones(len(expected), np.bool_)
-    return np.asarray(flat(actions == expected).all(axis=1))
-
-
-def _state_errors(step: Answers, golden: Answered, spec: PolicySpec, errors: Mapping[str, float]) -> dict[str, float]:
-    """Measure the error of the next state in 8 bits along golden sequences, at least that in `errors`.
-
-    A sequence counts until the target makes another choice than the policy.
-    """
-    if not len(golden):
-        return {}
-    inputs = by_name(golden.observations, spec.observation[0].name)
-    _, found = run_sequences(step, inputs, golden.noise, spec.state)
-    same = _same_choices(found[spec.action.name], golden.actions).reshape(-1, STEPS)
-    rows = np.logical_and.accumulate(same, axis=1).ravel() if same[:, 0].any() else np.ones(len(golden), np.bool_)
-    return {
-        each.name: max(
-            errors.get(each.name, 0.0),
-            output_error(found[each.name][rows], golden.further[each.name][rows], each),
-        )
-        for each in spec.next_state
-    }
 
 
 def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.parity.reference import TIE, Answered, choices
+from trpo_tf.export.parity.reference.answers import TIE, Answered, choices
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE

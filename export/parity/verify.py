@@ -11,8 +11,8 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import Agreement, compare_cases, compare_sequences
 from trpo_tf.export.parity.latency import measure_latencies
 from trpo_tf.export.parity.new_cases import compare_on_new_cases
-from trpo_tf.export.parity.reference import Answered
-from trpo_tf.export.parity.rounding import Rounding, along_sequences
+from trpo_tf.export.parity.reference.answers import Answered
+from trpo_tf.export.parity.reference.rounding import Rounding, along_sequences
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS, target_sizes

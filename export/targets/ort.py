@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from trpo_tf.export.graph.ort_format import to_ort
+from trpo_tf.export.ort.convert import to_ort
 from trpo_tf.export.targets.onnx import with_batch
 from trpo_tf.export.targets.session import session_actor, session_outputs, session_snippet
 from trpo_tf.export.targets.target import ExportInputs, Target

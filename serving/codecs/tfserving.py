@@ -11,7 +11,7 @@ import orjson
 
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec
-from trpo_tf.serving.codecs.json_body import Document, JsonArray, parse_instances, unescaped
+from trpo_tf.serving.codecs.parsing.json_body import Document, JsonArray, parse_instances, unescaped
 from trpo_tf.serving.codecs.v2_json import DATATYPES, InferRequest, RequestError, read_request
 from trpo_tf.serving.runtime.observations import Array
 

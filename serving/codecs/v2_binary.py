@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from trpo_tf.serving.bundle.manifest import Manifest
-from trpo_tf.serving.codecs.json_body import Document, parse_object
+from trpo_tf.serving.codecs.parsing.json_body import Document, parse_object
 from trpo_tf.serving.codecs.v2_json import (
     InferRequest,
     RequestError,

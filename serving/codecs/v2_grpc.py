@@ -9,13 +9,13 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from trpo_tf.serving.bundle.manifest import Manifest
-from trpo_tf.serving.codecs.body_limits import SMALL
-from trpo_tf.serving.codecs.grpc_large import Contents, take_apart, with_short_names
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, Call
-from trpo_tf.serving.codecs.json_body import Document
+from trpo_tf.serving.codecs.parsing.body_limits import SMALL
+from trpo_tf.serving.codecs.parsing.grpc_large import Contents, take_apart, with_short_names
+from trpo_tf.serving.codecs.parsing.json_body import Document
+from trpo_tf.serving.codecs.parsing.varints import Varints
 from trpo_tf.serving.codecs.v2_binary import bytes_of
 from trpo_tf.serving.codecs.v2_json import InferRequest, RequestError, output_document, read_request
-from trpo_tf.serving.codecs.varints import Varints
 from trpo_tf.serving.repository.catalog import Model
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.support.protobuf_wire import WireError

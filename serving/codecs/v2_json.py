@@ -15,10 +15,10 @@ import orjson
 from trpo_tf.serving import __version__
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import RESET, ArraySpec, NoiseSpec, carried_inputs
-from trpo_tf.serving.codecs.json_body import Document, JsonArray, parse_object
-from trpo_tf.serving.codecs.json_numbers import Element, read_array
 from trpo_tf.serving.codecs.parameters import check_served
-from trpo_tf.serving.codecs.varints import Varints, read_varints
+from trpo_tf.serving.codecs.parsing.json_body import Document, JsonArray, parse_object
+from trpo_tf.serving.codecs.parsing.json_numbers import Element, read_array
+from trpo_tf.serving.codecs.parsing.varints import Varints, read_varints
 from trpo_tf.serving.errors import RequestError as RequestError
 from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.runtime.observations import Array, Observation, all_finite, batch_size, by_name, structured

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from trpo_tf.serving.codecs.body_limits import TooLargeError
+from trpo_tf.serving.codecs.parsing.body_limits import TooLargeError
 from trpo_tf.serving.codecs.v2_json import InferRequest
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.metrics.series import Metrics

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from trpo_tf.serving.codecs import v2_binary
-from trpo_tf.serving.codecs.body_limits import ENCODINGS, decompress
+from trpo_tf.serving.codecs.parsing.body_limits import ENCODINGS, decompress
 from trpo_tf.serving.codecs.paths import PREDICT
 from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions
 from trpo_tf.serving.codecs.v2_json import InferRequest, decode_request, encode_response

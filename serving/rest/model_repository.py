@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from trpo_tf.serving.codecs.json_body import parse_object
+from trpo_tf.serving.codecs.parsing.json_body import parse_object
 from trpo_tf.serving.errors import BundleError, RequestError
 from trpo_tf.serving.repository.catalog import Catalog
 from trpo_tf.serving.rest.endpoints import Body, Headers

@@ -6,8 +6,8 @@ from urllib.parse import quote
 from trpo_tf.serving import __version__
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
-from trpo_tf.serving.codecs.body_limits import MAX_DEPTH
-from trpo_tf.serving.codecs.json_body import Document
+from trpo_tf.serving.codecs.parsing.body_limits import MAX_DEPTH
+from trpo_tf.serving.codecs.parsing.json_body import Document
 from trpo_tf.serving.codecs.v2_json import tensor_metadata
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog, Model

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from trpo_tf.serving.codecs.body_limits import MAX_DEPTH
+from trpo_tf.serving.codecs.parsing.body_limits import MAX_DEPTH
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.rest.model_repository import control_routes

@@ -18,12 +18,12 @@ from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, Policy
 from trpo_tf.export.bundle.model_card import CARD_FILE
 from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_step
 from trpo_tf.export.c99.c_files import state_memories
-from trpo_tf.export.graph.ort_format import to_ort
 from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.litert.interpreter import litert_step
+from trpo_tf.export.ort.convert import to_ort
 from trpo_tf.export.parity.compare import compare_sequences
-from trpo_tf.export.parity.evidence import make_reference_cases
-from trpo_tf.export.parity.proof import compare_target
+from trpo_tf.export.parity.compare_target import compare_target
+from trpo_tf.export.parity.reference.evidence import make_reference_cases
 from trpo_tf.export.parity.table import columns_of
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs

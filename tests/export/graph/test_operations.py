@@ -11,9 +11,9 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tests.support.export.litert_operators import operators
 from trpo_tf.export import Evidence, PolicySpec, convert_policy, write_bundle
 from trpo_tf.export.c99 import c_sources, compiled_actor
-from trpo_tf.export.graph.ort_format import to_ort
 from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.litert.interpreter import litert_actor
+from trpo_tf.export.ort.convert import to_ort
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.onnx_runtime import open_session

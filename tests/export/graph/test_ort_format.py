@@ -7,7 +7,7 @@ from onnxruntime.tools.reduced_build_config_parser import parse_config
 from tests.support.export.zoo import KINDS, agrees, case, converted, onnx_actor
 from trpo_tf.export import ExportError
 from trpo_tf.export.graph.metadata import with_metadata
-from trpo_tf.export.graph.ort_format import to_ort
+from trpo_tf.export.ort.convert import to_ort
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.bundle.onnx_check import check_model
 from trpo_tf.serving.runtime.onnx_runtime import open_session

@@ -12,8 +12,8 @@ from tests.support.paths import ROOT
 from trpo_tf.export import ExportError, ParityError
 from trpo_tf.export.bundle.graphs import PolicyGraphs, export_inputs, further_outputs, policy_graphs
 from trpo_tf.export.bundle.make_targets import make_targets
-from trpo_tf.export.parity.evidence import make_reference_cases
 from trpo_tf.export.parity.proof import manifest_parity
+from trpo_tf.export.parity.reference.evidence import make_reference_cases
 from trpo_tf.export.policy.outputs import all_outputs
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import GraphSpec, Manifest

@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 
 from trpo_tf.export import ExportError, ParityError
-from trpo_tf.export.parity.compare import (
-    Agreement,
-    Returns,
-    compare_cases,
-    compare_returns,
-    episode_batches,
-    in_batches,
-    play,
-    student_t,
-)
-from trpo_tf.export.parity.proof import Proof, ReferenceCases, compare_target, manifest_parity
-from trpo_tf.export.parity.reference import Reference
+from trpo_tf.export.parity.compare import Agreement, Returns, compare_cases, compare_returns, student_t
+from trpo_tf.export.parity.compare_target import compare_target
+from trpo_tf.export.parity.proof import Proof, manifest_parity
+from trpo_tf.export.parity.reference.answers import Reference, in_batches
+from trpo_tf.export.parity.reference.episodes import episode_batches, play
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
 NOISE = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)

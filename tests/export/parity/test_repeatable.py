@@ -50,7 +50,7 @@ def test_an_environment_that_repeats_is_not_blamed(tmp_path, monkeypatch):
     manifest, said = exported(tmp_path / "bundle", Restless(100))
     assert "another episode" not in said
     assert all("repeatable" not in figures and figures["episodes"] == 4 for figures in manifest.parity.values())
-    monkeypatch.setattr("trpo_tf.export.parity.proof.compare_returns", _another_target)
+    monkeypatch.setattr("trpo_tf.export.parity.compare_target.compare_returns", _another_target)
     with pytest.raises(ParityError, match="plays another episode"):
         exported(tmp_path / "other", Restless(100))
     assert not (tmp_path / "other").exists()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
-from trpo_tf.serving.codecs import json_body
-from trpo_tf.serving.codecs.body_limits import SMALL
+from trpo_tf.serving.codecs.parsing import json_body
+from trpo_tf.serving.codecs.parsing.body_limits import SMALL
 from trpo_tf.serving.codecs.tfserving import decode_instances
 from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError, decode_request
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.codecs.body_limits import MAX_DEPTH, TooLargeError, check_depth, decompress
+from trpo_tf.serving.codecs.parsing.body_limits import MAX_DEPTH, TooLargeError, check_depth, decompress
 from trpo_tf.serving.codecs.v2_json import RequestError
 from trpo_tf.serving.command_line import parse_arguments
 from trpo_tf.serving.keys import KeyFileError, KeyRing, read_keys

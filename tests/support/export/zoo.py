@@ -14,8 +14,8 @@ from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.envs.spaces import action_spec, observation_kinds, observation_spec
 from trpo_tf.export import InferenceFunction, PolicySpec, convert_policy
 from trpo_tf.export.parity.compare import compare_cases
-from trpo_tf.export.parity.proof import ReferenceCases
-from trpo_tf.export.parity.reference import Reference
+from trpo_tf.export.parity.reference.answers import Reference
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Actor
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads.make import make_head

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
-from trpo_tf.export.parity.cases import far_rows, observation_cases, with_tails
-from trpo_tf.export.parity.compare import Environment, Episode, play, repeats
-from trpo_tf.export.parity.proof import ReferenceCases
-from trpo_tf.export.parity.recurrent import (
+from trpo_tf.export.parity.reference.answers import Answered, Reference
+from trpo_tf.export.parity.reference.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.reference.episodes import Environment, Episode, play, repeats
+from trpo_tf.export.parity.reference.recurrent import (
     Recurrent,
     fresh,
     observed,
@@ -25,9 +25,9 @@ from trpo_tf.export.parity.recurrent import (
     sequence_inputs,
     with_state,
 )
-from trpo_tf.export.parity.reference import Answered, Reference
-from trpo_tf.export.parity.rounding import Rounding, undefined_choice
-from trpo_tf.export.parity.soundness import (
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
+from trpo_tf.export.parity.reference.rounding import Rounding, undefined_choice
+from trpo_tf.export.parity.reference.soundness import (
     BATCHES,
     check_actions,
     check_further,

@@ -31,7 +31,7 @@ def to_ort(model: bytes) -> tuple[bytes, str]:
                 target.write_bytes(bytes(2 * len(model)))  # raises the OSError, which ONNX Runtime does not tell
             reason = " ".join(str(error).split())
             raise ExportError(f"ONNX Runtime can't convert the graph to its own format: {reason}") from error
-        from trpo_tf.export.graph.ort_table_order import in_order  # here, since telemetry must be off first
+        from trpo_tf.export.ort.table_order import in_order  # here, since telemetry must be off first
 
         return in_order(target.read_bytes()), _required_operators(target)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.parity.recurrent import Recurrent
+from trpo_tf.export.parity.reference.recurrent import Recurrent
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
@@ -18,6 +18,9 @@ TIE = 1e-5
 """Two best scores closer than this are a tie, which rounding may break either way."""
 _RELATIVE_TIE = 1e-6
 """The same, as a share of the best score: for scores above 10."""
+
+BATCH_SIZES = (1, 2, 7, 64)
+"""Batch sizes that golden cases are compared at."""
 
 ROUNDED = 1e-3
 """A row is undecided if rounding may move its action further than this, plus as much of the action."""
@@ -213,3 +216,8 @@ def matches_output(actual: Array, batch: Answered, name: str) -> NDArray[np.bool
         return close
     margins = batch.with_margins().margins
     return close if margins is None else close_rows(actual, expected, margins[name])
+
+
+def in_batches(cases: Answered) -> list[Answered]:
+    """Split the cases into batches, once for each of `BATCH_SIZES`."""
+    return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from trpo_tf.export.graph.editing import graphs_of, set_field
-from trpo_tf.export.parity.reference import Answered
+from trpo_tf.export.parity.reference.answers import Answered
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session

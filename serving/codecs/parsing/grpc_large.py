@@ -6,7 +6,7 @@ numbers stay bytes, which NumPy reads. The rest must be small, and is parsed as 
 
 from collections.abc import Iterator
 
-from trpo_tf.serving.codecs.body_limits import SMALL
+from trpo_tf.serving.codecs.parsing.body_limits import SMALL
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.support.protobuf_wire import BYTES, FIXED32, FIXED64, VARINT, Field, encoded, fields_of, written
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trpo_tf.serving.codecs.json_numbers import Element
+from trpo_tf.serving.codecs.parsing.json_numbers import Element
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.observations import Array
 

@@ -1,7 +1,7 @@
 """Parsing of JSON bodies within bounded memory and time, whatever they hold.
 
 As Python objects JSON can take eighty times its size. So a large body is split first: long arrays of numbers, where a
-request may have them, stay text, which `serving.codecs.json_numbers` reads. The rest must be small, and is parsed.
+request may have them, stay text, which `json_numbers` reads. The rest must be small, and is parsed.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from trpo_tf.serving.codecs.body_limits import MAX_DEPTH, SMALL, STRING, check_depth
+from trpo_tf.serving.codecs.parsing.body_limits import MAX_DEPTH, SMALL, STRING, check_depth
 from trpo_tf.serving.errors import RequestError
 
 Document = dict[str, Any]

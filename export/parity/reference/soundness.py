@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.reference import Answered, Reference, choices, flat, matches, matches_output
+from trpo_tf.export.parity.reference.answers import Answered, Reference, choices, flat, matches, matches_output
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
