@@ -17,6 +17,14 @@ class RequestError(ValueError):
     """The client must change its request; the message says how."""
 
 
+class NoSequenceError(RequestError):
+    """There is no sequence of the id that a request names; the client has to start one."""
+
+
+class TooManySequencesError(Exception):
+    """As many sequences as the server keeps are running; the client may start one later."""
+
+
 def install(extra: str) -> str:
     """Return how to install an extra: from a checkout, since no package index has this project."""
     return f"pip install '.[{extra}]' in a checkout of trpo-tf"

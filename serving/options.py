@@ -22,6 +22,7 @@ _POSITIVE = (
     "max_buffered",
     "max_batch",
     "max_connections",
+    "sequence_idle",
     "timeout",
     "keep_alive",
     "drain",
@@ -34,6 +35,8 @@ _MOST: dict[str, int] = {
     "workers": 1024,
     "max_body": 2**31 - 1,  # sizes in gRPC have 32 bits
     "max_connections": 10**6,
+    "max_sequences": 10**6,
+    "sequence_idle": 10**6,
 }
 
 
@@ -108,6 +111,13 @@ class ServeOptions:
     )
     max_batch: int = _option(4096, "most observations in a request", metavar="ROWS")
     batching: bool = _option(False, "run requests that are waiting together as one batch")
+    max_sequences: int = _option(
+        1024,
+        "most sequences whose state the server keeps, a batch counts as its rows; beyond it 503, and 0 keeps none. Not "
+        "with --workers",
+        metavar="COUNT",
+    )
+    sequence_idle: float = _option(60.0, "time until a sequence without a step is forgotten", metavar="SECONDS")
     max_connections: int = _option(
         512, "most connections per process; beyond it idle ones are closed, or 503", metavar="COUNT"
     )
@@ -138,6 +148,11 @@ class ServeOptions:
         if self.port >= 0:
             return self.port
         return None if self.uds else 8080
+
+    @property
+    def kept_sequences(self) -> int:
+        """How many sequences the server keeps: none with several workers, any of which may get the next step."""
+        return self.max_sequences if self.workers == 1 else 0
 
     @property
     def is_reachable(self) -> bool:
@@ -173,6 +188,8 @@ class ServeOptions:
     def _check_models(self) -> None:
         if not self.poll >= 0:
             raise ServeError(f"--poll must be 0 or more seconds, not {self.poll}")
+        if self.max_sequences < 0:
+            raise ServeError(f"--max-sequences must be 0 or more, not {self.max_sequences}")
         if not 0 <= self.canary < 1:
             raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
         if self.canary and self.versions < 2:

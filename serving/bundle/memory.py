@@ -25,8 +25,12 @@ _LITTLE = 2**20
 """Bytes that are available in any case: to read the counters takes as long as to load a bundle of this size."""
 
 
-def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False) -> None:
-    """Raise `BundleError` if a bundle needs more than `1 / share` of the available memory.
+_SEQUENCE_BYTES = 2048
+"""Bytes for one sequence beside its state: its id, its arrays' headers, and why it is gone."""
+
+
+def check_memory(manifest: Manifest, share: int = 1, sequences: int = 0, *, only_model: bool = False) -> None:
+    """Raise `BundleError` if a bundle, and the state of so many sequences, need over `1 / share` of available memory.
 
     The estimate uses the sizes that the manifest states. Files of another size are refused when they are read.
     """
@@ -37,13 +41,20 @@ def check_memory(manifest: Manifest, share: int = 1, *, only_model: bool = False
         )
     arrays: list[ArraySpec | NoiseSpec] = [*manifest.step_inputs, *manifest.outputs, manifest.noise]
     needed += sum(_ELEMENT_BYTES * math.prod(array.shape) for array in arrays)
-    if not has_memory(needed, share):
+    kept = sequences * (_SEQUENCE_BYTES + state_bytes(manifest)) if manifest.state else 0
+    if not has_memory(needed + kept, share):
         available = available_bytes() // share
         of_worker = f" for each of {share} workers" if share > 1 else ""
+        of_states = f" and {_megabytes(kept)} for the states of {sequences} sequences (--max-sequences)" if kept else ""
         raise BundleError(
-            f"{manifest.name} needs about {_megabytes(needed)} of memory to load, and {_megabytes(available)} are "
-            f"available{of_worker}; give the server more memory, or export a smaller policy"
+            f"{manifest.name} needs about {_megabytes(needed)} of memory to load{of_states}, and "
+            f"{_megabytes(available)} are available{of_worker}; give the server more memory, or export a smaller policy"
         )
+
+
+def state_bytes(manifest: Manifest) -> int:
+    """Return the size in bytes of one row of the state."""
+    return sum(np.dtype(spec.dtype).itemsize * math.prod(spec.shape) for spec in manifest.state)
 
 
 def golden_bytes(manifest: Manifest, cases: int) -> int:

@@ -30,9 +30,13 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
 
     Raises `RequestError`.
     """
-    if manifest.state:
-        raise RequestError("predictions hold no next state, which this policy has; send it to /v2/models/NAME/infer")
     document = parse_instances(body, max_batch)
+    parameters = document.get("parameters", {})
+    if manifest.state and not (isinstance(parameters, dict) and parameters.get("sequence_id")):
+        raise RequestError(
+            "predictions hold no next state, which this policy has: give parameters.sequence_id, whose state the "
+            "server keeps, or send the state to /v2/models/NAME/infer"
+        )
     if "inputs" in document:
         raise RequestError("inputs, which would hold columns, is not served; send instances, which hold rows")
     instances = document.get("instances")
@@ -59,7 +63,7 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
     ]
     asked = {
         "inputs": inputs,
-        "parameters": document.get("parameters", {}),
+        "parameters": parameters,
         "outputs": [{"name": manifest.action.name}],
     }
     return read_request(asked, manifest, max_batch=max_batch)

@@ -15,7 +15,7 @@ import orjson
 from trpo_tf.serving import __version__
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import RESET, ArraySpec, NoiseSpec, carried_inputs
-from trpo_tf.serving.codecs.parameters import check_served
+from trpo_tf.serving.codecs.parameters import SequenceStep, check_served, take_sequence
 from trpo_tf.serving.codecs.parsing.json_body import Document, JsonArray, parse_object
 from trpo_tf.serving.codecs.parsing.json_numbers import Element, read_array
 from trpo_tf.serving.codecs.parsing.varints import Varints, read_varints
@@ -64,14 +64,16 @@ _TYPES = {name: _ELEMENTS[element.dtype.kind] for name, element in _ALLOWED.item
 class InferRequest(NamedTuple):
     """Decoded inference request: observations [batch, ...], and noise [batch, ...] or None to act deterministically.
 
-    Of a policy with state, the observations are all inputs of a step: state and `reset` too. `outputs` maps the name of
-    each requested output, in order, to whether it is sent as a binary tensor.
+    Of a policy with state, the observations are all inputs of a step: state and `reset` too. The state is absent in a
+    step of a `sequence`, whose state the server keeps. `outputs` maps the name of each requested output, in order, to
+    whether it is sent as a binary tensor.
     """
 
     observations: Observation
     outputs: Mapping[str, bool]
     noise: Array | None = None
     request_id: str | None = None
+    sequence: SequenceStep | None = None
 
 
 def decode_request(body: bytes | bytearray, manifest: Manifest, *, max_batch: int = sys.maxsize) -> InferRequest:
@@ -90,7 +92,11 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise RequestError("parameters must be an object")
+    sequence = None
     if parameters:
+        if manifest.state:
+            parameters = dict(parameters)
+            sequence = take_sequence(parameters)
         check_served(parameters, "the request")
     inputs = _named(document, "inputs", manifest.input_names)
     for spec in manifest.observation:
@@ -101,21 +107,30 @@ def read_request(document: Document, manifest: Manifest, *, max_batch: int = sys
     )
     batch = check_batch(observations, manifest)
     if manifest.state:
-        observations = _with_state(observations, inputs, batch, manifest)
+        observations = _with_state(observations, inputs, batch, manifest, sequence)
     noise = None
     if parameters or manifest.noise.name in inputs:
         noise = _noise(parameters, inputs.get(manifest.noise.name), batch, manifest)
-    return InferRequest(observations, _wanted(document, parameters, manifest), noise, request_id)
+    wanted = _wanted(document, parameters, manifest, is_kept=sequence is not None)
+    return InferRequest(observations, wanted, noise, request_id, sequence)
 
 
-def _with_state(observations: Observation, inputs: Document, batch: int, manifest: Manifest) -> Observation:
+def _with_state(
+    observations: Observation, inputs: Document, batch: int, manifest: Manifest, sequence: SequenceStep | None
+) -> Observation:
     """Add state and `reset` to the observations, as inputs of a step. Raises `RequestError`.
 
-    Without `reset` no row starts an episode. Only where every row does, the state may be missing.
+    Without `reset` no row starts an episode. Only where every row does, the state may be missing. In a step of a
+    sequence it must be missing, and every row starts an episode if the step starts the sequence.
     """
     *states, starts = carried_inputs(manifest.state)
     reset = _rows(inputs[RESET], starts, batch) if RESET in inputs else np.zeros(batch, np.bool_)
     parts = by_name(observations, manifest.observation[0].name)
+    if sequence is not None:
+        for spec in states:
+            if spec.name in inputs:
+                raise RequestError(f"give input {spec.name!r} or sequence_id, whose state the server keeps, not both")
+        return {**parts, RESET: np.ones(batch, np.bool_) if sequence.is_start else reset}
     for spec, state in zip(states, manifest.state, strict=True):
         if spec.name in inputs:
             parts[spec.name] = _rows(inputs[spec.name], spec, batch)
@@ -173,9 +188,14 @@ def output_document(name: str, values: Array) -> Document:
     return {"name": name, "datatype": _DATATYPE_OF[values.dtype], "shape": values.shape}
 
 
-def server_metadata(*, has_repository: bool) -> Document:
-    """Return the protocol's server metadata; `has_repository` says whether clients may load and unload models."""
-    extensions = ["binary_tensor_data", *(["model_repository"] if has_repository else [])]
+def server_metadata(*, has_repository: bool, keeps_sequences: bool) -> Document:
+    """Return the protocol's server metadata.
+
+    `has_repository` says whether clients may load and unload models, `keeps_sequences` whether the server keeps the
+    state of sequences.
+    """
+    optional = {"sequence": keeps_sequences, "model_repository": has_repository}
+    extensions = ["binary_tensor_data", *(name for name, is_served in optional.items() if is_served)]
     return {"name": "trpo-tf", "version": __version__, "extensions": extensions}
 
 
@@ -308,13 +328,15 @@ def _noise(parameters: Document, tensor: Document | None, batch: int, manifest: 
     return noise
 
 
-def _wanted(document: Document, parameters: Document, manifest: Manifest) -> dict[str, bool]:
+def _wanted(document: Document, parameters: Document, manifest: Manifest, *, is_kept: bool = False) -> dict[str, bool]:
     """Return the requested outputs, by default all, each with whether it is sent as a binary tensor.
 
-    An output's `binary_data` overrides the request's `binary_data_output`.
+    An output's `binary_data` overrides the request's `binary_data_output`. If the server keeps the state, the next
+    state is not among the default.
     """
     binary = parameters.get("binary_data_output", False)
-    wanted: dict[str, Any] = dict.fromkeys(manifest.output_names, binary)
+    names = manifest.output_names[: -len(manifest.state)] if is_kept else manifest.output_names
+    wanted: dict[str, Any] = dict.fromkeys(names, binary)
     if chosen := _named(document, "outputs", manifest.output_names):
         wanted = {name: _parameters(output).get("binary_data", binary) for name, output in chosen.items()}
     if not _BOOLEANS.issuperset(map(type, wanted.values())):

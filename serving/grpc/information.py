@@ -45,7 +45,9 @@ class Information:
 
     async def server_metadata(self, _request: Message) -> Message:
         """Answer ServerMetadata."""
-        return from_document(SERVER_METADATA.response, server_metadata(has_repository=self._options.repository_api))
+        options = self._options
+        document = server_metadata(has_repository=options.repository_api, keeps_sequences=options.kept_sequences > 0)
+        return from_document(SERVER_METADATA.response, document)
 
     async def model_metadata(self, request: Message) -> Message:
         """Answer ModelMetadata. Raises `CallError`."""

@@ -29,19 +29,22 @@ from trpo_tf.serving.codecs.grpc_messages import (
     Call,
 )
 from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, parse
+from trpo_tf.serving.codecs.v2_json import InferRequest
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.grpc.information import Information
 from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata
 from trpo_tf.serving.grpc.listener import make_server, open_port
 from trpo_tf.serving.grpc.statuses import KINDS, code_of_cancelled, status_of, unknown_model
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint
-from trpo_tf.serving.inference.runners import DirectRunner, Outputs, Runner, Waiting
+from trpo_tf.serving.inference.kept_state import SequenceRunner
+from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
+from trpo_tf.serving.inference.sequences import Step
 from trpo_tf.serving.keys import KeyRing, refusal
 from trpo_tf.serving.listening.sockets import GrpcPort
 from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.metrics.series import Metrics, Series
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.catalog import Catalog
+from trpo_tf.serving.repository.catalog import Catalog, Model
 from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.tracing.records import NO_OBSERVERS, CallRecord, Observers, grpc_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
@@ -86,8 +89,9 @@ class GrpcServer:
         current: Callable[[], Catalog],
         options: ServeOptions,
         metrics: Metrics,
-        keys: KeyRing | None = None,
-        runner: Runner | None = None,
+        keys: KeyRing | None,
+        runner: Runner,
+        sequences: SequenceRunner,
         observers: Observers = NO_OBSERVERS,
         tls: Tls | None = None,
     ) -> None:
@@ -102,7 +106,7 @@ class GrpcServer:
         self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
         self._open_turns = Turns(OPEN_MESSAGES, most)
         self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
-        self._runner, self._observers, self.keys = runner or DirectRunner(), observers.grpc, keys
+        self._runner, self._sequences, self._observers, self.keys = runner, sequences, observers.grpc, keys
         self._endpoints: WeakKeyDictionary[Policy, InferenceEndpoint] = WeakKeyDictionary()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
@@ -190,7 +194,12 @@ class GrpcServer:
                 whole = perf_counter()
                 if answer is None:
                     endpoint = self._endpoint(message)
-                    reply = await self._infer(endpoint, message)
+                    request = decode_infer(message, endpoint.policy.manifest, max_batch=self._options.max_batch)
+                    step = self._step(context, message, request)
+                    if step is not None:
+                        endpoint, request = self._where_it_began(step, endpoint, message, request)
+                    outputs = await self._infer(endpoint, request, step)
+                    reply = encode_infer(outputs, request, message.id, endpoint.model)
                 else:
                     reply = await answer(message)
                 answered = reply.SerializeToString()
@@ -279,20 +288,49 @@ class GrpcServer:
         model = self._current().find(message.model_name, message.model_version or None)
         if model is None:
             raise unknown_model(message.model_name, message.model_version)
+        return self._endpoint_of(model)
+
+    def _endpoint_of(self, model: Model) -> InferenceEndpoint:
         endpoint = self._endpoints.get(model.policy)
         if endpoint is None:
             endpoint = self._endpoints[model.policy] = InferenceEndpoint(model, self._options, self._metrics, "grpc")
         return endpoint
 
+    def _step(self, context: Any, message: Message, request: InferRequest) -> Step | None:
+        """Return the step of a sequence that a request is, if it is one."""
+        if request.sequence is None:
+            return None
+        owner = self.keys.name_of(_authorization(context.invocation_metadata())) if self.keys else None
+        return Step.of(("grpc", message.model_name, message.model_version), owner, request.sequence)
+
+    def _where_it_began(
+        self, step: Step, endpoint: InferenceEndpoint, message: Message, request: InferRequest
+    ) -> tuple[InferenceEndpoint, InferRequest]:
+        """Return the endpoint of a step's sequence, and the request as that version reads it.
+
+        Raises `RequestError` and `NoSequenceError`.
+        """
+
+        def start() -> InferenceEndpoint:
+            if message.model_version:
+                return endpoint
+            return self._endpoint_of(self._current().releases[message.model_name].choose_for_sequence())
+
+        began_at = self._sequences.endpoint_of(step, endpoint, start)
+        if began_at is not endpoint:
+            request = decode_infer(message, began_at.policy.manifest, max_batch=self._options.max_batch)
+        return began_at, request
+
     # The methods
 
-    async def _infer(self, endpoint: InferenceEndpoint, message: Message) -> Message:
-        policy = endpoint.policy
-        request = endpoint.admit(decode_infer(message, policy.manifest, max_batch=self._options.max_batch))
-        outputs = self._runner.run(policy, request)
-        if isinstance(outputs, Waiting):
-            outputs = await _outputs_of(outputs)
-        return encode_infer(outputs, request, message.id, endpoint.model)
+    async def _infer(self, endpoint: InferenceEndpoint, request: InferRequest, step: Step | None) -> Outputs:
+        """Return the outputs of a request, which may be a step of a sequence."""
+        admitted = endpoint.admit(request)
+        if step is None:
+            outputs = self._runner.run(endpoint.policy, admitted)
+        else:
+            outputs = self._sequences.run(step, endpoint, admitted)
+        return await _outputs_of(outputs) if isinstance(outputs, Waiting) else outputs
 
     async def _watch_counted(self, messages: object, context: Any) -> None:
         """Serve the health service's stream, unless too many are open."""

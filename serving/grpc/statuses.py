@@ -23,8 +23,16 @@ KINDS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "busy",
     grpc.StatusCode.UNAUTHENTICATED: "unauthorized",
     grpc.StatusCode.UNIMPLEMENTED: "not_found",
+    grpc.StatusCode.FAILED_PRECONDITION: "no_sequence",
 }
 """Label of a status among the errors in metrics."""
+
+
+_CODES = {
+    "busy": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "no_sequence": grpc.StatusCode.FAILED_PRECONDITION,
+}
+"""Statuses of errors by their kind, where they are neither INVALID_ARGUMENT nor INTERNAL."""
 
 
 class CallError(Exception):
@@ -58,7 +66,8 @@ def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     failure = failure_of(error)
     if failure.fault is not None:
         emit("fault", "a call failed", level=logging.ERROR, fault=failure.fault)
-    return grpc.StatusCode.INVALID_ARGUMENT if failure.is_clients else grpc.StatusCode.INTERNAL, failure.message
+    otherwise = grpc.StatusCode.INVALID_ARGUMENT if failure.is_clients else grpc.StatusCode.INTERNAL
+    return _CODES.get(failure.kind, otherwise), failure.message
 
 
 def code_of_cancelled(context: Any) -> grpc.StatusCode:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from trpo_tf.serving.codecs.parsing.body_limits import TooLargeError
 from trpo_tf.serving.codecs.v2_json import InferRequest
-from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.errors import NoSequenceError, RequestError, TooManySequencesError
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Model
@@ -62,6 +62,10 @@ class Failure(NamedTuple):
 def failure_of(error: Exception) -> Failure:
     """Classify an error that parsing, admitting, running or rendering a request raised."""
     match error:
+        case NoSequenceError():
+            return Failure("no_sequence", str(error))
+        case TooManySequencesError():
+            return Failure("busy", str(error), is_clients=False)
         case RequestError():
             return Failure("bad_request", str(error))
         case TooLargeError():

@@ -52,6 +52,11 @@ FAMILIES = {
     "trpo_tf_drift_outliers": Family(
         "gauge", ("model", "version"), "Share of observations with an element that is clipped"
     ),
+    "trpo_tf_sequences": Family("gauge", ("model", "version"), "Sequences whose state the server keeps"),
+    "trpo_tf_sequences_expired_total": Family("counter", ("model",), "Sequences freed since they were idle"),
+    "trpo_tf_sequences_refused_total": Family(
+        "counter", ("model",), "Sequences that could not begin since too many were running"
+    ),
     "trpo_tf_log_lines_dropped_total": Family("counter", (), "Log lines that could not be written to stderr"),
     "process_resident_memory_bytes": Family("gauge", (), "Resident memory in bytes"),
     "process_cpu_seconds_total": Family("counter", (), "CPU time in seconds"),
@@ -67,7 +72,12 @@ def render(metrics: Metrics) -> bytes:
     snapshots = metrics.snapshots()
     samples: dict[str, list[str]] = defaultdict(list)
     hidden = metrics.hidden()
-    for source in (_requests(snapshots, hidden), _process(snapshots), _models(metrics, snapshots, hidden)):
+    for source in (
+        _requests(snapshots, hidden),
+        _process(snapshots),
+        _models(metrics, snapshots, hidden),
+        _sequences(metrics),
+    ):
         for name, labels, value in source:
             samples[name].append(_line(name, FAMILIES[name].labels, labels, value))
     samples["trpo_tf_request_seconds"] = list(_histogram(snapshots, hidden))
@@ -127,6 +137,16 @@ def _process(snapshots: list[Snapshot]) -> Iterator[Sample]:
     yield "process_start_time_seconds", (), min(snapshot["started"] for snapshot in snapshots)
     if looked := [snapshot["looked"] for snapshot in snapshots if snapshot["looked"]]:
         yield "trpo_tf_repository_last_look_timestamp_seconds", (), min(looked)
+
+
+def _sequences(metrics: Metrics) -> Iterator[Sample]:
+    """Yield the counts of this process. With several there are no sequences."""
+    counts = metrics.sequences
+    if counts is None:
+        return
+    yield from (("trpo_tf_sequences", labels, count) for labels, count in counts.live.items())
+    yield from (("trpo_tf_sequences_expired_total", (model,), count) for model, count in counts.expired.items())
+    yield from (("trpo_tf_sequences_refused_total", (model,), count) for model, count in counts.refused.items())
 
 
 def _models(metrics: Metrics, snapshots: list[Snapshot], hidden: Hidden) -> Iterator[Sample]:

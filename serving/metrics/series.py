@@ -9,10 +9,10 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -36,6 +36,7 @@ KINDS = {
     404: "not_found",
     405: "method_not_allowed",
     408: "timeout",
+    409: "no_sequence",
     413: "too_large",
     415: "unsupported_encoding",
     431: "too_large",
@@ -108,6 +109,14 @@ class Series:
             self._buckets, self._seconds = buckets, seconds
 
 
+class SequenceCounts(Protocol):
+    """Counts of the sequences whose state the server keeps: `live` by model and version, the others by model."""
+
+    live: Counter[tuple[str, str]]
+    expired: Counter[str]
+    refused: Counter[str]
+
+
 class Metrics:
     """Metrics of one process, and the shared memory with the snapshots of all processes.
 
@@ -120,6 +129,7 @@ class Metrics:
         self.catalog = Catalog()
         self._ended: dict[tuple[str, str], float] = {}  # when a model and version was unloaded, on the monotonic clock
         self.evictions = 0  # connections that were closed to make room for others
+        self.sequences: SequenceCounts | None = None
         self.loads: list[Callable[[], tuple[int, int]]] = []
         """For each server in this process, a function that returns its open connections and requests in flight."""
         self._series: dict[tuple[str, str, str], Series] = {}
@@ -161,9 +171,12 @@ class Metrics:
         self._ended = {key: self._ended.get(key, now) for key in ended | lately}
 
     def hidden(self) -> set[tuple[str, str]]:
-        """Return models and versions that ended over `KEEP_SECONDS` ago; version "" means the whole model."""
+        """Return models and versions that ended over `KEEP_SECONDS` ago; version "" means the whole model.
+
+        Versions that answer running sequences have not ended.
+        """
         since = time.monotonic() - KEEP_SECONDS
-        return {key for key, ended in list(self._ended.items()) if ended < since}
+        return {key for key, ended in list(self._ended.items()) if ended < since} - self._in_sequences()
 
     def models(self) -> Iterable[Model]:
         """Yield every loaded model version of the catalog."""
@@ -210,7 +223,7 @@ class Metrics:
         A model that is still served keeps the totals of its dropped versions, except their status codes.
         """
         now = time.monotonic()
-        gone = {key for key, ended in list(self._ended.items()) if ended < now - FOLD_SECONDS}
+        gone = {key for key, ended in list(self._ended.items()) if ended < now - FOLD_SECONDS} - self._in_sequences()
         if not gone:
             return
         for key in [key for key in list(self._series) if {key[:2], (key[0], "")} & gone]:
@@ -219,6 +232,10 @@ class Metrics:
                 self._find(key[0], "", key[2]).take_over(series)
         self._reloads = defaultdict(int, {k: count for k, count in self._reloads.items() if (k[0], "") not in gone})
         self._ended = {key: ended for key, ended in self._ended.items() if ended > now - 2 * FOLD_SECONDS}
+
+    def _in_sequences(self) -> set[tuple[str, str]]:
+        """Return the versions that answer running sequences, also after a newer one took their place."""
+        return set(self.sequences.live) if self.sequences else set()
 
     def _find(self, model: str, version: str, protocol: str) -> Series:
         return self._series.setdefault((model, version, protocol), Series(model, version, protocol))

@@ -38,10 +38,12 @@ class Release(NamedTuple):
     Attributes:
         versions: models by version name, at least one.
         choose: returns the version for the next request that names none; called once per request.
+        choose_for_sequence: returns the version for the next sequence that begins without one; called once for each.
     """
 
     versions: Mapping[str, Model]
     choose: Callable[[], Model]
+    choose_for_sequence: Callable[[], Model]
 
 
 class Entry(NamedTuple):

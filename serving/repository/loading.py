@@ -21,10 +21,11 @@ Fingerprint = tuple[tuple[int, ...] | None, ...]
 """Fingerprint of a folder's content, made of its files' stat data without reading them; the manifest comes first."""
 
 
-def load_model(location: BundleLocation, public_key: str | None = None, share: int = 1) -> Model:
+def load_model(location: BundleLocation, public_key: str | None = None, share: int = 1, sequences: int = 0) -> Model:
     """Load a bundle and replay its golden cases, which also warms the policy up.
 
-    It may need up to `1 / share` of the available memory. Raises `BundleError`, whatever goes wrong.
+    With the state of so many `sequences` it may need up to `1 / share` of the available memory. Raises `BundleError`,
+    whatever goes wrong.
     """
     try:
         with ExitStack() as stack:
@@ -32,7 +33,7 @@ def load_model(location: BundleLocation, public_key: str | None = None, share: i
             if public_key is not None:
                 folder = stack.enter_context(signed_copy(folder, Path(public_key)))
             manifest = replace(read_manifest(folder), name=location.name)
-            check_memory(manifest, share)
+            check_memory(manifest, share, sequences)
             content, golden = read_checked(folder, manifest, MODEL_FILE), read_golden_file(folder, manifest)
             videos = (file for file in EPISODE_FILES if file in manifest.files)
             episode = next((Episode(file, read_checked(folder, manifest, file)) for file in videos), None)

@@ -304,7 +304,8 @@ class Repository:
             try:
                 if refusal:
                     raise BundleError(refusal)
-                model = load_model(location, self._options.public_key, self._options.workers)
+                options = self._options
+                model = load_model(location, options.public_key, options.workers, options.kept_sequences)
             except BundleError as error:
                 slot = Slot(tried, before, _printable(str(error)), refusal)
             else:
@@ -331,12 +332,18 @@ def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
     """Return a release of the loaded versions of one model, given oldest first.
 
     The newest version answers requests that name none. With a canary share it answers only that share of them, and the
-    next older version answers the rest. The share is exact, not random: with 0.1 it is every tenth request.
+    next older version answers the rest. The share is exact, not random: with 0.1 it is every tenth request. Sequences
+    are counted apart from requests, by the same share.
     """
     versions = {model.version: model for model in models}
     newest, older = models[-1], models[-2:][0]
     if not canary or len(models) == 1:
-        return Release(versions, lambda: newest)
+        return Release(versions, lambda: newest, lambda: newest)
+    return Release(versions, _sharing(newest, older, canary), _sharing(newest, older, canary))
+
+
+def _sharing(newest: Model, older: Model, canary: float) -> Callable[[], Model]:
+    """Return a function that gives the newest version in this share of its calls, and the older one in the others."""
     from fractions import Fraction
 
     share, requests = Fraction(str(canary)), count()
@@ -346,7 +353,7 @@ def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
         is_due = (number + 1) * share.numerator // share.denominator > number * share.numerator // share.denominator
         return newest if is_due else older
 
-    return Release(versions, choose)
+    return choose
 
 
 def _misfit(candidate: Acting, acting: Acting | None) -> str:

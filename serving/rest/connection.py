@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 
 import httptools
 
+from trpo_tf.serving.codecs.parameters import SequenceStep
 from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
+from trpo_tf.serving.inference.sequences import Step
 from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.request_reader import CLOSING, DEFERRED, IDLE, LAST, PENDING, RECEIVING, RequestReader
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
@@ -70,9 +73,9 @@ class Connection(RequestReader):
     their order.
     """
 
-    def __init__(self, state: ServerState, runner: Runner) -> None:
+    def __init__(self, state: ServerState, runner: Runner, sequences: SequenceRunner) -> None:
         super().__init__(state)
-        self._runner = runner
+        self._runner, self._sequences = runner, sequences
         self._aside: _Aside | None = None
         self.unread = 0  # bytes of unread answers at the last count
         self.idle_since = self._now()
@@ -177,8 +180,16 @@ class Connection(RequestReader):
         try:
             if isinstance(parsed, HttpError):
                 raise parsed
-            request = endpoint.admit(parsed)
-            outputs = self._runner.run(endpoint.policy, request)
+            if parsed.sequence is None:
+                request = endpoint.admit(parsed)
+                outputs = self._runner.run(endpoint.policy, request)
+            else:
+                step, start = self._step(parsed.sequence), self._route and self._route.start
+                began_at = self._sequences.endpoint_of(step, endpoint, start)
+                if began_at is not endpoint:  # of another version, whose inputs and outputs may differ
+                    endpoint, parsed = began_at, _raised(began_at.parse(self._head, self._body))
+                request = endpoint.admit(parsed)
+                outputs = self._sequences.run(step, endpoint, request)
             if isinstance(outputs, Waiting):
                 self._phase, outputs.done = PENDING, partial(self._on_outputs, endpoint, request, keep)
                 return
@@ -186,6 +197,9 @@ class Connection(RequestReader):
         except Exception as error:  # noqa: BLE001 (each has its answer)
             response = self._failed(endpoint.refusal(error))
         self._finish(response, keep=keep)
+
+    def _step(self, named: SequenceStep) -> Step:
+        return Step.of(self._route and self._route.place, self._state.key_of(self._head), named)
 
     def _on_outputs(
         self, endpoint: RestEndpoint, request: InferRequest, keep: bool, outputs: Outputs | Exception
@@ -381,6 +395,13 @@ class Connection(RequestReader):
         self._phase = CLOSING
         self.deadline = self._now() + self._state.options.timeout
         self._transport.close()
+
+
+def _raised(parsed: Parsed) -> InferRequest:
+    """Return a parsed request. Raises the refusal of one that can't be parsed."""
+    if isinstance(parsed, HttpError):
+        raise parsed
+    return parsed
 
 
 _INTERNAL_ERROR = HttpError(500, "internal error").response

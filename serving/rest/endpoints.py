@@ -18,10 +18,14 @@ from trpo_tf.serving.inference.runners import Outputs
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.repository.catalog import Model
-from trpo_tf.serving.rest.responses import JSON, HttpError, Response, too_large
+from trpo_tf.serving.rest.responses import JSON, RETRY, HttpError, Response, too_large
 from trpo_tf.serving.support.entry_points import find_value
 
 Body = bytes | bytearray
+
+_STATUSES = {"no_sequence": 409, "busy": 503}
+"""Statuses of errors by their kind, where they are neither 400 nor 500."""
+
 Headers = Mapping[bytes, bytes]
 
 
@@ -61,8 +65,9 @@ class RestEndpoint(InferenceEndpoint):
         failure = failure_of(error)
         if failure.kind == "too_large":
             return too_large(self.options.max_body, self.series)
-        status = 400 if failure.is_clients else 500
-        refusal = HttpError(status, failure.message, series=self.series, kind=failure.kind)
+        status = _STATUSES.get(failure.kind, 400 if failure.is_clients else 500)
+        headers = RETRY if status == 503 else b""
+        refusal = HttpError(status, failure.message, headers, self.series, failure.kind)
         refusal.__cause__ = failure.fault
         return refusal
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from trpo_tf.serving import __version__
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
+from trpo_tf.serving.codecs.parameters import MOST_ID_TEXT
 from trpo_tf.serving.codecs.parsing.body_limits import MAX_DEPTH
 from trpo_tf.serving.codecs.parsing.json_body import Document
 from trpo_tf.serving.codecs.v2_json import tensor_metadata
@@ -19,6 +20,7 @@ _ERRORS = {
         "The request is wrong; the message says how. 400; 401: the key is missing or unknown; "
         "403: a web page may not ask; "
         "404: there is no such model or version; 405: another method; 408: it did not arrive in time; "
+        "409: there is no sequence of this id; "
         "413: the body is too large; 415: another content coding; 431: the headers are too large"
     ),
     "5XX": (
@@ -119,6 +121,8 @@ def infer_request(manifest: Manifest) -> Document:
     inputs = [_tensor(spec, manifest) for spec in manifest.inputs]
     names = [spec.name for spec in manifest.outputs]
     parameters = {"deterministic": {"type": "boolean"}, "seed": {"type": "integer", "minimum": 0}, **_BINARY_OUTPUT}
+    if manifest.state:
+        parameters |= _SEQUENCE
     return _object(
         {
             "id": {"type": "string"},
@@ -156,6 +160,15 @@ def infer_response(manifest: Manifest) -> Document:
 
 
 _BINARY_OUTPUT = {"binary_data_output": {"type": "boolean"}}
+
+_SEQUENCE = {
+    "sequence_id": {
+        "anyOf": [{"type": "integer"}, {"type": "string", "maxLength": MOST_ID_TEXT}],
+        "description": "the server keeps the state of this sequence; 0 and an empty text are none",
+    },
+    "sequence_start": {"type": "boolean"},
+    "sequence_end": {"type": "boolean"},
+}
 
 
 def _tensor(spec: ArraySpec | NoiseSpec, manifest: Manifest) -> Document:

@@ -12,6 +12,8 @@ JSON = b"application/json"
 RETRY_SECONDS = 1
 """Value of the Retry-After header of a 503 response."""
 
+RETRY = b"retry-after: %d\r\n" % RETRY_SECONDS
+
 
 class Response(NamedTuple):
     """An HTTP response.
@@ -49,4 +51,4 @@ def too_large(limit: int, series: Series | None = None) -> HttpError:
 
 def busy(what: str) -> HttpError:
     """Return the refusal, with status 503, when there are too many of `what`."""
-    return HttpError(503, f"too many {what} at a time; come again", b"retry-after: %d\r\n" % RETRY_SECONDS)
+    return HttpError(503, f"too many {what} at a time; come again", RETRY)

@@ -42,6 +42,8 @@ class Route(NamedTuple):
         is_open: whether requests need no key.
         select: returns the policy's endpoint; None where no policy acts.
         is_health: whether requests are answered even if all connections are taken.
+        start: returns the endpoint of the model version for the next sequence, where `select` does not.
+        place: names protocol, model and version, where a policy acts.
     """
 
     methods: tuple[bytes, ...]
@@ -49,6 +51,8 @@ class Route(NamedTuple):
     is_open: bool = False
     select: Select | None = None
     is_health: bool = False
+    start: Select | None = None
+    place: str = ""
 
 
 Routes = Mapping[str, Route]
@@ -71,7 +75,9 @@ def make_routes(
     known = {} if known is None else known
     protocols = served_protocols(options)
     routes = {
-        "/v2": _constant(server_metadata(has_repository=options.repository_api)),
+        "/v2": _constant(
+            server_metadata(has_repository=options.repository_api, keeps_sequences=options.kept_sequences > 0)
+        ),
         "/v2/health/live": _constant({"live": True})._replace(is_open=True, is_health=True),
         "/v2/health/ready": _readiness({"ready": catalog.is_ready})._replace(is_open=True),
         "/v2/models": _constant({"models": _listed(catalog)}),
@@ -172,14 +178,19 @@ def _release_routes(
         for protocol, of_version in endpoints.items():
             path = f"{protocol.prefix}/{part_of(name)}{suffix}"
             if not (protocol.suffix.startswith(":") and path.endswith(protocol.suffix)):  # the name of a model
-                routes[f"{path}{protocol.suffix}"] = _acting(release, of_version, version if suffix else None)
+                acting = _acting(release, of_version, version if suffix else None)
+                routes[f"{path}{protocol.suffix}"] = acting._replace(place=f"{path}{protocol.suffix}")
     return routes
 
 
 def _acting(release: Release, endpoints: Mapping[str, RestEndpoint], version: str | None) -> Route:
-    """Return the route where `version` acts; with None, the release chooses one for each request."""
+    """Return the route where `version` acts; with None, the release chooses one for each request or sequence."""
     if version is None and len(endpoints) > 1:
-        return Route((b"POST",), select=lambda: endpoints[release.choose().version])
+        return Route(
+            (b"POST",),
+            select=lambda: endpoints[release.choose().version],
+            start=lambda: endpoints[release.choose_for_sequence().version],
+        )
     only = endpoints[version or next(iter(endpoints))]
     return Route((b"POST",), select=lambda: only)
 

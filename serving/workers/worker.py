@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -16,6 +17,7 @@ import uvloop
 
 from trpo_tf.serving.bundle.interface import from_json, to_json
 from trpo_tf.serving.errors import BundleError, install
+from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import DirectRunner, Runner
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
@@ -133,7 +135,9 @@ class Worker:
         self.state = ServerState(self._routes(), options, metrics, credentials.keys, observers)
         self._reloader = Reloader(credentials.followed(), self._report_reloaded, logs=context.worker_index == 0)
         self._runner = _make_runner(options)
-        self._connect = partial(Connection, self.state, self._runner)
+        self._sequences = SequenceRunner(options, self._runner)
+        metrics.sequences = self._sequences.sequences
+        self._connect = partial(Connection, self.state, self._runner, self._sequences)
         metrics.show(self.catalog)
         if options.poll:
             metrics.looked()
@@ -221,6 +225,7 @@ class Worker:
             self._metrics,
             self.state.keys,
             self._runner,
+            self._sequences,
             self._observers,
             self._tls,
         )
@@ -267,6 +272,8 @@ class Worker:
                 if self._repository.catalog != self.catalog:
                     routes = await self._look_thread.run(self._routes)
                     self._report_interfaces(self.catalog.releases)
+                    if self.catalog.releases.keys() - self._repository.catalog.releases:
+                        self._sequences.sequences.keep_models(self._repository.catalog.releases)
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
                     if not self._stopping.is_set():
@@ -368,6 +375,7 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.state.sweep(asyncio.get_running_loop().time())
+            self._sequences.sequences.expire(time.monotonic())
             files.look(len(self.state.connections) + (self._acceptor.pending if self._acceptor else 0))
 
     async def _until_empty(self) -> None:

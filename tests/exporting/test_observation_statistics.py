@@ -16,7 +16,7 @@ from trpo_tf.training.train import train
 
 def drift(policy, observations) -> float:
     metrics, model = Metrics(), Model("walk", "1", policy)
-    metrics.show(Catalog({"walk": Release({"1": model}, lambda: model)}))
+    metrics.show(Catalog({"walk": Release({"1": model}, lambda: model, lambda: model)}))
     metrics.watch(model).asked(observations)
     return float(re.search(r"^trpo_tf_observation_drift\{.*\} (\S+)$", render(metrics).decode(), re.MULTILINE)[1])
 

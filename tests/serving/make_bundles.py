@@ -110,6 +110,27 @@ def remembering(folder: Path) -> None:
     write_bundle(act, spec, folder, name="remembering", targets=("onnx",))
 
 
+def recurrent(folder: Path) -> None:
+    """A GRU of plain operators: reset gate, update gate and candidate, of the observation and the hidden state."""
+    rng, units = np.random.default_rng(6), 8
+    gates, candidate, mean = layer(rng, 2 + units, 2 * units), layer(rng, 2 + units, units), layer(rng, units, 1)
+
+    def act(observation, state, reset, noise):
+        hidden = state["hidden"]
+        forget, update = tf.split(tf.sigmoid(2.0 * gates(tf.concat([observation, hidden], axis=1))), 2, axis=1)
+        new = tf.tanh(2.0 * candidate(tf.concat([observation, forget * hidden], axis=1)))
+        following = update * hidden + (1.0 - update) * new
+        return tf.clip_by_value(mean(following) + 0.1 * noise, -1.0, 1.0), {"hidden": following}
+
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (2,), -5.0, 5.0),),
+        ArraySpec("action", "float32", (1,), -1.0, 1.0),
+        NoiseSpec("normal", (1,)),
+        (StateSpec("hidden", "float32", (units,)),),
+    )
+    write_bundle(act, spec, folder, name="recurrent", targets=("onnx",))
+
+
 def keep_golden_cases(folder: Path, count: int) -> None:
     """Leave the first of a bundle's golden cases, where all of them would take half a megabyte."""
     with np.load(folder / GOLDEN_FILE) as cases:
@@ -119,7 +140,14 @@ def keep_golden_cases(folder: Path, count: int) -> None:
     (folder / MANIFEST_FILE).write_text(replace(manifest, files=files).to_json())
 
 
-MAKERS = {"discrete": discrete, "continuous": continuous, "judged": judged, "wide": wide, "remembering": remembering}
+MAKERS = {
+    "discrete": discrete,
+    "continuous": continuous,
+    "judged": judged,
+    "wide": wide,
+    "remembering": remembering,
+    "recurrent": recurrent,
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or MAKERS:

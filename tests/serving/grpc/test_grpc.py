@@ -370,7 +370,7 @@ def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scr
     code = """
 import asyncio, sys, trpo_tf.serving.__main__
 from trpo_tf.serving.grpc.server import GrpcServer
-async def infer(self, endpoint, message):
+async def infer(self, *_):
     await asyncio.sleep(60)
 GrpcServer._infer = infer
 sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))

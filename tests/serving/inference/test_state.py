@@ -174,7 +174,7 @@ def test_a_state_that_is_not_finite_is_refused_in_binary(running):
 def test_what_can_t_hold_a_state_says_where_to_send_it(running):
     status, answer = running.request("POST", "/v1/models/remembering:predict", {"instances": SEEN[:1].tolist()})
     assert status == 400
-    assert "send it to /v2/models/NAME/infer" in answer["error"]
+    assert "or send the state to /v2/models/NAME/infer" in answer["error"]
     raw = {HEADER.decode(): "0"}
     status, answer = running.request("POST", INFER, SEEN[:1].tobytes(), raw)
     assert status == 400
@@ -182,7 +182,7 @@ def test_what_can_t_hold_a_state_says_where_to_send_it(running):
     document = {"inputs": tensors(**ONE), "parameters": {"sequence_id": 7}}
     status, answer = running.request("POST", INFER, document)
     assert status == 400
-    assert "a policy with state takes it as inputs" in answer["error"]
+    assert "give input 'history' or sequence_id, whose state the server keeps, not both" in answer["error"]
 
 
 def test_metadata_say_what_is_optional_and_which_output_comes_back(policy):

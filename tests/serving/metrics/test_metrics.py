@@ -227,7 +227,7 @@ def model(folder: Path, name: str = "discrete", version: str = "1") -> Model:
 
 
 def catalog(*models: Model) -> Catalog:
-    return Catalog({made.name: Release({made.version: made}, lambda made=made: made) for made in models})
+    return Catalog({made.name: Release({made.version: made}, *[lambda made=made: made] * 2) for made in models})
 
 
 def test_counts_of_a_version_outlive_it_and_its_observations_do_not(discrete, scrape):

@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from tests.support.serving.server import serve
+from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import DirectRunner
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
@@ -279,7 +280,9 @@ def test_a_request_that_is_not_read_yet_is_answered_by_a_server_that_stops(discr
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         with closing(theirs):
-            await loop.connect_accepted_socket(lambda: Connection(state, DirectRunner()), ours)
+            runner = DirectRunner()
+            sequences = SequenceRunner(options, runner)
+            await loop.connect_accepted_socket(lambda: Connection(state, runner, sequences), ours)
             theirs.sendall(LIVE)
             state.stop()
             theirs.setblocking(False)

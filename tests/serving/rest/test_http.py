@@ -56,7 +56,7 @@ def raw(port: int, request: bytes) -> bytes:
 def test_server_metadata(server, slash):
     status, body = server.request("GET", f"/v2{slash}")
     assert (status, body["name"], body["version"]) == (200, "trpo-tf", version("trpo-tf"))
-    assert body["extensions"] == ["binary_tensor_data"]
+    assert body["extensions"] == ["binary_tensor_data", "sequence"]
 
 
 @pytest.mark.parametrize(
