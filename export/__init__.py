@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from trpo_tf.lazy_attributes import lazy_attributes
 
 if TYPE_CHECKING:
-    from trpo_tf.export.bundle.graphs import convert_policy
     from trpo_tf.export.bundle.write import write_bundle
     from trpo_tf.export.errors import ExportError, ParityError
     from trpo_tf.export.graph.convert import to_onnx, with_constants
+    from trpo_tf.export.graph.convert_policy import convert_policy
     from trpo_tf.export.parity.reference.evidence import Evidence
     from trpo_tf.export.policy.functions import InferenceFunction
     from trpo_tf.export.policy.spec import GraphForm, PolicySpec
@@ -41,7 +41,7 @@ __getattr__ = lazy_attributes(
         "ParityError": "errors",
         "PolicySpec": "policy.spec",
         "Target": "targets.target",
-        "convert_policy": "bundle.graphs",
+        "convert_policy": "graph.convert_policy",
         "to_onnx": "graph.convert",
         "with_constants": "graph.convert",
         "write_bundle": "bundle.write",

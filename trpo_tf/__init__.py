@@ -1,7 +1,9 @@
 """Train policies with trust region policy optimization in TensorFlow."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -35,19 +37,23 @@ __getattr__ = lazy_attributes(
 
 
 class _TensorFlowFinder:
-    """Import hook that has `trpo_tf.export.support.tensorflow_import` import TensorFlow."""
+    """Import hook that has `trpo_tf.export.support.tensorflow_import` import TensorFlow and Keras."""
 
     @staticmethod
     def find_spec(
         fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of TensorFlow; None, for the next finders, if only `trpo_tf.serving` is in use."""
-        if fullname != "tensorflow" or _parts_in_use() == {"serving"}:
+        """Return the spec of TensorFlow or Keras; None, for the next finders, if only `trpo_tf.serving` is in use."""
+        if fullname not in ("tensorflow", "keras") or _parts_in_use() == {"serving"}:
             return None
         # Not imported above: a process that only serves does not need it, and keeps TensorFlow's own settings.
-        from trpo_tf.export.support.tensorflow_import import quiet_spec
+        from trpo_tf.export.support.tensorflow_import import keras_spec, quiet_spec
 
-        return quiet_spec(path, target)
+        if fullname == "tensorflow":
+            # Where TensorFlow is not imported yet, this imports its parts when they are used.
+            with contextlib.suppress(ImportError):
+                import_module("tensorflow_probability")
+        return (keras_spec if fullname == "keras" else quiet_spec)(path, target)
 
 
 def _parts_in_use() -> set[str]:

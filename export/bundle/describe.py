@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from trpo_tf.export.bundle.graphs import serialized
 from trpo_tf.export.bundle.model_card import CARD_FILE, model_card
+from trpo_tf.export.graph.convert_policy import serialized
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
 from trpo_tf.export.parity.reference.answers import Answered, flat
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases

@@ -6,36 +6,15 @@ import onnx
 import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.graph.convert import to_onnx
+from trpo_tf.export.graph.convert_policy import converted, serialized
 from trpo_tf.export.graph.metadata import manifest_metadata, with_metadata
-from trpo_tf.export.graph.noise_input import with_noise, with_optional_input
+from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Outputs, PolicyFunction
-from trpo_tf.export.policy.opsets import OPSET
 from trpo_tf.export.policy.outputs import all_outputs
-from trpo_tf.export.policy.spec import GraphForm, PolicySpec, check_function, spec_of
+from trpo_tf.export.policy.spec import GraphForm, PolicySpec, spec_of
 from trpo_tf.export.targets.target import ExportInputs
 from trpo_tf.serving import ArraySpec, Manifest
-from trpo_tf.serving.arguments import expect
-
-
-def convert_policy(function: PolicyFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:
-    """Convert the policy to a serialized ONNX graph with optional noise; one with state, to a graph of one step.
-
-    Arguments and errors are those of `to_onnx`.
-    """
-    expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
-    check_function(function, "function", spec)
-    return serialized(_converted(all_outputs(function, spec), spec, opset))
-
-
-def _converted(outputs: Outputs, spec: PolicySpec, opset: int) -> onnx.ModelProto:
-    return with_optional_input(to_onnx(outputs, spec.signature(), opset=opset), spec.noise.name)
-
-
-def serialized(model: onnx.ModelProto) -> bytes:
-    """Return the graph's bytes, the same in every process."""
-    return model.SerializeToString(deterministic=True)
 
 
 def further_outputs(outputs: Outputs, spec: PolicySpec) -> tuple[ArraySpec, ...]:
@@ -59,8 +38,8 @@ class PolicyGraphs:
 
 def policy_graphs(function: PolicyFunction, outputs: Outputs, spec: PolicySpec, form: GraphForm) -> PolicyGraphs:
     """Convert action and next state alone, and all outputs where there are more."""
-    plain = _converted(all_outputs(function, spec), spec, form.opset)
-    return PolicyGraphs(plain, _converted(outputs, spec, form.opset) if form.outputs else plain)
+    plain = converted(all_outputs(function, spec), spec, form.opset)
+    return PolicyGraphs(plain, converted(outputs, spec, form.opset) if form.outputs else plain)
 
 
 def export_inputs(

@@ -7,8 +7,9 @@ from typing import Unpack
 
 from trpo_tf.export.bundle.arguments import DEFAULT_NAME, Contents, check_arguments, check_contents
 from trpo_tf.export.bundle.describe import describe
-from trpo_tf.export.bundle.graphs import export_inputs, further_outputs, policy_graphs, serialized
+from trpo_tf.export.bundle.graphs import export_inputs, further_outputs, policy_graphs
 from trpo_tf.export.bundle.make_targets import make_targets, target_parity
+from trpo_tf.export.graph.convert_policy import serialized
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
 from trpo_tf.export.parity.proof import Proof, is_repeatable, without_returns
 from trpo_tf.export.parity.reference.evidence import Evidence, check_episodes, make_reference_cases

@@ -21,7 +21,8 @@ from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate, longest_episode
 from trpo_tf.exporting.provenance import versions
 from trpo_tf.exporting.run_bundle import export_run
-from trpo_tf.runs.folder import METRICS_FILE, Run, is_run, load_run
+from trpo_tf.runs.folder import Run, load_run
+from trpo_tf.runs.layout import METRICS_FILE, is_run
 from trpo_tf.training.train import resume, train
 
 _EXPORT_EPISODES = 3

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from trpo_tf.cli.terminal import FAILED, Flag, fail, print_fields, say
 from trpo_tf.errors import UserError
+from trpo_tf.export.support.heavy_imports import uncollected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,13 @@ class Export:
 
     def __call__(self) -> None:
         """Export and print what was written."""
-        from trpo_tf.export import GraphForm, ParityError
-        from trpo_tf.exporting.run_bundle import export_run, further_outputs
-        from trpo_tf.runs.folder import load_run
+        from trpo_tf.runs.layout import require_run
+
+        require_run(self.run)
+        with uncollected():
+            from trpo_tf.export import GraphForm, ParityError
+            from trpo_tf.exporting.run_bundle import export_run, further_outputs
+            from trpo_tf.runs.folder import load_run
 
         run = load_run(self.run)
         form = GraphForm(self.opset, self.noise, self.batch, further_outputs(run, _names(self.outputs)))

@@ -11,6 +11,7 @@ from trpo_tf.cli.terminal import Flag, say
 from trpo_tf.cli.training import is_bundle
 from trpo_tf.config.environment import Environment
 from trpo_tf.errors import UserError
+from trpo_tf.export.support.heavy_imports import uncollected
 
 if TYPE_CHECKING:
     from trpo_tf.evaluation.video import Recording
@@ -64,8 +65,12 @@ class Record:
         if is_bundle(self.source):
             policy = load(self.source)
             return record(policy, self._environment(Environment.recorded(policy.manifest.provenance)), kind, **options)
-        from trpo_tf.exporting.in_process import converted
-        from trpo_tf.runs.folder import load_run
+        from trpo_tf.runs.layout import require_run
+
+        require_run(self.source)
+        with uncollected():
+            from trpo_tf.exporting.in_process import converted
+            from trpo_tf.runs.folder import load_run
 
         run = load_run(self.source)
         return record_apart(

@@ -11,6 +11,7 @@ from trpo_tf.cli.terminal import Flag, OptionalFolder, print_fields, say
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
+from trpo_tf.export.support.heavy_imports import uncollected
 
 if TYPE_CHECKING:
     from trpo_tf.runs.folder import Run
@@ -47,7 +48,16 @@ class Train:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
         if self.resume is not None and self._settings_beside_resume():
             raise UserError("--resume continues with the run's own settings; it takes only --total-steps and --profile")
-        from trpo_tf.training.train import resume, train
+        if self.resume is None:
+            from trpo_tf.training.early_checks import check_new_run
+
+            check_new_run(self.config, self.out)
+        else:
+            from trpo_tf.runs.layout import require_run
+
+            require_run(self.resume)
+        with uncollected():
+            from trpo_tf.training.train import resume, train
 
         logged: list[dict[str, Any]] = []
         if self.resume:
@@ -118,11 +128,14 @@ def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
     if is_bundle(source):
         policy = load(source)
         return policy, Environment.recorded(policy.manifest.provenance)
-    from trpo_tf.exporting.in_process import in_process
-    from trpo_tf.runs.folder import is_run, load_run
+    from trpo_tf.runs.layout import is_run
 
     if not is_run(source):
         raise UserError(f"{source} is neither a run folder nor a bundle")
+    with uncollected():
+        from trpo_tf.exporting.in_process import in_process
+        from trpo_tf.runs.folder import load_run
+
     run = load_run(source)
     return in_process(run.policy, run.config.env_id, run.config), run.config.made_environment
 

@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.atari import is_atari
-from trpo_tf.envs.envpool import EnvPool
+from trpo_tf.envs.envpool import EnvPool, import_envpool
 from trpo_tf.envs.make import readable_errors, resolved_id, spec_of
 from trpo_tf.envs.remaining_time import VectorLimitEnds
 from trpo_tf.envs.vector import VectorEnv, Vectorized, make_sync_env
@@ -73,14 +73,13 @@ def _why_not_envpool(environment: Environment) -> str | None:
         return "it takes no env_kwargs, max_episode_steps or env_wrapper"
     if importlib.util.find_spec("envpool") is None:
         return f"it is not installed ({install('envpool')})"
-    import envpool
-
-    if env_id not in envpool.list_all_envs():
-        return f"it has no {env_id}"
     try:
         spec = spec_of(env_id)
     except (gym.error.Error, ImportError):
         return f"Gymnasium, which says what its spaces are, has no {env_id}"
+    envpool = import_envpool()
+    if env_id not in envpool.list_all_envs():
+        return f"it has no {env_id}"
     if not str(spec.entry_point).startswith("gymnasium.envs.") or spec.kwargs or spec.additional_wrappers:
         return f"its {env_id} is not the one that is registered here"
     return None

@@ -9,9 +9,17 @@ from numpy.typing import NDArray
 
 from trpo_tf.envs.make import spec_of
 from trpo_tf.envs.vector import Step
+from trpo_tf.export.support.heavy_imports import executed_when_used
 
 _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")
 """Fields of a step's result, by EnvPool's names."""
+
+
+def import_envpool() -> Any:
+    """Import the package `envpool`, and Matplotlib only if EnvPool draws."""
+    with executed_when_used("matplotlib.pyplot"):
+        import envpool
+    return envpool
 
 
 class EnvPool:
@@ -27,8 +35,7 @@ class EnvPool:
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, Any]:
         """Build the pool, and reset it. EnvPool takes a seed only when it is built."""
-        import envpool
-
+        envpool = import_envpool()
         options = {} if seed is None else {"seed": seed % 2**31}
         if self._limit is not None:
             # One more, since at its own limit EnvPool does not tell whether the episode has terminated too.

@@ -5,6 +5,7 @@ import copy
 import functools
 import importlib
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,6 +71,12 @@ def _redirect_mujoco_warnings() -> None:
             warnings.warn(f"MuJoCo: {message}", stacklevel=2)
 
     mujoco.set_mju_user_warning(warn)
+
+
+def is_mujoco(env: gym.Env[Any, Any]) -> bool:
+    """Return whether the environment is one of Gymnasium's MuJoCo classes, without importing MuJoCo."""
+    module = sys.modules.get("gymnasium.envs.mujoco")
+    return module is not None and isinstance(env.unwrapped, module.MujocoEnv)
 
 
 def resolved_id(env_id: str) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium.envs.classic_control import (
     AcrobotEnv,
@@ -19,9 +18,9 @@ from gymnasium.envs.classic_control import (
     MountainCarEnv,
     PendulumEnv,
 )
-from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction, TimeLimit
 
+from trpo_tf.envs.make import is_mujoco
 from trpo_tf.envs.remaining_time import LimitEnds
 from trpo_tf.errors import UserError
 
@@ -47,7 +46,8 @@ class Snapshot(NamedTuple):
 def check_restorable(env: gym.Env[Any, Any]) -> None:
     """Raise `UserError` unless the state of `env` can be saved and restored."""
     inner = env.unwrapped
-    if not (isinstance(inner, (*_CLASSIC_CONTROL, MujocoEnv)) or _is_exact_atari(inner) or _has_own(inner)):
+    known = isinstance(inner, _CLASSIC_CONTROL) or is_mujoco(env) or _is_exact_atari(inner)
+    if not (known or _has_own(inner)):
         raise UserError(
             f"the state of {type(inner).__name__} can't be restored, which the vine needs: that is known for classic "
             "control, MuJoCo and Atari's ALE/ ids, and for environments that have save_state() and "
@@ -65,7 +65,9 @@ def save(env: gym.Env[Any, Any]) -> Snapshot:
         return Snapshot({}, inner.clone_state(), wrappers)
     fields = {name: copy.deepcopy(v) for name, v in vars(inner).items() if isinstance(v, _PLAIN)}
     data = None
-    if isinstance(inner, MujocoEnv):
+    if is_mujoco(env):
+        import mujoco
+
         # All of MjData is copied: positions and velocities alone would leave out contact forces and body positions.
         data = mujoco.MjData(inner.model)
         mujoco.mj_copyData(data, inner.model, inner.data)
@@ -86,6 +88,8 @@ def restore(env: gym.Env[Any, Any], snapshot: Snapshot, rng: np.random.Generator
         return
     _set_fields(inner, snapshot.fields)
     if snapshot.data is not None:
+        import mujoco
+
         mujoco.mj_copyData(inner.data, inner.model, snapshot.data)
 
 

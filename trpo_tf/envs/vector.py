@@ -10,13 +10,12 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.checked import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
 from trpo_tf.envs.info_means import InfoMeans
-from trpo_tf.envs.make import make_env
+from trpo_tf.envs.make import is_mujoco, make_env
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import environment_failure
 from trpo_tf.serving.runtime.observations import ROOT, Observation, by_name, leaves_of, structured
@@ -99,7 +98,7 @@ class SyncVectorEnv:
         self._info = [InfoMeans() for _ in envs]
         self._reward = np.zeros(self.num_envs)
         self._terminated, self._truncated = (np.zeros(self.num_envs, bool) for _ in range(2))
-        middle = self.num_envs // 2 if isinstance(envs[0].unwrapped, MujocoEnv) else 0
+        middle = self.num_envs // 2 if is_mujoco(envs[0]) else 0
         self._first, self._others = range(middle), range(middle, self.num_envs)
         self._beside = ThreadPoolExecutor(1)
 

@@ -22,7 +22,8 @@ from trpo_tf.export.targets.table import DEFAULT_TARGETS
 from trpo_tf.exporting.in_process import converted
 from trpo_tf.exporting.provenance import provenance, statistics
 from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack
-from trpo_tf.runs.folder import BUNDLES_FILE, Run, bundles_of
+from trpo_tf.runs.folder import Run
+from trpo_tf.runs.layout import BUNDLES_FILE, bundles_of
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.arguments import expect
 from trpo_tf.support.atomic_write import write_atomically

@@ -19,7 +19,7 @@ from trpo_tf.export.parity.table import columns_of, proof_rows
 from trpo_tf.export.targets.table import target_sizes
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
-from trpo_tf.runs.folder import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, is_run
+from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, require_run
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_manifest
 from trpo_tf.serving.errors import BundleError
@@ -52,8 +52,7 @@ def read_story(folder: Path, bundle: Path | None = None) -> Story:
 
     Raises `UserError` if `folder` is not a run, and `BundleError` if `bundle` is not a bundle.
     """
-    if not is_run(folder):
-        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
+    require_run(folder)
     config, summary_file = read_config(folder / CONFIG_FILE), folder / SUMMARY_FILE
     if bundle is not None:
         read_manifest(bundle)

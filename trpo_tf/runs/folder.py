@@ -1,15 +1,4 @@
-"""Run folders: their files, and how a run is created and loaded.
-
-config.toml             the settings
-spaces.json             the arrays that the policy observes and gives
-policy_network.json     Keras architectures
-value_network.json
-metrics.jsonl           one line per iteration; docs/reference/metrics.md defines the metrics
-tensorboard/            the same for TensorBoard
-checkpoints/            the last few, each complete
-summary.json            returns before and after, speed, versions
-bundles.json            folders that the policy was exported to
-"""
+"""Create run folders and load the runs in them; `trpo_tf.runs.layout` lists their files."""
 
 import contextlib
 import json
@@ -34,18 +23,18 @@ from trpo_tf.policies.build import build_policy
 from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.runs.checkpoints import load_checkpoint, save_checkpoint
+from trpo_tf.runs.layout import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    POLICY_NETWORK_FILE,
+    SPACES_FILE,
+    SUMMARY_FILE,
+    VALUE_NETWORK_FILE,
+    require_new,
+    require_run,
+)
 from trpo_tf.serving.arguments import expect
 from trpo_tf.support.atomic_write import write_atomically
-
-CONFIG_FILE = "config.toml"
-SPACES_FILE = "spaces.json"
-POLICY_NETWORK_FILE = "policy_network.json"
-VALUE_NETWORK_FILE = "value_network.json"
-METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
-CHECKPOINTS_FOLDER = "checkpoints"
-SUMMARY_FILE = "summary.json"
-BUNDLES_FILE = "bundles.json"
 
 
 @dataclass(frozen=True)
@@ -76,18 +65,12 @@ class Run:
         return self.make_learner()
 
 
-def is_run(path: Path) -> bool:
-    """Return whether `path` looks like a run folder."""
-    return (path / CONFIG_FILE).is_file()
-
-
 def create_run(folder: Path, config: Config, learner: Learner, state: TrainingState) -> Run:
     """Create the folder of a new run; as soon as it exists, the run can be resumed.
 
     Raises `UserError` if the folder exists, or if a network can't be serialised.
     """
-    if folder.exists():
-        raise UserError(f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}")
+    require_new(folder)
     networks = {
         POLICY_NETWORK_FILE: learner.policy.network.network,
         VALUE_NETWORK_FILE: learner.value_function.network.network,
@@ -105,21 +88,6 @@ def create_run(folder: Path, config: Config, learner: Learner, state: TrainingSt
 def write_config(folder: Path, config: Config) -> None:
     """Write a run's settings to its folder."""
     write_atomically(folder / CONFIG_FILE, tomli_w.dumps(config.to_dict()).encode())
-
-
-def bundles_of(folder: Path) -> list[str]:
-    """Return the folders that a run's policy was exported to, the latest last; they may no longer exist."""
-    try:
-        known = json.loads((folder / BUNDLES_FILE).read_text())
-    except (OSError, ValueError):
-        return []
-    return [path for path in known if isinstance(path, str)] if isinstance(known, list) else []
-
-
-def require_run(folder: Path) -> None:
-    """Raise `UserError` if the folder is not a run folder."""
-    if not is_run(folder):
-        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
 
 
 def load_run(folder: str | Path) -> Run:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from trpo_tf.export.support.new_folder import named_when_full
 from trpo_tf.runs.event_file import EventFile
-from trpo_tf.runs.folder import METRICS_FILE, TENSORBOARD_FOLDER
+from trpo_tf.runs.layout import METRICS_FILE, TENSORBOARD_FOLDER
 from trpo_tf.support.atomic_write import write_atomically
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import tensorflow as tf
 
 from trpo_tf.export.support.text_table import text_table
-from trpo_tf.runs.folder import TENSORBOARD_FOLDER
+from trpo_tf.runs.layout import TENSORBOARD_FOLDER
 from trpo_tf.support.phase_timer import PHASES
 
 FIRST_TRACED, LAST_TRACED = 3, 5

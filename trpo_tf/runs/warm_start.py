@@ -5,7 +5,7 @@ from pathlib import Path
 from trpo_tf.errors import UserError
 from trpo_tf.learning.training_state import Arrays, TrainingState
 from trpo_tf.runs.checkpoints import WEIGHTS_FILE, load_checkpoint, unpack
-from trpo_tf.runs.folder import CHECKPOINTS_FOLDER, is_run
+from trpo_tf.runs.layout import CHECKPOINTS_FOLDER, is_run
 from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
 from trpo_tf.serving.errors import BundleError
 

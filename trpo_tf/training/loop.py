@@ -16,7 +16,8 @@ from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.metrics import Metrics
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.runs.checkpoints import save_checkpoint
-from trpo_tf.runs.folder import CHECKPOINTS_FOLDER, Run, with_summary
+from trpo_tf.runs.folder import Run, with_summary
+from trpo_tf.runs.layout import CHECKPOINTS_FOLDER
 from trpo_tf.runs.metrics_log import MetricsLog
 from trpo_tf.runs.profiler import Profiler
 from trpo_tf.sampling.sampler import Experience

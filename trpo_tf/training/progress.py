@@ -4,13 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from typing import TYPE_CHECKING, Any, Self
 
 from trpo_tf.config.settings import Config
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 _SECONDS_BETWEEN_LINES = 2.0
 _SECONDS_BETWEEN_UPDATES = 0.1
@@ -60,13 +59,7 @@ class Progress:
         self._started: tuple[float, int] | None = None
         self._bar: Bar | None = None
         if shown and sys.stderr.isatty():
-            self._bar = Bar(
-                BarColumn(20),
-                MofNCompleteColumn(),
-                TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bar = _make_bar()
             self._task = self._bar.add_task("starting", total=config.total_steps)
 
     def show(self, metrics: Mapping[str, Any]) -> None:
@@ -77,7 +70,7 @@ class Progress:
         text = self._latest = _described(metrics)
         if self._started is None:
             self._started = now, steps
-            (self._bar.console if self._bar else Console(stderr=True)).print(self._begun, highlight=False)
+            self._print_above(self._begun)
         if self._bar is not None:
             self._bar.update(self._task, completed=steps, description=text)
             return
@@ -92,6 +85,12 @@ class Progress:
             self._bar.update(self._task, description=text)
         elif self._shown:
             self._slow_line(text)
+
+    def _print_above(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def _print_pending(self) -> None:
         if self._pending:
@@ -120,6 +119,20 @@ class Progress:
                 self._bar.update(self._task, total=done, description=self._latest)
             self._bar.stop()
         self._print_pending()
+
+
+def _make_bar() -> "Bar":
+    # Imported here: without a terminal there is no bar.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def _described(metrics: Mapping[str, Any]) -> str:

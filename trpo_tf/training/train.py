@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -19,16 +18,8 @@ from trpo_tf.errors import UserError
 from trpo_tf.learning.learner import Learner, build_learner, with_observation_offset
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.network_checks import check_trainable
-from trpo_tf.runs.folder import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    Run,
-    create_run,
-    load_run,
-    require_run,
-    with_summary,
-    write_config,
-)
+from trpo_tf.runs.folder import Run, create_run, load_run, with_summary, write_config
+from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run
 from trpo_tf.runs.lock import locked
 from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights
@@ -168,12 +159,6 @@ def with_version(config: Config) -> Config:
         return config
     warnings.warn(f"{config.env_id} stands for its latest version, {env_id}", stacklevel=3)
     return dataclasses.replace(config, env_id=env_id)
-
-
-def default_folder(config: Config) -> Path:
-    """Return the run folder that is used if none is given."""
-    name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
-    return Path("runs") / f"{name}-seed{config.seed}"
 
 
 def _has_learned(folder: Path) -> bool:

@@ -1,0 +1,61 @@
+"""Run folders: their files, and what can be told of one without loading the run.
+
+config.toml             the settings
+spaces.json             the arrays that the policy observes and gives
+policy_network.json     Keras architectures
+value_network.json
+metrics.jsonl           one line per iteration; docs/reference/metrics.md defines the metrics
+tensorboard/            the same for TensorBoard
+checkpoints/            the last few, each complete
+summary.json            returns before and after, speed, versions
+bundles.json            folders that the policy was exported to
+"""
+
+import json
+import re
+from pathlib import Path
+
+from trpo_tf.config.settings import Config
+from trpo_tf.errors import UserError
+
+CONFIG_FILE = "config.toml"
+SPACES_FILE = "spaces.json"
+POLICY_NETWORK_FILE = "policy_network.json"
+VALUE_NETWORK_FILE = "value_network.json"
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+CHECKPOINTS_FOLDER = "checkpoints"
+SUMMARY_FILE = "summary.json"
+BUNDLES_FILE = "bundles.json"
+
+
+def is_run(path: Path) -> bool:
+    """Return whether `path` looks like a run folder."""
+    return (path / CONFIG_FILE).is_file()
+
+
+def require_run(folder: Path) -> None:
+    """Raise `UserError` if the folder is not a run folder."""
+    if not is_run(folder):
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG_FILE}; make one with `trpo-tf train`")
+
+
+def require_new(folder: Path) -> None:
+    """Raise `UserError` if the folder of a new run exists."""
+    if folder.exists():
+        raise UserError(f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}")
+
+
+def default_folder(config: Config) -> Path:
+    """Return the run folder that is used if none is given."""
+    name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
+    return Path("runs") / f"{name}-seed{config.seed}"
+
+
+def bundles_of(folder: Path) -> list[str]:
+    """Return the folders that a run's policy was exported to, the latest last; they may no longer exist."""
+    try:
+        known = json.loads((folder / BUNDLES_FILE).read_text())
+    except (OSError, ValueError):
+        return []
+    return [path for path in known if isinstance(path, str)] if isinstance(known, list) else []
