@@ -156,7 +156,7 @@ def join_parts(parts: dict[str, Array]) -> Observation:
     """Return the inputs as one observation. Raises `RequestError` if they differ in batch size."""
     if len(parts) > 1 and len({len(part) for part in parts.values()}) > 1:
         raise RequestError(f"inputs {' and '.join(map(repr, parts))} must have one batch size")
-    return structured(parts)  # type: ignore[no-any-return]
+    return structured(parts)
 
 
 def check_batch(observations: Observation, manifest: Manifest) -> int:

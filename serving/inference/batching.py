@@ -111,7 +111,7 @@ def _checked(policy: Policy, request: InferRequest, answers: Outputs) -> Outputs
 
 def _joined(observations: list[Observation], only: str) -> Observation:
     named = [by_name(observation, only) for observation in observations]
-    return structured({name: np.concatenate([parts[name] for parts in named]) for name in named[0]})  # type: ignore[no-any-return]
+    return structured({name: np.concatenate([parts[name] for parts in named]) for name in named[0]})
 
 
 def _joined_noise(policy: Policy, requests: list[InferRequest]) -> Array | None:

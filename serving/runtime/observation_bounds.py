@@ -24,7 +24,7 @@ def bounds_check(specs: Sequence[ArraySpec], mode: str) -> Bounded | None:
     def clip(observations: Observation) -> Observation:
         parts = by_name(observations, specs[0].name)
         parts.update({name: np.clip(parts[name], *limits[name]) for name in limits})
-        return structured(parts)  # type: ignore[no-any-return]
+        return structured(parts)
 
     def reject(observations: Observation) -> Observation:
         parts = by_name(observations, specs[0].name)

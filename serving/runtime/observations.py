@@ -1,7 +1,7 @@
 """Observations: one array, or a dict of arrays by the names of the policy's inputs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from trpo_tf.serving.bundle.input_names import ROOT as ROOT
 from trpo_tf.serving.bundle.input_names import Path, input_names
 
 Array = NDArray[Any]
+
+T = TypeVar("T")
 
 Observation = Array | dict[str, Array]
 """An array if the policy has one input; otherwise a dict of arrays by input name."""
@@ -39,7 +41,7 @@ def parts_of(value: Any, names: Sequence[str]) -> Mapping[str, Any]:
 def observation_of(value: Any, names: Sequence[str] = ()) -> Observation:
     """Convert an environment's observation to arrays. A dict that has all of `names` is taken as parts by name."""
     parts = parts_of(value, names).items() if names else leaves_of(value)
-    return structured({name: np.asarray(part) for name, part in parts})  # type: ignore[no-any-return]
+    return structured({name: np.asarray(part) for name, part in parts})
 
 
 def by_name(observation: Observation, only: str) -> dict[str, Array]:
@@ -47,12 +49,12 @@ def by_name(observation: Observation, only: str) -> dict[str, Array]:
     return dict(observation) if isinstance(observation, dict) else {only: observation}
 
 
-def structured(parts: Mapping[str, Any]) -> Any:
-    """Return parts by name as an `Observation`: a single part without its name, several as a dict."""
+def structured(parts: Mapping[str, T]) -> T | dict[str, T]:
+    """Return parts by name as in an `Observation`: a single part without its name, several as a dict."""
     return dict(parts) if len(parts) > 1 else next(iter(parts.values()))
 
 
-def map_parts(function: Callable[..., Any], observation: Any, *others: Any) -> Any:
+def map_parts(function: Callable[..., T], observation: Any, *others: Any) -> T | dict[str, T]:
     """Apply `function` to each part of an observation, together with the parts of `others` of the same name."""
     if isinstance(observation, dict):
         return {name: function(part, *(other[name] for other in others)) for name, part in observation.items()}
@@ -61,7 +63,7 @@ def map_parts(function: Callable[..., Any], observation: Any, *others: Any) -> A
 
 def take(observations: Observation, rows: Any) -> Observation:
     """Return the rows of each part that an index, slice or mask selects."""
-    return map_parts(lambda part: part[rows], observations)  # type: ignore[no-any-return]
+    return map_parts(lambda part: part[rows], observations)
 
 
 def write(target: Observation, source: Observation) -> None:

@@ -228,7 +228,7 @@ def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) ->
     }
     if len({len(part) for part in parts.values()}) > 1:
         raise ValueError("the parts of the observation have different batch sizes")
-    return structured(parts)  # type: ignore[no-any-return]
+    return structured(parts)
 
 
 def as_carried(state: Mapping[str, Any], reset: Any, specs: Sequence[StateSpec], batch: int) -> dict[str, Array]:

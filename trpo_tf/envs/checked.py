@@ -24,7 +24,7 @@ def conforming(observation: Any, specs: Sequence[ArraySpec]) -> Observation:
     Python's numbers and sequences are converted if that changes no value. Raises `EnvironmentFailure`.
     """
     parts = parts_of(observation, [spec.name for spec in specs])
-    return structured({spec.name: _conforming_part(parts, spec) for spec in specs})  # type: ignore[no-any-return]
+    return structured({spec.name: _conforming_part(parts, spec) for spec in specs})
 
 
 def integer_bounds(spec: ArraySpec) -> tuple[int, int] | None:

@@ -177,7 +177,7 @@ class SyncVectorEnv:
                 self._observation[name][place] = part
 
     def _copied(self) -> Observation:
-        return structured({name: rows.copy() for name, rows in self._observation.items()})  # type: ignore[no-any-return]
+        return structured({name: rows.copy() for name, rows in self._observation.items()})
 
 
 def make_sync_env(environment: str | Environment, num_envs: int, *, limit_ends: bool = False) -> SyncVectorEnv:

@@ -82,7 +82,7 @@ class Memory:
         rows = map_parts(lambda part: np.asarray(part)[np.newaxis], observation)
         state = {spec.name: spec.initial_rows(1) for spec in self.state}
         seen = self.observe(rows, state, np.ones(1, bool))
-        return map_parts(lambda part: np.asarray(part)[0], seen)  # type: ignore[no-any-return]
+        return map_parts(lambda part: np.asarray(part)[0], seen)
 
     def advance(self, seen: Any, state: State, action: Any) -> dict[str, Any]:
         """Return the state after `action` [batch, ...], of what `observe` gave, and the state that it was given."""

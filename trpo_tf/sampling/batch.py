@@ -24,9 +24,7 @@ class Batch(NamedTuple):
 
     def rows(self) -> Observation:
         """Return the observations that were acted on, [T x N, ...]."""
-        return map_parts(  # type: ignore[no-any-return]
-            lambda part: part[:-1].reshape(-1, *part.shape[2:]), self.observation
-        )
+        return map_parts(lambda part: part[:-1].reshape(-1, *part.shape[2:]), self.observation)
 
     @property
     def steps(self) -> int:

@@ -40,9 +40,9 @@ def observation_cases(
     named = structured({spec.name: spec for spec in specs})
     rows = max([0, *map(_values, specs)])
     if recorded is None or batch_size(recorded) == 0:
-        return map_parts(lambda spec: _made_up(spec, rng, count, rows), named)  # type: ignore[no-any-return]
+        return map_parts(lambda spec: _made_up(spec, rng, count, rows), named)
     chosen = rng.choice(batch_size(recorded), min(count, batch_size(recorded)), replace=False)
-    return map_parts(  # type: ignore[no-any-return]
+    return map_parts(
         lambda spec, values: np.concatenate([_made_up(spec, rng, count, rows), _visited(spec, values, chosen)]),
         named,
         recorded,

@@ -264,7 +264,7 @@ def _visited(episodes: Mapping[int, Episode]) -> Observation | None:
     if not seen:
         return None
     first, *rest = seen[:: -(-len(seen) // _VISITED)]
-    return map_parts(lambda *parts: np.stack(parts), first, *rest)  # type: ignore[no-any-return]
+    return map_parts(lambda *parts: np.stack(parts), first, *rest)
 
 
 def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:

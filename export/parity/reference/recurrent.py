@@ -49,7 +49,7 @@ def observed(inputs: Observation, spec: PolicySpec) -> Observation:
     if not spec.state:
         return inputs
     named = by_name(inputs, spec.observation[0].name)
-    return structured({part.name: named[part.name] for part in spec.observation})  # type: ignore[no-any-return]
+    return structured({part.name: named[part.name] for part in spec.observation})
 
 
 def with_state(
