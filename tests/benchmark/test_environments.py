@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trpo_tf.benchmark import environments
-from trpo_tf.benchmark.environments import DriftingMass, LateShift, ScoreAtEnd, SignalsAtEnd, ThirtyAxes
+from trpo_tf.benchmark.environments import Cue, DriftingMass, LateShift, ScoreAtEnd, SignalsAtEnd, ThirtyAxes
 from trpo_tf.benchmark.suites import SUITES
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import action_spec
@@ -57,19 +57,38 @@ print(gymnasium.make(env_id).action_space.shape)
 
 @pytest.mark.parametrize(
     ("partial", "whole", "seen"),
-    [("CartPoleWithoutVelocities-v0", "CartPole-v1", [0, 2]), ("PendulumWithoutVelocity-v0", "Pendulum-v1", [0, 1])],
+    [
+        ("CartPoleWithoutVelocities-v0", "CartPole-v1", [0, 2]),
+        ("PendulumWithoutVelocity-v0", "Pendulum-v1", [0, 1]),
+        ("HopperWithoutVelocities-v0", "Hopper-v5", list(range(5))),
+        ("Walker2dWithoutVelocities-v0", "Walker2d-v5", list(range(8))),
+    ],
 )
 def test_what_no_sensor_measures_is_all_that_is_missing(partial, whole, seen):
     """The rest, the rewards and the time limit are the environment's own."""
     some, full = make_env(f"{environments.__name__}:{partial}"), make_env(whole)
     assert some.spec.max_episode_steps == full.spec.max_episode_steps
-    np.testing.assert_array_equal(some.reset(seed=3)[0], full.reset(seed=3)[0][seen])
+    np.testing.assert_array_equal(some.reset(seed=3)[0], full.reset(seed=3)[0][seen].astype(np.float32))
     full.action_space.seed(4)
     for _ in range(8):
         action = full.action_space.sample()
         (observation, *outcome), (all_of_it, *expected) = some.step(action), full.step(action)
-        np.testing.assert_array_equal(observation, all_of_it[seen])
+        np.testing.assert_array_equal(observation, all_of_it[seen].astype(np.float32))
         assert outcome[:3] == expected[:3]
+
+
+def test_the_choice_is_due_60_steps_after_the_cue():
+    cue = {}
+
+    def remembering(seen, step):
+        if step == 0:
+            cue["is"] = seen[0]
+        assert (seen[0] != 0) == (step == 0)
+        assert (seen[1] != 0) == (step == 60)
+        return int(cue["is"] > 0)
+
+    assert returns(Cue(), remembering, 5).tolist() == [1] * 5
+    assert 0.3 < returns(Cue(), lambda *_: 1, 100).mean() < 0.7
 
 
 def test_a_minigrid_is_its_picture_as_numbers():

@@ -71,9 +71,9 @@ def test_row_6_fisher_products_are_those_of_the_dense_matrix(problem, share):
 def test_scores_of_all_pairs(problem, share):
     psi = scores(PI, FEATURES).reshape(-1, STATES * ACTIONS)
     vector = RNG.standard_normal(STATES * ACTIONS)
-    np.testing.assert_allclose(problem.score_product(tf.constant(vector)), psi @ vector, atol=1e-14)
+    np.testing.assert_allclose(problem.score.forward(tf.constant(vector)), psi @ vector, atol=1e-14)
     transposed = psi.T @ ((share[:, None] * PI).ravel() * vector)
-    np.testing.assert_allclose(problem.score_transposed(tf.constant(vector)), transposed, atol=1e-15)
+    np.testing.assert_allclose(problem.score.backward(tf.constant(vector)), transposed, atol=1e-15)
 
 
 @pytest.mark.parametrize("find", [natural_gradient, solved_weights])
@@ -119,8 +119,8 @@ def test_it_is_the_trainers_problem_with_every_pair_as_a_row(problem, solved, sh
         (problem.gradient()[1], sampled.gradient()[1]),
         (problem.kl(theta), sampled.kl(theta)),
         (problem.fisher_vector_product(vector), sampled.fisher_vector_product(vector)),
-        (problem.score_product(vector), sampled.score_product(vector)),
-        (problem.score_transposed(vector), sampled.score_transposed(vector)),
+        (problem.score.forward(vector), sampled.score.forward(vector)),
+        (problem.score.backward(vector), sampled.score.backward(vector)),
         (problem.advantage, sampled.advantage),
         (problem.entropy(), sampled.entropy()),
     ):

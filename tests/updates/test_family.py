@@ -57,7 +57,7 @@ def test_trpo_is_npg_where_the_full_step_is_good():
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])
 def test_compatible_weights_are_least_squares_on_the_score(kind):
     problem, rows = problem_of(kind), make_rows(kind)
-    size, score_product = len(problem.theta), tf.function(problem.score_product, autograph=False)
+    size, score_product = len(problem.theta), tf.function(problem.score.forward, autograph=False)
     score = np.stack([score_product(tf.constant(unit)).numpy() for unit in np.eye(size)], axis=1)
     root = np.sqrt(rows.weight / rows.weight.sum())
     design = np.concatenate([root[:, None] * score, np.sqrt(CONFIG.damping) * np.eye(size)])
@@ -72,8 +72,8 @@ def test_score_products_are_each_others_transpose():
     rng = np.random.default_rng(0)
     v, w = rng.normal(size=len(problem.theta)), rng.normal(size=40)
     share = make_rows("categorical").weight
-    left = np.sum(share / share.sum() * w * problem.score_product(tf.constant(v)).numpy())
-    np.testing.assert_allclose(left, v @ problem.score_transposed(tf.constant(w)).numpy())
+    left = np.sum(share / share.sum() * w * problem.score.forward(tf.constant(v)).numpy())
+    np.testing.assert_allclose(left, v @ problem.score.backward(tf.constant(w)).numpy())
 
 
 def test_a_part_of_the_rows_is_the_problem_of_those_rows():

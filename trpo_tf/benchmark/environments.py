@@ -184,6 +184,34 @@ class ThirtyAxes(_Episodes):
         return self._off.astype(np.float32)
 
 
+class Cue(_Episodes):
+    """A memory task: the cue that is seen at first is what the action must name 60 steps later. Random 0.5, best 1.
+
+    The observation is the cue, -1 or 1, and 0 after the first step, and a signal that is 1 when the choice is due. Only
+    the last of the 61 actions counts.
+    """
+
+    steps = 61
+
+    _cue: int
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def step(self, action: Any) -> Transition:
+        """Wait, or pay for the last choice if it names the cue."""
+        self._step += 1
+        over = self._step == self.steps
+        return self._observation(), float(over and int(action) == self._cue), over, False, {}
+
+    def _begin(self) -> None:
+        self._cue = int(self.np_random.integers(2))
+
+    def _observation(self) -> Observation:
+        return np.array([2 * self._cue - 1 if self._step == 0 else 0, self._step == self.steps - 1], np.float32)
+
+
 class OtherUnits(gym.Wrapper[Observation, Any, Observation, Any]):
     """A wrapper that changes units: it returns `scale * observation + offset` and `reward_scale * reward`."""
 
@@ -214,11 +242,12 @@ class Partial(gym.ObservationWrapper[Observation, Any, Observation]):
         self._seen = list(seen)
         space = env.observation_space
         assert isinstance(space, gym.spaces.Box)
-        self.observation_space = gym.spaces.Box(space.low[self._seen], space.high[self._seen], dtype=np.float32)
+        low, high = (bound[self._seen].astype(np.float32) for bound in (space.low, space.high))
+        self.observation_space = gym.spaces.Box(low, high, dtype=np.float32)
 
     def observation(self, observation: Observation) -> Observation:
         """Return the elements that are seen."""
-        return observation[self._seen]
+        return observation[self._seen].astype(np.float32)
 
 
 def make_cart_pole_without_velocities() -> gym.Env[Observation, Any]:
@@ -229,6 +258,16 @@ def make_cart_pole_without_velocities() -> gym.Env[Observation, Any]:
 def make_pendulum_without_velocity() -> gym.Env[Observation, Any]:
     """Make Pendulum-v1 whose observation is cosine and sine of the angle. Random -1,200, best about -150."""
     return Partial(PendulumEnv(), (0, 1))
+
+
+def make_hopper_without_velocities() -> gym.Env[Observation, Any]:
+    """Make Hopper-v5 whose observation is height and angles. Random about 20."""
+    return Partial(gym.make("Hopper-v5", disable_env_checker=True).unwrapped, range(5))
+
+
+def make_walker_without_velocities() -> gym.Env[Observation, Any]:
+    """Make Walker2d-v5 whose observation is height and angles. Random about 0."""
+    return Partial(gym.make("Walker2d-v5", disable_env_checker=True).unwrapped, range(8))
 
 
 def make_pendulum_in_other_units() -> gym.Env[Observation, Any]:
@@ -259,6 +298,9 @@ for name, entry_point, arguments in (
     ("PendulumInOtherUnits", "make_pendulum_in_other_units", {"max_episode_steps": 200}),
     ("AcrobotInOtherUnits", "make_acrobot_in_other_units", {"max_episode_steps": 500}),
     ("CartPoleWithoutVelocities", "make_cart_pole_without_velocities", {"max_episode_steps": 500}),
+    ("Cue", "Cue", {}),
+    ("HopperWithoutVelocities", "make_hopper_without_velocities", {"max_episode_steps": 1000}),
+    ("Walker2dWithoutVelocities", "make_walker_without_velocities", {"max_episode_steps": 1000}),
     ("PendulumWithoutVelocity", "make_pendulum_without_velocity", {"max_episode_steps": 200}),
     ("MiniGrid-Empty-8x8-Flat", "make_flat_minigrid", {"kwargs": {"env_id": "MiniGrid-Empty-8x8-v0"}}),
     ("MiniGrid-DoorKey-5x5-Flat", "make_flat_minigrid", {"kwargs": {"env_id": "MiniGrid-DoorKey-5x5-v0"}}),

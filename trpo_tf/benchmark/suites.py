@@ -29,6 +29,9 @@ SUITES: Mapping[str, Mapping[str, int]] = {
     "partial": {
         f"{_OWN}:CartPoleWithoutVelocities-v0": 200_000,
         f"{_OWN}:PendulumWithoutVelocity-v0": 150_000,
+        f"{_OWN}:Cue-v0": 200_000,
+        f"{_OWN}:HopperWithoutVelocities-v0": 1_000_000,
+        f"{_OWN}:Walker2dWithoutVelocities-v0": 1_000_000,
     },
     "unseen-training": {
         "CartPole-v1": 50_000,

@@ -6,6 +6,7 @@ from typing import Annotated
 from tyro.conf import UseAppendAction, arg
 
 from trpo_tf.config.environment import Environment, as_json
+from trpo_tf.config.recurrent_memory import parse_memory
 from trpo_tf.config.setting_checks import check_types, require, require_one_of
 
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
@@ -150,6 +151,8 @@ class PolicyConfig:
     """let the network widen or narrow the Gaussian in each state"""
     censored: bool = False
     """for a clipped action, use the probability of all samples clipped to it, not the density of its sample"""
+    memory: str = ""
+    """recurrent cell of the policy: gru:N or lstm:N, with N units, whose state the policy keeps; empty: none"""
     history: int = 1
     """latest observations that the policy and the critic see; the policy keeps the earlier ones in its state"""
     previous_action: bool = False
@@ -162,6 +165,7 @@ class PolicyConfig:
         check_types(self)
         require(all(n >= 1 for n in self.hidden_sizes), "hidden_sizes", "positive")
         require(self.last_layer_scale > 0, "last_layer_scale", "above 0")
+        parse_memory(self.memory)
         require(self.history >= 1, "history", "at least 1")
         require(self.final_std >= 0, "final_std", "at least 0")
         require(not (self.censored and self.squash), "censored", "off, for squashed actions, which are not clipped")

@@ -23,12 +23,14 @@ class FrozenNetworks:
         values: inputs -> the critic's outputs [B].
         log_prob: inputs, samples [B, ...] -> log-probability of each sample under the policy [B].
         is_discrete: whether the actions are discrete.
+        is_recurrent: whether the policy is trained on sequences of rows.
     """
 
     encode: Callable[[Observation], Any]
     values: Callable[[Any], NDArray[np.float32]]
     log_prob: Callable[[Any, NDArray[Any]], NDArray[np.float32]]
     is_discrete: bool
+    is_recurrent: bool = False
 
 
 class ValueFunction:

@@ -11,6 +11,7 @@ from trpo_tf.config.settings import SamplingConfig
 from trpo_tf.estimation.critic import FrozenNetworks, explained_variance
 from trpo_tf.estimation.gae import Floats, generalized_advantages, participation_ratio, standardized, td_errors
 from trpo_tf.estimation.reward_scaling import ValueScale, rewards_in_units
+from trpo_tf.policies.recurrence.sequences import as_sequences
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.sampling.batch import Batch
 from trpo_tf.serving.runtime.observations import map_parts
@@ -72,8 +73,11 @@ def estimate(
         moments = moments.updated(targets[:, newest][counted])
     fitted = ValueScale.of(sampling.value_scaling, moments).answers(targets)
     acted_on = tf.nest.map_structure(lambda part: part[:-width], inputs)
+    of_policy = acted_on
+    if width > n:
+        of_policy = tf.nest.map_structure(lambda part: _columns_of_rows(part, width, newest), acted_on)
     rows = Rows(
-        acted_on if width == n else tf.nest.map_structure(lambda part: _columns_of_rows(part, width, newest), acted_on),
+        as_sequences(of_policy, batch.weight) if networks.is_recurrent else of_policy,
         batch.sample.reshape(length * n, *batch.sample.shape[2:]),
         standardized(advantage[:, newest], batch.weight).ravel().astype(np.float32),
         batch.weight.ravel().astype(np.float32),

@@ -15,6 +15,7 @@ from trpo_tf.learning.metrics import Metrics, estimate_metrics, progress_metrics
 from trpo_tf.learning.observation_statistics import with_observations
 from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, radius_or_coefficient
 from trpo_tf.learning.training_state import Purpose, TrainingState
+from trpo_tf.policies.recurrence.sequences import Sequences, sequence_minibatches
 from trpo_tf.sampling.sampler import Experience, Sampled
 from trpo_tf.serving.runtime.observations import take
 from trpo_tf.support.phase_timer import PhaseClock
@@ -66,6 +67,10 @@ def _objective(config: Config, learner: Learner, state: TrainingState, sampled: 
     if sampled.branches is None:
         return estimates
     rows = vine_rows(sampling, networks, sampled.branches, state.return_moments, estimates.return_moments)
+    if isinstance(estimates.rows.inputs, Sequences):
+        # What led to a rollout's first state is the batch's own course.
+        starts = np.repeat(sampled.branches.rows, sampled.branches.reward.shape[1]).astype(np.int32)
+        rows = rows._replace(inputs=estimates.rows.inputs._replace(rows=starts))
     return estimates._replace(rows=rows)
 
 
@@ -76,9 +81,12 @@ def _update_and_fit(
 
     They run at the same time: each keeps one core busy, and neither needs the other's result.
     """
-    inner, rows = config.inner, config.rollout_length * config.sampling.num_envs
     rng = state.rng(config.seed, Purpose.POLICY)
-    batches = minibatches(rng, rows, inner.policy_batch_size, inner.policy_epochs)
+    length, n, inner = config.rollout_length, config.sampling.num_envs, config.inner
+    if learner.policy.recurrence is None:
+        batches = minibatches(rng, length * n, inner.policy_batch_size, inner.policy_epochs)
+    else:
+        batches = sequence_minibatches(rng, length, n, inner.policy_batch_size, inner.policy_epochs)
     with ThreadPoolExecutor(1) as worker:
         critic = worker.submit(fit_critic, config, learner, state, estimates.critic_rows)
         result = learner.update(

@@ -34,6 +34,8 @@ _EPISODES_BETWEEN_CHECKPOINTS = 4
 _STEPS_BETWEEN_CHECKPOINTS = 20_000
 _XLA_PAYS_FROM = 400_000
 """Run length in steps from which XLA is used: it compiles for two seconds, and saves five microseconds per step."""
+_XLA_PAYS_FOR_LOOPS_FROM = 20_000
+"""The same for recurrent policies, whose products run nine times as fast with XLA."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Learner:
             values=lambda inputs: self.value_function.values(state.value_theta, inputs).numpy(),
             log_prob=lambda inputs, sample: self.log_prob(state.theta, inputs, sample).numpy(),
             is_discrete=self.policy.is_discrete,
+            is_recurrent=self.policy.recurrence is not None,
         )
 
     def trained(self, state: TrainingState) -> TrainedPolicy:
@@ -97,12 +100,13 @@ def build_learner(
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * spaces.limit * config.sampling.num_envs
     # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
     xla = policy.network.dense_only and config.total_steps >= _XLA_PAYS_FROM
+    looped = policy.recurrence is not None and config.total_steps >= _XLA_PAYS_FOR_LOOPS_FROM
     branches = branch_count(policy.head, config.vine) if config.sampler_is_vine else None
     return Learner(
         spaces=spaces,
         policy=policy,
         value_function=ValueFunction(value_network, xla=xla),
-        update=compile_update(policy, config, branches, xla=xla),
+        update=compile_update(policy, config, branches, xla=xla or looped),
         encode=tf.function(policy.encoder, autograph=False, jit_compile=xla),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),
         iteration_steps=_iteration_steps(config, policy.head),

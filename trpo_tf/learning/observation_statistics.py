@@ -28,10 +28,10 @@ def with_observations(
     state = dataclasses.replace(state, observation_moments=after)
     if window == 0 or before.total == 0:
         return state
-    policy, critic = networks
+    critic = learner.value_function.network
     least = learner.policy.encoder.least_deviation
     return dataclasses.replace(
         state,
-        theta=policy.recentred(state.theta, before, after, least),
+        theta=learner.policy.recentred(state.theta, before, after, least),
         value_theta=critic.recentred(state.value_theta, before, after, least),
     )

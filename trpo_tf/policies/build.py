@@ -1,6 +1,7 @@
 """Build a run's policy from its settings and the environment's spaces."""
 
 import keras
+import tensorflow as tf
 
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.spaces import Spaces
@@ -11,6 +12,8 @@ from trpo_tf.policies.memory import Memory, make_memory
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy
+from trpo_tf.policies.recurrence.cells import make_cell
+from trpo_tf.policies.recurrence.recurrence import Recurrence
 
 
 def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = None) -> Policy:
@@ -18,8 +21,10 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
 
     Raises `UserError` for settings that the spaces exclude, and for a network that does not fit them.
     """
-    settings, memory = config.policy, build_memory(config, spaces)
+    settings, memory, cell = config.policy, build_memory(config, spaces), make_cell(config.policy.memory)
     encoder = build_encoder(config, spaces, memory)
+    recurrence = Recurrence(cell, encoder.observed_width, config.seed) if cell else None
+    inputs = [tf.TensorSpec((None, recurrence.features_width), tf.float32)] if recurrence else encoder.inputs
     head = make_head(spaces.action, settings)
     _check_activation(settings.activation)
     if head.noise.law != "normal":
@@ -32,15 +37,15 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
             raise UserError(f"{name} is for Gaussian actions, which this policy has not; leave it out")
     if network is None:
         network = default_network(
-            encoder.inputs,
+            inputs,
             settings.hidden_sizes,
             head.inputs,
             activation=settings.activation,
             last_layer_scale=settings.last_layer_scale,
             seed=config.seed,
         )
-    check_shapes(network, encoder.inputs, head.inputs, "policy_network")
-    return Policy(encoder, network, head, spaces.observation, spaces.action, memory)
+    check_shapes(network, inputs, head.inputs, "policy_network")
+    return Policy(encoder, network, head, spaces.observation, spaces.action, memory, recurrence)
 
 
 def build_memory(config: Config, spaces: Spaces) -> Memory | None:
@@ -53,6 +58,7 @@ def build_memory(config: Config, spaces: Spaces) -> Memory | None:
         history=history,
         previous_action=config.policy.previous_action,
         counts_steps=config.sampling.time_feature,
+        cell=make_cell(config.policy.memory),
     )
 
 

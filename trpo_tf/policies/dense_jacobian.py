@@ -26,8 +26,12 @@ def is_chain(network: keras.Model) -> bool:
     )
 
 
-def linearize_chain(network: keras.Sequential, weights: Sequence[Any], inputs: Any) -> Linearization:
+def linearize_chain(
+    network: keras.Sequential, weights: Sequence[Any], inputs: Any, *, with_inputs: bool = False
+) -> Linearization:
     """Return the linearisation of the network's output [batch, outputs] at `weights`, kernel and bias in turn.
+
+    With `with_inputs` its point is `weights` and the inputs [batch, width] after them.
 
     Activations, their slopes and transposed matrices are kept. A compiled loop multiplies by a stored transpose two to
     five times as fast as by a matrix that it has to transpose each time.
@@ -45,9 +49,9 @@ def linearize_chain(network: keras.Sequential, weights: Sequence[Any], inputs: A
     entering_transposed, kernels_transposed = ([tf.transpose(m) for m in group] for group in (entering, kernels))
 
     def forward(tangents: Sequence[Any]) -> Any:
-        moved = None
+        moved = tangents[-1] if with_inputs else None
         for kernel, x, slope, d_kernel, d_bias in zip(
-            kernels, entering, slopes, tangents[::2], tangents[1::2], strict=True
+            kernels, entering, slopes, tangents[: 2 * len(kernels) : 2], tangents[1 : 2 * len(kernels) : 2], strict=True
         ):
             change = x @ d_kernel + d_bias
             moved = slope * (change if moved is None else change + moved @ kernel)
@@ -58,8 +62,8 @@ def linearize_chain(network: keras.Sequential, weights: Sequence[Any], inputs: A
         for place in reversed(range(len(kernels))):
             cotangent = cotangent * slopes[place]
             gradients = [entering_transposed[place] @ cotangent, tf.reduce_sum(cotangent, axis=0), *gradients]
-            if place > 0:
+            if place > 0 or with_inputs:
                 cotangent = cotangent @ kernels_transposed[place]
-        return gradients
+        return [*gradients, cotangent] if with_inputs else gradients
 
     return Linearization(output, forward, backward)

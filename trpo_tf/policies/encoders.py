@@ -14,6 +14,8 @@ from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Observation, by_name
 
 _FIRST_CENTRED = 2.0**13
+RECURRENT = "Recurrent"
+"""Kind of a part that is the state of a recurrent policy, besides the kinds of Gymnasium's spaces."""
 _SMALLEST_IMAGE = 16
 """Least height and width of an image, in pixels; smaller arrays are treated as numbers."""
 
@@ -22,7 +24,7 @@ class Encoder:
     """Function from frozen statistics and an observation [batch, ...] to a network's inputs.
 
     The inputs are the concatenated numbers of all parts, float [batch, width], and each image, uint8 [batch, height,
-    width, channels]. If there are several inputs, they are a tuple.
+    width, channels]. If there are several inputs, they are a tuple. A recurrent policy's state is the last numbers.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Encoder:
         plain: Sequence[ArraySpec] = (),
         choices: Sequence[ArraySpec] = (),
         images: Sequence[ArraySpec] = (),
+        state: Sequence[ArraySpec] = (),
         offset: Sequence[float] = (),
         least_deviation: float = 0.0,
     ) -> None:
@@ -40,9 +43,10 @@ class Encoder:
         `normalized` numbers are standardised and clipped to +-10 deviations, `plain` ones are left unchanged. `choices`
         become one-hot vectors; the spec's bounds are the first and the last choice. The `offset`, one value per number,
         is subtracted in float64 before numbers become float32. Standardised numbers are divided by the root of their
-        variance plus `least_deviation` squared. Raises `UserError` if the count of offsets is wrong.
+        variance plus `least_deviation` squared. A recurrent policy's `state` is left unchanged. Raises `UserError` if
+        the count of offsets is wrong.
         """
-        self._normalized, self._plain, self._choices, self._images = normalized, plain, choices, images
+        self._normalized, self._choices, self._images, self._state = normalized, choices, images, state
         self._only = next(spec.name for group in (normalized, plain, choices, images) for spec in group)
         self.statistics = _size(normalized)
         self._numbers = (*normalized, *plain)
@@ -51,7 +55,8 @@ class Encoder:
         if self._offset.shape != (_size(self._numbers),):
             raise UserError(f"observation_offset must be {_size(self._numbers)} numbers, or none")
         options = sum(int(count) for spec in choices for count in option_counts(spec))
-        self.width = self.statistics + _size(plain) + options
+        self.observed_width = self.statistics + _size(plain) + options
+        self.width = self.observed_width + _size(state)
         self.inputs = [tf.TensorSpec((None, self.width), tf.float32)] if self.width else []
         self.inputs += [tf.TensorSpec((None, *_channels_last_shape(spec)), spec.dtype) for spec in images]
 
@@ -67,6 +72,7 @@ class Encoder:
             values = (_side_by_side(columns[:count]) - normalizer.mean) * normalizer.scale
             columns[:count] = [tf.clip_by_value(values, -OBSERVATION_CLIP, OBSERVATION_CLIP)]
         columns += [column for spec in self._choices for column in one_hot(parts[spec.name], spec, dtype)]
+        columns += [tf.cast(parts[spec.name], dtype) for spec in self._state]
         inputs = [_side_by_side(columns)] if columns else []
         inputs += [_channels_last(parts[spec.name], spec) for spec in self._images]
         return inputs[0] if len(inputs) == 1 else tuple(inputs)
@@ -112,10 +118,12 @@ def make_encoder(
     offset: Sequence[float] = (),
     least_deviation: float = 0.0,
 ) -> Encoder:
-    """Return the encoder of an observation; `kinds` as in `Spaces`. Raises `UserError` for a wrong offset."""
-    groups: dict[str, list[ArraySpec]] = {"normalized": [], "plain": [], "choices": [], "images": []}
+    """Return the encoder of an observation; `kinds` as in `Memory`. Raises `UserError` for a wrong offset."""
+    groups: dict[str, list[ArraySpec]] = {"normalized": [], "plain": [], "choices": [], "images": [], "state": []}
     for kind, spec in zip(kinds, specs, strict=True):
-        if kind in ("Discrete", "MultiDiscrete"):
+        if kind == RECURRENT:
+            group = "state"
+        elif kind in ("Discrete", "MultiDiscrete"):
             group = "choices"
         elif is_image(spec):
             group = "images"

@@ -1,4 +1,4 @@
-"""Memory without parameters: what a policy keeps of an episode in its explicit state, and what its network sees of it.
+"""What a policy keeps of an episode in its explicit state, and what its network sees of it.
 
 A policy with memory is `action, next_state = f(observation, state, reset, noise)`. Here the observation and the state
 become one larger observation, which the encoder, the networks and the critic take for the environment's own:
@@ -6,7 +6,8 @@ become one larger observation, which the encoder, the networks and the critic ta
 - a history of k: each part of the observation [...] becomes [k, ...], newest last, as the environment gave it. At a
   reset all k are the first observation, since zeros would stand for steps that never were;
 - the previous action, in the environment's units, or one-hot if it is a choice; zeros at a reset;
-- the time left, as ln(1 + steps left). The state counts the steps.
+- the time left, as ln(1 + steps left). The state counts the steps;
+- the state of a recurrent cell, which the policy itself computes: see `trpo_tf.policies.recurrence`.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ import tensorflow as tf
 from trpo_tf.envs.remaining_time import LOG_STEPS_LEFT
 from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import UserError
-from trpo_tf.policies.encoders import is_image, one_hot, option_counts
+from trpo_tf.policies.encoders import RECURRENT, is_image, one_hot, option_counts
+from trpo_tf.policies.recurrence.cells import Cell
 from trpo_tf.serving import ArraySpec, StateSpec
 from trpo_tf.serving.runtime.observations import Observation, by_name, map_parts, structured
 
@@ -49,8 +51,9 @@ class Memory:
         limit: steps of an episode if the network sees the time left, else 0.
         parts: the environment's observation.
         observation: specs of what the network sees.
-        kinds: name of the kind of Gymnasium space of each, as in `Spaces`.
+        kinds: name of the kind of Gymnasium space of each, as in `Spaces`, or `RECURRENT`.
         state: specs of what is kept.
+        recurrent: those of `state` that a recurrent cell computes.
     """
 
     history: int
@@ -60,6 +63,7 @@ class Memory:
     observation: tuple[ArraySpec, ...]
     kinds: tuple[str, ...]
     state: tuple[StateSpec, ...]
+    recurrent: tuple[StateSpec, ...] = ()
 
     def observe(self, observation: Any, state: State, reset: Any) -> Any:
         """Return what the network sees of an observation [batch, ...], for a state whose reset rows are initial.
@@ -75,6 +79,7 @@ class Memory:
             left = tf.maximum(self.limit - state[STEPS], 0)
             # Not log1p, which not every target has. The sum is exact.
             seen[LOG_STEPS_LEFT] = tf.math.log(tf.cast(left + 1, tf.float32))[:, tf.newaxis]
+        seen |= {spec.name: state[spec.name] for spec in self.recurrent}
         return structured({spec.name: seen[spec.name] for spec in self.observation})
 
     def first(self, observation: Observation) -> Observation:
@@ -85,7 +90,10 @@ class Memory:
         return map_parts(lambda part: np.asarray(part)[0], seen)
 
     def advance(self, seen: Any, state: State, action: Any) -> dict[str, Any]:
-        """Return the state after `action` [batch, ...], of what `observe` gave, and the state that it was given."""
+        """Return the state after `action` [batch, ...], of what `observe` gave, and the state that it was given.
+
+        That of a recurrent cell is left out.
+        """
         following: dict[str, Any] = {}
         if self.history > 1:
             parts = by_name(seen, self.observation[0].name)
@@ -102,7 +110,12 @@ class Memory:
 
 
 def make_memory(
-    spaces: Spaces, *, history: int = 1, previous_action: bool = False, counts_steps: bool = False
+    spaces: Spaces,
+    *,
+    history: int = 1,
+    previous_action: bool = False,
+    counts_steps: bool = False,
+    cell: Cell | None = None,
 ) -> Memory | None:
     """Return the memory of a policy in an environment with these spaces, or None if it has none.
 
@@ -111,12 +124,13 @@ def make_memory(
         history: number of observations that the network sees.
         previous_action: whether the network sees the previous action.
         counts_steps: whether the network sees the time left.
+        cell: the recurrent cell, if there is one.
 
     Raises:
         UserError: a part of the observation has the name of an array of the memory, or is an image, of which no history
-            is kept.
+            is kept and which no cell takes.
     """
-    if history == 1 and not previous_action and not counts_steps:
+    if history == 1 and not previous_action and not counts_steps and cell is None:
         return None
     parts, limit = spaces.observation, spaces.limit if counts_steps else 0
     image = next((spec.name for spec in parts if is_image(spec)), None)
@@ -124,6 +138,11 @@ def make_memory(
         raise UserError(
             f"history must be 1: the observation {image!r} is an image; let a wrapper of the environment stack frames "
             "as channels"
+        )
+    if cell is not None and image is not None:
+        raise UserError(
+            f"memory must be left out: the observation {image!r} is an image, and a recurrent cell takes numbers; let "
+            "a wrapper of the environment stack frames as channels"
         )
     seen, state = list(zip(parts, spaces.kinds, strict=True)), []
     if history > 1:
@@ -138,9 +157,21 @@ def make_memory(
     if limit:
         seen = _with_part(seen, ArraySpec(LOG_STEPS_LEFT, "float32", (1,), 0.0, float(np.log1p(limit))), "Box")
         state.append(StateSpec(STEPS, "int32", ()))
-    _check_names(parts, [spec.name for spec in state])
+    recurrent = tuple(StateSpec(name, "float32", (cell.units,)) for name in cell.state) if cell else ()
+    # In the cell's own order, in which the encoder passes them on.
+    seen += [(ArraySpec(each.name, each.dtype, each.shape), RECURRENT) for each in recurrent]
+    _check_names(parts, [spec.name for spec in (*state, *recurrent)])
     specs, kinds = zip(*seen, strict=True)
-    return Memory(history, spaces.action if previous_action else None, limit, parts, specs, kinds, tuple(state))
+    return Memory(
+        history,
+        spaces.action if previous_action else None,
+        limit,
+        parts,
+        specs,
+        kinds,
+        (*state, *recurrent),
+        recurrent,
+    )
 
 
 def _joined(earlier: Any, present: Any, reset: Any) -> Any:
@@ -190,5 +221,6 @@ def _check_names(parts: tuple[ArraySpec, ...], state: list[str]) -> None:
         if spec.name in taken:
             raise UserError(
                 f"the environment has an observation {spec.name!r}, which is the name of an array of the policy's "
-                "memory; rename it in the environment, or train without history, previous_action and time_feature"
+                "memory; rename it in the environment, or train without memory, history, previous_action and "
+                "time_feature"
             )

@@ -136,22 +136,35 @@ class PureNetwork:
             return linearize_chain(self.network, weights, inputs)
         return linearize(lambda parts: self.apply(parts, inputs)[0], list(weights))
 
+    def linearize_with_inputs(self, weights: Sequence[Any], inputs: Any) -> Linearization:
+        """Return the linearisation of the output [batch, outputs] in the weights and, after them, the inputs."""
+        if self.is_chain:
+            return linearize_chain(self.network, weights, inputs, with_inputs=True)
+        return linearize(lambda point: self.apply(point[:-1], point[-1])[0], [*weights, inputs])
+
     def recentred(
-        self, theta: NDArray[np.float32], before: Moments, after: Moments, least_deviation: float
+        self,
+        theta: NDArray[np.float32],
+        before: Moments,
+        after: Moments,
+        least_deviation: float,
+        kernels: Sequence[int] = (0,),
     ) -> NDArray[np.float32]:
         """Return parameters whose outputs with the statistics `after` are those of `theta` with `before`.
 
         The network must be a chain of dense layers whose first inputs are the standardised numbers. Outputs may differ
         for clipped observations. A number that had not varied `before` keeps its weights, since its deviation meant
-        nothing.
+        nothing. `kernels` are the places, among the parts of `split`, of all kernels that these inputs meet; a bias
+        follows each.
         """
         has_varied = before.has_varied
         before, after = before.widened(least_deviation), after.widened(least_deviation)
-        kernel, bias, *others = (np.array(part, np.float64) for part in self.split_array(theta))
-        seen = kernel[: len(before.mean)]
-        bias += (seen * before.scale[:, np.newaxis] * (after.mean - before.mean)[:, np.newaxis]).sum(axis=0)
-        seen *= np.where(has_varied, before.scale / after.scale, 1.0)[:, np.newaxis]
-        return np.concatenate([part.ravel() for part in (kernel, bias, *others)]).astype(np.float32)
+        parts = [np.array(part, np.float64) for part in self.split_array(theta)]
+        for place in kernels:
+            seen, bias = parts[place][: len(before.mean)], parts[place + 1]
+            bias += (seen * before.scale[:, np.newaxis] * (after.mean - before.mean)[:, np.newaxis]).sum(axis=0)
+            seen *= np.where(has_varied, before.scale / after.scale, 1.0)[:, np.newaxis]
+        return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
     def assign(self, theta: NDArray[np.float32]) -> None:
         """Assign the weights in `theta` to the Keras network."""

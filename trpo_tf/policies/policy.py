@@ -20,6 +20,7 @@ from trpo_tf.policies.heads.discrete import DiscreteHead
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.memory import Memory, State, Step
 from trpo_tf.policies.networks import PureNetwork
+from trpo_tf.policies.recurrence.recurrence import Recurrence
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import Linearization, linearize
@@ -36,14 +37,18 @@ class Policy:
         observation: tuple[ArraySpec, ...],
         action: ArraySpec,
         memory: Memory | None = None,
+        recurrence: Recurrence | None = None,
     ) -> None:
-        """Combine the parts; the built network maps the encoder's output to the head's input.
+        """Combine the parts; the built network maps the encoder's output, or the recurrence's, to the head's input.
 
         `observation` is the environment's; the encoder takes what `memory` makes of it.
         """
-        self.encoder, self.head, self.memory = encoder, head, memory
+        self.encoder, self.head, self.memory, self.recurrence = encoder, head, memory, recurrence
         self.spec = PolicySpec(observation, action, head.noise, memory.state if memory else ())
-        self.network = PureNetwork(network, head.extra_shapes)
+        cell = recurrence.shapes if recurrence else ()
+        self.network = PureNetwork(network, (*cell, *head.extra_shapes))
+        self._layers = len(self.network.shapes) - len(cell) - len(head.extra_shapes)
+        self._own = len(self.network.shapes) - len(head.extra_shapes)
 
     @property
     def is_discrete(self) -> bool:
@@ -56,27 +61,37 @@ class Policy:
         return math.prod(self.head.noise.shape)
 
     def initial_theta(self) -> NDArray[np.float32]:
-        """Return the network's present weights and the head's initial parameters, as one vector."""
-        return self.network.flat(*self.head.initial_extra())
+        """Return the network's present weights, and the initial parameters of cell and head, as one vector."""
+        cell = self.recurrence.initial_weights() if self.recurrence else []
+        return self.network.flat(*cell, *self.head.initial_extra())
 
     def trained(self, theta: NDArray[np.float32], moments: Moments) -> "TrainedPolicy":
         """Return the policy with these parameters and moments of observations."""
         return TrainedPolicy(self, theta, self.encoder.normalizer(moments))
 
     def parameters(self, theta: Any, inputs: Any) -> Parameters:
-        """Return the distribution's parameters for encoded observations [batch, ...]."""
+        """Return the distribution's parameters for encoded observations [batch, ...].
+
+        Those of a recurrent policy may be `Sequences`, whose states it then computes.
+        """
         return self._parameters(self.network.split(theta), inputs)
+
+    def recentred(
+        self, theta: NDArray[np.float32], before: Moments, after: Moments, least_deviation: float
+    ) -> NDArray[np.float32]:
+        """Return parameters of the same policy with other statistics, as `PureNetwork.recentred` does."""
+        kernels = (0, self._layers) if self.recurrence else (0,)
+        return self.network.recentred(theta, before, after, least_deviation, kernels)
 
     def linearize(self, theta: Any, inputs: Any) -> Linearization:
         """Return the linearisation at `theta` of `parameters`, for encoded observations."""
-        parts = self.network.split(theta)
-        count = len(parts) - len(self.head.extra_shapes)
-        network = self.network.linearize(parts[:count], inputs)
-        head = linearize(lambda point: self.head.parameters(point[0], point[1:]), [network.value, *parts[count:]])
+        parts, own = self.network.split(theta), self._own
+        network = self._linearized_network(parts[:own], inputs)
+        head = linearize(lambda point: self.head.parameters(point[0], point[1:]), [network.value, *parts[own:]])
 
         def forward(vector: Any) -> Any:
             tangents = self.network.split(vector)
-            return head.forward([network.forward(tangents[:count]), *tangents[count:]])
+            return head.forward([network.forward(tangents[:own]), *tangents[own:]])
 
         def backward(cotangent: Parameters) -> Any:
             output, *extra = head.backward(cotangent)
@@ -94,9 +109,7 @@ class Policy:
         This is the inference function of a policy without memory; with memory, `step` is. `parts` are the weights as
         `PureNetwork.split` returns them, observations are [batch, ...] as the network sees them, noise is [batch, k].
         """
-        parameters = self._parameters(parts, self.encoder(normalizer, observation))
-        sample = self.head.sample(parameters, noise)
-        return self.head.action(sample), sample
+        return self._drawn(self._parameters(parts, self.encoder(normalizer, observation)), noise)
 
     def step(
         self, parts: list[Any], normalizer: Normalizer, observation: Any, state: State, reset: Any, noise: Any
@@ -108,8 +121,12 @@ class Policy:
         """
         assert self.memory is not None
         seen = self.memory.observe(observation, state, reset)
-        action, sample = self.act(parts, normalizer, seen, noise)
-        return Step(action, sample, seen, self.memory.advance(seen, state, action))
+        inputs = self.encoder(normalizer, seen)
+        computed: dict[str, Any] = {}
+        if self.recurrence is not None:
+            inputs, computed = self.recurrence.step(parts[self._layers : self._own], inputs)
+        action, sample = self._drawn(self._of_features(parts, inputs), noise)
+        return Step(action, sample, seen, self.memory.advance(seen, state, action) | computed)
 
     def on_inputs(self, answer: InferenceFunction) -> PolicyFunction:
         """Return `answer`, a function of what the network sees and of noise, as one of the exported graph's inputs."""
@@ -124,7 +141,35 @@ class Policy:
         return self.head.scores(self._parameters(parts, self.encoder(normalizer, observation)), noise)
 
     def _parameters(self, parts: list[Any], inputs: Any) -> Parameters:
-        return self.head.parameters(*self.network.apply(parts, inputs))
+        if self.recurrence is not None:
+            inputs = self.recurrence.features(parts[self._layers : self._own], inputs)
+        return self._of_features(parts, inputs)
+
+    def _of_features(self, parts: list[Any], features: Any) -> Parameters:
+        """Return the distribution's parameters for what the network itself takes."""
+        output, _ = self.network.apply(parts, features)
+        return self.head.parameters(output, parts[self._own :])
+
+    def _drawn(self, parameters: Parameters, noise: Any) -> tuple[Any, Any]:
+        sample = self.head.sample(parameters, noise)
+        return self.head.action(sample), sample
+
+    def _linearized_network(self, weights: list[Any], inputs: Any) -> Linearization:
+        """Return the linearisation of the network's output in its weights and the cell's."""
+        if self.recurrence is None:
+            return self.network.linearize(weights, inputs)
+        layers, width = self._layers, self.recurrence.features_width
+        cell = self.recurrence.linearize(weights[layers:], inputs)
+        network = self.network.linearize_with_inputs(weights[:layers], tf.ensure_shape(cell.value, (None, width)))
+
+        def forward(tangents: list[Any]) -> Any:
+            return network.forward([*tangents[:layers], cell.forward(tangents[layers:])])
+
+        def backward(cotangent: Any) -> list[Any]:
+            *gradients, of_features = network.backward(cotangent)
+            return [*gradients, *cell.backward(of_features)]
+
+        return Linearization(network.value, forward, backward)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,8 @@ class Actor:
         observation = structured({spec.name: inputs[f"{_OBSERVATION}{spec.name}"][rows] for spec in memory.parts})
         state = started(memory.state, {name: inputs[f"{_STATE}{name}"][rows] for name in self.state}, reset)
         following = memory.advance(memory.observe(observation, state, reset), state, actions)
-        return {name: np.asarray(values) for name, values in following.items()}
+        kept = {name: np.asarray(values) for name, values in following.items()}
+        return kept | self._recurrent_state_after(inputs, rows) if memory.recurrent else kept
 
     def ask(self, inputs: Mapping[str, Array], rng: np.random.Generator) -> NDArray[Any]:
         """Return samples [M, ...] for up to `batch` rows [M, ...] of the actor's `inputs`."""
@@ -103,6 +104,18 @@ class Actor:
         self.noise[:count] = draw_noise(self.noise_spec, count, rng)
         self.run()
         return self.sample[:count].copy()
+
+    def _recurrent_state_after(self, inputs: Mapping[str, Array], rows: Array) -> dict[str, Array]:
+        """Return the state after these rows that the cell computes, whatever the action is."""
+        assert self._memory is not None
+        batch = len(self.reset)
+        parts: list[dict[str, Array]] = []
+        for part in (rows[start : start + batch] for start in range(0, len(rows), batch)):
+            for name, values in inputs.items():
+                self.inputs[name][: len(part)] = values[part]
+            self.run()
+            parts.append({name: values[: len(part)].copy() for name, values in self._next_state.items()})
+        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self._memory.recurrent}
 
     def _bind(self, session: onnxruntime.InferenceSession) -> None:
         self._session, self._binding = session, session.io_binding()

@@ -48,6 +48,7 @@ class Branches(NamedTuple):
     length: NDArray[np.int64]  # [N, K], steps taken
     terminated: NDArray[np.bool_]  # [N, K]
     weight: NDArray[np.float64]  # [N]
+    rows: NDArray[np.int64]  # [N], indices of the states into the batch's T x N rows
 
     @property
     def steps(self) -> int:
@@ -167,6 +168,7 @@ class Vine:
             length.reshape(shape),
             terminated.reshape(shape),
             weight,
+            starts.rows,
         )
 
     def take_info(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config.settings import TrustRegionConfig
-from trpo_tf.solvers.fisher import gauss_newton_product, linearize
+from trpo_tf.solvers.fisher import Linearization, gauss_newton_product, linearize
 from trpo_tf.tabular.exact import Evaluation
 from trpo_tf.tabular.mdps import Array
 from trpo_tf.tabular.policies import indicator_features, softmax
@@ -69,14 +69,23 @@ class TabularProblem:
 
         return gauss_newton_product(linearize(lambda theta: (self._logits(theta),), self.theta), metric, vector)
 
-    def score_product(self, vector: Any) -> Any:
-        """Return psi v of every pair of state and action, [S x A]."""
-        return tf.reshape(self._centred(self._logits(vector)), [-1])
+    @property
+    def score(self) -> Linearization:
+        """Products with the scores psi of every pair of state and action.
 
-    def score_transposed(self, values: Any) -> Any:
-        """Return sum_s d(s) sum_a pi(a|s) psi(s, a) x values(s, a), [P], for values [S x A]."""
-        centred = self._joint * self._centred(tf.reshape(values, self._table.shape))
-        return tf.tensordot(centred, self._features, [[0, 1], [0, 1]])
+        `forward` maps v [P] to psi v [S x A]. `backward` maps values [S x A] to sum_s d(s) sum_a pi(a|s) psi(s, a) x
+        values(s, a), [P].
+        """
+
+        def transposed(values: Any) -> Any:
+            centred = self._joint * self._centred(tf.reshape(values, self._table.shape))
+            return tf.tensordot(centred, self._features, [[0, 1], [0, 1]])
+
+        return Linearization(
+            tf.reshape(self._old, [-1]),
+            lambda vector: tf.reshape(self._centred(self._logits(vector)), [-1]),
+            transposed,
+        )
 
     def entropy(self) -> Any:
         """Return the mean entropy of the old policy under d, in nats."""

@@ -49,10 +49,12 @@ def compatible_weights(problem: LocalProblem, gradient: Any, config: TrustRegion
     samples' own Fisher matrix (Kakade 2001, theorem 1).
     """
 
-    def product(vector: Any) -> Any:
-        return problem.score_transposed(problem.score_product(vector)) + config.damping * vector
+    score = problem.score
 
-    return _solved(product, problem.score_transposed(problem.advantage), config)[0]
+    def product(vector: Any) -> Any:
+        return score.backward(score.forward(vector)) + config.damping * vector
+
+    return _solved(product, score.backward(problem.advantage), config)[0]
 
 
 def _solved(product: Product, right_side: Any, config: TrustRegionConfig) -> tuple[Direction, Any]:

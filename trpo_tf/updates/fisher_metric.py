@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config.settings import TrustRegionConfig
+from trpo_tf.solvers.fisher import Linearization
 from trpo_tf.updates.local_problem import LocalProblem
 
 Product = Callable[[Any], Any]
@@ -14,10 +15,14 @@ Product = Callable[[Any], Any]
 FISHER_PRODUCTS: dict[str, Callable[[LocalProblem], Product]] = {
     "gauss-newton": lambda problem: problem.fisher_vector_product,
     "double-backprop": lambda problem: problem.kl_hessian_product,
-    "score-covariance": lambda problem: lambda vector: problem.score_transposed(problem.score_product(vector)),
+    "score-covariance": lambda problem: _covariance_product(problem.score),
 }
 
 _PROBES = 8
+
+
+def _covariance_product(score: Linearization) -> Product:
+    return lambda vector: score.backward(score.forward(vector))
 
 
 def damped_product(problem: LocalProblem, config: TrustRegionConfig) -> Product:

@@ -9,7 +9,8 @@ import tensorflow_probability as tfp
 
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.policy import Policy
-from trpo_tf.solvers.fisher import gauss_newton_product
+from trpo_tf.policies.recurrence.sequences import Sequences, chunks, selected
+from trpo_tf.solvers.fisher import Linearization, gauss_newton_product, linearize
 
 tfd = tfp.distributions
 
@@ -17,7 +18,7 @@ tfd = tfp.distributions
 class Rows(NamedTuple):
     """A batch of B transitions; a row of weight 0 is ignored, whatever its advantage."""
 
-    inputs: Any  # [B, ...], encoded observations; a tuple of them for a network of several inputs
+    inputs: Any  # [B, ...], encoded observations; a tuple of them for a network of several inputs, or `Sequences`
     sample: Any  # [B, ...], samples of the policy's distribution
     advantage: Any  # [B]
     weight: Any  # [B]
@@ -58,18 +59,28 @@ class LocalProblem:
         self._old_log_prob = policy.head.log_prob(self._old, rows.sample)
 
     def rows(self, indices: Any) -> "LocalProblem":
-        """Return the same problem over the rows with these indices, int32 [M]."""
+        """Return the same problem over the rows with these indices, int32 [M].
+
+        Of a recurrent policy also over sequences, int32 [L, M]; see `trpo_tf.policies.recurrence.sequences.selected`.
+        """
         part = copy.copy(self)
         part._branches = None
-        every = (self.advantage, self._inputs, self._sample, self._old, self._old_log_prob, self._share)
-        part.advantage, part._inputs, part._sample, part._old, part._old_log_prob, share = tf.nest.map_structure(
-            lambda array: tf.gather(array, indices), every
+        part._inputs, flat = selected(self._inputs, indices), tf.reshape(indices, [-1])
+        every = (self.advantage, self._sample, self._old, self._old_log_prob, self._share)
+        part.advantage, part._sample, part._old, part._old_log_prob, share = tf.nest.map_structure(
+            lambda array: tf.gather(array, flat), every
         )
         part._share = tf.math.divide_no_nan(share, tf.reduce_sum(share))
         return part
 
     def every(self, stride: int) -> "LocalProblem":
-        """Return the problem over every `stride`-th row; the vine's, over all rows of every `stride`-th state."""
+        """Return the problem over every `stride`-th row; the vine's, over all rows of every `stride`-th state.
+
+        A recurrent policy's is over every `stride`-th of short sequences.
+        """
+        if isinstance(self._inputs, Sequences) and self._branches is None:
+            length, n = self._inputs.goes_on.shape
+            return self.rows(tf.constant(chunks(length, n)[:, ::stride]))
         group = self._branches or 1
         rows = tf.reshape(tf.range(tf.shape(self.advantage)[0]), (-1, group))
         return self.rows(tf.reshape(rows[::stride], [-1]))
@@ -129,18 +140,20 @@ class LocalProblem:
             slope = tf.tensordot(inner.gradient(mean_kl, self.theta), vector, 1)
         return outer.gradient(slope, self.theta)
 
-    def score_product(self, vector: Any) -> Any:
-        """Return psi v [B]; row b of psi is the score grad log pi(a_b | s_b) at the old policy."""
-        with tf.autodiff.ForwardAccumulator(self.theta, vector) as forward:
-            log_prob = self._log_prob(self.theta)
-        return forward.jvp(log_prob)
+    @property
+    def score(self) -> Linearization:
+        """Products with psi, whose row b is the score grad log pi(a_b | s_b) at the old policy.
 
-    def score_transposed(self, values: Any) -> Any:
-        """Return the mean of score x value over the rows, [P], for values [B]: psi' w."""
-        with tf.GradientTape() as tape:
-            tape.watch(self.theta)
-            log_prob = self._log_prob(self.theta)
-        return tape.gradient(log_prob, self.theta, output_gradients=self._share * values)
+        `forward` maps v [P] to psi v [B]. `backward` maps values w [B] to the mean of score x value, psi' w [P]. Read
+        this before a loop of products: the products then share what does not change.
+        """
+        linear = self._policy.linearize(self.theta, self._inputs)
+        head = linearize(lambda parameters: self._policy.head.log_prob(parameters, self._sample), linear.value)
+        return Linearization(
+            head.value,
+            lambda vector: head.forward(linear.forward(vector)),
+            lambda values: linear.backward(head.backward(self._share * values)),
+        )
 
     def entropy(self) -> Any:
         """Return the mean entropy of the old policy, in nats; if it squashes, that of the sample before squashing."""
@@ -173,6 +186,3 @@ class LocalProblem:
 
     def _ratio(self, parameters: Parameters) -> Any:
         return tf.exp(self._policy.head.log_prob(parameters, self._sample) - self._old_log_prob)
-
-    def _log_prob(self, theta: Any) -> Any:
-        return self._policy.head.log_prob(self._policy.parameters(theta, self._inputs), self._sample)

@@ -1,0 +1,113 @@
+"""Recurrent policies, from training to the exported bundle: tasks that only a state of their own can hold."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from trpo_tf.cli.main import main
+from trpo_tf.config.settings import VineConfig
+from trpo_tf.estimation.targets import estimate
+from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.export import GraphForm
+from trpo_tf.exporting.run_bundle import export_run, further_outputs
+from trpo_tf.learning.learner import build_learner
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.sampler import Experience
+from trpo_tf.serving import load
+from trpo_tf.support.phase_timer import PhaseClock
+from trpo_tf.training.train import resume, train
+
+RECALL, ALTERNATE = "tests.support.environments:Recall-v0", "tests.support.environments:Alternate-v0"
+
+
+@pytest.fixture(scope="module")
+def recalling(small_config, tmp_path_factory):
+    """A run whose policy must say what it saw two steps before."""
+    config = small_config(RECALL, total_steps=12_288, batch_size=512, max_kl=0.05, memory="gru:12")
+    return train(config, tmp_path_factory.mktemp("runs") / "recall")
+
+
+def test_a_cell_recalls_what_was_seen_two_steps_before(recalling):
+    """A policy that does not scores at most 0.9: see `tests/training/test_policies_with_memory.py`."""
+    assert recalling.summary["trained"]["mean_return"] > 0.95
+
+
+def test_its_bundle_acts_in_sessions_as_it_was_evaluated(recalling, tmp_path):
+    bundle = tmp_path / "bundle"
+    form = GraphForm(outputs=further_outputs(recalling, ["distribution", "value"]))
+    export_run(recalling, bundle, episodes=2, form=form)
+    policy = load(bundle)
+    assert [(spec.name, spec.shape) for spec in policy.manifest.state] == [("hidden", (12,))]
+    assert evaluate(policy, RECALL, episodes=5).mean_return > 0.95
+
+
+@pytest.mark.parametrize(("memory", "names"), [("gru:5", {"hidden"}), ("lstm:5", {"hidden", "cell"})])
+def test_the_sampler_s_states_are_those_of_the_update(memory, names, small_config):
+    """The exported graph, one step at a time, and the update's loop over time give the same distribution at all rows.
+
+    Through ends of episodes, first episodes that are cut, and from batch to batch.
+    """
+    config = small_config(
+        "CartPole-v1", total_steps=1000, batch_size=256, num_envs=4, memory=memory, previous_action=True, history=2
+    )
+    learner = build_learner(config)
+    state = learner.initial_state(4)
+    theta = state.theta + 0.3 * np.random.default_rng(0).normal(size=state.theta.shape).astype(np.float32)
+    state = dataclasses.replace(state, theta=theta)
+    with Experience(config, learner.policy) as experience:
+        experience.restart(longest_recent=9)
+        experience.actor.load(theta, Normalizer.of(state.observation_moments))
+        assert set(experience.actor.state) == names | {"history", "previous_action"}
+        for _ in range(2):
+            batch = experience.collect(np.random.default_rng(0), PhaseClock()).batch
+            rows = objective_rows(config, learner, state, batch)
+            by_row = learner.policy.parameters(theta, rows.inputs.inputs.numpy().reshape(256, -1))[0].numpy()
+            over_time = learner.policy.parameters(theta, rows.inputs)[0].numpy()
+            np.testing.assert_allclose(over_time, by_row, atol=1e-4)
+            assert (batch.weight == 0).sum() > 4
+            assert by_row.std() > 0.1
+
+
+def objective_rows(config, learner, state, batch):
+    return estimate(config.sampling, learner.frozen(state), batch, state.return_moments, state.carried_returns).rows
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algo": "trpo", "memory": "lstm:4", "time_feature": True, "critic_memory": 2, "fisher_fraction": 0.3},
+        {"algo": "ppo", "memory": "gru:4", "history": 2, "previous_action": True},
+        {"algo": "trpo", "memory": "gru:4", "sampler": "vine", "previous_action": True},
+        {"algo": "trpo", "memory": "lstm:4", "sampler": "vine", "fisher": "score-covariance"},
+    ],
+    ids=["trpo", "ppo", "vine", "vine-lstm"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(settings, small_config, tmp_path):
+    vine = {"vine": VineConfig(rollout_states=4, branch_length=3)} if "sampler" in settings else {}
+    settings = {"env_id": ALTERNATE, "checkpoint_steps": 64, "eval_episodes": 0, **vine, **settings}
+    whole = train(small_config(**settings, total_steps=512), tmp_path / "whole")
+
+    class Stop(BaseException):
+        """As a kill: no checkpoint is saved for it."""
+
+    def stop(metrics):
+        if metrics["steps"] >= 256:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(small_config(**settings, total_steps=512), tmp_path / "part", observer=stop)
+    again = resume(tmp_path / "part").state
+    np.testing.assert_array_equal(again.theta, whole.state.theta)
+    np.testing.assert_array_equal(again.value_theta, whole.state.value_theta)
+    assert not np.array_equal(whole.state.theta, whole.learner.policy.initial_theta())
+
+
+@pytest.mark.parametrize("memory", ["gru", "gru:0", "gru:-1", "rnn:8", "gru:8.5", "gru:99999", "8", "GRU:8", "gru:8:8"])
+def test_other_memories_are_refused(memory, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "CartPole-v1", "--memory", memory])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert "memory must be gru:N or lstm:N" in told
+    assert len(told.strip().splitlines()) == 1
