@@ -2,17 +2,20 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
 from trpo_tf.cli.main import main
 from trpo_tf.config.settings import VineConfig
+from trpo_tf.errors import UserError
 from trpo_tf.estimation.targets import estimate
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.export import GraphForm
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.runs.folder import load_run
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import load
 from trpo_tf.support.phase_timer import PhaseClock
@@ -111,3 +114,29 @@ def test_other_memories_are_refused(memory, capsys):
     told = capsys.readouterr().err
     assert "memory must be gru:N or lstm:N" in told
     assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"fisher": "double-backprop"}, "fisher must be gauss-newton or score-covariance"),
+        ({"env_id": "tests.support.environments:Signals-picture-v0"}, "the observation 'obs' is an image"),
+    ],
+)
+def test_what_a_cell_can_not_do_is_said_at_once(settings, told, small_config, tmp_path):
+    with pytest.raises(UserError, match=told):
+        train(small_config(**{"env_id": "CartPole-v1", "memory": "gru:4"} | settings), tmp_path / "run")
+
+
+def test_a_network_of_one_s_own_sees_the_cell_s_numbers_too(small_config, tmp_path):
+    """Its shape is checked; its derivatives are TensorFlow's, and the run is read back."""
+    config = small_config("CartPole-v1", total_steps=512, memory="lstm:3", eval_episodes=1)
+    wrong = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(UserError, match=r"policy_network doesn't take inputs of shape \(None, 7\)"):
+        train(config, tmp_path / "wrong", policy_network=wrong)
+    entry = keras.Input((7,))
+    both = keras.layers.Concatenate()([entry, keras.layers.Dense(5, "tanh")(entry)])
+    run = train(config, tmp_path / "own", policy_network=keras.Model(entry, keras.layers.Dense(2)(both)))
+    again = load_run(tmp_path / "own")
+    np.testing.assert_array_equal(again.state.theta, run.state.theta)
+    assert not np.array_equal(run.state.theta[-63:], run.policy.policy.initial_theta()[-63:])

@@ -95,6 +95,9 @@ class Config:
             require(algorithm.has_entropy_term, "entropy_coefficient", f"0, for {self.algo}")
         if self.policy.final_std > 0:
             require(self.trust_region.entropy_coefficient > 0, "entropy_coefficient", "above 0, with a final_std")
+        if self.policy.memory:
+            products = "gauss-newton or score-covariance, with a recurrent memory"
+            require(self.trust_region.fisher != "double-backprop", "fisher", products)
         require(self.eval_episodes >= 0, "eval_episodes", "at least 0")
         require(self.checkpoint_steps >= 0, "checkpoint_steps", "at least 0")
         require(self.eval_interval >= 0, "eval_interval", "at least 0")

@@ -1,7 +1,6 @@
 """Build a run's policy from its settings and the environment's spaces."""
 
 import keras
-import tensorflow as tf
 
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.spaces import Spaces
@@ -11,7 +10,7 @@ from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.memory import Memory, make_memory
 from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
-from trpo_tf.policies.policy import Policy
+from trpo_tf.policies.policy import Policy, network_inputs
 from trpo_tf.policies.recurrence.cells import make_cell
 from trpo_tf.policies.recurrence.recurrence import Recurrence
 
@@ -24,7 +23,7 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
     settings, memory, cell = config.policy, build_memory(config, spaces), make_cell(config.policy.memory)
     encoder = build_encoder(config, spaces, memory)
     recurrence = Recurrence(cell, encoder.observed_width, config.seed) if cell else None
-    inputs = [tf.TensorSpec((None, recurrence.features_width), tf.float32)] if recurrence else encoder.inputs
+    inputs = network_inputs(encoder, recurrence)
     head = make_head(spaces.action, settings)
     _check_activation(settings.activation)
     if head.noise.law != "normal":

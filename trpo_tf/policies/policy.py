@@ -5,6 +5,7 @@ the update, has to do with what its network sees: see `trpo_tf.policies.memory`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,11 @@ class Policy:
     def is_discrete(self) -> bool:
         """Whether actions are the argmax of `scores`."""
         return isinstance(self.head, DiscreteHead)
+
+    @property
+    def network_inputs(self) -> Sequence[Any]:
+        """`tf.TensorSpec`s of what the network takes: the encoder's output, or the recurrence's features."""
+        return network_inputs(self.encoder, self.recurrence)
 
     @property
     def noise_size(self) -> int:
@@ -170,6 +176,13 @@ class Policy:
             return [*gradients, *cell.backward(of_features)]
 
         return Linearization(network.value, forward, backward)
+
+
+def network_inputs(encoder: Encoder, recurrence: Recurrence | None) -> Sequence[Any]:
+    """Return `tf.TensorSpec`s of what a policy's network takes: see `Policy.network_inputs`."""
+    if recurrence is None:
+        return encoder.inputs
+    return [tf.TensorSpec((None, recurrence.features_width), tf.float32)]
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,12 @@ def train(
     folder = Path(out) if out is not None else default_folder(config)
     config = with_observation_offset(with_env_backend(config))
     learner = build_learner(config, policy_network, value_network)
-    for name, network in (("policy_network", policy_network), ("value_network", value_network)):
+    for name, network, inputs in (
+        ("policy_network", policy_network, learner.policy.network_inputs),
+        ("value_network", value_network, learner.policy.encoder.inputs),
+    ):
         if network is not None:
-            check_trainable(network, learner.policy.encoder.inputs, name)
+            check_trainable(network, inputs, name)
     state = learner.initial_state(config.sampling.num_envs)
     if init_from is not None:
         state = read_weights(Path(init_from), state)
