@@ -1,9 +1,10 @@
 """Does the server survive malformed requests?
 
-`python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server, sends it damaged HTTP, JSON, binary
-tensors, framing and gRPC messages, requests that amplify (amplifying.py), and a good request now and then. It fails if
-the server ends, answers with a 5xx or INTERNAL, doesn't answer the good ones, or grows. Status 500 and INTERNAL are
-allowed for one thing alone: an action that is not finite. Without grpcio there is HTTP alone.
+`python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server of a policy without state and of one
+with state. It sends damaged HTTP, JSON, binary tensors, framing and gRPC messages, states and resets that don't fit,
+requests that amplify (amplifying.py), and good requests now and then. It fails if the server ends, answers with a 5xx
+or INTERNAL, doesn't answer the good ones, or grows. Status 500 and INTERNAL are allowed for one thing alone: an action
+that is not finite. Without grpcio there is HTTP alone.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -29,9 +31,19 @@ try:
 except ImportError:
     grpc = None
 
-BUNDLE = Path(__file__).parents[1] / "tests" / "serving" / "bundles" / "discrete"
-INFER = b"/v2/models/discrete/infer"
-TENSOR = {"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, 0.2, 0.3, 0.4]}
+BUNDLES = Path(__file__).parents[1] / "tests" / "serving" / "bundles"
+INPUTS = {
+    "discrete": [{"name": "obs", "datatype": "FP32", "shape": [1, 4], "data": [0.1, 0.2, 0.3, 0.4]}],
+    "remembering": [
+        {"name": "obs", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]},
+        {"name": "history", "datatype": "FP32", "shape": [1, 2, 2], "data": [0.1, 0.2, 0.3, 0.4]},
+        {"name": "steps", "datatype": "INT64", "shape": [1], "data": [2]},
+        {"name": "reset", "datatype": "BOOL", "shape": [1], "data": [False]},
+    ],
+}
+"""A good request's inputs, by model; the second has state."""
+CONTENTS = {"FP32": ("fp32_contents", "f"), "INT64": ("int64_contents", "q"), "BOOL": ("bool_contents", "?")}
+"""Field of a gRPC tensor with its numbers, and `struct`'s letter of one, by datatype."""
 AMPLIFYING = 100_000
 """Bytes of the requests that amplify: more than are parsed at once."""
 GROWTH_MEGABYTES = 8.0
@@ -39,12 +51,14 @@ WARM_UP = 0.2
 VALUES = [
     *(None, True, -1, 0, 1, 2**31, 2**63, 2**64, 1e300, 0.5, "", "obs", "action", "FP32", "\ud800", "x" * 1000, [], {}),
     *([[]], [1, 4], [2**62, 4], [[0.1, 0.2, 0.3, 0.4]], [1e39] * 4, {"binary_data_size": 16}, {"deterministic": False}),
+    *(False, "BOOL", "INT64", "history", "steps", "reset", "next_history", [True], [True, False], [-(2**63)]),
+    *(float("nan"), [[0.1, 0.2], [0.3]], [1, 2, 2], [2, 2, 2]),
 ]
-
 
 FIELD_VALUES = [
     *(True, -1, 0, 1, 7, 2**31, 2**62, 2**63, 1e39, float("nan"), float("-inf")),
     *("", "obs", "action", "noise", "FP32", "FP16", "INT64", "BYTES", "x" * 1000, b"", b"\xff" * 16),
+    *("history", "steps", "reset", "BOOL", b"\1"),
 ]
 ANSWERS = grpc and {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 
@@ -53,9 +67,30 @@ class FuzzError(Exception):
     """The server did what it must not; the message says for which request."""
 
 
-def json_body(rng: random.Random) -> bytes:
+def inputs_of(model: str, rng: random.Random) -> list[dict]:
+    """A good request's inputs; three in ten steps with state lack an input, come before a start, or are one."""
+    inputs = deepcopy(INPUTS[model])
+    if len(inputs) == 1:
+        return inputs
+    match rng.randrange(10):
+        case 0:
+            del inputs[rng.randrange(len(inputs))]
+        case 1:
+            return inputs[:1]
+        case 2:
+            return [inputs[0], inputs[-1] | {"data": [True]}]
+    return inputs
+
+
+def infer_path(model: str) -> bytes:
+    """Where requests to a model go."""
+    return b"/v2/models/%b/infer" % model.encode()
+
+
+def json_body(model: str, rng: random.Random) -> bytes:
     """A request of which one to three parts, anywhere in it, are something else."""
-    document = {"id": "a", "inputs": [deepcopy(TENSOR)], "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
+    inputs = inputs_of(model, rng)
+    document = {"id": "a", "inputs": inputs, "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
     for _ in range(rng.randint(1, 3)):
         place = document
         while (keys := list(place) if isinstance(place, dict) else list(range(len(place)))) and rng.random() < 0.7:
@@ -91,21 +126,35 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def post(body: bytes, headers: bytes = b"", path: bytes = INFER) -> bytes:
+def post(body: bytes, headers: bytes = b"", path: bytes = infer_path("discrete")) -> bytes:
     """A request of good form."""
     return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b" % (path, len(body), headers, body)
 
 
-def binary_request(rng: random.Random) -> bytes:
+def raw(tensor: dict) -> bytes:
+    """The numbers of a tensor as bytes."""
+    return struct.pack(f"<{len(tensor['data'])}{CONTENTS[tensor['datatype']][1]}", *tensor["data"])
+
+
+def binary_request(model: str, rng: random.Random) -> bytes:
     """A binary request with wrong lengths or bytes."""
-    tensor = {key: value for key, value in TENSOR.items() if key != "data"}
-    tensor["parameters"] = {"binary_data_size": rng.choice((16, 16, 0, 15, 17, -1, 2**63, "16", None))}
-    head = json.dumps({"inputs": [tensor] * rng.choice((1, 1, 2))}).encode()
+    tensors, contents = inputs_of(model, rng), []
+    for tensor in tensors:
+        content = raw(tensor)
+        size, found = len(content), rng.random()
+        if found < 0.2:
+            content = rng.randbytes(rng.choice((size, 0, size - 1, 2 * size)))
+        if found < 0.4:
+            size = rng.choice((size, 0, size - 1, size + 1, -1, 2**63, "16", None))
+        del tensor["data"]
+        tensor["parameters"] = {"binary_data_size": size}
+        contents.append(content)
+    head = json.dumps({"inputs": tensors * rng.choice((1, 1, 1, 2))}).encode()
     length = rng.choice((len(head), len(head), 0, len(head) + 1, len(head) - 1, -1, 10**30))
-    content = head + rng.randbytes(rng.choice((16, 16, 0, 15, 32)))
+    content = head + b"".join(contents)
     if rng.random() < 0.3:
         content = damaged(content, rng)
-    return post(content, b"Inference-Header-Content-Length: %d\r\n" % length)
+    return post(content, b"Inference-Header-Content-Length: %d\r\n" % length, infer_path(model))
 
 
 @cache
@@ -130,25 +179,26 @@ def malformed(rng: random.Random) -> bytes:
     if rng.random() < 0.05:
         request = rng.choice(amplifying())
         return damaged(request, rng) if rng.random() < 0.5 else request
+    model = rng.choice(list(INPUTS))
+    path, body = infer_path(model), json_body(model, rng)
     match rng.randrange(8):
         case 0 | 1:
-            return post(json_body(rng))
+            return post(body, path=path)
         case 2:
-            return post(damaged(json_body(rng), rng))
+            return post(damaged(body, rng), path=path)
         case 3:
-            return binary_request(rng)
+            return binary_request(model, rng)
         case 4:
-            return post(rng.randbytes(rng.choice((0, 1, 16, 200))), b"Inference-Header-Content-Length: 0\r\n")
+            content = rng.randbytes(rng.choice((0, 1, 16, 200)))
+            return post(content, b"Inference-Header-Content-Length: 0\r\n", path)
         case 5:
-            return damaged(post(json_body(rng)), rng)
+            return damaged(post(body, path=path), rng)
         case 6:
-            return post(
-                damaged(json_body(rng), rng), b"Content-Encoding: %b\r\n" % rng.choice((b"gzip", b"deflate", b"br"))
-            )
+            encoding = b"Content-Encoding: %b\r\n" % rng.choice((b"gzip", b"deflate", b"br"))
+            return post(damaged(body, rng), encoding, path)
         case _:
-            body = json_body(rng)
             chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
-            head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % INFER
+            head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % path
             return damaged(head + chunks, rng) if rng.random() < 0.7 else head + damaged(chunks, rng)
 
 
@@ -159,12 +209,16 @@ def message(rng: random.Random) -> bytes:
     if rng.random() < 0.1:
         content = rng.choice(amplifying_messages())
         return damaged(content, rng) if rng.random() < 0.5 else content
-    request = MODEL_INFER.request(model_name="discrete", id="a", model_version="1")
-    tensor = request.inputs.add(name="obs", datatype="FP32", shape=[1, 4])
-    if rng.random() < 0.5:
-        request.raw_input_contents.append(rng.randbytes(rng.choice((16, 16, 0, 15, 32))))
-    else:
-        tensor.contents.fp32_contents.extend(TENSOR["data"])
+    model, is_raw = rng.choice(list(INPUTS)), rng.random() < 0.5
+    request = MODEL_INFER.request(model_name=model, id="a", model_version="1")
+    for tensor in inputs_of(model, rng):
+        added = request.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+        if not is_raw:
+            getattr(added.contents, CONTENTS[tensor["datatype"]][0]).extend(tensor["data"])
+            continue
+        content = raw(tensor)
+        broken = rng.randbytes(rng.choice((len(content), 0, len(content) - 1, 2 * len(content))))
+        request.raw_input_contents.append(broken if rng.random() < 0.2 else content)
     request.outputs.add(name="action")
     request.parameters["seed"].int64_param = 1
     request.parameters["deterministic"].bool_param = False
@@ -222,7 +276,7 @@ def status_of(channel, content: bytes) -> str:
 @contextmanager
 def served() -> Iterator[tuple[int, int, str]]:
     """Port, process id and gRPC's address of a server of its own."""
-    command = [sys.executable, "-m", "trpo_tf", "serve", str(BUNDLE), "--port", "0", "--timeout", "2"]
+    command = [sys.executable, "-m", "trpo_tf", "serve", str(BUNDLES), "--port", "0", "--timeout", "2"]
     command += ["--grpc-port", "0"] if grpc else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -259,7 +313,7 @@ def resident_megabytes(pid: int) -> float:
 def fuzz(requests: int, seed: int) -> dict[str, object]:
     """Statuses of the answers, and the growth. Raises `FuzzError`."""
     rng, statuses = random.Random(seed), Counter()
-    good = post(json.dumps({"inputs": [TENSOR]}).encode())
+    good = [post(json.dumps({"inputs": inputs}).encode(), path=infer_path(model)) for model, inputs in INPUTS.items()]
     with served() as (port, pid, address), ExitStack() as stack:
         channel = stack.enter_context(grpc.insecure_channel(address)) if grpc else None
         before = 0.0
@@ -275,7 +329,7 @@ def fuzz(requests: int, seed: int) -> dict[str, object]:
                 statuses[status.decode()] += 1
                 if status[:1] == b"5" and status != b"501" and b"not finite" not in answer:
                     raise FuzzError(f"request {number} is answered with {answer[:300]!r}: {request!r}")
-            if number % 50 == 0 and b" 200 OK" not in answers(port, good):
+            if number % 50 == 0 and b" 200 OK" not in answers(port, good[number // 50 % len(good)]):
                 raise FuzzError(f"after request {number} a good one is not answered: {request!r}")
         growth = resident_megabytes(pid) - before
     if growth > GROWTH_MEGABYTES:

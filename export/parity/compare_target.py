@@ -57,7 +57,8 @@ def compare_target(
                 golden = reference_cases.sequences(exact=exact, noise=noisy)
                 sequences += compare_sequences(step, golden, spec)
                 if not exact:
-                    errors |= _state_errors(step, golden, spec, errors)
+                    visited_or_golden = reference_cases.visited_sequences or golden
+                    errors |= _state_errors(step, visited_or_golden, spec, errors)
         if reference_cases.environment is None or not reference_cases.repeatable:
             return Proof(exact, cases, visited, None, decided, errors, sequences)
         zero_noise = reference_cases.zero_noise[:1]
@@ -125,21 +126,21 @@ def _same_choices(actions: Array, expected: Array) -> NDArray[np.bool_]:
     return np.asarray(flat(actions == expected).all(axis=1))
 
 
-def _state_errors(step: Answers, golden: Answered, spec: PolicySpec, errors: Mapping[str, float]) -> dict[str, float]:
-    """Measure the error of the next state in 8 bits along golden sequences, at least that in `errors`.
+def _state_errors(step: Answers, cases: Answered, spec: PolicySpec, errors: Mapping[str, float]) -> dict[str, float]:
+    """Measure the error of the next state in 8 bits along sequences, at least that in `errors`.
 
     A sequence counts until the target makes another choice than the policy.
     """
-    if not len(golden):
+    if not len(cases):
         return {}
-    inputs = by_name(golden.observations, spec.observation[0].name)
-    _, found = run_sequences(step, inputs, golden.noise, spec.state)
-    same = _same_choices(found[spec.action.name], golden.actions).reshape(-1, STEPS)
-    rows = np.logical_and.accumulate(same, axis=1).ravel() if same[:, 0].any() else np.ones(len(golden), np.bool_)
+    inputs = by_name(cases.observations, spec.observation[0].name)
+    _, found = run_sequences(step, inputs, cases.noise, spec.state)
+    same = _same_choices(found[spec.action.name], cases.actions).reshape(-1, STEPS)
+    rows = np.logical_and.accumulate(same, axis=1).ravel() if same[:, 0].any() else np.ones(len(cases), np.bool_)
     return {
         each.name: max(
             errors.get(each.name, 0.0),
-            output_error(found[each.name][rows], golden.further[each.name][rows], each),
+            output_error(found[each.name][rows], cases.further[each.name][rows], each),
         )
         for each in spec.next_state
     }

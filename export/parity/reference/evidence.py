@@ -111,7 +111,7 @@ def make_reference_cases(
     reference = _reference(function, outputs, manifest, evidence, graph)
     zero_noise = np.zeros((1, *spec.noise.shape), spec.noise.dtype)
     environment, episodes = evidence.environment, _episodes(reference, spec, evidence, zero_noise)
-    visited = _visited(episodes)
+    visited = _visited(episodes, STEPS if spec.state else 1)
     if evidence.observations is not None:
         visited = _recorded(evidence.observations, reference)
     rng = np.random.default_rng(0)
@@ -258,12 +258,15 @@ def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
     check_further(reference_cases.visits, is_known=reference_cases.visited is not None)
 
 
-def _visited(episodes: Mapping[int, Episode]) -> Observation | None:
-    """Take observations [n, ...] evenly spaced over all episodes."""
+def _visited(episodes: Mapping[int, Episode], steps: int) -> Observation | None:
+    """Take observations [n, ...] evenly spaced over all episodes, in pieces of so many steps that follow each other."""
     seen = [observation for episode in episodes.values() for observation, _ in episode]
     if not seen:
         return None
-    first, *rest = seen[:: -(-len(seen) // _VISITED)]
+    starts = range(0, len(seen), steps)
+    rows = [row for start in starts[:: -(-len(seen) // _VISITED)] for row in range(start, start + steps)]
+    # The last piece ends with the first observations: those begin an episode, whatever the state before.
+    first, *rest = [seen[row % len(seen)] for row in rows]
     return map_parts(lambda *parts: np.stack(parts), first, *rest)
 
 

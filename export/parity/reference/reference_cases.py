@@ -32,7 +32,8 @@ class ReferenceCases:
         reference: the policy as it was trained.
         observations: golden cases [case, ...].
         noise: of the golden cases [case, k].
-        visited: observations [n, ...] that the policy visits, where known.
+        visited: observations [n, ...] that the policy visits, where known. Inputs of a policy with state stand in
+            sequences of `STEPS` steps.
         environment: where episodes are played.
         episodes: the reference's own, by seed.
         untrained_return: mean return before training, where known.
@@ -100,6 +101,16 @@ class ReferenceCases:
         if self.visited is None:
             return self.golden if self.far is None else self.golden.take(~self.far)
         rows = np.unique(np.linspace(0, batch_size(self.visited) - 1, _MOST_VISITED).astype(int))
+        return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
+
+    @cached_property
+    def visited_sequences(self) -> Answered | None:
+        """Sequences of steps that a policy with state visits; None if none are known."""
+        if self.visited is None:
+            return None
+        starts = np.arange(0, batch_size(self.visited), STEPS)
+        chosen = starts[np.unique(np.linspace(0, len(starts) - 1, _MOST_VISITED // STEPS).astype(int))]
+        rows = (chosen[:, np.newaxis] + np.arange(STEPS)).ravel()
         return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
 
     def cases(self, *, exact: bool, noise: bool) -> list[Answered]:

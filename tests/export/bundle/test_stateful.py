@@ -1,5 +1,6 @@
 """Policies with state: one step in every target, proven along sequences in which each carries its own state."""
 
+import functools
 import io
 import json
 import re
@@ -12,9 +13,9 @@ import pytest
 import tensorflow as tf
 
 from tests.support.export.c99_cases import STRICT, on_the_board, sanitized
-from tests.support.export.stateful import GAIN, STATEFUL, F, Q, R, history
+from tests.support.export.stateful import GAIN, STATEFUL, F, Q, R, converted, history, reference_cases
 from trpo_tf import serving
-from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, convert_policy, write_bundle
+from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
 from trpo_tf.export.bundle.model_card import CARD_FILE
 from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_step
 from trpo_tf.export.c99.c_files import state_memories
@@ -24,7 +25,7 @@ from trpo_tf.export.ort.convert import to_ort
 from trpo_tf.export.parity.compare import compare_sequences
 from trpo_tf.export.parity.compare_target import compare_target
 from trpo_tf.export.parity.reference.evidence import make_reference_cases
-from trpo_tf.export.parity.table import columns_of
+from trpo_tf.export.parity.table import columns_of, proof_rows
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs
 from trpo_tf.export.targets.session import session_outputs
@@ -34,6 +35,7 @@ from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.sequences import run_sequences
 from trpo_tf.serving.verify import agree, check_golden, verify
 
 OBS, ACTION, NOISE = (
@@ -50,23 +52,6 @@ def bundles(tmp_path_factory):
     for name, policy in STATEFUL.items():
         write_bundle(policy.function, policy.spec, folder / name, evidence=policy.evidence)
     return folder
-
-
-@pytest.fixture(scope="module")
-def cases():
-    """Golden cases of a policy, as an export makes them, by name."""
-    made = {}
-
-    def of(name):
-        if name not in made:
-            policy = STATEFUL[name]
-            spec, outputs = policy.spec, all_outputs(policy.function, policy.spec)
-            manifest = Manifest(name, spec.observation, spec.action, spec.noise, state=spec.state)
-            graph, function = convert_policy(policy.function, spec), of_inputs(policy.function, spec)
-            made[name] = make_reference_cases(function, outputs, manifest, policy.evidence, graph)
-        return made[name]
-
-    return of
 
 
 def golden(folder):
@@ -251,9 +236,9 @@ DRIFTS = {
 
 
 @pytest.mark.parametrize("which", DRIFTS)
-def test_a_target_with_a_state_is_refused(which, cases):
+def test_a_target_with_a_state_is_refused(which):
     """Its action for a given state is right, so that only its state tells."""
-    made = cases("kalman")
+    made = reference_cases("kalman")
     answers = made.reference.recurrent.answers
 
     def step(inputs, noise):
@@ -267,8 +252,8 @@ def test_a_target_with_a_state_is_refused(which, cases):
     assert "drifts from the trained policy: along 16 steps its state differs by" in proof.failure(made)
 
 
-def test_a_target_that_keeps_its_state_through_a_reset_is_refused(cases):
-    made = cases("kalman")
+def test_a_target_that_keeps_its_state_through_a_reset_is_refused():
+    made = reference_cases("kalman")
     recurrent = made.reference.recurrent
 
     def step(inputs, noise):
@@ -355,7 +340,7 @@ def one_episode_after_another(name, count=48):
     rows = policy.visited if isinstance(policy.visited, dict) else {spec.observation[0].name: policy.visited}
     inputs = {part: values[:count] for part, values in rows.items()} | {"reset": np.arange(count) % 12 == 0}
     noise = draw_noise(spec.noise, count, np.random.default_rng(4))
-    session = open_session(convert_policy(policy.function, spec))
+    session = open_session(converted(name))
     state = {each.name: each.initial_rows(1) for each in spec.state}
     actions = []
     for step in range(count):
@@ -372,15 +357,15 @@ def one_episode_after_another(name, count=48):
 def test_c_carries_its_state_from_whatever_memory_held_before(name, where, tmp_path):
     spec = STATEFUL[name].spec
     inputs, noise, actions = one_episode_after_another(name)
-    sources = c_sources(convert_policy(STATEFUL[name].function, spec), spec)
+    sources = c_sources(converted(name), spec)
     found = where(sources, spec, inputs, noise, tmp_path)
     assert agree(found if where is sanitized else found.actions, actions)
 
 
 def test_the_state_in_c_is_the_caller_s_and_one_of_zeros_starts(tmp_path):
     """Two episodes in turns with two states are what each is by itself."""
-    policy, spec = STATEFUL["counter"], STATEFUL["counter"].spec
-    sources = c_sources(convert_policy(policy.function, spec), spec)
+    spec = STATEFUL["counter"].spec
+    sources = c_sources(converted("counter"), spec)
     assert b" * State: 16 bytes of the caller's for each episode." in sources[HEADER_FILE]
     main = r"""
         #include "policy.h"
@@ -420,7 +405,7 @@ def test_names_of_state_that_c_can_t_have_become_others():
 def test_a_reset_ignores_a_state_of_nan_and_of_the_largest_numbers(name):
     """A product with zero would not: NaN times zero is NaN."""
     policy, spec = STATEFUL[name], STATEFUL[name].spec
-    session = open_session(convert_policy(policy.function, spec))
+    session = open_session(converted(name))
     observation, fresh = steps_of(policy, 1)[0], {each.name: each.initial_rows(1) for each in spec.state}
     worst = {
         each.name: np.full((1, *each.shape), np.nan if each.dtype == "float32" else np.iinfo(np.int64).max).astype(
@@ -436,12 +421,18 @@ def test_a_reset_ignores_a_state_of_nan_and_of_the_largest_numbers(name):
         assert np.array_equal(one, other)
 
 
+def stale(step, spec):
+    """The step with the state of the step before in the place of the next one; its action is right."""
+    last = spec.state[-1]
+    return lambda inputs, noise: step(inputs, noise) | {last.next_name: inputs[last.name]}
+
+
 @pytest.mark.parametrize("name", STATEFUL)
-def test_every_target_carries_the_state(name, cases, tmp_path):
+def test_every_target_carries_the_state(name, tmp_path):
     """Each in floats is proven along the sequences; 8 bits may lose a filter, and say so."""
     pytest.importorskip("ai_edge_litert")
-    made, spec = cases(name), STATEFUL[name].spec
-    content, function = convert_policy(STATEFUL[name].function, spec), STATEFUL[name].function
+    made, spec = reference_cases(name), STATEFUL[name].spec
+    content, function = converted(name), STATEFUL[name].function
     (tmp_path / "policy.ort").write_bytes(to_ort(content)[0])
     manifest = Manifest(name, spec.observation, spec.action, spec.noise, state=spec.state)
     steps = {
@@ -454,18 +445,55 @@ def test_every_target_carries_the_state(name, cases, tmp_path):
         for target, step in steps.items():
             found = compare_sequences(step, golden_sequences, spec)
             assert (target, found.complete, found.compared > 150) == (target, True, True)
+            assert not compare_sequences(stale(step, spec), golden_sequences, spec).complete
 
 
-@pytest.mark.parametrize("name", ["history", "previous"])
-def test_8_bits_carry_a_state(name, tmp_path):
+@pytest.mark.parametrize("name", ["previous", "gru", "lstm", "gru and history"])
+def test_all_targets_are_proven_along_sequences(name, tmp_path):
+    """Those in 8 bits lose little of a cell's state in 16 steps."""
     pytest.importorskip("ai_edge_litert")
-    policy = STATEFUL[name]
-    targets = ["onnx-int8", "onnx-int8-dynamic", "litert-int8", "c-int8"]
-    manifest = write_bundle(
-        policy.function, policy.spec, tmp_path / "bundle", targets=targets, evidence=policy.evidence
-    )
-    assert {target: manifest.parity[target]["error"] < 0.2 for target in targets} == dict.fromkeys(targets, True)
-    assert verify_targets(tmp_path / "bundle").parity.keys() == {"onnx", *targets}
+    policy, folder = STATEFUL[name], tmp_path / "bundle"
+    parity = write_bundle(policy.function, policy.spec, folder, targets=["all"], evidence=policy.evidence).parity
+    assert parity.keys() == TARGETS.keys()
+    for target, figures in parity.items():
+        assert (target, figures["sequence_steps"] > 100) == (target, True)
+        assert figures["sequence_steps_equal"] == figures["sequence_steps"] or figures["error"] < 0.2
+    assert [row[0] for row in proof_rows(parity, {})] == list(TARGETS)
+    assert verify_targets(folder).parity.keys() == TARGETS.keys()
+
+
+def test_8_bits_are_judged_by_the_states_that_the_policy_meets():
+    """Beyond the observations that it visits they may saturate."""
+    made = reference_cases("gru")
+    answers, visited = made.reference.recurrent.answers, STATEFUL["gru"].visited
+    low, high = visited.min(axis=0), visited.max(axis=0)
+
+    def saturating(inputs, noise):
+        return answers(inputs | {"obs": np.clip(inputs["obs"], low, high)}, noise)
+
+    def leaking(inputs, noise):
+        found = answers(inputs, noise)
+        return found | {"next_hidden": found["next_hidden"] * np.float32(0.7)}
+
+    reasons = []
+    for step in (saturating, leaking):
+        actor = functools.partial(lambda step, inputs, noise: step(inputs, noise)["action"], step)
+        proof = compare_target("8 bits", actor, made, exact=False, samples=True, further=step, step=step)
+        reasons.append(proof.failure(made))
+    assert reasons[0] is None
+    assert "loses the policy in 8 bits: its 'next_hidden' errs" in reasons[1]
+
+
+def test_sequences_of_played_episodes_are_steps_that_follow_each_other():
+    policy, spec = STATEFUL["kalman"], STATEFUL["kalman"].spec
+    evidence, outputs = Evidence(environment=Cart(), episodes=3), all_outputs(policy.function, spec)
+    manifest = Manifest("kalman", spec.observation, spec.action, spec.noise, state=spec.state)
+    function = of_inputs(policy.function, spec)
+    made = make_reference_cases(function, outputs, manifest, evidence, converted("kalman"))
+    cases = made.visited_sequences
+    assert (len(cases), cases.observations["reset"].sum()) == (128, 4)  # 3 of 40 steps, and the first 8 once more
+    _, found = run_sequences(made.reference.recurrent.answers, cases.observations, cases.noise, spec.state)
+    np.testing.assert_allclose(found["next_mean"], cases.further["next_mean"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_filter_that_8_bits_lose_is_refused(tmp_path):

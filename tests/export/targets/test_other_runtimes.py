@@ -13,11 +13,15 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support.export.openvino_process import one_process, openvino_actor
+from tests.support.export import stateful
+from tests.support.export.openvino_process import one_process, openvino_actor, openvino_step
+from tests.support.export.stateful import STATEFUL, reference_cases
 from tests.support.export.zoo import KINDS, agrees, case, converted, error, onnx_actor
 from trpo_tf.export.graph.fixed_batch import with_fixed_batch
 from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
+from trpo_tf.export.parity.compare import compare_sequences
+from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import batch_size
 from trpo_tf.serving.verify import agree
 
@@ -28,6 +32,11 @@ QUANTISED_TOLERANCE = 0.05
 
 def graph(kind, choice):
     return with_noise(onnx.load_from_string(converted(kind)), "noise", choice).SerializeToString()
+
+
+def stateful_graph(name):
+    spec = STATEFUL[name].spec
+    return with_noise(onnx.load_from_string(stateful.converted(name)), spec.noise.name, "required").SerializeToString()
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +51,16 @@ def test_openvino_samples_with_required_noise(kind, openvino):
     tested = case(kind)
     actor = openvino(graph(kind, "required"), tested.policy.spec)
     assert agrees(actor, tested)
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_openvino_carries_a_state(name):
+    made, spec = reference_cases(name), STATEFUL[name].spec
+    with one_process() as pool:
+        step = openvino_step(pool, stateful_graph(name), spec)
+        for noisy in (False, True):
+            found = compare_sequences(step, made.sequences(exact=True, noise=noisy), spec)
+            assert (found.complete, found.compared > 150) == (True, True)
 
 
 @pytest.mark.parametrize("choice", ["optional", "none"])
@@ -81,19 +100,37 @@ def web(request):
 
 def run_web(web, tmp_path, content, feeds):
     """The one output, or the error."""
+    answered = run_steps_on_the_web(web, tmp_path, content, [feeds])
+    if isinstance(answered, str):
+        return answered
+    (output,) = answered[0].values()
+    return output
+
+
+def run_steps_on_the_web(web, tmp_path, content, steps, state=()):
+    """The outputs of each step, along which the page carries the state; or the error."""
     (tmp_path / "policy.onnx").write_bytes(content)
-    tensors = {
-        name: {"type": array.dtype.name, "dims": array.shape, "data": array.ravel().tolist()}
-        for name, array in feeds.items()
+    request = {
+        "model": str(tmp_path / "policy.onnx"),
+        "state": list(state),
+        "steps": [
+            {
+                name: {"type": array.dtype.name, "dims": array.shape, "data": array.ravel().tolist()}
+                for name, array in feeds.items()
+            }
+            for feeds in steps
+        ],
     }
-    request = json.dumps({"model": str(tmp_path / "policy.onnx"), "feeds": tensors})
+    command = ["node", "run.mjs"]
     done = subprocess.run(
-        ["node", "run.mjs"], cwd=web, input=request, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=web, input=json.dumps(request), capture_output=True, text=True, check=False, timeout=120
     )
     if done.returncode:
         return done.stderr
-    (output,) = json.loads(done.stdout).values()
-    return np.array(output["data"], output["type"]).reshape(output["dims"])
+    return [
+        {name: np.array(output["data"], output["type"]).reshape(output["dims"]) for name, output in outputs.items()}
+        for outputs in json.loads(done.stdout)
+    ]
 
 
 @pytest.mark.parametrize("kind", CONTINUOUS_AND_DISCRETE)
@@ -104,6 +141,18 @@ def test_the_web_samples_with_required_noise(kind, web, tmp_path):
     assert untied.sum() > 60
     expected = onnx_actor(converted(kind), tested.policy.spec)(tested.visited, tested.noise)
     assert agree(actions[untied], expected[untied])
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_the_web_carries_a_state(name, web, tmp_path):
+    """The page runs all golden sequences as one batch, and carries the state from the first step's on."""
+    spec, golden = STATEFUL[name].spec, reference_cases(name).sequences(exact=True, noise=True)
+    inputs = golden.observations | {spec.noise.name: golden.noise}
+    rows = np.arange(len(golden)).reshape(-1, STEPS)
+    steps = [{part: array[now] for part, array in inputs.items()} for now in rows.T]
+    answers = iter(run_steps_on_the_web(web, tmp_path, stateful_graph(name), steps, [each.name for each in spec.state]))
+    found = compare_sequences(lambda *_: next(answers), golden, spec)
+    assert (found.complete, found.compared > 150) == (True, True)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])

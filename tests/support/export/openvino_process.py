@@ -9,18 +9,26 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.export import PolicySpec
-from trpo_tf.export.policy.functions import Actor
+from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving.runtime.observations import by_name
 
 
 def openvino_actor(pool: ProcessPoolExecutor, content: bytes, spec: PolicySpec) -> Actor:
     """A graph in OpenVINO, in the one process of `pool`."""
 
-    def act(observations: Any, noise: np.ndarray) -> np.ndarray:
-        feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
-        return pool.submit(answer, content, spec.action.name, feeds).result()
+    step = openvino_step(pool, content, spec)
+    return lambda observations, noise: step(observations, noise)[spec.action.name]
 
-    return act
+
+def openvino_step(pool: ProcessPoolExecutor, content: bytes, spec: PolicySpec) -> Answers:
+    """A graph's action and next state in OpenVINO, in the one process of `pool`."""
+    outputs = [array.name for array in (spec.action, *spec.next_state)]
+
+    def step(inputs: Any, noise: np.ndarray) -> dict[str, np.ndarray]:
+        feeds = by_name(inputs, spec.observation[0].name) | {spec.noise.name: noise}
+        return pool.submit(answers, content, outputs, feeds).result()
+
+    return step
 
 
 def one_process() -> ProcessPoolExecutor:
@@ -28,11 +36,12 @@ def one_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
-def answer(content: bytes, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    """The output, of those feeds that the graph knows; in the other process."""
+def answers(content: bytes, outputs: list[str], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs by name, of those feeds that the graph knows; in the other process."""
     compiled = _compiled(content)
     known = {name for port in compiled.inputs for name in port.names}
-    return compiled({name: feeds[name] for name in feeds.keys() & known})[output].copy()
+    found = compiled({name: feeds[name] for name in feeds.keys() & known})
+    return {output: found[output].copy() for output in outputs}
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,15 +1,18 @@
-"""Policies with state, written by hand: a Kalman filter, a counter, a history, and the previous action."""
+"""Policies with state, written by hand: recurrent cells, a Kalman filter, a counter, a history, the previous action."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from trpo_tf.export import Evidence, PolicySpec
-from trpo_tf.serving import ArraySpec, NoiseSpec, StateSpec
+from trpo_tf.export import Evidence, PolicySpec, convert_policy
+from trpo_tf.export.parity.reference.evidence import make_reference_cases
+from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
+from trpo_tf.export.policy.outputs import all_outputs, of_inputs
+from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.runtime.observations import Observation
 
 RNG = np.random.default_rng(5)
@@ -37,6 +40,13 @@ def _walk(count: int, *shape: int) -> np.ndarray:
     """A path such as positions take, between -3 and 3."""
     steps = np.random.default_rng(6).normal(0, 0.3, (count, *shape)).cumsum(axis=0)
     return (3 * np.sin(steps)).astype(np.float32)
+
+
+_TWO_TORQUES = PolicySpec(
+    (ArraySpec("obs", "float32", (3,), -5, 5),),
+    ArraySpec("action", "float32", (2,), -1, 1),
+    NoiseSpec("normal", (2,)),
+)
 
 
 F = np.float32([[1, 0.1], [0, 1]])
@@ -96,12 +106,7 @@ def history() -> Stateful:
         action = tf.tanh(tf.tanh(tf.reshape(seen, (-1, 12)) @ first) @ last + 0.3 * noise)
         return action, {"history": seen[:, 1:]}
 
-    spec = PolicySpec(
-        (ArraySpec("obs", "float32", (3,), -5, 5),),
-        ArraySpec("action", "float32", (2,), -1, 1),
-        NoiseSpec("normal", (2,)),
-        (StateSpec("history", "float32", (3, 3)),),
-    )
+    spec = replace(_TWO_TORQUES, state=(StateSpec("history", "float32", (3, 3)),))
     return Stateful(act, spec, _walk(96, 3))
 
 
@@ -129,7 +134,108 @@ def previous() -> Stateful:
     return Stateful(act, spec, {"place": _walk(96, 2), "touch": touch}, scores)
 
 
+def gru_cell(inputs: int, units: int) -> Callable[[Any, Any], Any]:
+    """Return a step of a gated recurrent unit: inputs [batch, n], hidden [batch, units] -> the next hidden.
+
+    The reset gate is applied to the product, as in cuDNN and in Keras with `reset_after`.
+    """
+    kernel, recurrent = weights(inputs, 3 * units), weights(units, 3 * units)
+    bias, recurrent_bias = weights(1, 3 * units) / 2, weights(1, 3 * units) / 2
+
+    def step(x: Any, hidden: Any) -> Any:
+        given, kept = x @ kernel + bias, hidden @ recurrent + recurrent_bias
+        gates = tf.sigmoid(given[:, : 2 * units] + kept[:, : 2 * units])
+        update, reset = gates[:, :units], gates[:, units:]
+        candidate = tf.tanh(given[:, 2 * units :] + reset * kept[:, 2 * units :])
+        return update * hidden + (1.0 - update) * candidate
+
+    return step
+
+
+def lstm_cell(inputs: int, units: int) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """Return a step of a long short-term memory: inputs, hidden, cell -> the next hidden and cell [batch, units]."""
+    kernel, bias = weights(inputs + units, 4 * units), weights(1, 4 * units) / 2
+
+    def step(x: Any, hidden: Any, cell: Any) -> tuple[Any, Any]:
+        gates = tf.concat([x, hidden], axis=1) @ kernel + bias
+        enter, forget, leave = (tf.sigmoid(gates[:, k * units : (k + 1) * units]) for k in range(3))
+        cell = forget * cell + enter * tf.tanh(gates[:, 3 * units :])
+        return leave * tf.tanh(cell), cell
+
+    return step
+
+
+def gru() -> Stateful:
+    """Two torques by a gated recurrent unit of 16."""
+    step, last = gru_cell(3, 16), weights(16, 2)
+
+    def act(observation: Any, state: Any, reset: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
+        hidden = step(observation, state["hidden"])
+        return tf.tanh(hidden @ last + 0.3 * noise), {"hidden": hidden}
+
+    spec = replace(_TWO_TORQUES, state=(StateSpec("hidden", "float32", (16,)),))
+    return Stateful(act, spec, _walk(96, 3))
+
+
+def lstm() -> Stateful:
+    """Chooses among three by a long short-term memory of 16."""
+    step, last = lstm_cell(3, 16), 3 * weights(16, 3)
+
+    def scores(observation: Any, state: Any, reset: Any, noise: Any) -> Any:
+        return step(observation, state["hidden"], state["cell"])[0] @ last + noise
+
+    def act(observation: Any, state: Any, reset: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
+        hidden, cell = step(observation, state["hidden"], state["cell"])
+        return tf.argmax(hidden @ last + noise, axis=1), {"hidden": hidden, "cell": cell}
+
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (3,), -5, 5),),
+        ArraySpec("action", "int64", (), 0, 2),
+        NoiseSpec("gumbel", (3,)),
+        (StateSpec("hidden", "float32", (16,)), StateSpec("cell", "float32", (16,))),
+    )
+    return Stateful(act, spec, _walk(96, 3), scores)
+
+
+def gru_history() -> Stateful:
+    """Two torques by a gated recurrent unit of 12 that sees the last four observations."""
+    step, last = gru_cell(12, 12), weights(12, 2)
+
+    def act(observation: Any, state: Any, reset: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
+        newest = observation[:, tf.newaxis]
+        past = tf.where(reset[:, tf.newaxis, tf.newaxis], newest, state["history"])
+        seen = tf.concat([past, newest], axis=1)
+        hidden = step(tf.reshape(seen, (-1, 12)), state["hidden"])
+        return tf.tanh(hidden @ last + 0.3 * noise), {"history": seen[:, 1:], "hidden": hidden}
+
+    state = (StateSpec("history", "float32", (3, 3)), StateSpec("hidden", "float32", (12,)))
+    return Stateful(act, replace(_TWO_TORQUES, state=state), _walk(96, 3))
+
+
 STATEFUL: dict[str, Stateful] = {
     name: make()
-    for name, make in {"kalman": kalman, "counter": counter, "history": history, "previous": previous}.items()
+    for name, make in {
+        "kalman": kalman,
+        "counter": counter,
+        "history": history,
+        "previous": previous,
+        "gru": gru,
+        "lstm": lstm,
+        "gru and history": gru_history,
+    }.items()
 }
+
+
+@cache
+def converted(name: str) -> bytes:
+    """The policy's graph, with optional noise."""
+    return convert_policy(STATEFUL[name].function, STATEFUL[name].spec)
+
+
+@cache
+def reference_cases(name: str) -> ReferenceCases:
+    """Golden cases of a policy, as an export makes them."""
+    policy = STATEFUL[name]
+    spec, outputs = policy.spec, all_outputs(policy.function, policy.spec)
+    manifest = Manifest(name, spec.observation, spec.action, spec.noise, state=spec.state)
+    return make_reference_cases(of_inputs(policy.function, spec), outputs, manifest, policy.evidence, converted(name))
