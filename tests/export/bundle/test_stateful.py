@@ -496,10 +496,22 @@ def test_sequences_of_played_episodes_are_steps_that_follow_each_other():
     np.testing.assert_allclose(found["next_mean"], cases.further["next_mean"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_filter_that_8_bits_lose_is_refused(tmp_path):
-    policy = STATEFUL["kalman"]
-    with pytest.raises(ParityError, match="onnx-int8 loses the policy in 8 bits"):
-        write_bundle(policy.function, policy.spec, tmp_path / "bundle", targets=["onnx-int8"], evidence=policy.evidence)
+def test_a_state_that_8_bits_lose_is_refused(tmp_path):
+    """Two sums that differ in scale pass one product, in which 8 bits round the smaller to zero."""
+
+    def act(observation, state, reset, noise):
+        sums = state["sums"] @ np.float32([[0.9, 0], [0, 0.9]]) + observation * np.float32([1000, 1])
+        return tf.tanh(sums[:, 1:] / 10 + 0.1 * noise), {"sums": sums}
+
+    spec = PolicySpec(
+        (ArraySpec("place", "float32", (1,), -3, 3),),
+        ArraySpec("force", "float32", (1,), -1, 1),
+        NoiseSpec("normal", (1,)),
+        (StateSpec("sums", "float32", (2,)),),
+    )
+    evidence = Evidence(STATEFUL["kalman"].visited)
+    with pytest.raises(ParityError, match="onnx-int8 loses the policy in 8 bits: its "):
+        write_bundle(act, spec, tmp_path / "bundle", targets=["onnx-int8"], evidence=evidence)
 
 
 STATE = (StateSpec("past", "float32", (2,)),)
