@@ -1,11 +1,12 @@
 """How fast is the server over HTTP and gRPC, against its floor, bare ASGI, FastAPI, MLServer and KServe?
 
 `python benchmarks/serve_speed.py [--baseline CHECKOUT] [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON]
-[--seconds 5] [--rounds 3]` prints a table and writes results/serve_speed.json. CHECKOUT is another version of this
-repository, whose server is measured as `before`. Each PYTHON is the interpreter of an environment that has the peer
-(`make bench-serve` makes them). One server at a time, on core 0; the load on core 1; in turn, every other round
-backwards. Each figure is the median of the rounds, and each ratio that of the rounds' ratios. Ours has all its checks
-and limits on. Figures are worth something on an idle machine alone.
+[--seconds 5] [--rounds 3] [--only NAME ...]` prints a table. It writes results/serve_speed.json unless `--only` chooses
+among the servers. CHECKOUT is another version of this repository, whose server is measured as `before`. Each PYTHON is
+the interpreter of an environment that has the peer (`make bench-serve` makes them). One server at a time runs on core
+0, and the load on core 1. They take turns, every other round backwards. Each figure is the median of the rounds, and
+each ratio that of the rounds' ratios. Ours has all its checks and limits on. Requests a second are worth something on
+an idle machine alone; processor time and ratios are less disturbed.
 """
 
 import argparse
@@ -190,10 +191,31 @@ def load(contender: Contender, connections: int, seconds: float) -> dict[str, fl
     return {"requests_per_second": counted / microseconds * 1e6, "p50_us": p50, "p99_us": p99}
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used: unlike requests a second, it hardly depends on its neighbours."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def processes_of(session: int) -> list[Path]:
+    """Return the folders in /proc of a server's processes: Granian's worker is not the process that was started."""
+    folders = [Path(f"/proc/{name}") for name in os.listdir("/proc") if name.isdecimal()]
+    return [folder for folder in folders if fields_of(folder)[3:4] == [str(session)]]
+
+
+def fields_of(folder: Path) -> list[str]:
+    """Return the fields of a process's `stat` after its name; none if it has ended."""
+    try:
+        return (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def cpu_seconds(session: int) -> float:
+    """Return the processor time that a server has used: unlike requests a second, it hardly depends on neighbours."""
+    used = [fields_of(folder)[11:13] for folder in processes_of(session)]
+    return sum(int(ticks) for times in used for ticks in times) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_megabytes(session: int) -> float:
+    """Return the resident memory of a server's processes together."""
+    statuses = [(folder / "status").read_text() for folder in processes_of(session)]
+    sizes = [re.search(r"VmRSS:\s+(\d+)", status) for status in statuses]
+    return sum(int(size[1]) for size in sizes if size) * 1024 / 1e6
 
 
 Rounds = dict[str, list[dict[str, Any]]]
@@ -214,8 +236,7 @@ def measure(found: list[Contender], seconds: float, rounds: int) -> Rounds:
                     requests = figures["requests_per_second"] * seconds
                     figures["cpu_us_per_request"] = (cpu_seconds(pid) - before) / requests * 1e6
                     row |= {f"{key} at {connections}": value for key, value in figures.items()}
-                status = Path(f"/proc/{pid}/status").read_text()
-                row["resident_megabytes"] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024 / 1e6  # type: ignore[index]
+                row["resident_megabytes"] = resident_megabytes(pid)
             seen[contender.name].append(row)
             print(f"{contender.name}: {row}", file=sys.stderr, flush=True)
     return seen
@@ -229,8 +250,8 @@ def medians(seen: Rounds) -> dict[str, dict[str, float]]:
     """Of the rounds, and of their ratios: `ours is at COUNT` in requests a second, `ours takes at COUNT` in CPU."""
     results = {}
     for name, rows in seen.items():
-        kind = name.partition(", ")[2]
-        pairs = list(zip(seen[f"ours, {kind}" if kind else "ours"], rows, strict=True))
+        own = f"ours, {name.partition(', ')[2]}"  # what is served over gRPC, say, is compared with ours over gRPC
+        pairs = list(zip(seen.get(own, seen["ours"]), rows, strict=True))
         results[name] = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         for key in rows[0]:
             measured, _, connections = key.partition(" at ")
@@ -278,8 +299,13 @@ if __name__ == "__main__":
         parser.add_argument(f"--{peer}", metavar="PYTHON", type=lambda path: str(Path(path).absolute()))
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these alone, beside ours")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        results = medians(measure(contenders(given, Path(scratch)), given.seconds, given.rounds))
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        found = contenders(given, Path(scratch))
+        if given.only:
+            found = [contender for contender in found if contender.name in ("ours", *given.only)]
+        results = medians(measure(found, given.seconds, given.rounds))
+    if not given.only:
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(table(results))

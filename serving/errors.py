@@ -22,7 +22,7 @@ class NoSequenceError(RequestError):
 
 
 class TooManySequencesError(Exception):
-    """As many sequences as the server keeps are running; the client may start one later."""
+    """The server keeps as many sequences as it may; the client may start one later."""
 
 
 def install(extra: str) -> str:

@@ -39,7 +39,7 @@ def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verifica
     """Check every listed file and replay the golden cases; with a public key, check the signature first.
 
     Raises `BundleError` for a changed, missing or unlisted file, a wrong signature, or an output that differs from its
-    golden case: by more than 1e-5 + 1e-5 |golden output|, or for integers at all.
+    golden case. Floats may differ by 1e-5 + 1e-5 |golden output|, integers not at all.
     """
     folder = Path(bundle)
     if public_key is not None:
@@ -58,11 +58,11 @@ def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verifica
 def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
     """Replay the golden cases; return their number and the largest |action - golden action|.
 
-    All are replayed in one batch. If the graph accepts any batch size, some are also replayed one by one: an output
+    All are replayed in one batch. If the graph accepts any batch size, some are also replayed one by one. An output
     must not depend on the other rows of its batch.
 
-    Raises `BundleError` for cases that don't fit the manifest, or an output that differs from its golden case: by more
-    than 1e-5 + 1e-5 |golden output|, or for integers at all.
+    Raises `BundleError` for cases that don't fit the manifest, or an output that differs from its golden case. Floats
+    may differ by 1e-5 + 1e-5 |golden output|, integers not at all.
     """
     manifest = policy.manifest
     cases = read_golden(golden, manifest)

@@ -20,7 +20,7 @@ DEFAULT_NAME = "policy"
 
 
 class Contents(TypedDict, total=False):
-    """What a bundle holds besides the policy; `write_bundle` takes each as a keyword argument and explains it."""
+    """Contents of a bundle besides the policy; `write_bundle` takes each as a keyword argument and explains it."""
 
     name: str
     provenance: Mapping[str, Any] | None

@@ -95,7 +95,7 @@ Expression = Element | Apply | Dot | Inner | Lookup | Fold
 
 @dataclass(frozen=True)
 class Step:
-    """For each i: target[positions[i]] = element i of the value."""
+    """Assignments target[positions[i]] = element i of the value, for each i."""
 
     target: Memory
     positions: Index

@@ -37,8 +37,8 @@ class Node:
 class StaticGraph:
     """Nodes in order of computation; each depends on the inputs, and action or next state depend on it.
 
-    `arrays` has the value of every tensor for inputs of zero. It is the value of a constant, and gives the shape and
-    dtype of the others. `readers` counts the nodes that read a tensor.
+    `arrays` has the value that every tensor has if all inputs are zero: a constant's own value; of the others only
+    shape and dtype count. `readers` counts the nodes that read a tensor.
     """
 
     nodes: list[Node]

@@ -34,8 +34,8 @@ def with_noise(model: onnx.ModelProto, name: str, choice: str) -> onnx.ModelProt
 def with_optional_input(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Make input `name` [batch, ...] optional. If not fed it is zeros, of as many rows as the first other input.
 
-    The zeros are one row, which the graph itself repeats: ONNX Runtime plans its buffers by the declared shape, and
-    would fail at a larger batch.
+    The zeros are one row, which the graph itself repeats. ONNX Runtime plans its buffers by the declared shape, and
+    would otherwise fail at a larger batch.
     """
     optional = copy.deepcopy(model)
     graph = optional.graph

@@ -23,7 +23,7 @@ def lacking(error: ConverterError) -> set[str]:
 
 
 def inexpressible(error: ConverterError) -> ExportError:
-    """Make the refusal: it names the operations and, where it is the reason, their type or the free batch."""
+    """Return the error that names what LiteRT can't express: operations, their type, or a free batch."""
     names = sorted(lacking(error))
     if any(name.startswith("TensorList") for name in names):
         return ExportError(

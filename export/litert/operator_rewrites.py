@@ -18,8 +18,9 @@ _ERF = (1.12837927, 0.102769056, -1.91830756e-4, -6.19784691e-4, 8.7637337e-5, -
 
 
 def erf(x: Any) -> Any:
-    """Approximate the error function by the tanh of a polynomial, with an absolute error of at most 1.7e-7 and a
-    relative error of at most 2.7e-7.
+    """Approximate the error function by the tanh of a polynomial.
+
+    The absolute error is at most 1.7e-7, the relative error at most 2.7e-7.
     """
     near = tf.clip_by_value(x, -_ERF_IS_ONE, _ERF_IS_ONE)
     return tf.tanh(near * tf.math.polyval([tf.constant(c) for c in reversed(_ERF)], near * near))

@@ -1,7 +1,7 @@
 """Keep the scale that a policy gives to a product's inputs when LiteRT quantizes it to 8 bits.
 
 LiteRT's converter multiplies a constant into the weights of the product that follows. If the constant normalises
-inputs, the product would then read the raw inputs, all in 8 bits of one scale, and small ones would become 0.
+inputs, the product would then read the raw inputs. All would be in 8 bits of one scale, and small ones would become 0.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence

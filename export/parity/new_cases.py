@@ -35,7 +35,7 @@ def compare_on_new_cases(
     """Compare all targets in floats with policy.onnx on cases drawn from `seed`, and count these cases.
 
     Cases are made as an export makes them, around `visited` observations [n, ...]. If rounding decides policy.onnx's
-    action in a case, any answer of a target counts as right. `steps` answer the next state, too, of a policy with it.
+    action in a case, any answer of a target counts as right. `steps` also answer the next state of a policy with state.
 
     Raises `BundleError` for a target that differs or leaves its bounds, or for rows that depend on each other.
     """

@@ -20,7 +20,7 @@ _OF_KERAS = ("matplotlib.pyplot", "matplotlib.patches")
 
 
 def quiet_spec(path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-    """Find TensorFlow, as a module whose first import uses the CPU alone and logs nothing but errors.
+    """Return TensorFlow's import spec, changed so that its import uses only the CPU and logs only errors.
 
     A user's TF_CPP_MIN_LOG_LEVEL takes precedence: 0 shows all lines.
     """

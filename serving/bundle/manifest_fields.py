@@ -118,7 +118,7 @@ def noise_spec(document: dict[str, Any]) -> NoiseSpec:
 
 
 def state_specs(document: dict[str, Any]) -> tuple[StateSpec, ...]:
-    """Read the arrays that the policy carries from a step to the next, of which there is one at least."""
+    """Read the arrays that the policy carries from step to step; there must be at least one."""
     parts = document.get("state")
     check(isinstance(parts, list) and len(parts) > 0, "state", "a list of objects, one for each array")
     named = {f"state[{place}]": part for place, part in enumerate(parts)}  # type: ignore[arg-type]

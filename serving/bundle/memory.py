@@ -30,7 +30,7 @@ _SEQUENCE_BYTES = 2048
 
 
 def check_memory(manifest: Manifest, share: int = 1, sequences: int = 0, *, only_model: bool = False) -> None:
-    """Raise `BundleError` if a bundle, and the state of so many sequences, need over `1 / share` of available memory.
+    """Raise `BundleError` if a bundle and the state of `sequences` need over `1 / share` of the available memory.
 
     The estimate uses the sizes that the manifest states. Files of another size are refused when they are read.
     """

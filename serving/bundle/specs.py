@@ -1,4 +1,4 @@
-"""What a manifest says of a policy's arrays: names, types, shapes, bounds, noise, state, and training statistics."""
+"""A manifest's specifications of a policy's arrays: names, types, shapes, bounds, noise, state, and statistics."""
 
 import math
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC, with gRPC's own health service, in the event loop that HTTP is served in.
 
-Methods take their message as bytes, and as the first of a stream. So the key is checked before a message is read, the
-wait for a message has a timeout, and bytes that are no message are the client's error. On the wire nothing differs.
+Methods take their message as bytes, and as the first of a stream. So the key is checked before a message is read, and
+the wait for a message has a timeout. Bytes that are no message are the client's error. On the wire nothing differs.
 """
 
 import asyncio

@@ -1,1 +1,1 @@
-"""From a decoded request to a run: bounds, drift, batching."""
+"""Checks of decoded requests, and their runs: bounds, drift, sequences, batching."""

@@ -18,7 +18,7 @@ MOST_AT_ONCE = 1000
 
 
 class Key(NamedTuple):
-    """What tells a sequence from others.
+    """The key by which a sequence is found again.
 
     Attributes:
         place: transport, model and version, as requests name them.
@@ -130,7 +130,7 @@ class Sequences:
                 return
 
     def keep_models(self, names: Container[str]) -> None:
-        """Free the sequences of models that are none of `names`."""
+        """Free the sequences of all models but those in `names`."""
         for key, sequence in list(self._sequences.items()):
             if sequence.endpoint.model.name not in names:
                 self._remove(key, sequence)

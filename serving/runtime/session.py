@@ -47,7 +47,7 @@ class Session:
 
     @property
     def binding(self) -> onnxruntime.IOBinding:
-        """What the next deterministic call runs: the buffers of observation and state, bound."""
+        """The binding that the next deterministic call runs, to the buffers of observation and state."""
         return self._deterministic[self._turn]
 
     def reset(self, rows: Array | None = None) -> None:

@@ -10,7 +10,7 @@ class Moments(Protocol):
 
     @property
     def mean(self) -> NDArray[Any]:
-        """Mean [...]."""
+        """Mean of each number [...]."""
 
     @property
     def deviations(self) -> NDArray[Any]:

@@ -34,7 +34,7 @@ class InfoMeans:
 
     @staticmethod
     def taken(means: "Iterable[InfoMeans]") -> dict[str, float]:
-        """Return the means over several instances, and empty these."""
+        """Return the means over several instances, and reset these."""
         sums: dict[str, tuple[float, int]] = {}
         for part in means:
             for name, (total, count) in part._values.items():

@@ -34,8 +34,9 @@ def make_env(
 
     Ids in `ALE/` get Atari's standard preprocessing. With `limit_ends` an episode that reaches the time limit has
     terminated, and with `time_feature` the steps left are observed as well. Unless `checked` is off, observations,
-    rewards and flags are checked against the spaces. Raises `UserError` for an id that Gymnasium can't make, an
-    observation space that isn't supported, or with either of the two for an environment without a time limit.
+    rewards and flags are checked against the spaces. Raises `UserError` for an id that Gymnasium can't make,
+    or an observation space that isn't supported. With either of the two it also raises it for an environment without a
+    time limit.
     """
     made = Environment.of(environment)
     env_id = made.env_id

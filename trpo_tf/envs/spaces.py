@@ -19,7 +19,7 @@ _KINDS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spa
 
 @dataclass(frozen=True)
 class Spaces:
-    """What an environment's observations, actions and episodes are: all that a policy has to know of it.
+    """Observations, actions and episodes of an environment: all that a policy has to know of it.
 
     Attributes:
         observation: the observation's arrays.

@@ -35,7 +35,7 @@ def side_by_side(batches: Sequence[Batch]) -> Batch:
 
 
 def apart(batches: Batch, num_envs: int) -> tuple[Batch, ...]:
-    """Return the batches of `num_envs` environments each that `side_by_side` has put together."""
+    """Split what `side_by_side` joined: return the batches, of `num_envs` environments each."""
     width = batches.weight.shape[1]
     return tuple(
         tf.nest.map_structure(lambda part, first=first: part[:, first : first + num_envs], batches)

@@ -48,7 +48,7 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
 
 
 def build_memory(config: Config, spaces: Spaces) -> Memory | None:
-    """Return what a run's policy keeps of an episode, None if nothing. Raises `UserError` if it can't be kept."""
+    """Return the memory of a run's policy, or None if it has none. Raises `UserError` if it can't be kept."""
     history, limit = config.policy.history, spaces.limit
     if limit and history > limit:
         raise UserError(f"history must be at most the steps of an episode, {limit} in {config.env_id}, not {history}")

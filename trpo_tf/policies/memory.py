@@ -4,7 +4,7 @@ A policy with memory is `action, next_state = f(observation, state, reset, noise
 become one larger observation, which the encoder, the networks and the critic take for the environment's own:
 
 - a history of k: each part of the observation [...] becomes [k, ...], newest last, as the environment gave it. At a
-  reset all k are the first observation, since zeros would stand for steps that never were;
+  reset all k are the first observation: zeros would stand for steps that never were;
 - the previous action, in the environment's units, or one-hot if it is a choice; zeros at a reset;
 - the time left, as ln(1 + steps left). The state counts the steps;
 - the state of a recurrent cell, which the policy itself computes: see `trpo_tf.policies.recurrence`.
@@ -33,7 +33,7 @@ State = Mapping[str, Any]
 
 
 class Step(NamedTuple):
-    """What one step of a policy gives."""
+    """Results of one step of a policy with memory."""
 
     action: Any  # [batch, ...], in the environment's units
     sample: Any  # [batch, ...], of the policy's distribution
@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Memory:
-    """What a policy keeps of an episode, as functions of tensors; see the module.
+    """A policy's memory of an episode, as functions of tensors; the module says what it may hold.
 
     Attributes:
         history: observations that the network sees, 1 for the present one alone.

@@ -122,8 +122,8 @@ class Policy:
     ) -> Step:
         """Act with memory on the environment's observation, and return the next state too.
 
-        `reset`, bool [batch], tells the rows that begin an episode; those of `state` must be initial. Other arguments
-        as in `act`.
+        `reset`, bool [batch], is true in rows that begin an episode; their `state` must be the initial one. Other
+        arguments are as in `act`.
         """
         assert self.memory is not None
         seen = self.memory.observe(observation, state, reset)

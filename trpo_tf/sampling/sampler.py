@@ -20,7 +20,7 @@ _PERIODS = 5
 
 
 class Sampled(NamedTuple):
-    """What one iteration samples: a batch, the episodes that ended in it, and the vine's rollouts from its states."""
+    """Samples of one iteration: a batch, the episodes that ended in it, and the vine's rollouts from its states."""
 
     batch: Batch
     episodes: Episodes

@@ -1,7 +1,7 @@
 """Values, visitation, performance and its gradient, solved exactly for discounted return and average reward.
 
-Policies are tables pi [S, A] whose rows sum to 1. rho^pi is *unnormalised* for the discounted objective, as equations
-8, 9 have it: it sums to 1 / (1 - gamma), so that eta and the gradient come out in the units of the return.
+Policies are tables pi [S, A] whose rows sum to 1. rho^pi is *unnormalised* for the discounted objective, as in
+equations 8 and 9. It sums to 1 / (1 - gamma), so eta and the gradient are in the units of the return.
 
 Equation numbers in this folder are those of docs/explanation/equations.md.
 """

@@ -92,8 +92,8 @@ def gridworld(height: int = 4, width: int = 4, slip: float = 0.1, discount: floa
     """Make a grid from the top left corner to a goal at the bottom right, with a pit in the middle.
 
     Actions are up, right, down and left (0 to 3); with probability `slip` a uniformly random one happens. Walls stop.
-    Any action at the goal pays 1 and starts again; any action in the pit, which lies at the middle of the grid, costs 1
-    and starts again. Every policy reaches every state if `slip` > 0.
+    Any action at the goal pays 1 and starts again. Any action in the pit costs 1 and starts again. Every
+    policy reaches every state if `slip` > 0.
     """
     _require_above("height", height, 1)
     _require_above("width", width, 1)
@@ -121,7 +121,7 @@ def two_state(discount: float = 0.9) -> FiniteMDP:
     """Make Kakade's MDP of two states (A Natural Policy Gradient, 2001, figure 2), which pay only for staying.
 
     Action 0 stays, and pays 1 in state 0 and 2 in state 1; action 1 goes to the other state for nothing. The average
-    reward has its maximum, 2, at staying in state 1, and a plateau at 1 where the plain gradient vanishes with the
+    reward has its maximum, 2, at staying in state 1. It has a plateau at 1, where the plain gradient vanishes with the
     share of time spent in state 1. The discounted objective starts in state 0 with probability 0.8.
     """
     stay = np.eye(2)

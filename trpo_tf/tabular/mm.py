@@ -1,14 +1,14 @@
 """Minorise-maximise: Algorithm 1 of Schulman et al. 2015, its inner maximisation solved exactly.
 
 Maximise M(pi) = L_old(pi) - C max_s KL(old(.|s) || pi(.|s)) over all policies (equations 39 to 42 of
-docs/explanation/equations.md). For a budget d of KL in each state, the largest gain of L separates into states:
+docs/explanation/equations.md). With a bound d on each state's KL, the largest gain of L separates into states. In each,
 maximise rho(s) sum_a pi(a|s) A(s, a) subject to KL <= d. Its Lagrangian is stationary at
 
     pi(a|s) = old(a|s) lambda / (t + g(a)),  g(a) = max_b A(s, b) - A(s, a),  lambda = 1 / sum_a old(a|s) / (t + g(a)),
 
-with one scalar t > 0 a state, of which KL is a decreasing function, and with lambda as multiplier of the constraint.
-The total gain is concave in d with slope sum_s rho(s) lambda(s) - C, so that the best d is one more root. Both roots
-are found by Newton's method within a bracket.
+with one scalar t > 0 for each state. KL decreases in t, and lambda is the multiplier of the constraint. The total gain
+is concave in d with slope sum_s rho(s) lambda(s) - C, so the best d is one more root. Both roots are found by Newton's
+method within a bracket.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Softmax policies pi(a|s) proportional to exp(theta . phi(s, a)): score, Fisher information, compatible approximation.
 
-`indicator_features` makes theta a table [S, A] flattened; other features [S, A, P] give the log-linear policies of
-Kakade 2001, in which states share parameters and a compatible approximation can be wrong about Q.
+`indicator_features` makes theta a table [S, A] flattened. Other features [S, A, P] give the log-linear policies of
+Kakade 2001. In these, states share parameters, and a compatible approximation can be wrong about Q.
 
 Equation numbers are those of docs/explanation/equations.md.
 """

@@ -51,7 +51,7 @@ def iterations_left(config: Config, learner: Learner, state: TrainingState) -> i
 
 @dataclass(frozen=True)
 class _Reports:
-    """Where an iteration's metrics go besides the callbacks."""
+    """Receivers of an iteration's metrics besides the callbacks."""
 
     log: MetricsLog
     show: Progress

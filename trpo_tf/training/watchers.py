@@ -1,4 +1,4 @@
-"""Who watches a run: callbacks, an observer, the profiler and the progress bar."""
+"""Watchers of a run: callbacks, an observer, the profiler and the progress bar."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -126,11 +126,11 @@ class Reference:
 
     @property
     def player(self) -> Actor | Recurrent:
-        """What plays episodes."""
+        """The policy as it plays episodes: a function, or a policy that carries its state."""
         return self.act if self.recurrent is None else self.recurrent
 
     def moved_by_rounding(self) -> Actor | Recurrent:
-        """Return what plays, with each number of its actions moved by one unit in the last place, towards 0."""
+        """Return the player, with each number of its actions moved by one unit in the last place, towards 0."""
         if self.recurrent is None:
             return lambda observations, noise: _one_unit_nearer_to_zero(self.act(observations, noise))
         policy = self.recurrent

@@ -33,8 +33,8 @@ def observation_cases(
 ) -> Observation:
     """Make observations [case, ...] in the specs' dtypes: random ones, and up to `count` of those recorded.
 
-    The generated ones are `count` random points of the declared space, half as many with magnitudes over all powers of
-    ten, corners of the space, and every value of inputs that have few. Recorded observations [n, ...] add their
+    The random ones are `count` points of the declared space, and half as many with magnitudes over all powers of ten.
+    Corners of the space are added, and every value of inputs that have few. Recorded observations [n, ...] add their
     extremes, and points well beyond these, where a normaliser clips.
     """
     named = structured({spec.name: spec for spec in specs})

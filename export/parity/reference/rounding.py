@@ -1,7 +1,7 @@
 """Measure how far an answer may move if its sums are rounded differently, as in another correct implementation.
 
-A sum of n products in floats, taken in any order, is the exact sum of products of which each is changed by a
-relative error. That error is below sqrt(n) 2^-24 times a small factor with high probability (Higham and Mary 2019,
+A sum of n products in floats, taken in any order, equals an exact sum in which each product has a relative error.
+That error is below sqrt(n) 2^-24 times a small factor with high probability (Higham and Mary 2019,
 "A new approach to probabilistic rounding error analysis"). So the terms of each sum in the graph are changed at random
 by that much. The distance by which an answer then moves is its margin.
 """

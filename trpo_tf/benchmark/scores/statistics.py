@@ -1,8 +1,8 @@
 """Statistics of a few seeds: interquartile means and probabilities of improvement, with 95% bootstrap intervals.
 
 They follow Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (NeurIPS 2021), whose
-package rliable computes the measures. rliable's bootstrap is not used: it draws from NumPy's global generator, so a
-report would not be reproducible, and it needs the same number of runs in every environment.
+package rliable computes the measures. rliable's bootstrap is not used. It draws from NumPy's global generator, so a
+report would not be reproducible. It also needs the same number of runs in every environment.
 """
 
 from collections.abc import Callable, Sequence
