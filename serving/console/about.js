@@ -11,7 +11,7 @@ export function showFacts(root, model) {
   const simple = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== null && typeof value !== "object"));
   const graph = manifest.files["policy.onnx"];
   root.replaceChildren(
-    table(["array", "type", "shape", "least", "most"], [...manifest.observation, manifest.action, ...manifest.graph.outputs].map(spec), "Inputs and outputs"),
+    table(["array", "type", "shape", "least", "most"], [...manifest.observation, manifest.action, ...manifest.graph.outputs, ...(manifest.state ?? []).map(remembered)].map(spec), "Inputs and outputs"),
     terms({
       ...simple,
       ...returns(summary),
@@ -26,6 +26,11 @@ export function showFacts(root, model) {
 
 function spec(array) {
   return [array.name, array.dtype, `[${array.shape.join(", ")}]`, bounds(array.low), bounds(array.high)];
+}
+
+/** A state as an array without bounds. */
+function remembered(state) {
+  return { ...state, low: null, high: null };
 }
 
 function bounds(values) {

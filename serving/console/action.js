@@ -5,8 +5,11 @@ import { make, short } from "./dom.js";
 const DATATYPES = { bool: "BOOL", float16: "FP16", float32: "FP32", float64: "FP64" };
 const MOST_CHOICES = 32;
 
-/** The protocol's request for observations as `ObservationForm.read` gives them; `seed` is null for the most likely action. */
-export function inferRequest(manifest, observation, seed) {
+/**
+ * The protocol's request for observations as `ObservationForm.read` gives them; `seed` is null for the most likely action,
+ * and `carried` are the inputs that carry a state.
+ */
+export function inferRequest(manifest, observation, seed, carried) {
   const rows = manifest.graph.batch ?? 1;
   const inputs = observation.map(({ spec, values }) => ({
     name: spec.name,
@@ -14,6 +17,7 @@ export function inferRequest(manifest, observation, seed) {
     shape: [rows, ...spec.shape],
     data: Array.from({ length: rows }, () => (spec.dtype === "bool" ? values.map(Boolean) : values)).flat(),
   }));
+  inputs.push(...carried);
   return seed === null ? { inputs } : { parameters: { deterministic: false, seed }, inputs };
 }
 

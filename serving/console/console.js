@@ -5,6 +5,7 @@ import { showFacts } from "./about.js";
 import { ask, Problem, useKey } from "./api.js";
 import { make, seconds } from "./dom.js";
 import { ObservationForm } from "./form.js";
+import { Memory } from "./memory.js";
 import { parse, Rates, requestsOf, showMetrics } from "./metrics.js";
 
 const DEBOUNCE = 40;
@@ -15,6 +16,8 @@ const at = (id) => document.getElementById(id);
 
 let model = null;
 let form = null;
+let memory = null;
+let steps = 0; // that are to be taken
 let rates = new Rates();
 let hasMetrics = true;
 let isAsking = false;
@@ -72,6 +75,9 @@ function show(chosen) {
   rates = new Rates();
   hasMetrics = true;
   form = new ObservationForm(at("observation"), model.manifest, changed);
+  memory = new Memory(at("state"), model.manifest);
+  at("memory").hidden = !memory.isUsed;
+  steps = 0;
   const cannotSample = model.manifest.graph.noise === "none";
   document.querySelector("input[value=sampled]").disabled = at("seed").disabled = cannotSample;
   if (cannotSample) document.querySelector("input[value=deterministic]").checked = true;
@@ -96,18 +102,27 @@ async function act() {
   try {
     while (isChanged) {
       isChanged = false;
-      await actOnce();
+      const asked = memory;
+      const answer = await actOnce();
+      if (asked !== memory) continue;
+      if (answer && steps > 0) {
+        memory.advance(answer);
+        isChanged = true;
+      }
+      steps = answer ? Math.max(0, steps - 1) : 0;
     }
   } finally {
     isAsking = false;
   }
 }
 
+/** The answer to what is asked now, once it is shown; nothing if there is none. */
 async function actOnce() {
   const asked = model;
+  const started = memory;
   let request;
   try {
-    request = inferRequest(asked.manifest, form.read(), seed());
+    request = inferRequest(asked.manifest, form.read(), seed(), memory.inputs());
   } catch (error) {
     say(`${error.message}.`, true);
     return;
@@ -117,10 +132,11 @@ async function actOnce() {
     const began = performance.now();
     const path = `v2/models/${encodeURIComponent(asked.name)}/versions/${encodeURIComponent(asked.version)}/infer`;
     const answer = await (await ask(path, request)).json();
-    if (asked !== model) return;
+    if (asked !== model || started !== memory) return;
     showAction(at("action"), asked.manifest, answer);
     at("answered").textContent = `Answered in ${seconds((performance.now() - began) / 1000)}, the way to the browser included.`;
     say(`Version ${answer.model_version} of ${answer.model_name} answers.`);
+    return answer;
   } catch (problem) {
     report(problem, changed);
   }
@@ -189,6 +205,15 @@ at("reset").addEventListener("click", () => form.reset());
 at("random").addEventListener("click", () => form.randomize());
 at("mode").addEventListener("input", (event) => {
   if (event.target.id === "seed") document.querySelector("input[value=sampled]").checked = true;
+  changed();
+});
+at("step").addEventListener("click", () => {
+  steps += 1;
+  act();
+});
+at("restart").addEventListener("click", () => {
+  steps = 0;
+  memory = new Memory(at("state"), model.manifest);
   changed();
 });
 at("play").addEventListener("click", playEpisode);

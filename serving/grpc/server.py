@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is for its own developers
 
@@ -107,7 +106,8 @@ class GrpcServer:
         self._open_turns = Turns(OPEN_MESSAGES, most)
         self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
         self._runner, self._sequences, self._observers, self.keys = runner, sequences, observers.grpc, keys
-        self._endpoints: WeakKeyDictionary[Policy, InferenceEndpoint] = WeakKeyDictionary()
+        self._endpoints: dict[Policy, InferenceEndpoint] = {}  # of the catalog's policies
+        self._catalog = Catalog()
         self._unrouted = metrics.series(None, "grpc")
         metrics.loads.append(lambda: (0, self._under_way))
 
@@ -285,10 +285,19 @@ class GrpcServer:
 
     def _endpoint(self, message: Message) -> InferenceEndpoint:
         """Return the endpoint of the requested model. Raises `CallError`."""
-        model = self._current().find(message.model_name, message.model_version or None)
+        catalog = self._current()
+        if catalog is not self._catalog:
+            self._forget_endpoints(catalog)
+        model = catalog.find(message.model_name, message.model_version or None)
         if model is None:
             raise unknown_model(message.model_name, message.model_version)
         return self._endpoint_of(model)
+
+    def _forget_endpoints(self, catalog: Catalog) -> None:
+        """Drop the endpoints of policies that a new catalog does not have, so that their memory is freed."""
+        loaded = {model.policy for release in catalog.releases.values() for model in release.versions.values()}
+        self._endpoints = {policy: endpoint for policy, endpoint in self._endpoints.items() if policy in loaded}
+        self._catalog = catalog
 
     def _endpoint_of(self, model: Model) -> InferenceEndpoint:
         endpoint = self._endpoints.get(model.policy)

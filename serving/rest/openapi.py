@@ -1,5 +1,6 @@
 """The OpenAPI document of the server's routes, served at /openapi.json."""
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from trpo_tf.serving.codecs.parsing.json_body import Document
 from trpo_tf.serving.codecs.v2_json import tensor_metadata
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Catalog, Model
+from trpo_tf.serving.rest.endpoints import PROTOCOLS, Protocol, served_protocols
 
 _KINDS = {"b": "boolean", "i": "integer", "u": "integer", "f": "number"}
 
@@ -76,11 +78,13 @@ def describe(catalog: Catalog, options: ServeOptions) -> Document:
     paths["/metrics"] = _get("Metrics, as Prometheus reads them")
     text = {"description": "The answer", "content": {"text/plain": {"schema": {"type": "string"}}}}
     paths["/metrics"]["get"]["responses"]["200"] = text
+    added = [protocol for protocol in served_protocols(options) if protocol not in PROTOCOLS]
     for release in catalog.releases.values():
         *_, newest = release.versions.values()
-        paths.update(_model_paths(newest, "", schemas))
-        for model in release.versions.values():
-            paths.update(_model_paths(model, f"/versions/{quote(model.version, safe='')}", schemas))
+        named = [(model, f"/versions/{quote(model.version, safe='')}") for model in release.versions.values()]
+        for model, suffix in [(newest, ""), *named]:
+            paths.update(_model_paths(model, suffix, schemas))
+            paths.update(_added_paths(model, suffix, added))
     if options.repository_api:
         paths.update(_repository_paths())
     schemas.components["pathItems"] = _MODEL_ITEMS
@@ -100,8 +104,13 @@ def _model_paths(model: Model, suffix: str, schemas: Schemas) -> dict[str, Any]:
     name = quote(model.name, safe="")
     v2, v1 = f"/v2/models/{name}{suffix}", f"/v1/models/{name}{suffix}"
     infer, predict = schemas.operations(model.policy.manifest)
-    paths = {v2: _METADATA, f"{v2}/ready": _READY, f"{v2}/infer": infer, v1: _STATUS}
-    return paths if model.policy.manifest.state else paths | {f"{v1}:predict": predict}
+    return {v2: _METADATA, f"{v2}/ready": _READY, f"{v2}/infer": infer, v1: _STATUS, f"{v1}:predict": predict}
+
+
+def _added_paths(model: Model, suffix: str, added: Sequence[Protocol]) -> dict[str, Any]:
+    """Return the paths of a model in protocols of other packages, whose bodies only those know."""
+    name = quote(model.name, safe="")
+    return {f"{protocol.prefix}/{name}{suffix}{protocol.suffix}": _ADDED for protocol in added}
 
 
 def _repository_paths() -> dict[str, Any]:
@@ -195,13 +204,13 @@ def _instances(manifest: Manifest) -> Document:
     rows = {spec.name: _row(spec) for spec in manifest.observation}
     named = _object(rows, list(rows)) | {"additionalProperties": False}
     instance = named if len(rows) > 1 else {"anyOf": [named, *rows.values()]}
-    return _object(
-        {
-            "signature_name": {"const": "serving_default"},
-            "instances": {"type": "array", "minItems": 1, "items": instance},
-        },
-        ["instances"],
-    )
+    properties = {
+        "signature_name": {"const": "serving_default"},
+        "instances": {"type": "array", "minItems": 1, "items": instance},
+    }
+    if manifest.state:
+        return _object({**properties, "parameters": _object(_SEQUENCE, ["sequence_id"])}, ["instances", "parameters"])
+    return _object(properties, ["instances"])
 
 
 def _predictions(manifest: Manifest) -> Document:
@@ -248,5 +257,13 @@ _MODEL_ITEMS = {
     "Metadata": _get("Model metadata"),
     "Ready": _get("Whether the model can act"),
     "Status": _get("Model status, as TensorFlow Serving has it"),
+}
+_ANYTHING: Document = {"content": {"*/*": {}}}
+_ADDED = {
+    "post": {
+        "summary": "Actions, in a protocol that another package adds",
+        "requestBody": {"required": True, **_ANYTHING},
+        "responses": _responses({"description": "The answer", **_ANYTHING}),
+    }
 }
 _METADATA, _READY, _STATUS = (_ref("pathItems", name) for name in _MODEL_ITEMS)

@@ -48,6 +48,14 @@ def test_an_added_codec_acts_as_the_policy_and_its_errors_are_the_clients(site, 
         assert ask(server, path, lines[0])[0] == 200
 
 
+def test_the_document_of_the_routes_has_an_added_codec(site, start, discrete):
+    with start(discrete, "--codec", "csv") as server:
+        paths = server.request("GET", "/openapi.json")[1]["paths"]
+    added = {path for path in paths if path.startswith("/csv/")}
+    assert added == {"/csv/models/discrete/act", "/csv/models/discrete/versions/1/act"}
+    assert list(paths["/csv/models/discrete/act"]) == ["post"]
+
+
 def test_an_installed_codec_is_served_only_where_it_is_asked_for(site, start, discrete):
     with start(discrete) as server:
         assert ask(server, "/csv/models/discrete/act", "0,0,0,0")[0] == 404

@@ -11,6 +11,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 
+from tests.support.paths import BUNDLES
 from tests.support.serving.browser import browse
 from trpo_tf import serving
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, FileEntry
@@ -207,6 +208,43 @@ def test_a_server_that_is_busy_is_told(page, start, discrete):
         page.wait("document.querySelector('[role=status]').textContent.includes('busy (503)')")
         holder.close()
         page.wait("document.querySelector('[role=status]').textContent.includes('discrete answers')")
+
+
+def state_on(page) -> list[float]:
+    return page.evaluate("document.querySelector('.numbers')?.textContent.split(', ').map(Number) ?? null")
+
+
+def test_an_episode_is_played_step_by_step_and_begun_again(page, start):
+    bundle = BUNDLES / "recurrent"
+    session, rng = serving.load(bundle).start(), np.random.default_rng(0)
+    with start(bundle) as server:
+        visit(page, server)
+        for number in range(6):
+            if number == 4:
+                page.click("#restart")
+                session.reset()
+                page.wait("document.getElementById('steps').textContent === 'The episode has not begun.'")
+                assert state_on(page) is None
+            for index, value in enumerate(rng.integers(-4, 5, 2)):
+                focus(page, f"#value-obs-{index}")
+                page.type(str(value))
+            before = observation_on(page, "float32")
+            (expected,) = session.act(before)
+            # It is shown before the step is taken.
+            page.wait(f"Math.abs(document.querySelector('#action .chosen').dataset.value - {expected}) < 1e-6")
+            focus(page, "#step")
+            page.press("Enter")
+            taken = (number + 1) if number < 4 else number - 3
+            page.wait(f"document.getElementById('steps').textContent.startsWith('{taken} step')")
+            np.testing.assert_allclose(state_on(page), session.state["hidden"].ravel(), rtol=1e-3)
+        page.evaluate("for (let i = 0; i < 3; i++) document.querySelector('#step').click()")
+        page.wait("document.getElementById('steps').textContent.startsWith('5 steps')")
+        for _ in range(3):
+            session.act(before)
+        np.testing.assert_allclose(state_on(page), session.state["hidden"].ravel(), rtol=1e-3)
+        sent = json.loads(page.evaluate("document.getElementById('request').textContent.split('\\n')[1]"))
+        assert [given["name"] for given in sent["inputs"]] == ["obs", "hidden"]
+    assert set(page.faults) <= {NO_METRICS}
 
 
 def test_pages_are_open_and_hardened(server):

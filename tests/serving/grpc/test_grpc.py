@@ -1,5 +1,7 @@
 """gRPC: real servers, tritonclient, gRPC's own channels and health client, and what goes wrong."""
 
+import asyncio
+import gc
 import json
 import re
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +18,10 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
+from trpo_tf.serving.inference.kept_state import SequenceRunner
+from trpo_tf.serving.inference.runners import DirectRunner
+from trpo_tf.serving.metrics.series import Metrics
+from trpo_tf.serving.options import ServeOptions
 
 grpc = pytest.importorskip("grpc")
 
@@ -364,6 +371,23 @@ def test_a_call_that_its_client_leaves_is_counted_and_no_more_under_way(start, d
         eventually(lambda: scrape(server)("trpo_tf_requests_total", code=code, **labels) == 1)
         silence.set()
         server.stop(signal.SIGTERM)
+
+
+def test_a_version_that_was_replaced_is_freed(discrete, catalog_of):
+    from trpo_tf.serving.grpc.server import GrpcServer
+
+    async def replaced() -> bool:
+        catalogs, options = [catalog_of(discrete)], ServeOptions()
+        runner = DirectRunner()
+        server = GrpcServer(lambda: catalogs[-1], options, Metrics(), None, runner, SequenceRunner(options, runner))
+        message = MODEL_INFER.request(model_name="discrete")
+        before = weakref.ref(server._endpoint(message).policy)
+        catalogs[:] = [catalog_of(discrete)]
+        assert server._endpoint(message).policy is catalogs[0].find("discrete").policy
+        gc.collect()
+        return before() is None
+
+    assert asyncio.run(replaced())
 
 
 def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scrape):
