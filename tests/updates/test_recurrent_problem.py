@@ -39,7 +39,8 @@ def make_rows(policy, kind, theta):
             state = np.where(weight[t - 1][:, np.newaxis] > 0, state, 0)
         inputs.append(np.concatenate([observed[t], state], axis=1))
         parts = policy.network.split(tf.constant(theta))
-        _, after = policy.recurrence.step(parts[policy._layers : policy._own], inputs[-1])
+        before = tuple(tf.constant(part) for part in np.split(state, len(cell.state), axis=1))
+        _, after = policy.recurrence.step(parts[policy._layers : policy._own], tf.constant(observed[t]), before)
         state = np.concatenate([after[name] for name in cell.state], axis=1)
     flat = np.concatenate(inputs)
     sample = SAMPLES[kind](rng, LENGTH * N)
@@ -106,8 +107,7 @@ def test_the_fisher_matrix_is_that_of_a_dense_jacobian():
         means = []
         for t in range(LENGTH):
             state = tf.where(problem._inputs.goes_on[t][:, np.newaxis], state, tf.zeros_like(state))
-            inputs = tf.concat([observed[t], state], axis=1)
-            features, after = policy.recurrence.step(parts[policy._layers : policy._own], inputs)
+            features, after = policy.recurrence.step(parts[policy._layers : policy._own], observed[t], (state,))
             state = after["hidden"]
             means.append(policy.network.apply(parts, features)[0])
         old_log_std = problem.theta[-2:]

@@ -62,6 +62,14 @@ class Encoder:
 
     def __call__(self, normalizer: Normalizer, observation: Any) -> Any:
         """Return the network's inputs; numbers have the normaliser's float type."""
+        inputs = self.observed(normalizer, observation)
+        if not self._state:
+            return inputs
+        state = [tf.cast(by_name(observation, self._only)[spec.name], inputs.dtype) for spec in self._state]
+        return tf.concat([inputs, *state], axis=-1)
+
+    def observed(self, normalizer: Normalizer, observation: Any) -> Any:
+        """Return the network's inputs without a recurrent policy's state."""
         parts, dtype = by_name(observation, self._only), normalizer.mean.dtype
         offsets = np.split(self._offset, _ends(self._numbers)[:-1])
         columns = [
@@ -72,7 +80,6 @@ class Encoder:
             values = (_side_by_side(columns[:count]) - normalizer.mean) * normalizer.scale
             columns[:count] = [tf.clip_by_value(values, -OBSERVATION_CLIP, OBSERVATION_CLIP)]
         columns += [column for spec in self._choices for column in one_hot(parts[spec.name], spec, dtype)]
-        columns += [tf.cast(parts[spec.name], dtype) for spec in self._state]
         inputs = [_side_by_side(columns)] if columns else []
         inputs += [_channels_last(parts[spec.name], spec) for spec in self._images]
         return inputs[0] if len(inputs) == 1 else tuple(inputs)

@@ -127,10 +127,12 @@ class Policy:
         """
         assert self.memory is not None
         seen = self.memory.observe(observation, state, reset)
-        inputs = self.encoder(normalizer, seen)
+        # Without the state, which 8 bits would have to hold in the observation's range.
+        inputs = self.encoder.observed(normalizer, seen)
         computed: dict[str, Any] = {}
         if self.recurrence is not None:
-            inputs, computed = self.recurrence.step(parts[self._layers : self._own], inputs)
+            before = tuple(state[spec.name] for spec in self.memory.recurrent)
+            inputs, computed = self.recurrence.step(parts[self._layers : self._own], inputs, before)
         action, sample = self._drawn(self._of_features(parts, inputs), noise)
         return Step(action, sample, seen, self.memory.advance(seen, state, action) | computed)
 

@@ -40,17 +40,16 @@ class Recurrence:
         """Numbers of a row of features."""
         return self.width + self.cell.units
 
-    def step(self, weights: Sequence[Any], inputs: Any) -> tuple[Any, dict[str, Any]]:
-        """Return features [batch, ...] of inputs [batch, ...], each row by itself, and the state after it by name."""
+    def step(self, weights: Sequence[Any], observed: Any, before: CellState) -> tuple[Any, dict[str, Any]]:
+        """Return features [batch, ...] of observations and states [batch, ...], and the states after them by name."""
         kernel, bias, recurrent = weights
-        observed, before = self._parted(inputs)
         after = self.cell.gates(tf.matmul(observed, kernel) + bias, tf.matmul(before[0], recurrent), before)
         return tf.concat([observed, after[0]], axis=-1), dict(zip(self.cell.state, after, strict=True))
 
     def features(self, weights: Sequence[Any], inputs: Any) -> Any:
         """Return features [B, ...] of inputs [B, ...], or of sequences: of all their rows or of those that count."""
         if not isinstance(inputs, Sequences):
-            return self.step(weights, inputs)[0]
+            return self.step(weights, *self._parted(inputs))[0]
         course = self._course(inputs)
         return self._taken(inputs, course, hidden_states(self.cell, weights, course))
 
