@@ -29,8 +29,8 @@ def check_traced(graph: Any) -> None:
     updates = sorted({node.op for node in nodes if _updates(node.op)})
     if updates:
         raise ExportError(
-            f"function updates a variable when it is called ({', '.join(updates)}{_updated(graph)}), and an exported "
-            "policy has no state; call layers with training=False, and give what changes as an input"
+            f"function updates a variable when it is called ({', '.join(updates)}{_updated(graph)}), and an "
+            "exported file keeps nothing; call layers with training=False, and make what changes an input or a state"
         )
     if any(node.op in _PYTHON for node in nodes):
         raise ExportError(
