@@ -1,12 +1,14 @@
 """Sequences, whose state the server keeps: by tritonclient's own calls over HTTP and gRPC, and what is refused."""
 
+import gzip
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -418,9 +420,58 @@ def test_at_sigterm_steps_are_answered_and_a_restarted_server_knows_no_sequence(
 
 
 def test_a_stream_is_refused_as_a_method_that_is_not_there(running):
-    grpc = pytest.importorskip("grpc")
-    with grpc.insecure_channel(f"127.0.0.1:{running.grpc_port}") as channel:
-        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-        with pytest.raises(grpc.RpcError) as refused:
-            list(stream(iter([b""])))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    module = pytest.importorskip("tritonclient.grpc")
+    told = []
+    with module.InferenceServerClient(f"127.0.0.1:{running.grpc_port}") as client:
+        client.start_stream(lambda result, error: told.append(error))
+        tensor = module.InferInput("obs", [1, 2], "FP32")
+        tensor.set_data_from_numpy(SEEN[:1])
+        with suppress(module.InferenceServerException):  # the refusal may be there already
+            client.async_stream_infer("recurrent", [tensor], sequence_id=1, sequence_start=True)
+        wait_for(lambda: told)
+        client.stop_stream()
+    assert told[0].status() == "StatusCode.UNIMPLEMENTED"
+
+
+def test_samples_and_compressed_bodies_belong_to_a_sequence_too(running, policy):
+    session, connection = policy.start(), running.connect()
+    for number in range(4):
+        asked = document("gz", SEEN[number], sequence_start=number == 0, deterministic=False, seed=number)
+        body = gzip.compress(json.dumps(asked).encode())
+        connection.request("POST", INFER, body, {"content-encoding": "gzip"})
+        (answer,) = json.loads(connection.getresponse().read())["outputs"]
+        rng = np.random.default_rng(number)
+        expected = session.act(SEEN[number], deterministic=False, rng=rng)
+        assert np.array_equal(np.float32(answer["data"]), expected)
+    connection.close()
+    assert running.request("POST", INFER, document("gz", sequence_end=True))[0] == 200
+
+
+def test_steps_that_are_sent_without_waiting_are_made_in_order(running, policy):
+    session, steps = policy.start(), b""
+    for number in range(6):
+        body = json.dumps(document("fast", SEEN[number], sequence_start=number == 0, sequence_end=number == 5)).encode()
+        steps += b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (INFER.encode(), len(body), body)
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        connection.sendall(steps)
+        received = b""
+        while received.count(b"]}]}") < 6:
+            received += connection.recv(65536)
+    found = [float(number) for number in re.findall(rb'"data":\[([-+.e0-9]+)\]', received)]
+    assert np.array_equal(np.float32(found), [session.act(SEEN[number])[0] for number in range(6)])
+
+
+def test_a_bundle_that_is_replaced_in_its_place_keeps_its_sequences(tmp_path, start, policy):
+    put(BUNDLE, tmp_path / "models" / "walk")
+    path, session = "/v2/models/walk/infer", policy.start()
+    with start(tmp_path / "models", "--poll", "0.05") as server:
+        log = server.follow()
+        for number in range(6):
+            if number == 3:
+                put(BUNDLE, tmp_path / "models" / ".new")
+                (tmp_path / "models" / "walk").rename(tmp_path / "models" / ".old")
+                (tmp_path / "models" / ".new").rename(tmp_path / "models" / "walk")
+                wait_for(lambda: "loaded walk" in "".join(log))
+            status, answer = server.request("POST", path, document(1, SEEN[number], sequence_start=number == 0))
+            assert status == 200, answer
+            assert np.array_equal(np.float32(answer["outputs"][0]["data"]), session.act(SEEN[number]))
