@@ -77,3 +77,26 @@ def _run(folder, *command: str) -> subprocess.CompletedProcess[str]:
 
 def _imported(done: subprocess.CompletedProcess[str]) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
+
+
+def test_a_failed_command_does_not_wait_for_a_thread_in_the_background(tmp_path):
+    code = (
+        "import time\n"
+        "from trpo_tf.cli.terminal import INTERRUPTED, fail\n"
+        "from trpo_tf.support.background import in_background\n"
+        "try:\n"
+        "    with in_background(time.sleep, 3600):\n"
+        "        raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt:\n"
+        "    fail('stopped', INTERRUPTED)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (130, "stopped\n")

@@ -1,11 +1,14 @@
 """Option types that commands share, and functions to print results and errors."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from tyro.conf import FlagCreatePairsOff, arg
+
+from trpo_tf.support.background import is_left_behind
 
 FAILED = 1
 WRONG_USE = 2
@@ -38,6 +41,10 @@ def one_line(error: BaseException) -> str:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Print a line on standard error, and exit with `status`."""
+    """Print a line on standard error, and exit with `status`, without waiting for a thread in the background."""
     print(message, file=sys.stderr)  # noqa: T201
+    if is_left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)

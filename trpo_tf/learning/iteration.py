@@ -40,11 +40,11 @@ def iterate(
     # 2. By averaging over samples, construct the estimated objective and constraint.
     clock.enter("advantages")
     seconds_sampling = sum(clock.seconds.values())
-    estimates = _objective(config, learner, state, sampled)
+    estimates = objective(config, learner, state, sampled)
 
     # 3. Approximately solve the constrained problem to update the policy's parameters.
     clock.enter("update")
-    update, critic = _update_and_fit(config, learner, state, estimates, clock)
+    update, critic = update_and_fit(config, learner, state, estimates, clock)
 
     clock.enter("rest")
     after = _state_after(config, learner, state, sampled, estimates, update, critic)
@@ -59,7 +59,7 @@ def iterate(
     }
 
 
-def _objective(config: Config, learner: Learner, state: TrainingState, sampled: Sampled) -> Estimates:
+def objective(config: Config, learner: Learner, state: TrainingState, sampled: Sampled) -> Estimates:
     """Return advantages and value targets of the batch; with a vine, the objective's rows are those of its rollouts."""
     networks, sampling = learner.frozen(state), present_sampling(config, state)
     memory = with_memory(state.earlier, sampled.batch, config.critic.memory)
@@ -74,7 +74,7 @@ def _objective(config: Config, learner: Learner, state: TrainingState, sampled: 
     return estimates._replace(rows=rows)
 
 
-def _update_and_fit(
+def update_and_fit(
     config: Config, learner: Learner, state: TrainingState, estimates: Estimates, clock: PhaseClock
 ) -> tuple[Update, CriticFit]:
     """Return the policy's update and the critic's fit.

@@ -40,7 +40,10 @@ _XLA_PAYS_FOR_LOOPS_FROM = 20_000
 
 @dataclass(frozen=True)
 class Learner:
-    """Policy, critic and update as pure functions of the training state, compiled when first called."""
+    """Policy, critic and update as pure functions of the training state, compiled when first called.
+
+    `xla` tells whether XLA compiles the update.
+    """
 
     spaces: Spaces
     policy: Policy
@@ -51,6 +54,7 @@ class Learner:
     initial_adapted: float
     iteration_steps: int
     checkpoint_steps: int
+    xla: bool
 
     def initial_state(self, num_envs: int) -> TrainingState:
         """Return the state before the first iteration, with the networks' present weights."""
@@ -109,6 +113,7 @@ def build_learner(
         update=compile_update(policy, config, branches, xla=xla or looped),
         encode=tf.function(policy.encoder, autograph=False, jit_compile=xla),
         log_prob=tf.function(policy.log_prob, autograph=False, jit_compile=xla),
+        xla=xla or looped,
         iteration_steps=_iteration_steps(config, policy.head),
         initial_adapted=find_algorithm(config.algo).initial(config),
         checkpoint_steps=config.checkpoint_steps or max(several_episodes, _STEPS_BETWEEN_CHECKPOINTS),

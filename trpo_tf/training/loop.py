@@ -11,6 +11,7 @@ from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.evaluation.evaluate import OnStep, evaluate, longest_episode
 from trpo_tf.exporting.in_process import in_process
 from trpo_tf.exporting.provenance import versions
+from trpo_tf.learning.compile_ahead import compiled_ahead
 from trpo_tf.learning.iteration import iterate
 from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.metrics import Metrics
@@ -38,6 +39,7 @@ def train_to_end(run: Run, watchers: Watchers) -> Run:
         Profiler(run.folder) if watchers.profile else contextlib.nullcontext() as profiler,
         _periodic_evaluation(config, learner) as evaluation,
         Progress(config, shown=watchers.progress) as show,
+        compiled_ahead(config, learner, run.state, experience.actor),
     ):
         listeners = KerasListeners(learner.policy, list(watchers.callbacks))
         reports = _Reports(log, show, watchers.observer, profiler)
