@@ -13,7 +13,17 @@ import pytest
 import tensorflow as tf
 
 from tests.support.export.c99_cases import STRICT, on_the_board, sanitized
-from tests.support.export.stateful import GAIN, STATEFUL, F, Q, R, converted, history, reference_cases
+from tests.support.export.stateful import (
+    GAIN,
+    STATEFUL,
+    F,
+    Q,
+    R,
+    converted,
+    history,
+    one_episode_after_another,
+    reference_cases,
+)
 from trpo_tf import serving
 from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
 from trpo_tf.export.bundle.model_card import CARD_FILE
@@ -334,29 +344,11 @@ def step_of(next_state):
     return lambda observation, state, reset, noise: (tf.tanh(noise + observation[:, :2]), next_state(state))
 
 
-def one_episode_after_another(name, count=48):
-    """Inputs of steps in order, with a reset at every 12th, and what the policy's graph does along them."""
-    policy, spec = STATEFUL[name], STATEFUL[name].spec
-    rows = policy.visited if isinstance(policy.visited, dict) else {spec.observation[0].name: policy.visited}
-    inputs = {part: values[:count] for part, values in rows.items()} | {"reset": np.arange(count) % 12 == 0}
-    noise = draw_noise(spec.noise, count, np.random.default_rng(4))
-    session = open_session(converted(name))
-    state = {each.name: each.initial_rows(1) for each in spec.state}
-    actions = []
-    for step in range(count):
-        fed = {part: values[step : step + 1] for part, values in inputs.items()} | state
-        found = session.run(None, {**fed, "noise": noise[step : step + 1]})
-        answers = dict(zip([output.name for output in session.get_outputs()], found, strict=True))
-        actions.append(answers[spec.action.name][0])
-        state = {each.name: answers[each.next_name] for each in spec.state}
-    return inputs, noise, np.stack(actions)
-
-
 @pytest.mark.parametrize("where", [sanitized, on_the_board])
 @pytest.mark.parametrize("name", STATEFUL)
 def test_c_carries_its_state_from_whatever_memory_held_before(name, where, tmp_path):
     spec = STATEFUL[name].spec
-    inputs, noise, actions = one_episode_after_another(name)
+    inputs, noise, actions = one_episode_after_another(STATEFUL[name])
     sources = c_sources(converted(name), spec)
     found = where(sources, spec, inputs, noise, tmp_path)
     assert agree(found if where is sanitized else found.actions, actions)

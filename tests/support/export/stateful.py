@@ -13,7 +13,10 @@ from trpo_tf.export.parity.reference.evidence import make_reference_cases
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
-from trpo_tf.serving.runtime.observations import Observation
+from trpo_tf.serving.bundle.specs import RESET
+from trpo_tf.serving.runtime.observations import Observation, by_name
+from trpo_tf.serving.runtime.onnx_runtime import open_session
+from trpo_tf.serving.runtime.policy import draw_noise
 
 RNG = np.random.default_rng(5)
 
@@ -239,3 +242,21 @@ def reference_cases(name: str) -> ReferenceCases:
     spec, outputs = policy.spec, all_outputs(policy.function, policy.spec)
     manifest = Manifest(name, spec.observation, spec.action, spec.noise, state=spec.state)
     return make_reference_cases(of_inputs(policy.function, spec), outputs, manifest, policy.evidence, converted(name))
+
+
+def one_episode_after_another(policy: Stateful, count: int = 48) -> tuple[dict[str, Any], Any, Any]:
+    """Inputs and noise of steps in order, with a reset at every 12th, and what the policy's graph does along them."""
+    spec = policy.spec
+    inputs = {part: values[:count] for part, values in by_name(policy.visited, spec.observation[0].name).items()}
+    inputs |= {RESET: np.arange(count) % 12 == 0}
+    noise = draw_noise(spec.noise, count, np.random.default_rng(4))
+    session = open_session(convert_policy(policy.function, spec))
+    state = {each.name: each.initial_rows(1) for each in spec.state}
+    actions = []
+    for step in range(count):
+        fed = {part: values[step : step + 1] for part, values in inputs.items()} | state
+        found = session.run(None, {**fed, spec.noise.name: noise[step : step + 1]})
+        answers = dict(zip([output.name for output in session.get_outputs()], found, strict=True))
+        actions.append(answers[spec.action.name][0])
+        state = {each.name: answers[each.next_name] for each in spec.state}
+    return inputs, noise, np.stack(actions)
