@@ -31,6 +31,9 @@ def _lines(manifest: Manifest) -> Iterator[str]:
             *(("state", spec.name, spec.dtype, str(list(spec.shape)), "") for spec in manifest.state),
         ],
     )
+    if manifest.mask:
+        yield f"\n`{manifest.mask}` tells which actions are legal. It has a number for each option, those of several"
+        yield "choices side by side; 0 or false forbids the option. The policy never answers a forbidden one."
     if manifest.state:
         yield "\nIt remembers: each step takes the state, and `reset`, true where an episode starts. It answers"
         yield "the next state, by the state's name with `next_` before it, which is the state of the next step."
@@ -58,7 +61,9 @@ def _made(config: Any) -> Iterator[str]:
     settings = config.get("environment") if isinstance(config, dict) else None
     if not isinstance(settings, dict):
         return
-    shown = {name: ", ".join(value) if isinstance(value, list | tuple) else value for name, value in settings.items()}
+    # "auto" is the default of a setting that has one, and the others are empty.
+    given = {name: value for name, value in settings.items() if value != "auto"}
+    shown = {name: ", ".join(value) if isinstance(value, list | tuple) else value for name, value in given.items()}
     if any(shown.values()):
         yield f"The environment was made with {', '.join(f'{name} {value}' for name, value in shown.items() if value)}."
 

@@ -115,6 +115,7 @@ def _new_manifest(outputs: Outputs, spec: PolicySpec, form: GraphForm, contents:
         provenance=contents.get("provenance") or {},
         statistics={name: value for name, value in statistics.items() if len(value.mean) <= MOST_STATISTICS},
         state=spec.state,
+        mask=spec.mask,
     )
 
 

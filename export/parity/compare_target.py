@@ -10,6 +10,7 @@ from trpo_tf.export.parity.compare import Agreement, compare_cases, compare_retu
 from trpo_tf.export.parity.proof import Proof
 from trpo_tf.export.parity.quantization_error import action_error, output_error
 from trpo_tf.export.parity.reference.answers import Answered, Reference, flat
+from trpo_tf.export.parity.reference.legal_actions import check_legal
 from trpo_tf.export.parity.reference.recurrent import Recurrent
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.parity.reference.soundness import check_bounds
@@ -38,7 +39,8 @@ def compare_target(
     Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
     outside their bounds, and further outputs that differ.
     """
-    bounded, compared = _bounded(actor, reference_cases.action), further if exact else None
+    bounded = _bounded(actor, reference_cases.action, reference_cases.mask)
+    compared = further if exact else None
     reference = reference_cases.reference
     try:
         groups = [compare_cases(bounded, reference_cases.cases(exact=exact, noise=False), compared)]
@@ -51,7 +53,7 @@ def compare_target(
         player: Actor | Recurrent = bounded
         if step is not None and reference.recurrent is not None:
             spec = reference.recurrent.spec
-            step = _bounded_step(step, spec.action)
+            step = _bounded_step(step, spec)
             player = Recurrent(step, spec)
             for noisy in (False, True)[: 1 + samples]:
                 golden = reference_cases.sequences(exact=exact, noise=noisy)
@@ -70,8 +72,8 @@ def compare_target(
     return Proof(exact, cases, visited, returns, decided, errors, sequences)
 
 
-def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
-    """Check the bounds of the actor's actions at each call."""
+def _bounded(actor: Actor, action: ArraySpec | None, mask: str | None) -> Actor:
+    """Check the bounds of the actor's actions at each call, and that their masks allow them."""
     if action is None:
         return actor
 
@@ -79,17 +81,19 @@ def _bounded(actor: Actor, action: ArraySpec | None) -> Actor:
         actions = actor(observations, noise)
         if actions.shape[1:] == action.shape:
             check_bounds(actions, action)
+            check_legal(actions, observations, mask, action)
         return actions
 
     return act
 
 
-def _bounded_step(step: Answers, action: ArraySpec) -> Answers:
-    """Check the bounds of the actions among the answers at each call."""
+def _bounded_step(step: Answers, spec: PolicySpec) -> Answers:
+    """Check the bounds of the actions among the answers at each call, and that their masks allow them."""
 
     def answers(inputs: Observation, noise: Array) -> dict[str, Array]:
         found = step(inputs, noise)
-        check_bounds(found[action.name], action)
+        check_bounds(found[spec.action.name], spec.action)
+        check_legal(found[spec.action.name], inputs, spec.mask, spec.action)
         return found
 
     return answers

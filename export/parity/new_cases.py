@@ -8,8 +8,9 @@ import numpy as np
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import compare_cases, compare_sequences
 from trpo_tf.export.parity.reference.answers import Answered, Reference, in_batches
-from trpo_tf.export.parity.reference.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.reference.cases import far_rows, with_tails
 from trpo_tf.export.parity.reference.evidence import answerable, sequence_cases
+from trpo_tf.export.parity.reference.legal_actions import check_legal, policy_cases
 from trpo_tf.export.parity.reference.recurrent import Recurrent, fresh
 from trpo_tf.export.parity.reference.rounding import Rounding, along_sequences
 from trpo_tf.export.parity.reference.soundness import BATCHES, check_actions, check_bounds, check_rows
@@ -41,7 +42,7 @@ def compare_on_new_cases(
     """
     rng, spec = np.random.default_rng(seed), spec_of(manifest)
     chosen = rng.choice(batch_size(visited), min(_VISITED, batch_size(visited)), replace=False)
-    observations = observation_cases(spec.observation, take(visited, chosen), rng)
+    observations = policy_cases(spec, take(visited, chosen), rng)
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
     if manifest.graph.noise == "none":
         noise = np.zeros_like(noise)
@@ -57,7 +58,7 @@ def compare_on_new_cases(
         for seen, drawn in ((observations, np.zeros_like(noise)), (noisy, noise)):
             cases = reference.answered_one_by_one(seen, drawn).with_margins()
             name = "onnx"
-            check_actions(cases, spec.action)
+            check_actions(cases, spec)
             check_rows(reference, cases, BATCHES)
             for name, actor in actors.items():
                 _compare(name, actor, cases, manifest, steps.get(name))
@@ -74,7 +75,9 @@ def _reference(bundle: Path, manifest: Manifest, actor: Actor, step: Answers | N
 
 def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest, step: Answers | None) -> None:
     if not TARGETS[name].exact:
-        check_bounds(actor(cases.observations, cases.noise), manifest.action)
+        actions = actor(cases.observations, cases.noise)
+        check_bounds(actions, manifest.action)
+        check_legal(actions, cases.observations, manifest.mask, manifest.action)
         return
     found = compare_cases(actor, in_batches(cases), step)
     if not found.complete:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.parity.reference.answers import TIE, Answered, choices
+from trpo_tf.export.parity.reference.answers import NO_OPTION, TIE, Answered, choices
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE
@@ -44,6 +44,8 @@ def _regret(actions: Array, visited: Answered) -> NDArray[np.float64]:
     assert visited.scores is not None
     scores = visited.scores.reshape(len(visited), -1, visited.scores.shape[-1]).astype(np.float64)
     lost = scores.max(axis=-1, keepdims=True) - scores  # of each choice
+    # A constant answer may be illegal; it then loses as much as the worst that is legal.
+    lost = np.minimum(lost, np.where(scores > NO_OPTION, lost, 0.0).max(axis=-1, keepdims=True))
     chosen = np.clip(choices(actions, visited), 0, scores.shape[-1] - 1)[..., np.newaxis]
     found = np.take_along_axis(lost, chosen, axis=-1)[..., 0].mean(axis=0)
     constant = lost.mean(axis=0).min(axis=-1)

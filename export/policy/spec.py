@@ -15,18 +15,23 @@ from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.arguments import expect, expect_count
-from trpo_tf.serving.bundle.specs import NOISE_INPUTS, carried_inputs, next_outputs
+from trpo_tf.serving.bundle.specs import NOISE_INPUTS, carried_inputs, mask_fault, next_outputs
 from trpo_tf.serving.runtime.observations import structured
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """The arrays of an observation, action and noise of a policy, and of its state, without the batch dimension."""
+    """The arrays of an observation, action and noise of a policy, and of its state, without the batch dimension.
+
+    `mask` names the part of the observation that tells which actions are legal, if one does: it has a number for each
+    option of each choice, side by side, and 0 or false forbids that option.
+    """
 
     observation: tuple[ArraySpec, ...]
     action: ArraySpec
     noise: NoiseSpec
     state: tuple[StateSpec, ...] = ()
+    mask: str | None = None
 
     def __post_init__(self) -> None:
         """Raise `ExportError` naming the field that is not an array spec."""
@@ -45,6 +50,8 @@ class PolicySpec:
             expect(each, StateSpec, wanted, ExportError)
         object.__setattr__(self, "observation", tuple(self.observation))
         object.__setattr__(self, "state", tuple(self.state))
+        if fault := mask_fault(self.mask, self.observation, self.action):
+            raise ExportError(f"mask must be {fault}")
         names = [self.noise.name, *(array.name for array in (self.action, *self.step_inputs, *self.next_state))]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
@@ -135,7 +142,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def spec_of(manifest: Manifest) -> PolicySpec:
     """Return the arrays that a manifest declares."""
-    return PolicySpec(manifest.observation, manifest.action, manifest.noise, manifest.state)
+    return PolicySpec(manifest.observation, manifest.action, manifest.noise, manifest.state, manifest.mask)
 
 
 def tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:

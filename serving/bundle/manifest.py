@@ -39,7 +39,8 @@ class Manifest:
 
     `observation` has an entry for each array that the policy takes. `files` maps a relative POSIX path to its entry.
     `statistics` has the training statistics by input name, for the inputs whose statistics are known. `state` has an
-    entry for each array that the policy carries from a step to the next.
+    entry for each array that the policy carries from a step to the next. `mask` names the part of the observation that
+    tells which actions are legal, if one does.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     state: tuple[StateSpec, ...] = ()
+    mask: str | None = None
 
     @cached_property
     def step_inputs(self) -> tuple[ArraySpec, ...]:
@@ -84,7 +86,7 @@ class Manifest:
         document: dict[str, Any] = {"format": FORMAT, "format_version": version, **asdict(self)}
         for spec in (*document["observation"], document["action"], *document["graph"]["outputs"]):
             spec["low"], spec["high"] = fields.bound_to_json(spec["low"]), fields.bound_to_json(spec["high"])
-        for key in ("state", "statistics"):
+        for key in ("state", "statistics", "mask"):
             if not document[key]:
                 del document[key]
         text = json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
@@ -121,6 +123,7 @@ class Manifest:
             parity={FORMER_TARGETS.get(name, name): each for name, each in fields.any_json(document, "parity").items()},
             statistics=fields.statistics(document, observation),
             state=state,
+            mask=fields.mask(document, observation, action),
         )
 
 

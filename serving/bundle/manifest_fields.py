@@ -19,6 +19,7 @@ from trpo_tf.serving.bundle.specs import (
     StateSpec,
     Statistics,
     is_text,
+    mask_fault,
 )
 from trpo_tf.serving.errors import BundleError
 
@@ -137,6 +138,14 @@ def _state_spec(document: dict[str, Any], key: str) -> StateSpec:
         f"a finite number of {dtype} (true or false for bool), or a list with one for each element of shape",
     )
     return StateSpec(value["name"], dtype, shape, tuple(initial) if several else initial)  # type: ignore[arg-type]
+
+
+def mask(document: dict[str, Any], observation: tuple[ArraySpec, ...], action: ArraySpec) -> str | None:
+    """Read the name of the input that tells which actions are legal; None if the manifest has no such field."""
+    value = document.get("mask")
+    fault = mask_fault(value, observation, action)
+    check(fault is None, "mask", str(fault))
+    return value
 
 
 def graph_spec(document: dict[str, Any]) -> GraphSpec:

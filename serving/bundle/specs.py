@@ -118,6 +118,30 @@ def next_outputs(state: tuple[StateSpec, ...]) -> tuple[ArraySpec, ...]:
     return tuple(ArraySpec(spec.next_name, spec.dtype, spec.shape) for spec in state)
 
 
+def option_counts(action: ArraySpec) -> NDArray[np.int64]:
+    """Return the number of options of each choice of a discrete action, in row-major order."""
+    low, high = action.bounds()
+    return np.asarray((high - low).ravel().astype(np.int64) + 1)
+
+
+def mask_fault(mask: Any, observation: tuple[ArraySpec, ...], action: ArraySpec) -> str | None:
+    """Say what `mask` must be if it can't tell which actions are legal; None if it is a mask, or None.
+
+    A mask is a part of the observation, one of several, with a number for each option of each choice, side by side.
+    """
+    if mask is None:
+        return None
+    found = next((part for part in observation if part.name == mask), None)
+    if found is None or len(observation) == 1:
+        return f"the name of one of several parts of the observation, not {mask!r}"
+    if np.dtype(action.dtype).kind not in "iu" or not np.isfinite(action.bounds()).all():
+        return f"None: an action of {action.dtype} without bounds for its choices has no options to mask"
+    options = int(option_counts(action).sum())
+    if found.shape != (options,):
+        return f"a part of shape [{options}], for each option of each choice, not {list(found.shape)}"
+    return None
+
+
 @dataclass(frozen=True)
 class GraphSpec:
     """Properties of the graph beyond its observation and action.

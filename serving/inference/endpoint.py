@@ -9,7 +9,7 @@ from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.catalog import Model
 from trpo_tf.serving.runtime.not_finite import NotFiniteError
-from trpo_tf.serving.runtime.observation_bounds import bounds_check
+from trpo_tf.serving.runtime.observation_bounds import observation_check
 
 
 class InferenceEndpoint:
@@ -25,7 +25,7 @@ class InferenceEndpoint:
         """Prepare the checks and metrics. `protocol` is "http" or "grpc", the label of metrics."""
         self.model, self.policy, self.options = model, model.policy, options
         self.series = metrics.series(model, protocol)
-        self._check = bounds_check(model.policy.manifest.observation, options.out_of_bounds)
+        self._check = observation_check(model.policy.manifest, options.out_of_bounds)
         self._watch = metrics.watch(model, protocol).asked
 
     def admit(self, request: InferRequest) -> InferRequest:

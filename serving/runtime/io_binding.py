@@ -3,13 +3,15 @@
 A call then allocates nothing but its result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, StateSpec
+from trpo_tf.serving.runtime.action_masks import mask_check
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 
@@ -31,7 +33,8 @@ class BoundGraph:
         """Return the action for one observation and noise [1, k]; noise None means the deterministic action.
 
         Returns None unless the observation consists of finite arrays of the declared dtypes and shapes, and the noise
-        fits the graph's noise input. Raises `FloatingPointError` if the action is not finite.
+        fits the graph's noise input. Raises `FloatingPointError` if the action is not finite, and `ValueError` for a
+        mask that allows no action.
         """
         try:
             row = self._idle.pop()
@@ -55,6 +58,7 @@ class BoundRow:
         self._session, graph, noise, action = session, manifest.graph, manifest.noise, manifest.action
         observation = {spec.name: zeros(spec) for spec in manifest.observation}
         self._observation = {name: Buffer(array[0, ...]) for name, array in observation.items()}
+        self._check_mask = checker(manifest, observation)
         self._noise, self._zero_noise, self._rows = Buffer(zeros(noise)), zeros(noise), zeros(action)
         self._action = Buffer(self._rows[0, ...])
         self._answer = copier(self._action.array)
@@ -79,16 +83,20 @@ class BoundRow:
         return self._answer()
 
     def take(self, observation: Any) -> bool:
-        """Copy an observation into the buffers; return whether its arrays are finite and as declared."""
+        """Copy an observation into the buffers; return whether its arrays are finite and as declared.
+
+        Raises `ValueError` for a mask that allows no action.
+        """
         buffers = self._observation
         if len(buffers) == 1:
             (buffer,) = buffers.values()
             return buffer.take(observation) and buffer.is_finite()
         if type(observation) is not dict:
             return False
-        for name, buffer in buffers.items():  # noqa: SIM110 (a generator takes as long as the copies)
+        for name, buffer in buffers.items():
             if not (buffer.take(observation.get(name)) and buffer.is_finite()):
                 return False
+        self._check_mask()
         return True
 
     def _bind(self, inputs: dict[str, Array], output: str) -> onnxruntime.IOBinding:
@@ -130,6 +138,13 @@ class Buffer:
 def copier(array: Array) -> Callable[[], Any]:
     """Return a function that copies `array`; it returns a scalar if the array has no dimension."""
     return array.copy if array.ndim else lambda: array[()]
+
+
+def checker(manifest: Manifest, observation: Mapping[str, Array]) -> Callable[[], None]:
+    """Return the check of the mask in buffers [batch, ...] by name; it does nothing for a policy without mask."""
+    if manifest.mask is None:
+        return lambda: None
+    return partial(mask_check(manifest.mask, manifest.action), observation[manifest.mask])
 
 
 def zeros(spec: ArraySpec | NoiseSpec | StateSpec, rows: int = 1) -> Array:

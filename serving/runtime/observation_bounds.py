@@ -1,14 +1,31 @@
-"""Handling of observations outside the observation space: reject, clip, or allow."""
+"""Handling of observations outside the observation space: reject, clip, or allow; and of masks without an action."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec
+from trpo_tf.serving.runtime.action_masks import mask_check
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name, structured
 
 Bounded = Callable[[Observation], Observation]
+
+
+def observation_check(manifest: Manifest, mode: str) -> Bounded | None:
+    """Return the `bounds_check` of a policy; in every mode it raises `ValueError` for a mask that allows no action."""
+    bounded, mask = bounds_check(manifest.observation, mode), manifest.mask
+    if mask is None:
+        return bounded
+    check_mask = mask_check(mask, manifest.action)
+
+    def check(observations: Observation) -> Observation:
+        checked = observations if bounded is None else bounded(observations)
+        check_mask(by_name(checked, mask)[mask])
+        return checked
+
+    return check
 
 
 def bounds_check(specs: Sequence[ArraySpec], mode: str) -> Bounded | None:

@@ -15,6 +15,7 @@ from trpo_tf.serving.bundle.onnx_check import check_model
 from trpo_tf.serving.bundle.signing import signed_copy
 from trpo_tf.serving.bundle.specs import RESET, ArraySpec, NoiseSpec, StateSpec
 from trpo_tf.serving.errors import BundleError
+from trpo_tf.serving.runtime.action_masks import mask_check
 from trpo_tf.serving.runtime.io_binding import BoundGraph
 from trpo_tf.serving.runtime.not_finite import check_finite
 from trpo_tf.serving.runtime.observations import (
@@ -57,6 +58,7 @@ class Policy:
             raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
         _check_graph(self._session, manifest)
         self._bound = BoundGraph(self._session, manifest)
+        self._check_mask = mask_check(manifest.mask, manifest.action) if manifest.mask else None
         self._takes_one = manifest.graph.batch in (None, 1) and not manifest.state
 
     def act(
@@ -75,8 +77,8 @@ class Policy:
             rng: random generator for the sample; a new one if absent.
 
         Raises:
-            ValueError: wrong shape, dtype or batch size, a value that is not finite, a sample from a graph that has no
-                noise input, or a policy with state.
+            ValueError: wrong shape, dtype or batch size, a value that is not finite, a mask that allows no action, a
+                sample from a graph that has no noise input, or a policy with state.
             FloatingPointError: the action is not finite.
         """
         noise = None if deterministic else self._draw(1, rng)
@@ -150,14 +152,16 @@ class Policy:
 
         Other outputs are not computed.
 
-        Raises `ValueError` for a batch size or noise that the graph doesn't accept, and `NotFiniteError` if an output
-        is not finite.
+        Raises `ValueError` for a batch size or noise that the graph doesn't accept, or a mask that allows no action.
+        Raises `NotFiniteError` if an output is not finite.
         """
         manifest, rows = self.manifest, batch_size(observations)
         graph = manifest.graph
         if graph.batch is not None and graph.batch != rows:
             raise ValueError(f"the policy was exported for batches of {graph.batch}, not {rows}")
         feeds = by_name(observations, manifest.observation[0].name)
+        if self._check_mask is not None and manifest.mask is not None:
+            self._check_mask(feeds[manifest.mask])
         if noise is None and graph.noise == "required":
             noise = np.zeros((rows, *manifest.noise.shape), manifest.noise.dtype)
         if noise is not None:

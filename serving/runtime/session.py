@@ -7,7 +7,7 @@ import numpy as np
 from trpo_tf.serving.arguments import expect_count
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import RESET
-from trpo_tf.serving.runtime.io_binding import Buffer, copier, zeros
+from trpo_tf.serving.runtime.io_binding import Buffer, checker, copier, zeros
 from trpo_tf.serving.runtime.observations import Array, by_name
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
 from trpo_tf.serving.runtime.policy import as_observations, draw_noise
@@ -33,6 +33,7 @@ class Session:
         self._inputs = {spec.name: zeros(spec, rows) for spec in manifest.observation}
         self._noise, self._starts = zeros(manifest.noise, rows), np.ones(rows, np.bool_)
         self._observation = {name: self._buffer(array) for name, array in self._inputs.items()}
+        self._check_mask = checker(manifest, self._inputs)
         self._action = self._buffer(zeros(manifest.action, rows))
         self._states = [{spec.name: Buffer(zeros(spec, rows)) for spec in manifest.state} for _ in range(2)]
         self._turn = 0
@@ -77,6 +78,7 @@ class Session:
             self._noise[...] = 0
         if not self._take(observation):
             self._convert(observation)
+        self._check_mask()
         self._session.run_with_iobinding(bindings[self._turn])
         if not self._action.is_finite():
             raise FloatingPointError("the action is not finite; check the observation against its bounds")

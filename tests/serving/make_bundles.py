@@ -131,6 +131,23 @@ def recurrent(folder: Path) -> None:
     write_bundle(act, spec, folder, name="recurrent", targets=("onnx",))
 
 
+def masked(folder: Path) -> None:
+    """It has a mask of legal actions, of one choice of three options and one of two."""
+    weight = layer(np.random.default_rng(6), 2, 5)
+
+    def act(observation, noise):
+        scores = tf.where(observation["action_mask"] != 0, weight(observation["obs"]) + noise, tf.float32.min)
+        return tf.stack([tf.argmax(scores[:, :3], axis=-1), tf.argmax(scores[:, 3:], axis=-1)], axis=1)
+
+    spec = PolicySpec(
+        (ArraySpec("action_mask", "int8", (5,), 0, 1), ArraySpec("obs", "float32", (2,), -3, 3)),
+        ArraySpec("action", "int64", (2,), 0, (2, 1)),
+        NoiseSpec("gumbel", (5,)),
+        mask="action_mask",
+    )
+    write_bundle(act, spec, folder, name="masked", targets=("onnx",))
+
+
 def keep_golden_cases(folder: Path, count: int) -> None:
     """Leave the first of a bundle's golden cases, where all of them would take half a megabyte."""
     with np.load(folder / GOLDEN_FILE) as cases:
@@ -147,6 +164,7 @@ MAKERS = {
     "wide": wide,
     "remembering": remembering,
     "recurrent": recurrent,
+    "masked": masked,
 }
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ import keras
 import numpy as np
 
 from trpo_tf.config.settings import PolicyConfig
-from trpo_tf.policies.encoders import Encoder
+from trpo_tf.policies.encoders import Encoder, MaskedInputs
+from trpo_tf.policies.heads.discrete import MaskableHead
 from trpo_tf.policies.heads.head import Head
 from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.bundle.specs import option_counts
 from trpo_tf.updates.local_problem import Rows
 
 OBSERVATIONS = 3
@@ -22,7 +24,12 @@ ACTIONS = {
     "bernoulli": ArraySpec("action", "int8", (3,), 0, 1),
     "gaussian": ArraySpec("action", "float32", (2,), -1.0, 1.0),
     "state-dependent": ArraySpec("action", "float32", (2,), -1.0, 1.0),
+    "masked": ArraySpec("action", "int64", (), 0, 3),
+    "masked-choices": ArraySpec("action", "int64", (2, 2), (0, 0, 0, 1), (1, 2, 3, 2)),
 }
+
+MASKED = ("masked", "masked-choices")
+"""Kinds with a mask of legal actions in each row."""
 
 SAMPLES = {
     "categorical": lambda rng, count: rng.integers(0, 4, count),
@@ -34,7 +41,19 @@ SAMPLES = {
 
 
 def head_of(kind: str) -> Head:
-    return make_head(ACTIONS[kind], PolicyConfig(initial_log_std=-0.3, state_dependent_std=kind == "state-dependent"))
+    settings = PolicyConfig(initial_log_std=-0.3, state_dependent_std=kind == "state-dependent")
+    return make_head(ACTIONS[kind], settings, masked=kind in MASKED)
+
+
+def make_masks(action: ArraySpec, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Masks [count, n] with one legal option or more of each choice; of the first row's choices, one alone."""
+    masks = []
+    for options in option_counts(action):
+        rank = rng.permuted(np.tile(np.arange(options), (count, 1)), axis=1)
+        legal = rng.integers(1, options + 1, (count, 1))
+        legal[0] = 1
+        masks.append(rank < legal)
+    return np.concatenate(masks, axis=1)
 
 
 @contextlib.contextmanager
@@ -64,8 +83,15 @@ def make_theta(policy: Policy, dtype: str = "float64", *, seed: int = 0) -> np.n
 
 
 def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int = 0) -> Rows:
-    rng = np.random.default_rng(seed)
-    sample = SAMPLES[kind](rng, count).astype(dtype if ACTIONS[kind].dtype == "float32" else "int64")
+    rng, inputs = np.random.default_rng(seed), None
+    if kind in MASKED:
+        legal, head = make_masks(ACTIONS[kind], count, rng), head_of(kind)
+        assert isinstance(head, MaskableHead)
+        sample = head.legal_samples(legal, 1, rng)[:, 0]
+        inputs = MaskedInputs(rng.normal(size=(count, OBSERVATIONS)).astype(dtype), legal)
+    else:
+        sample = SAMPLES[kind](rng, count).astype(dtype if ACTIONS[kind].dtype == "float32" else "int64")
     weight = (rng.random(count) > 0.2).astype(dtype)
-    inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
+    if inputs is None:
+        inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
     return Rows(inputs, sample, rng.normal(size=count).astype(dtype), weight)

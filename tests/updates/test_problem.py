@@ -10,7 +10,7 @@ from trpo_tf.updates.compiled_update import EntropyTerm, compile_update
 from trpo_tf.updates.local_problem import LocalProblem, kl_divergence
 from trpo_tf.updates.result import UpdateStatus
 
-KINDS = ["categorical", "gaussian", "state-dependent"]
+KINDS = ["categorical", "gaussian", "state-dependent", "masked-choices"]
 
 
 def setting(kind):

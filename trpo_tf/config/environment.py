@@ -8,6 +8,8 @@ from typing import Any
 
 from trpo_tf.errors import UserError
 
+ACTION_MASKS = ("auto", "info", "method", "off")
+
 _WRAPPER = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(\{.*\})?", re.DOTALL)
 
 
@@ -20,12 +22,14 @@ class Environment:
         env_kwargs: constructor arguments, a JSON object.
         max_episode_steps: time limit; 0 for the registered one.
         env_wrapper: wrappers, innermost first: `module:Class`, then their arguments as a JSON object, if any.
+        action_mask: where the mask of legal actions comes from, one of `ACTION_MASKS`.
     """
 
     env_id: str
     env_kwargs: str = ""
     max_episode_steps: int = 0
     env_wrapper: tuple[str, ...] = ()
+    action_mask: str = ACTION_MASKS[0]
 
     @classmethod
     def of(cls, environment: "str | Environment") -> "Environment":
@@ -44,7 +48,8 @@ class Environment:
         if not isinstance(env_id, str):
             return None
         try:
-            return cls(env_id, own["env_kwargs"], int(own["max_episode_steps"]), tuple(own["env_wrapper"]))
+            wrappers, mask = tuple(own["env_wrapper"]), str(own.get("action_mask", ACTION_MASKS[0]))
+            return cls(env_id, own["env_kwargs"], int(own["max_episode_steps"]), wrappers, mask)
         except (KeyError, TypeError, ValueError):
             return cls(env_id)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import UseAppendAction, arg
 
-from trpo_tf.config.environment import Environment, as_json
+from trpo_tf.config.environment import ACTION_MASKS, Environment, as_json
 from trpo_tf.config.recurrent_memory import parse_memory
 from trpo_tf.config.setting_checks import check_types, require, require_one_of
 
@@ -27,6 +27,9 @@ class EnvironmentConfig:
     """steps after which an episode is truncated; 0: the registered limit, if there is one"""
     env_wrapper: UseAppendAction[tuple[str, ...]] = ()
     """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
+    action_mask: str = "auto"
+    """where the mask of legal actions comes from: auto (the observation's key action_mask, if there is one), info (the
+    same key of info), method (the environment's action_masks()), or off (no mask; such a key is observed)"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -34,6 +37,7 @@ class EnvironmentConfig:
         check_types(self)
         object.__setattr__(self, "env_wrapper", tuple(self.env_wrapper))
         require(self.max_episode_steps >= 0, "max_episode_steps", "at least 0")
+        require_one_of(self.action_mask, "action_mask", ACTION_MASKS)
         made = Environment("", self.env_kwargs, self.max_episode_steps, self.env_wrapper)
         _ = made.arguments, made.wrappers
 

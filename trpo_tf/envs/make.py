@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec, find_highest_version
 
 from trpo_tf.config.environment import Environment
+from trpo_tf.envs.action_mask import LegalActions, mask_source
 from trpo_tf.envs.atari import ATARI_ARGUMENTS, is_atari, preprocess_atari, register_atari
 from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
@@ -27,16 +28,19 @@ def make_env(
     *,
     limit_ends: bool = False,
     time_feature: bool = False,
+    masked: bool = False,
     checked: bool = True,
     **arguments: Any,
 ) -> gym.Env[Any, Any]:
     """Make one environment; further `arguments` go to its constructor.
 
     Ids in `ALE/` get Atari's standard preprocessing. With `limit_ends` an episode that reaches the time limit has
-    terminated, and with `time_feature` the steps left are observed as well. Unless `checked` is off, observations,
-    rewards and flags are checked against the spaces. Raises `UserError` for an id that Gymnasium can't make,
-    or an observation space that isn't supported. With either of the two it also raises it for an environment without a
-    time limit.
+    terminated, and with `time_feature` the steps left are observed as well. `masked` is for a policy that needs a mask
+    of legal actions, from `info` if no setting says otherwise. Unless `checked` is off, observations, rewards and flags
+    are checked against the spaces.
+
+    Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or with
+    `limit_ends` or `time_feature` for an environment without a time limit.
     """
     made = Environment.of(environment)
     env_id = made.env_id
@@ -54,6 +58,8 @@ def make_env(
             env = preprocess_atari(env)
         for module, wrapper, options in made.wrappers:
             env = _wrapper(module, wrapper)(env, **options)
+    if source := mask_source(made.action_mask, env, masked=masked):
+        env = LegalActions(env, source)
     if limit_ends or time_feature:
         env = (TimeFeature if time_feature else LimitEnds)(env)
     return CheckedEnv(env, observation_spec(env.observation_space), env_id) if checked else env

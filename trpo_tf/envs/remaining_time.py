@@ -8,7 +8,7 @@ right if the limit counts as an interruption. Advantages then add the value of t
 et al. 2018).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -17,9 +17,9 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from trpo_tf.envs.spaces import parts_of_dict
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.runtime.observations import ROOT
 
 LOG_STEPS_LEFT = "log_steps_left"
 """Name of the policy's input: ln(1 + steps left) of each observation. A logarithm tells the last steps apart."""
@@ -62,7 +62,7 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
         """Raise `UserError` if `env` has no time limit, or an observation of the feature's name."""
         super().__init__(env)
         self._clock = _time_limit(env)
-        parts = _parts(env.observation_space)
+        parts = parts_of_dict(env.observation_space)
         if LOG_STEPS_LEFT in parts:
             raise UserError(f"the environment has an observation {LOG_STEPS_LEFT!r} itself, which the policy needs")
         self.observation_space = Dict(_joined(parts, Box(0.0, np.log1p(_limit(self._clock)), (1,), np.float32)))
@@ -79,7 +79,7 @@ class TimeFeature(gym.Wrapper[Any, Any, Any, Any]):
 
     def _with_time(self, observation: Any) -> dict[str, Any]:
         left = _limit(self._clock) - int(self._clock._elapsed_steps or 0)
-        return _joined(_parts(observation), np.log1p([left], dtype=np.float32))
+        return _joined(parts_of_dict(observation), np.log1p([left], dtype=np.float32))
 
 
 class VectorLimitEnds:
@@ -134,10 +134,6 @@ def _time_limit(env: gym.Env[Any, Any]) -> Any:
 
 def _limit(clock: Any) -> int:
     return int(clock._max_episode_steps)
-
-
-def _parts(observation: Any) -> dict[str, Any]:
-    return dict(observation.items()) if isinstance(observation, Mapping) else {ROOT: observation}
 
 
 def _joined(parts: dict[str, Any], time: Any) -> dict[str, Any]:

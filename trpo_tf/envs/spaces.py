@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,21 @@ from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.manifest_fields import bound_to_json
 from trpo_tf.serving.bundle.specs import Bound
-from trpo_tf.serving.runtime.observations import leaves_of
+from trpo_tf.serving.runtime.observations import ROOT, leaves_of
 
-_KINDS = (gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+
+class ActionMask(gym.spaces.Box):
+    """Space of a mask of legal actions: 1 or true for each legal option; options of several choices stand in a row."""
+
+    def __init__(self, size: int, dtype: Any) -> None:
+        """Make the space of arrays [size] of this dtype."""
+        super().__init__(0, 1, (size,), dtype)
+
+
+MASK = ActionMask.__name__
+"""The kind of the part of an observation that is a mask, in `Spaces.kinds`."""
+
+_KINDS = (ActionMask, gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Spaces:
 
     Attributes:
         observation: the observation's arrays.
-        kinds: name of the Gymnasium space of each: `Box`, `Discrete`, `MultiDiscrete` or `MultiBinary`.
+        kinds: name of the space of each: `Box`, `Discrete`, `MultiDiscrete`, `MultiBinary` or `ActionMask`.
         action: the action's array.
         limit: the time limit of an episode in steps, 0 if there is none.
     """
@@ -43,6 +56,11 @@ class Spaces:
             action_spec(env.action_space),
             (env.spec.max_episode_steps if env.spec else None) or 0,
         )
+
+    @property
+    def mask(self) -> str | None:
+        """Name of the observation's array that tells which actions are legal, None if none does."""
+        return next((spec.name for spec, kind in zip(self.observation, self.kinds, strict=True) if kind == MASK), None)
 
     def to_json(self) -> str:
         """Return the spaces as JSON text; an infinite bound is written as null."""
@@ -86,6 +104,11 @@ def action_spec(space: gym.Space[Any]) -> ArraySpec:
     return _spec("action", space, "action")
 
 
+def parts_of_dict(observation: Any) -> dict[str, Any]:
+    """Return the parts of a Dict observation, or of its space, by key; anything else is the part `obs`."""
+    return dict(observation.items()) if isinstance(observation, Mapping) else {ROOT: observation}
+
+
 def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
     match space:
         case gym.spaces.Discrete():
@@ -94,6 +117,8 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
             first, last = space.start, space.start + space.nvec - 1
             return ArraySpec(name, space.dtype.name, space.shape, _bound(first), _bound(last))
         case gym.spaces.MultiBinary():
+            return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
+        case ActionMask():
             return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
         case gym.spaces.Box() if space.dtype.kind in "iuf" and 0 not in space.shape:
             return ArraySpec(name, space.dtype.name, space.shape, _bound(space.low), _bound(space.high))

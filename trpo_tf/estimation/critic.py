@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from trpo_tf.policies.encoders import without_mask
 from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.serving.runtime.observations import Observation
 from trpo_tf.solvers.adam import AdamState, adam
@@ -47,7 +48,7 @@ class ValueFunction:
         return self.network.flat()
 
     def _values(self, theta: Any, inputs: Any) -> Any:
-        output, _ = self.network.apply(self.network.split(theta), inputs)
+        output, _ = self.network.apply(self.network.split(theta), without_mask(inputs))
         return output[:, 0]
 
     def _fit(

@@ -88,7 +88,8 @@ def evaluate(
     expect(environment, str | Environment, "environment must be the id of a registered one", UserError)
     expect_count(episodes, "episodes", 1, UserError)
     expect_count(seed, "seed", 0, UserError)
-    env = make_env(environment, time_feature=observes_time(policy.manifest.observation))
+    masked = policy.manifest.mask is not None
+    env = make_env(environment, time_feature=observes_time(policy.manifest.observation), masked=masked)
     try:
         check_spaces(policy.manifest, env, str(environment))
         longest = longest or longest_episode(environment, _trained_for(policy), episodes)

@@ -92,7 +92,8 @@ def record(
         raise UserError("width must be 16 at least, max_seconds above 0 and finite")
     _choose_display()
     env_id = str(environment)
-    env = _rendering(environment, time_feature=observes_time(policy.manifest.observation))
+    timed, masked = observes_time(policy.manifest.observation), policy.manifest.mask is not None
+    env = _rendering(environment, time_feature=timed, masked=masked)
     try:
         check_spaces(policy.manifest, env, env_id)
         rate = _frames_per_second(env, env_id)
@@ -132,14 +133,14 @@ def _choose_display() -> None:
     os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "osmesa")
 
 
-def _rendering(environment: str | Environment, *, time_feature: bool) -> gym.Env[Any, Any]:
+def _rendering(environment: str | Environment, *, time_feature: bool, masked: bool) -> gym.Env[Any, Any]:
     """Make the environment in its render mode `rgb_array`. Raises `UserError` if it has none."""
-    plain = make_env(environment)
+    plain = make_env(environment, masked=masked)
     modes: Sequence[str] = plain.metadata.get("render_modes") or ()
     plain.close()
     if "rgb_array" not in modes:
         raise UserError(f"{environment} can't be recorded: its metadata has no render mode 'rgb_array'")
-    return make_env(environment, time_feature=time_feature, render_mode="rgb_array")
+    return make_env(environment, time_feature=time_feature, masked=masked, render_mode="rgb_array")
 
 
 def _frames_per_second(env: gym.Env[Any, Any], env_id: str) -> float:

@@ -14,7 +14,14 @@ def converted(policy: TrainedPolicy, name: str, config: Config | None = None) ->
     files = {MODEL_FILE: FileEntry.of(model)}
     origin = {} if config is None else {"config": config.to_dict()}
     return model, Manifest(
-        name, spec.observation, spec.action, spec.noise, files=files, provenance=origin, state=spec.state
+        name,
+        spec.observation,
+        spec.action,
+        spec.noise,
+        files=files,
+        provenance=origin,
+        state=spec.state,
+        mask=spec.mask,
     )
 
 

@@ -21,6 +21,7 @@ from trpo_tf.export.policy.spec import DEFAULT_FORM
 from trpo_tf.export.targets.table import DEFAULT_TARGETS
 from trpo_tf.exporting.in_process import converted
 from trpo_tf.exporting.provenance import provenance, statistics
+from trpo_tf.policies.encoders import without_mask
 from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack
 from trpo_tf.runs.folder import Run
 from trpo_tf.runs.layout import BUNDLES_FILE, bundles_of
@@ -118,7 +119,8 @@ def _value(run: Run) -> PolicyFunction:
 
     def value(seen: Any, _noise: Any) -> Any:
         parts = [tf.constant(part) for part in network.split_array(state.value_theta)]
-        inputs = learner.policy.encoder(learner.policy.encoder.normalizer(state.observation_moments), seen)
+        encoder = learner.policy.encoder
+        inputs = without_mask(encoder(encoder.normalizer(state.observation_moments), seen))
         return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
 
     return learner.policy.on_inputs(value)

@@ -15,6 +15,7 @@ from trpo_tf.learning.metrics import Metrics, estimate_metrics, progress_metrics
 from trpo_tf.learning.observation_statistics import with_observations
 from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, radius_or_coefficient
 from trpo_tf.learning.training_state import Purpose, TrainingState
+from trpo_tf.policies.encoders import MaskedInputs, without_mask
 from trpo_tf.policies.recurrence.sequences import Sequences, sequence_minibatches
 from trpo_tf.sampling.sampler import Experience, Sampled
 from trpo_tf.serving.runtime.observations import take
@@ -67,10 +68,12 @@ def objective(config: Config, learner: Learner, state: TrainingState, sampled: S
     if sampled.branches is None:
         return estimates
     rows = vine_rows(sampling, networks, sampled.branches, state.return_moments, estimates.return_moments)
-    if isinstance(estimates.rows.inputs, Sequences):
+    if isinstance(without_mask(estimates.rows.inputs), Sequences):
         # What led to a rollout's first state is the batch's own course.
         starts = np.repeat(sampled.branches.rows, sampled.branches.reward.shape[1]).astype(np.int32)
-        rows = rows._replace(inputs=estimates.rows.inputs._replace(rows=starts))
+        course = without_mask(estimates.rows.inputs)._replace(rows=starts)
+        masked = isinstance(rows.inputs, MaskedInputs)
+        rows = rows._replace(inputs=rows.inputs._replace(inputs=course) if masked else course)
     return estimates._replace(rows=rows)
 
 

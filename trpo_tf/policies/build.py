@@ -24,7 +24,7 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
     encoder = build_encoder(config, spaces, memory)
     recurrence = Recurrence(cell, encoder.observed_width, config.seed) if cell else None
     inputs = network_inputs(encoder, recurrence)
-    head = make_head(spaces.action, settings)
+    head = make_head(spaces.action, settings, masked=spaces.mask is not None)
     _check_activation(settings.activation)
     if head.noise.law != "normal":
         gaussian = {
@@ -44,7 +44,7 @@ def build_policy(config: Config, spaces: Spaces, network: keras.Model | None = N
             seed=config.seed,
         )
     check_shapes(network, inputs, head.inputs, "policy_network")
-    return Policy(encoder, network, head, spaces.observation, spaces.action, memory, recurrence)
+    return Policy(encoder, network, head, spaces.observation, spaces.action, memory, recurrence, spaces.mask)
 
 
 def build_memory(config: Config, spaces: Spaces) -> Memory | None:

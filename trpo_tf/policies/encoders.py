@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from trpo_tf.envs.spaces import MASK
 from trpo_tf.errors import UserError
 from trpo_tf.policies.running_stats import OBSERVATION_CLIP, Moments, Normalizer
 from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.bundle.specs import option_counts
 from trpo_tf.serving.runtime.observations import Observation, by_name
 
 _FIRST_CENTRED = 2.0**13
@@ -20,11 +22,24 @@ _SMALLEST_IMAGE = 16
 """Least height and width of an image, in pixels; smaller arrays are treated as numbers."""
 
 
+class MaskedInputs(NamedTuple):
+    """A network's inputs, and what the environment says of the actions."""
+
+    inputs: Any  # as `Encoder` has them
+    legal: Any  # bool [batch, n], the options of all choices side by side
+
+
+def without_mask(encoded: Any) -> Any:
+    """Return the networks' inputs of an encoded observation, which may have a mask."""
+    return encoded.inputs if isinstance(encoded, MaskedInputs) else encoded
+
+
 class Encoder:
     """Function from frozen statistics and an observation [batch, ...] to a network's inputs.
 
     The inputs are the concatenated numbers of all parts, float [batch, width], and each image, uint8 [batch, height,
-    width, channels]. If there are several inputs, they are a tuple. A recurrent policy's state is the last numbers.
+    width, channels]. If there are several inputs, they are a tuple. A recurrent policy's state is the last numbers. A
+    mask of legal actions is no input of networks: with one, the encoder gives `MaskedInputs`.
     """
 
     def __init__(
@@ -35,10 +50,11 @@ class Encoder:
         choices: Sequence[ArraySpec] = (),
         images: Sequence[ArraySpec] = (),
         state: Sequence[ArraySpec] = (),
+        mask: Sequence[ArraySpec] = (),
         offset: Sequence[float] = (),
         least_deviation: float = 0.0,
     ) -> None:
-        """Group the parts of the observation by their encoding.
+        """Group the parts of the observation by their encoding; at most one is a mask of legal actions.
 
         `normalized` numbers are standardised and clipped to +-10 deviations, `plain` ones are left unchanged. `choices`
         become one-hot vectors; the spec's bounds are the first and the last choice. The `offset`, one value per number,
@@ -47,6 +63,7 @@ class Encoder:
         the count of offsets is wrong.
         """
         self._normalized, self._choices, self._images, self._state = normalized, choices, images, state
+        self._mask = mask
         self._only = next(spec.name for group in (normalized, plain, choices, images) for spec in group)
         self.statistics = _size(normalized)
         self._numbers = (*normalized, *plain)
@@ -63,13 +80,13 @@ class Encoder:
     def __call__(self, normalizer: Normalizer, observation: Any) -> Any:
         """Return the network's inputs; numbers have the normaliser's float type."""
         inputs = self.observed(normalizer, observation)
-        if not self._state:
-            return inputs
-        state = [tf.cast(by_name(observation, self._only)[spec.name], inputs.dtype) for spec in self._state]
-        return tf.concat([inputs, *state], axis=-1)
+        if self._state:
+            state = [tf.cast(by_name(observation, self._only)[spec.name], inputs.dtype) for spec in self._state]
+            inputs = tf.concat([inputs, *state], axis=-1)
+        return self.with_mask(inputs, observation)
 
     def observed(self, normalizer: Normalizer, observation: Any) -> Any:
-        """Return the network's inputs without a recurrent policy's state."""
+        """Return the network's inputs without a recurrent policy's state, and without a mask."""
         parts, dtype = by_name(observation, self._only), normalizer.mean.dtype
         offsets = np.split(self._offset, _ends(self._numbers)[:-1])
         columns = [
@@ -83,6 +100,12 @@ class Encoder:
         inputs = [_side_by_side(columns)] if columns else []
         inputs += [_channels_last(parts[spec.name], spec) for spec in self._images]
         return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+    def with_mask(self, inputs: Any, observation: Any) -> Any:
+        """Return a network's inputs with the mask of the observation that they were made of, if that has one."""
+        for spec in self._mask:
+            return MaskedInputs(inputs, tf.cast(observation[spec.name], tf.bool))
+        return inputs
 
     @property
     def has_wide_numbers(self) -> bool:
@@ -126,10 +149,13 @@ def make_encoder(
     least_deviation: float = 0.0,
 ) -> Encoder:
     """Return the encoder of an observation; `kinds` as in `Memory`. Raises `UserError` for a wrong offset."""
-    groups: dict[str, list[ArraySpec]] = {"normalized": [], "plain": [], "choices": [], "images": [], "state": []}
+    names = ("normalized", "plain", "choices", "images", "state", "mask")
+    groups: dict[str, list[ArraySpec]] = {name: [] for name in names}
     for kind, spec in zip(kinds, specs, strict=True):
         if kind == RECURRENT:
             group = "state"
+        elif kind == MASK:
+            group = "mask"
         elif kind in ("Discrete", "MultiDiscrete"):
             group = "choices"
         elif is_image(spec):
@@ -184,12 +210,6 @@ def _flat(values: Any, spec: ArraySpec, dtype: Any, offset: NDArray[np.float64])
         values = tf.cast(values, tf.float64) - offset.reshape(spec.shape)
     numbers = tf.cast(values, dtype)
     return numbers if len(spec.shape) == 1 else tf.reshape(numbers, (-1, math.prod(spec.shape)))
-
-
-def option_counts(spec: ArraySpec) -> NDArray[np.int64]:
-    """Return the number of options of each choice of an integer spec, flat."""
-    low, high = spec.bounds()
-    return (high - low).ravel().astype(np.int64) + 1
 
 
 def one_hot(values: Any, spec: ArraySpec, dtype: Any) -> list[Any]:

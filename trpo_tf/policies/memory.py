@@ -4,7 +4,8 @@ A policy with memory is `action, next_state = f(observation, state, reset, noise
 become one larger observation, which the encoder, the networks and the critic take for the environment's own:
 
 - a history of k: each part of the observation [...] becomes [k, ...], newest last, as the environment gave it. At a
-  reset all k are the first observation: zeros would stand for steps that never were;
+  reset all k are the first observation: zeros would stand for steps that never were. A mask of legal actions has
+  none: it tells of the present step alone;
 - the previous action, in the environment's units, or one-hot if it is a choice; zeros at a reset;
 - the time left, as ln(1 + steps left). The state counts the steps;
 - the state of a recurrent cell, which the policy itself computes: see `trpo_tf.policies.recurrence`.
@@ -19,11 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.envs.remaining_time import LOG_STEPS_LEFT
-from trpo_tf.envs.spaces import Spaces
+from trpo_tf.envs.spaces import MASK, Spaces
 from trpo_tf.errors import UserError
-from trpo_tf.policies.encoders import RECURRENT, is_image, one_hot, option_counts
+from trpo_tf.policies.encoders import RECURRENT, is_image, one_hot
 from trpo_tf.policies.recurrence.cells import Cell
 from trpo_tf.serving import ArraySpec, StateSpec
+from trpo_tf.serving.bundle.specs import option_counts
 from trpo_tf.serving.runtime.observations import Observation, by_name, map_parts, structured
 
 HISTORY, PREVIOUS_ACTION, STEPS = "history", "previous_action", "steps"
@@ -72,7 +74,9 @@ class Memory:
         """
         seen = by_name(observation, self.parts[0].name)
         if self.history > 1:
-            seen = {name: _joined(state[self._kept(name)], part, reset) for name, part in seen.items()}
+            seen |= {
+                spec.name: _joined(state[self._kept(spec.name)], seen[spec.name], reset) for spec in self._remembered
+            }
         if self.previous_action is not None:
             seen[PREVIOUS_ACTION] = state[PREVIOUS_ACTION]
         if self.limit:
@@ -97,7 +101,7 @@ class Memory:
         following: dict[str, Any] = {}
         if self.history > 1:
             parts = by_name(seen, self.observation[0].name)
-            following |= {self._kept(spec.name): parts[spec.name][:, 1:] for spec in self.parts}
+            following |= {self._kept(spec.name): parts[spec.name][:, 1:] for spec in self._remembered}
         if self.previous_action is not None:
             following[PREVIOUS_ACTION] = _encoded(action, self.previous_action)
         if self.limit:
@@ -105,8 +109,14 @@ class Memory:
             following[STEPS] = tf.minimum(state[STEPS] + 1, self.limit)
         return following
 
+    @property
+    def _remembered(self) -> list[ArraySpec]:
+        """The parts of the environment's observation of which a history is kept."""
+        masks = {spec.name for spec, kind in zip(self.observation, self.kinds, strict=True) if kind == MASK}
+        return [spec for spec in self.parts if spec.name not in masks]
+
     def _kept(self, name: str) -> str:
-        return _history_name(name, len(self.parts))
+        return _history_name(name, len(self._remembered))
 
 
 def make_memory(
@@ -146,9 +156,11 @@ def make_memory(
         )
     seen, state = list(zip(parts, spaces.kinds, strict=True)), []
     if history > 1:
-        seen = [(_repeated(spec, history), kind) for spec, kind in seen]
+        remembered = [spec for spec, kind in seen if kind != MASK]
+        seen = [(spec if kind == MASK else _repeated(spec, history), kind) for spec, kind in seen]
         state += [
-            StateSpec(_history_name(spec.name, len(parts)), spec.dtype, (history - 1, *spec.shape)) for spec in parts
+            StateSpec(_history_name(spec.name, len(remembered)), spec.dtype, (history - 1, *spec.shape))
+            for spec in remembered
         ]
     if previous_action:
         spec, kind = _action_part(spaces.action)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from trpo_tf.export import PolicySpec
 from trpo_tf.export.policy.functions import InferenceFunction, PolicyFunction
-from trpo_tf.policies.encoders import Encoder
-from trpo_tf.policies.heads.discrete import DiscreteHead
+from trpo_tf.policies.encoders import Encoder, MaskedInputs, without_mask
+from trpo_tf.policies.heads.discrete import DiscreteHead, MaskableHead
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.memory import Memory, State, Step
 from trpo_tf.policies.networks import PureNetwork
@@ -39,13 +39,15 @@ class Policy:
         action: ArraySpec,
         memory: Memory | None = None,
         recurrence: Recurrence | None = None,
+        mask: str | None = None,
     ) -> None:
         """Combine the parts; the built network maps the encoder's output, or the recurrence's, to the head's input.
 
-        `observation` is the environment's; the encoder takes what `memory` makes of it.
+        `observation` is the environment's; the encoder takes what `memory` makes of it. `mask` names the part of it
+        that tells which actions are legal, if one does.
         """
         self.encoder, self.head, self.memory, self.recurrence = encoder, head, memory, recurrence
-        self.spec = PolicySpec(observation, action, head.noise, memory.state if memory else ())
+        self.spec = PolicySpec(observation, action, head.noise, memory.state if memory else (), mask)
         cell = recurrence.shapes if recurrence else ()
         self.network = PureNetwork(network, (*cell, *head.extra_shapes))
         self._layers = len(self.network.shapes) - len(cell) - len(head.extra_shapes)
@@ -92,8 +94,8 @@ class Policy:
     def linearize(self, theta: Any, inputs: Any) -> Linearization:
         """Return the linearisation at `theta` of `parameters`, for encoded observations."""
         parts, own = self.network.split(theta), self._own
-        network = self._linearized_network(parts[:own], inputs)
-        head = linearize(lambda point: self.head.parameters(point[0], point[1:]), [network.value, *parts[own:]])
+        network = self._linearized_network(parts[:own], without_mask(inputs))
+        head = linearize(lambda point: self._distribution(point[0], point[1:], inputs), [network.value, *parts[own:]])
 
         def forward(vector: Any) -> Any:
             tangents = self.network.split(vector)
@@ -115,7 +117,8 @@ class Policy:
         This is the inference function of a policy without memory; with memory, `step` is. `parts` are the weights as
         `PureNetwork.split` returns them, observations are [batch, ...] as the network sees them, noise is [batch, k].
         """
-        return self._drawn(self._parameters(parts, self.encoder(normalizer, observation)), noise)
+        encoded = self.encoder(normalizer, observation)
+        return self._drawn(self._of_features(parts, self._features(parts, encoded)), noise, encoded)
 
     def step(
         self, parts: list[Any], normalizer: Normalizer, observation: Any, state: State, reset: Any, noise: Any
@@ -128,12 +131,13 @@ class Policy:
         assert self.memory is not None
         seen = self.memory.observe(observation, state, reset)
         # Without the state, which 8 bits would have to hold in the observation's range.
-        inputs = self.encoder.observed(normalizer, seen)
+        features = self.encoder.observed(normalizer, seen)
         computed: dict[str, Any] = {}
         if self.recurrence is not None:
             before = tuple(state[spec.name] for spec in self.memory.recurrent)
-            inputs, computed = self.recurrence.step(parts[self._layers : self._own], inputs, before)
-        action, sample = self._drawn(self._of_features(parts, inputs), noise)
+            features, computed = self.recurrence.step(parts[self._layers : self._own], features, before)
+        encoded = self.encoder.with_mask(features, seen)
+        action, sample = self._drawn(self._of_features(parts, features), noise, encoded)
         return Step(action, sample, seen, self.memory.advance(seen, state, action) | computed)
 
     def on_inputs(self, answer: InferenceFunction) -> PolicyFunction:
@@ -145,21 +149,44 @@ class Policy:
 
     def scores(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> Any:
         """Return the scores [batch, ..., n] of a policy of discrete actions: each choice is their argmax."""
+        encoded = self.encoder(normalizer, observation)
+        parameters = self._of_features(parts, self._features(parts, encoded))
+        if isinstance(encoded, MaskedInputs):
+            assert isinstance(self.head, MaskableHead)
+            return self.head.legal_scores(parameters, noise, encoded.legal)
         assert isinstance(self.head, DiscreteHead)
-        return self.head.scores(self._parameters(parts, self.encoder(normalizer, observation)), noise)
+        return self.head.scores(parameters, noise)
 
     def _parameters(self, parts: list[Any], inputs: Any) -> Parameters:
-        if self.recurrence is not None:
-            inputs = self.recurrence.features(parts[self._layers : self._own], inputs)
-        return self._of_features(parts, inputs)
+        output, _ = self.network.apply(parts, self._features(parts, inputs))
+        return self._distribution(output, parts[self._own :], inputs)
+
+    def _distribution(self, output: Any, extra: list[Any], inputs: Any) -> Parameters:
+        """Return the distribution's parameters, from the network's output and the mask among `inputs`, if any."""
+        if isinstance(inputs, MaskedInputs):
+            assert isinstance(self.head, MaskableHead)
+            output = self.head.mask(output, inputs.legal)
+        return self.head.parameters(output, extra)
+
+    def _features(self, parts: list[Any], inputs: Any) -> Any:
+        """Return what the network itself takes, of encoded observations."""
+        observed = without_mask(inputs)
+        if self.recurrence is None:
+            return observed
+        return self.recurrence.features(parts[self._layers : self._own], observed)
 
     def _of_features(self, parts: list[Any], features: Any) -> Parameters:
-        """Return the distribution's parameters for what the network itself takes."""
+        """Return the distribution's parameters for what the network itself takes, as if every action were legal."""
         output, _ = self.network.apply(parts, features)
         return self.head.parameters(output, parts[self._own :])
 
-    def _drawn(self, parameters: Parameters, noise: Any) -> tuple[Any, Any]:
-        sample = self.head.sample(parameters, noise)
+    def _drawn(self, parameters: Parameters, noise: Any, encoded: Any) -> tuple[Any, Any]:
+        """Return action and sample, for parameters without mask and the mask among the encoded observations, if any."""
+        if isinstance(encoded, MaskedInputs):
+            assert isinstance(self.head, MaskableHead)
+            sample = self.head.legal_sample(parameters, noise, encoded.legal)
+        else:
+            sample = self.head.sample(parameters, noise)
         return self.head.action(sample), sample
 
     def _linearized_network(self, weights: list[Any], inputs: Any) -> Linearization:

@@ -30,6 +30,8 @@ class Actor:
 
     A policy with memory also reads `state` and `reset`, and writes `seen`, what its network saw. `advance` replaces the
     state by the next one. Without memory `state` is empty, and `seen` is `observation`.
+
+    `mask` is the name of the mask of legal actions among `inputs`, None if there is none.
     """
 
     def __init__(self, policy: Policy, batch: int) -> None:
@@ -37,6 +39,7 @@ class Actor:
         self._network, self._memory = policy.network, policy.memory
         spec = policy.spec
         self.noise_spec = spec.noise
+        self.mask = None if spec.mask is None else f"{_OBSERVATION}{spec.mask}"
         self._weights = [np.zeros(shape, np.float32) for shape in policy.network.shapes]
         self._normalizer = Normalizer(*(np.zeros(policy.encoder.statistics, np.float32) for _ in range(2)))
         observation = _buffers(spec.observation, batch)

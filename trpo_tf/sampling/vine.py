@@ -12,7 +12,7 @@ from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.envs.vector import SyncVectorEnv
 from trpo_tf.errors import environment_failure
-from trpo_tf.policies.heads.discrete import CategoricalHead, DiscreteHead
+from trpo_tf.policies.heads.discrete import CategoricalHead, DiscreteHead, MaskableHead
 from trpo_tf.policies.heads.head import Head
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
@@ -70,8 +70,11 @@ def first_samples(head: Head, inputs: Mapping[str, Array], config: VineConfig, a
     """Return the first actions of rollouts from N rows of the actor's `inputs`, as samples [N, K, ...].
 
     They are each of a small discrete set once, uniform draws from other discrete ones, and else the policy's samples.
+    With a mask they are legal actions, each about as often.
     """
     n, k = len(next(iter(inputs.values()))), branch_count(head, config)
+    if actor.mask is not None and isinstance(head, MaskableHead):
+        return head.legal_samples(inputs[actor.mask] != 0, k, rng)
     if isinstance(head, CategoricalHead) and k == head.inputs:
         return np.tile(np.arange(k), (n, 1))
     if isinstance(head, DiscreteHead):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from trpo_tf.policies.encoders import without_mask
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.policy import Policy
 from trpo_tf.policies.recurrence.sequences import Sequences, chunks, selected
@@ -78,8 +79,8 @@ class LocalProblem:
 
         A recurrent policy's is over every `stride`-th of short sequences.
         """
-        if isinstance(self._inputs, Sequences) and self._branches is None:
-            length, n = self._inputs.goes_on.shape
+        if isinstance(without_mask(self._inputs), Sequences) and self._branches is None:
+            length, n = without_mask(self._inputs).goes_on.shape
             return self.rows(tf.constant(chunks(length, n)[:, ::stride]))
         group = self._branches or 1
         rows = tf.reshape(tf.range(tf.shape(self.advantage)[0]), (-1, group))

@@ -22,6 +22,9 @@ _RELATIVE_TIE = 1e-6
 BATCH_SIZES = (1, 2, 7, 64)
 """Batch sizes that golden cases are compared at."""
 
+NO_OPTION = -1e8
+"""A lower score is that of an option that can't be chosen: illegal, or beyond those that there are."""
+
 ROUNDED = 1e-3
 """A row is undecided if rounding may move its action further than this, plus as much of the action."""
 

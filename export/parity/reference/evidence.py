@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
 from trpo_tf.export.parity.reference.answers import Answered, Reference
-from trpo_tf.export.parity.reference.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.reference.cases import far_rows, with_tails
 from trpo_tf.export.parity.reference.episodes import Environment, Episode, play, repeats
+from trpo_tf.export.parity.reference.legal_actions import policy_cases
 from trpo_tf.export.parity.reference.recurrent import (
     Recurrent,
     fresh,
@@ -116,7 +117,7 @@ def make_reference_cases(
         visited = _recorded(evidence.observations, reference)
     rng = np.random.default_rng(0)
     seen = None if visited is None else observed(visited, spec)
-    observations = observation_cases(spec.observation, seen, rng)
+    observations = policy_cases(spec, seen, rng)
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
     far = far_rows(spec.observation, observations, seen)
     kept = ~far | answerable(reference, fresh(observations, spec), noise)
@@ -141,6 +142,7 @@ def make_reference_cases(
         manifest.outputs[1:],
         far,
         noisy_observations,
+        spec.mask,
     )
     _check_policy(reference_cases, spec)
     _check_graph(graph, by_name(take(observations, ~far), spec.observation[0].name))
@@ -237,7 +239,7 @@ def _many(reference: Reference, spec: PolicySpec, visited: Observation | None, s
     """Make as many more cases as one batch may have, for bounds that few observations break; `states` has some."""
     size = sum(math.prod(part.shape) for part in spec.observation)
     rng, seen = np.random.default_rng(1), None if visited is None else observed(visited, spec)
-    observations = observation_cases(spec.observation, seen, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
+    observations = policy_cases(spec, seen, rng, min(_MOST_CASES, 1 + _MOST_NUMBERS // size))
     noise = with_tails(spec.noise, draw_noise(spec.noise, batch_size(observations), rng), rng)
     far = far_rows(spec.observation, observations, seen)
     inputs = with_state(observations, states, spec, rng)
@@ -247,14 +249,12 @@ def _many(reference: Reference, spec: PolicySpec, visited: Observation | None, s
 
 def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
     for cases, sizes in ((reference_cases.golden, BATCHES), (reference_cases.noisy_golden, ())):
-        check_actions(cases, spec.action)
+        check_actions(cases, spec)
         check_scores(cases)
         check_rows(reference_cases.reference, cases, sizes)
     for batch in reference_cases.episode_batches:
-        check_actions(batch, spec.action)
-    check_actions(
-        _many(reference_cases.reference, spec, reference_cases.visited, reference_cases.observations), spec.action
-    )
+        check_actions(batch, spec)
+    check_actions(_many(reference_cases.reference, spec, reference_cases.visited, reference_cases.observations), spec)
     check_further(reference_cases.visits, is_known=reference_cases.visited is not None)
 
 

@@ -43,6 +43,7 @@ class ReferenceCases:
         outputs: what further outputs are declared to be.
         far: which golden cases lie outside the range of 8-bit targets [case].
         noisy_observations: of a policy with state, the golden cases with noise: they have another state.
+        mask: the input that tells which actions are legal, if one does.
     """
 
     reference: Reference
@@ -57,6 +58,7 @@ class ReferenceCases:
     outputs: tuple[ArraySpec, ...] = ()
     far: NDArray[np.bool_] | None = None
     noisy_observations: Observation | None = None
+    mask: str | None = None
 
     @cached_property
     def zero_noise(self) -> Array:

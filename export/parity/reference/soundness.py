@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.reference.answers import Answered, Reference, choices, flat, matches, matches_output
+from trpo_tf.export.parity.reference.answers import (
+    NO_OPTION,
+    Answered,
+    Reference,
+    choices,
+    flat,
+    matches,
+    matches_output,
+)
+from trpo_tf.export.parity.reference.legal_actions import check_legal
+from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
@@ -59,20 +69,23 @@ def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] 
     if answered.scores is None or expected.scores is None:
         return None
     one, other = (flat(scores).astype(np.float64) for scores in (answered.scores, expected.scores))
-    largest = np.abs(np.where(np.isfinite(other), other, 0.0)).max(axis=1, keepdims=True)
+    # The scores of options that can't be chosen are so low that they would allow any difference.
+    largest = np.abs(np.where(np.isfinite(other) & (other > NO_OPTION), other, 0.0)).max(axis=1, keepdims=True)
+    size = np.maximum(largest, np.where(np.isfinite(other), np.abs(other), 0.0))
     with np.errstate(invalid="ignore"):
-        close = (np.abs(one - other) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * largest) | (one == other)
+        close = (np.abs(one - other) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * size) | (one == other)
     return np.asarray(close.all(axis=1) & matches(answered.actions, expected))
 
 
-def check_actions(cases: Answered, action: ArraySpec) -> None:
-    """Raise `ExportError` for actions that are not finite, or outside their declared bounds."""
+def check_actions(cases: Answered, spec: PolicySpec) -> None:
+    """Raise `ExportError` for actions that are not finite, out of their bounds, or that their mask forbids."""
     if not is_finite_rows(cases.actions).all():
         raise ExportError(
             "the policy answers an action that is not finite within its observations' bounds; look for NaN in its "
             "weights, or for a standard deviation that overflows"
         )
-    check_bounds(cases.actions, action, "the policy")
+    check_bounds(cases.actions, spec.action, "the policy")
+    check_legal(cases.actions, cases.observations, spec.mask, spec.action, "the policy")
 
 
 def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:

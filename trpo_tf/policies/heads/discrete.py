@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from numpy.typing import NDArray
 
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.serving import ArraySpec, NoiseSpec
@@ -13,7 +14,11 @@ from trpo_tf.serving import ArraySpec, NoiseSpec
 tfd = tfp.distributions
 
 _IMPOSSIBLE = -1e9
-"""A logit so low that its probability is 0 in float32."""
+"""A logit so low that its probability is 0 in float32.
+
+It is finite, since the difference of two infinite logits is NaN, and far from the largest float, so that products are
+finite too.
+"""
 
 
 class DiscreteHead(Head):
@@ -47,7 +52,42 @@ class DiscreteHead(Head):
         """Return samples int64 [shape, ...] in which every option has the same probability."""
 
 
-class CategoricalHead(DiscreteHead):
+class MaskableHead(DiscreteHead):
+    """Choices of which some options may be illegal, as a mask says: `legal`, bool [batch, inputs].
+
+    The options of several choices stand side by side in a mask.
+    """
+
+    def mask(self, output: Any, legal: Any) -> Any:
+        """Return the network's output [batch, inputs] with probability 0 for the options that are not legal.
+
+        What follows from these logits is that of the distribution over legal options: log-probability, entropy, KL and
+        Fisher information. The gradient of a masked logit is 0. If a choice has no legal option, all of its options
+        have the same probability.
+        """
+        return tf.where(legal, output, tf.constant(_IMPOSSIBLE, output.dtype))
+
+    def legal_scores(self, parameters: Parameters, noise: Any, legal: Any) -> Any:
+        """Return the scores [batch, ..., n] for parameters without mask; illegal options have the lowest number."""
+        # After the noise. So no noise makes an illegal option the largest, and the low number is not next to a product,
+        # whose range in 8 bits LiteRT would widen to it.
+        scores = self.scores(parameters, noise)
+        return tf.where(self._by_choice(legal), scores, tf.as_dtype(scores.dtype).min)
+
+    def legal_sample(self, parameters: Parameters, noise: Any, legal: Any) -> Any:
+        """Return the legal options with the largest scores, int64 [batch, ...]; the first if none is legal."""
+        return tf.argmax(self.legal_scores(parameters, noise, legal), axis=-1, output_type=tf.int64)
+
+    @abstractmethod
+    def legal_samples(self, legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return `count` samples for each row of `legal`, int64 [N, count, ...]: legal options, each about as often."""
+
+    @abstractmethod
+    def _by_choice(self, legal: Any) -> Any:
+        """Return a mask [batch, inputs] in the shape of the logits."""
+
+
+class CategoricalHead(MaskableHead):
     """One of n actions; parameters (logits [batch, n],), samples int64 [batch]."""
 
     def __init__(self, spec: ArraySpec) -> None:
@@ -72,12 +112,19 @@ class CategoricalHead(DiscreteHead):
         """Return uniform choices from 0 to n - 1."""
         return rng.integers(self.inputs, size=shape)
 
+    def legal_samples(self, legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return legal choices, int64 [N, count]."""
+        return _legal_options(legal, count, rng)
+
+    def _by_choice(self, legal: Any) -> Any:
+        return legal
+
     def action(self, sample: Any) -> Any:
         """Return the choice, counted from the space's first action."""
         return tf.cast(sample + self._start if self._start else sample, self._dtype)
 
 
-class MultiCategoricalHead(DiscreteHead):
+class MultiCategoricalHead(MaskableHead):
     """k choices with n_1 to n_k options; parameters (logits [batch, k, max n],), samples int64 [batch, k].
 
     Choices with fewer options than the largest are padded with options of probability 0.
@@ -114,6 +161,14 @@ class MultiCategoricalHead(DiscreteHead):
     def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return uniform choices, each from its own n_i options."""
         return rng.integers(self._counts, size=(*shape, len(self._counts)))
+
+    def legal_samples(self, legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return legal choices, int64 [N, count, k]."""
+        choices = np.split(legal, np.cumsum(self._counts)[:-1], axis=1)
+        return np.stack([_legal_options(each, count, rng) for each in choices], axis=-1)
+
+    def _by_choice(self, legal: Any) -> Any:
+        return self._padded(legal)
 
     def action(self, sample: Any) -> Any:
         """Return the choices in the space's shape, each counted from its first option."""
@@ -158,3 +213,14 @@ class BernoulliHead(DiscreteHead):
     def action(self, sample: Any) -> Any:
         """Return the bits in the space's shape."""
         return tf.cast(tf.reshape(sample, (-1, *self._shape)), self._dtype)
+
+
+def _legal_options(legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return `count` of each row's legal options, int64 [N, count]: all in random order, and so again and again.
+
+    A row without a legal option, such as an episode's last observation may have, gives any.
+    """
+    legal = legal | ~legal.any(axis=1, keepdims=True)
+    order = np.argsort(np.where(legal, rng.random(legal.shape), 1.0), axis=1)
+    places = np.arange(count) % legal.sum(axis=1, keepdims=True)
+    return np.take_along_axis(order, places, axis=1)

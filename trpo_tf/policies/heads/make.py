@@ -23,10 +23,12 @@ class HeadKind(NamedTuple):
     Attributes:
         fits: whether it can act in the action space of a spec.
         make: returns the head for such a spec. May raise `UserError` for a setting that it does not have.
+        maskable: whether its heads are `MaskableHead`s, which take a mask of legal options.
     """
 
     fits: Callable[[ArraySpec], bool]
     make: Callable[[ArraySpec, PolicyConfig], Head]
+    maskable: bool = False
 
 
 def is_continuous(spec: ArraySpec) -> bool:
@@ -60,22 +62,25 @@ def _gaussian(spec: ArraySpec, settings: PolicyConfig) -> Head:
 
 HEADS = {
     "gaussian": HeadKind(is_continuous, _gaussian),
-    "categorical": HeadKind(_is_one_choice, lambda spec, _: CategoricalHead(spec)),
+    "categorical": HeadKind(_is_one_choice, lambda spec, _: CategoricalHead(spec), maskable=True),
     "bernoulli": HeadKind(_is_bits, lambda spec, _: BernoulliHead(spec)),
-    "multi-categorical": HeadKind(_is_choices, lambda spec, _: MultiCategoricalHead(spec)),
+    "multi-categorical": HeadKind(_is_choices, lambda spec, _: MultiCategoricalHead(spec), maskable=True),
 }
 
 
-def make_head(spec: ArraySpec, settings: PolicyConfig | None = None) -> Head:
+def make_head(spec: ArraySpec, settings: PolicyConfig | None = None, *, masked: bool = False) -> Head:
     """Return the head for an action spec, by default the first of the table that fits.
 
-    Raises `UserError` if `settings.head` is unknown, or does not fit the spec.
+    A `masked` head takes a mask of legal options, which only discrete actions have. Raises `UserError` if
+    `settings.head` is unknown, does not fit the spec, or takes no mask and should.
     """
     settings = settings or PolicyConfig()
     if settings.head == "auto":
-        kind = next(kind for kind in HEADS.values() if kind.fits(spec))
+        kind = next(kind for kind in HEADS.values() if kind.fits(spec) and (kind.maskable or not masked))
     else:
         kind = find_value(settings.head, HEADS, ENTRY_POINTS, HeadKind, UserError, "head")
         if not kind.fits(spec):
             raise UserError(f"head {settings.head} does not fit actions of {spec.dtype} {[*spec.shape]}; choose auto")
+    if masked and not kind.maskable:
+        raise UserError(f"head {settings.head} takes no action mask; choose auto, or action_mask off")
     return kind.make(spec, settings)

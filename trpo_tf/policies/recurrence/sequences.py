@@ -10,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from trpo_tf.policies.encoders import MaskedInputs
+
 CHUNK = 32
 """Most steps of the sequences that minibatches and a part of the Fisher products' rows are made of."""
 
@@ -22,8 +24,13 @@ class Sequences(NamedTuple):
     rows: Any = None  # indices of flat rows, int32 [B], if only those count; all of them lead to them
 
 
-def as_sequences(inputs: Any, weight: NDArray[np.float64]) -> Sequences:
-    """Return a batch's encoded rows [T x N, ...] as sequences; `weight` [T, N] is 0 at rows that only reset."""
+def as_sequences(inputs: Any, weight: NDArray[np.float64]) -> Any:
+    """Return a batch's encoded rows [T x N, ...] as sequences; `weight` [T, N] is 0 at rows that only reset.
+
+    A mask of legal actions stays beside them, in flat rows.
+    """
+    if isinstance(inputs, MaskedInputs):
+        return inputs._replace(inputs=as_sequences(inputs.inputs, weight))
     length, n = weight.shape
     # An episode starts after the row that reset it. The first row's state is stored as it begins.
     goes_on = np.concatenate([np.ones((1, n), bool), weight[:-1] > 0])
@@ -35,6 +42,8 @@ def selected(inputs: Any, indices: Any) -> Any:
 
     Rows [M] of sequences are taken from their whole course. Indices [L, M] are M sequences of L consecutive steps each.
     """
+    if isinstance(inputs, MaskedInputs):
+        return MaskedInputs(selected(inputs.inputs, indices), tf.gather(inputs.legal, tf.reshape(indices, [-1])))
     if not isinstance(inputs, Sequences):
         return tf.nest.map_structure(lambda array: tf.gather(array, indices), inputs)
     if indices.shape.rank == 1:
