@@ -11,8 +11,10 @@ import orjson
 
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import ArraySpec
+from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.parsing.json_body import Document, JsonArray, parse_instances, unescaped
-from trpo_tf.serving.codecs.v2_json import DATATYPES, InferRequest, RequestError, read_request
+from trpo_tf.serving.codecs.request_validation import InferRequest, validate_request
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.observations import Array
 
 SIGNATURE = "serving_default"
@@ -66,7 +68,7 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
         "parameters": parameters,
         "outputs": [{"name": manifest.action.name}],
     }
-    return read_request(asked, manifest, max_batch=max_batch)
+    return validate_request(asked, manifest, max_batch=max_batch)
 
 
 def encode_predictions(actions: Array) -> bytes:

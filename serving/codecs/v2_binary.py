@@ -12,15 +12,9 @@ import orjson
 
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.codecs.parsing.json_body import Document, parse_object
-from trpo_tf.serving.codecs.v2_json import (
-    InferRequest,
-    RequestError,
-    array_from_bytes,
-    check_batch,
-    output_document,
-    read_request,
-    response_document,
-)
+from trpo_tf.serving.codecs.request_validation import InferRequest, array_from_bytes, check_batch, validate_request
+from trpo_tf.serving.codecs.v2_json import output_document, response_document
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.observations import Array
 
 HEADER = b"inference-header-content-length"
@@ -41,7 +35,7 @@ def decode_binary(
         return _raw_request(tail, manifest, max_batch)
     document = parse_object(body[:length])
     attach_tensors(document, tail)
-    return read_request(document, manifest, max_batch=max_batch)
+    return validate_request(document, manifest, max_batch=max_batch)
 
 
 def attach_tensors(document: Document, tail: memoryview) -> None:

@@ -1,4 +1,4 @@
-"""Codec of the gRPC messages of the Open Inference Protocol v2; `serving.codecs.v2_json` checks requests."""
+"""Codec of the gRPC messages of the Open Inference Protocol v2; `serving.codecs.request_validation` checks requests."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,10 @@ from trpo_tf.serving.codecs.parsing.body_limits import SMALL
 from trpo_tf.serving.codecs.parsing.grpc_large import Contents, take_apart, with_short_names
 from trpo_tf.serving.codecs.parsing.json_body import Document
 from trpo_tf.serving.codecs.parsing.varints import Varints
+from trpo_tf.serving.codecs.request_validation import InferRequest, validate_request
 from trpo_tf.serving.codecs.v2_binary import bytes_of
-from trpo_tf.serving.codecs.v2_json import InferRequest, RequestError, output_document, read_request
+from trpo_tf.serving.codecs.v2_json import output_document
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.repository.catalog import Model
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.support.protobuf_wire import WireError
@@ -99,7 +101,7 @@ def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_bat
         "outputs": [{"name": output.name, "parameters": _values(output.parameters)} for output in message.outputs],
         "parameters": _values(message.parameters) | {"binary_data_output": bool(raw)},
     }
-    return read_request(document, manifest, max_batch=max_batch)
+    return validate_request(document, manifest, max_batch=max_batch)
 
 
 def _check_count(key: str, given: Sequence[Message], known: Sequence[str]) -> None:

@@ -27,8 +27,8 @@ from trpo_tf.serving.codecs.grpc_messages import (
     SERVER_READY,
     Call,
 )
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, parse
-from trpo_tf.serving.codecs.v2_json import InferRequest
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.grpc.information import Information
 from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.inference.runners import Outputs, Waiting
 from trpo_tf.serving.runtime.not_finite import NotFiniteError, check_finite
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from trpo_tf.serving.codecs.parsing.body_limits import TooLargeError
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.errors import NoSequenceError, RequestError, TooManySequencesError
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions

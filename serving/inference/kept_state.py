@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint
 from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.runtime.policy import Policy
 

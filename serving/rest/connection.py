@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import httptools
 
 from trpo_tf.serving.codecs.parameters import SequenceStep
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
 from trpo_tf.serving.inference.sequences import Step

@@ -11,8 +11,9 @@ from urllib.parse import quote
 from trpo_tf.serving.codecs import v2_binary
 from trpo_tf.serving.codecs.parsing.body_limits import ENCODINGS, decompress
 from trpo_tf.serving.codecs.paths import PREDICT
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions
-from trpo_tf.serving.codecs.v2_json import InferRequest, decode_request, encode_response
+from trpo_tf.serving.codecs.v2_json import decode_request, encode_response
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
 from trpo_tf.serving.inference.runners import Outputs
 from trpo_tf.serving.metrics.series import Metrics

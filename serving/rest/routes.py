@@ -12,10 +12,7 @@ import orjson
 
 from trpo_tf.serving.codecs.paths import PREDICT, decoded_path, name_in, not_found, part_of
 from trpo_tf.serving.codecs.tfserving import model_status
-from trpo_tf.serving.codecs.v2_json import (
-    model_metadata,
-    server_metadata,
-)
+from trpo_tf.serving.codecs.v2_json import model_metadata, server_metadata
 from trpo_tf.serving.console.pages import Page, console_models, console_pages
 from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.metrics.series import Metrics

@@ -97,7 +97,7 @@ def test_a_missing_part_and_unequal_batches_are_refused(exported):
 def tensor(spec, array):
     return {
         "name": spec.name,
-        "datatype": serving.codecs.v2_json.DATATYPES[spec.dtype],
+        "datatype": serving.codecs.datatypes.DATATYPES[spec.dtype],
         "shape": list(array.shape),
         "data": array.ravel().tolist(),
     }
@@ -113,11 +113,11 @@ def test_a_request_names_each_part(exported):
     np.testing.assert_array_equal(policy.run(request.observations), cases["action"][:3])
     described = [entry["name"] for entry in model_metadata(manifest, "1")["inputs"]]
     assert described == [*(spec.name for spec in manifest.observation), "noise"]
-    with pytest.raises(serving.codecs.v2_json.RequestError, match="is missing"):
+    with pytest.raises(serving.errors.RequestError, match="is missing"):
         decode_request(json.dumps({"inputs": inputs[1:]}).encode(), manifest)
     if len(inputs) > 1:
         shorter = tensor(manifest.observation[0], cases[manifest.observation[0].name][:2])
-        with pytest.raises(serving.codecs.v2_json.RequestError, match="one batch size"):
+        with pytest.raises(serving.errors.RequestError, match="one batch size"):
             decode_request(json.dumps({"inputs": [shorter, *inputs[1:]]}).encode(), manifest)
 
 

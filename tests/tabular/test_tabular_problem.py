@@ -18,7 +18,7 @@ from trpo_tf.updates.directions import compatible_weights as solved_weights
 from trpo_tf.updates.directions import gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem, Rows
 from trpo_tf.updates.result import UpdateStatus
-from trpo_tf.updates.steps import backtracking, l2_ball
+from trpo_tf.updates.steps import kl_bounded_backtracking, l2_ball
 
 STATES, ACTIONS = 5, 3
 MDP = ergodic(garnet(STATES, ACTIONS, 2, np.random.default_rng(1)))
@@ -137,7 +137,8 @@ def test_states_that_are_never_visited_count_for_nothing():
 
 
 @pytest.mark.parametrize(
-    ("find", "take", "shortfall"), [(natural_gradient, backtracking, 1e-6), (gradient_direction, l2_ball, 0.5)]
+    ("find", "take", "shortfall"),
+    [(natural_gradient, kl_bounded_backtracking, 1e-6), (gradient_direction, l2_ball, 0.5)],
 )
 def test_row_16_repeated_updates_approach_the_optimum(find, take, shortfall):
     """Each a direction and a step rule of the trainer; nothing guarantees it, and eta rises all the way."""

@@ -9,7 +9,7 @@ from trpo_tf.updates.composed import directed_update, trpo_update
 from trpo_tf.updates.directions import compatible_weights, gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.minibatch import kl_penalty, minibatches, ppo
-from trpo_tf.updates.steps import adaptive_radius, backtracking, kl_sphere, l2_ball
+from trpo_tf.updates.steps import adaptive_radius, kl_bounded_backtracking, kl_sphere, l2_ball
 
 CONFIG = TrustRegionConfig(max_kl=0.01, cg_iterations=60, cg_tolerance=1e-10)
 RADIUS = tf.constant(0.01, tf.float64)
@@ -34,7 +34,7 @@ def test_direction_and_step_rule_are_independent(kind):
     problem = problem_of(kind)
     gradient = problem.gradient()[1].numpy()
     npg = step_of(problem, natural_gradient, kl_sphere)
-    trpo = step_of(problem, natural_gradient, backtracking)
+    trpo = step_of(problem, natural_gradient, kl_bounded_backtracking)
     vpg = step_of(problem, gradient_direction, l2_ball)
     natural_in_l2 = step_of(problem, natural_gradient, l2_ball)
     plain_in_kl = step_of(problem, gradient_direction, kl_sphere)
@@ -136,9 +136,9 @@ def test_an_adaptive_radius_gets_ahead_where_a_fixed_one_is_too_small_or_too_big
             theta, radius = update.theta, update.adapted
         return float(theta[0])
 
-    assert last(0.01, adaptive_radius) > 1.5 * last(0.01, backtracking)  # top at 100: short steps waste time
+    assert last(0.01, adaptive_radius) > 1.5 * last(0.01, kl_bounded_backtracking)  # top at 100: short steps waste time
     top = 1 / 14.0
-    assert abs(last(14.0, adaptive_radius) - top) <= abs(last(14.0, backtracking) - top)
+    assert abs(last(14.0, adaptive_radius) - top) <= abs(last(14.0, kl_bounded_backtracking) - top)
 
 
 def inner_update(rule, problem, coefficient, **settings):

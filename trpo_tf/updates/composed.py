@@ -9,7 +9,7 @@ from trpo_tf.config.settings import Config, TrustRegionConfig
 from trpo_tf.updates.directions import FindDirection, compatible_weights, gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import Update, UpdateStatus
-from trpo_tf.updates.steps import Slope, TakeStep, adaptive_radius, backtracking, kl_sphere, l2_ball
+from trpo_tf.updates.steps import Slope, TakeStep, adaptive_radius, kl_bounded_backtracking, kl_sphere, l2_ball
 
 
 def directed_update(
@@ -51,7 +51,7 @@ def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
     at most `max_kl`.
     """
     radius = tf.constant(config.max_kl, problem.theta.dtype)
-    return directed_update(problem, natural_gradient, backtracking, config, radius)
+    return directed_update(problem, natural_gradient, kl_bounded_backtracking, config, radius)
 
 
 def composed(find: FindDirection, take: TakeStep) -> Callable[[LocalProblem, Config, Any, Any], Update]:
@@ -63,7 +63,7 @@ def composed(find: FindDirection, take: TakeStep) -> Callable[[LocalProblem, Con
     return rule
 
 
-trpo = composed(natural_gradient, backtracking)
+trpo = composed(natural_gradient, kl_bounded_backtracking)
 trpo_adaptive = composed(natural_gradient, adaptive_radius)
 npg = composed(natural_gradient, kl_sphere)
 nac = composed(compatible_weights, kl_sphere)

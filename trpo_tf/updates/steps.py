@@ -54,18 +54,38 @@ def kl_sphere(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, ra
     return _whole(problem, slope, _kl_length(problem, slope, config, radius), radius)
 
 
-def backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
+def kl_bounded_backtracking(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
     """Shorten the step of `kl_sphere` until the surrogate gains and the measured mean KL is at most the radius."""
-    return _searched(problem, slope, config, radius)
+    length = _kl_length(problem, slope, config, radius)
+    full = length * slope.direction
+
+    def evaluate(fraction: Any) -> tuple[Any, Any, Any]:
+        candidate = problem.theta + fraction * full
+        return problem.surrogate(candidate) - slope.surrogate, *problem.kl(candidate)
+
+    sound = tf.math.is_finite(length)
+    search = backtracking_line_search(
+        evaluate,
+        limit=radius,
+        ratio=config.backtrack_ratio,
+        max_tries=tf.where(sound, config.max_backtracks, 0),
+        dtype=full.dtype,
+    )
+    status = tf.where(search.length > 0, int(UpdateStatus.ACCEPTED), int(UpdateStatus.LINE_SEARCH_FAILED))
+    status = tf.where(sound, status, int(UpdateStatus.NON_POSITIVE_CURVATURE))
+    expected = tf.tensordot(slope.gradient, full, 1) * tf.where(search.length > 0, search.length, 1.0)
+    return Step(
+        search.length * full, status, radius, search.gain, expected, search.constraint, search.aux, search.tries
+    )
 
 
 def adaptive_radius(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    """Step as `backtracking`, and adapt the radius to how well the model predicted the gain (equation 23).
+    """Step as `kl_bounded_backtracking`, and adapt the radius to how well the model predicted the gain (equation 23).
 
     With rho = actual / predicted gain, the radius is halved below 1/4 and doubled above 3/4. The thresholds are those
     of Nocedal & Wright 2006, algorithm 4.1; the radius here is a divergence. It stays within 0.01 to 10 times `max_kl`.
     """
-    step = _searched(problem, slope, config, radius)
+    step = kl_bounded_backtracking(problem, slope, config, radius)
     rho = tf.where(step.tries > 0, step.gain / step.expected_gain, tf.zeros_like(step.gain))
     factor = tf.where(rho > 0.75, tf.constant(2.0, radius.dtype), tf.ones_like(radius))
     factor = tf.where(rho < 0.25, tf.constant(0.5, radius.dtype), factor)
@@ -89,27 +109,3 @@ def _whole(problem: LocalProblem, slope: Slope, length: Any, radius: Any) -> Ste
     status = tf.where(sound, int(UpdateStatus.ACCEPTED), int(UpdateStatus.NON_FINITE_STEP))
     expected = tf.tensordot(slope.gradient, step, 1)
     return Step(step, status, radius, gain, expected, mean_kl, max_state_kl, tf.constant(1))
-
-
-def _searched(problem: LocalProblem, slope: Slope, config: TrustRegionConfig, radius: Any) -> Step:
-    length = _kl_length(problem, slope, config, radius)
-    full = length * slope.direction
-
-    def evaluate(fraction: Any) -> tuple[Any, Any, Any]:
-        candidate = problem.theta + fraction * full
-        return problem.surrogate(candidate) - slope.surrogate, *problem.kl(candidate)
-
-    sound = tf.math.is_finite(length)
-    search = backtracking_line_search(
-        evaluate,
-        limit=radius,
-        ratio=config.backtrack_ratio,
-        max_tries=tf.where(sound, config.max_backtracks, 0),
-        dtype=full.dtype,
-    )
-    status = tf.where(search.length > 0, int(UpdateStatus.ACCEPTED), int(UpdateStatus.LINE_SEARCH_FAILED))
-    status = tf.where(sound, status, int(UpdateStatus.NON_POSITIVE_CURVATURE))
-    expected = tf.tensordot(slope.gradient, full, 1) * tf.where(search.length > 0, search.length, 1.0)
-    return Step(
-        search.length * full, status, radius, search.gain, expected, search.constraint, search.aux, search.tries
-    )

@@ -1,8 +1,8 @@
 """Converts the text of a JSON array to a NumPy array, without holding a Python object for each number.
 
 A number takes at least 24 bytes as a Python object, but as few as two as text. So the brackets of the whole text are
-compared with the shape, and the numbers are parsed in pieces. `serving.codecs.v2_json` does the same for short data
-that was parsed as a whole.
+compared with the shape, and the numbers are parsed in pieces. `request_validation` does the same for short data, which
+is parsed as a whole.
 """
 
 import math

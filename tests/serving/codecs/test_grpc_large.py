@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs import v2_grpc as grpc_codec
+from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, MODEL_INFER, MODEL_METADATA
 from trpo_tf.serving.codecs.parsing.body_limits import SMALL
 from trpo_tf.serving.codecs.parsing.grpc_large import LONGEST_NAME, MOST_FIELDS
 from trpo_tf.serving.codecs.v2_grpc import LargeRequest, decode_infer, parse
-from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.support.protobuf_wire import encoded, written
 
 MANIFEST = Manifest(

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
+from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.parsing import json_body
 from trpo_tf.serving.codecs.parsing.body_limits import SMALL
 from trpo_tf.serving.codecs.tfserving import decode_instances
-from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError, decode_request
+from trpo_tf.serving.codecs.v2_json import decode_request
+from trpo_tf.serving.errors import RequestError
 
 MANIFEST = Manifest(
     "policy", (ArraySpec("obs", "float32", (2, 3)),), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,))

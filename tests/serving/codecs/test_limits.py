@@ -12,8 +12,8 @@ import pytest
 
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.codecs.parsing.body_limits import MAX_DEPTH, TooLargeError, check_depth, decompress
-from trpo_tf.serving.codecs.v2_json import RequestError
 from trpo_tf.serving.command_line import parse_arguments
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.keys import KeyFileError, KeyRing, read_keys
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.runtime.observation_bounds import bounds_check

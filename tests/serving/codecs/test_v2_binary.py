@@ -9,9 +9,10 @@ import pytest
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
+from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions
 from trpo_tf.serving.codecs.v2_binary import decode_binary, encode_binary
-from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError
+from trpo_tf.serving.errors import RequestError
 
 OBS = ArraySpec("obs", "float32", (3,))
 MANIFEST = Manifest("policy", (OBS,), ArraySpec("action", "float32", (2,)), NoiseSpec("normal", (2,)))

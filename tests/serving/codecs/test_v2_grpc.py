@@ -13,10 +13,11 @@ pytest.importorskip("grpc")
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
+from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
 from trpo_tf.serving.codecs.parameters import NOT_SERVED
 from trpo_tf.serving.codecs.v2_grpc import decode_infer, encode_infer
-from trpo_tf.serving.codecs.v2_json import DATATYPES, RequestError
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.repository.catalog import Model
 
 PROTOCOL = Path(serving.__file__).parent / "codecs" / "protocol"

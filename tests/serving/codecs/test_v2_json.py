@@ -7,15 +7,11 @@ import pytest
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
+from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.parameters import NOT_SERVED
-from trpo_tf.serving.codecs.v2_json import (
-    DATATYPES,
-    RequestError,
-    decode_request,
-    decode_tensor,
-    encode_response,
-    model_metadata,
-)
+from trpo_tf.serving.codecs.request_validation import decode_tensor
+from trpo_tf.serving.codecs.v2_json import decode_request, encode_response, model_metadata
+from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.policy import draw_noise
 
 MANIFEST = Manifest(

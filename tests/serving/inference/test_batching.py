@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.inference.batching import batches, run_together
 from trpo_tf.serving.inference.runners import Waiting
 

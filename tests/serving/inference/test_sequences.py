@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.paths import BUNDLES
 from trpo_tf.serving.codecs.parameters import SequenceStep
-from trpo_tf.serving.codecs.v2_json import InferRequest
+from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.errors import BundleError, NoSequenceError, RequestError, TooManySequencesError
 from trpo_tf.serving.inference.batching import Batcher
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint
