@@ -1,8 +1,8 @@
 """How long does a policy take to act in process, against other runtimes? Does memory grow?
 
-`python benchmarks/act.py` prints a table and writes results/act.json, for a policy of two layers of 64 and two
-bundles of the serving tests; `--calls 10_000_000` measures memory instead, on the policy of two layers, and prints
-what it was.
+`python benchmarks/act.py` prints a table and writes results/act.json, for a policy of two layers of 64, one of a GRU
+of 64 in a session, and two bundles of the serving tests. `--only NAME` measures one policy, and writes nothing.
+`--calls 10_000_000` measures memory instead, on the policy of two layers, and prints what it was.
 """
 
 import argparse
@@ -31,6 +31,30 @@ def write_cheetah(folder: Path) -> None:
     learner = build_learner(Config(ENV_ID, policy=PolicyConfig(hidden_sizes=(64, 64))))
     policy = learner.trained(learner.initial_state(1))
     write_bundle(policy.function, policy.spec, folder, targets=["savedmodel", "litert"], name=ENV_ID)
+
+
+def write_gru(folder: Path) -> None:
+    """Write the bundle of an untrained policy of 17 inputs, a GRU of 64 units and 6 outputs, with a LiteRT file."""
+    sys.path.insert(0, str(ROOT))
+    import tensorflow as tf
+
+    from tests.support.export.stateful import gru_cell, weights
+    from trpo_tf.export import PolicySpec, write_bundle
+    from trpo_tf.serving import ArraySpec, NoiseSpec, StateSpec
+
+    step, head = gru_cell(17, 64), weights(64, 6)
+
+    def act(observation: Any, state: Any, _: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
+        hidden = step(observation, state["hidden"])
+        return tf.tanh(hidden @ head + 0.1 * noise), {"hidden": hidden}
+
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (17,)),),
+        ArraySpec("action", "float32", (6,), -1, 1),
+        NoiseSpec("normal", (6,)),
+        (StateSpec("hidden", "float32", (64,)),),
+    )
+    write_bundle(act, spec, folder, targets=["savedmodel", "litert"], name="gru-64")
 
 
 def measure(bundle: Path) -> dict[str, Any]:
@@ -71,6 +95,7 @@ def main() -> None:
     """Measure latency, or memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, help="measure memory over so many calls")
+    parser.add_argument("--only", help="measure the policy of this name alone")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -83,9 +108,14 @@ def main() -> None:
             command = [sys.executable, __file__, "--calls", str(arguments.calls), "--memory-of", str(cheetah)]
             print("resident MB:", *ask(command))
             return
+        gru = Path(scratch) / "gru-64"
+        write_gru(gru)
         small = {name: ROOT / "tests/serving/bundles" / name for name in ("continuous", "discrete")}
-        bundles = {"17-64-64-6": cheetah} | small
-        results = {name: measure(bundle) for name, bundle in bundles.items()}
+        bundles = {"17-64-64-6": cheetah, "17-GRU 64-6": gru} | small
+        results = {name: measure(bundle) for name, bundle in bundles.items() if arguments.only in (None, name)}
+    if arguments.only:
+        print(table(results))
+        return
     RESULTS.write_text(f"{json.dumps(results, indent=1)}\n")
     print(table(results))
 

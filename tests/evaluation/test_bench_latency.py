@@ -60,6 +60,17 @@ def test_the_bare_runtime_runs_the_graph_on_that_observation(name, monkeypatch):
     assert agree(rows[0]._action.array, first_golden_action(BUNDLES / name))
 
 
+def test_a_policy_with_state_acts_in_a_session_beside_the_bare_graph_with_the_state_bound():
+    calls = callers(BUNDLES / "remembering")
+    assert list(calls) == [ACT, BARE]
+    episode, actions = calls[ACT].func.__self__, []
+    for step in range(1, 4):
+        actions.append(float(calls[ACT]()[0]))
+        calls[BARE]()
+        assert episode.state["steps"].tolist() == [step]  # the bare graph has buffers of its own
+    assert len(set(actions)) == 3
+
+
 def test_a_damaged_saved_model_is_not_measured(tmp_path):
     folder = Path(shutil.copytree(BUNDLES / "discrete", tmp_path / "damaged"))
     index = folder / "saved_model/variables/variables.index"

@@ -161,3 +161,23 @@ def test_a_video_that_does_not_fit_on_the_disk_is_no_file(cart, tmp_path):
     assert done.returncode == 2
     assert re.fullmatch("error: .*(File too large|is the disk of .* full).*\n", done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_with_memory_is_recorded_as_its_session_plays(small_config, tmp_path):
+    import gymnasium as gym
+
+    from trpo_tf.exporting.run_bundle import export_run
+    from trpo_tf.training.train import train
+
+    run = train(small_config("CartPole-v1", history=3), tmp_path / "run")
+    export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=1)
+    done = record(tmp_path / "bundle", "--out", tmp_path / "episode.gif", "--seed", "3", "--json", "--width", "100")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    session, env, total = serving.load(tmp_path / "bundle").start(), gym.make("CartPole-v1"), 0.0
+    observation, over = env.reset(seed=3)[0], False
+    while not over:
+        observation, reward, terminated, truncated, _ = env.step(session.act(observation))
+        total, over = total + float(reward), terminated or truncated
+    assert (told["episode_return"], told["is_whole"]) == (total, True)
+    assert serving.load(tmp_path / "bundle").manifest.state
