@@ -1,6 +1,7 @@
 """What all tests share: quiet libraries, and one trained run."""
 
 import dataclasses
+import gc
 import importlib.util
 import os
 import signal
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Hundreds of processes import the same modules, and compiling those each time takes minutes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A background job of a shell ignores Ctrl-C, and so would every process that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,6 +21,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest
 
 from tests.support.paths import ROOT
+
+sys.dont_write_bytecode = False
 
 WALK = "tests.support.environments:Walk-v0"
 
@@ -46,6 +51,7 @@ def brief_latencies():
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trpo_tf.export.parity.latency._SECONDS", 0.02)
+        gc.freeze()  # TensorFlow's modules are half a million objects, which each full collection would look at
         yield
 
 

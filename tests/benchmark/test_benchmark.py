@@ -4,13 +4,13 @@ import csv
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support import command_line
+from tests.support.command_line import Command
 from tests.support.paths import ROOT
 from trpo_tf.cli import main as cli
 from trpo_tf.cli import terminal
@@ -29,21 +29,16 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf", "benchmark", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(*arguments: str) -> Command:
+    return command_line.start(Path.cwd(), "benchmark", *arguments)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+def finish(process: Command) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
-def wait(process: subprocess.Popen, reached) -> None:
+def wait(process: Command, reached) -> None:
     deadline = time.monotonic() + PATIENCE
     while not reached():
         assert process.poll() is None, process.communicate()

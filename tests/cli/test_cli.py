@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import re
 import shutil
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import command_line
 from tests.support.paths import ROOT
 from trpo_tf import serving
 from trpo_tf.__main__ import main
@@ -341,11 +341,7 @@ def test_a_damaged_checkpoint_is_one_line_of_warning(run, trained, tmp_path):
     folder = Path(shutil.copytree(trained.run.folder, tmp_path / "run"))
     last = max((folder / "checkpoints").iterdir())
     last.write_bytes(last.read_bytes()[:-1])
-    command = [sys.executable, "-m", "trpo_tf", "evaluate", str(folder), "--episodes", "1"]
-    path = str(ROOT)
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=60
-    )
+    done = command_line.run(tmp_path, "evaluate", folder, "--episodes", "1")
     assert done.returncode == 0
     assert done.stderr == f"warning: checkpoint {last.name} is damaged; using the one before it\n"
 

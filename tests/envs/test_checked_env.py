@@ -1,12 +1,8 @@
 """Environments that answer other things than their spaces say: one line that names what and where, or they train."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support import command_line
 from trpo_tf.cli.main import main
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.in_process import in_process
@@ -15,18 +11,12 @@ from trpo_tf.training.train import train
 
 SLOPPY = "tests.support.environments:Sloppy-v0"
 
+# Answers that concern different parts go together, so that four runs do for all.
 FINE = [
-    "answer[1] = np.array([1.0])",
-    "answer[1] = np.float32(1)",
-    "answer[1] = True",
-    "answer[1] = np.array(2)",
-    "answer[2] = np.bool_(answer[2])",
-    "answer[2] = np.array([answer[2]])",
-    "answer[3] = 0",
-    "seen['choice'] = np.int32(2)",
-    "seen['box'] = [0.5, 0.25]",
-    "seen['byte'] = [1, 2]",
-    "seen['more'] = 'ignored'",
+    ("answer[1] = np.array([1.0])", "answer[2] = np.bool_(answer[2])", "seen['choice'] = np.int32(2)"),
+    ("answer[1] = np.float32(1)", "answer[2] = np.array([answer[2]])", "seen['box'] = [0.5, 0.25]"),
+    ("answer[1] = True", "answer[3] = 0", "seen['byte'] = [1, 2]"),
+    ("answer[1] = np.array(2)", "seen['more'] = 'ignored'"),
 ]
 
 WRONG = {
@@ -56,9 +46,9 @@ def config(small_config):
     return small_config(SLOPPY, total_steps=640, batch_size=320, num_envs=2, eval_episodes=0)
 
 
-@pytest.mark.parametrize("answer", FINE)
-def test_numbers_and_flags_of_any_type_are_taken(answer, config, tmp_path, monkeypatch):
-    monkeypatch.setenv("SLOPPY_ANSWER", answer)
+@pytest.mark.parametrize("answers", FINE, ids="; ".join)
+def test_numbers_and_flags_of_any_type_are_taken(answers, config, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOPPY_ANSWER", "; ".join(answers))
     run = train(config, tmp_path / "run", progress=False)
     evaluation = evaluate(in_process(run.policy, "policy"), SLOPPY, episodes=1)
     assert (run.state.episodes, evaluation.mean_length, evaluation.episodes_cut) == (2, 200, 0)
@@ -118,17 +108,8 @@ def test_an_environment_that_can_not_be_made_is_one_line_and_leaves_nothing(env_
 
 
 def test_an_id_without_a_version_stands_for_the_latest_with_its_preset(tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "trpo_tf", "train", "tests.support.environments:Edition"),
-            *("--preset", "default", "--total-steps", "2048", "--eval-episodes", "1"),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    short = ("--preset", "default", "--total-steps", "2048", "--eval-episodes", "1")
+    done = command_line.run(tmp_path, "train", "tests.support.environments:Edition", *short)
     assert done.returncode == 0, done.stderr
     edition = "tests.support.environments:Edition"
     assert f"warning: {edition} stands for its latest version, {edition}-v2" in done.stderr

@@ -4,14 +4,12 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.support import command_line
 from tests.support.environments import Endless
-from tests.support.paths import ROOT
 from trpo_tf.cli.main import main
 from trpo_tf.evaluation.evaluate import longest_episode
 from trpo_tf.exporting.run_bundle import export_run
@@ -64,14 +62,7 @@ def test_a_limit_of_a_thousand_steps_is_played_whole_and_a_longer_one_is_not(env
 
 
 def start(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ENDLESS_SECONDS": "0.004"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return command_line.start(folder, *arguments, environment={**os.environ, "ENDLESS_SECONDS": "0.004"})
 
 
 def stop_when(process, text, number):

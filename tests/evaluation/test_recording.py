@@ -4,9 +4,7 @@ import io
 import json
 import os
 import re
-import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -14,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import command_line
+from tests.support.full_disk import largest_file
 from tests.support.paths import ROOT
 from trpo_tf import serving
 from trpo_tf.cli import main as cli
@@ -29,6 +29,13 @@ def cart(small_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def pendulum(small_config, tmp_path_factory):
+    from trpo_tf.training.train import train
+
+    return train(small_config("InvertedPendulum-v5"), tmp_path_factory.mktemp("runs") / "pendulum")
+
+
+@pytest.fixture(scope="module")
 def cart_bundle(cart, tmp_path_factory):
     """A bundle with an episode in it."""
     from trpo_tf.exporting.run_bundle import export_run
@@ -41,13 +48,7 @@ def cart_bundle(cart, tmp_path_factory):
 def record(*arguments, **environment: str) -> subprocess.CompletedProcess:
     """By a process, as MuJoCo and TensorFlow ask for."""
     kept = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
-    return subprocess.run(
-        [sys.executable, "-m", "trpo_tf", "record", *map(str, arguments)],
-        env={**kept, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return command_line.run(ROOT, "record", *arguments, environment={**kept, **environment})
 
 
 def mp4_frames(video: bytes, folder: Path) -> list[np.ndarray]:
@@ -98,16 +99,14 @@ def test_the_same_seed_gives_the_same_bytes(cart_bundle, tmp_path):
 
 
 @pytest.mark.parametrize("library", ["egl", "osmesa"])
-def test_mujoco_is_drawn_without_a_display(library, small_config, tmp_path):
+def test_mujoco_is_drawn_without_a_display(library, pendulum):
     from trpo_tf.evaluation.recorder import record_apart
     from trpo_tf.exporting.in_process import converted
-    from trpo_tf.training.train import train
 
-    run = train(small_config("InvertedPendulum-v5"), tmp_path / "pendulum")
     environment = {name: os.environ.pop(name, None) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")}
     os.environ["MUJOCO_GL"] = library
     try:
-        made = record_apart(*converted(run.policy, "p"), "InvertedPendulum-v5", "gif", max_seconds=0.2, width=100)
+        made = record_apart(*converted(pendulum.policy, "p"), "InvertedPendulum-v5", "gif", max_seconds=0.2, width=100)
     finally:
         del os.environ["MUJOCO_GL"]
         os.environ.update({name: value for name, value in environment.items() if value is not None})
@@ -116,17 +115,14 @@ def test_mujoco_is_drawn_without_a_display(library, small_config, tmp_path):
         assert image.convert("RGB").getextrema() != ((0, 0), (0, 0), (0, 0))
 
 
-def test_what_cannot_be_drawn_is_one_line(bundle, small_config, tmp_path, cart_bundle):
-    from trpo_tf.training.train import train
-
+def test_what_cannot_be_drawn_is_one_line(bundle, pendulum, tmp_path, cart_bundle):
     out = tmp_path / "episode.gif"
-    run = train(small_config("InvertedPendulum-v5"), tmp_path / "pendulum")
     for done, reason in (
         (
             record(bundle, "--out", out),
             "tests.support.environments:Walk-v0 can't be recorded: its metadata has no render mode",
         ),
-        (record(run.folder, "--out", out, MUJOCO_GL="glfw"), "InvertedPendulum-v5 can't be rendered here"),
+        (record(pendulum.folder, "--out", out, MUJOCO_GL="glfw"), "InvertedPendulum-v5 can't be rendered here"),
         (record(cart_bundle, "--out", tmp_path / "a.avi"), "a recording is mp4 or gif, not 'avi'"),
         (record(cart_bundle, "--out", out, "--max-seconds", "0"), "max_seconds above 0"),
         (record(cart_bundle, "--out", out, "--env-id", "Pendulum-v1"), "the policy observes obs float32"),
@@ -152,12 +148,8 @@ def test_export_takes_the_option():
 
 def test_a_video_that_does_not_fit_on_the_disk_is_no_file(cart, tmp_path):
     """The encoder is a process of its own, which leaves a file that is cut off; a limit of sizes is the full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-    try:
+    with largest_file(2000):
         done = record(cart.folder, "--out", tmp_path / "cart.mp4")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2
     assert re.fullmatch("error: .*(File too large|is the disk of .* full).*\n", done.stderr)
     assert list(tmp_path.iterdir()) == []

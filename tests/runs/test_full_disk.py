@@ -1,23 +1,21 @@
 """Writes that no longer fit: a limit on the size of files stands for a full disk, so that no test needs one."""
 
-import contextlib
 import os
 import re
-import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support import command_line
+from tests.support.full_disk import largest_file
 from trpo_tf.cli import main as cli
 from trpo_tf.cli.terminal import FAILED, WRONG_USE
 from trpo_tf.training.train import resume
 
 FILLING = """
-import os, resource
+import os, resource, sys
 from pathlib import Path
 import gymnasium
 from tests.support import environments
@@ -29,6 +27,7 @@ class Filling(environments.Walk):
         Filling.total += 1
         if Filling.total == 150 and "NEXT_TO_FAIL" in os.environ:
             sizes = [file.stat().st_size for file in Path("run", os.environ["NEXT_TO_FAIL"]).glob("*")]
+            sys.dont_write_bytecode = True
             resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes, default=2) - 1, resource.RLIM_INFINITY))
         return super().step(action)
 
@@ -43,16 +42,7 @@ TRAIN = [
 
 def start(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "filling.py").write_text(FILLING)
-    paths = str(ROOT)
-    return subprocess.run(
-        [sys.executable, "-m", "trpo_tf", *TRAIN],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return command_line.run(folder, *TRAIN, environment={**os.environ, **environment})
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +51,6 @@ def undisturbed(tmp_path_factory):
     done = start(folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """In this process and those that it starts."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import command_line
+from tests.support.command_line import Command
 from tests.support.paths import ROOT
 from trpo_tf.runs.checkpoints import load_checkpoint
 
@@ -24,18 +26,11 @@ SETTINGS = [
 PATIENCE = 300
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "trpo_tf", "train", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path, *arguments: str) -> Command:
+    return command_line.start(folder, "train", *arguments)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def finish(process: Command) -> tuple[int, str]:
     """Exit status and stderr."""
     _, err = process.communicate(timeout=PATIENCE)
     return process.returncode, err
@@ -47,7 +42,7 @@ def iterations(run: Path) -> list[int]:
     return [json.loads(line)["iteration"] for line in whole]
 
 
-def wait(process: subprocess.Popen, reached) -> None:
+def wait(process: Command, reached) -> None:
     deadline = time.monotonic() + PATIENCE
     while not reached():
         assert process.poll() is None, process.communicate()
@@ -55,7 +50,7 @@ def wait(process: subprocess.Popen, reached) -> None:
         time.sleep(0.002)
 
 
-def kill_when(process: subprocess.Popen, reached) -> None:
+def kill_when(process: Command, reached) -> None:
     wait(process, reached)
     process.send_signal(signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
@@ -129,8 +124,13 @@ def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_go_on(tmp_path):
 
 
 def test_a_stop_before_anything_is_written_leaves_nothing(tmp_path):
-    process = start(tmp_path, *SETTINGS, "--out", "deep/run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trpo_tf", "train", *SETTINGS, "--out", "deep/run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    assert finish(process)[0] in (130, -signal.SIGINT)
+    assert process.wait(PATIENCE) in (130, -signal.SIGINT)
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support import command_line
 from tests.support.paths import ROOT
 from trpo_tf.serving.support import entry_points
 
@@ -60,11 +61,4 @@ def environment(folder: Path) -> dict[str, str]:
 
 def run(folder: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run code where the packages in `folder` are installed."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    return command_line.run(ROOT, *arguments, code=code, paths=[folder], timeout=600)

@@ -1,0 +1,122 @@
+"""The command line in processes of its own, which need not import TensorFlow first: see fork_server.py."""
+
+import atexit
+import functools
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.support.paths import ROOT
+
+
+class Command:
+    """A process that runs `trpo-tf`, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, pid: int, status: int, stdout: IO[str], stderr: IO[str]) -> None:
+        self.pid, self.stdout, self.stderr, self._status = pid, stdout, stderr, status
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._wait(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._wait(timeout) is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def _wait(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            self.returncode = int(os.read(self._status, 16))
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Read what it wrote and wait for its end."""
+        read = ["", ""]
+
+        def drain(place: int, stream: IO[str]) -> None:
+            with stream:
+                read[place] = stream.read()
+
+        threads = [threading.Thread(target=drain, args=each) for each in enumerate((self.stdout, self.stderr))]
+        for thread in threads:
+            thread.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        return read[0], read[1]
+
+
+def start(
+    folder: Path,
+    *arguments: object,
+    code: str | None = None,
+    paths: Sequence[Path] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Command:
+    """Start `trpo-tf ARGUMENTS` in a folder, or Python `code` with these arguments.
+
+    What it imports is found in `paths` and the checkout. By default it has this process's environment variables.
+    """
+    variables = dict(os.environ if environment is None else environment)
+    variables["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, ROOT]))
+    request = {
+        "code": code,
+        "arguments": list(map(str, arguments)),
+        "folder": str(folder),
+        "environment": variables,
+        "largest_file": resource.getrlimit(resource.RLIMIT_FSIZE),
+    }
+    pipes = [os.pipe() for _ in range(3)]
+    theirs = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
+    server = _server()
+    socket.send_fds(server, [json.dumps(request).encode()], theirs)
+    for descriptor in theirs:
+        os.close(descriptor)
+    stdout, stderr = (os.fdopen(read) for read, _ in pipes[:2])
+    return Command(int(server.recv(16)), pipes[2][0], stdout, stderr)
+
+
+def run(folder: Path, *arguments: object, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `trpo-tf ARGUMENTS` to its end; `options` are those of `start`."""
+    process = start(folder, *arguments, **options)
+    out, err = process.communicate(timeout)
+    return subprocess.CompletedProcess(list(map(str, arguments)), process.wait(), out, err)
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """The socket of the server of this test process, which ends with it."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours

@@ -1,0 +1,95 @@
+"""A process that has imported TensorFlow, and forks for each command: `python fork_server.py DESCRIPTOR`.
+
+A request comes over the Unix socket of that descriptor: JSON, with the child's standard streams and a pipe for its exit
+status. TensorFlow starts its threads with the first operation, so that a fork is safe before. The package under test is
+not imported here: each command imports it by itself, with the environment variables that it was given.
+"""
+
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+IMPORTED = (
+    "tensorflow",
+    "tensorflow_probability",
+    "keras",
+    "tf_keras",
+    "tf2onnx.convert",
+    "gymnasium",
+    "envpool",
+    "rich.console",
+    "tyro",
+)
+
+
+def next_command(requests: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request. Return the request in a child, and None in the server once its socket is closed."""
+    statuses: dict[int, int] = {}
+    woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready, _, _ = select.select([requests, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            _report(statuses)
+        if requests in ready:
+            message, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 4)
+            if not message:
+                return None
+            pid = os.fork()
+            if pid == 0:
+                for descriptor in (requests.detach(), woken, wakes, descriptors.pop(), *statuses.values()):
+                    os.close(descriptor)
+                return _in_child(json.loads(message), descriptors)
+            *streams, statuses[pid] = descriptors
+            for descriptor in streams:
+                os.close(descriptor)
+            requests.send(str(pid).encode())
+
+
+def _report(statuses: dict[int, int]) -> None:
+    """Write the exit status of each child that ended to its pipe."""
+    for pid in list(statuses):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            os.write(statuses[pid], str(os.waitstatus_to_exitcode(status)).encode())
+            os.close(statuses.pop(pid))
+
+
+def _in_child(request: dict[str, Any], streams: list[int]) -> dict[str, Any]:
+    """Become the process that was asked for."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for standard, stream in enumerate(streams):
+        os.dup2(stream, standard)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
+    os.chdir(request["folder"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(request["largest_file"]))
+    # As with `python -m`: the folder, then PYTHONPATH, then the rest.
+    sys.path[:0] = [request["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv[1:] = request["arguments"]
+    return request
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C on a terminal; its end is that of the socket
+    sys.path.pop(0)
+    for name in IMPORTED:
+        importlib.import_module(name)
+    request = next_command(socket.socket(fileno=int(sys.argv[1])))
+    if request is not None and request["code"] is not None:
+        exec(request["code"], {"__name__": "__main__"})
+    elif request is not None:
+        runpy.run_module("trpo_tf", run_name="__main__", alter_sys=True)
