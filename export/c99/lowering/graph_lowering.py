@@ -45,7 +45,8 @@ def lower(
     for node in graph.nodes:
         for output, value in zip(node.outputs, _outputs(node, graph, values, steps), strict=True):
             shaped = replace(value, shape=graph.arrays[output].shape)
-            values[output] = stored(steps, shaped) if graph.readers[output] > 1 else shaped
+            reads = graph.readers[output] + (output in outputs) + (output in carried)
+            values[output] = stored(steps, shaped) if reads > 1 else shaped
     for name, memory in outputs.items():
         steps.append(Step(memory, np.arange(memory.size), _value(name, graph, values).expression))
     steps += _carried({memory: _value(name, graph, values) for name, memory in carried.items()})

@@ -354,6 +354,11 @@ def test_c_carries_its_state_from_whatever_memory_held_before(name, where, tmp_p
     assert agree(found if where is sanitized else found.actions, actions)
 
 
+def test_c_computes_a_gate_once_for_action_and_next_state():
+    body = c_sources(converted("lstm"), STATEFUL["lstm"].spec)["policy.c"].partition(b"void policy_act(")[2]
+    assert body.count(b"sigmoid(") == 3  # of which the action and the next state are made
+
+
 def test_the_state_in_c_is_the_caller_s_and_one_of_zeros_starts(tmp_path):
     """Two episodes in turns with two states are what each is by itself."""
     spec = STATEFUL["counter"].spec
