@@ -72,7 +72,7 @@ def sample_frozen(config: Config, learner: Learner, state: TrainingState) -> Bat
     rng = np.random.default_rng(0)
     with Experience(config, learner.policy) as experience:
         experience.restart(10_000, max(state.recent_lengths, default=0))
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         batches = [experience.collect(rng, PhaseClock())[0] for _ in range(WARM + BATCHES)]
     kept = batches[WARM:]
     parts = [np.concatenate([getattr(batch, name) for batch in kept]) for name in Batch._fields[1:]]

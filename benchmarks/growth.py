@@ -62,7 +62,7 @@ def measure(point: Point) -> dict[str, float]:
     rng, clocks = np.random.default_rng(0), []
     with Experience(config, learner.policy) as experience:
         experience.restart()
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
 
         def sample() -> Any:
             clocks.append(PhaseClock())

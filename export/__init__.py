@@ -7,8 +7,9 @@ from trpo_tf.lazy_attributes import lazy_attributes
 if TYPE_CHECKING:
     from trpo_tf.export.bundle.write import write_bundle
     from trpo_tf.export.errors import ExportError, ParityError
-    from trpo_tf.export.graph.convert import to_onnx, with_constants
+    from trpo_tf.export.graph.convert import to_onnx
     from trpo_tf.export.graph.convert_policy import convert_policy
+    from trpo_tf.export.graph.editing import with_constants
     from trpo_tf.export.parity.reference.evidence import Evidence
     from trpo_tf.export.policy.functions import InferenceFunction
     from trpo_tf.export.policy.spec import GraphForm, PolicySpec
@@ -43,7 +44,7 @@ __getattr__ = lazy_attributes(
         "Target": "targets.target",
         "convert_policy": "graph.convert_policy",
         "to_onnx": "graph.convert",
-        "with_constants": "graph.convert",
+        "with_constants": "graph.editing",
         "write_bundle": "bundle.write",
     },
 )

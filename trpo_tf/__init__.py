@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trpo_tf.runs.folder import Run, load_run
     from trpo_tf.training.train import resume, train
 
-__all__ = ["Config", "Run", "evaluate", "export_run", "in_process", "load_run", "resume", "train"]
+__all__ = ["Config", "Run", "Workers", "evaluate", "export_run", "in_process", "load_run", "resume", "train"]
 
 # Lazily: `trpo-tf serve` works where TensorFlow is not installed.
 __getattr__ = lazy_attributes(
@@ -26,6 +26,7 @@ __getattr__ = lazy_attributes(
     {
         "Config": "config.settings",
         "Run": "runs.folder",
+        "Workers": "sampling.workers",
         "evaluate": "evaluation.evaluate",
         "export_run": "exporting.run_bundle",
         "in_process": "exporting.in_process",

@@ -1,6 +1,5 @@
 """Convert a TensorFlow function to a checked ONNX graph."""
 
-import copy
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +8,11 @@ from typing import Any, cast
 import onnx
 import tensorflow as tf
 import tf2onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.check import check_graph
-from trpo_tf.export.graph.editing import BATCH, drop_unread, graphs_of, set_field
+from trpo_tf.export.graph.editing import BATCH, drop_unread, graphs_of
 from trpo_tf.export.graph.operator_rewrites import HANDLERS
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
 
@@ -67,14 +65,6 @@ def with_neutral_names(signature: Any) -> tuple[Any, dict[str, str]]:
     names = {f"graph_input_{place}": spec.name for place, spec in enumerate(specs)}
     neutral = [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in zip(names, specs, strict=True)]
     return tf.nest.pack_sequence_as(signature, neutral), names
-
-
-def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """Replace some of the graph's inputs by constants."""
-    constant = copy.deepcopy(model)
-    set_field(constant.graph.input, [i for i in model.graph.input if i.name not in values])
-    constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
-    return constant
 
 
 def _bind_tensors(model: onnx.ModelProto, captures: Sequence[tuple[Any, Any]]) -> None:

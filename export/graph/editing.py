@@ -1,9 +1,12 @@
 """Walk and edit ONNX graphs, also those inside of conditionals and loops."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
 BATCH = "batch"
 
@@ -43,3 +46,11 @@ def set_field(field: Any, values: Iterable[Any]) -> None:
     kept = list(values)
     del field[:]
     field.extend(kept)
+
+
+def with_constants(model: onnx.ModelProto, values: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """Replace some of the graph's inputs by constants."""
+    constant = copy.deepcopy(model)
+    set_field(constant.graph.input, [i for i in model.graph.input if i.name not in values])
+    constant.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    return constant

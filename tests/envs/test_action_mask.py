@@ -169,7 +169,7 @@ def sampled(sampling, policy=None, source="observation", **arguments):
     state = learner.initial_state(4)
     with Experience(config, learner.policy) as experience:
         experience.restart()
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(0)
         return learner, [experience.collect(rng, PhaseClock()) for _ in range(2)]
 

@@ -32,7 +32,7 @@ def collected(config):
     state = learner.initial_state(config.sampling.num_envs)
     with Experience(config, learner.policy) as experience:
         experience.restart()
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         return experience.collect(np.random.default_rng(0), PhaseClock())
 
 

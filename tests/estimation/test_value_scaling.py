@@ -34,7 +34,7 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
     state = learner.initial_state(ENVS)
     with Experience(config, learner.policy) as experience:
         experience.restart()
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         batch = experience.collect(np.random.default_rng(0), _clock())[0]
     known = Moments.empty(()).updated(np.array([-30.0, 10.0, 20.0]))
 

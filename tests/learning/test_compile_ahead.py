@@ -21,7 +21,7 @@ def _arrays(state):
 
 def _trained(config, learner, ahead=compiled_ahead):
     state = learner.initial_state(config.sampling.num_envs)
-    with Experience(config, learner.policy) as experience, ahead(config, learner, state, experience.actor):
+    with Experience(config, learner.policy) as experience, ahead(config, learner, state, experience.graph):
         experience.restart()
         for _ in range(2):
             state, _ = iterate(config, learner, experience, state)
@@ -59,7 +59,7 @@ def test_an_error_is_that_of_the_iteration(small_config):
     learner = dataclasses.replace(build_learner(config), xla=True, update=update)
     state = learner.initial_state(config.sampling.num_envs)
     with Experience(config, learner.policy) as experience:
-        with compiled_ahead(config, learner, state, experience.actor):
+        with compiled_ahead(config, learner, state, experience.graph):
             pass
         experience.restart()
         with pytest.raises(FloatingPointError, match="can't be compiled"):

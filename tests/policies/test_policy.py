@@ -8,6 +8,7 @@ from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.networks import PureNetwork, mlp
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer
+from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.policy import draw_noise
@@ -33,7 +34,7 @@ def test_sampler_and_export_act_alike(kind, dtype):
     rng = np.random.default_rng(1)
     observations = rng.normal(5.0, 3.0, (16, 3)).astype(dtype)
     noise = draw_noise(policy.spec.noise, 16, rng)
-    actor = Actor(policy, 16)
+    actor = Actor(acting_graph(policy), 16)
     actor.load(theta, normalizer)
     actor.observation[...], actor.noise[...] = observations, noise
     actor.run()
@@ -46,7 +47,7 @@ def test_sampler_and_export_act_alike(kind, dtype):
 
 def test_actor_follows_its_parameters():
     policy, theta, normalizer = policy_and_parameters("gaussian")
-    actor = Actor(policy, 4)
+    actor = Actor(acting_graph(policy), 4)
     actions = []
     for scale in (1.0, 0.5, 1.0):
         actor.load((theta * scale).astype(np.float32), normalizer)

@@ -26,7 +26,7 @@ def sampled(env_id: str, batches: int = 2, *, vine: VineConfig | None = None, **
     state = learner.initial_state(config.sampling.num_envs)
     with Experience(config, learner.policy) as experience:
         experience.restart(longest_recent=7)
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(0)
         collected = [experience.collect(rng, PhaseClock()) for _ in range(batches)]
     return learner, collected

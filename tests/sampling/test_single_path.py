@@ -6,6 +6,7 @@ from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.support.phase_timer import PhaseClock
@@ -16,7 +17,7 @@ LIMIT, LENGTH = 5, 3  # of Walk's episodes: where they are truncated, and where 
 def sampler_for(env_id: str, num_envs: int = 2, seed: int = 0):
     config = Config(env_id, sampling=SamplingConfig(num_envs=num_envs), policy=PolicyConfig(hidden_sizes=(4,)))
     learner = build_learner(config)
-    actor = Actor(learner.policy, num_envs)
+    actor = Actor(acting_graph(learner.policy), num_envs)
     state = learner.initial_state(num_envs)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     return SinglePath(make_vector_env(env_id, num_envs), actor, seed), learner
@@ -110,7 +111,7 @@ def test_correlated_noise_follows_its_law_step_by_step_and_from_batch_to_batch()
     config = Config("tests.support.environments:Reach-v0", sampling=sampling, policy=PolicyConfig(unit_std=False))
     learner = build_learner(config)
     state = learner.initial_state(64)
-    actor = Actor(learner.policy, 64)
+    actor = Actor(acting_graph(learner.policy), 64)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     sampler = SinglePath(make_vector_env(config.env_id, 64), actor, 0)
     rng = np.random.default_rng(0)

@@ -52,7 +52,7 @@ def sampled(config, steps, state_changes=None):
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, batch_size=steps))
     with Experience(config, learner.policy) as experience:
         experience.restart(longest_recent=max(state.recent_lengths, default=0))
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         batch, episodes, _ = experience.collect(np.random.default_rng(0), PhaseClock())
         return batch, episodes, experience.is_over(batch.steps, 0, batch.steps)
 

@@ -11,6 +11,7 @@ from trpo_tf.envs.spaces import action_spec, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.support.phase_timer import PhaseClock
@@ -98,7 +99,7 @@ def sampled(env_id, backend, steps, num_envs=2):
     config = Config(env_id, sampling=SamplingConfig(num_envs=num_envs), policy=PolicyConfig(hidden_sizes=(8,)))
     learner = build_learner(config)
     state = learner.initial_state(num_envs)
-    actor = Actor(learner.policy, num_envs)
+    actor = Actor(acting_graph(learner.policy), num_envs)
     actor.load(state.theta, Normalizer.of(state.observation_moments))
     sampler = SinglePath(make_vector_env(env_id, num_envs, backend), actor, 0)
     batch, episodes = sampler.collect(steps, np.random.default_rng(0), PhaseClock())

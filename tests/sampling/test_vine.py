@@ -25,7 +25,7 @@ def sampled(env_id: str, *, batches: int = 1, seed: int = 0, **vine):
     state = learner.initial_state(4)
     with Experience(config, learner.policy) as experience:
         experience.restart()
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(seed)
         collected = [experience.collect(rng, PhaseClock()) for _ in range(batches)]
     return config, learner, state, collected

@@ -345,6 +345,33 @@ class Labyrinth(gym.Env):
         return self._filled(LABYRINTH_KEYS, lambda: self.np_random.uniform(-1, 1, 2).astype(np.float32), space=False)
 
 
+class Faulty(Walk):
+    """Walk that from its `after`th step on hangs, ends its process, or observes the operating system's random numbers.
+
+    It hangs or ends only if it is the first process to make the file `once`, if that is given.
+    """
+
+    def __init__(self, fault: str, after: int = 10, once: str = "") -> None:
+        super().__init__()
+        self._fault, self._after, self._once = fault, after, once
+
+    def step(self, action):
+        step = super().step(action)
+        if self._total < self._after:
+            return step
+        if self._fault == "random":
+            noise = np.frombuffer(os.urandom(4), np.uint32).astype(np.float32) / 2**32
+            return (step[0] + noise, *step[1:])
+        if self._once:
+            try:
+                os.close(os.open(self._once, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return step
+        if self._fault == "hang":
+            time.sleep(3600)
+        os._exit(7)
+
+
 gym.register("Labyrinth-v0", Labyrinth, max_episode_steps=5)
 gym.register("Recall-v0", Recall, max_episode_steps=5)
 gym.register("Alternate-v0", Alternate, max_episode_steps=10)
@@ -352,6 +379,7 @@ gym.register("Ring-v0", Ring, max_episode_steps=200)
 gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0})
 gym.register("Deadline-v0", Deadline, max_episode_steps=10)
 gym.register("Walk-v0", Walk, max_episode_steps=5)
+gym.register("Faulty-v0", Faulty, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})
 gym.register("IntegerBox-v0", IntegerBox, max_episode_steps=5)

@@ -60,8 +60,8 @@ def test_the_sampler_s_states_are_those_of_the_update(memory, names, small_confi
     state = dataclasses.replace(state, theta=theta)
     with Experience(config, learner.policy) as experience:
         experience.restart(longest_recent=9)
-        experience.actor.load(theta, Normalizer.of(state.observation_moments))
-        assert set(experience.actor.state) == names | {"history", "previous_action"}
+        experience.load(theta, Normalizer.of(state.observation_moments))
+        assert {spec.name for spec in experience.graph.state} == names | {"history", "previous_action"}
         for _ in range(2):
             batch = experience.collect(np.random.default_rng(0), PhaseClock()).batch
             rows = objective_rows(config, learner, state, batch)

@@ -29,7 +29,7 @@ def test_a_learned_baseline_lowers_the_variance_of_the_gradient_on_the_same_batc
         experience.restart()
         for _ in range(12):  # a critic that knows something
             state, _ = iterate(config, learner, experience, state)
-        experience.actor.load(state.theta, Normalizer.of(state.observation_moments))
+        experience.load(state.theta, Normalizer.of(state.observation_moments))
         rng = np.random.default_rng(0)
         for _ in range(20):
             batch, _, _ = experience.collect(rng, PhaseClock())

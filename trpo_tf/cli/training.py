@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from trpo_tf.serving import Policy
 
 
+_BESIDE_RESUME = "--total-steps, --workers, --step-timeout and --profile"
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train a policy with TRPO, in a new run folder or from a run's checkpoint.
@@ -39,6 +42,10 @@ class Train:
     """resume this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
     init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
     """start from the weights of this run or bundle"""
+    workers: int = 0
+    """processes that step the environments, at most as many as --shards; 0: none but this one"""
+    step_timeout: Annotated[float, arg(metavar="SECONDS")] = 0.0
+    """replace a worker whose environments do not finish a step in this time; 0: never"""
     profile: Flag = False
     """trace iterations 3 to 5 for TensorBoard's profiler, and print where an iteration's time went"""
 
@@ -47,7 +54,7 @@ class Train:
         if self.resume is None and not self.config.env_id:
             raise UserError("which environment? For example: trpo-tf train CartPole-v1")
         if self.resume is not None and self._settings_beside_resume():
-            raise UserError("--resume continues with the run's own settings; it takes only --total-steps and --profile")
+            raise UserError(f"--resume continues with the run's own settings; it takes only {_BESIDE_RESUME}")
         if self.resume is None:
             from trpo_tf.training.early_checks import check_new_run
 
@@ -57,14 +64,23 @@ class Train:
 
             require_run(self.resume)
         with uncollected():
+            from trpo_tf.sampling.workers import Workers
             from trpo_tf.training.train import resume, train
 
+        workers = Workers(self.workers, self.step_timeout)
         logged: list[dict[str, Any]] = []
         if self.resume:
             total = self.config.total_steps or None
-            run = resume(self.resume, total_steps=total, observer=logged.append, profile=self.profile)
+            run = resume(self.resume, total_steps=total, workers=workers, observer=logged.append, profile=self.profile)
         else:
-            run = train(self.config, self.out, init_from=self.init_from, observer=logged.append, profile=self.profile)
+            run = train(
+                self.config,
+                self.out,
+                init_from=self.init_from,
+                workers=workers,
+                observer=logged.append,
+                profile=self.profile,
+            )
         _print_run(run)
         if self.profile:
             _print_profile(run, logged)
@@ -72,7 +88,8 @@ class Train:
     def _settings_beside_resume(self) -> bool:
         given = dataclasses.asdict(self), dataclasses.asdict(type(self)())
         for values in given:
-            del values["resume"], values["profile"], values["config"]["total_steps"]
+            del values["resume"], values["config"]["total_steps"], values["profile"]
+            del values["workers"], values["step_timeout"]
         return given[0] != given[1]
 
 

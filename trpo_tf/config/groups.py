@@ -52,6 +52,8 @@ class SamplingConfig:
     """gymnasium, envpool, or auto: the fastest installed one that has the environment"""
     num_envs: int = 4
     """number of environments stepped together"""
+    shards: int = 1
+    """groups of environments with random streams of their own, at most num_envs; --workers share them among them"""
     batch_size: int = 2048
     """environment steps per iteration, over all environments"""
     discount: float = 0.99
@@ -92,6 +94,9 @@ class SamplingConfig:
         """Raise `UserError` naming the first setting that can't work."""
         check_types(self)
         require(self.num_envs >= 1, "num_envs", "at least 1")
+        require(1 <= self.shards <= self.num_envs, "shards", f"at least 1, and at most num_envs, {self.num_envs}")
+        require(self.sampler != "vine" or self.shards == 1, "shards", "1, for the vine")
+        require(self.env_backend != "envpool" or self.shards == 1, "shards", "1, for envpool")
         require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
         if self.final_discount > 0:

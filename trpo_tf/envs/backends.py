@@ -34,11 +34,17 @@ def choose_backend(backend: str, environment: str | Environment) -> str:
 
 
 def make_vector_env(
-    environment: str | Environment, num_envs: int, backend: str = "gymnasium", *, limit_ends: bool = False
+    environment: str | Environment,
+    num_envs: int,
+    backend: str = "gymnasium",
+    *,
+    limit_ends: bool = False,
+    halves: bool = True,
 ) -> VectorEnv:
     """Make `num_envs` environments of backend "gymnasium" or "envpool".
 
-    With `limit_ends` an episode that reaches the time limit has terminated. Raises `UserError` for an id that can't be
+    With `limit_ends` an episode that reaches the time limit has terminated. With `halves` MuJoCo's are stepped in two
+    halves, on two threads. Raises `UserError` for an id that can't be
     made.
     """
     envs: VectorEnv
@@ -48,7 +54,7 @@ def make_vector_env(
         env_id = str(environment)
         with readable_errors(env_id):
             if is_atari(env_id) or spec_of(environment).vector_entry_point is None:
-                return make_sync_env(environment, num_envs, limit_ends=limit_ends)
+                return make_sync_env(environment, num_envs, limit_ends=limit_ends, halves=halves)
             vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
         if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.make import spec_of
 from trpo_tf.envs.vector import Step
 from trpo_tf.export.support.heavy_imports import executed_when_used
@@ -82,8 +83,8 @@ class EnvPool:
         order = np.argsort(np.concatenate([ended, others]))
         return [np.concatenate(parts)[order] for parts in zip(*states, strict=True)]
 
-    def take_info(self) -> dict[str, float]:
-        """Return no means: EnvPool's `info` has other names than Gymnasium's, and is not read."""
+    def take_info(self) -> Sums:
+        """Return no sums: EnvPool's `info` has other names than Gymnasium's, and is not read."""
         return {}
 
     def close(self) -> None:

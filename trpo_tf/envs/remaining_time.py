@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Dict
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.spaces import parts_of_dict
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec
@@ -110,8 +111,8 @@ class VectorLimitEnds:
         self._envs.end(places)
         self._ended[list(places)] = True
 
-    def take_info(self) -> dict[str, float]:
-        """Return means of the numbers in `info`; see `VectorEnv`."""
+    def take_info(self) -> Sums:
+        """Return sums of the numbers in `info`; see `VectorEnv`."""
         return self._envs.take_info()  # type: ignore[no-any-return]
 
     def close(self) -> None:

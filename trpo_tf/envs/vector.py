@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.checked import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
-from trpo_tf.envs.info_means import InfoMeans
+from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.make import is_mujoco, make_env
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import environment_failure
@@ -44,8 +44,8 @@ class VectorEnv(Protocol):
     def end(self, places: Sequence[int]) -> None:
         """End some environments' episodes: the next step resets them."""
 
-    def take_info(self) -> dict[str, float]:
-        """Return means of the numbers in `info` since the last call, as `InfoMeans` computes them."""
+    def take_info(self) -> Sums:
+        """Return sums of the numbers in `info` since the last call, as `InfoSums` computes them."""
 
     def close(self) -> None:
         """Close the environments."""
@@ -71,8 +71,8 @@ class Vectorized:
         """Raise `NotImplementedError`."""
         raise NotImplementedError(f"the episodes of {places} can't be ended")
 
-    def take_info(self) -> dict[str, float]:
-        """Return no means: these classic tasks report nothing in `info`."""
+    def take_info(self) -> Sums:
+        """Return no sums: these classic tasks report nothing in `info`."""
         return {}
 
 
@@ -80,12 +80,12 @@ class SyncVectorEnv:
     """Gymnasium's environments stepped one after the other; MuJoCo's in two halves, on two threads.
 
     Unlike `gym.vector.SyncVectorEnv`, it does not gather `info` in arrays, which takes as long as a small environment's
-    step. MuJoCo's physics lets other threads run meanwhile, so the halves run in parallel.
+    step. MuJoCo's physics lets other threads run meanwhile, so the halves run in parallel, unless `halves` is off.
     """
 
     can_end = True
 
-    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
+    def __init__(self, envs: Sequence[gym.Env[Any, Any]], *, halves: bool = True) -> None:
         """Take over `envs`, which must have the same spaces: `close` closes them."""
         self.envs, self.num_envs = envs, len(envs)
         self._specs = parts = observation_spec(envs[0].observation_space)
@@ -95,10 +95,10 @@ class SyncVectorEnv:
             for part, rows in zip(parts, self._observation.values(), strict=True)
         }
         self._to_check = np.full(self.num_envs, _CHECKED_STEPS).tolist()
-        self._info = [InfoMeans() for _ in envs]
+        self._info = [InfoSums() for _ in envs]
         self._reward = np.zeros(self.num_envs)
         self._terminated, self._truncated = (np.zeros(self.num_envs, bool) for _ in range(2))
-        middle = self.num_envs // 2 if is_mujoco(envs[0]) else 0
+        middle = self.num_envs // 2 if halves and is_mujoco(envs[0]) else 0
         self._first, self._others = range(middle), range(middle, self.num_envs)
         self._beside = ThreadPoolExecutor(1)
 
@@ -124,9 +124,9 @@ class SyncVectorEnv:
         """End these environments' episodes: the next step resets them."""
         self._truncated[list(places)] = True
 
-    def take_info(self) -> dict[str, float]:
-        """Return means of the numbers in `info` since the last call; see `VectorEnv`."""
-        return InfoMeans.taken(self._info)
+    def take_info(self) -> Sums:
+        """Return sums of the numbers in `info` since the last call; see `VectorEnv`."""
+        return added(sums.take() for sums in self._info)
 
     def close(self) -> None:
         """Close the environments."""
@@ -180,9 +180,12 @@ class SyncVectorEnv:
         return structured({name: rows.copy() for name, rows in self._observation.items()})
 
 
-def make_sync_env(environment: str | Environment, num_envs: int, *, limit_ends: bool = False) -> SyncVectorEnv:
-    """Make the environments of `make_env`, stepped one after the other.
+def make_sync_env(
+    environment: str | Environment, num_envs: int, *, limit_ends: bool = False, halves: bool = True
+) -> SyncVectorEnv:
+    """Make the environments of `make_env`, stepped one after the other, or MuJoCo's in two `halves`.
 
     They are made unchecked, since `SyncVectorEnv` checks what they return.
     """
-    return SyncVectorEnv([make_env(environment, limit_ends=limit_ends, checked=False) for _ in range(num_envs)])
+    envs = [make_env(environment, limit_ends=limit_ends, checked=False) for _ in range(num_envs)]
+    return SyncVectorEnv(envs, halves=halves)

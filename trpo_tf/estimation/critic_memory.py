@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.sampling.batch import Batch
+from trpo_tf.sampling.join import side_by_side
 
 
 def with_memory(earlier: Sequence[Batch], batch: Batch, memory: int) -> Batch:
@@ -27,11 +28,6 @@ def remembered(earlier: Sequence[Batch], batch: Batch, memory: int) -> tuple[Bat
     """Return the batches to keep for the next iteration: the last `memory` - 1, the oldest first."""
     batches = (*earlier, batch)
     return batches[max(0, len(batches) - (memory - 1)) :]
-
-
-def side_by_side(batches: Sequence[Batch]) -> Batch:
-    """Return batches [T, N] as one, along the environments."""
-    return tf.nest.map_structure(lambda *parts: np.concatenate(parts, axis=1), *batches)  # type: ignore[no-any-return]
 
 
 def apart(batches: Batch, num_envs: int) -> tuple[Batch, ...]:

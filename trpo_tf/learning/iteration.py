@@ -34,7 +34,7 @@ def iterate(
     clock = PhaseClock(traced=traced)
 
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
-    experience.actor.load(state.theta, learner.policy.encoder.normalizer(state.observation_moments))
+    experience.load(state.theta, learner.policy.encoder.normalizer(state.observation_moments))
     correlation = config.sampling.noise_correlation * annealing(config, state)
     sampled = experience.collect(state.rng(config.seed, Purpose.SAMPLING), clock, correlation)
 
@@ -116,7 +116,7 @@ def _state_after(
     """Return the state after the iteration; the observations of the batch are added to the statistics last."""
     batch = sampled.batch
     after = dataclasses.replace(
-        state.with_episodes(*sampled.episodes),
+        state.with_episodes(sampled.episodes.returns, sampled.episodes.lengths),
         theta=update.theta,
         adapted=np.float32(update.adapted),
         value_theta=critic.theta,

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.config.former_names import COUNTERS, renamed
-from trpo_tf.estimation.critic_memory import apart, side_by_side
+from trpo_tf.estimation.critic_memory import apart
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.sampling.batch import Batch
+from trpo_tf.sampling.join import side_by_side
 from trpo_tf.serving.runtime.observations import ROOT, by_name, structured
 from trpo_tf.solvers.adam import AdamState
 

@@ -1,23 +1,57 @@
 """Run the policy while sampling: its ONNX graph, with bound weights and buffers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.export import to_onnx, with_constants
-from trpo_tf.export.policy.outputs import started
-from trpo_tf.policies.policy import Policy
+from trpo_tf.export import with_constants
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.serving import ArraySpec, StateSpec
-from trpo_tf.serving.runtime.observations import Array, Observation, by_name, structured
+from trpo_tf.serving.bundle.specs import NoiseSpec
+from trpo_tf.serving.runtime.observations import Array, Observation, structured
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
 from trpo_tf.serving.runtime.policy import draw_noise
 
-_OBSERVATION, _STATE, _NEXT, _SEEN, _RESET = "observation_", "state_", "next_", "seen_", "reset"
+if TYPE_CHECKING:
+    from trpo_tf.policies.memory import Memory
+
+OBSERVATION, STATE, NEXT, SEEN, RESET = "observation_", "state_", "next_", "seen_", "reset"
+"""Prefixes of the graph's inputs and outputs, and the name of one."""
+
+
+@dataclass(frozen=True)
+class ActingGraph:
+    """A policy's ONNX graph and the shapes of its arrays: what acting needs, and what another process can be sent.
+
+    Attributes:
+        model: the serialized graph, with weights and normaliser as inputs.
+        constant_weights: whether the graph runs faster with its weights as constants.
+        weights: shape of each weight, in the order of the parameters.
+        statistics: number of observed numbers that have statistics.
+        observation: parts of the observation.
+        noise: law of the noise.
+        action: the action, in the environment's units.
+        sample: the sample of the policy's distribution.
+        state: what the policy remembers; empty without memory.
+        seen: what the network of a policy with memory sees; empty without.
+        mask: part of the observation that is the mask of legal actions, None if there is none.
+    """
+
+    model: bytes
+    constant_weights: bool
+    weights: tuple[tuple[int, ...], ...]
+    statistics: int
+    observation: tuple[ArraySpec, ...]
+    noise: NoiseSpec
+    action: ArraySpec
+    sample: ArraySpec
+    state: tuple[StateSpec, ...]
+    seen: tuple[ArraySpec, ...]
+    mask: str | None
 
 
 class Actor:
@@ -34,44 +68,41 @@ class Actor:
     `mask` is the name of the mask of legal actions among `inputs`, None if there is none.
     """
 
-    def __init__(self, policy: Policy, batch: int) -> None:
-        """Convert the policy's inference function, and bind buffers for `batch` rows."""
-        self._network, self._memory = policy.network, policy.memory
-        spec = policy.spec
-        self.noise_spec = spec.noise
-        self.mask = None if spec.mask is None else f"{_OBSERVATION}{spec.mask}"
-        self._weights = [np.zeros(shape, np.float32) for shape in policy.network.shapes]
-        self._normalizer = Normalizer(*(np.zeros(policy.encoder.statistics, np.float32) for _ in range(2)))
-        observation = _buffers(spec.observation, batch)
+    def __init__(self, graph: ActingGraph, batch: int, memory: "Memory | None" = None) -> None:
+        """Open the graph, and bind buffers for `batch` rows; `state_after` needs the policy's `memory`."""
+        self._memory = memory
+        self.noise_spec = graph.noise
+        self.mask = None if graph.mask is None else f"{OBSERVATION}{graph.mask}"
+        self._weights = [np.zeros(shape, np.float32) for shape in graph.weights]
+        self._normalizer = Normalizer(*(np.zeros(graph.statistics, np.float32) for _ in range(2)))
+        observation = _buffers(graph.observation, batch)
         self.observation: Observation = structured(observation)
-        self.noise = np.zeros((batch, *spec.noise.shape), np.float32)
-        self.action: NDArray[Any] = np.zeros((batch, *spec.action.shape), spec.action.dtype)
-        self.state, self._next_state = _buffers(spec.state, batch), _buffers(spec.state, batch)
+        self.noise = np.zeros((batch, *graph.noise.shape), np.float32)
+        self.action: NDArray[Any] = np.zeros((batch, *graph.action.shape), graph.action.dtype)
+        self.state, self._next_state = _buffers(graph.state, batch), _buffers(graph.state, batch)
         self.reset = np.ones(batch, bool)
-        seen = _buffers(policy.memory.observation, batch) if policy.memory else {}
+        seen = _buffers(graph.seen, batch)
         self.seen: Observation = structured(seen) if seen else self.observation
 
-        graph = _training_graph(policy)
-        self._constant_weights = None if policy.network.dense_only else graph
-        session = open_session(graph.SerializeToString())
-        sample = next(o for o in session.get_outputs() if o.name == "sample")
-        dtype = np.int64 if "int64" in sample.type else np.float32
-        self.sample: NDArray[Any] = np.zeros((batch, *sample.shape[1:]), dtype)
-        self.inputs: dict[str, Array] = _prefixed(_OBSERVATION, observation)
-        if policy.memory:
-            self.inputs |= _prefixed(_STATE, self.state) | {_RESET: self.reset}
+        self._constant_weights = onnx.load_from_string(graph.model) if graph.constant_weights else None
+        session = open_session(graph.model)
+        self.sample: NDArray[Any] = np.zeros((batch, *graph.sample.shape), graph.sample.dtype)
+        self.inputs: dict[str, Array] = prefixed(OBSERVATION, observation)
+        if graph.state:
+            self.inputs |= prefixed(STATE, self.state) | {RESET: self.reset}
         self._outputs = {
             "action": self.action,
             "sample": self.sample,
-            **_prefixed(_SEEN, seen),
-            **_prefixed(_NEXT, self._next_state),
+            **prefixed(SEEN, seen),
+            **prefixed(NEXT, self._next_state),
         }
         self._bind(session)
 
     def load(self, theta: NDArray[np.float32], normalizer: Normalizer) -> None:
         """Load the parameters [P] and statistics for the next actions."""
-        for buffer, value in zip(self._weights, self._network.split_array(theta), strict=True):
-            buffer[...] = value
+        ends = np.cumsum([weight.size for weight in self._weights])
+        for buffer, value in zip(self._weights, np.split(theta, ends[:-1]), strict=True):
+            buffer[...] = value.reshape(buffer.shape)
         for buffer, value in zip(self._normalizer, normalizer, strict=True):
             buffer[...] = value
         if self._constant_weights is not None:
@@ -92,9 +123,11 @@ class Actor:
         memory = self._memory
         if memory is None:
             return {}
-        reset = inputs[_RESET][rows]
-        observation = structured({spec.name: inputs[f"{_OBSERVATION}{spec.name}"][rows] for spec in memory.parts})
-        state = started(memory.state, {name: inputs[f"{_STATE}{name}"][rows] for name in self.state}, reset)
+        from trpo_tf.export.policy.outputs import started  # only here: it needs TensorFlow, which workers do without
+
+        reset = inputs[RESET][rows]
+        observation = structured({spec.name: inputs[f"{OBSERVATION}{spec.name}"][rows] for spec in memory.parts})
+        state = started(memory.state, {name: inputs[f"{STATE}{name}"][rows] for name in self.state}, reset)
         following = memory.advance(memory.observe(observation, state, reset), state, actions)
         kept = {name: np.asarray(values) for name, values in following.items()}
         return kept | self._recurrent_state_after(inputs, rows) if memory.recurrent else kept
@@ -138,40 +171,6 @@ def _buffers(specs: Sequence[ArraySpec | StateSpec], batch: int) -> dict[str, Ar
     return {spec.name: np.zeros((batch, *spec.shape), spec.dtype) for spec in specs}
 
 
-def _prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return arrays under names that are no others: a part of the observation may have that of another input."""
     return {f"{prefix}{name}": array for name, array in arrays.items()}
-
-
-def _training_graph(policy: Policy) -> onnx.ModelProto:
-    def outputs(parts: list[Any], mean: Any, scale: Any, observation: Any, noise: Any) -> dict[str, Any]:
-        action, sample = policy.act(parts, Normalizer(mean, scale), observation, noise)
-        # Identities keep two outputs apart where the action is the sample itself.
-        return {"action": tf.identity(action), "sample": tf.identity(sample)}
-
-    def outputs_with_memory(
-        parts: list[Any], mean: Any, scale: Any, observation: Any, state: dict[str, Any], reset: Any, noise: Any
-    ) -> dict[str, Any]:
-        state = started(policy.spec.state, state, reset)
-        step = policy.step(parts, Normalizer(mean, scale), observation, state, reset, noise)
-        seen = by_name(step.seen, policy.spec.observation[0].name)
-        named = {"action": step.action, "sample": step.sample}
-        named |= _prefixed(_SEEN, seen) | _prefixed(_NEXT, step.next_state)
-        return {name: tf.identity(tensor) for name, tensor in named.items()}
-
-    statistics = (policy.encoder.statistics,)
-    signature = [
-        [tf.TensorSpec(shape, tf.float32, f"weight_{i}") for i, shape in enumerate(policy.network.shapes)],
-        tf.TensorSpec(statistics, tf.float32, "mean"),
-        tf.TensorSpec(statistics, tf.float32, "scale"),
-        structured(_tensor_specs(_OBSERVATION, policy.spec.observation)),
-    ]
-    noise = tf.TensorSpec((None, *policy.spec.noise.shape), policy.spec.noise.dtype, policy.spec.noise.name)
-    if not policy.memory:
-        return to_onnx(outputs, [*signature, noise])
-    reset = tf.TensorSpec((None,), tf.bool, _RESET)
-    return to_onnx(outputs_with_memory, [*signature, _tensor_specs(_STATE, policy.spec.state), reset, noise])
-
-
-def _tensor_specs(prefix: str, specs: Sequence[ArraySpec | StateSpec]) -> dict[str, Any]:
-    return {spec.name: tf.TensorSpec((None, *spec.shape), spec.dtype, f"{prefix}{spec.name}") for spec in specs}

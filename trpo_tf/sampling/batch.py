@@ -38,7 +38,8 @@ class Batch(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """Undiscounted returns and lengths of the episodes that ended, in chronological order."""
+    """Undiscounted returns and lengths of the episodes that ended, in chronological order, and their last steps t."""
 
     returns: list[float]
     lengths: list[int]
+    steps: list[int]

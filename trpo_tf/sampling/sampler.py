@@ -4,16 +4,21 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trpo_tf.config.settings import Config
-from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.info_sums import added, means
 from trpo_tf.envs.make import environment_seed, make_env, spec_of
 from trpo_tf.envs.vector import make_sync_env
 from trpo_tf.policies.policy import Policy
-from trpo_tf.sampling.actor import Actor
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.acting_graph import acting_graph
+from trpo_tf.sampling.actor import ActingGraph, Actor
 from trpo_tf.sampling.batch import Batch, Episodes
-from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.sampling.join import in_chronological_order, side_by_side
+from trpo_tf.sampling.shard import LocalShards, ShardPlan, Shards, Task, shard_bounds, streams
 from trpo_tf.sampling.vine import Branches, Vine
+from trpo_tf.sampling.workers import Workers, WorkerShards
 from trpo_tf.support.phase_timer import PhaseClock
 
 _PERIODS = 5
@@ -42,29 +47,40 @@ class Experience:
 
     The state of an environment can't be saved in general. Every run therefore makes its environments at the same steps,
     with a seed that depends on the checkpoint's number. This lets a resumed run repeat an uninterrupted one.
+
+    `graph` is the policy's graph, with the shapes of what is sampled.
     """
 
-    def __init__(self, config: Config, policy: Policy) -> None:
-        """Make the actor; no environment is made before `restart`."""
+    def __init__(self, config: Config, policy: Policy, workers: Workers | None = None) -> None:
+        """Convert the policy, and start the workers if there are some; no environment is made before `restart`."""
         self._config, self._head = config, policy.head
-        self.actor = Actor(policy, config.sampling.num_envs)
-        self._sampler: SinglePath | Vine | None = None
+        self._parameters: tuple[NDArray[np.float32], Normalizer] | None = None
+        self._info: dict[str, float] = {}
+        self._every_episode_ended = False
+        self._vine: Vine | None = None
+        self._shards: Shards | None = None
+        self.graph = acting_graph(policy)
+        if config.sampler_is_vine:
+            self._actor = Actor(self.graph, config.sampling.num_envs, policy.memory)
+        else:
+            self._shards = _shards(config, self.graph, workers or Workers())
 
     def restart(self, checkpoint: int = 0, longest_recent: int = 0) -> None:
         """Close the environments, and make those of the checkpoint with this number.
 
         `longest_recent` is the length of the longest of the latest episodes, 0 if it is not known.
         """
-        self._close()
         config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature
-        seed = environment_seed(config.seed, checkpoint)
-        if config.sampler_is_vine:
-            trunk = make_sync_env(config.made_environment, n, limit_ends=timed)
-            rollout_envs = [make_env(config.made_environment, limit_ends=timed) for _ in range(n)]
-            self._sampler = Vine(trunk, rollout_envs, self.actor, seed, self._longest_first(longest_recent))
-        else:
-            envs = make_vector_env(config.made_environment, n, config.sampling.env_backend, limit_ends=timed)
-            self._sampler = SinglePath(envs, self.actor, seed, self._longest_first(longest_recent))
+        seed, longest = environment_seed(config.seed, checkpoint), self._longest_first(longest_recent)
+        self._every_episode_ended = False
+        if self._shards is not None:
+            self._shards.restart(seed, longest)
+            return
+        if self._vine is not None:
+            self._vine.close()
+        trunk = make_sync_env(config.made_environment, n, limit_ends=timed)
+        rollout_envs = [make_env(config.made_environment, limit_ends=timed) for _ in range(n)]
+        self._vine = Vine(trunk, rollout_envs, self._actor, seed, longest)
 
     def is_over(self, steps: int, steps_before: int, period: int) -> bool:
         """Return whether the environments have done `period` steps since the checkpoint and each has ended an episode.
@@ -73,9 +89,50 @@ class Experience:
         steps available for one episode thus double, however long episodes are. `steps` counts from the checkpoint,
         `steps_before` from the run's start to the checkpoint.
         """
-        if steps < period or self._sampler is None:
+        if steps < period:
             return False
-        return self._sampler.every_episode_ended or steps >= max(_PERIODS * period, steps_before)
+        return self._every_episode_ended or steps >= max(_PERIODS * period, steps_before)
+
+    def load(self, theta: NDArray[np.float32], normalizer: Normalizer) -> None:
+        """Sample with these parameters [P] and statistics from the next `collect` on."""
+        self._parameters = theta, normalizer
+
+    def collect(self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0) -> Sampled:
+        """Sample with the loaded parameters; `noise_correlation` applies to single paths only."""
+        if self._parameters is None:
+            raise RuntimeError("call load before collect")
+        if self._vine is not None:
+            self._actor.load(*self._parameters)
+            return self._collect_vine(self._vine, rng, clock)
+        if self._shards is None:  # a vine without environments
+            raise RuntimeError("call restart before collect")
+        task = Task(*self._parameters, streams(rng, self._config.sampling.shards), noise_correlation)
+        segments = self._shards.collect(task, clock)
+        self._info = means(added(segment.info for segment in segments))
+        self._every_episode_ended = all(segment.every_episode_ended for segment in segments)
+        batch = side_by_side([segment.batch for segment in segments])
+        return Sampled(batch, in_chronological_order([segment.episodes for segment in segments]), None)
+
+    def take_info(self) -> dict[str, float]:
+        """Return means of the numbers in the environments' `info` of the latest `collect`."""
+        return self._info
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for owner in (self._vine, self._shards):
+            if owner is not None:
+                owner.close()
+
+    def _collect_vine(self, sampler: Vine, rng: np.random.Generator, clock: PhaseClock) -> Sampled:
+        vine = self._config.vine
+        batch, episodes, starts = sampler.collect(self._config.rollout_length, vine.rollout_states, rng, clock)
+        branches = sampler.branch(self._head, vine, batch, starts, rng, clock)
+        self._info, self._every_episode_ended = means(sampler.take_info()), sampler.every_episode_ended
+        return Sampled(batch, episodes, branches)
 
     def _longest_first(self, longest_recent: int) -> int:
         """Return the longest first episode: the time limit, or the longest of the latest episodes.
@@ -86,32 +143,15 @@ class Experience:
             return 0
         return spec_of(self._config.made_environment).max_episode_steps or longest_recent
 
-    def collect(self, rng: np.random.Generator, clock: PhaseClock, noise_correlation: float = 0.0) -> Sampled:
-        """Sample with the actor's present parameters; `noise_correlation` applies to single paths only."""
-        length, vine = self._config.rollout_length, self._config.vine
-        match self._sampler:
-            case Vine() as sampler:
-                batch, episodes, starts = sampler.collect(length, vine.rollout_states, rng, clock)
-                branches = sampler.branch(self._head, vine, batch, starts, rng, clock)
-                return Sampled(batch, episodes, branches)
-            case SinglePath() as sampler:
-                batch, episodes = sampler.collect(length, rng, clock, noise_correlation=noise_correlation)
-                return Sampled(batch, episodes, None)
-        raise RuntimeError("call restart before collect")
 
-    def take_info(self) -> dict[str, float]:
-        """Return means of the numbers in the environments' `info` since the last call."""
-        return {} if self._sampler is None else self._sampler.take_info()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._sampler is not None:
-            self._sampler.close()
-            self._sampler = None
+def _shards(config: Config, graph: ActingGraph, workers: Workers) -> Shards:
+    sampling = config.sampling
+    plan = ShardPlan(
+        environment=config.made_environment,
+        backend=sampling.env_backend,
+        limit_ends=sampling.time_feature,
+        graph=graph,
+        length=config.rollout_length,
+        bounds=shard_bounds(sampling.num_envs, sampling.shards),
+    )
+    return WorkerShards(plan, workers) if workers.count else LocalShards(plan, range(plan.shards))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.envs.checked import not_finite
+from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.vector import VectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.sampling.actor import Actor
@@ -144,8 +145,8 @@ class SinglePath:
                 rows[t + 1] = part
         return self._finished(steps)
 
-    def take_info(self) -> dict[str, float]:
-        """Return means of the numbers in the environments' `info` since the last call."""
+    def take_info(self) -> Sums:
+        """Return sums of the numbers in the environments' `info` since the last call."""
         return self._envs.take_info()
 
     def close(self) -> None:
@@ -212,11 +213,12 @@ class SinglePath:
         """Return the episodes that ended in these rows [T, N] without a cut, and keep the sums of unfinished ones."""
         returns = self._returns + np.cumsum(np.where(resetting, 0.0, reward), axis=0)
         lengths = self._lengths + np.cumsum(~resetting, axis=0)
-        episodes = Episodes([], [])
+        episodes = Episodes([], [], [])
         for t, i in np.argwhere(ended & ~resetting):
             if not cut[t, i]:
                 episodes.returns.append(float(returns[t, i]))
                 episodes.lengths.append(int(lengths[t, i]))
+                episodes.steps.append(int(t))
             returns[t + 1 :, i] -= returns[t, i]
             lengths[t + 1 :, i] -= lengths[t, i]
         self._returns, self._lengths = (np.where(ended[-1], 0, sums[-1]) for sums in (returns, lengths))

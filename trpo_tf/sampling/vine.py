@@ -9,6 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.config.settings import VineConfig
+from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.envs.vector import SyncVectorEnv
 from trpo_tf.errors import environment_failure
@@ -174,8 +175,8 @@ class Vine:
             starts.rows,
         )
 
-    def take_info(self) -> dict[str, float]:
-        """Return means of the numbers in the `info` of the trunk's environments since the last call."""
+    def take_info(self) -> Sums:
+        """Return sums of the numbers in the `info` of the trunk's environments since the last call."""
         return self._trunk.take_info()
 
     def close(self) -> None:

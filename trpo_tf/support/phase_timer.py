@@ -3,8 +3,6 @@
 import time
 from typing import Any
 
-import tensorflow as tf
-
 PHASES = ("physics", "acting", "advantages", "update", "critic", "rest")
 
 
@@ -28,6 +26,8 @@ class PhaseClock:
         self._phase, self._since = phase, now
         if self._traced:
             self._end_region()
+            import tensorflow as tf  # only here: rollout workers measure phases without it
+
             self._region = tf.profiler.experimental.Trace(phase)
 
     def stop(self) -> dict[str, float]:

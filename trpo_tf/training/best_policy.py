@@ -13,6 +13,7 @@ from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.evaluation.evaluate import OnStep, longest_episode
 from trpo_tf.learning.training_state import Best, TrainingState
 from trpo_tf.policies.policy import Policy
+from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.serving.runtime.observations import is_finite, map_parts, observation_of, write
 
@@ -25,7 +26,8 @@ class PeriodicEvaluation:
 
     def __init__(self, config: Config, policy: Policy) -> None:
         """Make the environments, which `close` closes."""
-        self._actor, self._encoder = Actor(policy, config.periodic_eval_episodes), policy.encoder
+        self._actor = Actor(acting_graph(policy), config.periodic_eval_episodes)
+        self._encoder = policy.encoder
         self._longest = longest_episode(config.made_environment, config.eval_interval, config.periodic_eval_episodes)
         sampling = config.sampling
         self._envs = make_vector_env(

@@ -22,6 +22,7 @@ from trpo_tf.runs.layout import CHECKPOINTS_FOLDER
 from trpo_tf.runs.metrics_log import MetricsLog
 from trpo_tf.runs.profiler import Profiler
 from trpo_tf.sampling.sampler import Experience
+from trpo_tf.sampling.workers import Workers
 from trpo_tf.support.graceful_stop import StopRequest
 from trpo_tf.training.best_policy import PeriodicEvaluation
 from trpo_tf.training.callbacks import KerasListeners
@@ -29,17 +30,17 @@ from trpo_tf.training.progress import Progress, watch
 from trpo_tf.training.watchers import Observer, Watchers
 
 
-def train_to_end(run: Run, watchers: Watchers) -> Run:
+def train_to_end(run: Run, workers: Workers, watchers: Watchers) -> Run:
     """Train the run from its state to its end, and return it; raises what `trpo_tf.training.train.train` does."""
     config, learner = run.config, run.learner
     with (
         MetricsLog(run.folder, run.state.iteration) as log,
         StopRequest() as stop,
-        Experience(config, learner.policy) as experience,
+        Experience(config, learner.policy, workers) as experience,
         Profiler(run.folder) if watchers.profile else contextlib.nullcontext() as profiler,
         _periodic_evaluation(config, learner) as evaluation,
         Progress(config, shown=watchers.progress) as show,
-        compiled_ahead(config, learner, run.state, experience.actor),
+        compiled_ahead(config, learner, run.state, experience.graph),
     ):
         listeners = KerasListeners(learner.policy, list(watchers.callbacks))
         reports = _Reports(log, show, watchers.observer, profiler)

@@ -23,6 +23,7 @@ from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, requi
 from trpo_tf.runs.lock import locked
 from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights
+from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.training.loop import iterations_left, train_to_end
 from trpo_tf.training.watchers import WatcherArguments, Watchers
@@ -39,6 +40,7 @@ def train(
     value_network: keras.Model | None = None,
     init_from: str | Path | None = None,
     make_env: MakeEnv | None = None,
+    workers: Workers | int = 0,
     **watchers: Unpack[WatcherArguments],
 ) -> Run:
     """Train a policy in a new run folder, by default runs/ENVIRONMENT-seedSEED, and return the run.
@@ -53,6 +55,8 @@ def train(
         make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
             Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
             or register the id in a module and train "module:Mine-v0".
+        workers: processes that step the environments, at most as many as the config has shards (docs/howto/workers.md).
+            `Workers(2, step_timeout=60)` also replaces one that hangs.
         **watchers: any of these, by keyword.
             callbacks: Keras callbacks. An iteration is an epoch, its metrics are the logs, the policy network is the
                 model. Weights that they set in the model become the policy's (docs/howto/callbacks.md).
@@ -74,7 +78,9 @@ def train(
         register_callable(config.env_id, make_env)
     config = with_version(config)
     folder = Path(out) if out is not None else default_folder(config)
-    config = with_observation_offset(with_env_backend(config))
+    config = with_env_backend(config)
+    workers = Workers.of(workers, config)
+    config = with_observation_offset(config)
     learner = build_learner(config, policy_network, value_network)
     for name, network, inputs in (
         ("policy_network", policy_network, learner.policy.network_inputs),
@@ -90,7 +96,7 @@ def train(
     run = create_run(folder, config, learner, state)
     try:
         with locked(folder):
-            return train_to_end(run, watching)
+            return train_to_end(run, workers, watching)
     except UserError:
         if not _has_learned(folder):
             shutil.rmtree(folder)
@@ -102,6 +108,7 @@ def resume(
     *,
     total_steps: int | None = None,
     make_env: MakeEnv | None = None,
+    workers: Workers | int = 0,
     **watchers: Unpack[WatcherArguments],
 ) -> Run:
     """Resume a run from its latest checkpoint, and return it; arguments and errors as in `train`.
@@ -110,7 +117,7 @@ def resume(
     `final_std`) are then computed with the new total.
 
     A run that was killed and resumed ends with the same weights, bit for bit, as one that was not. That holds on the
-    same machine, with the same package versions and number of threads.
+    same machine, with the same package versions and number of threads, and for any number of `workers`.
     """
     watching = Watchers(**watchers)
     expect(folder, str | os.PathLike, "the run must be the path of its folder", UserError)
@@ -129,7 +136,7 @@ def resume(
             )
         if watching.profile:
             _check_long_enough_to_trace(run.config, run.learner, run.state)
-        return train_to_end(run, watching)
+        return train_to_end(run, Workers.of(workers, run.config), watching)
 
 
 def _with_total_steps(run: Run, total_steps: int) -> Run:
@@ -149,7 +156,7 @@ def _with_total_steps(run: Run, total_steps: int) -> Run:
 def with_env_backend(config: Config) -> Config:
     """Return the config with the backend "auto" replaced by the one to use here. Raises `UserError`."""
     backend = "gymnasium"
-    if not config.sampler_is_vine:
+    if not config.sampler_is_vine and config.sampling.shards == 1:
         backend = choose_backend(config.sampling.env_backend, config.made_environment)
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
 

@@ -1,4 +1,4 @@
-"""Average the numbers that an environment reports in `info`."""
+"""Add up the numbers that environments report in `info`, and average them."""
 
 import numbers
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,18 @@ import numpy as np
 
 _OF_EVERY_STEP = "reward"
 
+Sums = dict[str, tuple[float, int]]
+"""Sum and count of the numbers of each name."""
 
-class InfoMeans:
-    """Means of the numbers in `info`: of episodes' last steps, or of all steps if the name begins with `reward`.
+
+class InfoSums:
+    """Sums of the numbers in `info`: of episodes' last steps, or of all steps if the name begins with `reward`.
 
     Numbers in a nested dict have its name as prefix: `episode.r`. Values that are no numbers are left out.
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, tuple[float, int]] = {}
+        self._values: Sums = {}
 
     def add(self, info: Mapping[str, Any], *, ended: bool) -> None:
         """Add the numbers of one step's `info`; `ended` is whether the step was its episode's last."""
@@ -32,13 +35,22 @@ class InfoMeans:
             total, count = self._values.get(name, (0.0, 0))
             self._values[name] = total + float(value), count + 1
 
-    @staticmethod
-    def taken(means: "Iterable[InfoMeans]") -> dict[str, float]:
-        """Return the means over several instances, and reset these."""
-        sums: dict[str, tuple[float, int]] = {}
-        for part in means:
-            for name, (total, count) in part._values.items():
-                before, seen = sums.get(name, (0.0, 0))
-                sums[name] = before + total, seen + count
-            part._values = {}
-        return {name: total / count for name, (total, count) in sorted(sums.items())}
+    def take(self) -> Sums:
+        """Return the sums, and begin again from none."""
+        taken, self._values = self._values, {}
+        return taken
+
+
+def added(parts: Iterable[Sums]) -> Sums:
+    """Return the sums over several parts, in their order."""
+    sums: Sums = {}
+    for part in parts:
+        for name, (total, count) in part.items():
+            before, seen = sums.get(name, (0.0, 0))
+            sums[name] = before + total, seen + count
+    return sums
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """Return the mean of each name."""
+    return {name: total / count for name, (total, count) in sorted(sums.items())}

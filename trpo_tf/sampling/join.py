@@ -1,0 +1,26 @@
+"""Join what the shards of a run have sampled to one batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_tf.sampling.batch import Batch, Episodes
+
+
+def side_by_side(batches: Sequence[Batch]) -> Batch:
+    """Return batches [T, N] as one, along the environments; a single one is returned as it is."""
+    if len(batches) == 1:
+        return batches[0]
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts, axis=1), *batches)  # type: ignore[no-any-return]
+
+
+def in_chronological_order(episodes: Sequence[Episodes]) -> Episodes:
+    """Return the episodes of several shards as one, by the step of their end; in one step by the shard."""
+    ends = [
+        (step, shard, returned, length)
+        for shard, part in enumerate(episodes)
+        for returned, length, step in zip(*part, strict=True)
+    ]
+    ends.sort(key=lambda end: end[:2])
+    return Episodes([end[2] for end in ends], [end[3] for end in ends], [end[0] for end in ends])

@@ -1,0 +1,153 @@
+"""Shards: fixed groups of a run's environments, each with an actor and random streams of its own.
+
+What a shard samples depends on its number and on what it is asked, not on the process that runs it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trpo_tf.config.environment import Environment
+from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.info_sums import Sums
+from trpo_tf.errors import EnvironmentFailure
+from trpo_tf.policies.running_stats import Normalizer
+from trpo_tf.sampling.actor import ActingGraph, Actor
+from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.support.phase_timer import PhaseClock
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What the shards of a run have in common.
+
+    Attributes:
+        environment: the environment.
+        backend: "gymnasium" or "envpool".
+        limit_ends: whether an episode that reaches the time limit has terminated.
+        graph: the policy's graph.
+        length: steps of each environment in a segment.
+        bounds: the first environment of each shard, then the number of all.
+    """
+
+    environment: Environment
+    backend: str
+    limit_ends: bool
+    graph: ActingGraph
+    length: int
+    bounds: tuple[int, ...]
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return len(self.bounds) - 1
+
+
+class Task(NamedTuple):
+    """What every shard samples its next segment with."""
+
+    theta: NDArray[np.float32]  # [P]
+    normalizer: Normalizer
+    streams: Sequence[np.random.Generator]  # one for each shard
+    noise_correlation: float
+
+
+class Segment(NamedTuple):
+    """What a shard sampled: its columns of the batch, the episodes that ended, and sums of their `info`."""
+
+    batch: Batch
+    episodes: Episodes
+    info: Sums
+    every_episode_ended: bool  # whether each of the environments has ended one since the restart
+
+
+class Shards(Protocol):
+    """The shards of a run, wherever they run."""
+
+    def restart(self, seed: int, longest_first: int) -> None:
+        """Make new environments from `seed`; `longest_first` as in `SinglePath`."""
+
+    def collect(self, task: Task, clock: PhaseClock) -> list[Segment]:
+        """Sample the next segment of each shard, in their order."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+class LocalShards:
+    """Shards that this process runs, one after the other."""
+
+    def __init__(
+        self, plan: ShardPlan, numbers: range, *, halves: bool = True, visit: Callable[[], None] | None = None
+    ) -> None:
+        """Make the actors of the shards with these `numbers`; no environment is made before `restart`.
+
+        MuJoCo's environments are stepped in two `halves`, on two threads. `visit` is called before each step.
+        """
+        self._plan, self._numbers, self._halves, self._visit = plan, numbers, halves, visit
+        sizes = np.diff(plan.bounds).tolist()
+        self._actors = [Actor(plan.graph, sizes[number]) for number in numbers]
+        self._samplers: list[SinglePath] = []
+        self._seed = 0
+
+    def restart(self, seed: int, longest_first: int) -> None:
+        """Make new environments: environment i of the run has the seed `seed` + i, whichever shard it is in."""
+        self.close()
+        plan, self._seed = self._plan, seed
+        for number, actor in zip(self._numbers, self._actors, strict=True):
+            first, end = plan.bounds[number : number + 2]
+            try:
+                envs = make_vector_env(
+                    plan.environment, end - first, plan.backend, limit_ends=plan.limit_ends, halves=self._halves
+                )
+                self._samplers.append(SinglePath(envs, actor, seed + first, longest_first))
+            except EnvironmentFailure as failure:
+                raise self._located(failure, number) from failure.cause
+
+    def collect(self, task: Task, clock: PhaseClock) -> list[Segment]:
+        """Sample the next segment of each of these shards, in their order."""
+        if not self._samplers:
+            raise RuntimeError("call restart before collect")
+        return [self._collect(place, task, clock) for place in range(len(self._samplers))]
+
+    def close(self) -> None:
+        """Close the environments."""
+        while self._samplers:
+            self._samplers.pop().close()
+
+    def _collect(self, place: int, task: Task, clock: PhaseClock) -> Segment:
+        sampler, number, visit = self._samplers[place], self._numbers[place], self._visit
+        self._actors[place].load(task.theta, task.normalizer)
+        try:
+            batch, episodes = sampler.collect(
+                self._plan.length,
+                task.streams[number],
+                clock,
+                noise_correlation=task.noise_correlation,
+                visit=None if visit is None else lambda _t: visit(),
+            )
+        except EnvironmentFailure as failure:
+            raise self._located(failure, number) from failure.cause
+        return Segment(batch, episodes, sampler.take_info(), sampler.every_episode_ended)
+
+    def _located(self, failure: EnvironmentFailure, number: int) -> EnvironmentFailure:
+        """Return the failure with the shard, if there are several, and the seeds of its environments."""
+        if self._plan.shards == 1:
+            return failure
+        first, end = self._plan.bounds[number : number + 2]
+        seeds = f"seed {self._seed + first}" if end - first == 1 else f"seeds from {self._seed + first}"
+        return failure.at(f"shard {number + 1} of {self._plan.shards} ({seeds})")
+
+
+def shard_bounds(num_envs: int, shards: int) -> tuple[int, ...]:
+    """Return the first environment of each shard, then `num_envs`; sizes differ by one at most."""
+    return tuple(number * num_envs // shards for number in range(shards + 1))
+
+
+def streams(rng: np.random.Generator, shards: int) -> list[np.random.Generator]:
+    """Return a random stream for each shard; a single shard has `rng` itself."""
+    return [rng] if shards == 1 else rng.spawn(shards)
