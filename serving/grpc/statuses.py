@@ -13,6 +13,9 @@ from trpo_tf.serving.support.logs import emit
 MOST_DETAILS = 300
 """Limit on a status's message. Clients take 8 KiB of metadata, and a byte that isn't ASCII becomes three."""
 
+LATE_SECONDS = 0.1
+"""Time that a cancelled call may have left to count as late: its client's clock began earlier than the server's."""
+
 BUSY = "too many calls at a time; come again"
 
 KINDS = {
@@ -72,5 +75,6 @@ def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 def code_of_cancelled(context: Any) -> grpc.StatusCode:
     """Return the status of a cancelled call: its deadline had passed, or its client cancelled it."""
-    is_late = context.time_remaining() == 0
+    remaining = context.time_remaining()
+    is_late = remaining is not None and remaining < LATE_SECONDS
     return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED

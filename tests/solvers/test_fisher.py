@@ -76,7 +76,7 @@ def _all_samples(policy, theta, rows):
 def test_rows_of_weight_zero_do_not_count(kind):
     policy, rows, theta, problem = setting(kind)
     kept = rows.weight > 0
-    fewer = LocalProblem(policy, theta, type(rows)(*(array[kept] for array in rows)))
+    fewer = LocalProblem(policy, theta, tf.nest.map_structure(lambda array: array[kept], rows))
     vector = tf.constant(np.random.default_rng(3).normal(size=len(theta)))
     np.testing.assert_allclose(problem.fisher_vector_product(vector), fewer.fisher_vector_product(vector))
 

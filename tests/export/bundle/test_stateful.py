@@ -292,7 +292,7 @@ def test_episodes_carry_the_state(tmp_path):
     evidence = Evidence(environment=Cart(), episodes=3)
     manifest = write_bundle(policy.function, policy.spec, tmp_path / "bundle", evidence=evidence, targets=["onnx"])
     figures = manifest.parity["onnx"]
-    assert (figures["episodes"], figures["episodes_parted"], figures["episode_steps"]) == (3, 0, 120)
+    assert (figures["episodes"], figures["episode_steps_equal"], figures["episode_steps"]) == (3, 120, 120)
     session, environment, total = serving.load(tmp_path / "bundle").start(), Cart(), 0.0
     for seed in range(3):
         session.reset()

@@ -244,7 +244,7 @@ def test_an_episode_is_played_step_by_step_and_begun_again(page, start):
         np.testing.assert_allclose(state_on(page), session.state["hidden"].ravel(), rtol=1e-3)
         sent = json.loads(page.evaluate("document.getElementById('request').textContent.split('\\n')[1]"))
         assert [given["name"] for given in sent["inputs"]] == ["obs", "hidden"]
-    assert set(page.faults) <= {NO_METRICS}
+        assert set(page.faults) <= {NO_METRICS}
 
 
 def test_pages_are_open_and_hardened(server):
