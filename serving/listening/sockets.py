@@ -202,9 +202,13 @@ def accept_waiting(listener: socket.socket) -> list[socket.socket]:
     """
     listener.setblocking(False)
     accepted: list[socket.socket] = []
-    with suppress(OSError):  # none is left, or no file for it
-        while True:
+    for _ in range(BACKLOG):  # no more: where new ones can't be refused, they could go on for ever
+        try:
             accepted.append(listener.accept()[0])
+        except BlockingIOError:  # none is left
+            break
+        except OSError:  # the client of this one has left, or there is no file for it
+            continue
     return accepted
 
 

@@ -48,14 +48,7 @@ def test_training_imports_nothing_that_it_does_not_use(tmp_path):
         "assert gc.isenabled() and not plt.subplots()[0].get_axes()[0].patches\n"
         "keras.visualization.plot_image_gallery\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _python(tmp_path, code)
     assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
@@ -64,8 +57,12 @@ def _run(folder, *command: str) -> subprocess.CompletedProcess[str]:
         "import atexit, sys; sys.argv[0] = 'trpo-tf'; atexit.register(lambda: print('\\n', *sys.modules)); "
         "from trpo_tf.__main__ import main; main()"
     )
+    return _python(folder, code, *command)
+
+
+def _python(folder, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *command],
+        [sys.executable, "-c", code, *arguments],
         cwd=folder,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -90,13 +87,5 @@ def test_a_failed_command_does_not_wait_for_a_thread_in_the_background(tmp_path)
         "except KeyboardInterrupt:\n"
         "    fail('stopped', INTERRUPTED)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = _python(tmp_path, code)
     assert (done.returncode, done.stderr) == (130, "stopped\n")

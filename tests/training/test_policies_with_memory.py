@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.support.resuming import whole_and_resumed
 from trpo_tf.cli.main import main
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.evaluation.evaluate import evaluate
@@ -15,7 +16,7 @@ from trpo_tf.exporting.provenance import statistics
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.serving import load
 from trpo_tf.training.best_policy import FIRST_SEED, PeriodicEvaluation
-from trpo_tf.training.train import resume, train
+from trpo_tf.training.train import train
 
 RECALL, ALTERNATE = "tests.support.environments:Recall-v0", "tests.support.environments:Alternate-v0"
 ALL = {"history": 3, "previous_action": True, "time_feature": True}
@@ -51,20 +52,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(sampler, small_config, tmp_path)
     """Environments start anew at a checkpoint, and memories with them; the critic's earlier batches are saved."""
     vine = {"vine": VineConfig(rollout_states=4, branch_length=3), "sampler": "vine"} if sampler == "vine" else {}
     settings = {"env_id": ALTERNATE, "checkpoint_steps": 64, "eval_episodes": 0, "critic_memory": 2, **vine, **ALL}
-    whole = train(small_config(**settings, total_steps=512), tmp_path / "whole")
-
-    class Stop(BaseException):
-        """As a kill: no checkpoint is saved for it."""
-
-    def stop(metrics):
-        if metrics["steps"] >= 256:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(small_config(**settings, total_steps=512), tmp_path / "part", observer=stop)
-    again = resume(tmp_path / "part").state
-    np.testing.assert_array_equal(again.theta, whole.state.theta)
-    np.testing.assert_array_equal(again.value_theta, whole.state.value_theta)
+    whole, again = whole_and_resumed(small_config(**settings, total_steps=512), tmp_path)
+    np.testing.assert_array_equal(again.state.theta, whole.state.theta)
+    np.testing.assert_array_equal(again.state.value_theta, whole.state.value_theta)
 
 
 def test_its_bundle_acts_in_sessions_as_it_was_evaluated(alternating, tmp_path, capsys):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.support.resuming import whole_and_resumed
 from trpo_tf.cli.main import main
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import UserError
@@ -19,7 +20,7 @@ from trpo_tf.runs.folder import load_run
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import load
 from trpo_tf.support.phase_timer import PhaseClock
-from trpo_tf.training.train import resume, train
+from trpo_tf.training.train import train
 
 RECALL, ALTERNATE = "tests.support.environments:Recall-v0", "tests.support.environments:Alternate-v0"
 
@@ -89,20 +90,9 @@ def objective_rows(config, learner, state, batch):
 def test_a_resumed_run_is_the_uninterrupted_one(settings, small_config, tmp_path):
     vine = {"vine": VineConfig(rollout_states=4, branch_length=3)} if "sampler" in settings else {}
     settings = {"env_id": ALTERNATE, "checkpoint_steps": 64, "eval_episodes": 0, **vine, **settings}
-    whole = train(small_config(**settings, total_steps=512), tmp_path / "whole")
-
-    class Stop(BaseException):
-        """As a kill: no checkpoint is saved for it."""
-
-    def stop(metrics):
-        if metrics["steps"] >= 256:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(small_config(**settings, total_steps=512), tmp_path / "part", observer=stop)
-    again = resume(tmp_path / "part").state
-    np.testing.assert_array_equal(again.theta, whole.state.theta)
-    np.testing.assert_array_equal(again.value_theta, whole.state.value_theta)
+    whole, again = whole_and_resumed(small_config(**settings, total_steps=512), tmp_path)
+    np.testing.assert_array_equal(again.state.theta, whole.state.theta)
+    np.testing.assert_array_equal(again.state.value_theta, whole.state.value_theta)
     assert not np.array_equal(whole.state.theta, whole.learner.policy.initial_theta())
 
 
