@@ -48,7 +48,10 @@ def _types(operator: Any) -> dict[bytes, list[tuple[int, int]]]:
 
 
 def _written(version: bytes, model: bytes, place: int, kernel_types: KernelTypes) -> bytes:
-    """`model` are the file's last bytes, with the model's table at `place` in them."""
+    """Write the file, with the kernel types sorted.
+
+    `model` holds the last bytes of the file as it was; the model's table is at `place` in them.
+    """
     builder = flatbuffers.Builder(len(model) + 4096)
     # FlatBuffers are written from their end.
     builder.Prep(_ALIGNMENT, 0)

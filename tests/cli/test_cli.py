@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
 from tests.support import command_line
@@ -204,6 +205,20 @@ def test_help_mentions_every_option(command, run):
     own_names = {"--settings": "--config", "--changes": "--set"}
     for option in expected:
         assert re.search(rf"{own_names.get(option, option)}\b", out), option
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *cli.COMMANDS.values(),
+        Config,
+        *filter(dataclasses.is_dataclass, (field.type for field in dataclasses.fields(Config))),
+    ],
+)
+def test_help_texts_are_one_line_each(kind):
+    """A line break of the source would stand in the help."""
+    texts = {text.arg_name: text.description for text in docstring_parser.parse_from_object(kind).params}
+    assert not [name for name, text in texts.items() if "\n" in text]
 
 
 def test_help_lists_every_command(run):

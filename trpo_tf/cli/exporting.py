@@ -27,8 +27,7 @@ class Export:
     out: Path
     """the bundle folder to make"""
     target: Annotated[str, arg(metavar="NAME,...")] = "onnx,savedmodel"
-    """targets to write: onnx (always included), savedmodel, onnx-int8, onnx-int8-dynamic, ort, litert, litert-int8, c,
-    c-int8; `all`: every target that can represent the policy"""
+    """onnx (always), savedmodel, onnx-int8, onnx-int8-dynamic, ort, litert, litert-int8, c, c-int8; all: what fits"""
     noise: Annotated[str, arg(metavar="CHOICE")] = "optional"
     """noise input of the ONNX graph, which makes it sample actions: optional, required, or none"""
     opset: int = 17

@@ -75,9 +75,7 @@ class Benchmark:
     """
 
     suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
-    """classic, mujoco, partial (what only a policy with memory can do), unseen (default settings on environments that
-    they were not chosen on), unseen-training (on those that they were chosen on), or ids of environments, each trained
-    for its preset's steps"""
+    """classic, mujoco, partial (needs memory), unseen or unseen-training (default settings), or environment ids"""
     seeds: int = 5
     """runs of each environment"""
     first_seed: int = 0

@@ -108,8 +108,7 @@ class Evaluate:
     env_id: Annotated[str | None, arg(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     longest_episode: Annotated[int | None, arg(metavar="INT")] = None
-    """steps after which an episode is cut; by default the run's total_steps / episodes, but not below the environment's
-    own limit of up to 1,000"""
+    """cut episodes at this step; by default total_steps / episodes, but at least the environment's limit up to 1,000"""
     json: Flag = False
     """print JSON"""
 

@@ -28,8 +28,7 @@ class EnvironmentConfig:
     env_wrapper: UseAppendAction[tuple[str, ...]] = ()
     """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
     action_mask: str = "auto"
-    """where the mask of legal actions comes from: auto (the observation's key action_mask, if there is one), info (the
-    same key of info), method (the environment's action_masks()), or off (no mask; such a key is observed)"""
+    """source of the mask of legal actions: auto (observation key action_mask), info, method (action_masks()) or off"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -73,22 +72,17 @@ class SamplingConfig:
     stagger: bool = True
     """cut each environment's first episode at a random step, so that a batch covers all parts of an episode"""
     time_feature: bool = False
-    """also observe the logarithm of the steps left, which the policy counts in its state, and treat the time limit as
-    the end of the task"""
+    """also observe the log of the steps left, counted in the policy's state; the time limit then ends the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     observation_offset: tuple[float, ...] = ()
-    """subtracted from the observation's numbers in float64, so that small changes of large values stay visible. Not
-    given: the first observation's values where they are at least 8,192 and of a type that float32 can't represent
-    exactly"""
+    """subtracted from observations in float64; not given: the first values of wide types, where at least 8,192"""
     statistics_window: int = 16_384
     """environment steps that observation statistics reach back; 0: the whole run"""
     least_deviation: float = 0.1
-    """observations are divided by sqrt(variance + this^2), so that a nearly constant one is not magnified; 0: by the
-    deviation alone"""
+    """observations are divided by sqrt(variance + this^2), so that nearly constant ones are not magnified"""
     value_scaling: str = "targets"
-    """targets: standardise the critic's targets; rewards: divide rewards by the deviation of the discounted return, and
-    clip them to +-10; none"""
+    """targets (standardise the critic's targets), rewards (divide by the return's deviation, clip to +-10) or none"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -141,8 +135,7 @@ class PolicyConfig:
     """The policy's network and distribution."""
 
     head: str = "auto"
-    """distribution of the actions: gaussian, categorical, bernoulli, multi-categorical, or one that an installed
-    package adds; auto: the first of these that fits the action space"""
+    """gaussian, categorical, bernoulli, multi-categorical, a package's own, or auto: the first that fits the actions"""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """widths of the policy's hidden layers"""
     activation: str = "tanh"
@@ -154,8 +147,7 @@ class PolicyConfig:
     unit_std: bool = True
     """limit the initial standard deviation to one unit of the action, but not to less than half of the half width"""
     final_std: float = 0.0
-    """target of the Gaussian's standard deviation at the end, in half widths; entropy_coefficient weights it. 0: no
-    target"""
+    """Gaussian's standard deviation at the end, in half widths, weighted by entropy_coefficient; 0: no target"""
     state_dependent_std: bool = False
     """let the network widen or narrow the Gaussian in each state"""
     censored: bool = False
@@ -187,8 +179,7 @@ class TrustRegionConfig:
     max_kl: float = 0.015
     """trust region radius: the mean KL divergence that an update may reach, in nats; kl-penalty's target"""
     entropy_coefficient: float = 0.0
-    """entropy bonus coefficient; with final_std, the weight of the penalty 0.5 (entropy - scheduled entropy)^2. Not for
-    nac and ppo"""
+    """entropy bonus; with final_std, the weight of 0.5 (entropy - scheduled entropy)^2. Not for nac and ppo"""
     damping: float = 0.1
     """multiple of the identity added to the Fisher matrix"""
     fisher: str = "gauss-newton"
@@ -238,8 +229,7 @@ class InnerConfig:
     kl_coefficient: float = 1.0
     """kl-penalty: initial coefficient of the mean KL divergence"""
     adapt_kl: bool = True
-    """kl-penalty: double the coefficient after a mean KL divergence above 1.5 max_kl, halve it after one below max_kl /
-    1.5"""
+    """kl-penalty: double the coefficient after a mean KL above 1.5 max_kl, halve it after one below max_kl / 1.5"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""

@@ -66,11 +66,9 @@ class Config:
     eval_interval: int = 0
     """evaluate the policy every N environment steps and keep the best; 0: keep the last"""
     periodic_eval_episodes: int = 20
-    """episodes of each periodic evaluation, with the same seeds every time; their steps do not count towards
-    total_steps"""
+    """episodes of each periodic evaluation, always of the same seeds; their steps do not count as total_steps"""
     anneal: bool = False
-    """decrease max_kl, critic_learning_rate, noise_correlation and entropy_coefficient linearly, to 0 at total_steps
-    (trpo, npg and nac)"""
+    """linearly decrease max_kl, critic_learning_rate, noise_correlation, entropy_coefficient to 0 (trpo, npg, nac)"""
     checkpoint_steps: int = 0
     """environment steps between checkpoints; 0: several episodes of every environment"""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)

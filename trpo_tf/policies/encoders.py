@@ -122,7 +122,7 @@ class Encoder:
         return _rows(by_name(observations, self._only), self._normalized)
 
     def normalizer(self, moments: Moments) -> Normalizer:
-        """Return the statistics that the graph takes, of the moments of `measured` numbers, less the offset."""
+        """Return the statistics that the graph takes, from the moments of `measured`; the mean is less the offset."""
         offset = self._offset[: self.statistics] if moments.total else 0.0
         widened = moments.widened(self.least_deviation)
         return Normalizer.of(widened._replace(mean=widened.mean - offset))

@@ -133,7 +133,7 @@ class Reference:
         return self.act if self.recurrent is None else self.recurrent
 
     def moved_by_rounding(self) -> Actor | Recurrent:
-        """Return the player, with each number of its actions moved by one unit in the last place, towards 0."""
+        """Return a player like `player`, whose actions are one unit in the last place nearer to 0."""
         if self.recurrent is None:
             return lambda observations, noise: _one_unit_nearer_to_zero(self.act(observations, noise))
         policy = self.recurrent
