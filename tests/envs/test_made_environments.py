@@ -136,6 +136,8 @@ def test_wrong_arguments_are_one_line(arguments, capsys):
         ("tests.support.environments:Missing", "no attribute 'Missing'"),
         ("no_such_module:Noted", "No module named 'no_such_module'"),
         ("os:system", "env_wrapper os:system is no gymnasium.Wrapper"),
+        ("gymnasium.wrappers:NormalizeReward", "NormalizeReward keeps statistics .* use --value-scaling"),
+        ("gymnasium.wrappers:NormalizeObservation", "NormalizeObservation keeps statistics .* part of the policy"),
         ('tests.support.environments:Noted{"by": 3}', "unexpected keyword argument 'by'"),
     ],
 )

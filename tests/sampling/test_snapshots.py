@@ -1,12 +1,15 @@
 import copy
+from collections import deque
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.wrappers import AtariPreprocessing
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
+from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.snapshots import check_restorable, restore, save
+from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import UserError
 
 ENVIRONMENTS = [
@@ -85,6 +88,65 @@ def test_the_generator_is_the_intended_one():
 def test_an_environment_that_can_not_be_restored_is_refused_by_name():
     with pytest.raises(UserError, match=r"the state of Walk can't be restored.*--sampler single-path"):
         check_restorable(gym.make("tests.support.environments:Walk-v0"))
+
+
+class Smoothed(gym.RewardWrapper):
+    """Rewards are means of the latest ones, discounted by a step's number."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self._latest, self._count = deque(maxlen=3), 0
+
+    def reward(self, reward):
+        self._latest.append(reward + self._count)
+        self._count += 1
+        return float(np.mean(self._latest))
+
+
+class Own(Smoothed):
+    """Keeps its state in an object, which it saves itself."""
+
+    class Box:
+        value = 0.0
+
+    def __init__(self, env):
+        super().__init__(env)
+        self._box = self.Box()
+
+    def reward(self, reward):
+        self._box.value += reward
+        return self._box.value
+
+
+class Saved(Own):
+    def save_state(self):
+        return self._box.value
+
+    def restore_state(self, state):
+        self._box.value = state
+
+
+@pytest.mark.parametrize("wrap", [Smoothed, Saved, lambda env: FrameStackObservation(env, 3)])
+def test_wrappers_go_on_from_where_they_were(wrap):
+    """The one that is saved has no checks around it, as those of the trunk."""
+    env = wrap(gym.make("CartPole-v1"))
+    other = wrap(gym.make("CartPole-v1"))
+    other = CheckedEnv(other, observation_spec(other.observation_space), "CartPole-v1")
+    env.reset(seed=3)
+    other.reset(seed=99)
+    check_restorable(other)
+    play(env, [0, 1, 0, 0])
+    state = save(env)
+    expected = play(env, [1, 0, 1, 1])
+    play(env, [1, 0])
+    for target in (env, other):
+        restore(target, state, np.random.default_rng(0))
+        assert same(play(target, [1, 0, 1, 1]), expected)
+
+
+def test_a_wrapper_whose_state_can_not_be_saved_is_refused_by_name():
+    with pytest.raises(UserError, match=r"the wrapper Own keeps '_box', .*save_state\(\) and restore_state"):
+        check_restorable(Own(gym.make("CartPole-v1")))
 
 
 def noted(env, actions):

@@ -22,6 +22,12 @@ from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import UserError
 
+_RUNNING_STATISTICS = {
+    "NormalizeObservation": "--normalize-observations, the default, whose statistics are a part of the policy",
+    "NormalizeReward": "--value-scaling targets, the default, or rewards",
+}
+"""Wrappers of Gymnasium that can't be used, and what does the same."""
+
 
 def make_env(
     environment: str | Environment,
@@ -58,6 +64,7 @@ def make_env(
             env = preprocess_atari(env)
         for module, wrapper, options in made.wrappers:
             env = _wrapper(module, wrapper)(env, **options)
+        _refuse_running_statistics(env)
     if source := mask_source(made.action_mask, env, masked=masked):
         env = LegalActions(env, source)
     if limit_ends or time_feature:
@@ -137,6 +144,18 @@ def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:
     if not (isinstance(found, type) and issubclass(found, gym.Wrapper)):
         raise UserError(f"env_wrapper {module}:{name} is no gymnasium.Wrapper")
     return found
+
+
+def _refuse_running_statistics(env: gym.Env[Any, Any]) -> None:
+    """Raise `UserError` for a wrapper whose statistics grow by steps: each environment would have others."""
+    while isinstance(env, gym.Wrapper):
+        name = type(env).__name__
+        if type(env).__module__.startswith("gymnasium.wrappers.") and name in _RUNNING_STATISTICS:
+            raise UserError(
+                f"the wrapper {name} keeps statistics that a run does not save; leave it out and use "
+                f"{_RUNNING_STATISTICS[name]}"
+            )
+        env = env.env
 
 
 def environment_seed(seed: int, number: int) -> int:

@@ -1,11 +1,13 @@
 """Save and restore an environment's state, as the vine needs.
 
 A state is everything that later steps depend on, except the random generator, which `restore` is given. Environments of
-your own are supported if they have `save_state() -> state` and `restore_state(state)`.
+your own are supported if they have `save_state() -> state` and `restore_state(state)`. A wrapper's plain attributes are
+saved, such as numbers, arrays and lists of them, or what its own `save_state` returns.
 """
 
 import copy
 import sys
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,33 +20,27 @@ from gymnasium.envs.classic_control import (
     MountainCarEnv,
     PendulumEnv,
 )
-from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction, TimeLimit
 
+from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.make import is_mujoco
-from trpo_tf.envs.remaining_time import LimitEnds
 from trpo_tf.errors import UserError
 
 _CLASSIC_CONTROL = (AcrobotEnv, CartPoleEnv, Continuous_MountainCarEnv, MountainCarEnv, PendulumEnv)
-_WRAPPER_FIELDS: dict[type[gym.Wrapper[Any, Any, Any, Any]], tuple[str, ...]] = {
-    TimeLimit: ("_elapsed_steps",),
-    LimitEnds: ("_taken",),
-    StickyAction: ("last_action", "is_sticky_actions", "num_repeats", "repeats_taken"),
-    AtariPreprocessing: ("lives", "game_over", "obs_buffer"),
-    FrameStackObservation: ("obs_queue",),
-}
-_PLAIN = (np.ndarray, np.generic, int, float, str, tuple, list, dict, type(None))
+_PLAIN = (np.ndarray, np.generic, int, float, str, tuple, list, dict, set, deque, type(None))
+_OF_EVERY_WRAPPER = frozenset(vars(gym.Wrapper(gym.Env())))
+"""Attributes of `gym.Wrapper` itself, which no step changes."""
 
 
 class Snapshot(NamedTuple):
-    """State of an environment: its plain fields, the simulator's data if there is any, and fields of each wrapper."""
+    """State of an environment: its plain fields, the simulator's data if there is any, and each wrapper's state."""
 
     fields: dict[str, Any]
     data: Any
-    wrappers: list[dict[str, Any]]
+    wrappers: list[Any]
 
 
 def check_restorable(env: gym.Env[Any, Any]) -> None:
-    """Raise `UserError` unless the state of `env` can be saved and restored."""
+    """Raise `UserError` unless the state of `env` and of its wrappers can be saved and restored."""
     inner = env.unwrapped
     known = isinstance(inner, _CLASSIC_CONTROL) or is_mujoco(env) or _is_exact_atari(inner)
     if not (known or _has_own(inner)):
@@ -53,18 +49,23 @@ def check_restorable(env: gym.Env[Any, Any]) -> None:
             "control, MuJoCo and Atari's ALE/ ids, and for environments that have save_state() and "
             "restore_state(state); use --sampler single-path"
         )
+    for wrapper in _wrappers(env):
+        if not type(wrapper).__module__.startswith(("gymnasium.", "trpo_tf.")) and (lost := _not_saved(wrapper)):
+            raise UserError(
+                f"the wrapper {type(wrapper).__name__} keeps {lost!r}, which is no plain value, so the vine can't "
+                "restore it; give the wrapper save_state() and restore_state(state), or use --sampler single-path"
+            )
 
 
 def save(env: gym.Env[Any, Any]) -> Snapshot:
     """Return a copy of the state of `env`, which later steps do not change."""
     inner: Any = env.unwrapped
-    wrappers = [{name: copy.deepcopy(getattr(w, name)) for name in names} for w, names in _stateful_wrappers(env)]
+    wrappers = [copy.deepcopy(w.save_state() if _has_own(w) else _plain_fields(w)) for w in _wrappers(env)]
     if _has_own(inner):
         return Snapshot({}, copy.deepcopy(inner.save_state()), wrappers)
     if _is_atari(inner):
         return Snapshot({}, inner.clone_state(), wrappers)
-    fields = {name: copy.deepcopy(v) for name, v in vars(inner).items() if isinstance(v, _PLAIN)}
-    data = None
+    fields, data = copy.deepcopy(_plain_fields(inner)), None
     if is_mujoco(env):
         import mujoco
 
@@ -78,8 +79,11 @@ def restore(env: gym.Env[Any, Any], snapshot: Snapshot, rng: np.random.Generator
     """Set `env`, of the same kind as the one saved, to this state. From then on it draws from `rng`."""
     inner: Any = env.unwrapped
     inner.np_random = rng
-    for (wrapper, _), fields in zip(_stateful_wrappers(env), snapshot.wrappers, strict=True):
-        _set_fields(wrapper, fields)
+    for wrapper, state in zip(_wrappers(env), snapshot.wrappers, strict=True):
+        if _has_own(wrapper):
+            wrapper.restore_state(copy.deepcopy(state))
+        else:
+            _set_fields(wrapper, state)
     if _has_own(inner):
         inner.restore_state(copy.deepcopy(snapshot.data))
         return
@@ -116,10 +120,25 @@ def _set_fields(target: Any, fields: dict[str, Any]) -> None:
         setattr(target, name, copy.deepcopy(value))
 
 
-def _stateful_wrappers(env: gym.Env[Any, Any]) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Yield the wrappers that hold part of an episode's state, outermost first, with those fields' names."""
+def _plain_fields(owner: Any) -> dict[str, Any]:
+    """Return the attributes of an environment or a wrapper that are plain values."""
+    return {name: value for name, value in vars(owner).items() if isinstance(value, _PLAIN)}
+
+
+def _not_saved(wrapper: Any) -> str | None:
+    """Return the name of an attribute that may change and is not saved, None if there is none."""
+    if _has_own(wrapper):
+        return None
+    attributes: dict[str, Any] = vars(wrapper)
+    for name, value in attributes.items():
+        if not (isinstance(value, (*_PLAIN, gym.Space, gym.Env)) or callable(value) or name in _OF_EVERY_WRAPPER):
+            return name
+    return None
+
+
+def _wrappers(env: gym.Env[Any, Any]) -> Iterator[Any]:
+    """Yield the wrappers that may hold part of an episode's state, outermost first."""
     while isinstance(env, gym.Wrapper):
-        for kind, names in _WRAPPER_FIELDS.items():
-            if isinstance(env, kind):
-                yield env, names
+        if not isinstance(env, CheckedEnv):  # the environments of the trunk have none
+            yield env
         env = env.env
