@@ -83,6 +83,9 @@ def _training(manifest: Manifest) -> Iterator[str]:
                 f"Mean return {when}: {result['mean_return']:.4g} +- {result['std_return']:.3g} over "
                 f"{result['episodes']} episodes."
             )
+            for name in ("is_success", "success"):
+                if (rate := result.get("info", {}).get(name)) is not None:
+                    yield f"Success rate {when} (`{name}`): {rate:.2f}."
     yield "Every setting and version is in manifest.json."
 
 

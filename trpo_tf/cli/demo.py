@@ -107,7 +107,7 @@ def _play_over_http(port: int, manifest: Manifest) -> tuple[float, list[float]]:
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SERVER_SECONDS)
     with contextlib.closing(make_env(ENV_ID)) as env, contextlib.closing(connection):
-        total = sum(reward for reward, _ in play(act, env, FIRST_SEED))
+        total = sum(step.reward for step in play(act, env, FIRST_SEED))
     return total, seconds
 
 

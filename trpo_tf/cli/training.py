@@ -132,6 +132,8 @@ class Evaluate:
             longest=self.longest_episode,
             on_step=watch(SlowLine(), "evaluating", self.episodes),
         ).to_dict()
+        if not self.json:
+            result |= {f"info/{name}": value for name, value in result.pop("info").items()}
         print_fields({"environment": str(environment), **result}, as_json=self.json)
         if (note := cut_note(result)) and not self.json:
             say(note)
@@ -164,7 +166,7 @@ def is_bundle(source: Path) -> bool:
 
 
 def _print_run(run: "Run") -> None:
-    from trpo_tf.evaluation.evaluate import cut_note
+    from trpo_tf.evaluation.evaluate import cut_note, success_rate
 
     summary = run.summary
     before, after = summary["untrained"], summary["trained"]
@@ -174,6 +176,8 @@ def _print_run(run: "Run") -> None:
             f"mean return {before['mean_return']:.1f} before training, {after['mean_return']:.1f} +- "
             f"{after['std_return']:.1f} after, over {after['episodes']} episodes"
         )
+        if (rate := success_rate(after)) is not None:
+            say(f"success rate {rate:.2f}")
         if note := cut_note(after):
             say(note)
     if summary["best_at_steps"] is not None:

@@ -83,7 +83,7 @@ class EnvPool:
         order = np.argsort(np.concatenate([ended, others]))
         return [np.concatenate(parts)[order] for parts in zip(*states, strict=True)]
 
-    def take_info(self) -> Sums:
+    def take_info(self, places: Sequence[int] | None = None) -> Sums:  # noqa: ARG002
         """Return no sums: EnvPool's `info` has other names than Gymnasium's, and is not read."""
         return {}
 

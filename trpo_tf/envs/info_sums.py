@@ -1,5 +1,6 @@
 """Add up the numbers that environments report in `info`, and average them."""
 
+import math
 import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,14 +16,17 @@ Sums = dict[str, tuple[float, int]]
 class InfoSums:
     """Sums of the numbers in `info`: of episodes' last steps, or of all steps if the name begins with `reward`.
 
-    Numbers in a nested dict have its name as prefix: `episode.r`. Values that are no numbers are left out.
+    Numbers in a nested dict have its name as prefix: `episode.r`. Values that are no numbers are left out, and so is an
+    `info` that is no dict.
     """
 
     def __init__(self) -> None:
         self._values: Sums = {}
 
-    def add(self, info: Mapping[str, Any], *, ended: bool) -> None:
+    def add(self, info: Any, *, ended: bool) -> None:
         """Add the numbers of one step's `info`; `ended` is whether the step was its episode's last."""
+        if not isinstance(info, Mapping):
+            return
         for name, value in info.items():
             if ended or str(name).startswith(_OF_EVERY_STEP):
                 self._add(str(name), value)
@@ -31,7 +35,7 @@ class InfoSums:
         if isinstance(value, Mapping):
             for key, part in value.items():
                 self._add(f"{name}.{key}", part)
-        elif isinstance(value, numbers.Real | np.bool_):
+        elif isinstance(value, numbers.Real | np.bool_) or _is_scalar(value):
             total, count = self._values.get(name, (0.0, 0))
             self._values[name] = total + float(value), count + 1
 
@@ -39,6 +43,10 @@ class InfoSums:
         """Return the sums, and begin again from none."""
         taken, self._values = self._values, {}
         return taken
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "biuf"
 
 
 def added(parts: Iterable[Sums]) -> Sums:
@@ -51,6 +59,7 @@ def added(parts: Iterable[Sums]) -> Sums:
     return sums
 
 
-def means(sums: Sums) -> dict[str, float]:
-    """Return the mean of each name."""
-    return {name: total / count for name, (total, count) in sorted(sums.items())}
+def means(sums: Sums) -> dict[str, float | None]:
+    """Return the mean of each name; None if it is not finite."""
+    found = {name: total / count for name, (total, count) in sorted(sums.items())}
+    return {name: mean if math.isfinite(mean) else None for name, mean in found.items()}

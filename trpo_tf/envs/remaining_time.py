@@ -111,9 +111,9 @@ class VectorLimitEnds:
         self._envs.end(places)
         self._ended[list(places)] = True
 
-    def take_info(self) -> Sums:
+    def take_info(self, places: Sequence[int] | None = None) -> Sums:
         """Return sums of the numbers in `info`; see `VectorEnv`."""
-        return self._envs.take_info()  # type: ignore[no-any-return]
+        return self._envs.take_info(places)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the environments."""

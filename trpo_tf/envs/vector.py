@@ -44,8 +44,11 @@ class VectorEnv(Protocol):
     def end(self, places: Sequence[int]) -> None:
         """End some environments' episodes: the next step resets them."""
 
-    def take_info(self) -> Sums:
-        """Return sums of the numbers in `info` since the last call, as `InfoSums` computes them."""
+    def take_info(self, places: Sequence[int] | None = None) -> Sums:
+        """Return sums of the numbers in `info` since the last call, as `InfoSums` computes them.
+
+        They are those of the environments at these `places`, by default of all.
+        """
 
     def close(self) -> None:
         """Close the environments."""
@@ -71,7 +74,7 @@ class Vectorized:
         """Raise `NotImplementedError`."""
         raise NotImplementedError(f"the episodes of {places} can't be ended")
 
-    def take_info(self) -> Sums:
+    def take_info(self, places: Sequence[int] | None = None) -> Sums:  # noqa: ARG002
         """Return no sums: these classic tasks report nothing in `info`."""
         return {}
 
@@ -124,9 +127,9 @@ class SyncVectorEnv:
         """End these environments' episodes: the next step resets them."""
         self._truncated[list(places)] = True
 
-    def take_info(self) -> Sums:
+    def take_info(self, places: Sequence[int] | None = None) -> Sums:
         """Return sums of the numbers in `info` since the last call; see `VectorEnv`."""
-        return added(sums.take() for sums in self._info)
+        return added(self._info[i].take() for i in (range(self.num_envs) if places is None else places))
 
     def close(self) -> None:
         """Close the environments."""
@@ -147,7 +150,7 @@ class SyncVectorEnv:
                         terminated if type(terminated) in FLAGS else plain_flag(terminated, "terminated")
                     )
                     self._truncated[i] = truncated if type(truncated) in FLAGS else plain_flag(truncated, "truncated")
-                    if info and isinstance(info, dict):
+                    if info:
                         self._info[i].add(info, ended=bool(self._terminated[i] or self._truncated[i]))
                 self._observe(i, observation)
             except Exception as error:

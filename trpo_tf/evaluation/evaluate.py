@@ -1,14 +1,15 @@
 """Evaluate a policy on episodes, through its exported graph."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from trpo_tf.config.environment import Environment
+from trpo_tf.envs.info_sums import InfoSums, means
 from trpo_tf.envs.make import make_env, readable_errors, spec_of
 from trpo_tf.envs.remaining_time import observes_time
 from trpo_tf.envs.spaces import action_spec, observation_spec
@@ -37,7 +38,8 @@ class Evaluation:
     """Undiscounted returns of episodes; `std_return` is over episodes, with n in the denominator.
 
     `episodes_cut` counts the episodes that did not end within `longest_episode` steps; their returns so far count.
-    `mean_length` is the mean over the others, and None if there are no others.
+    `mean_length` is the mean over the others, and None if there are no others. `info` has means of the numbers that the
+    environment reports, such as `is_success`, as `InfoSums` computes them.
     """
 
     mean_return: float
@@ -48,6 +50,7 @@ class Evaluation:
     episodes: int
     episodes_cut: int
     longest_episode: int
+    info: dict[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -96,12 +99,14 @@ def evaluate(
         session = policy.start()
         act = partial(session.act, deterministic=deterministic, rng=np.random.default_rng(seed))
         returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
+        info = InfoSums()
         for k in range(episodes):
             session.reset()
-            for reward, is_over in play(act, env, seed + k, longest):
-                returns[k] += reward
+            for step in play(act, env, seed + k, longest):
+                returns[k] += step.reward
                 lengths[k] += 1
-                ended[k] = is_over
+                ended[k] = step.is_over
+                info.add(step.info, ended=step.is_over)
                 steps += 1
                 on_step(k, steps)
     finally:
@@ -115,6 +120,7 @@ def evaluate(
         episodes,
         episodes - int(ended.sum()),
         longest,
+        means(info.take()),
     )
 
 
@@ -129,18 +135,31 @@ def cut_note(evaluation: Mapping[str, Any]) -> str:
     )
 
 
+def success_rate(evaluation: Mapping[str, Any]) -> float | None:
+    """Return the share of episodes that the environment called a success, from an evaluation's plain values."""
+    info = evaluation.get("info", {})
+    return next((info[name] for name in ("is_success", "success") if name in info), None)
+
+
+class PlayedStep(NamedTuple):
+    """A step of an episode: its reward, whether the episode ended with it, and the environment's `info`."""
+
+    reward: float
+    is_over: bool
+    info: Any
+
+
 def play(
     act: Callable[[Any], Any], env: gym.Env[Any, Any], seed: int, longest: int = LONGEST_EPISODE
-) -> Iterator[tuple[float, bool]]:
+) -> Iterator[PlayedStep]:
     """Play one episode from `seed`, of `longest` steps at most; `act` returns the action for an observation.
 
-    Yield each step's reward, and whether the episode ended with it. `env` must come from `make_env`, so that its errors
-    are `EnvironmentFailure`.
+    `env` must come from `make_env`, so that its errors are `EnvironmentFailure`.
     """
     observation, _ = env.reset(seed=seed)
     for _ in range(longest):
-        observation, reward, terminated, truncated, _ = env.step(act(observation))
-        yield float(reward), terminated or truncated
+        observation, reward, terminated, truncated, info = env.step(act(observation))
+        yield PlayedStep(float(reward), terminated or truncated, info)
         if terminated or truncated:
             return
 

@@ -104,8 +104,8 @@ def record(
         playing = play(act, env, seed)
 
         def frames() -> Iterator[Image.Image]:
-            for step, (reward, _) in enumerate(itertools.islice(playing, most)):
-                rewards.append(reward)
+            for step, played in enumerate(itertools.islice(playing, most)):
+                rewards.append(played.reward)
                 if step % stride == 0:
                     yield _scaled(_frame(env, env_id), width)
 

@@ -1,5 +1,6 @@
 """HTML report of a run: its training and its export, in one file. The run need not have ended."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,7 @@ def html_report(story: Story) -> str:
         f"<h1>{escape(config.env_id)}</h1>{_lead(story)}",
         f'<div class="cards">{_cards(story)}</div>',
         f"<h2>Training</h2>{_charts(story)}",
+        _reported(story),
         f"<h2>Where an iteration's time goes</h2>{_time(story.logged)}",
         f"<h2>Updates</h2>{_updates(story.logged)}",
         f"<h2>Export</h2>{_export(story.bundle)}",
@@ -168,6 +170,36 @@ def _charts(story: Story) -> str:
     ]
     text = "Over environment steps. Dashed: at the return, the exported policy's score; at the KL, the trust region."
     return f'<p><small>{text}</small></p><div class="charts">{"".join(charts)}</div>'
+
+
+def _reported(story: Story) -> str:
+    """Draw the numbers in the environment's `info` over the steps, and list their means in both evaluations."""
+    entries, evaluations = story.logged, [story.summary.get(name, {}) for name in ("untrained", "trained")]
+    known = {key.partition("/")[2] for entry in entries for key in entry if key.startswith(("info/", "eval_info/"))}
+    names = sorted(known.union(*(evaluation.get("info", {}) for evaluation in evaluations)))
+    if not names:
+        return ""
+    steps = [entry["steps"] for entry in entries]
+
+    def latest(key: str) -> list[float | None]:
+        """Return the values so far: not every iteration has an end of an episode, or an evaluation."""
+        values = (entry.get(key) for entry in entries)
+        return list(itertools.accumulate(values, lambda before, value: before if value is None else value))
+
+    charts = [line_chart(name, steps, latest(f"info/{name}"), limit=latest(f"eval_info/{name}")) for name in names]
+    rows = [[name, *(_mean(evaluation, name) for evaluation in evaluations)] for name in names]
+    text = (
+        "Means of the numbers in <code>info</code>: over episodes' last steps, or over all steps if the name begins "
+        "with reward. Dashed: in periodic evaluations."
+    )
+    before_and_after = table(("number", "before training", "after training"), rows)
+    drawn = f'<div class="charts">{"".join(charts)}</div>' if entries else ""
+    return f"<h2>What the environment reports</h2><p><small>{text}</small></p>{drawn}{before_and_after}"
+
+
+def _mean(evaluation: Mapping[str, Any], name: str) -> str:
+    mean = evaluation.get("info", {}).get(name)
+    return "" if mean is None else f"{mean:.4g}"
 
 
 def _time(logged: Logged) -> str:

@@ -55,7 +55,7 @@ class Experience:
         """Convert the policy, and start the workers if there are some; no environment is made before `restart`."""
         self._config, self._head = config, policy.head
         self._parameters: tuple[NDArray[np.float32], Normalizer] | None = None
-        self._info: dict[str, float] = {}
+        self._info: dict[str, float | None] = {}
         self._every_episode_ended = False
         self._vine: Vine | None = None
         self._shards: Shards | None = None
@@ -113,7 +113,7 @@ class Experience:
         batch = side_by_side([segment.batch for segment in segments])
         return Sampled(batch, in_chronological_order([segment.episodes for segment in segments]), None)
 
-    def take_info(self) -> dict[str, float]:
+    def take_info(self) -> dict[str, float | None]:
         """Return means of the numbers in the environments' `info` of the latest `collect`."""
         return self._info
 

@@ -8,6 +8,7 @@ import numpy as np
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.checked import not_finite
+from trpo_tf.envs.info_sums import Sums, added, means
 from trpo_tf.envs.vector import Step
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.evaluation.evaluate import OnStep, longest_episode
@@ -47,23 +48,29 @@ class PeriodicEvaluation:
         `on_step` pass through.
         """
         self._actor.load(state.theta, self._encoder.normalizer(state.observation_moments))
-        mean_return, steps, cut = self._play(on_step)
+        mean_return, steps, cut, info = self._play(on_step)
         state = dataclasses.replace(state, eval_steps=state.eval_steps + steps)
         if state.best is None or mean_return >= state.best.mean_return:
             best = Best(state.theta, state.observation_moments, mean_return, state.steps)
             state = dataclasses.replace(state, best=best)
-        return state, {"eval_return": mean_return, "eval_episodes_cut": cut}
+        reported = {f"eval_info/{name}": value for name, value in means(info).items()}
+        return state, {"eval_return": mean_return, "eval_episodes_cut": cut, **reported}
 
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()
 
-    def _play(self, on_step: OnStep) -> tuple[float, int, int]:
-        """Play an episode in each environment; return mean undiscounted return, steps, and number of cut episodes."""
+    def _play(self, on_step: OnStep) -> tuple[float, int, int, Sums]:
+        """Play an episode in each environment.
+
+        Return mean undiscounted return, steps, number of cut episodes, and sums of the numbers in `info`.
+        """
         actor, count, steps = self._actor, self._envs.num_envs, 0
         returns, running = np.zeros(count), np.ones(count, bool)
         observation = self._reset()
         actor.reset[:] = True
+        self._envs.take_info()  # what the last evaluation left
+        info: list[Sums] = []
         for _ in range(self._longest):
             write(actor.observation, observation_of(observation))
             if not is_finite(actor.observation):
@@ -74,13 +81,17 @@ class PeriodicEvaluation:
             observation, reward, terminated, truncated, _ = self._step()
             returns += np.where(running, reward, 0.0)
             steps += int(running.sum())
-            running &= ~(terminated | truncated)
+            ending = running & (terminated | truncated)
+            if ending.any():  # what an environment reports after its first episode does not count
+                info.append(self._envs.take_info(np.flatnonzero(ending).tolist()))
+            running &= ~ending
             on_step(count - int(running.sum()), steps)
             if not running.any():
                 break
         if not np.isfinite(returns).all():
             raise EnvironmentFailure("the environment gave a reward that is not finite", "a periodic evaluation")
-        return float(returns.mean()), steps, int(running.sum())
+        info.append(self._envs.take_info(np.flatnonzero(running).tolist()))
+        return float(returns.mean()), steps, int(running.sum()), added(info)
 
     def _reset(self) -> Any:
         try:
