@@ -1,4 +1,4 @@
-"""Limits on gRPC calls: memory for arriving messages, and open health watches."""
+"""Limits on gRPC calls: memory for messages that arrive and answers that are not taken, and open streams."""
 
 import asyncio
 from collections import Counter
@@ -6,9 +6,10 @@ from itertools import chain
 from typing import Any
 
 from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.support.resident_memory import resident_bytes
 
 LOOK_SECONDS = 0.01
-"""How often arriving messages are checked while others wait."""
+"""How often arriving messages are checked while others wait, and memory while many streams wait."""
 
 WAIT_LOOKS, LEAST_LOOKS = 100, 2
 """About how many checks a message waits for its turn, and the least number that an arriving message has.
@@ -21,8 +22,16 @@ MAX_METADATA, MOST_ENTRIES = 16 * 1024, 256
 """Limits on a call's metadata: bytes (as for an HTTP head) and entries."""
 
 
+SMALL_ANSWER = 16 * 1024
+"""Bytes up to which an answer is not counted while its client takes it."""
+
+
 class BusyError(Exception):
     """Raised if too much is under way to take another call."""
+
+
+class StoppingError(Exception):
+    """Raised if a stream can't go on, since the server stops."""
 
 
 def check_metadata(context: Any) -> None:
@@ -118,8 +127,66 @@ class Turns:
         self._watch()
 
 
-class Watchers:
-    """Counts open health watches, limited in all and on each connection."""
+class StreamReader:
+    """Reads the messages of streams, and ends waiting streams if the process's memory grows too much.
+
+    gRPC does not tell a stream that waits for a message from one whose message has arrived in part, up to its whole
+    size. The process's memory tells: streams that only wait take none.
+    """
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        """Let `most` streams wait in any case, and more of them while memory grows by at most `most_bytes`."""
+        self._most, self._most_bytes, self._bytes_before, self._is_closed = most, most_bytes, 0, False
+        self._waiting: dict[asyncio.Timeout, None] = {}  # longest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, context: Any) -> Any:
+        """Read a stream's next message.
+
+        Raises `BusyError` if the stream waited longest while memory grew, and `StoppingError` after `close`.
+        """
+        if self._is_closed:
+            raise StoppingError
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._waiting[limit] = None
+                self._watch()
+                try:
+                    return await context.read()
+                finally:
+                    self._waiting.pop(limit, None)
+        except TimeoutError:
+            raise (StoppingError if self._is_closed else BusyError) from None
+
+    def close(self) -> None:
+        """End all streams: those that are being answered, after their answer."""
+        self._is_closed = True
+        self._end(len(self._waiting))
+
+    def _watch(self) -> None:
+        if self._timer is None and len(self._waiting) > self._most:
+            self._bytes_before = self._bytes_before or resident_bytes()
+            self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """End half of the streams beyond `most` if memory has grown since there were that many."""
+        self._timer = None
+        more = len(self._waiting) - self._most
+        if more <= 0:
+            self._bytes_before = 0
+        elif resident_bytes() - self._bytes_before > self._most_bytes:
+            self._end((more + 1) // 2)
+        self._watch()
+
+    def _end(self, count: int) -> None:
+        """End the streams that have waited longest."""
+        for limit in list(self._waiting)[:count]:
+            del self._waiting[limit]
+            limit.reschedule(asyncio.get_running_loop().time())
+
+
+class OpenStreams:
+    """Counts open streams, limited in all and on each connection."""
 
     def __init__(self, most: int, most_of_one: int) -> None:
         self._most, self._most_of_one = most, most_of_one
@@ -127,15 +194,35 @@ class Watchers:
         self._count = 0
 
     def add(self, peer: str) -> None:
-        """Count another watch of a connection. Raises `BusyError`."""
+        """Count another stream of a connection. Raises `BusyError`."""
         if self._count >= self._most or self._peers[peer] >= self._most_of_one:
             raise BusyError
         self._count += 1
         self._peers[peer] += 1
 
     def remove(self, peer: str) -> None:
-        """Count a watch of a connection as ended."""
+        """Count a stream of a connection as ended."""
         self._count -= 1
         self._peers[peer] -= 1
         if not self._peers[peer]:
             del self._peers[peer]
+
+
+class UntakenAnswers:
+    """Counts the bytes of large answers until their clients have taken them."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size = most, 0
+
+    def add(self, size: int) -> int:
+        """Count an answer, and return what to pass to `remove`: 0 for a small one. Raises `BusyError`."""
+        if size <= SMALL_ANSWER:
+            return 0
+        if self._size + size > self._most and self._size:
+            raise BusyError
+        self._size += size
+        return size
+
+    def remove(self, size: int) -> None:
+        """Count an answer as taken."""
+        self._size -= size

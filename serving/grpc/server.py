@@ -22,31 +22,37 @@ from trpo_tf.serving.codecs.grpc_messages import (
     MODEL_INFER,
     MODEL_METADATA,
     MODEL_READY,
+    MODEL_STREAM_INFER,
     SERVER_LIVE,
     SERVER_METADATA,
     SERVER_READY,
     Call,
 )
-from trpo_tf.serving.codecs.request_validation import InferRequest
-from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, parse
+from trpo_tf.serving.codecs.v2_grpc import Message, parse
 from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.grpc.call_counter import CallCounter, Progress, authorization_of
+from trpo_tf.serving.grpc.inference import Inference
 from trpo_tf.serving.grpc.information import Information
-from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers, check_metadata
-from trpo_tf.serving.grpc.listener import make_server, open_port
-from trpo_tf.serving.grpc.statuses import KINDS, code_of_cancelled, status_of, unknown_model
-from trpo_tf.serving.inference.endpoint import InferenceEndpoint
+from trpo_tf.serving.grpc.limits import (
+    BusyError,
+    OpenStreams,
+    StoppingError,
+    StreamReader,
+    Turns,
+    UntakenAnswers,
+    check_metadata,
+)
+from trpo_tf.serving.grpc.listener import CALLS_A_CONNECTION, make_server, open_port
+from trpo_tf.serving.grpc.statuses import KINDS, CallError, code_of_cancelled, status_of
 from trpo_tf.serving.inference.kept_state import SequenceRunner
-from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
-from trpo_tf.serving.inference.sequences import Step
+from trpo_tf.serving.inference.runners import Runner
 from trpo_tf.serving.keys import KeyRing, refusal
 from trpo_tf.serving.listening.sockets import GrpcPort
 from trpo_tf.serving.listening.tls import Tls
-from trpo_tf.serving.metrics.series import Metrics, Series
+from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.catalog import Catalog, Model
-from trpo_tf.serving.runtime.policy import Policy
-from trpo_tf.serving.tracing.records import NO_OBSERVERS, CallRecord, Observers, grpc_client, sane_id
-from trpo_tf.serving.tracing.trace_context import parse_traceparent
+from trpo_tf.serving.repository.catalog import Catalog
+from trpo_tf.serving.tracing.records import NO_OBSERVERS, Observers
 
 WATCH_SECONDS = 0.5
 """How often the health is checked, and sent to watchers if it has changed."""
@@ -56,9 +62,6 @@ WATCHES_A_CONNECTION = 8
 
 OPEN_MESSAGES = 4
 """Messages that arrive at a time for methods without a key; they are small."""
-
-SMALL_ANSWER = 16 * 1024
-"""Bytes up to which an answer is not counted while its client takes it."""
 
 LEFT_SECONDS = 0.02
 """How long to wait, on a call without a message, for the cancellation by its client."""
@@ -77,7 +80,7 @@ _OPEN = _ALWAYS | {HEALTH_WATCH.path}
 """Methods that need no key."""
 
 Answer = Callable[[Message], Awaitable[Message]]
-Handle = Callable[[object, Any], Awaitable[bytes]]
+Handle = Callable[[object, Any], Awaitable[Any]]
 
 
 class GrpcServer:
@@ -95,27 +98,26 @@ class GrpcServer:
         tls: Tls | None = None,
     ) -> None:
         """Prepare the services, in the event loop; `start` begins to listen."""
-        self._current, self._options, self._metrics, self._tls = current, options, metrics, tls
+        self._options, self._tls = options, tls
         self._stopping, self._told = asyncio.Event(), asyncio.Event()
         self._information = Information(current, options, self._stopping)
-        self._come, self._under_way = 0, 0  # calls so far, and calls under way
-        self._untaken = 0  # bytes of answers that clients haven't taken
+        self._come, self._under_way = 0, 0  # calls so far; calls, and requests of streams, under way
         most = options.max_connections
         # Half of the buffer, since one message is still being freed when the next arrives.
         self._turns = Turns(max(1, options.max_buffered // (2 * options.max_body)), most)
         self._open_turns = Turns(OPEN_MESSAGES, most)
-        self._watchers = Watchers(2 * most, WATCHES_A_CONNECTION)
-        self._runner, self._sequences, self._observers, self.keys = runner, sequences, observers.grpc, keys
-        self._endpoints: dict[Policy, InferenceEndpoint] = {}  # of the catalog's policies
-        self._catalog = Catalog()
-        self._unrouted = metrics.series(None, "grpc")
+        self._stream_reader = StreamReader(options.max_buffered // options.max_body, options.max_buffered)
+        self._watches = OpenStreams(2 * most, WATCHES_A_CONNECTION)
+        self._streams = OpenStreams(most, CALLS_A_CONNECTION)
+        self._untaken = UntakenAnswers(options.max_buffered)
+        self._calls, self._keys = CallCounter(metrics, observers, keys), keys
+        self._inference = Inference(current, options, metrics, runner, sequences, self._calls)
         metrics.loads.append(lambda: (0, self._under_way))
 
     async def start(self, port: GrpcPort) -> None:
         """Listen on the port, and answer calls. Raises `ServeError`."""
-        self._server = make_server(
-            self._options, self._methods(), self._locked("", self._no_method), is_shared=port.is_shared
-        )
+        unknown = grpc.stream_unary_rpc_method_handler(self._locked("", self._no_method))
+        self._server = make_server(self._options, self._methods(), unknown, is_shared=port.is_shared)
         open_port(self._server, port, self._tls)
         await self._server.start()
 
@@ -130,6 +132,7 @@ class GrpcServer:
         draining = asyncio.ensure_future(self._server.stop(self._options.drain))
         await asyncio.sleep(HOLD_SECONDS)
         self._told.set()
+        self._stream_reader.close()
         ending = asyncio.ensure_future(at_once.wait())
         await asyncio.wait((draining, ending), return_when=asyncio.FIRST_COMPLETED)
         ending.cancel()
@@ -149,22 +152,36 @@ class GrpcServer:
             MODEL_INFER: None,
             HEALTH_CHECK: information.health_check,
         }
-        handlers = {call.path: self._locked(call.path, self._unary(call, answer)) for call, answer in unary.items()}
-        return handlers | {HEALTH_WATCH.path: grpc.stream_stream_rpc_method_handler(self._watch_counted)}
+        streams = {
+            HEALTH_WATCH: self._counted(HEALTH_WATCH, self._watches, self._watch),
+            MODEL_STREAM_INFER: self._counted(MODEL_STREAM_INFER, self._streams, self._answer_stream),
+        }
+        return {
+            call.path: grpc.stream_unary_rpc_method_handler(self._locked(call.path, self._unary(call, answer)))
+            for call, answer in unary.items()
+        } | {
+            call.path: grpc.stream_stream_rpc_method_handler(self._locked(call.path, handle))
+            for call, handle in streams.items()
+        }
 
-    def _locked(self, path: str, handle: Handle) -> grpc.RpcMethodHandler:
+    def _locked(self, path: str, handle: Handle) -> Handle:
         """Return a method that checks the key before it reads a message. Open methods need none."""
-        keys = self.keys
-        if keys is None or path in _OPEN:
-            return grpc.stream_unary_rpc_method_handler(handle)
+        if self._keys is None or path in _OPEN:
+            return handle
 
-        async def unlock(messages: object, context: Any) -> bytes:
-            given = _authorization(context.invocation_metadata())
-            if keys.name_of(given) is None:
-                await self._refuse(context, path, grpc.StatusCode.UNAUTHENTICATED, refusal(given))
+        async def unlock(messages: object, context: Any) -> Any:
+            try:
+                self._check_key(context)
+            except CallError as error:
+                await self._refuse(context, path, *status_of(error))
             return await handle(messages, context)
 
-        return grpc.stream_unary_rpc_method_handler(unlock)
+        return unlock
+
+    def _check_key(self, context: Any) -> None:
+        """Raise `CallError` if a key is needed and the call has none that is valid."""
+        if self._keys is not None and not self._calls.key_of(context):
+            raise CallError(grpc.StatusCode.UNAUTHENTICATED, refusal(authorization_of(context)))
 
     async def _no_method(self, _messages: object, context: Any) -> bytes:
         await self._refuse(context, "", grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
@@ -172,7 +189,7 @@ class GrpcServer:
 
     async def _refuse(self, context: Any, method: str, code: grpc.StatusCode, message: str) -> None:
         """End a call before its message is read; `method` is empty if the path is unknown."""
-        self._count(context, method, code, KINDS[code])
+        self._calls.count(context, method, code, KINDS[code])
         await context.abort(code, message)
 
     def _unary(self, call: Call, answer: Answer | None) -> Handle:
@@ -184,98 +201,50 @@ class GrpcServer:
             self._come += 1
             self._under_way += 1
             context.add_done_callback(self._done)  # called once the client has taken the answer
-            answered, failed, endpoint, whole = b"", None, None, 0.0
-            came = perf_counter()
-            try:
+            progress = Progress()
+
+            async def answered() -> bytes:
                 if self._under_way > most:
                     raise BusyError
                 check_metadata(context)
                 message = await self._read(call, context, turns)
-                whole = perf_counter()
+                progress.arrived = perf_counter()
                 if answer is None:
-                    endpoint = self._endpoint(message)
-                    request = decode_infer(message, endpoint.policy.manifest, max_batch=self._options.max_batch)
-                    step = self._step(context, message, request)
-                    if step is not None:
-                        endpoint, request = self._where_it_began(step, endpoint, message, request)
-                    outputs = await self._infer(endpoint, request, step)
-                    reply = encode_infer(outputs, request, message.id, endpoint.model)
+                    reply = await self._inference.answer(message, context, progress)
                 else:
                     reply = await answer(message)
-                answered = reply.SerializeToString()
-                if len(answered) > SMALL_ANSWER:
-                    self._hold(context, len(answered))
-            except asyncio.CancelledError:
-                self._count(context, call.path, code_of_cancelled(context), "", endpoint, came, whole)
-                raise
-            except Exception as error:  # noqa: BLE001 (each has its status)
-                failed = status_of(error)
-                kind = "not_finite" if isinstance(error, FloatingPointError) else KINDS[failed[0]]
-                self._count(context, call.path, failed[0], kind, endpoint, came, whole)
-            else:
-                self._count(context, call.path, grpc.StatusCode.OK, "", endpoint, came, whole)
+                content: bytes = reply.SerializeToString()
+                if size := self._untaken.add(len(content)):
+                    context.add_done_callback(lambda _context: self._untaken.remove(size))
+                return content
+
+            content, failed = await self._outcome(call, context, progress, answered)
             if self._stopping.is_set():
                 await self._told.wait()
             if failed is not None:
-                message = None  # abort's exception and this frame refer to each other, until cycles are collected
                 await context.abort(*failed)
-            return answered
+            return content
 
         return handle
 
+    async def _outcome(
+        self, call: Call, context: Any, progress: Progress, answered: Callable[[], Awaitable[bytes]]
+    ) -> tuple[bytes, tuple[grpc.StatusCode, str] | None]:
+        """Return what `answered` returns, and the status of its exception if it raises one; count it in both cases."""
+        content, failed, code, kind = b"", None, grpc.StatusCode.OK, ""
+        try:
+            content = await answered()
+        except asyncio.CancelledError:
+            self._calls.count(context, call.path, code_of_cancelled(context), "", progress)
+            raise
+        except Exception as error:  # noqa: BLE001 (each has its status)
+            code, _ = failed = status_of(error)
+            kind = "not_finite" if isinstance(error, FloatingPointError) else KINDS[code]
+        self._calls.count(context, call.path, code, kind, progress)
+        return content, failed
+
     def _done(self, _context: object) -> None:
         self._under_way -= 1
-
-    def _hold(self, context: Any, size: int) -> None:
-        """Count an answer until its client has taken it. Raises `BusyError` if too much is not taken."""
-        if self._untaken + size > self._options.max_buffered and self._untaken:
-            raise BusyError
-
-        def release(_context: object) -> None:
-            self._untaken -= size
-
-        self._untaken += size
-        context.add_done_callback(release)
-
-    def _count(
-        self,
-        context: Any,
-        method: str,
-        code: grpc.StatusCode,
-        kind: str,
-        endpoint: InferenceEndpoint | None = None,
-        came: float | None = None,
-        whole: float = 0.0,
-    ) -> None:
-        """Count a call, and pass it to observers. `came` is when it began, `whole` when its message had arrived."""
-        now = perf_counter()
-        if endpoint is None:
-            self._unrouted.answered(code.name, None, kind)
-        else:
-            endpoint.series.answered(code.name, now - whole, kind)
-        if self._observers:
-            self._tell(context, method, code, kind, endpoint.series if endpoint else None, now - (came or now))
-
-    def _tell(
-        self, context: Any, method: str, code: grpc.StatusCode, kind: str, series: Series | None, seconds: float
-    ) -> None:
-        """Pass a call to the observers, without its binary metadata."""
-        given = {key: value.encode() for key, value in context.invocation_metadata() if isinstance(value, str)}
-        record = CallRecord(
-            method,
-            code.name,
-            code.value[0],
-            kind,
-            series,
-            seconds,
-            sane_id(given.get("x-request-id", b"")),
-            parse_traceparent(given.get("traceparent", b"")),
-            given.get("tracestate", b""),
-            grpc_client(context.peer()),
-            (self.keys and self.keys.name_of(given.get("authorization", b""))) or "",
-        )
-        for observe in self._observers:
-            observe(record)
 
     async def _read(self, call: Call, context: Any, turns: Turns) -> Message:
         content = await turns.read(context, self._options.timeout)
@@ -283,78 +252,74 @@ class GrpcServer:
             await asyncio.sleep(LEFT_SECONDS)
         return parse(call, content)
 
-    def _endpoint(self, message: Message) -> InferenceEndpoint:
-        """Return the endpoint of the requested model. Raises `CallError`."""
-        catalog = self._current()
-        if catalog is not self._catalog:
-            self._forget_endpoints(catalog)
-        model = catalog.find(message.model_name, message.model_version or None)
-        if model is None:
-            raise unknown_model(message.model_name, message.model_version)
-        return self._endpoint_of(model)
+    # Streams
 
-    def _forget_endpoints(self, catalog: Catalog) -> None:
-        """Drop the endpoints of policies that a new catalog does not have, so that their memory is freed."""
-        loaded = {model.policy for release in catalog.releases.values() for model in release.versions.values()}
-        self._endpoints = {policy: endpoint for policy, endpoint in self._endpoints.items() if policy in loaded}
-        self._catalog = catalog
+    def _counted(self, call: Call, streams: OpenStreams, serve: Callable[[Any], Awaitable[None]]) -> Handle:
+        """Return a method that serves a stream, unless too many are open."""
 
-    def _endpoint_of(self, model: Model) -> InferenceEndpoint:
-        endpoint = self._endpoints.get(model.policy)
-        if endpoint is None:
-            endpoint = self._endpoints[model.policy] = InferenceEndpoint(model, self._options, self._metrics, "grpc")
-        return endpoint
+        async def handle(_messages: object, context: Any) -> None:
+            self._come += 1
+            peer = context.peer()
+            try:
+                check_metadata(context)
+                streams.add(peer)
+            except (BusyError, RequestError) as error:
+                await self._refuse(context, call.path, *status_of(error))
+            try:
+                await serve(context)
+            finally:
+                streams.remove(peer)
 
-    def _step(self, context: Any, message: Message, request: InferRequest) -> Step | None:
-        """Return the step of a sequence that a request is, if it is one."""
-        if request.sequence is None:
-            return None
-        owner = self.keys.name_of(_authorization(context.invocation_metadata())) if self.keys else None
-        return Step.of(("grpc", message.model_name, message.model_version), owner, request.sequence)
+        return handle
 
-    def _where_it_began(
-        self, step: Step, endpoint: InferenceEndpoint, message: Message, request: InferRequest
-    ) -> tuple[InferenceEndpoint, InferRequest]:
-        """Return the endpoint of a step's sequence, and the request as that version reads it.
+    async def _answer_stream(self, context: Any) -> None:
+        """Answer requests one after another, until the client has no more, or the server stops."""
+        try:
+            while await self._answer_next(context):
+                pass
+        except StoppingError as error:
+            await context.abort(*status_of(error))
+        except (BusyError, CallError) as error:
+            await self._refuse(context, MODEL_STREAM_INFER.path, *status_of(error))
 
-        Raises `RequestError` and `NoSequenceError`.
+    async def _answer_next(self, context: Any) -> bool:
+        """Answer a stream's next request, with an error in words if it fails; return whether there was one.
+
+        Raises as `StreamReader.read` does, and `CallError` if the key is not valid any more.
         """
+        # A list, which frees the message before its answer is written: clients may be slow to take that.
+        contents = [await self._stream_reader.read(context)]
+        if contents[0] is grpc.aio.EOF:
+            return False
+        self._check_key(context)
+        request_id, size = "", 0
+        progress = Progress(perf_counter())
 
-        def start() -> InferenceEndpoint:
-            if message.model_version:
-                return endpoint
-            return self._endpoint_of(self._current().releases[message.model_name].choose_for_sequence())
+        async def answered() -> bytes:
+            nonlocal request_id, size
+            if self._under_way > self._options.max_connections:
+                raise BusyError
+            message = parse(MODEL_INFER, contents.pop())
+            request_id = message.id
+            reply = await self._inference.answer(message, context, progress)
+            reply.parameters["triton_final_response"].bool_param = True
+            answer: bytes = MODEL_STREAM_INFER.response(infer_response=reply).SerializeToString()
+            size = self._untaken.add(len(answer))
+            return answer
 
-        began_at = self._sequences.endpoint_of(step, endpoint, start)
-        if began_at is not endpoint:
-            request = decode_infer(message, began_at.policy.manifest, max_batch=self._options.max_batch)
-        return began_at, request
-
-    # The methods
-
-    async def _infer(self, endpoint: InferenceEndpoint, request: InferRequest, step: Step | None) -> Outputs:
-        """Return the outputs of a request, which may be a step of a sequence."""
-        admitted = endpoint.admit(request)
-        if step is None:
-            outputs = self._runner.run(endpoint.policy, admitted)
-        else:
-            outputs = self._sequences.run(step, endpoint, admitted)
-        return await _outputs_of(outputs) if isinstance(outputs, Waiting) else outputs
-
-    async def _watch_counted(self, messages: object, context: Any) -> None:
-        """Serve the health service's stream, unless too many are open."""
-        peer = context.peer()
+        self._under_way += 1
         try:
-            check_metadata(context)
-            self._watchers.add(peer)
-        except (BusyError, RequestError) as error:
-            await self._refuse(context, HEALTH_WATCH.path, *status_of(error))
-        try:
-            await self._watch(messages, context)
+            answer, failed = await self._outcome(MODEL_STREAM_INFER, context, progress, answered)
+            if failed is not None:
+                response = MODEL_STREAM_INFER.response(error_message=failed[1], infer_response={"id": request_id})
+                answer = response.SerializeToString()
+            await context.write(answer)
         finally:
-            self._watchers.remove(peer)
+            self._under_way -= 1
+            self._untaken.remove(size)
+        return True
 
-    async def _watch(self, _messages: object, context: Any) -> None:
+    async def _watch(self, context: Any) -> None:
         """Send the health, and send it again whenever it changes, until the server stops."""
         try:
             request = await self._read(HEALTH_WATCH, context, self._open_turns)
@@ -370,16 +335,3 @@ class GrpcServer:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), WATCH_SECONDS)
-
-
-async def _outputs_of(waiting: Waiting) -> Outputs:
-    ran: asyncio.Future[Outputs | Exception] = asyncio.get_running_loop().create_future()
-    waiting.done = lambda outputs: None if ran.done() else ran.set_result(outputs)
-    if isinstance(outputs := await ran, Exception):
-        raise outputs
-    return outputs
-
-
-def _authorization(metadata: Any) -> bytes:
-    given = dict(metadata).get("authorization", "")
-    return given.encode() if isinstance(given, str) else b""

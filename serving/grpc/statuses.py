@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from trpo_tf.serving.errors import quoted
-from trpo_tf.serving.grpc.limits import BusyError
+from trpo_tf.serving.grpc.limits import BusyError, StoppingError
 from trpo_tf.serving.inference.endpoint import failure_of
 from trpo_tf.serving.support.logs import emit
 
@@ -17,6 +17,8 @@ LATE_SECONDS = 0.1
 """Time that a cancelled call may have left to count as late: its client's clock began earlier than the server's."""
 
 BUSY = "too many calls at a time; come again"
+
+STOPPING = "the server stops; open the stream again, at another server or once this one has started"
 
 KINDS = {
     grpc.StatusCode.INVALID_ARGUMENT: "bad_request",
@@ -64,6 +66,8 @@ def _status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
             return error.code, str(error)
         case BusyError():
             return grpc.StatusCode.RESOURCE_EXHAUSTED, BUSY
+        case StoppingError():
+            return grpc.StatusCode.UNAVAILABLE, STOPPING
         case TimeoutError():
             return grpc.StatusCode.DEADLINE_EXCEEDED, "the message did not arrive in time"
     failure = failure_of(error)

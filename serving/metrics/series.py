@@ -11,7 +11,6 @@ import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Protocol
 
 import orjson
@@ -21,6 +20,7 @@ from trpo_tf.serving.metrics.drift import Watch, moments_to_json
 from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model
 from trpo_tf.serving.support.logs import emit
+from trpo_tf.serving.support.resident_memory import resident_bytes
 
 BUCKETS = (
     *(5e-6, 7.5e-6),
@@ -242,6 +242,7 @@ class Metrics:
 
     def _snapshot(self) -> Snapshot:
         loads = [load() for load in self.loads]
+        self._memory = resident_bytes() or self._memory  # the last value if no file can be opened
         return {
             "series": [series.snapshot() for series in list(self._series.values())],
             "observed": [
@@ -255,16 +256,10 @@ class Metrics:
             "connections": sum(connections for connections, _ in loads),
             "in_flight": sum(requests for _, requests in loads),
             "cpu": self._cpu_before + time.process_time(),
-            "memory": self._resident_bytes(),
+            "memory": self._memory,
             "started": self._started,
             "looked": self._looked,
         }
-
-    def _resident_bytes(self) -> int:
-        """Return this process's resident memory: the last value if no file can be opened, 0 without /proc."""
-        with suppress(OSError), open("/proc/self/statm", "rb") as file:
-            self._memory = int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-        return self._memory
 
 
 def sha256_of(model: Model) -> str:

@@ -1,6 +1,5 @@
 """gRPC: real servers, tritonclient, gRPC's own channels and health client, and what goes wrong."""
 
-import asyncio
 import gc
 import json
 import re
@@ -22,6 +21,7 @@ from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import DirectRunner
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.tracing.records import NO_OBSERVERS
 
 grpc = pytest.importorskip("grpc")
 
@@ -34,6 +34,8 @@ from trpo_tf.serving.codecs.grpc_messages import (  # noqa: E402
     SERVER_LIVE,
     SERVER_READY,
 )
+from trpo_tf.serving.grpc.call_counter import CallCounter  # noqa: E402
+from trpo_tf.serving.grpc.inference import Inference  # noqa: E402
 
 ROW = np.float32([[0.1, -0.2, 0.05, 0.3]])
 Code = grpc.StatusCode
@@ -374,29 +376,24 @@ def test_a_call_that_its_client_leaves_is_counted_and_no_more_under_way(start, d
 
 
 def test_a_version_that_was_replaced_is_freed(discrete, catalog_of):
-    from trpo_tf.serving.grpc.server import GrpcServer
-
-    async def replaced() -> bool:
-        catalogs, options = [catalog_of(discrete)], ServeOptions()
-        runner = DirectRunner()
-        server = GrpcServer(lambda: catalogs[-1], options, Metrics(), None, runner, SequenceRunner(options, runner))
-        message = MODEL_INFER.request(model_name="discrete")
-        before = weakref.ref(server._endpoint(message).policy)
-        catalogs[:] = [catalog_of(discrete)]
-        assert server._endpoint(message).policy is catalogs[0].find("discrete").policy
-        gc.collect()
-        return before() is None
-
-    assert asyncio.run(replaced())
+    catalogs, options, metrics, runner = [catalog_of(discrete)], ServeOptions(), Metrics(), DirectRunner()
+    calls = CallCounter(metrics, NO_OBSERVERS, None)
+    inference = Inference(lambda: catalogs[-1], options, metrics, runner, SequenceRunner(options, runner), calls)
+    message = MODEL_INFER.request(model_name="discrete")
+    before = weakref.ref(inference.find_endpoint(message).policy)
+    catalogs[:] = [catalog_of(discrete)]
+    assert inference.find_endpoint(message).policy is catalogs[0].find("discrete").policy
+    gc.collect()
+    assert before() is None
 
 
 def test_a_call_that_its_client_leaves_while_it_is_answered(start, discrete, scrape):
     code = """
 import asyncio, sys, trpo_tf.serving.__main__
-from trpo_tf.serving.grpc.server import GrpcServer
-async def infer(self, *_):
+from trpo_tf.serving.grpc.inference import Inference
+async def run(self, *_):
     await asyncio.sleep(60)
-GrpcServer._infer = infer
+Inference._run = run
 sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
 """
     with start(discrete, "--grpc-port", "0", code=code) as server, channel_to(server) as channel:
@@ -531,7 +528,7 @@ def test_a_watcher_is_told_of_an_end_that_comes_while_it_is_told_of_the_beginnin
 import os, signal, sys, trpo_tf.serving.__main__
 from trpo_tf.serving.grpc.server import GrpcServer
 watch = GrpcServer._watch
-async def watch_to_the_end(self, messages, context):
+async def watch_to_the_end(self, context):
     class Context:
         read = context.read
         async def write(self, message, stopping=self._stopping):
@@ -539,7 +536,7 @@ async def watch_to_the_end(self, messages, context):
             if not stopping.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
                 await stopping.wait()
-    await watch(self, messages, Context())
+    await watch(self, Context())
 GrpcServer._watch = watch_to_the_end
 sys.exit(trpo_tf.serving.__main__.main(sys.argv[1:]))
 """

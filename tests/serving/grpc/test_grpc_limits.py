@@ -12,9 +12,9 @@ import pytest
 grpc = pytest.importorskip("grpc")
 
 from tests.support.serving.http2 import Call, Unfinished  # noqa: E402
-from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, HEALTH_WATCH, MODEL_INFER  # noqa: E402
+from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, HEALTH_WATCH, MODEL_INFER, MODEL_STREAM_INFER  # noqa: E402
 from trpo_tf.serving.grpc import limits as grpc_limits  # noqa: E402
-from trpo_tf.serving.grpc.limits import BusyError, Turns, Watchers  # noqa: E402
+from trpo_tf.serving.grpc.limits import BusyError, OpenStreams, Turns  # noqa: E402
 
 MEGABYTE = 2**20
 
@@ -49,7 +49,7 @@ def sending():
         sender.close()
 
 
-@pytest.mark.parametrize("path", [MODEL_INFER.path, HEALTH_CHECK.path])
+@pytest.mark.parametrize("path", [MODEL_INFER.path, MODEL_STREAM_INFER.path, HEALTH_CHECK.path])
 def test_messages_that_stop_half_way_hold_little_memory_and_nobody_up(start, discrete, sending, path):
     """120 of a megabyte, of which --max-buffered allows two at a time; what isn't read is held back by its sender."""
     options = ("--grpc-port", "0", "--max-body", str(MEGABYTE), "--max-buffered", str(4 * MEGABYTE))
@@ -209,14 +209,14 @@ def test_those_who_leave_while_they_wait_or_arrive_keep_no_turn():
     asyncio.run(run())
 
 
-def test_watchers_are_counted_by_connection_and_in_all():
-    watchers = Watchers(3, 2)
+def test_streams_are_counted_by_connection_and_in_all():
+    streams = OpenStreams(3, 2)
     for peer in ("a", "a", "b"):
-        watchers.add(peer)
+        streams.add(peer)
     for peer in ("a", "c"):
         with pytest.raises(BusyError):
-            watchers.add(peer)
-    watchers.remove("b")
+            streams.add(peer)
+    streams.remove("b")
     with pytest.raises(BusyError):
-        watchers.add("a")
-    watchers.add("c")
+        streams.add("a")
+    streams.add("c")

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -417,20 +417,6 @@ def test_at_sigterm_steps_are_answered_and_a_restarted_server_knows_no_sequence(
         status, answer = server.request("POST", INFER, document(1))
         assert status == 409
         assert "there is no sequence 1: it never began, or a server before this one had it" in answer["error"]
-
-
-def test_a_stream_is_refused_as_a_method_that_is_not_there(running):
-    module = pytest.importorskip("tritonclient.grpc")
-    told = []
-    with module.InferenceServerClient(f"127.0.0.1:{running.grpc_port}") as client:
-        client.start_stream(lambda result, error: told.append(error))
-        tensor = module.InferInput("obs", [1, 2], "FP32")
-        tensor.set_data_from_numpy(SEEN[:1])
-        with suppress(module.InferenceServerException):  # the refusal may be there already
-            client.async_stream_infer("recurrent", [tensor], sequence_id=1, sequence_start=True)
-        wait_for(lambda: told)
-        client.stop_stream()
-    assert told[0].status() == "StatusCode.UNIMPLEMENTED"
 
 
 def test_samples_and_compressed_bodies_belong_to_a_sequence_too(running, policy):
