@@ -5,6 +5,7 @@ status. TensorFlow starts its threads with the first operation, so that a fork i
 not imported here: each command imports it by itself, with the environment variables that it was given.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -88,6 +89,7 @@ if __name__ == "__main__":
     sys.path.pop(0)
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # or each command would copy all of it as it ends, which takes longer than most commands
     request = next_command(socket.socket(fileno=int(sys.argv[1])))
     if request is not None and request["code"] is not None:
         exec(request["code"], {"__name__": "__main__"})
