@@ -372,6 +372,46 @@ class Faulty(Walk):
         os._exit(7)
 
 
+class Course(gym.Env):
+    """Four steps of observations (step, progress as last told, level and widest of the reset's options).
+
+    Each progress that an environment of this process is told is noted.
+    """
+
+    observation_space = gym.spaces.Box(-100, 100, (4,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    told: ClassVar[list[float]] = []
+
+    def __init__(self, fails_from: float = 2.0) -> None:
+        self._fails_from = fails_from
+
+    def set_options(self, progress: float) -> None:
+        if self._fails_from <= progress < 1:
+            raise ArithmeticError("no such course")
+        self._progress = progress
+        self.told.append(progress)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps, options = 0, options or {}
+        self._level, self._widest = options.get("level", -1), options.get("range", [-1])[-1]
+        return self._observation(), {}
+
+    def step(self, action):
+        self._steps += 1
+        return self._observation(), float(action) * self._progress, self._steps == 4, False, {}
+
+    def save_state(self):
+        return self._steps, self._level, self._widest
+
+    def restore_state(self, state):
+        self._steps, self._level, self._widest = state
+
+    def _observation(self):
+        return np.array([self._steps, self._progress, self._level, self._widest], np.float32)
+
+
+gym.register("Course-v0", Course, max_episode_steps=10)
 gym.register("Labyrinth-v0", Labyrinth, max_episode_steps=5)
 gym.register("Recall-v0", Recall, max_episode_steps=5)
 gym.register("Alternate-v0", Alternate, max_episode_steps=10)

@@ -1,4 +1,4 @@
-"""Describe an environment: its id, constructor arguments, time limit and wrappers."""
+"""Describe an environment: its id, constructor arguments, time limit, wrappers and options."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trpo_tf.config.reset_options import check_schedule
 from trpo_tf.errors import UserError
 
 ACTION_MASKS = ("auto", "info", "method", "off")
@@ -22,6 +23,7 @@ class Environment:
         env_kwargs: constructor arguments, a JSON object.
         max_episode_steps: time limit; 0 for the registered one.
         env_wrapper: wrappers, innermost first: `module:Class`, then their arguments as a JSON object, if any.
+        reset_options: options of its `reset`, a JSON object; see `trpo_tf.config.reset_options`.
         action_mask: where the mask of legal actions comes from, one of `ACTION_MASKS`.
     """
 
@@ -29,6 +31,7 @@ class Environment:
     env_kwargs: str = ""
     max_episode_steps: int = 0
     env_wrapper: tuple[str, ...] = ()
+    reset_options: str = ""
     action_mask: str = ACTION_MASKS[0]
 
     @classmethod
@@ -49,7 +52,8 @@ class Environment:
             return None
         try:
             wrappers, mask = tuple(own["env_wrapper"]), str(own.get("action_mask", ACTION_MASKS[0]))
-            return cls(env_id, own["env_kwargs"], int(own["max_episode_steps"]), wrappers, mask)
+            options = str(own.get("reset_options", ""))
+            return cls(env_id, own["env_kwargs"], int(own["max_episode_steps"]), wrappers, options, mask)
         except (KeyError, TypeError, ValueError):
             return cls(env_id)
 
@@ -62,6 +66,13 @@ class Environment:
     def arguments(self) -> dict[str, Any]:
         """`env_kwargs` as a dict. Raises `UserError` unless it is a JSON object."""
         return _arguments(self.env_kwargs, "env_kwargs")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """`reset_options` as a dict. Raises `UserError` unless it is a JSON object of values that can be scheduled."""
+        options = _arguments(self.reset_options, "reset_options")
+        check_schedule(options)
+        return options
 
     @property
     def wrappers(self) -> list[tuple[str, str, dict[str, Any]]]:
@@ -80,17 +91,17 @@ class Environment:
         return self.env_id
 
 
-def as_json(arguments: Any) -> Any:
+def as_json(arguments: Any, name: str) -> Any:
     """Return a dict of arguments as JSON (an empty one as an empty text), and anything else unchanged.
 
-    Raises `UserError` for values that JSON can't represent.
+    `name` is that of the setting. Raises `UserError` for values that JSON can't represent.
     """
     if not isinstance(arguments, Mapping):
         return arguments
     try:
         return json.dumps(dict(arguments)) if arguments else ""
     except (TypeError, ValueError) as error:
-        raise UserError(f"env_kwargs must be plain values ({error}); or give train a make_env") from error
+        raise UserError(f"{name} must be plain values ({error}); or give train a make_env") from error
 
 
 def _arguments(text: str, name: str) -> dict[str, Any]:

@@ -27,18 +27,21 @@ class EnvironmentConfig:
     """steps after which an episode is truncated; 0: the registered limit, if there is one"""
     env_wrapper: UseAppendAction[tuple[str, ...]] = ()
     """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
+    reset_options: str = ""
+    """options of the environment's reset, as JSON: '{"level": 2}'; a value {"from": 0, "to": 3} changes over the run"""
     action_mask: str = "auto"
     """source of the mask of legal actions: auto (observation key action_mask), info, method (action_masks()) or off"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
-        object.__setattr__(self, "env_kwargs", as_json(self.env_kwargs))
+        for name in ("env_kwargs", "reset_options"):
+            object.__setattr__(self, name, as_json(getattr(self, name), name))
         check_types(self)
         object.__setattr__(self, "env_wrapper", tuple(self.env_wrapper))
         require(self.max_episode_steps >= 0, "max_episode_steps", "at least 0")
         require_one_of(self.action_mask, "action_mask", ACTION_MASKS)
-        made = Environment("", self.env_kwargs, self.max_episode_steps, self.env_wrapper)
-        _ = made.arguments, made.wrappers
+        made = Environment("", self.env_kwargs, self.max_episode_steps, self.env_wrapper, self.reset_options)
+        _ = made.arguments, made.wrappers, made.options
 
 
 @dataclass(frozen=True)

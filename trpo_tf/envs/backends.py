@@ -76,7 +76,7 @@ def _is_vectorized(environment: str | Environment) -> bool:
 def _why_not_envpool(environment: Environment) -> str | None:
     env_id = environment.env_id
     if not environment.is_registered:
-        return "it takes no env_kwargs, max_episode_steps or env_wrapper"
+        return "it takes no env_kwargs, max_episode_steps, env_wrapper or reset_options"
     if importlib.util.find_spec("envpool") is None:
         return f"it is not installed ({install('envpool')})"
     try:

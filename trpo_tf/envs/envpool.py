@@ -87,6 +87,9 @@ class EnvPool:
         """Return no sums: EnvPool's `info` has other names than Gymnasium's, and is not read."""
         return {}
 
+    def set_progress(self, progress: float) -> None:
+        """Do nothing: EnvPool's environments do not change over a run."""
+
     def close(self) -> None:
         """Free the pool's threads."""
         self._pool.close()

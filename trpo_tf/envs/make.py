@@ -18,6 +18,7 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.envs.action_mask import LegalActions, mask_source
 from trpo_tf.envs.atari import ATARI_ARGUMENTS, is_atari, preprocess_atari, register_atari
 from trpo_tf.envs.checked import CheckedEnv
+from trpo_tf.envs.curriculum import ResetOptions, set_progress
 from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import UserError
@@ -43,7 +44,7 @@ def make_env(
     Ids in `ALE/` get Atari's standard preprocessing. With `limit_ends` an episode that reaches the time limit has
     terminated, and with `time_feature` the steps left are observed as well. `masked` is for a policy that needs a mask
     of legal actions, from `info` if no setting says otherwise. Unless `checked` is off, observations, rewards and flags
-    are checked against the spaces.
+    are checked against the spaces. A curriculum is at its end until `set_progress`.
 
     Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or with
     `limit_ends` or `time_feature` for an environment without a time limit.
@@ -65,6 +66,9 @@ def make_env(
         for module, wrapper, options in made.wrappers:
             env = _wrapper(module, wrapper)(env, **options)
         _refuse_running_statistics(env)
+    if options := made.options:
+        env = ResetOptions(env, options)
+    set_progress(env, 1.0)
     if source := mask_source(made.action_mask, env, masked=masked):
         env = LegalActions(env, source)
     if limit_ends or time_feature:

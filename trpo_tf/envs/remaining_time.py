@@ -115,6 +115,10 @@ class VectorLimitEnds:
         """Return sums of the numbers in `info`; see `VectorEnv`."""
         return self._envs.take_info(places)  # type: ignore[no-any-return]
 
+    def set_progress(self, progress: float) -> None:
+        """Tell the environments the share of the run that is done."""
+        self._envs.set_progress(progress)
+
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()

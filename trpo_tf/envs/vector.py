@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.checked import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
+from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.make import is_mujoco, make_env
 from trpo_tf.envs.spaces import observation_spec
@@ -50,6 +51,9 @@ class VectorEnv(Protocol):
         They are those of the environments at these `places`, by default of all.
         """
 
+    def set_progress(self, progress: float) -> None:
+        """Tell the environments the share of the run that is done; see `trpo_tf.envs.curriculum`."""
+
     def close(self) -> None:
         """Close the environments."""
 
@@ -67,8 +71,10 @@ class Vectorized:
 
     def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         """Take over `envs`: `close` closes them."""
+        self._envs = envs
         self.num_envs, self.close = envs.num_envs, envs.close
         self.reset, self.step = envs.reset, envs.step
+        self.set_progress(1.0)
 
     def end(self, places: Sequence[int]) -> None:
         """Raise `NotImplementedError`."""
@@ -77,6 +83,10 @@ class Vectorized:
     def take_info(self, places: Sequence[int] | None = None) -> Sums:  # noqa: ARG002
         """Return no sums: these classic tasks report nothing in `info`."""
         return {}
+
+    def set_progress(self, progress: float) -> None:
+        """Call the vector environment's `set_options`, if it has one."""
+        set_progress(self._envs.unwrapped, progress)
 
 
 class SyncVectorEnv:
@@ -130,6 +140,11 @@ class SyncVectorEnv:
     def take_info(self, places: Sequence[int] | None = None) -> Sums:
         """Return sums of the numbers in `info` since the last call; see `VectorEnv`."""
         return added(self._info[i].take() for i in (range(self.num_envs) if places is None else places))
+
+    def set_progress(self, progress: float) -> None:
+        """Tell each environment the share of the run that is done."""
+        for env in self.envs:
+            set_progress(env, progress)
 
     def close(self) -> None:
         """Close the environments."""

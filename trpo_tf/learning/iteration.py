@@ -13,7 +13,7 @@ from trpo_tf.learning.critic_fit import CriticFit, fit_critic
 from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.metrics import Metrics, estimate_metrics, progress_metrics, timing_metrics, update_metrics
 from trpo_tf.learning.observation_statistics import with_observations
-from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, radius_or_coefficient
+from trpo_tf.learning.schedules import annealing, entropy_term, present_sampling, progress, radius_or_coefficient
 from trpo_tf.learning.training_state import Purpose, TrainingState
 from trpo_tf.policies.encoders import MaskedInputs, without_mask
 from trpo_tf.policies.recurrence.sequences import Sequences, sequence_minibatches
@@ -36,6 +36,7 @@ def iterate(
     # 1. Collect state-action pairs, along with Monte Carlo estimates of their Q-values.
     experience.load(state.theta, learner.policy.encoder.normalizer(state.observation_moments))
     correlation = config.sampling.noise_correlation * annealing(config, state)
+    experience.set_progress(progress(config, state))
     sampled = experience.collect(state.rng(config.seed, Purpose.SAMPLING), clock, correlation)
 
     # 2. By averaging over samples, construct the estimated objective and constraint.

@@ -13,9 +13,14 @@ from trpo_tf.updates.compiled_update import EntropyTerm
 _ENTROPY_OF_STANDARD_NORMAL = 0.5 * math.log(2 * math.pi * math.e)
 
 
+def progress(config: Config, state: TrainingState) -> float:
+    """Return the share of the run that is done, from 0 to 1."""
+    return state.steps / config.total_steps
+
+
 def annealing(config: Config, state: TrainingState) -> float:
     """Return the share of the run that is left, from 1 to 0, if `anneal` is set; otherwise 1."""
-    return 1.0 - state.steps / config.total_steps if config.anneal else 1.0
+    return 1.0 - progress(config, state) if config.anneal else 1.0
 
 
 def present_discount(config: Config, state: TrainingState) -> float:
@@ -26,7 +31,7 @@ def present_discount(config: Config, state: TrainingState) -> float:
     first, final = config.sampling.discount, config.sampling.final_discount
     if final == 0:
         return first
-    done = state.steps / config.total_steps
+    done = progress(config, state)
     return float(1 - (1 - first) ** (1 - done) * (1 - final) ** done)
 
 
@@ -48,7 +53,7 @@ def entropy_term(config: Config, state: TrainingState, head: Head) -> EntropyTer
     weight = np.float32(config.trust_region.entropy_coefficient * annealing(config, state))
     if config.policy.final_std == 0:
         return EntropyTerm(weight, np.float32(0.0))
-    done = state.steps / config.total_steps
+    done = progress(config, state)
     (initial_log_std,) = head.initial_extra()
     log_std = (1 - done) * initial_log_std + done * math.log(config.policy.final_std)
     return EntropyTerm(weight, np.float32((log_std + _ENTROPY_OF_STANDARD_NORMAL).sum()))

@@ -56,6 +56,7 @@ class Experience:
         self._config, self._head = config, policy.head
         self._parameters: tuple[NDArray[np.float32], Normalizer] | None = None
         self._info: dict[str, float | None] = {}
+        self._progress = 0.0
         self._every_episode_ended = False
         self._vine: Vine | None = None
         self._shards: Shards | None = None
@@ -64,6 +65,10 @@ class Experience:
             self._actor = Actor(self.graph, config.sampling.num_envs, policy.memory)
         else:
             self._shards = _shards(config, self.graph, workers or Workers())
+
+    def set_progress(self, progress: float) -> None:
+        """Have the next `restart` and `collect` tell the environments the share of the run that is done."""
+        self._progress = progress
 
     def restart(self, checkpoint: int = 0, longest_recent: int = 0) -> None:
         """Close the environments, and make those of the checkpoint with this number.
@@ -74,12 +79,13 @@ class Experience:
         seed, longest = environment_seed(config.seed, checkpoint), self._longest_first(longest_recent)
         self._every_episode_ended = False
         if self._shards is not None:
-            self._shards.restart(seed, longest)
+            self._shards.restart(seed, longest, self._progress)
             return
         if self._vine is not None:
             self._vine.close()
         trunk = make_sync_env(config.made_environment, n, limit_ends=timed)
         rollout_envs = [make_env(config.made_environment, limit_ends=timed) for _ in range(n)]
+        trunk.set_progress(self._progress)
         self._vine = Vine(trunk, rollout_envs, self._actor, seed, longest)
 
     def is_over(self, steps: int, steps_before: int, period: int) -> bool:
@@ -106,7 +112,7 @@ class Experience:
             return self._collect_vine(self._vine, rng, clock)
         if self._shards is None:  # a vine without environments
             raise RuntimeError("call restart before collect")
-        task = Task(*self._parameters, streams(rng, self._config.sampling.shards), noise_correlation)
+        task = Task(*self._parameters, streams(rng, self._config.sampling.shards), noise_correlation, self._progress)
         segments = self._shards.collect(task, clock)
         self._info = means(added(segment.info for segment in segments))
         self._every_episode_ended = all(segment.every_episode_ended for segment in segments)
@@ -129,6 +135,7 @@ class Experience:
 
     def _collect_vine(self, sampler: Vine, rng: np.random.Generator, clock: PhaseClock) -> Sampled:
         vine = self._config.vine
+        sampler.set_progress(self._progress)
         batch, episodes, starts = sampler.collect(self._config.rollout_length, vine.rollout_states, rng, clock)
         branches = sampler.branch(self._head, vine, batch, starts, rng, clock)
         self._info, self._every_episode_ended = means(sampler.take_info()), sampler.every_episode_ended

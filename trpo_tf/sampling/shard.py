@@ -54,6 +54,7 @@ class Task(NamedTuple):
     normalizer: Normalizer
     streams: Sequence[np.random.Generator]  # one for each shard
     noise_correlation: float
+    progress: float  # the share of the run that is done
 
 
 class Segment(NamedTuple):
@@ -68,8 +69,8 @@ class Segment(NamedTuple):
 class Shards(Protocol):
     """The shards of a run, wherever they run."""
 
-    def restart(self, seed: int, longest_first: int) -> None:
-        """Make new environments from `seed`; `longest_first` as in `SinglePath`."""
+    def restart(self, seed: int, longest_first: int, progress: float) -> None:
+        """Make new environments from `seed` for this `progress`; `longest_first` as in `SinglePath`."""
 
     def collect(self, task: Task, clock: PhaseClock) -> list[Segment]:
         """Sample the next segment of each shard, in their order."""
@@ -94,7 +95,7 @@ class LocalShards:
         self._samplers: list[SinglePath] = []
         self._seed = 0
 
-    def restart(self, seed: int, longest_first: int) -> None:
+    def restart(self, seed: int, longest_first: int, progress: float) -> None:
         """Make new environments: environment i of the run has the seed `seed` + i, whichever shard it is in."""
         self.close()
         plan, self._seed = self._plan, seed
@@ -104,6 +105,7 @@ class LocalShards:
                 envs = make_vector_env(
                     plan.environment, end - first, plan.backend, limit_ends=plan.limit_ends, halves=self._halves
                 )
+                envs.set_progress(progress)
                 self._samplers.append(SinglePath(envs, actor, seed + first, longest_first))
             except EnvironmentFailure as failure:
                 raise self._located(failure, number) from failure.cause
@@ -123,6 +125,7 @@ class LocalShards:
         sampler, number, visit = self._samplers[place], self._numbers[place], self._visit
         self._actors[place].load(task.theta, task.normalizer)
         try:
+            sampler.set_progress(task.progress)
             batch, episodes = sampler.collect(
                 self._plan.length,
                 task.streams[number],

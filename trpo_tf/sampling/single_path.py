@@ -145,6 +145,10 @@ class SinglePath:
                 rows[t + 1] = part
         return self._finished(steps)
 
+    def set_progress(self, progress: float) -> None:
+        """Tell the environments the share of the run that is done."""
+        self._envs.set_progress(progress)
+
     def take_info(self) -> Sums:
         """Return sums of the numbers in the environments' `info` since the last call."""
         return self._envs.take_info()

@@ -9,6 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.config.settings import VineConfig
+from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.envs.vector import SyncVectorEnv
@@ -174,6 +175,12 @@ class Vine:
             weight,
             starts.rows,
         )
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the environments of trunk and rollouts the share of the run that is done."""
+        self._trunk.set_progress(progress)
+        for env in self._rollout_envs:
+            set_progress(env, progress)
 
     def take_info(self) -> Sums:
         """Return sums of the numbers in the `info` of the trunk's environments since the last call."""

@@ -63,10 +63,10 @@ class Worker:
         self._shards = LocalShards(prepared, self._numbers, halves=False, visit=self._block.count_up)
         return Reply()
 
-    def restart(self, seed: int, longest_first: int) -> Reply:
+    def restart(self, seed: int, longest_first: int, progress: float) -> Reply:
         """Make new environments."""
         assert self._shards is not None
-        self._shards.restart(seed, longest_first)
+        self._shards.restart(seed, longest_first, progress)
         self._block.count_up()
         return Reply()
 

@@ -165,13 +165,13 @@ class WorkerShards:
         bounds = itertools.pairwise(shard_bounds(plan.shards, workers.count))
         self._workers = [self._started(range(first, end)) for first, end in bounds]
 
-    def restart(self, seed: int, longest_first: int) -> None:
+    def restart(self, seed: int, longest_first: int, progress: float) -> None:
         """Make new environments from `seed`; a new worker need not repeat what was sampled before."""
         del self._calls[1:]
         for worker, digests in zip(self._workers, self._digests, strict=True):
             worker.answered = min(worker.answered, 1)
             del digests[1:]
-        self._call(Call("restart", (seed, longest_first)))
+        self._call(Call("restart", (seed, longest_first, progress)))
 
     def collect(self, task: Task, clock: PhaseClock) -> list[Segment]:
         """Sample the next segment of each shard; the whole time counts as physics."""

@@ -15,6 +15,7 @@ from trpo_tf.learning.compile_ahead import compiled_ahead
 from trpo_tf.learning.iteration import iterate
 from trpo_tf.learning.learner import Learner
 from trpo_tf.learning.metrics import Metrics
+from trpo_tf.learning.schedules import progress
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.runs.checkpoints import save_checkpoint
 from trpo_tf.runs.folder import Run, with_summary
@@ -155,6 +156,7 @@ class _Loop:
         The longest of the latest episodes, or the mean length before training, limits the staggering.
         """
         untrained = int(self.run.summary.get("untrained", {}).get("mean_length") or 0)
+        self.experience.set_progress(progress(self.run.config, self._state))
         self.experience.restart(self._state.checkpoint, max(self._state.recent_lengths, default=untrained))
 
     def _save_if_learned(self) -> None:

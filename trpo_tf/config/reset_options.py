@@ -1,0 +1,45 @@
+"""Options of an environment's reset that change over a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trpo_tf.errors import UserError
+
+
+def options_at(schedule: Mapping[str, Any], progress: float) -> dict[str, Any]:
+    """Return the options at `progress`, the share of the run that is done, from 0 to 1.
+
+    A value `{"from": a, "to": b}` is interpolated linearly, lists of numbers element by element, and rounded where both
+    ends are integers. Other values stay as they are.
+    """
+    return {name: _at(*_ends(value), progress) if _changes(value) else value for name, value in schedule.items()}
+
+
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Raise `UserError` naming an option whose ends are not numbers, or not lists of equally many numbers."""
+    for name, value in schedule.items():
+        if _changes(value) and not _fit(*_ends(value)):
+            raise UserError(
+                f"reset_options must go from a number to a number, or between lists of equally many: {name} is {value}"
+            )
+
+
+def _changes(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"from", "to"}
+
+
+def _ends(value: Mapping[str, Any]) -> tuple[Any, Any]:
+    return value["from"], value["to"]
+
+
+def _fit(first: Any, last: Any) -> bool:
+    if isinstance(first, list) and isinstance(last, list):
+        return len(first) == len(last) and all(map(_fit, first, last))
+    return all(isinstance(end, int | float) and not isinstance(end, bool) for end in (first, last))
+
+
+def _at(first: Any, last: Any, progress: float) -> Any:
+    if isinstance(first, list):
+        return [_at(*ends, progress) for ends in zip(first, last, strict=True)]
+    value = (1.0 - progress) * first + progress * last
+    return round(value) if isinstance(first, int) and isinstance(last, int) else value
