@@ -1,10 +1,10 @@
 """Does the server survive malformed requests?
 
-`python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server of a policy without state and of one
-with state. It sends damaged HTTP, JSON, binary tensors, framing and gRPC messages, states and resets that don't fit,
-requests that amplify (amplifying.py), and good requests now and then. It fails if the server ends, answers with a 5xx
-or INTERNAL, doesn't answer the good ones, or grows. Status 500 and INTERNAL are allowed for one thing alone: an action
-that is not finite. Without grpcio there is HTTP alone.
+`python benchmarks/fuzz_serve.py [--requests 100000] [--seed 0]` starts a server of policies without state, with state,
+with a recurrent cell and with masks. It sends damaged HTTP, JSON, binary tensors, framing and gRPC messages, alone and
+in streams. States, resets, masks and steps of sequences don't fit, requests amplify (amplifying.py), and some are good.
+It fails if the server ends, answers with a 5xx or INTERNAL, doesn't answer the good ones, or grows. Status 500 and
+INTERNAL are allowed for one thing alone: an action that is not finite. Without grpcio there is HTTP alone.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from amplifying import grpc_requests, http_requests
 try:
     import grpc
 
-    from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
+    from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, MODEL_STREAM_INFER
 except ImportError:
     grpc = None
 
@@ -40,9 +40,23 @@ INPUTS = {
         {"name": "steps", "datatype": "INT64", "shape": [1], "data": [2]},
         {"name": "reset", "datatype": "BOOL", "shape": [1], "data": [False]},
     ],
+    "recurrent": [
+        {"name": "obs", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]},
+        {"name": "hidden", "datatype": "FP32", "shape": [1, 8], "data": [0.1] * 8},
+        {"name": "reset", "datatype": "BOOL", "shape": [1], "data": [False]},
+    ],
+    "masked": [
+        {"name": "obs", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]},
+        {"name": "action_mask", "datatype": "INT8", "shape": [1, 5], "data": [1, 0, 1, 0, 1]},
+    ],
 }
-"""A good request's inputs, by model; the second has state."""
-CONTENTS = {"FP32": ("fp32_contents", "f"), "INT64": ("int64_contents", "q"), "BOOL": ("bool_contents", "?")}
+"""A good request's inputs, by model; those with `reset` have state."""
+CONTENTS = {
+    "FP32": ("fp32_contents", "f"),
+    "INT64": ("int64_contents", "q"),
+    "INT8": ("int_contents", "b"),
+    "BOOL": ("bool_contents", "?"),
+}
 """Field of a gRPC tensor with its numbers, and `struct`'s letter of one, by datatype."""
 AMPLIFYING = 100_000
 """Bytes of the requests that amplify: more than are parsed at once."""
@@ -54,13 +68,20 @@ VALUES = [
     *(False, "BOOL", "INT64", "history", "steps", "reset", "next_history", [True], [True, False], [-(2**63)]),
     *(float("nan"), [[0.1, 0.2], [0.3]], [1, 2, 2], [2, 2, 2]),
 ]
+SEQUENCE_IDS = (1, 2, "walk")
+"""Ids of sequences: few, so that some steps have a start before them."""
+ODD_IDS = [0, "", -7, 2**63, 2**64 - 1, 2**64, 1.5, True, None, "\0", "\ud800", "x" * 129, [], {}, [7]]
 
 FIELD_VALUES = [
     *(True, -1, 0, 1, 7, 2**31, 2**62, 2**63, 1e39, float("nan"), float("-inf")),
     *("", "obs", "action", "noise", "FP32", "FP16", "INT64", "BYTES", "x" * 1000, b"", b"\xff" * 16),
     *("history", "steps", "reset", "BOOL", b"\1"),
 ]
-ANSWERS = grpc and {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+ANSWERS = grpc and {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
 
 
 class FuzzError(Exception):
@@ -68,7 +89,7 @@ class FuzzError(Exception):
 
 
 def inputs_of(model: str, rng: random.Random) -> list[dict]:
-    """A good request's inputs; three in ten steps with state lack an input, come before a start, or are one."""
+    """A good request's inputs; in four of ten, one is missing or unfit, or they start an episode or lack a state."""
     inputs = deepcopy(INPUTS[model])
     if len(inputs) == 1:
         return inputs
@@ -77,9 +98,34 @@ def inputs_of(model: str, rng: random.Random) -> list[dict]:
             del inputs[rng.randrange(len(inputs))]
         case 1:
             return inputs[:1]
-        case 2:
+        case 2 if inputs[-1]["name"] == "reset":
             return [inputs[0], inputs[-1] | {"data": [True]}]
+        case 3:
+            tensor = rng.choice(inputs)
+            tensor |= unfit(tensor, rng)
     return inputs
+
+
+def unfit(tensor: dict, rng: random.Random) -> dict:
+    """What of a tensor to change so that it fits no more: a state, a mask or a reset of other rows, numbers, type."""
+    shape, count = tensor["shape"], len(tensor["data"])
+    if rng.random() < 0.3:
+        rows = rng.choice((0, 2, 5))
+        return {"shape": [rows, *shape[1:]], "data": tensor["data"] * rows}
+    if rng.random() < 0.3:
+        return {"shape": shape[1:], "data": tensor["data"]}
+    if rng.random() < 0.5 and tensor["datatype"] == "FP32":
+        return {"shape": shape, "datatype": "FP32", "data": [rng.choice((float("nan"), float("-inf"), 3e38))] * count}
+    return {"shape": shape, "datatype": rng.choice(list(CONTENTS)), "data": [rng.choice((0, 1, 2))] * count}
+
+
+def sequence_of(rng: random.Random) -> dict:
+    """Parameters of a step of a sequence, most of the time good ones."""
+    ids = SEQUENCE_IDS if rng.random() < 0.8 else ODD_IDS
+    parameters = {"sequence_id": rng.choice(ids), "sequence_start": rng.random() < 0.4}
+    if rng.random() < 0.2:
+        parameters["sequence_end"] = rng.choice((True, True, False, None, 1, "true", []))
+    return parameters
 
 
 def infer_path(model: str) -> bytes:
@@ -91,6 +137,10 @@ def json_body(model: str, rng: random.Random) -> bytes:
     """A request of which one to three parts, anywhere in it, are something else."""
     inputs = inputs_of(model, rng)
     document = {"id": "a", "inputs": inputs, "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
+    if rng.random() < 0.3:
+        document = {"inputs": deepcopy(INPUTS[model][:1]), "parameters": sequence_of(rng)}
+        if rng.random() < 0.7:
+            return json.dumps(document).encode()
     for _ in range(rng.randint(1, 3)):
         place = document
         while (keys := list(place) if isinstance(place, dict) else list(range(len(place)))) and rng.random() < 0.7:
@@ -222,10 +272,22 @@ def message(rng: random.Random) -> bytes:
     request.outputs.add(name="action")
     request.parameters["seed"].int64_param = 1
     request.parameters["deterministic"].bool_param = False
+    if rng.random() < 0.3:
+        name_sequence(request, rng)
     for _ in range(rng.randint(0, 2)):
         mutate(request, rng)
     content = request.SerializeToString()
     return damaged(content, rng) if rng.random() < 0.2 else content
+
+
+def name_sequence(request, rng: random.Random) -> None:
+    """Make a request a step of a sequence: its parameters are of the types that the protocol has."""
+    del request.inputs[1:], request.raw_input_contents[1:]
+    for name, value in sequence_of(rng).items():
+        kinds = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
+        field = kinds.get(type(value), "uint64_param")
+        with suppress(ValueError, UnicodeEncodeError):  # what the field can't hold
+            setattr(request.parameters[name], field, value if type(value) in kinds else 7)
 
 
 def mutate(part, rng: random.Random) -> None:
@@ -259,6 +321,15 @@ def fits(part, field, value) -> bool:
     except (TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def status_in_stream(channel, content: bytes) -> str:
+    """How a stream with this message twice answers."""
+    answers = channel.stream_stream(MODEL_STREAM_INFER.path)(iter([content, content]), timeout=10)
+    said = [MODEL_STREAM_INFER.response.FromString(answer).error_message for answer in answers]
+    if len(said) != 2 or "internal error" in said:
+        raise FuzzError(f"messages of a stream are answered with {said}: {content!r}")
+    return "in a stream"
 
 
 def status_of(channel, content: bytes) -> str:
@@ -321,7 +392,8 @@ def fuzz(requests: int, seed: int) -> dict[str, object]:
             if number == int(WARM_UP * requests):
                 before = resident_megabytes(pid)
             if channel is not None and rng.random() < 0.2:
-                statuses[status_of(channel, message(rng))] += 1
+                ask = status_in_stream if rng.random() < 0.3 else status_of
+                statuses[ask(channel, message(rng))] += 1
                 continue
             request = malformed(rng)
             answer = answers(port, request)

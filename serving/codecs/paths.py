@@ -42,6 +42,11 @@ def decoded_path(target: bytes) -> str:
     return unquote(_KEPT.sub(lambda found: f"%25{found[1].upper()}", path), errors="replace")
 
 
+def no_version(model: str, version: str) -> str:
+    """Return the error message for a version of a model that is not loaded."""
+    return f"model {quoted(model)} has no version {quoted(version)} that is loaded"
+
+
 def not_found(path: str, paths: Container[str]) -> str:
     """Return the error message for a path that is not among the server's `paths`."""
     parts = [part.removesuffix(PREDICT) if path.startswith("/v1/") else part for part in path.split("/")]
@@ -54,5 +59,5 @@ def not_found(path: str, paths: Container[str]) -> str:
                 return f"model {model} is not loaded"
             match rest:
                 case ["versions", version, *_] if f"/v2/models/{name}/versions/{version}" not in paths:
-                    return f"model {model} has no version {quoted(name_in(version))} that is loaded"
+                    return no_version(name_in(name), name_in(version))
     return f"there is nothing at {quoted(path)[1:-1]}"

@@ -85,6 +85,8 @@ def bytes_of(values: Array) -> bytes:
 
 def _raw_request(data: memoryview, manifest: Manifest, max_batch: int) -> InferRequest:
     """Decode a raw request: its body is the only input, and its length gives the batch size."""
+    if manifest.state:
+        raise RequestError("a raw request has no place for a state or a sequence_id; send a JSON part that gives one")
     spec, *others = manifest.step_inputs
     if others:
         raise RequestError("a raw request has one input, this policy takes several; send a JSON part that names them")

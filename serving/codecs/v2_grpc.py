@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, Call
+from trpo_tf.serving.codecs.parameters import SequenceStep, take_sequence
 from trpo_tf.serving.codecs.parsing.body_limits import SMALL
 from trpo_tf.serving.codecs.parsing.grpc_large import Contents, take_apart, with_short_names
 from trpo_tf.serving.codecs.parsing.json_body import Document
@@ -102,6 +104,13 @@ def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_bat
         "parameters": _values(message.parameters) | {"binary_data_output": bool(raw)},
     }
     return validate_request(document, manifest, max_batch=max_batch)
+
+
+def sequence_named(message: Message | LargeRequest) -> SequenceStep | None:
+    """Return the step of a sequence that a message names, before the rest is decoded; None if it names none."""
+    with suppress(RequestError):
+        return take_sequence(_values(message.parameters))
+    return None
 
 
 def _check_count(key: str, given: Sequence[Message], known: Sequence[str]) -> None:

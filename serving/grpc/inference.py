@@ -1,13 +1,15 @@
 """Answers inference messages: finds the model, decodes the request, runs it and encodes the outputs."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
+from trpo_tf.serving.codecs.parameters import SequenceStep
 from trpo_tf.serving.codecs.request_validation import InferRequest
-from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer
+from trpo_tf.serving.codecs.v2_grpc import Message, decode_infer, encode_infer, sequence_named
 from trpo_tf.serving.grpc.call_counter import CallCounter, Progress
-from trpo_tf.serving.grpc.statuses import unknown_model
+from trpo_tf.serving.grpc.statuses import CallError, unknown_model
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint
 from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
@@ -40,12 +42,15 @@ class Inference:
 
         Raises `CallError`, and as decoding, admitting and running do.
         """
-        endpoint = progress.endpoint = self.find_endpoint(message)
+        try:
+            endpoint = self.find_endpoint(message)
+        except CallError:
+            endpoint = self._endpoint_of_running(message, context)
+        progress.endpoint = endpoint
         request = decode_infer(message, endpoint.policy.manifest, max_batch=self._options.max_batch)
         step = None
         if request.sequence is not None:
-            place = "grpc", message.model_name, message.model_version
-            step = Step.of(place, self._calls.key_of(context), request.sequence)
+            step = self._step(request.sequence, message, context)
             endpoint, request = self._where_it_began(step, endpoint, message, request)
             progress.endpoint = endpoint
         outputs = await self._run(endpoint, request, step)
@@ -60,6 +65,21 @@ class Inference:
         if model is None:
             raise unknown_model(message.model_name, message.model_version)
         return self._endpoint_of(model)
+
+    def _step(self, named: SequenceStep, message: Message, context: Any) -> Step:
+        return Step.of(("grpc", message.model_name, message.model_version), self._calls.key_of(context), named)
+
+    def _endpoint_of_running(self, message: Message, context: Any) -> InferenceEndpoint:
+        """Return the endpoint of a running sequence that names a version which is not loaded any more.
+
+        Raises `CallError` if there is none, and `NoSequenceError` if it has expired.
+        """
+        sequences, named = self._sequences.sequences, sequence_named(message)
+        if named is not None and not named.is_start:
+            key = self._step(named, message, context).key
+            if sequences.is_running(key):
+                return sequences.find(key, time.monotonic()).endpoint
+        raise unknown_model(message.model_name, message.model_version)
 
     def _forget_endpoints(self, catalog: Catalog) -> None:
         """Drop the endpoints of policies that a new catalog does not have, so that their memory is freed."""

@@ -76,6 +76,14 @@ class Sequences:
         """Return whether a step of the sequence is under way."""
         return key in self._stepping
 
+    def places(self) -> set[Hashable]:
+        """Return the places that the running sequences name."""
+        return {key.place for key in self._sequences}
+
+    def is_running(self, key: Key) -> bool:
+        """Return whether there is such a sequence, idle or not."""
+        return key in self._sequences
+
     def find(self, key: Key, now: float) -> Sequence:
         """Return a running sequence, and count it as used. Raises `NoSequenceError`."""
         sequence = self._sequences.get(key)

@@ -26,6 +26,7 @@ from trpo_tf.serving.inference.sequences import Step
 from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.request_reader import CLOSING, DEFERRED, IDLE, LAST, PENDING, RECEIVING, RequestReader
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
+from trpo_tf.serving.rest.routes import check_running
 from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
@@ -180,6 +181,8 @@ class Connection(RequestReader):
         try:
             if isinstance(parsed, HttpError):
                 raise parsed
+            if self._route is not None and self._route.is_retired:
+                check_running(endpoint.model, parsed.sequence)
             if parsed.sequence is None:
                 request = endpoint.admit(parsed)
                 outputs = self._runner.run(endpoint.policy, request)

@@ -4,20 +4,21 @@ Routes know nothing of connections: `serving.rest.connection` reads requests and
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import orjson
 
-from trpo_tf.serving.codecs.paths import PREDICT, decoded_path, name_in, not_found, part_of
+from trpo_tf.serving.codecs.parameters import SequenceStep
+from trpo_tf.serving.codecs.paths import PREDICT, decoded_path, name_in, no_version, not_found, part_of
 from trpo_tf.serving.codecs.tfserving import model_status
 from trpo_tf.serving.codecs.v2_json import model_metadata, server_metadata
 from trpo_tf.serving.console.pages import Page, console_models, console_pages
 from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
-from trpo_tf.serving.repository.catalog import Catalog, Release
+from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 from trpo_tf.serving.rest.endpoints import Protocol, RestEndpoint, served_protocols
 from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
 
@@ -41,6 +42,7 @@ class Route(NamedTuple):
         is_health: whether requests are answered even if all connections are taken.
         start: returns the endpoint of the model version for the next sequence, where `select` does not.
         place: names protocol, model and version, where a policy acts.
+        is_retired: whether the version is not loaded any more, so that only running sequences go on.
     """
 
     methods: tuple[bytes, ...]
@@ -50,6 +52,7 @@ class Route(NamedTuple):
     is_health: bool = False
     start: Select | None = None
     place: str = ""
+    is_retired: bool = False
 
 
 Routes = Mapping[str, Route]
@@ -109,6 +112,21 @@ def _listed(catalog: Catalog) -> list[dict[str, Any]]:
         }
         for name in names
     ]
+
+
+def retired_routes(before: Routes, after: Routes, places: Container[Hashable]) -> dict[str, Route]:
+    """Return the routes that a reload removed, and that the running sequences at these places need."""
+    return {
+        path: route._replace(is_retired=True)
+        for path, route in before.items()
+        if route.place in places and path not in after
+    }
+
+
+def check_running(model: Model, sequence: SequenceStep | None) -> None:
+    """Raise `HttpError` for a request to a version that is not loaded any more, unless it goes on with a sequence."""
+    if sequence is None or sequence.is_start:
+        raise HttpError(404, no_version(model.name, model.version))
 
 
 def without_readiness(routes: Routes) -> dict[str, Route]:

@@ -8,6 +8,7 @@ import fcntl
 import struct
 import termios
 import time
+from collections.abc import Container, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.rest.cross_origin import CrossOrigin, authority_of, host_check
 from trpo_tf.serving.rest.responses import HttpError, busy, too_large
-from trpo_tf.serving.rest.routes import Route, Routes, find_route, no_content
+from trpo_tf.serving.rest.routes import Route, Routes, find_route, no_content, retired_routes
 from trpo_tf.serving.tracing.records import NO_OBSERVERS, Observers
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class ServerState:
     ) -> None:
         self.routes, self.options, self.keys = routes, options, keys
         self.metrics, self.observers = metrics, observers.http
+        self.retired: Routes = {}  # of versions that are not loaded any more
         self.unrouted = metrics.series(None)
         metrics.loads.append(self._load)
         self.connections: set[Connection] = set()
@@ -61,6 +63,12 @@ class ServerState:
         self.known_hosts: set[bytes] = set()  # cache of allowed Host headers
         self.cross_origin = CrossOrigin(options.cors_origin)
         self.common = _date() + self.cross_origin.vary  # headers of every answer
+
+    def replace_routes(self, routes: Routes, places: Container[Hashable]) -> None:
+        """Take the routes of a new catalog, and keep those that the running sequences at these places need."""
+        current = {path: route for path, route in routes.items() if not route.is_retired}
+        self.retired = retired_routes(self.routes, current, places)
+        self.routes = current | self.retired
 
     def sweep(self, now: float) -> None:
         """End overdue connections, publish the metrics and renew the Date header."""

@@ -277,7 +277,7 @@ class Worker:
                     self.catalog = self._repository.catalog
                     self._metrics.show(self.catalog)
                     if not self._stopping.is_set():
-                        self.state.routes = routes
+                        self.state.replace_routes(routes, self._sequences.sequences.places())
 
     # The other workers
 
@@ -376,6 +376,8 @@ class Worker:
             await asyncio.sleep(SWEEP_SECONDS)
             self.state.sweep(asyncio.get_running_loop().time())
             self._sequences.sequences.expire(time.monotonic())
+            if self.state.retired:
+                self.state.replace_routes(self.state.routes, self._sequences.sequences.places())
             files.look(len(self.state.connections) + (self._acceptor.pending if self._acceptor else 0))
 
     async def _until_empty(self) -> None:

@@ -54,12 +54,13 @@ class Triton:
         made.set_data_from_numpy(array)
         return made
 
-    def step(self, observations: np.ndarray, sequence_id, *, start=False, end=False, **more):
+    def step(self, observations: np.ndarray, sequence_id, *, start=False, end=False, version="", **more):
         """The answer to one step: `more` are further inputs."""
         inputs = [self.tensor(name, array) for name, array in ({"obs": observations} | more).items()]
         return self.client.infer(
             self.model,
             inputs,
+            model_version=version,
             sequence_id=sequence_id,
             sequence_start=start,
             sequence_end=end,
@@ -347,6 +348,32 @@ def test_a_sequence_stays_on_its_version_across_a_reload(transport, tmp_path, st
         put(BUNDLE, models / "walk" / "4")
         wait_for(lambda: server.request("GET", "/v2/models/walk")[1].get("versions") == ["4"])
         assert "there is no sequence 1: its model was unloaded" in triton.refusal(SEEN[:1], 1)
+        triton.client.close()
+
+
+@TRANSPORTS
+def test_a_sequence_that_names_its_version_goes_on_after_it_is_unloaded(transport, tmp_path, start, policy):
+    """But no other request reaches the version, nor does a start, nor a step after the end."""
+    models, session = tmp_path / "models", policy.start()
+    put(BUNDLE, models / "walk" / "1")
+    with start(models, "--poll", "0.05", "--grpc-port", "0") as server:
+        triton = Triton(server, transport, "walk")
+        for number in range(8):
+            if number in (2, 4):
+                put(BUNDLE, models / "walk" / str(number))
+                wait_for(lambda number=number: server.request("GET", "/v2/models/walk")[1]["versions"] == [str(number)])
+            action = triton.act(SEEN[number], 1, version="1", start=number == 0, end=number == 7)
+            assert np.array_equal(action, session.act(SEEN[number]))
+            if number == 5:
+                for asked in (
+                    {"sequence_id": 0, "hidden": HIDDEN},
+                    *({"sequence_id": n, "start": True} for n in (1, 2)),
+                ):
+                    refusal = triton.refusal(SEEN[:1], version="1", **asked)
+                    assert "NOT_FOUND" in refusal or "404: model 'walk' has no version '1' that is loaded" in refusal
+                assert re.search("NOT_FOUND|there is no sequence 2", triton.refusal(SEEN[:1], 2, version="1"))
+        is_gone = "NOT_FOUND|404: model 'walk' has no version '1' that is loaded"
+        wait_for(lambda: re.search(is_gone, triton.refusal(SEEN[:1], 1, version="1")))
         triton.client.close()
 
 

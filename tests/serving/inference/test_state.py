@@ -178,7 +178,7 @@ def test_what_can_t_hold_a_state_says_where_to_send_it(running):
     raw = {HEADER.decode(): "0"}
     status, answer = running.request("POST", INFER, SEEN[:1].tobytes(), raw)
     assert status == 400
-    assert "this policy takes several; send a JSON part that names them" in answer["error"]
+    assert "a raw request has no place for a state or a sequence_id; send a JSON part" in answer["error"]
     document = {"inputs": tensors(**ONE), "parameters": {"sequence_id": 7}}
     status, answer = running.request("POST", INFER, document)
     assert status == 400

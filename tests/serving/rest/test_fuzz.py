@@ -17,6 +17,9 @@ def test_malformed_requests_do_no_harm():
     statuses = json.loads(done.stdout)
     assert statuses["400"] > 500
     assert statuses["200"] > 50
+    assert statuses["409"] > 5, "steps of sequences that are not there"
     if importlib.util.find_spec("grpc"):
         assert statuses["INVALID_ARGUMENT"] > 100
         assert statuses["OK"] > 10
+        assert statuses["in a stream"] > 50
+        assert statuses["FAILED_PRECONDITION"] > 2
