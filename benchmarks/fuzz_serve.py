@@ -193,7 +193,7 @@ def binary_request(model: str, rng: random.Random) -> bytes:
         content = raw(tensor)
         size, found = len(content), rng.random()
         if found < 0.2:
-            content = rng.randbytes(rng.choice((size, 0, size - 1, 2 * size)))
+            content = rng.randbytes(rng.choice((size, 0, max(0, size - 1), 2 * size)))
         if found < 0.4:
             size = rng.choice((size, 0, size - 1, size + 1, -1, 2**63, "16", None))
         del tensor["data"]
@@ -267,13 +267,15 @@ def message(rng: random.Random) -> bytes:
             getattr(added.contents, CONTENTS[tensor["datatype"]][0]).extend(tensor["data"])
             continue
         content = raw(tensor)
-        broken = rng.randbytes(rng.choice((len(content), 0, len(content) - 1, 2 * len(content))))
+        broken = rng.randbytes(rng.choice((len(content), 0, max(0, len(content) - 1), 2 * len(content))))
         request.raw_input_contents.append(broken if rng.random() < 0.2 else content)
     request.outputs.add(name="action")
     request.parameters["seed"].int64_param = 1
     request.parameters["deterministic"].bool_param = False
     if rng.random() < 0.3:
         name_sequence(request, rng)
+        if rng.random() < 0.7:
+            return request.SerializeToString()
     for _ in range(rng.randint(0, 2)):
         mutate(request, rng)
     content = request.SerializeToString()
@@ -282,6 +284,8 @@ def message(rng: random.Random) -> bytes:
 
 def name_sequence(request, rng: random.Random) -> None:
     """Make a request a step of a sequence: its parameters are of the types that the protocol has."""
+    request.ClearField("outputs")
+    request.parameters.clear()
     del request.inputs[1:], request.raw_input_contents[1:]
     for name, value in sequence_of(rng).items():
         kinds = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
