@@ -1,7 +1,7 @@
 """Compare a target with the policy that it was made of: on cases, and in whole episodes."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -12,10 +12,12 @@ from trpo_tf.export.parity.reference.answers import Answered, Reference, matches
 from trpo_tf.export.parity.reference.episodes import Environment, Episode, names_of, observed_by, play, total_return
 from trpo_tf.export.parity.reference.recurrent import Recurrent
 from trpo_tf.export.policy.functions import Actor, Answers
+from trpo_tf.export.policy.on_arrays import in_batches, joined
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import (
     Array,
+    Observation,
     by_name,
     list_parts,
     take,
@@ -95,12 +97,25 @@ def student_t(freedom: int) -> float:
     return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
-def compare_cases(actor: Actor, cases: Iterable[Answered], further: Answers | None = None) -> Agreement:
-    """Compare on every batch, the further outputs too if the target has any.
+def compare_cases(
+    actor: Actor,
+    cases: Iterable[Answered],
+    further: Answers | None = None,
+    *,
+    sizes: Sequence[int] = (),
+    check: Callable[[Array, Observation], None] = lambda *_: None,
+) -> Agreement:
+    """Compare all cases in batches of each of `sizes`, by default at once; the further outputs too if there are any.
+
+    `check` raises an error for actions that are wrong by themselves.
 
     Raises `ExportError` for answers of another shape or type, or actions that are not finite.
     """
-    return sum((_compare(actor, batch, further) for batch in cases), Agreement())
+    found = Agreement()
+    for group in cases:
+        for size in sizes or (len(group),):
+            found += _compare(actor, group, further, size, check)
+    return found
 
 
 def compare_returns(
@@ -143,16 +158,29 @@ def compare_sequences(answers: Answers, cases: Answered, spec: PolicySpec) -> Ag
     return Agreement(worst, int(right.sum()), len(cases), int(from_tie.sum()))
 
 
-def _compare(actor: Actor, batch: Answered, further: Answers | None) -> Agreement:
-    actual = actor(batch.observations, batch.noise)
-    _check_array(actual, batch.actions, "actions")
+def _compare(
+    actor: Actor,
+    cases: Answered,
+    further: Answers | None,
+    size: int,
+    check: Callable[[Array, Observation], None],
+) -> Agreement:
+    if not len(cases):
+        return Agreement()
+    answered = []
+    for rows, actions in in_batches(actor, cases.observations, cases.noise, size):
+        _check_array(actions, cases.actions[rows], "actions")
+        answered.append((rows, actions))
+    actual = joined(answered)
+    check(actual, cases.observations)
     if not np.isfinite(actual).all():
         raise ExportError("answers an action that is not finite; look for an overflow in the network")
-    if further is not None and batch.further:
-        _compare_further(further(batch.observations, batch.noise), batch)
-    right, decided = matches(actual, batch), batch.decided
-    worst = difference(actual[decided], batch.actions[decided])
-    return Agreement(worst, int(right.sum()), len(batch), len(batch) - int(decided.sum()))
+    if further is not None and cases.further:
+        for rows, answers in in_batches(further, cases.observations, cases.noise, size):
+            _compare_further(answers, cases.take(rows))
+    right, decided = matches(actual, cases), cases.decided
+    worst = difference(actual[decided], cases.actions[decided])
+    return Agreement(worst, int(right.sum()), len(cases), len(cases) - int(decided.sum()))
 
 
 def _compare_further(answers: Mapping[str, Array], batch: Answered) -> None:

@@ -1,6 +1,6 @@
 """Compare one target with the policy that it was made of, in all that counts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import Agreement, compare_cases, compare_returns, compare_sequences
 from trpo_tf.export.parity.proof import Proof
 from trpo_tf.export.parity.quantization_error import action_error, output_error
-from trpo_tf.export.parity.reference.answers import Answered, Reference, flat
+from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Answered, Reference, flat
 from trpo_tf.export.parity.reference.legal_actions import check_legal
 from trpo_tf.export.parity.reference.recurrent import Recurrent
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
@@ -39,14 +39,17 @@ def compare_target(
     Raises `ExportError`, naming the target, for answers of another shape or type, actions that are not finite or
     outside their bounds, and further outputs that differ.
     """
-    bounded = _bounded(actor, reference_cases.action, reference_cases.mask)
-    compared = further if exact else None
+    check = _check_of(reference_cases.action, reference_cases.mask)
+    bounded, compared = _bounded(actor, check), further if exact else None
     reference = reference_cases.reference
     try:
-        groups = [compare_cases(bounded, reference_cases.cases(exact=exact, noise=False), compared)]
-        if samples:
-            groups.append(compare_cases(bounded, reference_cases.cases(exact=exact, noise=True), compared))
-        visited = compare_cases(bounded, reference_cases.episode_batches, compared)
+        groups = [
+            compare_cases(
+                actor, [reference_cases.cases(exact=exact, noise=noisy)], compared, sizes=BATCH_SIZES, check=check
+            )
+            for noisy in (False, True)[: 1 + samples]
+        ]
+        visited = compare_cases(actor, reference_cases.episode_batches, compared, check=check)
         errors = {} if exact else _errors(bounded, further, reference_cases)
         decided = min((1 - each.undecided / each.compared for each in (*groups, visited) if each.compared), default=1.0)
         cases, sequences = sum(groups, Agreement()), Agreement()
@@ -72,16 +75,23 @@ def compare_target(
     return Proof(exact, cases, visited, returns, decided, errors, sequences)
 
 
-def _bounded(actor: Actor, action: ArraySpec | None, mask: str | None) -> Actor:
-    """Check the bounds of the actor's actions at each call, and that their masks allow them."""
-    if action is None:
-        return actor
+def _check_of(action: ArraySpec | None, mask: str | None) -> Callable[[Array, Observation], None]:
+    """Return a function that raises `ExportError` for actions out of their bounds, or that their masks forbid."""
+
+    def check(actions: Array, observations: Observation) -> None:
+        if action is not None and actions.shape[1:] == action.shape:
+            check_bounds(actions, action)
+            check_legal(actions, observations, mask, action)
+
+    return check
+
+
+def _bounded(actor: Actor, check: Callable[[Array, Observation], None]) -> Actor:
+    """Check the actor's actions at each call."""
 
     def act(observations: Observation, noise: Array) -> Array:
         actions = actor(observations, noise)
-        if actions.shape[1:] == action.shape:
-            check_bounds(actions, action)
-            check_legal(actions, observations, mask, action)
+        check(actions, observations)
         return actions
 
     return act

@@ -7,13 +7,13 @@ import numpy as np
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import compare_cases, compare_sequences
-from trpo_tf.export.parity.reference.answers import Answered, Reference, in_batches
+from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Answered, Reference
 from trpo_tf.export.parity.reference.cases import far_rows, with_tails
 from trpo_tf.export.parity.reference.evidence import answerable, sequence_cases
 from trpo_tf.export.parity.reference.legal_actions import check_legal, policy_cases
 from trpo_tf.export.parity.reference.recurrent import Recurrent, fresh
 from trpo_tf.export.parity.reference.rounding import Rounding, along_sequences
-from trpo_tf.export.parity.reference.soundness import BATCHES, check_actions, check_bounds, check_rows
+from trpo_tf.export.parity.reference.soundness import check_actions, check_bounds, check_rows
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS
@@ -56,10 +56,10 @@ def compare_on_new_cases(
         if reference.recurrent is not None:
             observations, noisy, noise, _ = sequence_cases(reference.recurrent, observations, noise, far, rng)
         for seen, drawn in ((observations, np.zeros_like(noise)), (noisy, noise)):
-            cases = reference.answered_one_by_one(seen, drawn).with_margins()
+            cases = reference.answered(seen, drawn, 1).with_margins()
             name = "onnx"
             check_actions(cases, spec)
-            check_rows(reference, cases, BATCHES)
+            check_rows(reference, cases, BATCH_SIZES)
             for name, actor in actors.items():
                 _compare(name, actor, cases, manifest, steps.get(name))
     except ExportError as error:
@@ -79,7 +79,7 @@ def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest, step:
         check_bounds(actions, manifest.action)
         check_legal(actions, cases.observations, manifest.mask, manifest.action)
         return
-    found = compare_cases(actor, in_batches(cases), step)
+    found = compare_cases(actor, [cases], step, sizes=BATCH_SIZES)
     if not found.complete:
         raise ExportError(f"differs from {MODEL_FILE} by {found.max_difference:.3g}")
     if step is not None:

@@ -1,5 +1,6 @@
 """SavedModel: for TensorFlow alone."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ import tensorflow as tf
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.convert import with_neutral_names
 from trpo_tf.export.policy.functions import Actor, Answers, Outputs
+from trpo_tf.export.policy.on_arrays import OnArrays
 from trpo_tf.export.policy.signature_names import signature_names
 from trpo_tf.export.policy.spec import PolicySpec, spec_of
 from trpo_tf.export.targets.snippet_feeds import feeds
 from trpo_tf.export.targets.target import ExportInputs, Target
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.runtime.observations import Array, Observation, by_name, list_parts
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name, list_parts, map_parts
 
-_FOLDER = "saved_model"
+_FOLDER, _DETERMINISTIC, _SAMPLE = "saved_model", "serving_default", "sample"
 _LINES = """\
 {numpy}import tensorflow as tf
 act = tf.saved_model.load("{path}").signatures["serving_default"]
@@ -47,8 +49,8 @@ def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
     # Only variables that the module holds are saved, and those of the function belong to someone else.
     module.captured = list(module.sample.get_concrete_function().graph.variables)
     signatures = {
-        "serving_default": _named(module.deterministic, names, spec),
-        "sample": _named(module.sample, names, spec),
+        _DETERMINISTIC: _named(module.deterministic, names, spec),
+        _SAMPLE: _named(module.sample, names, spec),
     }
     try:
         tf.saved_model.save(module, str(path), signatures=signatures)
@@ -73,25 +75,47 @@ def _write(inputs: ExportInputs, folder: Path) -> None:
     write_saved_model(inputs.outputs, inputs.spec, folder / _FOLDER)
 
 
+class _Signatures:
+    """All outputs of a SavedModel, or one: by `serving_default` if all noise is zero, otherwise by `sample`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, output: str | None = None) -> None:
+        # Signatures alone would not keep their variables.
+        self._loaded = tf.saved_model.load(str(folder / _FOLDER))
+        self._output, self._spec = output, spec_of(manifest)
+        self._names = signature_names(self._spec)
+
+    def __call__(self, inputs: Observation, noise: Array) -> Any:
+        tensors = map_parts(tf.constant, inputs), tf.constant(noise)
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), self._answer(_key(noise), *tensors))
+
+    def in_batches(self, inputs: Observation, noise: Array, size: int) -> Any:
+        """Answer the rows in batches of `size`."""
+        return self._traced[_key(noise)].in_batches(inputs, noise, size)
+
+    @functools.cached_property
+    def _traced(self) -> dict[str, OnArrays]:
+        signature = self._spec.signature()
+        return {key: OnArrays(functools.partial(self._answer, key), signature) for key in (_DETERMINISTIC, _SAMPLE)}
+
+    def _answer(self, key: str, inputs: Any, noise: Any) -> Any:
+        feeds = by_name(inputs, self._spec.observation[0].name)
+        if key == _SAMPLE:
+            feeds = {**feeds, self._spec.noise.name: noise}
+        answers = self._loaded.signatures[key](**{self._names[name]: tensor for name, tensor in feeds.items()})
+        return answers if self._output is None else answers[self._output]
+
+
+def _key(noise: Array) -> str:
+    return _SAMPLE if noise.any() else _DETERMINISTIC
+
+
 def _open(folder: Path, manifest: Manifest) -> Actor:
-    answer = _open_outputs(folder, manifest)
-    return lambda observations, noise: answer(observations, noise)[manifest.action.name]
+    return _Signatures(folder, manifest, manifest.action.name)
 
 
 def _open_outputs(folder: Path, manifest: Manifest) -> Answers:
     """Open all outputs, including the action."""
-    loaded = tf.saved_model.load(str(folder / _FOLDER))
-    sample, deterministic = (loaded.signatures[key] for key in ("sample", "serving_default"))
-    names = signature_names(spec_of(manifest))
-
-    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
-        parts = by_name(observations, manifest.observation[0].name)
-        fed, signature = {names[name]: tf.constant(part) for name, part in parts.items()}, deterministic
-        if noise.any():
-            fed[names[manifest.noise.name]], signature = tf.constant(noise), sample
-        return {name: tensor.numpy() for name, tensor in signature(**fed).items()}
-
-    return answer
+    return _Signatures(folder, manifest)
 
 
 def _snippet(manifest: Manifest) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.export.parity.reference.recurrent import Recurrent
 from trpo_tf.export.policy.functions import Actor, Answers
+from trpo_tf.export.policy.on_arrays import in_batches, joined
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 
@@ -148,29 +149,22 @@ class Reference:
         """Mark the rows that have one right action."""
         return self.answered(observations, noise).decided
 
-    def answered(self, observations: Observation, noise: Array) -> Answered:
-        """Answer a batch of cases."""
-        scores = None if self.scores is None else self.scores(observations, noise)
+    def answered(self, observations: Observation, noise: Array, size: int | None = None) -> Answered:
+        """Answer cases in batches of `size`; by default in one batch."""
+
+        def answer(function: Actor | Answers) -> Any:
+            if size is None:
+                return function(observations, noise)
+            return joined(in_batches(function, observations, noise, size))
+
+        scores = None if self.scores is None else answer(self.scores)
         if self.recurrent is not None:
-            further = dict(self.recurrent.answers(observations, noise))
+            further = dict(answer(self.recurrent.answers))
             actions = further.pop(self.action)
         else:
-            further = {} if self.further is None else self.further(observations, noise)
-            actions = self.act(observations, noise)
+            further = {} if self.further is None else answer(self.further)
+            actions = answer(self.act)
         return Answered(observations, noise, actions, further, scores, self.rounding, action=self.action)
-
-    def answered_one_by_one(self, observations: Observation, noise: Array) -> Answered:
-        """Answer cases, each in a batch of its own."""
-        rows = [self.answered(take(observations, slice(n, n + 1)), noise[n : n + 1]) for n in range(len(noise))]
-        first, join = rows[0], np.concatenate
-        return replace(
-            first,
-            observations=observations,
-            noise=noise,
-            actions=join([row.actions for row in rows]),
-            further={name: join([row.further[name] for row in rows]) for name in first.further},
-            scores=None if self.scores is None else join([row.scores for row in rows if row.scores is not None]),
-        )
 
 
 def _one_unit_nearer_to_zero(actions: Array) -> Array:
@@ -219,8 +213,3 @@ def matches_output(actual: Array, batch: Answered, name: str) -> NDArray[np.bool
         return close
     margins = batch.with_margins().margins
     return close if margins is None else close_rows(actual, expected, margins[name])
-
-
-def in_batches(cases: Answered) -> list[Answered]:
-    """Split the cases into batches, once for each of `BATCH_SIZES`."""
-    return [cases.take(slice(start, start + size)) for size in BATCH_SIZES for start in range(0, len(cases), size)]

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
-from trpo_tf.export.parity.reference.answers import Answered, Reference
+from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Answered, Reference
 from trpo_tf.export.parity.reference.cases import far_rows, with_tails
 from trpo_tf.export.parity.reference.episodes import Environment, Episode, play, repeats
 from trpo_tf.export.parity.reference.legal_actions import policy_cases
@@ -29,7 +28,6 @@ from trpo_tf.export.parity.reference.recurrent import (
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.parity.reference.rounding import Rounding, undefined_choice
 from trpo_tf.export.parity.reference.soundness import (
-    BATCHES,
     check_actions,
     check_further,
     check_rows,
@@ -38,7 +36,8 @@ from trpo_tf.export.parity.reference.soundness import (
     is_finite_rows,
     outputs_of,
 )
-from trpo_tf.export.policy.functions import Actor, Answers, InferenceFunction, Outputs, PolicyFunction
+from trpo_tf.export.policy.functions import InferenceFunction, Outputs, PolicyFunction
+from trpo_tf.export.policy.on_arrays import OnArrays
 from trpo_tf.export.policy.outputs import of_inputs
 from trpo_tf.export.policy.spec import PolicySpec, check_callable, spec_of
 from trpo_tf.export.targets.target import Target
@@ -212,14 +211,19 @@ def _reference(
     function: InferenceFunction, outputs: Outputs, manifest: Manifest, evidence: Evidence, graph: bytes
 ) -> Reference:
     spec, scores, further, recurrent = spec_of(manifest), None, None, None
-    act = _tensorflow_actor(function, spec)
+    signature = spec.signature()
+    act = OnArrays(function, signature)
     if evidence.scores is not None:
-        scores = _tensorflow_actor(of_inputs(evidence.scores, spec), spec)
+        scores = OnArrays(of_inputs(evidence.scores, spec), signature)
     if spec.state:
-        recurrent = Recurrent(_tensorflow_answers(outputs, spec), spec)
+        recurrent = Recurrent(OnArrays(outputs, signature), spec)
     elif manifest.graph.outputs:
-        further = _without(spec.action.name, _tensorflow_answers(outputs, spec))
+        further = OnArrays(_without(spec.action.name, outputs), signature)
     return Reference(act, scores, further, Rounding(graph, spec), spec.action.name, recurrent)
+
+
+def _without(name: str, outputs: Outputs) -> Outputs:
+    return lambda inputs, noise: {key: tensor for key, tensor in outputs(inputs, noise).items() if key != name}
 
 
 def answerable(reference: Reference, observations: Observation, noise: Array) -> NDArray[np.bool_]:
@@ -248,7 +252,7 @@ def _many(reference: Reference, spec: PolicySpec, visited: Observation | None, s
 
 
 def _check_policy(reference_cases: ReferenceCases, spec: PolicySpec) -> None:
-    for cases, sizes in ((reference_cases.golden, BATCHES), (reference_cases.noisy_golden, ())):
+    for cases, sizes in ((reference_cases.golden, BATCH_SIZES), (reference_cases.noisy_golden, ())):
         check_actions(cases, spec)
         check_scores(cases)
         check_rows(reference_cases.reference, cases, sizes)
@@ -268,29 +272,3 @@ def _visited(episodes: Mapping[int, Episode], steps: int) -> Observation | None:
     # The last piece ends with the first observations: those begin an episode, whatever the state before.
     first, *rest = [seen[row % len(seen)] for row in rows]
     return map_parts(lambda *parts: np.stack(parts), first, *rest)
-
-
-def _tensorflow_actor(function: InferenceFunction, spec: PolicySpec) -> Actor:
-    traced = tf.function(function, spec.signature(), autograph=False)
-
-    def act(observations: Observation, noise: Array) -> Array:
-        return traced(map_parts(tf.constant, observations), tf.constant(noise)).numpy()  # type: ignore[no-any-return]
-
-    return act
-
-
-def _tensorflow_answers(outputs: Outputs, spec: PolicySpec) -> Answers:
-    """Trace all outputs."""
-    traced = tf.function(outputs, spec.signature(), autograph=False)
-
-    def answer(observations: Observation, noise: Array) -> dict[str, Array]:
-        answers = traced(map_parts(tf.constant, observations), tf.constant(noise))
-        return {name: tensor.numpy() for name, tensor in answers.items()}
-
-    return answer
-
-
-def _without(output: str, answers: Answers) -> Answers:
-    return lambda observations, noise: {
-        name: array for name, array in answers(observations, noise).items() if name != output
-    }

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.export.parity.reference.answers import Answered, Reference, in_batches
+from trpo_tf.export.parity.reference.answers import Answered, Reference
 from trpo_tf.export.parity.reference.episodes import (
     Environment,
     Episode,
@@ -68,13 +68,13 @@ class ReferenceCases:
     @cached_property
     def golden(self) -> Answered:
         """Golden cases without noise, each answered in a batch of its own; computed once for all targets."""
-        return self.reference.answered_one_by_one(self.observations, self.zero_noise).with_margins()
+        return self.reference.answered(self.observations, self.zero_noise, 1).with_margins()
 
     @cached_property
     def noisy_golden(self) -> Answered:
         """Golden cases with noise, each answered in a batch of its own."""
         observations = self.observations if self.noisy_observations is None else self.noisy_observations
-        return self.reference.answered_one_by_one(observations, self.noise).with_margins()
+        return self.reference.answered(observations, self.noise, 1).with_margins()
 
     @cached_property
     def rounding_of_returns(self) -> float:
@@ -115,10 +115,10 @@ class ReferenceCases:
         rows = (chosen[:, np.newaxis] + np.arange(STEPS)).ravel()
         return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
 
-    def cases(self, *, exact: bool, noise: bool) -> list[Answered]:
-        """Return golden cases at several batch sizes. Targets that are not `exact` get no far ones."""
+    def cases(self, *, exact: bool, noise: bool) -> Answered:
+        """Return golden cases. Targets that are not `exact` get no far ones."""
         golden = self.noisy_golden if noise else self.golden
-        return in_batches(golden if exact or self.far is None else golden.take(~self.far))
+        return golden if exact or self.far is None else golden.take(~self.far)
 
     def sequences(self, *, exact: bool, noise: bool) -> Answered:
         """Return the golden sequences of a policy with state, with what rounding may change along them."""

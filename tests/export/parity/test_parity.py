@@ -10,7 +10,7 @@ from trpo_tf.export import ExportError, ParityError
 from trpo_tf.export.parity.compare import Agreement, Returns, compare_cases, compare_returns, student_t
 from trpo_tf.export.parity.compare_target import compare_target
 from trpo_tf.export.parity.proof import Proof, manifest_parity
-from trpo_tf.export.parity.reference.answers import Reference, in_batches
+from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Reference
 from trpo_tf.export.parity.reference.episodes import episode_batches, play
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 
@@ -69,9 +69,7 @@ NOISES = [np.zeros_like(NOISE), NOISE]
 
 
 def compared(actor, reference=continuous, observations=OBSERVATIONS, noises=NOISES):
-    return compare_cases(
-        actor, [batch for noise in noises for batch in in_batches(reference.answered_one_by_one(observations, noise))]
-    )
+    return compare_cases(actor, [reference.answered(observations, noise, 1) for noise in noises], sizes=BATCH_SIZES)
 
 
 def test_the_reference_agrees_with_itself_in_every_row_twice_a_batch_size():

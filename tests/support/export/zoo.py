@@ -14,7 +14,7 @@ from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.envs.spaces import action_spec, observation_kinds, observation_spec
 from trpo_tf.export import InferenceFunction, PolicySpec, convert_policy
 from trpo_tf.export.parity.compare import compare_cases
-from trpo_tf.export.parity.reference.answers import Reference
+from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Reference
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Actor
 from trpo_tf.policies.encoders import make_encoder
@@ -114,10 +114,8 @@ def onnx_actor(content: bytes, spec: PolicySpec) -> Actor:
 
 def agrees(actor: Actor, tested: Case, *, noisy: bool = True) -> bool:
     """Whether an actor acts as the policy at every batch size, without noise and with it; few rows may be ties."""
-    cases = [
-        batch for noise in (False, True)[: 1 + noisy] for batch in tested.reference_cases.cases(exact=True, noise=noise)
-    ]
-    found = compare_cases(actor, cases)
+    cases = [tested.reference_cases.cases(exact=True, noise=noise) for noise in (False, True)[: 1 + noisy]]
+    found = compare_cases(actor, cases, sizes=BATCH_SIZES)
     return found.complete and found.undecided < 0.25 * found.compared
 
 

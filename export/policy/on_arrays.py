@@ -1,0 +1,79 @@
+"""Call a policy's functions on NumPy arrays, all rows at once or in batches of a size."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trpo_tf.export.policy.functions import Actor, Answers
+from trpo_tf.serving.runtime.observations import Array, Observation, map_parts, take
+
+
+class OnArrays:
+    """A TensorFlow function of inputs [batch, ...] and noise [batch, k], called with arrays.
+
+    It answers an array, or a dict of them, as the function does with tensors. The loop over batches runs in TensorFlow,
+    because a call from Python takes longer than the network of a usual policy.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], signature: Sequence[Any]) -> None:
+        """Take a function that is traced at the signature of inputs and noise, with a free batch."""
+        self._signature = signature
+        self._function = tf.function(function, signature, autograph=False)
+
+    def __call__(self, inputs: Observation, noise: Array) -> Any:
+        """Answer all rows at once."""
+        return _arrays(self._function(map_parts(tf.constant, inputs), tf.constant(noise)))
+
+    def in_batches(self, inputs: Observation, noise: Array, size: int) -> Any:
+        """Answer the rows in batches of `size`, of which the last may be smaller."""
+        return _arrays(self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size)))
+
+    @functools.cached_property
+    def _loop(self) -> Callable[..., Any]:
+        function = self._function
+
+        def loop(inputs: Any, noise: Any, size: Any) -> Any:
+            count = -(-tf.shape(noise)[0] // size)
+
+            def step(batch: Any, kept: Any) -> tuple[Any, Any]:
+                part = tf.nest.map_structure(lambda rows: rows[batch * size : (batch + 1) * size], (inputs, noise))
+                written = tf.nest.map_structure(lambda array, rows: array.write(batch, rows), kept, function(*part))
+                return batch + 1, written
+
+            kept = tf.nest.map_structure(
+                lambda rows: tf.TensorArray(rows.dtype, count, infer_shape=False, element_shape=rows.shape),
+                function.get_concrete_function().structured_outputs,
+            )
+            kept = tf.while_loop(lambda batch, _: batch < count, step, (0, kept), parallel_iterations=1)[1]
+            return tf.nest.map_structure(lambda array: array.concat(), kept)
+
+        return tf.function(loop, [*self._signature, tf.TensorSpec((), tf.int32)], autograph=False)
+
+
+def in_batches(function: Actor | Answers, inputs: Observation, noise: Array, size: int) -> Iterator[tuple[slice, Any]]:
+    """Iterate over the answers to inputs [n, ...] in batches of `size`, each with the rows that it is for.
+
+    A function that has a method `in_batches` gives those of all batches together.
+    """
+    batched = getattr(function, "in_batches", None)
+    if batched is not None and len(noise):
+        yield slice(len(noise)), batched(inputs, noise, size)
+        return
+    for start in range(0, len(noise), size):
+        rows = slice(start, start + size)
+        yield rows, function(take(inputs, rows), noise[rows])
+
+
+def joined(answers: Iterable[tuple[slice, Any]]) -> Any:
+    """Join the answers of all batches: arrays, or dicts of them by name."""
+    parts = [part for _, part in answers]
+    if isinstance(parts[0], dict):
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return np.concatenate(parts)
+
+
+def _arrays(tensors: Any) -> Any:
+    return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
