@@ -167,29 +167,29 @@ def _compare(
 ) -> Agreement:
     if not len(cases):
         return Agreement()
-    answered = []
-    for rows, actions in in_batches(actor, cases.observations, cases.noise, size):
+    answered = list(in_batches(actor, cases.observations, cases.noise, size))
+    for rows, actions in answered:
         _check_array(actions, cases.actions[rows], "actions")
-        answered.append((rows, actions))
     actual = joined(answered)
     check(actual, cases.observations)
     if not np.isfinite(actual).all():
         raise ExportError("answers an action that is not finite; look for an overflow in the network")
     if further is not None and cases.further:
-        for rows, answers in in_batches(further, cases.observations, cases.noise, size):
-            _compare_further(answers, cases.take(rows))
+        _compare_further(list(in_batches(further, cases.observations, cases.noise, size)), cases)
     right, decided = matches(actual, cases), cases.decided
     worst = difference(actual[decided], cases.actions[decided])
     return Agreement(worst, int(right.sum()), len(cases), len(cases) - int(decided.sum()))
 
 
-def _compare_further(answers: Mapping[str, Array], batch: Answered) -> None:
-    for name in batch.further.keys() & answers.keys():
-        expected = batch.further[name]
-        _check_array(answers[name], expected, f"output {name!r}")
-        right = matches_output(answers[name], batch, name)
+def _compare_further(answered: Sequence[tuple[slice, Mapping[str, Array]]], cases: Answered) -> None:
+    for name in cases.further.keys() & answered[0][1].keys():
+        expected = cases.further[name]
+        for rows, answers in answered:
+            _check_array(answers[name], expected[rows], f"output {name!r}")
+        actual = np.concatenate([answers[name] for _, answers in answered])
+        right = matches_output(actual, cases, name)
         if not right.all():
-            worst = difference(answers[name][~right], expected[~right])
+            worst = difference(actual[~right], expected[~right])
             raise ExportError(
                 f"differs from the policy in output {name!r}, by {worst:.3g} at most; look for an operation in it that "
                 "the format computes otherwise"

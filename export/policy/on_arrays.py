@@ -32,7 +32,7 @@ class OnArrays:
         return _arrays(self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size)))
 
     @functools.cached_property
-    def _loop(self) -> Callable[..., Any]:
+    def _loop(self) -> Any:
         function = self._function
 
         def loop(inputs: Any, noise: Any, size: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, which need not import TensorFlow first: see fork_server.py."""
+"""The command line in processes of its own, which need not import large packages first: see fork_server.py."""
 
 import atexit
 import functools
@@ -16,6 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.support.paths import ROOT
+
+TRAINING = (
+    *("tensorflow", "tensorflow_probability", "keras", "tf_keras", "tf2onnx.convert"),
+    *("gymnasium", "envpool", "rich.console", "tyro"),
+)
+SERVING = ("numpy", "asyncio", "ssl", "http.client", "uvloop", "httptools", "orjson")
+"""What a command finds imported; ONNX Runtime does not survive a fork."""
 
 
 class Command:
@@ -75,6 +82,7 @@ def start(
     code: str | None = None,
     paths: Sequence[Path] = (),
     environment: Mapping[str, str] | None = None,
+    imported: tuple[str, ...] = TRAINING,
 ) -> Command:
     """Start `trpo-tf ARGUMENTS` in a folder, or Python `code` with these arguments.
 
@@ -91,7 +99,7 @@ def start(
     }
     pipes = [os.pipe() for _ in range(3)]
     theirs = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
-    server = _server()
+    server = _server(imported)
     socket.send_fds(server, [json.dumps(request).encode()], theirs)
     for descriptor in theirs:
         os.close(descriptor)
@@ -107,10 +115,10 @@ def run(folder: Path, *arguments: object, timeout: float = 300, **options: Any) 
 
 
 @functools.cache
-def _server() -> socket.socket:
-    """The socket of the server of this test process, which ends with it."""
+def _server(imported: tuple[str, ...]) -> socket.socket:
+    """The socket of this test process's server with these imports, which ends with it."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())]
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno()), *imported]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
     theirs.close()
 

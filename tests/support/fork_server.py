@@ -1,4 +1,4 @@
-"""A process that has imported TensorFlow, and forks for each command: `python fork_server.py DESCRIPTOR`.
+"""A process that has imported modules, and forks for each command: `python fork_server.py DESCRIPTOR MODULE ...`.
 
 A request comes over the Unix socket of that descriptor: JSON, with the child's standard streams and a pipe for its exit
 status. TensorFlow starts its threads with the first operation, so that a fork is safe before. The package under test is
@@ -16,18 +16,6 @@ import signal
 import socket
 import sys
 from typing import Any
-
-IMPORTED = (
-    "tensorflow",
-    "tensorflow_probability",
-    "keras",
-    "tf_keras",
-    "tf2onnx.convert",
-    "gymnasium",
-    "envpool",
-    "rich.console",
-    "tyro",
-)
 
 
 def next_command(requests: socket.socket) -> dict[str, Any] | None:
@@ -87,7 +75,7 @@ def _in_child(request: dict[str, Any], streams: list[int]) -> dict[str, Any]:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C on a terminal; its end is that of the socket
     sys.path.pop(0)
-    for name in IMPORTED:
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.freeze()  # or each command would copy all of it as it ends, which takes longer than most commands
     request = next_command(socket.socket(fileno=int(sys.argv[1])))

@@ -4,17 +4,18 @@ import http.client
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support import command_line
+from tests.support.command_line import Command
 
 
 class Server:
     """A real server process: `stop()` it with a signal, `request()` from it."""
 
-    def __init__(self, process: subprocess.Popen, port: int, announcement: str, warnings: str):
+    def __init__(self, process: Command, port: int, announcement: str, warnings: str):
         self.process, self.port, self.announcement, self.warnings = process, port, announcement, warnings
         over_grpc = re.search(r"grpcs?://[^ ]*:(\d+)", announcement)
         self.grpc_port = int(over_grpc[1]) if over_grpc else None
@@ -52,15 +53,19 @@ class Server:
 @contextmanager
 def serve(bundle: Path, folder: Path, *arguments: str, code: str | None = None):
     """A server of the bundle, on a free port; run by `code` rather than `trpo-tf serve`, if given."""
-    program = ["-m", "trpo_tf", "serve"] if code is None else ["-c", code]
-    command = [sys.executable, *program, str(bundle), "--port", "0", *arguments]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            before = []  # what it says of models that it refuses
-            while (line := process.stderr.readline()) and "serving " not in line:
-                before.append(line)
-            port = re.search(r"https?://[^ ]*:(\d+)", line)
-            assert port, f"it did not start: {''.join(before)}{line}"
-            yield Server(process, int(port[1]), line, "".join(before))
-        finally:
-            process.kill()
+    command = ["serve"] if code is None else []
+    process = command_line.start(
+        folder, *command, bundle, "--port", "0", *arguments, code=code, imported=command_line.SERVING
+    )
+    try:
+        before = []  # what it says of models that it refuses
+        while (line := process.stderr.readline()) and "serving " not in line:
+            before.append(line)
+        port = re.search(r"https?://[^ ]*:(\d+)", line)
+        assert port, f"it did not start: {''.join(before)}{line}"
+        yield Server(process, int(port[1]), line, "".join(before))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
