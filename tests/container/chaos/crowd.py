@@ -11,14 +11,14 @@ from multiprocessing.synchronize import Event
 from types import ModuleType
 from typing import Any
 
-from tests.container.chaos import amplifying, grpc_clients, http_clients, probes, rude, rude_grpc, silent
+from tests.container.chaos import amplifying, episodes, grpc_clients, http_clients, probes, rude, rude_grpc, silent
 from tests.container.chaos.target import Target
 from tests.container.engine import CheckError
 
 CORE = max(os.sched_getaffinity(0))
 """Of all that is not the server."""
 
-TO_THE_END: tuple[ModuleType, ...] = (http_clients, grpc_clients, silent, rude_grpc, amplifying)
+TO_THE_END: tuple[ModuleType, ...] = (http_clients, grpc_clients, episodes, silent, rude_grpc, amplifying)
 """Clients that go on while the server ends."""
 
 BEFORE_THE_END: tuple[ModuleType, ...] = (rude, probes)

@@ -82,7 +82,7 @@ async def _keep_asking(target: Target, number: int, tally: Tally, is_over: Event
             try:
                 check(target, asked, await infer(asked.content, metadata=metadata(target.key), timeout=ANSWER_SECONDS))
             except grpc.aio.AioRpcError as error:
-                _failed(error, number, tally)
+                failed(KIND, error.code(), error.details() or "", number, tally)
                 await asyncio.sleep(REST_SECONDS)
             except Wrong as error:
                 tally.is_wrong(KIND, str(error))
@@ -90,16 +90,16 @@ async def _keep_asking(target: Target, number: int, tally: Tally, is_over: Event
                 tally.answered(KIND, int((time.perf_counter() - began) * 1e6), "grpc")
 
 
-def _failed(error: grpc.aio.AioRpcError, number: int, tally: Tally) -> None:
-    said = error.details() or ""
-    if error.code() in BUSY:
-        tally.count(KIND, "busy")
+def failed(kind: str, code: grpc.StatusCode, said: str, number: int, tally: Tally) -> None:
+    """Count a call that ended with an error."""
+    if code in BUSY:
+        tally.count(kind, "busy")
     elif any(words in said for words in _NO_CONNECTION):
-        tally.has_no_connection(KIND, ConnectionRefusedError() if "refused" in said else OSError())
-    elif error.code() in LOST:
-        tally.is_lost(KIND, address_of(number), f"{error.code().name} {said}")
+        tally.has_no_connection(kind, ConnectionRefusedError() if "refused" in said else OSError())
+    elif code in LOST:
+        tally.is_lost(kind, address_of(number), f"{code.name} {said}")
     else:
-        tally.is_wrong(KIND, f"{error.code().name} {said}")
+        tally.is_wrong(kind, f"{code.name} {said}")
 
 
 async def _ask(target: Target, is_over: Event, tally: Tally) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.container.chaos.models import BUNDLES, DAMAGES, Action, bomb, make_version
-from tests.container.chaos.target import GUEST, MODEL, WIDE
+from tests.container.chaos.target import GUEST, MODEL, RECURRENT, WIDE
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 
 EVERY_SECONDS = 1.0
@@ -45,6 +45,7 @@ class Publisher:
                 self.answers[model][str(version)] = actions
             (self.folder / model).mkdir(parents=True)
         shutil.copytree(BUNDLES / WIDE, self.folder / WIDE)
+        self._publish_again(0)
         os.mkfifo(self.folder / "fifo")
         (self.folder / "README").write_text("not a model\n")
         self._move(MODEL, 1, self.folder / MODEL / "1")
@@ -59,6 +60,8 @@ class Publisher:
             for old in (2 * (turn - OTHERS_KEPT), 2 * (turn - KEPT) + 1):
                 _remove(self.folder / MODEL / str(old))
             self._visit(turn)
+            if turn % GUEST_PERIOD == 0:
+                self._publish_again(turn)
             if not is_over.wait(EVERY_SECONDS / 2):
                 self._publish_another(turn)
 
@@ -89,6 +92,15 @@ class Publisher:
                 file.write(content[: len(content) // 2])
                 time.sleep(COPY_SECONDS / 3)
                 file.write(content[len(content) // 2 :])
+
+    def _publish_again(self, turn: int) -> None:
+        """The policy with state as its next version: with the same weights, so that episodes go on."""
+        stock, folder = self.stock / RECURRENT / str(turn + 1), self.folder / RECURRENT
+        shutil.copytree(BUNDLES / RECURRENT, stock)
+        folder.mkdir(exist_ok=True)
+        stock.rename(folder / str(turn + 1))
+        self.published[RECURRENT] += 1
+        _remove(folder / str(turn + 1 - KEPT * GUEST_PERIOD))
 
     def _visit(self, turn: int) -> None:
         visit, since = divmod(turn, GUEST_PERIOD)

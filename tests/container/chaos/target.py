@@ -10,8 +10,8 @@ import orjson
 
 from tests.container.chaos.models import OBSERVATIONS, Action
 
-MODEL, GUEST, WIDE = "walk", "guest", "wide"
-"""A model that can always act, one that comes and goes, and that of the amplifying messages."""
+MODEL, GUEST, WIDE, RECURRENT = "walk", "guest", "wide", "recurrent"
+"""A model that can always act, one that comes and goes, that of the amplifying messages, and one with state."""
 
 TOLERANCE = 1e-5
 ROWS = (1, 16)
