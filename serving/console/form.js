@@ -1,6 +1,7 @@
 // The observation: a slider and a number for each element, or, where there are many, a field of JSON.
 
 import { make, short } from "./dom.js";
+import { maskPart } from "./mask.js";
 
 const MOST_SLIDERS = 64;
 const UNBOUNDED = 1e6; // a larger bound is shown as none
@@ -29,7 +30,8 @@ export class ObservationForm {
   constructor(root, manifest, onChange) {
     this.specs = manifest.observation;
     this.onChange = onChange;
-    this.parts = this.specs.map((spec) => this.part(spec, manifest.statistics?.[spec.name]));
+    this.parts = this.specs.map((spec) => spec.name === manifest.mask
+      ? maskPart(spec, manifest.action, onChange) : this.part(spec, manifest.statistics?.[spec.name]));
     root.replaceChildren(...this.parts.map((part) => part.element));
   }
 
@@ -44,7 +46,8 @@ export class ObservationForm {
     return {
       element: make("fieldset", { class: "sliders" }, make("legend", {}, name), ...fields.map((field) => field.element)),
       read: () => fields.map((field) => field.read()),
-      write: (choose) => fields.forEach((field, index) => field.write(choose(spec, index, training))),
+      reset: () => fields.forEach((field, index) => field.write(start(spec, index, training))),
+      randomize: () => fields.forEach((field, index) => field.write(anywhere(spec, index, training))),
     };
   }
 
@@ -100,7 +103,8 @@ export class ObservationForm {
       element: make("div", { class: "text" },
         make("label", { for: area.id }, `${spec.name}: ${count} numbers as JSON, row by row (${shape})`), area),
       read: () => numbers(area.value, count, spec.name),
-      write,
+      reset: () => write(start),
+      randomize: () => write(anywhere),
     };
   }
 
@@ -110,12 +114,12 @@ export class ObservationForm {
   }
 
   reset() {
-    this.parts.forEach((part) => part.write(start));
+    this.parts.forEach((part) => part.reset());
     this.onChange();
   }
 
   randomize() {
-    this.parts.forEach((part) => part.write(anywhere));
+    this.parts.forEach((part) => part.randomize());
     this.onChange();
   }
 }

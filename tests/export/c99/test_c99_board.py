@@ -1,10 +1,16 @@
 """The C sources of a policy on an emulated Cortex-M4: the same actions, and what they cost."""
 
+import numpy as np
 import pytest
 
 from tests.support.export.c99_cases import BOARD_TOOLS, on_the_board
 from tests.support.export.c99_policies import POLICIES, SIZES, exported, sized, stated
+from tests.support.export.masked import MASKED, masked_policy, visited
+from tests.support.export.zoo import onnx_actor
+from trpo_tf.export import convert_policy
 from trpo_tf.export.c99 import c_sources
+from trpo_tf.serving.runtime.action_masks import legal_rows
+from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.verify import agree
 
 
@@ -14,6 +20,15 @@ def test_a_cortex_m4_acts_as_onnx_runtime(name, tmp_path):
     sources = c_sources(policy.model, policy.spec)
     run = on_the_board(sources, policy.spec, policy.observations, policy.noise, tmp_path)
     assert agree(run.actions, policy.actions)
+
+
+def test_a_cortex_m4_chooses_legal_actions(tmp_path):
+    policy, observations = masked_policy("several"), visited("several", 32)
+    model = convert_policy(policy.function, policy.spec)
+    noise = draw_noise(policy.spec.noise, 32, np.random.default_rng(2))
+    run = on_the_board(c_sources(model, policy.spec), policy.spec, observations, noise, tmp_path)
+    assert legal_rows(run.actions, observations, "action_mask", MASKED["several"][0]).all()
+    assert agree(run.actions, onnx_actor(model, policy.spec)(observations, noise))
 
 
 @pytest.mark.parametrize("name", SIZES)

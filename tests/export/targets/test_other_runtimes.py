@@ -14,15 +14,19 @@ import onnx
 import pytest
 
 from tests.support.export import stateful
+from tests.support.export.masked import MASKED, masked_policy, visited
 from tests.support.export.openvino_process import one_process, openvino_actor, openvino_step
 from tests.support.export.stateful import STATEFUL, reference_cases
 from tests.support.export.zoo import KINDS, agrees, case, converted, error, onnx_actor
+from trpo_tf.export import convert_policy
 from trpo_tf.export.graph.fixed_batch import with_fixed_batch
 from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
 from trpo_tf.export.parity.compare import compare_sequences
 from trpo_tf.serving.bundle.golden import STEPS
+from trpo_tf.serving.runtime.action_masks import legal_rows
 from trpo_tf.serving.runtime.observations import batch_size
+from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.verify import agree
 
 WEB = Path(__file__).parent / "web"
@@ -61,6 +65,27 @@ def test_openvino_carries_a_state(name):
         for noisy in (False, True):
             found = compare_sequences(step, made.sequences(exact=True, noise=noisy), spec)
             assert (found.complete, found.compared > 150) == (True, True)
+
+
+def masked_case(name):
+    """A policy's graph, its spec, masked observations with noise, and the actions in ONNX Runtime."""
+    policy, observations = masked_policy(name), visited(name)
+    content = convert_policy(policy.function, policy.spec)
+    noise = draw_noise(policy.spec.noise, batch_size(observations), np.random.default_rng(2))
+    required = with_noise(onnx.load_from_string(content), policy.spec.noise.name, "required").SerializeToString()
+    return required, policy.spec, observations, noise, onnx_actor(content, policy.spec)(observations, noise)
+
+
+def are_masked(actions, name, observations, expected):
+    """Whether all actions are legal, and those of ONNX Runtime but for what rounding decides."""
+    legal = legal_rows(actions, observations, "action_mask", MASKED[name][0])
+    return legal.all() and (actions == expected).mean() > 0.99
+
+
+def test_openvino_chooses_legal_actions(openvino):
+    for name in MASKED:
+        content, spec, observations, noise, expected = masked_case(name)
+        assert are_masked(openvino(content, spec)(observations, noise), name, observations, expected)
 
 
 @pytest.mark.parametrize("choice", ["optional", "none"])
@@ -153,6 +178,13 @@ def test_the_web_carries_a_state(name, web, tmp_path):
     answers = iter(run_steps_on_the_web(web, tmp_path, stateful_graph(name), steps, [each.name for each in spec.state]))
     found = compare_sequences(lambda *_: next(answers), golden, spec)
     assert (found.complete, found.compared > 150) == (True, True)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_the_web_chooses_legal_actions(name, web, tmp_path):
+    content, spec, observations, noise, expected = masked_case(name)
+    actions = run_web(web, tmp_path, content, observations | {spec.noise.name: noise})
+    assert are_masked(actions, name, observations, expected)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])

@@ -247,6 +247,36 @@ def test_an_episode_is_played_step_by_step_and_begun_again(page, start):
         assert set(page.faults) <= {NO_METRICS}
 
 
+def test_a_mask_has_a_box_for_each_option_and_the_action_is_legal(page, start):
+    bundle = BUNDLES / "masked"
+    policy = serving.load(bundle)
+    boxes = "[...document.querySelectorAll('.mask input')]"
+
+    def expected() -> list[int]:
+        mask = np.array(page.evaluate(f"{boxes}.map(e => +e.checked)"), np.int8)
+        return policy.act({"obs": observation_on(page, "float32"), "action_mask": mask}).tolist()
+
+    with start(bundle) as server:
+        visit(page, server)
+        labels = page.evaluate(f"{boxes}.map(e => e.parentNode.textContent.trim())")
+        assert labels == ["action[0] 0", "action[0] 1", "action[0] 2", "action[1] 0", "action[1] 1"]
+        first = action_on(page)
+        assert first == expected()
+        page.click(f".mask label:nth-of-type({first[0] + 1}) input")
+        resolve_source(page)
+        second = action_on(page)
+        assert (second == expected(), second[0] != first[0]) == (True, True)
+        for _ in range(5):
+            page.click("#random")
+            resolve_source(page)
+            assert action_on(page) == expected()
+        page.evaluate(f"{boxes}.filter(e => e.checked).forEach(e => e.click())")
+        page.wait("document.body.textContent.includes(\"'action_mask' allows no action\")")
+        page.click("#reset")
+        resolve_source(page)
+        assert action_on(page) == first
+
+
 def test_pages_are_open_and_hardened(server):
     connection = server.connect()
     for path, kind in (
