@@ -55,6 +55,29 @@ def brief_latencies():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_functions():
+    """Runs of the same structure share their compiled functions: see `tests.support.shared_functions`."""
+    if "trpo_tf.learning.learner" not in sys.modules:  # no test that was collected trains
+        yield pytest.MonkeyPatch()
+        return
+    from tests.support.shared_functions import share
+
+    with pytest.MonkeyPatch.context() as patch:
+        share(patch)
+        yield patch
+
+
+@pytest.fixture
+def own_functions(shared_functions):
+    """Functions that no other run has called, for a test of when they are traced."""
+    from tests.support.shared_functions import share
+
+    shared_functions.undo()
+    yield
+    share(shared_functions)
+
+
 @pytest.fixture
 def serving_only():
     """Runs commands in a process where a serving-only install's packages alone can be imported: its stdout."""
@@ -84,7 +107,7 @@ def small_config():
     base = Config(
         WALK,
         total_steps=192,
-        eval_episodes=2,
+        eval_episodes=0,
         sampling=SamplingConfig(num_envs=4, batch_size=64),
         policy=PolicyConfig(hidden_sizes=(8,)),
         inner=InnerConfig(policy_batch_size=32),
@@ -117,7 +140,7 @@ def trained(small_config, tmp_path_factory) -> Trained:
     observed, logs = [], []
     listener = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, told: logs.append((epoch, dict(told))))
     run = train(
-        small_config(total_steps=600, checkpoint_steps=100),
+        small_config(total_steps=600, checkpoint_steps=100, eval_episodes=2),
         tmp_path_factory.mktemp("runs") / "walk",
         callbacks=[listener],
         observer=observed.append,

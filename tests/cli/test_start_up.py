@@ -1,5 +1,6 @@
 """What commands import, and what is refused before TensorFlow is imported."""
 
+import json
 import subprocess
 import sys
 
@@ -11,31 +12,50 @@ TRAINER = ("tensorflow", "keras", "tf_keras", "tensorflow_probability", "tf2onnx
 SIMULATORS = ("gymnasium", "mujoco", "envpool", "ale_py")
 BUNDLE = str(BUNDLES / "discrete")
 
-COMMANDS = {
+LIGHT = {
+    ("serve", "--help"): (0, (*TRAINER, *SIMULATORS, "onnxruntime", "numpy", "rich", "tyro")),
     ("--version",): (0, (*TRAINER, *SIMULATORS, "onnxruntime", "numpy", "rich")),
     ("--help",): (0, (*TRAINER, *SIMULATORS, "onnxruntime", "numpy", "rich")),
     ("train", "--help"): (0, (*TRAINER, *SIMULATORS, "onnxruntime", "numpy", "rich")),
-    ("serve", "--help"): (0, (*TRAINER, *SIMULATORS, "onnxruntime", "numpy", "rich", "tyro")),
-    ("predict", BUNDLE, "--observation", "[0, 0, 0, 0]"): (0, (*TRAINER, *SIMULATORS, "rich")),
-    ("evaluate", BUNDLE, "--env-id", "CartPole-v1", "--episodes", "1"): (0, (*TRAINER, "mujoco", "envpool", "rich")),
     ("export", "nowhere", "--out", "bundle"): (2, (*TRAINER, *SIMULATORS, "onnxruntime")),
-    ("record", "nowhere", "--out", "episode.gif"): (2, (*TRAINER, "mujoco", "envpool")),
     ("train", "--resume", "nowhere"): (2, (*TRAINER, *SIMULATORS, "onnxruntime")),
     ("train", "CartPole-v1", "--preset", "none"): (2, (*TRAINER, *SIMULATORS, "onnxruntime")),
+}
+ACTING = {
+    ("predict", BUNDLE, "--observation", "[0, 0, 0, 0]"): (0, (*TRAINER, *SIMULATORS, "rich")),
+    ("evaluate", BUNDLE, "--env-id", "CartPole-v1", "--episodes", "1"): (
+        0,
+        (*TRAINER, "mujoco", "envpool", "ale_py", "rich"),
+    ),
     ("train", "NoSuchTask-v0"): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
-    ("train", "ALE/NoSuchGame-v5"): (2, (*TRAINER, "mujoco", "envpool")),
     ("train", "no_such_module:Task-v0"): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "CartPole-v1", "--env-kwargs", '{"no": 1}'): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "CartPole-v1", "--out", str(ROOT)): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
+    ("record", "nowhere", "--out", "episode.gif"): (2, (*TRAINER, "mujoco", "envpool")),
+    ("train", "ALE/NoSuchGame-v5"): (2, (*TRAINER, "mujoco", "envpool")),
     ("train", "Taxi-v3", "--env-backend", "envpool", "--env-kwargs", '{"is_rainy": true}'): (2, (*TRAINER, "envpool")),
 }
+"""Exit status of each command, and what it may not have imported: never more than those before it in its process."""
+
+RUNNING = """
+import json, sys
+from trpo_tf.__main__ import main
+sys.argv[0] = "trpo-tf"
+for command in json.loads(sys.argv[1]):
+    try:
+        status = main(command) or 0
+    except SystemExit as ended:
+        status = ended.code or 0
+    print("\\n" + json.dumps([status, sorted(sys.modules)]))
+"""
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command).replace(str(ROOT), ""))
-def test_a_command_imports_what_it_needs(command, tmp_path):
-    status, absent = COMMANDS[command]
-    done = _run(tmp_path, *command)
-    assert (done.returncode, _imported(done) & set(absent)) == (status, set()), done.stderr
+@pytest.mark.parametrize("commands", [LIGHT, ACTING], ids=["light", "acting"])
+def test_a_command_imports_what_it_needs(commands, tmp_path):
+    done = _python(tmp_path, RUNNING, json.dumps([*commands]))
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    for (command, (status, absent)), (ended, imported) in zip(commands.items(), answers, strict=True):
+        assert (ended, {*imported} & {*absent}) == (status, set()), (command, done.stderr)
 
 
 def test_training_imports_nothing_that_it_does_not_use(tmp_path):
@@ -52,14 +72,6 @@ def test_training_imports_nothing_that_it_does_not_use(tmp_path):
     assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
-def _run(folder, *command: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import atexit, sys; sys.argv[0] = 'trpo-tf'; atexit.register(lambda: print('\\n', *sys.modules)); "
-        "from trpo_tf.__main__ import main; main()"
-    )
-    return _python(folder, code, *command)
-
-
 def _python(folder, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -70,10 +82,6 @@ def _python(folder, code: str, *arguments: str) -> subprocess.CompletedProcess[s
         check=False,
         timeout=60,
     )
-
-
-def _imported(done: subprocess.CompletedProcess[str]) -> set[str]:
-    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_a_failed_command_does_not_wait_for_a_thread_in_the_background(tmp_path):

@@ -74,7 +74,7 @@ def cart(small_config, tmp_path_factory):
     from trpo_tf.training.train import train
 
     folder = tmp_path_factory.mktemp("cart")
-    train(small_config("CartPole-v1"), folder / "runs" / "cartpole", progress=False)
+    train(small_config("CartPole-v1", eval_episodes=2), folder / "runs" / "cartpole", progress=False)
     return folder
 
 

@@ -43,7 +43,7 @@ WRONG = {
 
 @pytest.fixture
 def config(small_config):
-    return small_config(SLOPPY, total_steps=640, batch_size=320, num_envs=2, eval_episodes=0)
+    return small_config(SLOPPY, total_steps=640, batch_size=320, num_envs=2)
 
 
 @pytest.mark.parametrize("answers", FINE, ids="; ".join)

@@ -30,7 +30,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def run(small_config, tmp_path_factory):
-    config = small_config("CartPole-v1", environment=MADE, eval_interval=100, periodic_eval_episodes=2)
+    config = small_config("CartPole-v1", environment=MADE, eval_interval=100, periodic_eval_episodes=2, eval_episodes=2)
     return train(config, tmp_path_factory.mktemp("made") / "run", progress=False)
 
 
@@ -57,7 +57,7 @@ def test_settings_are_in_the_runs_file(run):
 
 def test_training_and_evaluations_make_it(small_config, tmp_path, made):
     """The limit is 30 and each step but the last is worth 0, so that a return is -3, or 0 at the limit."""
-    config = small_config("CartPole-v1", environment=MADE, eval_interval=64, periodic_eval_episodes=2)
+    config = small_config("CartPole-v1", environment=MADE, eval_interval=64, periodic_eval_episodes=2, eval_episodes=2)
     run = train(config, tmp_path / "run", progress=False)
     assert made == [AS_WANTED] * len(made)
     assert len(made) > 4 + 2 + 2  # sampling, periodic evaluations, both other evaluations

@@ -26,7 +26,7 @@ LABYRINTH = "tests.support.environments:Labyrinth-v0"
 
 @pytest.fixture(scope="module")
 def run(small_config, tmp_path_factory):
-    return train(small_config(LABYRINTH, critic_memory=2), tmp_path_factory.mktemp("runs") / "run")
+    return train(small_config(LABYRINTH, critic_memory=2, eval_episodes=2), tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")

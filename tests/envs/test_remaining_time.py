@@ -94,7 +94,7 @@ def test_a_rollout_of_the_vine_goes_on_from_its_state_s_time(small_config):
 def on_time(small_config, tmp_path_factory):
     """A run that learns when to act from nothing but the steps left."""
     config = small_config(
-        DEADLINE, total_steps=8192, batch_size=512, max_kl=0.05, time_feature=True, eval_interval=4096
+        DEADLINE, total_steps=8192, batch_size=512, max_kl=0.05, time_feature=True, eval_interval=4096, eval_episodes=2
     )
     return train(config, tmp_path_factory.mktemp("runs") / "deadline")
 
@@ -104,7 +104,9 @@ def test_a_policy_acts_when_the_time_has_come(on_time, small_config, tmp_path, c
     assert on_time.summary["trained"]["mean_return"] == 3
     assert on_time.state.best.mean_return == 3
 
-    blind = train(small_config(DEADLINE, total_steps=8192, batch_size=512, max_kl=0.05), tmp_path / "blind")
+    blind = train(
+        small_config(DEADLINE, total_steps=8192, batch_size=512, max_kl=0.05, eval_episodes=2), tmp_path / "blind"
+    )
     assert blind.summary["trained"]["mean_return"] == 0
 
     main(["evaluate", str(on_time.folder), "--episodes", "2", "--json"])

@@ -33,7 +33,8 @@ def exported(request, small_config, tmp_path_factory):
     """Form of the observation, its run, and its bundle."""
     folder = tmp_path_factory.mktemp(request.param)
     run = train(
-        small_config(f"tests.support.environments:Signals-{request.param}-v0", checkpoint_steps=64), folder / "run"
+        small_config(f"tests.support.environments:Signals-{request.param}-v0", checkpoint_steps=64, eval_episodes=2),
+        folder / "run",
     )
     export_run(run, folder / "bundle", targets=["onnx", "savedmodel"], episodes=3)
     return request.param, run, folder / "bundle"
@@ -141,7 +142,7 @@ def test_a_run_interrupted_ends_as_one_that_was_not(exported, small_config, tmp_
         if metrics["iteration"] == 2:
             raise Interrupted
 
-    config = small_config(f"tests.support.environments:Signals-{form}-v0", checkpoint_steps=64)
+    config = small_config(f"tests.support.environments:Signals-{form}-v0", checkpoint_steps=64, eval_episodes=2)
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", observer=interrupt)
     np.testing.assert_array_equal(resume(tmp_path / "run").state.theta, run.state.theta)

@@ -57,6 +57,7 @@ def learner(config):
 
 def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, learner):
     state, values = learner.initial_state(ENVS), []
+    traced = learner.value_function.fit.experimental_get_tracing_count()
     (size,) = (spec.shape[1] for spec in learner.policy.encoder.inputs)
     for iteration, reward in enumerate([0.0, 1.0, 2.0, 3.0, 4.0]):
         batch = batch_of(reward, 1.0, size)
@@ -71,7 +72,7 @@ def test_a_value_is_the_mean_over_the_batches_that_are_remembered(config, learne
             earlier=remembered(state.earlier, batch, 3),
         )
     np.testing.assert_allclose(values, [0.0, 0.5, 1.0, 2.0, 3.0], atol=0.1)
-    assert learner.value_function.fit.experimental_get_tracing_count() == 1
+    assert learner.value_function.fit.experimental_get_tracing_count() <= traced + 1
     assert state.adam.step == 5 * 100 * LENGTH * ENVS / config.critic.batch_size
 
 

@@ -22,7 +22,7 @@ SETTINGS = ("--preset", "default", "--total-steps", "4096", "--num-envs", "4", "
 @pytest.fixture(scope="module")
 def run(small_config, tmp_path_factory):
     Endless.steps = 0
-    return train(small_config(ENDLESS, total_steps=1000), tmp_path_factory.mktemp("runs") / "run")
+    return train(small_config(ENDLESS, total_steps=1000, eval_episodes=2), tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_an_evaluation_takes_no_more_steps_than_training_and_says_what_it_cut(run):
@@ -46,7 +46,7 @@ def test_the_commands_say_it_too(run, tmp_path, capsys):
 
 
 def test_periodic_evaluations_take_no_more_steps_than_training(small_config, tmp_path):
-    config = small_config(ENDLESS, total_steps=640, eval_interval=128, periodic_eval_episodes=4, eval_episodes=0)
+    config = small_config(ENDLESS, total_steps=640, eval_interval=128, periodic_eval_episodes=4)
     metrics = []
     run = train(config, tmp_path / "run", observer=metrics.append)
     assert 0 < run.summary["eval_steps"] <= 640

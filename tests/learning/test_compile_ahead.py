@@ -11,6 +11,8 @@ from trpo_tf.learning.iteration import iterate
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.sampling.sampler import Experience
 
+pytestmark = pytest.mark.usefixtures("own_functions")
+
 LONG = 1_000_000
 """Steps of a run that XLA compiles for."""
 
@@ -34,7 +36,7 @@ def test_an_iteration_compiles_nothing_again_and_gives_the_same_bits(small_confi
     ahead = _trained(config, learner)
     for function in (learner.update, learner.value_function.fit, learner.value_function.values, learner.encode):
         assert function.experimental_get_tracing_count() == 1
-    alone = _trained(config, build_learner(config), lambda *_: contextlib.nullcontext())
+    alone = _trained(config, learner, lambda *_: contextlib.nullcontext())
     for one, another in zip(_arrays(ahead), _arrays(alone), strict=True):
         np.testing.assert_array_equal(one, another)
 

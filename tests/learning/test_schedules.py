@@ -70,8 +70,7 @@ def test_a_deviation_of_discrete_actions_is_refused(setting, small_config):
         build_learner(small_config(entropy_coefficient=0.1, **setting))
 
 
-@pytest.mark.parametrize("state_dependent_std", [False, True])
-def test_training_steers_entropy_to_the_final_deviation(state_dependent_std, small_config):
+def test_training_steers_entropy_to_the_final_deviation(small_config):
     config = small_config(
         "tests.support.environments:Reach-v0",
         total_steps=64 * 30,
@@ -79,7 +78,6 @@ def test_training_steers_entropy_to_the_final_deviation(state_dependent_std, sma
         initial_log_std=-0.5,
         final_std=0.1,
         censored=True,
-        state_dependent_std=state_dependent_std,
     )
     learner = build_learner(config)
     state = learner.initial_state(config.sampling.num_envs)

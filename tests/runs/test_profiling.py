@@ -92,9 +92,7 @@ def test_a_run_without_leaves_no_trace(trained):
 
 
 def test_a_trace_that_is_interrupted_is_written_and_the_resumed_run_has_its_own(small_config, tmp_path, capfd):
-    config = small_config(
-        "tests.support.environments:Ring-v0", total_steps=ITERATIONS * BATCH, eval_episodes=0, stagger=False
-    )
+    config = small_config("tests.support.environments:Ring-v0", total_steps=ITERATIONS * BATCH, stagger=False)
     asker = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, _: epoch == 2 and os.kill(os.getpid(), signal.SIGINT)
     )

@@ -11,8 +11,11 @@ def positive_definite(size: int, seed: int = 0) -> np.ndarray:
 
 
 def solve(matrix: np.ndarray, b: np.ndarray, **options):
-    operator = tf.constant(matrix)
-    return conjugate_gradient(lambda v: tf.linalg.matvec(operator, v), tf.constant(b), **options)
+    @tf.function(autograph=False)
+    def solved(operator, b):
+        return conjugate_gradient(lambda v: tf.linalg.matvec(operator, v), b, **options)
+
+    return solved(tf.constant(matrix), tf.constant(b))
 
 
 @pytest.mark.parametrize("size", [1, 5, 40])

@@ -57,7 +57,7 @@ def network_weights(run):
 def test_keras_callbacks_do_what_keras_says(small_config, tmp_path, capsys):
     diary, history = Diary(), keras.callbacks.History()
     run = train(
-        small_config(total_steps=192, eval_episodes=0),
+        small_config(total_steps=192),
         tmp_path / "run",
         callbacks=[
             [diary, keras.callbacks.CallbackList([history])],
@@ -118,7 +118,7 @@ def test_weights_that_a_callback_sets_are_the_policy_s(small_config, tmp_path):
     halved, diary = [], Diary()
     hooks = ("on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end")
     caller = keras.callbacks.LambdaCallback(**dict.fromkeys(hooks, halve))
-    run = train(small_config(total_steps=64, eval_episodes=0), tmp_path / "run", callbacks=[caller, diary])
+    run = train(small_config(total_steps=64), tmp_path / "run", callbacks=[caller, diary])
     told = [call[0] for call in diary.calls]
     assert told == ["train_begin", "epoch_begin", "batch_begin", "batch_end", "epoch_end", "train_end"]
     for seen, expected in zip((diary.weights[i] for i in (0, 1, 4, 5)), halved, strict=True):
@@ -130,7 +130,7 @@ def test_weights_that_a_callback_sets_are_the_policy_s(small_config, tmp_path):
 
 def test_restored_weights_go_before_the_best_of_periodic_evaluations(small_config, tmp_path):
     stop = keras.callbacks.EarlyStopping("iteration", mode="min", patience=1, restore_best_weights=True)
-    config = small_config(total_steps=640, eval_episodes=0, eval_interval=64, periodic_eval_episodes=1)
+    config = small_config(total_steps=640, eval_interval=64, periodic_eval_episodes=1)
     diary = Diary()
     run = train(config, tmp_path / "run", callbacks=[diary, stop])
     np.testing.assert_array_equal(network_weights(run), diary.weights[4])
@@ -154,7 +154,7 @@ class Broken(keras.callbacks.Callback):
 
 
 def test_what_a_callback_raises_comes_through_and_leaves_a_checkpoint(small_config, tmp_path):
-    config = small_config(total_steps=256, eval_episodes=0)
+    config = small_config(total_steps=256)
     with pytest.raises(Pruned, match="no hope") as raised:
         train(config, tmp_path / "run", callbacks=[Broken()])
     assert raised.value.__notes__ == [

@@ -26,7 +26,13 @@ ALL = {"history": 3, "previous_action": True, "time_feature": True}
 def alternating(small_config, tmp_path_factory):
     """A run whose policy must know its previous action, evaluated from time to time."""
     config = small_config(
-        ALTERNATE, total_steps=6144, batch_size=512, max_kl=0.05, previous_action=True, eval_interval=3072
+        ALTERNATE,
+        total_steps=6144,
+        batch_size=512,
+        max_kl=0.05,
+        previous_action=True,
+        eval_interval=3072,
+        eval_episodes=2,
     )
     return train(config, tmp_path_factory.mktemp("runs") / "alternate")
 
@@ -35,12 +41,14 @@ def test_the_previous_action_is_seen_in_training_and_in_evaluations(alternating,
     """Without it the best that a deterministic policy can have is the first step's 1 of 10."""
     assert alternating.summary["trained"]["mean_return"] == 10
     assert alternating.state.best.mean_return == 10
-    blind = train(small_config(ALTERNATE, total_steps=2048, batch_size=512, max_kl=0.05), tmp_path / "blind")
+    blind = train(
+        small_config(ALTERNATE, total_steps=2048, batch_size=512, max_kl=0.05, eval_episodes=2), tmp_path / "blind"
+    )
     assert blind.summary["trained"]["mean_return"] == 1
 
 
 def test_a_history_recalls_what_was_seen_two_steps_before(small_config, tmp_path):
-    settings = {"env_id": RECALL, "total_steps": 6144, "batch_size": 512, "max_kl": 0.05}
+    settings = {"env_id": RECALL, "total_steps": 6144, "batch_size": 512, "max_kl": 0.05, "eval_episodes": 20}
     run = train(small_config(**settings, history=3), tmp_path / "recall")
     assert run.summary["trained"]["mean_return"] == 1
     forgetful = train(small_config(**settings, history=2), tmp_path / "forgetful")

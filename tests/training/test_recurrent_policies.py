@@ -28,7 +28,7 @@ RECALL, ALTERNATE = "tests.support.environments:Recall-v0", "tests.support.envir
 @pytest.fixture(scope="module")
 def recalling(small_config, tmp_path_factory):
     """A run whose policy must say what it saw two steps before."""
-    config = small_config(RECALL, total_steps=12_288, batch_size=512, max_kl=0.05, memory="gru:12")
+    config = small_config(RECALL, total_steps=12_288, batch_size=512, max_kl=0.05, memory="gru:12", eval_episodes=20)
     return train(config, tmp_path_factory.mktemp("runs") / "recall")
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from functools import partial
 
+import keras
 import numpy as np
 import onnx
 import pytest
 
 from trpo_tf import serving
-from trpo_tf.config.algorithms import ALGORITHMS
 from trpo_tf.config.settings import (
     Config,
     CriticConfig,
@@ -37,6 +38,17 @@ def logged(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def train_until(goal, config, folder):
+    """Train until one of eight periodic evaluations is the goal, or to the end."""
+
+    def look(epoch, logs):
+        watcher.model.stop_training = logs["eval_return"] is not None and logs["eval_return"] >= goal
+
+    watcher = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    config = dataclasses.replace(config, eval_interval=config.total_steps // 8, periodic_eval_episodes=5)
+    return train(config, folder, callbacks=[watcher])
+
+
 @pytest.mark.parametrize(
     ("env_id", "steps", "goal"),
     [
@@ -46,21 +58,29 @@ def logged(run):
         ("InvertedPendulum-v5", 100_000, 950.0),
     ],
 )
-@pytest.mark.parametrize("seed", [0])
-def test_the_preset_solves_the_task(env_id, steps, goal, seed, tmp_path):
-    config = load_preset(env_id, env_id)
+def test_the_preset_solves_the_task(env_id, steps, goal, tmp_path):
+    """Cartpole's run goes to its end, annealed; the others end when they have solved it."""
+    config = dataclasses.replace(load_preset(env_id, env_id), eval_episodes=0)
     assert config.total_steps <= steps
-    run = train(dataclasses.replace(config, seed=seed, eval_episodes=0), tmp_path / "run")
+    run = (train if env_id == "CartPole-v1" else partial(train_until, goal))(config, tmp_path / "run")
     assert run.state.steps <= steps
     export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=2)
     evaluation = evaluate(serving.load(tmp_path / "bundle"), env_id, episodes=20)
     assert evaluation.mean_return >= goal
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("env_id", ["EchoDiscrete-v0", "Reach-v0", "Walk-v0"])
-def test_every_algorithm_comes_near_the_best_return_that_there_is(algo, env_id, tmp_path):
-    """Of a choice, of numbers, and of a reward that comes after several steps: the best is 1, 0 and 1."""
+@pytest.mark.parametrize(
+    ("algo", "env_id"),
+    [
+        *((algo, "Reach-v0") for algo in ("nac", "vpg", "ppo")),
+        *((algo, "Walk-v0") for algo in ("nac", "npg", "kl-penalty", "trpo-adaptive")),
+    ],
+)
+def test_an_algorithm_comes_near_the_best_return_that_there_is(algo, env_id, tmp_path):
+    """Of numbers, and of a choice whose reward comes after several steps: the best is 0 and 1.
+
+    Each algorithm has the kind of action that no real task below gives it.
+    """
     config = Config(f"tests.support.environments:{env_id}", algo=algo, total_steps=10_240, eval_episodes=50, **SMALL)
     summary = train(config, tmp_path / "run").summary
     best = 0.0 if env_id == "Reach-v0" else 1.0
@@ -71,16 +91,14 @@ def test_every_algorithm_comes_near_the_best_return_that_there_is(algo, env_id, 
 # One real task for each kind of update besides that of the presets: along the gradient, and over minibatches.
 @pytest.mark.parametrize("algo", ["vpg", "ppo"])
 def test_other_kinds_of_algorithm_solve_cartpole(algo, tmp_path):
-    run = train(
-        dataclasses.replace(load_preset("default", "CartPole-v1"), algo=algo, total_steps=60_000), tmp_path / "run"
-    )
-    assert run.summary["trained"]["mean_return"] >= 475.0
+    config = dataclasses.replace(load_preset("default", "CartPole-v1"), algo=algo, total_steps=60_000)
+    assert train_until(475.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 475.0
 
 
 def test_the_vine_solves_cartpole(tmp_path):
     sampling = SamplingConfig(sampler="vine")
-    run = train(Config("CartPole-v1", total_steps=200_000, sampling=sampling), tmp_path / "run")
-    assert run.summary["trained"]["mean_return"] >= 475.0
+    config = Config("CartPole-v1", total_steps=200_000, sampling=sampling)
+    assert train_until(475.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 475.0
 
 
 # The other kinds: a natural gradient of a fixed size, and a penalty on the divergence.
@@ -88,7 +106,7 @@ def test_the_vine_solves_cartpole(tmp_path):
 def test_other_kinds_of_algorithm_improve_on_pendulum(algo, tmp_path):
     sampling = SamplingConfig(num_envs=32, discount=0.9)
     config = Config("Pendulum-v1", algo=algo, total_steps=150_000, sampling=sampling, eval_episodes=50)
-    run = train(config, tmp_path / "run")
+    run = train_until(-500.0, config, tmp_path / "run")
     gain = run.summary["trained"]["mean_return"] - run.summary["untrained"]["mean_return"]
     assert run.state.steps <= 150_000
     assert gain >= 600.0
@@ -97,14 +115,13 @@ def test_other_kinds_of_algorithm_improve_on_pendulum(algo, tmp_path):
 def test_a_radius_that_adapts_itself_solves_the_inverted_pendulum(tmp_path):
     trust_region = TrustRegionConfig(max_kl=0.01)
     config = Config("InvertedPendulum-v5", algo="trpo-adaptive", total_steps=60_000, trust_region=trust_region)
-    run = train(config, tmp_path / "run")
-    assert run.summary["trained"]["mean_return"] >= 950.0
+    assert train_until(950.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 950.0
 
 
 def test_the_loop_works_on_pixels_and_the_graph_takes_bytes(tmp_path):
     config = load_preset("ALE", "ALE/Pong-v5")
-    sampling = dataclasses.replace(config.sampling, num_envs=4, batch_size=512)
-    run = train(dataclasses.replace(config, total_steps=1024, eval_episodes=0, sampling=sampling), tmp_path / "run")
+    sampling = dataclasses.replace(config.sampling, num_envs=4, batch_size=256)
+    run = train(dataclasses.replace(config, total_steps=512, eval_episodes=0, sampling=sampling), tmp_path / "run")
     assert [metrics["update_status"] for metrics in logged(tmp_path / "run")] == ["accepted", "accepted"]
     policy = in_process(run.policy, "pong")
     (frames,) = policy.manifest.observation
@@ -123,17 +140,17 @@ def test_the_vine_branches_from_pixels(tmp_path):
     config = load_preset("ALE", "ALE/Pong-v5")
     config = dataclasses.replace(
         config,
-        total_steps=2_000,
+        total_steps=736,
         eval_episodes=0,
-        sampling=dataclasses.replace(config.sampling, sampler="vine", num_envs=4, batch_size=256),
-        vine=VineConfig(rollout_states=16, branch_actions=6, branch_length=5),
+        sampling=dataclasses.replace(config.sampling, sampler="vine", num_envs=4, batch_size=128),
+        vine=VineConfig(rollout_states=8, branch_actions=6, branch_length=5),
     )
     run = train(config, tmp_path / "run")
     branch_steps = [
         json.loads(line)["branch_steps"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert branch_steps == [16 * 6 * 5] * len(branch_steps)
-    assert run.state.steps == sum(branch_steps) + 256 * len(branch_steps)
+    assert branch_steps == [8 * 6 * 5] * 2
+    assert run.state.steps == sum(branch_steps) + 128 * 2
 
 
 def test_the_average_reward_objective_trains_a_task_without_end(tmp_path):
@@ -152,7 +169,7 @@ def test_every_kind_of_choice_is_learned_and_exported(env_id, best, tmp_path):
     """Observations and actions of one space: the policy must learn to give back what it sees."""
     env_id = f"tests.support.environments:{env_id}"
     config = Config(env_id, total_steps=20_000, eval_episodes=0, sampling=SamplingConfig(batch_size=1024))
-    run = train(config, tmp_path / "run")
+    run = train_until(0.95 * best, config, tmp_path / "run")
     manifest = export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=5)
     evaluation = evaluate(serving.load(tmp_path / "bundle"), config.env_id, episodes=50)
     assert evaluation.mean_return > 0.95 * best

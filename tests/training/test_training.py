@@ -116,6 +116,7 @@ def test_the_summary_tells_returns_before_and_after(trained):
     assert {"python", "tensorflow", "numpy", "trpo-tf"} <= set(summary["versions"])
 
 
+@pytest.mark.usefixtures("own_functions")
 def test_nothing_is_traced_again_after_the_first_iteration(small_config, tmp_path):
     learner = train(small_config(eval_episodes=0), tmp_path / "run").learner
     assert learner.update.experimental_get_tracing_count() == 1
@@ -132,7 +133,7 @@ def test_xla_compiles_update_and_fit_of_runs_that_are_long_enough(small_config, 
 
 
 def test_xla_trains_to_the_same_weights(small_config, tmp_path, monkeypatch):
-    config = small_config(total_steps=128, eval_episodes=0)
+    config = small_config(total_steps=128)
     plain = train(config, tmp_path / "plain")
     monkeypatch.setattr("trpo_tf.learning.learner._XLA_PAYS_FROM", 0)
     compiled = train(config, tmp_path / "compiled")
@@ -173,14 +174,14 @@ def test_a_signal_ends_training_after_the_iteration(number, small_config, tmp_pa
     before = signal.getsignal(number)
     asker = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epoch == 1 and os.kill(os.getpid(), number))
     with pytest.raises(KeyboardInterrupt, match=r"stopped after \d+ steps; go on with --resume .*run"):
-        train(small_config(total_steps=6400, eval_episodes=0), tmp_path / "run", callbacks=[asker])
+        train(small_config(total_steps=6400), tmp_path / "run", callbacks=[asker])
     assert load_run(tmp_path / "run").state.iteration == 2
     assert signal.getsignal(number) == before
 
 
 def test_the_seed_decides_the_run(trained, small_config, tmp_path):
     observed = []
-    run = train(small_config(seed=1, total_steps=64, eval_episodes=0), tmp_path / "run", observer=observed.append)
+    run = train(small_config(seed=1, total_steps=64), tmp_path / "run", observer=observed.append)
     assert observed[0]["value_loss"] != trained.observed[0]["value_loss"]  # of seed 0
     assert not np.array_equal(run.learner.policy.initial_theta(), trained.run.learner.policy.initial_theta())
 
@@ -353,7 +354,7 @@ def test_weights_of_other_networks_are_refused(trained, small_config, tmp_path):
 
 
 def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
-    config = small_config("tests.support.environments:FailingWalk-v0", total_steps=1024)
+    config = small_config("tests.support.environments:FailingWalk-v0", total_steps=1024, eval_episodes=2)
     with pytest.raises(
         EnvironmentFailure, match="step raised ArithmeticError: the motor is too hot; go on with --resu"
     ) as failed:
@@ -420,6 +421,6 @@ def test_environments_are_closed(small_config, tmp_path, monkeypatch):
         environments.Walk, "__init__", lambda self, **given: opened.append(self) or build(self, **given)
     )
     monkeypatch.setattr(environments.Walk, "close", lambda env: closed.append(env))
-    train(small_config(checkpoint_steps=50), tmp_path / "run")
+    train(small_config(checkpoint_steps=50, eval_episodes=2), tmp_path / "run")
     assert len(opened) > 2 * 4  # built anew at checkpoints
     assert {id(env) for env in opened} == {id(env) for env in closed}
