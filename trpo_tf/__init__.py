@@ -12,13 +12,25 @@ from trpo_tf.lazy_attributes import lazy_attributes
 
 if TYPE_CHECKING:
     from trpo_tf.config.settings import Config
+    from trpo_tf.envs.agents import register_parallel
     from trpo_tf.evaluation.evaluate import evaluate
     from trpo_tf.exporting.in_process import in_process
     from trpo_tf.exporting.run_bundle import export_run
     from trpo_tf.runs.folder import Run, load_run
     from trpo_tf.training.train import resume, train
 
-__all__ = ["Config", "Run", "Workers", "evaluate", "export_run", "in_process", "load_run", "resume", "train"]
+__all__ = [
+    "Config",
+    "Run",
+    "Workers",
+    "evaluate",
+    "export_run",
+    "in_process",
+    "load_run",
+    "register_parallel",
+    "resume",
+    "train",
+]
 
 # Lazily: `trpo-tf serve` works where TensorFlow is not installed.
 __getattr__ = lazy_attributes(
@@ -31,6 +43,7 @@ __getattr__ = lazy_attributes(
         "export_run": "exporting.run_bundle",
         "in_process": "exporting.in_process",
         "load_run": "runs.folder",
+        "register_parallel": "envs.agents",
         "resume": "training.train",
         "train": "training.train",
     },

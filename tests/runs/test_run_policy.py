@@ -10,8 +10,9 @@ import pytest
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import UserError
-from trpo_tf.exporting.in_process import in_process
+from trpo_tf.exporting.in_process import converted, in_process
 from trpo_tf.runs.folder import load_run
+from trpo_tf.serving import Manifest
 
 
 def test_a_policy_acts_without_its_environment_and_its_critic(trained, tmp_path):
@@ -27,6 +28,12 @@ def test_a_policy_acts_without_its_environment_and_its_critic(trained, tmp_path)
     shutil.copy(trained.run.folder / "value_network.json", folder)
     with pytest.raises(UserError, match="a_module_that_is_gone"):
         run.learner  # noqa: B018
+
+
+def test_the_manifest_of_an_environment_with_a_namespace_can_be_read(trained):
+    """As a video's process reads it."""
+    _, manifest = converted(trained.run.policy, "shimmy:dm_control/walker-v0")
+    assert Manifest.from_json(manifest.to_json()).name == "dm_control-walker-v0"
 
 
 @pytest.mark.parametrize("name", ["Walk", "Reach", "IntegerWalk"])

@@ -1,14 +1,16 @@
 """Choose the backend that steps environments together, Gymnasium or EnvPool, and make its environments."""
 
 import importlib.util
+import math
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from trpo_tf.config.environment import Environment
+from trpo_tf.envs.agents import AgentRows, Parallel
 from trpo_tf.envs.atari import is_atari
 from trpo_tf.envs.envpool import EnvPool, import_envpool
-from trpo_tf.envs.make import readable_errors, resolved_id, spec_of
+from trpo_tf.envs.make import make_env, readable_errors, resolved_id, spec_of
 from trpo_tf.envs.remaining_time import VectorLimitEnds
 from trpo_tf.envs.vector import VectorEnv, Vectorized, make_sync_env
 from trpo_tf.errors import UserError
@@ -53,6 +55,8 @@ def make_vector_env(
     else:
         env_id = str(environment)
         with readable_errors(env_id):
+            if isinstance(spec_of(environment).entry_point, Parallel):
+                return _agent_rows(Environment.of(environment), num_envs, limit_ends=limit_ends)
             if is_atari(env_id) or spec_of(environment).vector_entry_point is None:
                 return make_sync_env(environment, num_envs, limit_ends=limit_ends, halves=halves)
             vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
@@ -60,6 +64,25 @@ def make_vector_env(
             raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
         envs = Vectorized(vectorized)
     return VectorLimitEnds(envs, spec_of(environment).max_episode_steps) if limit_ends else envs
+
+
+def _agent_rows(environment: Environment, num_envs: int, *, limit_ends: bool) -> AgentRows:
+    make_env(environment, limit_ends=limit_ends).close()  # for its checks
+    spec = spec_of(environment)
+    assert isinstance(spec.entry_point, Parallel)
+    rows = spec.entry_point.rows(num_envs, **spec.kwargs | environment.arguments)
+    rows.set_progress(1.0)
+    return rows
+
+
+def whole_worlds(environment: str | Environment, episodes: int) -> int:
+    """Return `episodes`, or the next larger number that is a multiple of the agents of a world."""
+    with readable_errors(str(environment)):
+        spec = spec_of(environment)
+        if not isinstance(spec.entry_point, Parallel):
+            return episodes
+        agents = spec.entry_point.agents(**spec.kwargs | Environment.of(environment).arguments)
+    return math.ceil(episodes / agents) * agents
 
 
 def _is_vectorized(environment: str | Environment) -> bool:

@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import importlib
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.action_mask import LegalActions, mask_source
+from trpo_tf.envs.agents import Parallel
 from trpo_tf.envs.atari import ATARI_ARGUMENTS, is_atari, preprocess_atari, register_atari
 from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.curriculum import ResetOptions, set_progress
@@ -57,7 +60,10 @@ def make_env(
         if is_atari(env_id):
             register_atari(env_id)
             arguments |= ATARI_ARGUMENTS
-        if str(spec_of(env_id).entry_point).startswith("gymnasium.envs.mujoco"):
+        entry_point = spec_of(env_id).entry_point
+        if isinstance(entry_point, Parallel):
+            _refuse_wrappers_of_one_agent(made)
+        if str(entry_point).startswith("gymnasium.envs.mujoco"):
             _redirect_mujoco_warnings()
         # Gymnasium's own checks warn, and look at the first step alone.
         env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **arguments)
@@ -150,6 +156,15 @@ def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:
     return found
 
 
+def _refuse_wrappers_of_one_agent(environment: Environment) -> None:
+    """Raise `UserError` if agents that share a policy would be wrapped one by one."""
+    if not dataclasses.replace(environment, env_kwargs="").is_registered:
+        raise UserError(
+            "agents that share a policy take no max_episode_steps, env_wrapper, reset_options or action_mask; wrap the "
+            "parallel environment where it is registered, with SuperSuit for example"
+        )
+
+
 def _refuse_running_statistics(env: gym.Env[Any, Any]) -> None:
     """Raise `UserError` for a wrapper whose statistics grow by steps: each environment would have others."""
     while isinstance(env, gym.Wrapper):
@@ -167,6 +182,12 @@ def environment_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
+def _place(error: Exception) -> str:
+    """Return where an exception without a message was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return f"{last[0].line} ({last[0].filename}, line {last[0].lineno})" if last else ""
+
+
 @contextlib.contextmanager
 def readable_errors(env_id: str) -> Iterator[None]:
     """Turn any error of looking up an id, or making its environment, into a `UserError` of one line."""
@@ -175,7 +196,7 @@ def readable_errors(env_id: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or _place(error)
         if not isinstance(error, gym.error.Error | ModuleNotFoundError):
             reason = f"its constructor raised {type(error).__name__}: {reason}"
         if isinstance(error, TypeError):

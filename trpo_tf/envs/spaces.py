@@ -125,6 +125,11 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
     allowed = "Box, Discrete, MultiDiscrete or MultiBinary"
     if what == "observation":
         allowed += ", or a Dict or Tuple of these"
+    if what == "observation" and name != ROOT:
+        raise UserError(
+            f"observation space {space} of {name!r} isn't supported; it must be {allowed}. To leave it out, name the "
+            """others: --env-wrapper 'gymnasium.wrappers:FilterObservation{"filter_keys": [...]}'"""
+        )
     raise UserError(f"{what} space {space} isn't supported; it must be {allowed}")
 
 

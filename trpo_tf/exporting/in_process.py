@@ -14,7 +14,7 @@ def converted(policy: TrainedPolicy, name: str, config: Config | None = None) ->
     files = {MODEL_FILE: FileEntry.of(model)}
     origin = {} if config is None else {"config": config.to_dict()}
     return model, Manifest(
-        name,
+        model_name(name),
         spec.observation,
         spec.action,
         spec.noise,
@@ -23,6 +23,11 @@ def converted(policy: TrainedPolicy, name: str, config: Config | None = None) ->
         state=spec.state,
         mask=spec.mask,
     )
+
+
+def model_name(env_id: str) -> str:
+    """Return the name that a policy is served under: the environment's without its module, / replaced by -."""
+    return env_id.rsplit(":", 1)[-1].replace("/", "-")
 
 
 def in_process(policy: TrainedPolicy, name: str, config: Config | None = None) -> Policy:

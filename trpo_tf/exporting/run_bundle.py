@@ -19,7 +19,7 @@ from trpo_tf.export import Evidence, GraphForm, write_bundle
 from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.spec import DEFAULT_FORM
 from trpo_tf.export.targets.table import DEFAULT_TARGETS
-from trpo_tf.exporting.in_process import converted
+from trpo_tf.exporting.in_process import converted, model_name
 from trpo_tf.exporting.provenance import provenance, statistics
 from trpo_tf.policies.encoders import without_mask
 from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack
@@ -124,8 +124,3 @@ def _value(run: Run) -> PolicyFunction:
         return (network.apply(parts, inputs)[0][:, 0] * scale.deviation + scale.mean) / unit
 
     return learner.policy.on_inputs(value)
-
-
-def model_name(env_id: str) -> str:
-    """Return the name that a policy is served under: the environment's without its module, / replaced by -."""
-    return env_id.rsplit(":", 1)[-1].replace("/", "-")

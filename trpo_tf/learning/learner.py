@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.settings import Config
+from trpo_tf.envs.agents import AgentsInTurn
 from trpo_tf.envs.make import environment_seed, make_env
 from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import EnvironmentFailure, UserError
@@ -95,8 +96,11 @@ def build_learner(
     env = make_env(config.made_environment, limit_ends=config.sampling.time_feature)
     with contextlib.closing(env):
         spaces = Spaces.of(env)
+        in_turn = isinstance(env.unwrapped, AgentsInTurn)
 
     policy = build_policy(config, spaces, policy_network)
+    if in_turn and policy.memory is not None:
+        raise UserError("agents that share a policy can't have memory: leave out memory, history and previous_action")
     if value_network is None:
         sizes, activation = config.critic.hidden_sizes, config.policy.activation
         value_network = default_network(policy.encoder.inputs, sizes, 1, activation=activation, seed=config.seed + 1)

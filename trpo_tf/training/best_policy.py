@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.config.settings import Config
-from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.backends import make_vector_env, whole_worlds
 from trpo_tf.envs.checked import not_finite
 from trpo_tf.envs.info_sums import Sums, added, means
 from trpo_tf.envs.vector import Step
@@ -27,13 +27,14 @@ class PeriodicEvaluation:
 
     def __init__(self, config: Config, policy: Policy) -> None:
         """Make the environments, which `close` closes."""
-        self._actor = Actor(acting_graph(policy), config.periodic_eval_episodes)
+        episodes = whole_worlds(config.made_environment, config.periodic_eval_episodes)
+        self._actor = Actor(acting_graph(policy), episodes)
         self._encoder = policy.encoder
-        self._longest = longest_episode(config.made_environment, config.eval_interval, config.periodic_eval_episodes)
+        self._longest = longest_episode(config.made_environment, config.eval_interval, episodes)
         sampling = config.sampling
         self._envs = make_vector_env(
             config.made_environment,
-            config.periodic_eval_episodes,
+            episodes,
             sampling.env_backend,
             limit_ends=sampling.time_feature,
         )
