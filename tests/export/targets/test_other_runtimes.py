@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -44,10 +45,16 @@ def stateful_graph(name):
 
 
 @pytest.fixture(scope="module")
-def openvino():
-    """Makes actors in OpenVINO of a graph and a spec."""
+def process():
+    """A process with OpenVINO."""
     with one_process() as pool:
-        yield functools.partial(openvino_actor, pool)
+        yield pool
+
+
+@pytest.fixture
+def openvino(process):
+    """Makes actors in OpenVINO of a graph and a spec."""
+    return functools.partial(openvino_actor, process)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,13 +65,12 @@ def test_openvino_samples_with_required_noise(kind, openvino):
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_openvino_carries_a_state(name):
+def test_openvino_carries_a_state(name, process):
     made, spec = reference_cases(name), STATEFUL[name].spec
-    with one_process() as pool:
-        step = openvino_step(pool, stateful_graph(name), spec)
-        for noisy in (False, True):
-            found = compare_sequences(step, made.sequences(exact=True, noise=noisy), spec)
-            assert (found.complete, found.compared > 150) == (True, True)
+    step = openvino_step(process, stateful_graph(name), spec)
+    for noisy in (False, True):
+        found = compare_sequences(step, made.sequences(exact=True, noise=noisy), spec)
+        assert (found.complete, found.compared > 150) == (True, True)
 
 
 def masked_case(name):
@@ -106,7 +112,7 @@ def test_openvino_runs_quantised_graphs(kind, openvino):
 
 
 @pytest.fixture(scope="session")
-def web(request):
+def packages(request):
     """A folder with run.mjs and the packages that its lock file names, kept from one test run to the next."""
     lock = (WEB / "package-lock.json").read_bytes()
     folders = Path(request.config.cache.mkdir("onnxruntime-web"))
@@ -123,45 +129,54 @@ def web(request):
     return folder
 
 
-def run_web(web, tmp_path, content, feeds):
+@pytest.fixture(scope="module")
+def web(packages, tmp_path_factory):
+    """Runs steps of a graph in a process of Node.js that all tests share: the outputs of each step, or the error.
+
+    The page carries the state from step to step.
+    """
+    model = tmp_path_factory.mktemp("web") / "policy.onnx"
+    with subprocess.Popen(
+        ["node", "run.mjs"], cwd=packages, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as node:
+
+        def run(content, steps, state=()):
+            model.write_bytes(content)
+            request = {"model": str(model), "state": list(state), "steps": list(map(encoded, steps))}
+            node.stdin.write(f"{json.dumps(request)}\n")
+            node.stdin.flush()
+            assert select.select([node.stdout], [], [], 120)[0], "no answer in two minutes"
+            answer = json.loads(node.stdout.readline())
+            return answer if isinstance(answer, str) else list(map(decoded, answer))
+
+        yield run
+        node.stdin.close()
+
+
+def encoded(feeds):
+    return {
+        name: {"type": array.dtype.name, "dims": array.shape, "data": array.ravel().tolist()}
+        for name, array in feeds.items()
+    }
+
+
+def decoded(outputs):
+    return {name: np.array(output["data"], output["type"]).reshape(output["dims"]) for name, output in outputs.items()}
+
+
+def run_web(web, content, feeds):
     """The one output, or the error."""
-    answered = run_steps_on_the_web(web, tmp_path, content, [feeds])
+    answered = web(content, [feeds])
     if isinstance(answered, str):
         return answered
     (output,) = answered[0].values()
     return output
 
 
-def run_steps_on_the_web(web, tmp_path, content, steps, state=()):
-    """The outputs of each step, along which the page carries the state; or the error."""
-    (tmp_path / "policy.onnx").write_bytes(content)
-    request = {
-        "model": str(tmp_path / "policy.onnx"),
-        "state": list(state),
-        "steps": [
-            {
-                name: {"type": array.dtype.name, "dims": array.shape, "data": array.ravel().tolist()}
-                for name, array in feeds.items()
-            }
-            for feeds in steps
-        ],
-    }
-    command = ["node", "run.mjs"]
-    done = subprocess.run(
-        command, cwd=web, input=json.dumps(request), capture_output=True, text=True, check=False, timeout=120
-    )
-    if done.returncode:
-        return done.stderr
-    return [
-        {name: np.array(output["data"], output["type"]).reshape(output["dims"]) for name, output in outputs.items()}
-        for outputs in json.loads(done.stdout)
-    ]
-
-
 @pytest.mark.parametrize("kind", CONTINUOUS_AND_DISCRETE)
-def test_the_web_samples_with_required_noise(kind, web, tmp_path):
+def test_the_web_samples_with_required_noise(kind, web):
     tested = case(kind)
-    actions = run_web(web, tmp_path, graph(kind, "required"), tested.feeds)
+    actions = run_web(web, graph(kind, "required"), tested.feeds)
     untied = tested.reference.untied(tested.visited, tested.noise)
     assert untied.sum() > 60
     expected = onnx_actor(converted(kind), tested.policy.spec)(tested.visited, tested.noise)
@@ -169,13 +184,13 @@ def test_the_web_samples_with_required_noise(kind, web, tmp_path):
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_the_web_carries_a_state(name, web, tmp_path):
+def test_the_web_carries_a_state(name, web):
     """The page runs all golden sequences as one batch, and carries the state from the first step's on."""
     spec, golden = STATEFUL[name].spec, reference_cases(name).sequences(exact=True, noise=True)
     inputs = golden.observations | {spec.noise.name: golden.noise}
     rows = np.arange(len(golden)).reshape(-1, STEPS)
     steps = [{part: array[now] for part, array in inputs.items()} for now in rows.T]
-    answers = iter(run_steps_on_the_web(web, tmp_path, stateful_graph(name), steps, [each.name for each in spec.state]))
+    answers = iter(web(stateful_graph(name), steps, [each.name for each in spec.state]))
     found = compare_sequences(lambda *_: next(answers), golden, spec)
     assert (found.complete, found.compared > 150) == (True, True)
 
@@ -188,23 +203,23 @@ def test_the_web_chooses_legal_actions(name, web, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_the_web_is_deterministic_without_noise_and_takes_a_fixed_batch(kind, web, tmp_path):
+def test_the_web_is_deterministic_without_noise_and_takes_a_fixed_batch(kind, web):
     tested = case(kind)
     model = with_fixed_batch(onnx.load_from_string(graph(kind, "none")), batch_size(tested.visited))
-    actions = run_web(web, tmp_path, model.SerializeToString(), {"obs": tested.visited})
+    actions = run_web(web, model.SerializeToString(), {"obs": tested.visited})
     untied = tested.reference.untied(tested.visited, tested.zero_noise)
     assert agree(actions[untied], tested.reference.act(tested.visited, tested.zero_noise)[untied])
 
 
-def test_the_web_runs_quantised_graphs(web, tmp_path):
+def test_the_web_runs_quantised_graphs(web):
     tested = case("gaussian")
     static = quantize_static(graph("gaussian", "required"), tested.policy.spec, tested.visited, tested.noise)
-    actions = run_web(web, tmp_path, static, tested.feeds)
+    actions = run_web(web, static, tested.feeds)
     assert error(tested, lambda observations, noise: actions, tested.noise) <= QUANTISED_TOLERANCE
 
 
-def test_the_web_refuses_optional_noise(web, tmp_path):
+def test_the_web_refuses_optional_noise(web):
     """Why noise can be made required: once this works, it need not."""
     tested = case("gaussian")
-    assert "noise" in run_web(web, tmp_path, graph("gaussian", "optional"), tested.feeds)
-    assert isinstance(run_web(web, tmp_path, graph("gaussian", "optional"), {"obs": tested.visited}), np.ndarray)
+    assert "noise" in run_web(web, graph("gaussian", "optional"), tested.feeds)
+    assert isinstance(run_web(web, graph("gaussian", "optional"), {"obs": tested.visited}), np.ndarray)
