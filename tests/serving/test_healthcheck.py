@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,26 +55,31 @@ def tls(certificates: Path, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize(
-    "kind", ["plain", "IPv6", "any", "TLS", "client certificates", "Unix socket", "socket and TLS"]
-)
-def test_a_ready_server_is_healthy_however_it_listens(discrete, tmp_path, certificates, kind, workers):
-    port = ["--port", str(free_port())]
-    arguments = {
-        "plain": port,
-        "IPv6": [*port, "--host=::1"],
-        "any": [*port, "--host=::", "--insecure"],
-        "TLS": [*port, *tls(certificates, "cert", "key")],
-        "client certificates": [*port, *tls(certificates, "cert", "key", "client-ca")],
-        "Unix socket": ["--uds", "socket"],
-        "socket and TLS": ["--uds", "socket", *tls(certificates, "cert", "key")],
-    }[kind]
-    with running(discrete, tmp_path, *arguments, "--workers", workers) as process:
-        assert check("--pid", process.pid) == (0, "")
-        process.send_signal(signal.SIGSTOP)
+def test_a_ready_server_is_healthy_however_it_listens(discrete, tmp_path, certificates, workers):
+    """All are stopped and asked together, since each check waits for seconds."""
+    kinds = {
+        "plain": ["--port"],
+        "IPv6": ["--host=::1", "--port"],
+        "any": ["--host=::", "--insecure", "--port"],
+        "TLS": [*tls(certificates, "cert", "key"), "--port"],
+        "client certificates": [*tls(certificates, "cert", "key", "client-ca"), "--port"],
+        "Unix socket": ["--uds"],
+        "socket and TLS": [*tls(certificates, "cert", "key"), "--uds"],
+    }
+    with ExitStack() as servers, ThreadPoolExecutor(len(kinds)) as pool:
+        processes = []
+        for number, arguments in enumerate(kinds.values()):
+            where = f"socket{number}" if arguments[-1] == "--uds" else free_port()
+            server = running(discrete, tmp_path, *arguments, str(where), "--workers", workers)
+            processes.append(servers.enter_context(server))
+        said = dict(zip(kinds, [check("--pid", process.pid) for process in processes], strict=True))
+        assert said == dict.fromkeys(kinds, (0, ""))
         if workers == "1":
-            status, said = check("--pid", process.pid)
-            assert (status, said[:11]) == (1, "not ready: ")
+            for process in processes:
+                process.send_signal(signal.SIGSTOP)
+            answers = list(pool.map(lambda process: check("--pid", process.pid), processes))
+            said = {kind: (status, text[:11]) for kind, (status, text) in zip(kinds, answers, strict=True)}
+            assert said == dict.fromkeys(kinds, (1, "not ready: "))
 
 
 @pytest.mark.parametrize("names", [("cert", "key"), ("cert", "key", "client-ca")])

@@ -28,8 +28,8 @@ SERVING = ("numpy", "asyncio", "ssl", "http.client", "uvloop", "httptools", "orj
 class Command:
     """A process that runs `trpo-tf`, with what tests use of `subprocess.Popen`."""
 
-    def __init__(self, pid: int, status: int, stdout: IO[str], stderr: IO[str]) -> None:
-        self.pid, self.stdout, self.stderr, self._status = pid, stdout, stderr, status
+    def __init__(self, args: list[str], pid: int, status: int, stdout: IO[str], stderr: IO[str]) -> None:
+        self.args, self.pid, self.stdout, self.stderr, self._status = args, pid, stdout, stderr, status
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -90,7 +90,7 @@ def start(
     """
     variables = dict(os.environ if environment is None else environment)
     variables["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, ROOT]))
-    request = {
+    request: dict[str, Any] = {
         "code": code,
         "arguments": list(map(str, arguments)),
         "folder": str(folder),
@@ -104,7 +104,7 @@ def start(
     for descriptor in theirs:
         os.close(descriptor)
     stdout, stderr = (os.fdopen(read) for read, _ in pipes[:2])
-    return Command(int(server.recv(16)), pipes[2][0], stdout, stderr)
+    return Command(request["arguments"], int(server.recv(16)), pipes[2][0], stdout, stderr)
 
 
 def run(folder: Path, *arguments: object, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:

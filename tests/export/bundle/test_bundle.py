@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support import command_line
 from tests.support.export.hand_made import Continuous, Discrete, observations
 from tests.support.paths import ROOT
 from trpo_tf import serving
@@ -252,8 +253,7 @@ write_bundle(policy.function, policy.spec, {target!r})
 
 def test_a_kill_in_the_middle_leaves_no_half_bundle(tmp_path):
     target = tmp_path / "bundle"
-    code = KILLED.format(target=str(target))
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False, timeout=60)
+    done = command_line.run(tmp_path, code=KILLED.format(target=str(target)))
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not target.exists()
     assert all(path.name.startswith(".") for path in tmp_path.iterdir())  # what a server does not look at

@@ -36,9 +36,9 @@ def compare(model, kind):
     return agrees(onnx_actor(model.SerializeToString(), tested.policy.spec), tested)
 
 
-# Every opset for a choice and for numbers, and the oldest and the newest for all kinds.
-OPSET_CASES = [(kind, opset) for kind in ("categorical", "gaussian") for opset in OPSETS[1:-1]]
-OPSET_CASES += [(kind, opset) for kind in KINDS for opset in (OPSETS[0], OPSETS[-1])]
+# Every opset for a choice and for numbers, and the oldest for all kinds; all other tests have the default one.
+OPSET_CASES = [(kind, opset) for kind in ("categorical", "gaussian") for opset in OPSETS[1:]]
+OPSET_CASES += [(kind, OPSETS[0]) for kind in KINDS]
 
 
 @pytest.mark.parametrize(("kind", "opset"), OPSET_CASES)

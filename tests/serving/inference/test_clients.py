@@ -91,7 +91,7 @@ def test_schemathesis_finds_no_fault_with_the_document(server, tmp_path):
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{server.port}/openapi.json"),
         *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
-        *("--max-examples", "15", "--seed", "1", "--generation-database", "none", "--no-color"),
+        *("--max-examples", "8", "--seed", "1", "--generation-database", "none", "--no-color"),
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -170,11 +170,11 @@ def test_a_single_bundle_is_replaced_by_rename_under_load(start, discrete, tmp_p
 @pytest.mark.slow
 def test_the_benchmark_sees_no_failure():
     script = ROOT / "benchmarks" / "reload.py"
-    command = [sys.executable, str(script), "--seconds", "4", "--every", "0.5", "--clients", "2", "--workers", "2"]
+    command = [sys.executable, str(script), "--seconds", "2", "--every", "0.4", "--clients", "2", "--workers", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     reloads, asked, failed, seen, *_ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
-    assert int(reloads) > 3
+    assert int(reloads) > 1
     assert int(asked) > 10
     assert (failed, int(seen) > 1) == ("0", True)
 

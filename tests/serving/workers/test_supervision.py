@@ -72,17 +72,19 @@ def test_a_worker_that_hangs_is_replaced_within_ten_seconds(start, discrete, how
 
 
 def test_neither_a_parent_that_was_stopped_nor_full_load_costs_a_worker(start, discrete):
-    """Two busy processes on every core; the parent is stopped for longer than a worker may be silent."""
+    """Two busy processes on every core; the parent is stopped for longer than a worker may be silent, 2.5 seconds."""
+    code = "import sys, trpo_tf.serving.workers.supervisor as s, trpo_tf.serving.__main__ as m\n"
+    code += "s.PING_SECONDS = 0.5\nsys.exit(m.main())"
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
-        with start(discrete, "--workers", "2") as server:
+        with start(discrete, "--workers", "2", code=code) as server:
             before = workers_of(server.process)
             server.process.send_signal(signal.SIGSTOP)
             stopped = time.monotonic()
-            while time.monotonic() - stopped < 9:
+            while time.monotonic() - stopped < 4.5:
                 assert server.request("POST", INFER, request(4096))[0] == 200
             server.process.send_signal(signal.SIGCONT)
-            time.sleep(3)
+            time.sleep(1.5)
             assert workers_of(server.process) == before
             assert server.stop(signal.SIGTERM) == (0, "")
     finally:
