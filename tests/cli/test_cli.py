@@ -14,7 +14,7 @@ import docstring_parser
 import pytest
 
 from tests.support import command_line
-from tests.support.paths import BUNDLES, ROOT
+from tests.support.paths import ROOT
 from trpo_tf import serving
 from trpo_tf.__main__ import main
 from trpo_tf.cli import main as cli
@@ -373,7 +373,7 @@ def test_a_bundle_is_evaluated_without_tensorflow():
 
 def test_a_reader_that_has_enough_is_no_error():
     done = subprocess.run(
-        f"{sys.executable} -m trpo_tf verify {BUNDLES / 'masked'} | head -n 1",
+        f"{sys.executable} -m trpo_tf train --help | head -n 1",
         shell=True,
         cwd=ROOT,
         capture_output=True,

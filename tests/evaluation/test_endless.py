@@ -22,27 +22,27 @@ SETTINGS = ("--preset", "default", "--total-steps", "4096", "--num-envs", "4", "
 @pytest.fixture(scope="module")
 def run(small_config, tmp_path_factory):
     Endless.steps = 0
-    return train(small_config(ENDLESS, total_steps=1000, eval_episodes=2), tmp_path_factory.mktemp("runs") / "run")
+    return train(small_config(ENDLESS, total_steps=400, eval_episodes=2), tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_an_evaluation_takes_no_more_steps_than_training_and_says_what_it_cut(run):
-    assert Endless.steps <= 3 * 1000 + 4  # and one for each environment that is built anew
+    assert Endless.steps <= 3 * 400 + 4  # and one for each environment that is built anew
     for stage in ("untrained", "trained"):
         evaluation = run.summary[stage]
-        assert (evaluation["episodes_cut"], evaluation["longest_episode"]) == (2, 500)
+        assert (evaluation["episodes_cut"], evaluation["longest_episode"]) == (2, 200)
         assert evaluation["mean_length"] is None
 
 
 def test_the_commands_say_it_too(run, tmp_path, capsys):
     main(["evaluate", str(run.folder), "--episodes", "5"])
     out = capsys.readouterr().out
-    assert "5 of 5 episodes did not end within 200 steps and were cut there" in out
+    assert "5 of 5 episodes did not end within 80 steps and were cut there" in out
     export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=1)
     for source in (run.folder, tmp_path / "bundle"):
         main(["evaluate", str(source), "--episodes", "4", "--longest-episode", "7", "--json"])
         assert json.loads(capsys.readouterr().out)["longest_episode"] == 7
     main(["evaluate", str(tmp_path / "bundle"), "--episodes", "4", "--json"])
-    assert json.loads(capsys.readouterr().out)["longest_episode"] == 250
+    assert json.loads(capsys.readouterr().out)["longest_episode"] == 100
 
 
 def test_periodic_evaluations_take_no_more_steps_than_training(small_config, tmp_path):
