@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare_target import compare_target
-from trpo_tf.export.parity.proof import Proof, manifest_parity
+from trpo_tf.export.parity.proof import Proof, manifest_parity, proof_table
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import spec_of
@@ -39,7 +39,7 @@ def make_targets(
             if name not in optional:
                 raise
             observer(f"{name} is left out: {error}")
-            shutil.rmtree(folder / target.path, ignore_errors=True)
+            _remove(folder / target.path)
             continue
         actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.follows_form
@@ -49,6 +49,38 @@ def make_targets(
             name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further, step=step
         )
     return actors, proofs
+
+
+def without_lossy(
+    folder: Path,
+    targets: Mapping[str, Target],
+    proofs: dict[str, Proof],
+    cases: ReferenceCases,
+    optional: Collection[str],
+    observer: Callable[[str], None],
+) -> dict[str, Proof]:
+    """Leave out the `optional` targets in 8 bits that lose the policy.
+
+    The observer is called with each reason, and then with a table of all targets, also of those that are left out.
+    """
+    lossy = {
+        name: reason
+        for name, proof in proofs.items()
+        if name in optional and not proof.exact and (reason := proof.failure(cases))
+    }
+    for name, reason in lossy.items():
+        observer(f"{name} is left out: it {reason}")
+        _remove(folder / targets[name].path)
+    if lossy:
+        observer(f"all targets that were compared:\n{proof_table(proofs)}")
+    return {name: proof for name, proof in proofs.items() if name not in lossy}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write(name: str, target: Target, inputs: ExportInputs, folder: Path) -> None:

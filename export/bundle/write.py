@@ -8,7 +8,7 @@ from typing import Unpack
 from trpo_tf.export.bundle.arguments import DEFAULT_NAME, Contents, check_arguments, check_contents
 from trpo_tf.export.bundle.describe import describe
 from trpo_tf.export.bundle.graphs import export_inputs, further_outputs, policy_graphs
-from trpo_tf.export.bundle.make_targets import make_targets, target_parity
+from trpo_tf.export.bundle.make_targets import make_targets, target_parity, without_lossy
 from trpo_tf.export.graph.convert_policy import serialized
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
 from trpo_tf.export.parity.proof import Proof, is_repeatable, without_returns
@@ -89,8 +89,11 @@ def write_bundle(
         inputs = export_inputs(function, outputs, manifest, form, graphs, cases)
         optional = chosen.keys() - {"onnx", *targets}
         actors, proofs = make_targets(folder, manifest, chosen, inputs, cases, optional, observer)
-        chosen = {target: chosen[target] for target in proofs}
         proofs, cases = _comparable(proofs, cases, observer)
+        if not accept_loss:
+            proofs = without_lossy(folder, chosen, proofs, cases, optional, observer)
+        chosen = {name: chosen[name] for name in proofs}
+        actors = {name: actors[name] for name in proofs}
         parity = target_parity(proofs, cases, chosen, manifest, accept_loss=accept_loss)
         manifest = replace(manifest, parity=parity)
         _say_missing(manifest, observer)

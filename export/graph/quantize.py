@@ -1,8 +1,9 @@
 """Quantize matrix products and convolutions of ONNX graphs to 8 bits; all else stays in floats.
 
 These stay in floats, since 8 bits would spoil them: observations before they are normalised, the noise, and the
-conversion to the action's units. Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without
-VNNI, where the file would act differently.
+conversion to the action's units. So do the products that the next state depends on, whose errors would add up along an
+episode. Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without VNNI, where the file would
+act differently.
 """
 
 import tempfile
@@ -13,7 +14,7 @@ import onnx
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.check import check_graph
-from trpo_tf.export.graph.editing import set_field
+from trpo_tf.export.graph.editing import names_read, set_field
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name
 
@@ -30,11 +31,12 @@ def quantize_dynamic(model: bytes) -> bytes:
     """
     from onnxruntime import quantization  # here, since telemetry must be off first
 
-    def quantize(source: onnx.ModelProto, target: str) -> None:
+    def quantize(source: onnx.ModelProto, target: str, kept: list[str]) -> None:
         quantization.quantize_dynamic(
             source,
             target,
             op_types_to_quantize=_OPERATORS,
+            nodes_to_exclude=kept,
             weight_type=quantization.QuantType.QInt8,
             reduce_range=True,
         )
@@ -56,18 +58,49 @@ def quantize_static(model: bytes, spec: PolicySpec, observations: Observation, n
         raise ExportError("observations are empty; give some that the policy visits")
     feeds = {**by_name(observations, spec.observation[0].name), spec.noise.name: noise}
 
-    def quantize(source: onnx.ModelProto, target: str) -> None:
+    def quantize(source: onnx.ModelProto, target: str, kept: list[str]) -> None:
         quantization.quantize_static(
             source,
             target,
             _Calibration({i.name: feeds[i.name] for i in source.graph.input}),
             op_types_to_quantize=_OPERATORS,
+            nodes_to_exclude=kept,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             reduce_range=True,
         )
 
     return _quantized(model, quantize)
+
+
+def state_products(graph: onnx.GraphProto) -> list[str]:
+    """Name the products that the next state depends on; none if no others would be left to quantize."""
+    inputs, producers = {i.name for i in graph.input}, {name: node for node in graph.node for name in node.output}
+    pending = [o.name for o in graph.output if o.name.startswith("next_") and o.name.removeprefix("next_") in inputs]
+    names: set[str] = set()
+    seen: set[str] = set()
+    while pending:
+        tensor = pending.pop()
+        if tensor in seen or tensor not in producers:
+            continue
+        seen.add(tensor)
+        node = producers[tensor]
+        pending.extend(names_read([node]))
+        if node.op_type in _OPERATORS:
+            names.add(node.name)
+    products = {node.name for node in graph.node if node.op_type in _OPERATORS}
+    return sorted(names) if products - names else []
+
+
+def _with_inputs_apart(graph: onnx.GraphProto, kept: list[str]) -> None:
+    """Copy the inputs of the products that are quantized: ONNX Runtime quantizes a tensor for all that read it."""
+    nodes = list(graph.node)
+    for place, node in enumerate(graph.node):
+        if node.op_type in _OPERATORS and node.name not in kept:
+            copy = f"{node.input[0]}_copy_{place}"
+            nodes.insert(nodes.index(node), onnx.helper.make_node("Identity", [node.input[0]], [copy]))
+            node.input[0] = copy
+    set_field(graph.node, nodes)
 
 
 class _Calibration:
@@ -86,7 +119,7 @@ def _batches(feeds: dict[str, Array]) -> Iterator[dict[str, Array]]:
         yield {name: array[start : start + _CALIBRATION_ROWS] for name, array in feeds.items()}
 
 
-def _quantized(content: bytes, quantize: Callable[[onnx.ModelProto, str], None]) -> bytes:
+def _quantized(content: bytes, quantize: Callable[[onnx.ModelProto, str, list[str]], None]) -> bytes:
     model = onnx.load_from_string(content)
     source = onnx.load_from_string(content)
     source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
@@ -95,9 +128,11 @@ def _quantized(content: bytes, quantize: Callable[[onnx.ModelProto, str], None])
     optional = [tensor for tensor in model.graph.initializer if tensor.name in inputs]
     for tensor in optional:
         source.graph.initializer.remove(tensor)
+    if kept := state_products(source.graph):
+        _with_inputs_apart(source.graph, kept)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "quantized.onnx"
-        quantize(source, str(target))
+        quantize(source, str(target), kept)
         quantized = onnx.load(target)
     quantized.graph.initializer.extend(optional)
     set_field(quantized.metadata_props, model.metadata_props)

@@ -5,7 +5,7 @@ It refuses arrays of uint64 and continuous actions of other types than float32.
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
         model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
         if int8_observations is not None:
             _check_quantizable(model)
+            kept = _state_products(model, [state.name for state in spec.next_state])
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-            model = _parsed(_quantized(converter, spec, batch, int8_observations))
+            model = _parsed(_quantized(converter, spec, batch, int8_observations, kept))
             check_scales(model, [getattr(BuiltinOperator, name) for name in _QUANTIZED])
     _rename_inputs(model, spec)
     if not any(np.dtype(each.dtype).kind in "iu" and np.dtype(each.dtype).itemsize == 8 for each in spec.state):
@@ -127,6 +128,30 @@ def _check_quantizable(model: Any) -> None:
         raise ExportError("the function has no matrix product and no convolution to compute in 8 bits; use floats")
 
 
+def _products(operators: Iterable[Any], model: Any) -> list[Any]:
+    quantized = [getattr(BuiltinOperator, name) for name in _QUANTIZED]
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    return [operator for operator in operators if codes[operator.opcodeIndex] in quantized]
+
+
+def _state_products(model: Any, names: Collection[str]) -> list[str]:
+    """Name the products that the next state depends on, as `trpo_tf.export.graph.quantize.state_products` does."""
+    (graph,), signature = model.subgraphs, model.signatureDefs[0]
+    producers = {tensor: operator for operator in graph.operators for tensor in operator.outputs}
+    pending = [output.tensorIndex for output in signature.outputs if output.name.decode() in names]
+    found: dict[int, Any] = {}
+    while pending:
+        tensor = pending.pop()
+        operator = producers.get(tensor)
+        if operator is not None and tensor not in found:
+            found[tensor] = operator
+            pending.extend(operator.inputs)
+    kept = _products(found.values(), model)
+    if len(kept) == len(_products(graph.operators, model)):
+        return []
+    return [graph.tensors[operator.outputs[0]].name.decode() for operator in kept]
+
+
 def _parsed(content: bytes) -> Any:
     return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
 
@@ -139,8 +164,13 @@ def _rename_inputs(model: Any, spec: PolicySpec) -> None:
             tensor.name = names[neutral[tensor.name.decode()]].encode()
 
 
-def _quantized(converter: Any, spec: PolicySpec, batch: int | None, observations: Observation) -> bytes:
-    """Convert with only the products in 8 bits. TensorFlow offers this choice only in its quantization debugger."""
+def _quantized(
+    converter: Any, spec: PolicySpec, batch: int | None, observations: Observation, kept: list[str]
+) -> bytes:
+    """Convert with only the products in 8 bits, but for those that are `kept` in floats.
+
+    TensorFlow offers this choice only in its quantization debugger.
+    """
     noise = draw_noise(spec.noise, batch_size(observations), np.random.default_rng(0))
 
     def calibration() -> Iterator[dict[str, Array]]:
@@ -152,7 +182,7 @@ def _quantized(converter: Any, spec: PolicySpec, batch: int | None, observations
 
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_LEFT_IN_FLOATS)
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=_LEFT_IN_FLOATS, denylisted_nodes=kept)
     with warnings.catch_warnings():
         # It opens the model that it would debug in tf.lite's interpreter, which is to go in a later release.
         warnings.filterwarnings("ignore", "(?s).*tf.lite.Interpreter is deprecated", UserWarning)

@@ -184,5 +184,11 @@ def manifest_parity(
     }
     for name, reason in failures.items():
         if reason and not accept_loss:
-            raise ParityError(f"{name} {reason}", text_table(columns_of(parity), proof_rows(parity, {})))
+            raise ParityError(f"{name} {reason}", proof_table(proofs))
     return parity
+
+
+def proof_table(proofs: Mapping[str, Proof]) -> str:
+    """Format how targets compare, without their sizes and latencies."""
+    figures = {name: proof.to_dict() for name, proof in proofs.items()}
+    return text_table(columns_of(figures), proof_rows(figures, {}))
