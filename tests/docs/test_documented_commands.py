@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"trpo-tf train (gymnasium_robotics|shimmy|minigrid|highway_env|pursuit):": "needs packages that may be absent; "
     "tests/envs/test_environments_of_others.py makes them where they are there",
     r"trpo-tf benchmark ": "takes hours; tests/benchmark runs the command with small suites",
+    r"trpo-tf search ": "takes minutes; tests/search runs the command with two trials",
     r"trpo-tf bench-latency BUNDLE \[": "shows options in brackets; tests/evaluation/test_bench_latency.py runs it",
     r"trpo-tf serve (?!bundle)|TRPO_TF_\S+ .*trpo-tf serve": "tests/serving starts servers with these options",
     r"python -m trpo_tf\.serving\.keys ": "appends to a file; tests/serving/test_keys.py runs it",

@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from trpo_tf.cli.acting import BenchLatency, Predict, Serve
 from trpo_tf.cli.exporting import Export, Verify
 from trpo_tf.cli.showing import Record, Report
-from trpo_tf.cli.studies import Benchmark, Demo, Lab
+from trpo_tf.cli.studies import Benchmark, Demo, Lab, Search
 from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, fail, one_line, say
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.former_names import FLAGS
@@ -70,6 +70,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": Demo,
     "lab": Lab,
     "benchmark": Benchmark,
+    "search": Search,
 }
 
 

@@ -1,4 +1,4 @@
-"""Commands that run a whole study: demo, lab, benchmark."""
+"""Commands that run a whole study: demo, lab, benchmark, search."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say
 
@@ -101,3 +101,63 @@ class Benchmark:
             for name, reason in outcome.failures.items():
                 print(f"{name} failed: {reason}", file=sys.stderr)  # noqa: T201
             fail(f"error: runs failed: {len(outcome.failures)}; the same command tries them again", FAILED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Search for settings with Optuna, stop hopeless trials early, and write the best settings to best.toml.
+
+    Each trial is a process on one core. The same command goes on with a search that was stopped or killed.
+    """
+
+    env_id: Positional[str]
+    """Gymnasium environment"""
+    space: Annotated[Path, arg(metavar="FILE")]
+    """TOML file of the settings to search, with choices or bounds for each"""
+    trials: int = 20
+    """trials of the study, with those of earlier calls"""
+    jobs: int = 1
+    """trials in parallel"""
+    seeds: int = 1
+    """runs of each trial, whose mean return counts"""
+    first_seed: int = 100
+    """seed of the first run; those that you report should be others"""
+    settings: Annotated[Path | None, arg(name="config", metavar="FILE")] = None
+    """settings to start from: the config.toml of a run, by default the environment's preset"""
+    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
+    """change a setting for all trials by its name in config.toml; may be given repeatedly"""
+    storage: Annotated[str | None, arg(metavar="FILE|URL")] = None
+    """Optuna's storage: a journal file, or the URL of a database; by default study.log in --out"""
+    study: Annotated[str | None, arg(metavar="NAME")] = None
+    """name of the study, by default the environment's"""
+    seed: int = 0
+    """seed of the search itself"""
+    out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/search")
+    """folder of best.toml, the trials' logs and the study"""
+
+    def __call__(self) -> None:
+        """Search, and print the best trials; the exit status is 1 if a trial failed."""
+        from trpo_tf.config.settings import load_preset, preset_for, read_config, with_changes
+        from trpo_tf.search.run import BEST_FILE, search
+        from trpo_tf.search.space import read_space
+        from trpo_tf.search.study import Search as Wanted
+        from trpo_tf.search.study import require_optuna
+
+        require_optuna()
+        given = None if self.settings is None else dataclasses.replace(read_config(self.settings), env_id=self.env_id)
+        config = with_changes(given or load_preset(preset_for(self.env_id), self.env_id), self.changes)
+        wanted = Wanted(
+            config=config,
+            space=read_space(self.space, config),
+            storage=self.storage or str(self.out / "study.log"),
+            study=self.study or self.env_id,
+            seeds=range(self.first_seed, self.first_seed + self.seeds),
+        )
+        outcome = search(wanted, self.trials, jobs=self.jobs, out=self.out, seed=self.seed)
+        if outcome.table:
+            best = self.out / BEST_FILE
+            say(f"{outcome.table}\n\nbest settings written to {best}; train with: trpo-tf train --config {best}")
+        for number, reason in outcome.failures.items():
+            print(f"trial process {number} failed: {reason}", file=sys.stderr)  # noqa: T201
+        if outcome.failures:
+            fail(f"error: trials failed: {len(outcome.failures)}; the same command tries more", FAILED)

@@ -19,6 +19,11 @@ def check_new_run(config: Config, out: Path | None) -> None:
     with readable_errors(config.env_id):
         config = dataclasses.replace(config, env_id=resolved_id(config.env_id))
     require_new(default_folder(config) if out is None else out)
+    check_environment(config)
+
+
+def check_environment(config: Config) -> None:
+    """Raise `UserError` for an environment that can't be made or trained, or a missing backend."""
     with contextlib.closing(make_env(config.made_environment, limit_ends=config.sampling.time_feature)) as env:
         Spaces.of(env)
     if not config.sampler_is_vine:
