@@ -10,6 +10,7 @@ import tensorflow as tf
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.convert import with_neutral_names
 from trpo_tf.export.policy.functions import Actor, Answers, Outputs
+from trpo_tf.export.policy.input_checks import with_input_checks
 from trpo_tf.export.policy.on_arrays import OnArrays
 from trpo_tf.export.policy.signature_names import signature_names
 from trpo_tf.export.policy.spec import PolicySpec, spec_of
@@ -31,8 +32,9 @@ action = act(**feeds)["{action}"].numpy()[0]
 def write_saved_model(outputs: Outputs, spec: PolicySpec, path: Path) -> None:
     """Write a SavedModel with the signatures `serving_default` (takes observations) and `sample` (takes noise too).
 
-    Raises `ExportError` for what a SavedModel can't hold.
+    Both check the inputs of a policy with state or a mask. Raises `ExportError` for what a SavedModel can't hold.
     """
+    outputs = with_input_checks(outputs, spec)
 
     def deterministic(observation: Any) -> dict[str, Any]:
         rows = tf.shape(list_parts(observation)[0])[0]

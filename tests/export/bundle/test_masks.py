@@ -155,6 +155,16 @@ def test_actions_are_legal_in_process_however_they_are_drawn(name, bundles):
     np.testing.assert_array_equal(alone, policy.act_batch(seen)[:50])
 
 
+def test_a_saved_model_names_a_mask_without_an_action(bundles):
+    act = tf.saved_model.load(str(bundles / "several" / "saved_model")).signatures["serving_default"]
+    inputs = {name: tf.constant(array[:2]) for name, array in visited("several").items()}
+    act(**inputs)
+    mask = inputs["action_mask"].numpy()
+    mask[1, :3] = False
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"input .*action_mask.* allows no action in a row"):
+        act(**inputs | {"action_mask": tf.constant(mask)})
+
+
 def test_in_c_the_first_action_answers_a_mask_without_one(tmp_path):
     name = "several"
     policy, spec = masked_policy(name), masked_policy(name).spec
