@@ -14,7 +14,7 @@ from trpo_tf.serving import BundleError
 from trpo_tf.serving.arguments import expect
 from trpo_tf.serving.bundle.signing import signer
 from trpo_tf.serving.bundle.specs import Statistics
-from trpo_tf.serving.runtime.policy import as_observations
+from trpo_tf.serving.runtime.conversion import as_observations
 
 DEFAULT_NAME = "policy"
 

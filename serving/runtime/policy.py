@@ -13,27 +13,17 @@ from trpo_tf.serving.bundle.manifest import Manifest, read_checked, read_manifes
 from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.onnx_check import check_model
 from trpo_tf.serving.bundle.signing import signed_copy
-from trpo_tf.serving.bundle.specs import RESET, ArraySpec, NoiseSpec, StateSpec
+from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.runtime.action_masks import mask_check
+from trpo_tf.serving.runtime.conversion import as_carried, as_observations, shown_shape
 from trpo_tf.serving.runtime.io_binding import BoundGraph
 from trpo_tf.serving.runtime.not_finite import check_finite
-from trpo_tf.serving.runtime.observations import (
-    Array,
-    Observation,
-    all_finite,
-    batch_size,
-    by_name,
-    parts_of,
-    structured,
-)
+from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
 
 if TYPE_CHECKING:
     from trpo_tf.serving.runtime.session import Session
-
-# Kinds of NumPy dtypes that a converted Python sequence may have, by the kind of the policy's input.
-_CONVERTIBLE = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 
 _ONNX_NAMES = {"float32": "float", "float64": "double"}
 """ONNX Runtime's names of dtypes that NumPy names differently."""
@@ -215,76 +205,6 @@ def draw_noise(spec: NoiseSpec, batch: int, rng: "np.random.Generator") -> Array
             raise ValueError(f"noise law {law!r} is unknown")
 
 
-def as_observations(value: Any, specs: Sequence[ArraySpec], *, batched: bool) -> Observation:
-    """Check observations against their specs and return them as [batch, ...] in the declared dtypes.
-
-    An array must have the declared dtype exactly; a Python sequence is converted. Raises `ValueError`.
-    """
-    if len(specs) == 1 and not isinstance(value, Mapping):
-        return _as_batch(value, specs[0], "observation", batched=batched)
-    named = parts_of(value, [spec.name for spec in specs])
-    missing = [spec.name for spec in specs if spec.name not in named]
-    if missing:
-        names = ", ".join(spec.name for spec in specs)
-        raise ValueError(f"observation lacks {missing[0]!r}; give a dict of {names}")
-    parts = {
-        spec.name: _as_batch(named[spec.name], spec, f"observation {spec.name!r}", batched=batched) for spec in specs
-    }
-    if len({len(part) for part in parts.values()}) > 1:
-        raise ValueError("the parts of the observation have different batch sizes")
-    return structured(parts)
-
-
-def as_carried(state: Mapping[str, Any], reset: Any, specs: Sequence[StateSpec], batch: int) -> dict[str, Array]:
-    """Check state [batch, ...] by name and `reset` [batch], and return them as inputs of the graph.
-
-    Raises `ValueError`.
-    """
-    names = [spec.name for spec in specs]
-    if not isinstance(state, Mapping) or set(state) != set(names):
-        given = ", ".join(map(str, state)) if isinstance(state, Mapping) else repr(state)
-        raise ValueError(f"state must be a dict of {', '.join(names)}, not {given}")
-    carried = {spec.name: _as_batch(state[spec.name], spec, f"state {spec.name!r}", batched=True) for spec in specs}
-    carried[RESET] = _as_batch(reset, ArraySpec(RESET, "bool", ()), RESET, batched=True)
-    for name, array in carried.items():
-        if len(array) != batch:
-            raise ValueError(f"{name!r} has {len(array)} rows, and the observation {batch}; give as many")
-    return carried
-
-
-def _as_batch(value: Any, spec: ArraySpec | StateSpec, what: str, *, batched: bool) -> Array:
-    array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec, what)
-    if array.dtype != spec.dtype:
-        raise ValueError(f"{what} has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})")
-    expected = spec.shape
-    got = array.shape[1:] if batched and array.ndim else array.shape
-    if got != expected or (batched and (array.ndim == 0 or len(array) == 0)):
-        shown = ("batch", *expected) if batched else expected
-        raise ValueError(f"{what} has shape {_shape(array.shape)}, the policy takes {_shape(shown)}")
-    if array.dtype.kind == "f" and not all_finite(array):
-        raise ValueError(f"{what} holds a value that is not finite (NaN or infinity)")
-    return np.ascontiguousarray(array if batched else array[np.newaxis])
-
-
-def _convert(value: Any, spec: ArraySpec | StateSpec, what: str) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        raise ValueError(f"{what} is a ragged sequence; give one number for each element") from None
-    dtype = np.dtype(spec.dtype)
-    if array.dtype.kind not in _CONVERTIBLE[dtype.kind]:
-        raise ValueError(f"{what} holds {array.dtype} values, the policy takes {spec.dtype}")
-    with np.errstate(over="ignore"):  # the check for finite values comes next
-        converted = array.astype(dtype)
-    if dtype.kind in "iu" and not np.array_equal(converted, array):
-        raise ValueError(f"{what} holds a value out of range for {spec.dtype}")
-    return converted
-
-
-def _shape(shape: Sequence[object]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
     inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
     _check_tensors("input", inputs, manifest.inputs)
@@ -303,6 +223,6 @@ def _check_tensors(kind: str, tensors: Sequence[Any], specs: Sequence[ArraySpec 
         )
         if tensor.type != f"tensor({_ONNX_NAMES.get(spec.dtype, spec.dtype)})" or not fits:
             raise BundleError(
-                f"{MODEL_FILE} has {kind} {spec.name!r} as {tensor.type}{_shape(tensor.shape)}, not "
-                f"{spec.dtype}{_shape(('batch', *spec.shape))} as the manifest says; export it again"
+                f"{MODEL_FILE} has {kind} {spec.name!r} as {tensor.type}{shown_shape(tensor.shape)}, not "
+                f"{spec.dtype}{shown_shape(('batch', *spec.shape))} as the manifest says; export it again"
             )

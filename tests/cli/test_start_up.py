@@ -20,6 +20,7 @@ LIGHT = {
     ("export", "nowhere", "--out", "bundle"): (2, (*TRAINER, *SIMULATORS, "onnxruntime")),
     ("train", "--resume", "nowhere"): (2, (*TRAINER, *SIMULATORS, "onnxruntime")),
     ("train", "CartPole-v1", "--preset", "none"): (2, (*TRAINER, *SIMULATORS, "onnxruntime")),
+    ("train", "NoSuchTask-v0"): (2, (*TRAINER, "mujoco", "envpool", "ale_py", "onnxruntime")),
 }
 ACTING = {
     ("predict", BUNDLE, "--observation", "[0, 0, 0, 0]"): (0, (*TRAINER, *SIMULATORS, "rich")),
@@ -27,7 +28,6 @@ ACTING = {
         0,
         (*TRAINER, "mujoco", "envpool", "ale_py", "rich"),
     ),
-    ("train", "NoSuchTask-v0"): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "no_such_module:Task-v0"): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "CartPole-v1", "--env-kwargs", '{"no": 1}'): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "CartPole-v1", "--out", str(ROOT)): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),

@@ -9,8 +9,8 @@ import numpy as np
 
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.serving import ArraySpec
+from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.observations import ROOT, Array, Observation, by_name, list_parts, parts_of, structured
-from trpo_tf.serving.runtime.policy import as_observations
 
 NUMBERS = frozenset((float, int, np.float64, np.float32))
 FLAGS = frozenset((bool, np.bool_))
