@@ -50,7 +50,8 @@ class OnArrays:
             kept = tf.while_loop(lambda batch, _: batch < count, step, (0, kept), parallel_iterations=1)[1]
             return tf.nest.map_structure(lambda array: array.concat(), kept)
 
-        return tf.function(loop, [*self._signature, tf.TensorSpec((), tf.int32)], autograph=False)
+        # A partial, since TensorFlow counts tracings by a function's code, and would warn of those of other policies.
+        return tf.function(functools.partial(loop), [*self._signature, tf.TensorSpec((), tf.int32)], autograph=False)
 
 
 def in_batches(function: Actor | Answers, inputs: Observation, noise: Array, size: int) -> Iterator[tuple[slice, Any]]:
