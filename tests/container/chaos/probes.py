@@ -50,12 +50,12 @@ class Probed:
                 self.counters[name + labels] = float(value)
         self.scraped = when
 
-    def requests(self, model: str) -> dict[str, float]:
-        """Right answers of a model that were counted, by protocol."""
+    def requests(self, *models: str) -> dict[str, float]:
+        """Right answers of models that were counted, by protocol."""
         counted: dict[str, float] = defaultdict(float)
         for name, value in self.counters.items():
             labels = dict(re.findall(r'(\w+)="([^"]*)"', name))
-            is_right = labels.get("code") in ("200", "OK") and labels.get("model") == model
+            is_right = labels.get("code") in ("200", "OK") and labels.get("model") in models
             if name.startswith("trpo_tf_requests_total") and is_right:
                 counted[labels["protocol"]] += value
         return dict(counted)

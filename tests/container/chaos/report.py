@@ -10,7 +10,7 @@ from typing import Any
 from tests.container.chaos.probes import Probe, Probed
 from tests.container.chaos.processes import REPLACED_SECONDS, Blow
 from tests.container.chaos.tally import Loss, Tally, percentiles
-from tests.container.chaos.target import MODEL
+from tests.container.chaos.target import MODEL, RECURRENT
 from tests.container.chaos.unusual import CONVERSATIONS
 
 MOST_GROWTH = 0.10
@@ -161,7 +161,7 @@ def _longest_run(truths: Sequence[bool]) -> int:
 
 def _metrics(tallies: dict[str, Tally], probed: Probed, course: Course) -> dict[str, Any]:
     """Right answers that were counted, beside those that had arrived before the last scrape."""
-    counted, result = probed.requests(MODEL), {}
+    counted, result = probed.requests(MODEL, RECURRENT), {}
     for protocol in ("http", "grpc"):
         by_second: Counter[int] = Counter()
         for tally in tallies.values():
