@@ -24,6 +24,7 @@ from trpo_tf.runs.metrics_log import MetricsLog
 from trpo_tf.runs.profiler import Profiler
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.workers import Workers
+from trpo_tf.support.freed_memory import return_freed_memory
 from trpo_tf.support.graceful_stop import StopRequest
 from trpo_tf.training.best_policy import PeriodicEvaluation
 from trpo_tf.training.callbacks import KerasListeners
@@ -110,7 +111,10 @@ class _Loop:
         started = time.perf_counter() - self._state.seconds
         self._restart_environments()
         while self._state.steps + learner.iteration_steps <= config.total_steps and not self.listeners.stop_training:
+            is_first = not metrics
             metrics = self._iterate(started)
+            if is_first:  # everything is compiled now
+                return_freed_memory()
             if self.stop.requested:
                 raise KeyboardInterrupt
             if self._is_checkpoint_due():
