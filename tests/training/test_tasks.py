@@ -105,7 +105,7 @@ def test_the_vine_solves_cartpole(tmp_path):
 @pytest.mark.parametrize("algo", ["npg", "kl-penalty"])
 def test_other_kinds_of_algorithm_improve_on_pendulum(algo, tmp_path):
     sampling = SamplingConfig(num_envs=32, discount=0.9)
-    config = Config("Pendulum-v1", algo=algo, total_steps=150_000, sampling=sampling, eval_episodes=50)
+    config = Config("Pendulum-v1", algo=algo, total_steps=150_000, sampling=sampling, eval_episodes=20)
     run = train_until(-500.0, config, tmp_path / "run")
     gain = run.summary["trained"]["mean_return"] - run.summary["untrained"]["mean_return"]
     assert run.state.steps <= 150_000
