@@ -101,7 +101,7 @@ def serving_only():
 
 @pytest.fixture(scope="session")
 def small_config():
-    """Makes configs that train in a second and evaluate nothing: `small_config(env_id, total_steps=..., squash=...)`."""
+    """Makes configs that train in a second and evaluate nothing: `small_config(env_id, total_steps=...)`."""
     from trpo_tf.config.settings import Config, CriticConfig, InnerConfig, PolicyConfig, SamplingConfig
 
     base = Config(
