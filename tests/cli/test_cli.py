@@ -393,3 +393,10 @@ def test_without_tensorflow_a_command_says_what_to_install():
     assert "tensorflow" in done.stderr
     assert "; pip install '.[all]' in a checkout of trpo-tf\n" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_warning_of_gymnasium_is_plain(tmp_path):
+    done = command_line.run(tmp_path, "train", "CartPole-v0", "--env-kwargs", '{"no": 1}')
+    warning, error = done.stderr.splitlines()
+    assert warning.startswith("warning: The environment CartPole-v0 is out of date.")
+    assert error.startswith("error: ")

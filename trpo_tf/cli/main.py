@@ -57,6 +57,9 @@ _OPTIONAL = frozenset(
 )
 """Packages that are absent from an installation for serving only, or without extras."""
 
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""Escape sequences that set a terminal's colours."""
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": _AnyTrain,
     "evaluate": Evaluate,
@@ -204,4 +207,6 @@ def _with_version(env_id: str) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_where: Any) -> None:
     if not issubclass(category, DeprecationWarning | FutureWarning):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+        # Gymnasium's warnings have colours, and a name of their level.
+        plain = _COLOUR.sub("", " ".join(str(message).split())).removeprefix("WARN: ")
+        print(f"warning: {plain}", file=sys.stderr)  # noqa: T201
