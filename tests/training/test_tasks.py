@@ -50,19 +50,19 @@ def train_until(goal, config, folder):
 
 
 @pytest.mark.parametrize(
-    ("env_id", "steps", "goal"),
+    ("env_id", "steps", "goal", "enough"),
     [
-        ("CartPole-v1", 50_000, 475.0),
-        ("Acrobot-v1", 100_000, -100.0),
-        ("Pendulum-v1", 150_000, -250.0),
-        ("InvertedPendulum-v5", 100_000, 950.0),
+        ("CartPole-v1", 50_000, 475.0, np.inf),
+        ("Acrobot-v1", 100_000, -100.0, -88.0),
+        ("Pendulum-v1", 150_000, -250.0, -200.0),
+        ("InvertedPendulum-v5", 100_000, 950.0, 1000.0),
     ],
 )
-def test_the_preset_solves_the_task(env_id, steps, goal, tmp_path):
-    """Cartpole's run goes to its end, annealed; the others end when they have solved it."""
+def test_the_preset_solves_the_task(env_id, steps, goal, enough, tmp_path):
+    """Cartpole's run goes to its end, annealed; the others end when they have clearly solved it."""
     config = dataclasses.replace(load_preset(env_id, env_id), eval_episodes=0)
     assert config.total_steps <= steps
-    run = (train if env_id == "CartPole-v1" else partial(train_until, goal))(config, tmp_path / "run")
+    run = (train if enough == np.inf else partial(train_until, enough))(config, tmp_path / "run")
     assert run.state.steps <= steps
     export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=2)
     evaluation = evaluate(serving.load(tmp_path / "bundle"), env_id, episodes=20)
@@ -92,13 +92,13 @@ def test_an_algorithm_comes_near_the_best_return_that_there_is(algo, env_id, tmp
 @pytest.mark.parametrize("algo", ["vpg", "ppo"])
 def test_other_kinds_of_algorithm_solve_cartpole(algo, tmp_path):
     config = dataclasses.replace(load_preset("default", "CartPole-v1"), algo=algo, total_steps=60_000)
-    assert train_until(475.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 475.0
+    assert train_until(500.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 475.0
 
 
 def test_the_vine_solves_cartpole(tmp_path):
     sampling = SamplingConfig(sampler="vine")
     config = Config("CartPole-v1", total_steps=200_000, sampling=sampling)
-    assert train_until(475.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 475.0
+    assert train_until(500.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 475.0
 
 
 # The other kinds: a natural gradient of a fixed size, and a penalty on the divergence.
@@ -115,7 +115,7 @@ def test_other_kinds_of_algorithm_improve_on_pendulum(algo, tmp_path):
 def test_a_radius_that_adapts_itself_solves_the_inverted_pendulum(tmp_path):
     trust_region = TrustRegionConfig(max_kl=0.01)
     config = Config("InvertedPendulum-v5", algo="trpo-adaptive", total_steps=60_000, trust_region=trust_region)
-    assert train_until(950.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 950.0
+    assert train_until(1000.0, config, tmp_path / "run").summary["trained"]["mean_return"] >= 950.0
 
 
 def test_the_loop_works_on_pixels_and_the_graph_takes_bytes(tmp_path):
@@ -169,7 +169,7 @@ def test_every_kind_of_choice_is_learned_and_exported(env_id, best, tmp_path):
     """Observations and actions of one space: the policy must learn to give back what it sees."""
     env_id = f"tests.support.environments:{env_id}"
     config = Config(env_id, total_steps=20_000, eval_episodes=0, sampling=SamplingConfig(batch_size=1024))
-    run = train_until(0.95 * best, config, tmp_path / "run")
+    run = train_until(best, config, tmp_path / "run")
     manifest = export_run(run, tmp_path / "bundle", targets=["onnx"], episodes=5)
     evaluation = evaluate(serving.load(tmp_path / "bundle"), config.env_id, episodes=50)
     assert evaluation.mean_return > 0.95 * best
