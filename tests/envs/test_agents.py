@@ -24,7 +24,9 @@ MORTAL = "tests.support.agents:Mortal-v0"
 
 @pytest.fixture(scope="module")
 def run(small_config, tmp_path_factory):
-    config = small_config(MORTAL, num_envs=6, batch_size=96, total_steps=3000, max_kl=0.1, eval_interval=1500)
+    config = small_config(
+        MORTAL, num_envs=6, batch_size=96, total_steps=3000, max_kl=0.1, eval_interval=1500, eval_episodes=2
+    )
     return train(config, tmp_path_factory.mktemp("agents") / "run", progress=False)
 
 

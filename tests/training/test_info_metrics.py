@@ -63,7 +63,7 @@ def telling():
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "with the time"])
 def run(request, telling, small_config, tmp_path_factory):
-    config = small_config(telling, total_steps=320, time_feature=request.param, stagger=False)
+    config = small_config(telling, total_steps=320, eval_episodes=2, time_feature=request.param, stagger=False)
     return train(config, tmp_path_factory.mktemp("telling") / "run", progress=False).folder
 
 
