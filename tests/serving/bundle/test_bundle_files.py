@@ -237,14 +237,15 @@ def test_golden_cases_that_unpack_to_more_than_they_may_are_refused(damaged, run
     for make, folder in zip(HOSTILE.values(), folders, strict=True):
         shutil.copytree(damaged, folder)
         put_golden(folder, make())
+    # A process begins with its parent's ru_maxrss; VmHWM is its own.
     code = (
-        "import resource, sys; from trpo_tf.serving import BundleError; from trpo_tf.serving.verify import verify\n"
-        f"verify({str(good)!r})\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "import re; from trpo_tf.serving import BundleError; from trpo_tf.serving.verify import verify\n"
+        "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])\n"
+        f"verify({str(good)!r}); before = peak()\n"
         f"for folder in {[str(folder) for folder in folders]!r}:\n"
         "    try: verify(folder); said = 'nothing'\n"
         "    except BundleError as error: said = str(error).replace(chr(10), ' ')\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, said)"
+        "    print(peak() - before, said)"
     )
     said = [line.split(" ", 1) for line in run_python(code).splitlines()]
     for how, (grown, refusal) in zip(HOSTILE, said, strict=True):
