@@ -27,6 +27,26 @@ COPY serving /app/trpo_tf/serving
 ENV PYTHONPATH=/app PYTHONPYCACHEPREFIX=/opt/bytecode
 RUN /opt/venv/bin/python /build/bytecode.py
 
+# What trains, alone or on a Ray cluster: docker build --target train -t trpo-tf-train . (docs/howto/cluster.md)
+FROM ${BASE_IMAGE} AS train
+COPY requirements/ray.txt /build/packages.txt
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/python -m pip install --quiet --no-cache-dir --require-hashes --only-binary :all: --requirement /build/packages.txt \
+ && printf '#!/bin/sh\nexec /opt/venv/bin/python -m trpo_tf "$@"\n' > /usr/local/bin/trpo-tf && chmod 755 /usr/local/bin/trpo-tf \
+ && useradd --create-home --uid 10001 trpo-tf && install -d -o trpo-tf /runs
+COPY trpo_tf /app/trpo_tf
+COPY export /app/export
+COPY serving /app/serving
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
+    ORT_DISABLE_TELEMETRY=1 \
+    MUJOCO_GL=egl
+WORKDIR /home/trpo-tf
+USER 10001:10001
+CMD ["trpo-tf", "train", "--help"]
+
 # The same base, so that the environment finds its Python where it was made.
 FROM ${BASE_IMAGE}
 ARG BASE_IMAGE

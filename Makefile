@@ -18,7 +18,7 @@
 # make bench-memory              memory of training against sb3-contrib, and its growth
 # make bench-export              bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
-# make bench-scale             speed of sampling with rollout workers; needs two idle cores
+# make bench-scale               speed of sampling with rollout workers against sb3-contrib and Gymnasium; needs two idle cores
 # make bench-act                 latency of one action in process, against other runtimes
 # make docs                      write docs/reference/options.md from the code
 # make protocol                  compile the messages of gRPC
@@ -28,7 +28,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
-EXTRAS = serve grpc sbom all dev
+EXTRAS = serve grpc sbom ray all dev
 
 .PHONY: demo docs test test-fast lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
 	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act bench-scale requirements clean
@@ -101,8 +101,8 @@ bench-export: $(VENV)/.installed-dev
 bench-act: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/act.py
 
-bench-scale: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/scale.py
+bench-scale: $(VENV)/.installed-dev .venv-peer/.installed
+	$(BIN)/python benchmarks/scale.py --peer .venv-peer/bin/python
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/reference/make_options.py

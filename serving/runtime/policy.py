@@ -186,9 +186,14 @@ def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
         expect(public_key, (str, os.PathLike), "public_key must be the path of a key", BundleError)
         with signed_copy(folder, Path(public_key)) as copy:
             return load(copy)
-    manifest = read_manifest(folder)
+    return Policy(*read_graph(folder))
+
+
+def read_graph(bundle: Path) -> tuple[bytes, Manifest]:
+    """Return the graph of a bundle folder, whose checksum is verified, and the manifest. Raises `BundleError`."""
+    manifest = read_manifest(bundle)
     check_memory(manifest, only_model=True)
-    return Policy(read_checked(folder, manifest, MODEL_FILE), manifest)
+    return read_checked(bundle, manifest, MODEL_FILE), manifest
 
 
 def draw_noise(spec: NoiseSpec, batch: int, rng: "np.random.Generator") -> Array:

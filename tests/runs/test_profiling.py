@@ -134,3 +134,11 @@ def test_the_clock_gives_each_moment_to_the_phase_that_is_on(monkeypatch):
     for phase in ("acting", "physics", "acting"):
         clock.enter(phase)
     assert clock.stop() == dict.fromkeys(PHASES, 0.0) | {"rest": 1.0, "acting": 2.0 + 8.0, "physics": 4.0}
+
+
+def test_seconds_of_another_process_are_taken_from_the_present_phase(monkeypatch):
+    ticks = iter([0.0, 8.0, 9.0])
+    monkeypatch.setattr("trpo_tf.support.phase_timer.time.perf_counter", lambda: next(ticks))
+    clock = PhaseClock()
+    clock.share({"physics": 5.0, "acting": 2.0})
+    assert clock.stop() == dict.fromkeys(PHASES, 0.0) | {"rest": 2.0, "physics": 5.0, "acting": 2.0}

@@ -6,9 +6,7 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -18,72 +16,32 @@ import pytest
 
 from tests.support import command_line
 from tests.support.environments import Walk
+from tests.support.paths import BUNDLES
+from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
+from trpo_tf.cli.main import main
 from trpo_tf.config.settings import Config, SamplingConfig
 from trpo_tf.envs.make import register_callable
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.learning.learner import build_learner
-from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.batch import Episodes
 from trpo_tf.sampling.join import in_chronological_order
-from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.shard import shard_bounds
 from trpo_tf.sampling.shared_block import SharedBlock
 from trpo_tf.sampling.workers import Workers
-from trpo_tf.serving.runtime.observations import list_parts
-from trpo_tf.support.phase_timer import PhaseClock
 from trpo_tf.training.train import resume, train
 
 WALK, FAULTY = "tests.support.environments:Walk-v0", "tests.support.environments:Faulty-v0"
+CARTPOLE = ["evaluate", str(BUNDLES / "discrete"), "--env-id", "CartPole-v1"]
 SIGNALS = "tests.support.environments:Signals-dict-v0"
 
 
 def workers_of(pid: int) -> list[int]:
     """Process ids of a process's workers, in the order of their start."""
-    found = subprocess.run(
-        ["pgrep", "-P", str(pid), "-f", "sampling.worker"], capture_output=True, text=True, check=False
-    )
-    return sorted(map(int, found.stdout.split()))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-
-
-def sampled(config, learner, workers, *, iterations=3, before=lambda iteration: None):
-    """Batches, episodes and info of some iterations, of which the second begins with new environments."""
-    state, collected = learner.initial_state(config.sampling.num_envs), []
-    with Experience(config, learner.policy, Workers.of(workers, config)) as experience:
-        experience.restart()
-        experience.load(state.theta, Normalizer.of(state.observation_moments))
-        for iteration in range(iterations):
-            if iteration == 1:
-                experience.restart(1)
-            before(iteration)
-            batch, episodes, _ = experience.collect(np.random.default_rng(iteration), PhaseClock())
-            collected.append((batch, episodes, experience.take_info()))
-    return collected
-
-
-def assert_same(one, other):
-    for (batch, episodes, info), (batch_, episodes_, info_) in zip(one, other, strict=True):
-        for array, array_ in zip(
-            (*list_parts(batch.observation), *batch[1:]), (*list_parts(batch_.observation), *batch_[1:]), strict=True
-        ):
-            np.testing.assert_array_equal(array, array_)
-        assert (episodes, info) == (episodes_, info_)
+    return pids_of("sampling.process_engine", pid)
 
 
 @pytest.fixture(scope="module")
 def sharded(small_config):
     return functools.partial(small_config, num_envs=4, shards=4)
-
-
-@functools.cache
-def learner_for(config):
-    return build_learner(config)
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +55,20 @@ def faulty(sharded):
 @pytest.fixture(scope="module")
 def walked(sharded):
     config = sharded(WALK)
-    return sampled(config, learner_for(config), 0)
+    return sampled(config, 0)
 
 
 @pytest.mark.parametrize("count", [1, 3])  # two, and as many as shards, are other tests'
 def test_any_number_of_workers_samples_the_same(count, sharded, walked):
     config = sharded(WALK)
-    assert_same(sampled(config, learner_for(config), count), walked)
+    assert_same(sampled(config, count), walked)
     assert workers_of(os.getpid()) == []
 
 
 @pytest.mark.parametrize("env_id", [SIGNALS, "CartPole-v1", "Pendulum-v1"])
 def test_workers_sample_the_same_of_structured_vectorised_and_continuous_environments(env_id, sharded):
     config = sharded(env_id)
-    assert_same(sampled(config, learner_for(config), 2), sampled(config, learner_for(config), 0))
+    assert_same(sampled(config, 2), sampled(config, 0))
 
 
 def test_shards_have_noise_of_their_own(walked):
@@ -126,13 +84,13 @@ def test_a_killed_worker_is_replaced_and_its_shards_are_repeated(sharded, walked
             os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
     with pytest.warns(UserWarning, match=r"shards 1 to 2 of 4: .* was killed by SIGKILL; a new one repeats the 2 seg"):
-        assert_same(sampled(config, learner_for(config), 2, before=kill), walked)
+        assert_same(sampled(config, 2, before=kill), walked)
 
 
 def test_a_worker_that_hangs_is_replaced(faulty, walked, tmp_path):
     config = faulty(fault="hang", once=str(tmp_path / "hung"))
     with pytest.warns(UserWarning, match=r"shards? .*: .* did not finish a step in 5 s"):
-        found = sampled(config, learner_for(config), Workers(2, step_timeout=5))
+        found = sampled(config, Workers(2, step_timeout=5))
     assert_same(found, walked)
 
 
@@ -144,7 +102,7 @@ def test_an_environment_that_gives_something_else_when_it_is_repeated_is_said_to
     config = faulty(fault="random")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sampled(config, learner_for(config), 2, before=kill)
+        sampled(config, 2, before=kill)
     assert [("not deterministic" in str(w.message), "SIGKILL" in str(w.message)) for w in caught] == [
         (False, True),
         (True, False),
@@ -158,13 +116,13 @@ def test_an_environment_that_ends_its_process_every_time_ends_the_run(faulty):
         with pytest.raises(
             EnvironmentFailure, match=r"shard \d of 4: the worker ended with exit status 7, 3 times in one"
         ):
-            sampled(config, learner_for(config), 4)
+            sampled(config, 4)
 
 
 def test_an_exception_comes_with_its_traceback_shard_and_seed(sharded):
     config = sharded("tests.support.environments:FailingWalk-v0", total_steps=10_000, batch_size=2048)
     with pytest.raises(EnvironmentFailure, match=r"shard \d of 4 \(seed \d+\), .*the motor is too hot") as raised:
-        sampled(config, learner_for(config), 2)
+        sampled(config, 2)
     cause = raised.value.cause
     assert isinstance(cause, ArithmeticError)
     assert "in step\n    raise ArithmeticError" in "".join(cause.__notes__)
@@ -179,14 +137,19 @@ def test_a_worker_has_no_tensorflow_and_takes_less_than_150_megabytes(sharded):
             sizes.append(int(status["VmRSS"].split()[0]))
             maps.append(Path(f"/proc/{pid}/maps").read_text())
 
-    sampled(config, learner_for(config), 2, before=look)
+    sampled(config, 2, before=look)
     assert len(sizes) == 6
     assert max(sizes) <= 150_000
     assert not any("tensorflow" in text for text in maps)
 
 
+def logged(folder, name):
+    return [json.loads(line)[name] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_training_with_workers_and_resuming_with_another_number_gives_the_same_weights(sharded, tmp_path):
-    config = sharded(WALK, total_steps=400, checkpoint_steps=100, eval_episodes=0)
+    settings = {"total_steps": 400, "checkpoint_steps": 100, "eval_episodes": 0}
+    config = sharded(WALK, **settings, eval_interval=100, periodic_eval_episodes=3)
     alone = train(config, tmp_path / "alone", progress=False)
 
     def interrupt(metrics):
@@ -202,25 +165,13 @@ def test_training_with_workers_and_resuming_with_another_number_gives_the_same_w
     resumed = resume(tmp_path / "stopped", workers=4, progress=False)
     for name in ("theta", "value_theta"):
         np.testing.assert_array_equal(getattr(alone.state, name), getattr(resumed.state, name))
-
-
-SLEEPING = """
-import sys, time
-from trpo_tf.config.settings import Config, SamplingConfig
-from trpo_tf.learning.learner import build_learner
-from trpo_tf.sampling.sampler import Experience
-from trpo_tf.sampling.workers import Workers
-config = Config({env_id!r}, sampling=SamplingConfig(num_envs=2, shards=2))
-with Experience(config, build_learner(config).policy, Workers(2)) as experience:
-    experience.restart()
-    print("ready", flush=True)
-    time.sleep(600)
-"""
+    assert resumed.state.eval_steps == alone.state.eval_steps > 0
+    assert logged(resumed.folder, "eval_return") == logged(alone.folder, "eval_return")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_learner(sent, tmp_path):
-    process = command_line.start(tmp_path, code=SLEEPING.format(env_id=WALK))
+    process = command_line.start(tmp_path, code=SLEEPING.format(env_id=WALK, ray=None))
     try:
         assert process.stdout.readline() == "ready\n"
         pids = workers_of(process.pid)
@@ -229,10 +180,7 @@ def test_workers_end_with_their_learner(sent, tmp_path):
         process.communicate()
     finally:
         process.kill()
-    deadline = time.monotonic() + 10
-    while any(map(is_running, pids)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(is_running, pids))
+    assert_end_soon(pids)
 
 
 def test_workers_that_can_not_be_are_refused(sharded):
@@ -275,10 +223,20 @@ def test_a_class_of_a_module_is_made_in_workers(sharded):
     config = sharded("Own-v0", max_episode_steps=5)
     try:
         register_callable("Own-v0", Walk)
-        found = sampled(config, learner_for(config), 2)
-        assert_same(found, sampled(config, learner_for(config), 0))
+        found = sampled(config, 2)
+        assert_same(found, sampled(config, 0))
     finally:
         gym.registry.pop("Own-v0", None)
+
+
+def test_an_evaluation_in_workers_gives_what_one_process_gives(capsys):
+    printed = []
+    for count in (0, 2, 9):
+        main([*CARTPOLE, "--episodes", "5", "--stochastic", "--json", "--workers", str(count)])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] == printed[2]
+    assert json.loads(printed[0])["std_return"] > 0
+    assert workers_of(os.getpid()) == []
 
 
 def test_episodes_of_shards_are_merged_by_the_step_of_their_end():

@@ -12,13 +12,15 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.heavy_imports import uncollected
+from trpo_tf.serving.arguments import expect_count
 
 if TYPE_CHECKING:
+    from trpo_tf.evaluation.evaluate import Evaluation
     from trpo_tf.runs.folder import Run
-    from trpo_tf.serving import Policy
+    from trpo_tf.serving import Manifest
 
 
-_BESIDE_RESUME = "--total-steps, --workers, --step-timeout and --profile"
+_BESIDE_RESUME = "--total-steps, --workers, --ray, --step-timeout and --profile"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Train:
     """start from the weights of this run or bundle"""
     workers: int = 0
     """processes that step the environments, at most as many as --shards; 0: none but this one"""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """run the workers on the Ray cluster at this address; auto: this machine's cluster; local: Ray on this machine"""
     step_timeout: Annotated[float, arg(metavar="SECONDS")] = 0.0
     """replace a worker whose environments do not finish a step in this time; 0: never"""
     profile: Flag = False
@@ -67,7 +71,7 @@ class Train:
             from trpo_tf.sampling.workers import Workers
             from trpo_tf.training.train import resume, train
 
-        workers = Workers(self.workers, self.step_timeout)
+        workers = Workers(self.workers, self.step_timeout, self.ray)
         logged: list[dict[str, Any]] = []
         if self.resume:
             total = self.config.total_steps or None
@@ -89,7 +93,7 @@ class Train:
         given = dataclasses.asdict(self), dataclasses.asdict(type(self)())
         for values in given:
             del values["resume"], values["config"]["total_steps"], values["profile"]
-            del values["workers"], values["step_timeout"]
+            del values["workers"], values["step_timeout"], values["ray"]
         return given[0] != given[1]
 
 
@@ -109,6 +113,8 @@ class Evaluate:
     """environment, if not the one that the policy was trained on"""
     longest_episode: Annotated[int | None, arg(metavar="INT")] = None
     """cut episodes at this step; by default total_steps / episodes, but at least the environment's limit up to 1,000"""
+    workers: int = 0
+    """processes that play the episodes, with the same results; 0: this one"""
     json: Flag = False
     """print JSON"""
 
@@ -116,46 +122,57 @@ class Evaluate:
         """Evaluate the policy and print the statistics."""
         if self.longest_episode is not None and self.longest_episode < 1:
             raise UserError("longest_episode must be at least 1")
-        policy, recorded = _policy_of(self.source)
-        from trpo_tf.evaluation.evaluate import cut_note, evaluate
-        from trpo_tf.training.progress import SlowLine, watch
+        expect_count(self.episodes, "episodes", 1, UserError)
+        expect_count(self.workers, "workers", 0, UserError)
+        model, manifest, recorded = _graph_of(self.source)
+        from trpo_tf.evaluation.evaluate import cut_note
 
         environment = self.env_id or recorded
         if environment is None:
             raise UserError(f"{self.source} names no environment; give one with --env-id")
-        result = evaluate(
-            policy,
-            environment,
-            episodes=self.episodes,
-            seed=self.seed,
-            deterministic=not self.stochastic,
-            longest=self.longest_episode,
-            on_step=watch(SlowLine(), "evaluating", self.episodes),
-        ).to_dict()
+        result = self._evaluated(model, manifest, environment).to_dict()
         if not self.json:
             result |= {f"info/{name}": value for name, value in result.pop("info").items()}
         print_fields({"environment": str(environment), **result}, as_json=self.json)
         if (note := cut_note(result)) and not self.json:
             say(note)
 
+    def _evaluated(self, model: bytes, manifest: "Manifest", environment: str | Environment) -> "Evaluation":
+        arguments: dict[str, Any] = {
+            "episodes": self.episodes,
+            "seed": self.seed,
+            "deterministic": not self.stochastic,
+            "longest": self.longest_episode,
+        }
+        if self.workers:
+            from trpo_tf.evaluation.in_workers import evaluate_in_workers
 
-def _policy_of(source: Path) -> tuple["Policy", Environment | None]:
-    """Return the policy of a bundle or a run, and the environment it was trained on."""
-    from trpo_tf.serving import load
+            return evaluate_in_workers(model, manifest, environment, workers=self.workers, **arguments)
+        from trpo_tf.evaluation.evaluate import evaluate
+        from trpo_tf.serving import Policy
+        from trpo_tf.training.progress import SlowLine, watch
 
+        shown = watch(SlowLine(), "evaluating", self.episodes)
+        return evaluate(Policy(model, manifest), environment, on_step=shown, **arguments)
+
+
+def _graph_of(source: Path) -> tuple[bytes, "Manifest", Environment | None]:
+    """Return the graph and manifest of a bundle's or a run's policy, and the environment it was trained on."""
     if is_bundle(source):
-        policy = load(source)
-        return policy, Environment.recorded(policy.manifest.provenance)
+        from trpo_tf.serving.runtime.policy import read_graph
+
+        model, manifest = read_graph(source)
+        return model, manifest, Environment.recorded(manifest.provenance)
     from trpo_tf.runs.layout import is_run
 
     if not is_run(source):
         raise UserError(f"{source} is neither a run folder nor a bundle")
     with uncollected():
-        from trpo_tf.exporting.in_process import in_process
+        from trpo_tf.exporting.in_process import converted
         from trpo_tf.runs.folder import load_run
 
     run = load_run(source)
-    return in_process(run.policy, run.config.env_id, run.config), run.config.made_environment
+    return *converted(run.policy, run.config.env_id, run.config), run.config.made_environment
 
 
 def is_bundle(source: Path) -> bool:

@@ -1,15 +1,15 @@
 """Evaluate a policy on episodes, through its exported graph."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
 
 from trpo_tf.config.environment import Environment
-from trpo_tf.envs.info_sums import InfoSums, means
+from trpo_tf.envs.info_sums import InfoSums, Sums, added, means
 from trpo_tf.envs.make import make_env, readable_errors, spec_of
 from trpo_tf.envs.remaining_time import observes_time
 from trpo_tf.envs.spaces import action_spec, observation_spec
@@ -33,6 +33,15 @@ FIRST_SEED = 1_000_000
 """Seed of the first evaluation episode. Training never uses seeds from here on in practice."""
 
 
+class Episode(NamedTuple):
+    """An episode's undiscounted return and length, whether it ended before it was cut, and sums of its `info`."""
+
+    returned: float
+    length: int
+    ended: bool
+    info: Sums
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Undiscounted returns of episodes; `std_return` is over episodes, with n in the denominator.
@@ -51,6 +60,23 @@ class Evaluation:
     episodes_cut: int
     longest_episode: int
     info: dict[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, played: Sequence[Episode], longest: int) -> Self:
+        """Return the statistics of episodes of at most `longest` steps."""
+        returns = np.array([episode.returned for episode in played])
+        lengths = [episode.length for episode in played if episode.ended]
+        return cls(
+            mean_return=float(returns.mean()),
+            std_return=float(returns.std()),
+            min_return=float(returns.min()),
+            max_return=float(returns.max()),
+            mean_length=float(np.mean(lengths)) if lengths else None,
+            episodes=len(played),
+            episodes_cut=len(played) - len(lengths),
+            longest_episode=longest,
+            info=means(added(episode.info for episode in played)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -91,37 +117,46 @@ def evaluate(
     expect(environment, str | Environment, "environment must be the id of a registered one", UserError)
     expect_count(episodes, "episodes", 1, UserError)
     expect_count(seed, "seed", 0, UserError)
-    masked = policy.manifest.mask is not None
+    longest = longest or longest_of(policy.manifest, environment, episodes)
+    played = played_episodes(policy, environment, range(episodes), seed, deterministic, longest, on_step)
+    return Evaluation.of(played, longest)
+
+
+def played_episodes(
+    policy: Policy,
+    environment: str | Environment,
+    numbers: range,
+    seed: int,
+    deterministic: bool,
+    longest: int,
+    on_step: OnStep,
+) -> list[Episode]:
+    """Play the episodes with these numbers, in one environment; what an episode is depends on its number and `seed`."""
+    masked, steps = policy.manifest.mask is not None, 0
+    played: list[Episode] = []
     env = make_env(environment, time_feature=observes_time(policy.manifest.observation), masked=masked)
     try:
         check_spaces(policy.manifest, env, str(environment))
-        longest = longest or longest_episode(environment, _trained_for(policy), episodes)
         session = policy.start()
-        act = partial(session.act, deterministic=deterministic, rng=np.random.default_rng(seed))
-        returns, lengths, ended, steps = np.zeros(episodes), np.zeros(episodes), np.zeros(episodes, bool), 0
-        info = InfoSums()
-        for k in range(episodes):
+        for k in numbers:
+            # Not of the seed that the environment draws from.
+            act = partial(session.act, deterministic=deterministic, rng=np.random.default_rng((seed, k)))
             session.reset()
+            returned, length, ended, info = 0.0, 0, False, InfoSums()
             for step in play(act, env, seed + k, longest):
-                returns[k] += step.reward
-                lengths[k] += 1
-                ended[k] = step.is_over
-                info.add(step.info, ended=step.is_over)
+                returned, length, ended = returned + step.reward, length + 1, step.is_over
+                info.add(step.info, ended=ended)
                 steps += 1
-                on_step(k, steps)
+                on_step(len(played), steps)
+            played.append(Episode(returned, length, ended, info.take()))
     finally:
         env.close()
-    return Evaluation(
-        float(returns.mean()),
-        float(returns.std()),
-        float(returns.min()),
-        float(returns.max()),
-        float(lengths[ended].mean()) if ended.any() else None,
-        episodes,
-        episodes - int(ended.sum()),
-        longest,
-        means(info.take()),
-    )
+    return played
+
+
+def longest_of(manifest: Manifest, environment: str | Environment, episodes: int) -> int:
+    """Return the step limit of each of `episodes` episodes of a policy, by the steps of its training."""
+    return longest_episode(environment, _trained_for(manifest), episodes)
 
 
 def cut_note(evaluation: Mapping[str, Any]) -> str:
@@ -164,9 +199,9 @@ def play(
             return
 
 
-def _trained_for(policy: Policy) -> int:
+def _trained_for(manifest: Manifest) -> int:
     """Return the environment steps of the policy's training run, or a default if its manifest has none."""
-    config = policy.manifest.provenance.get("config")
+    config = manifest.provenance.get("config")
     steps = config.get("total_steps") if isinstance(config, dict) else None
     return steps if isinstance(steps, int) else LONGEST_EPISODE
 

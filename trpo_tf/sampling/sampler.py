@@ -16,9 +16,11 @@ from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import ActingGraph, Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.join import in_chronological_order, side_by_side
+from trpo_tf.sampling.pool import WorkerPool
 from trpo_tf.sampling.shard import LocalShards, ShardPlan, Shards, Task, shard_bounds, streams
 from trpo_tf.sampling.vine import Branches, Vine
-from trpo_tf.sampling.workers import Workers, WorkerShards
+from trpo_tf.sampling.worker_shards import WorkerShards
+from trpo_tf.sampling.workers import Workers
 from trpo_tf.support.phase_timer import PhaseClock
 
 _PERIODS = 5
@@ -48,7 +50,7 @@ class Experience:
     The state of an environment can't be saved in general. Every run therefore makes its environments at the same steps,
     with a seed that depends on the checkpoint's number. This lets a resumed run repeat an uninterrupted one.
 
-    `graph` is the policy's graph, with the shapes of what is sampled.
+    `graph` is the policy's graph, with the shapes of what is sampled. `pool` has the workers, if there are some.
     """
 
     def __init__(self, config: Config, policy: Policy, workers: Workers | None = None) -> None:
@@ -61,10 +63,11 @@ class Experience:
         self._vine: Vine | None = None
         self._shards: Shards | None = None
         self.graph = acting_graph(policy)
+        self.pool = _pool(config, workers) if workers is not None and workers.count else None
         if config.sampler_is_vine:
             self._actor = Actor(self.graph, config.sampling.num_envs, policy.memory)
         else:
-            self._shards = _shards(config, self.graph, workers or Workers())
+            self._shards = _shards(config, self.graph, self.pool)
 
     def set_progress(self, progress: float) -> None:
         """Have the next `restart` and `collect` tell the environments the share of the run that is done."""
@@ -151,7 +154,11 @@ class Experience:
         return spec_of(self._config.made_environment).max_episode_steps or longest_recent
 
 
-def _shards(config: Config, graph: ActingGraph, workers: Workers) -> Shards:
+def _pool(config: Config, workers: Workers) -> WorkerPool:
+    return WorkerPool(workers, workers.engine(), config.made_environment, config.sampling.shards, "shard")
+
+
+def _shards(config: Config, graph: ActingGraph, pool: WorkerPool | None) -> Shards:
     sampling = config.sampling
     plan = ShardPlan(
         environment=config.made_environment,
@@ -161,4 +168,4 @@ def _shards(config: Config, graph: ActingGraph, workers: Workers) -> Shards:
         length=config.rollout_length,
         bounds=shard_bounds(sampling.num_envs, sampling.shards),
     )
-    return WorkerShards(plan, workers) if workers.count else LocalShards(plan, range(plan.shards))
+    return LocalShards(plan, range(plan.shards)) if pool is None else WorkerShards(plan, pool)

@@ -1,22 +1,20 @@
-"""A rollout worker: a process without TensorFlow that runs shards, whole segments at a time.
+"""A rollout worker: shards in another process, without TensorFlow, whole segments at a time.
 
-The learner sends calls, and gets a reply to each. The first call, `prepare`, says what to run.
+The learner sends calls, and gets an answer to each. The first call, `prepare`, says what to run.
 """
 
 import contextlib
 import pickle
 import traceback
 import zlib
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.sampling.shard import LocalShards, Segment, ShardPlan, Task
-from trpo_tf.sampling.shared_block import Packed, SharedBlock
-from trpo_tf.support.child_process import end_with_parent
+from trpo_tf.sampling.shard import LocalShards, Segment, Task
 from trpo_tf.support.phase_timer import PhaseClock
 
 
@@ -37,52 +35,82 @@ class Failure(NamedTuple):
     traceback: str
 
 
-class Reply(NamedTuple):
-    """The answer to a call: segments in the shared block with their digest, or nothing, or a failure."""
+class Answer(NamedTuple):
+    """The answer to a call: results, such as segments with a digest and the seconds they took, or a failure."""
 
-    packed: Packed = Packed(b"", ())
+    results: Sequence[Any] = ()
     digest: int = 0
+    physics: float = 0.0
+    acting: float = 0.0
     failure: Failure | None = None
 
 
 class Worker:
-    """The shards with these `numbers`; their segments go through the block."""
+    """Worker that does some parts of the work.
 
-    def __init__(self, numbers: range, block: SharedBlock) -> None:
-        """Keep the arguments; `prepare` makes the shards."""
-        self._numbers, self._block = numbers, block
+    Attributes:
+        numbers: the parts' numbers.
+        step_taken: called after each step of an environment.
+        kept: what jobs keep until the next one, such as environments; each has a `close`.
+    """
+
+    def __init__(self, numbers: range, step_taken: Callable[[], None]) -> None:
+        """Keep the arguments; `restart` makes the shards."""
+        self.numbers, self.step_taken = numbers, step_taken
+        self.kept: dict[bytes, Any] = {}
         self._shards: LocalShards | None = None
 
-    def prepare(self, plan: bytes, spec: bytes) -> Reply:
-        """Make the shards' actors. `spec` registers the environment, if it is no longer registered by its module."""
-        registered: gym.envs.registration.EnvSpec | None = unpickled(spec)
-        if registered is not None:
-            gym.registry.setdefault(registered.id, registered)
-        prepared: ShardPlan = pickle.loads(plan)
-        # One thread: the other cores are other workers'.
-        self._shards = LocalShards(prepared, self._numbers, halves=False, visit=self._block.count_up)
-        return Reply()
-
-    def restart(self, seed: int, longest_first: int, progress: float) -> Reply:
-        """Make new environments."""
-        assert self._shards is not None
-        self._shards.restart(seed, longest_first, progress)
-        self._block.count_up()
-        return Reply()
-
-    def collect(self, task: Task) -> Reply:
-        """Sample the next segments."""
-        assert self._shards is not None
-        segments = self._shards.collect(task, PhaseClock())
-        return Reply(self._block.write(segments), digest(segments))
+    def answer(self, call: bytes) -> Answer:
+        """Carry out a pickled `Call`, and return what it gave, or the failure."""
+        try:
+            asked: Call = pickle.loads(call)
+            answer: Answer = getattr(self, f"_{asked.method}")(*asked.arguments)
+        except Exception as error:  # noqa: BLE001  # the learner raises it
+            return Answer(failure=_failure(error))
+        return answer
 
     def close(self) -> None:
         """Close the environments."""
         if self._shards is not None:
             self._shards.close()
+        for kept in self.kept.values():
+            kept.close()
+
+    def _prepare(self, spec: bytes) -> Answer:
+        """Register the environment, if it is no longer registered by its module."""
+        registered: gym.envs.registration.EnvSpec | None = unpickled(spec)
+        if registered is not None:
+            gym.registry.setdefault(registered.id, registered)
+        return Answer()
+
+    def _restart(self, plan: bytes, seed: int, longest_first: int, progress: float) -> Answer:
+        """Make new environments, and at first the shards' actors."""
+        if self._shards is None:
+            # One thread: the other cores are other workers'.
+            self._shards = LocalShards(pickle.loads(plan), self.numbers, halves=False, visit=self.step_taken)
+        self._shards.restart(seed, longest_first, progress)
+        self.step_taken()
+        return Answer()
+
+    def _collect(self, task: Task) -> Answer:
+        """Sample the next segments."""
+        assert self._shards is not None
+        clock = PhaseClock()
+        segments = self._shards.collect(task, clock)
+        spent = clock.stop()
+        return Answer(segments, digest(segments), spent["physics"], spent["acting"])
+
+    def _run(self, job: bytes) -> Answer:
+        """Return what a job gives for each of the parts."""
+        loaded: Job = pickle.loads(job)
+        return Answer(loaded(self))
 
 
-def digest(segments: list[Segment]) -> int:
+Job = Callable[[Worker], Sequence[Any]]
+"""Gives a result for each of the worker's parts; it is pickled."""
+
+
+def digest(segments: Sequence[Segment]) -> int:
     """Return a checksum of the segments' rewards and ends, and of the last observations."""
     found = 0
     for segment in segments:
@@ -102,27 +130,6 @@ def unpickled(spec: bytes) -> Any:
             f"the environment can't be made in a worker: {type(error).__name__}: {error}; define it in a module that "
             "can be imported"
         ) from error
-
-
-def main(channel: int, block: int, first: int, end: int) -> None:
-    """Answer calls until the learner closes the channel or ends; the two are inherited file descriptors."""
-    end_with_parent()
-    connection, worker = Connection(channel), Worker(range(first, end), SharedBlock(block))
-    try:
-        while True:
-            connection.send(_answer(worker, connection.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the learner closed the channel, or has ended
-    finally:
-        worker.close()
-
-
-def _answer(worker: Worker, call: Call) -> Reply:
-    try:
-        reply: Reply = getattr(worker, call.method)(*call.arguments)
-    except Exception as error:  # noqa: BLE001  # the learner raises it
-        return Reply(failure=_failure(error))
-    return reply
 
 
 def _failure(error: Exception) -> Failure:

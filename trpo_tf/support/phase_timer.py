@@ -1,6 +1,7 @@
 """Time of an iteration's phases: in seconds, and as regions of a trace."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 PHASES = ("physics", "acting", "advantages", "update", "critic", "rest")
@@ -29,6 +30,13 @@ class PhaseClock:
             import tensorflow as tf  # only here: rollout workers measure phases without it
 
             self._region = tf.profiler.experimental.Trace(phase)
+
+    def share(self, seconds: Mapping[str, float]) -> None:
+        """Move seconds of the present phase to the phases in which another process spent them."""
+        self.enter(self._phase)
+        for phase, spent in seconds.items():
+            self.seconds[phase] += spent
+            self.seconds[self._phase] -= spent
 
     def stop(self) -> dict[str, float]:
         """Stop the clock, and return the seconds of each phase; they add up to the time since it was made."""

@@ -40,7 +40,7 @@ def train_to_end(run: Run, workers: Workers, watchers: Watchers) -> Run:
         StopRequest() as stop,
         Experience(config, learner.policy, workers) as experience,
         Profiler(run.folder) if watchers.profile else contextlib.nullcontext() as profiler,
-        _periodic_evaluation(config, learner) as evaluation,
+        _periodic_evaluation(config, learner, experience) as evaluation,
         Progress(config, shown=watchers.progress) as show,
         compiled_ahead(config, learner, run.state, experience.graph),
     ):
@@ -218,11 +218,11 @@ class _Loop:
 
 
 def _periodic_evaluation(
-    config: Config, learner: Learner
+    config: Config, learner: Learner, experience: Experience
 ) -> contextlib.AbstractContextManager[PeriodicEvaluation | None]:
     if config.eval_interval == 0:
         return contextlib.nullcontext()
-    return contextlib.closing(PeriodicEvaluation(config, learner.policy))
+    return contextlib.closing(PeriodicEvaluation(config, learner.policy, experience.pool))
 
 
 def _is_evaluation_due(config: Config, learner: Learner, before: int, steps: int) -> bool:

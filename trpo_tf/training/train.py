@@ -56,7 +56,8 @@ def train(
             Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
             or register the id in a module and train "module:Mine-v0".
         workers: processes that step the environments, at most as many as the config has shards (docs/howto/workers.md).
-            `Workers(2, step_timeout=60)` also replaces one that hangs.
+            `Workers(2, step_timeout=60)` also replaces one that hangs, and `Workers(2, ray="auto")` runs them as actors
+            of a Ray cluster.
         **watchers: any of these, by keyword.
             callbacks: Keras callbacks. An iteration is an epoch, its metrics are the logs, the policy network is the
                 model. Weights that they set in the model become the policy's (docs/howto/callbacks.md).

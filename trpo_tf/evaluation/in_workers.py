@@ -1,0 +1,59 @@
+"""Play the episodes of an evaluation in worker processes, with the results of one process."""
+
+from dataclasses import dataclass
+
+from trpo_tf.config.environment import Environment
+from trpo_tf.evaluation.evaluate import Episode, Evaluation, longest_of, played_episodes
+from trpo_tf.sampling.pool import WorkerPool
+from trpo_tf.sampling.process_engine import ProcessEngine
+from trpo_tf.sampling.worker import Worker
+from trpo_tf.sampling.workers import Workers
+from trpo_tf.serving import Manifest, Policy
+
+
+@dataclass(frozen=True)
+class _EpisodesJob:
+    """Job of a worker: the episodes with its numbers."""
+
+    model: bytes
+    manifest: Manifest
+    environment: Environment
+    seed: int
+    deterministic: bool
+    longest: int
+
+    def __call__(self, worker: Worker) -> list[Episode]:
+        """Play the episodes."""
+        policy = Policy(self.model, self.manifest)
+        return played_episodes(
+            policy,
+            self.environment,
+            worker.numbers,
+            self.seed,
+            self.deterministic,
+            self.longest,
+            lambda *_: worker.step_taken(),
+        )
+
+
+def evaluate_in_workers(
+    model: bytes,
+    manifest: Manifest,
+    environment: str | Environment,
+    *,
+    workers: int,
+    episodes: int,
+    seed: int,
+    deterministic: bool,
+    longest: int | None,
+) -> Evaluation:
+    """Return what `evaluate` does of the policy with this graph and manifest; at most an episode for each worker.
+
+    Raises the same errors, and `UserError` for an environment that other processes can't make.
+    """
+    environment = Environment.of(environment)
+    longest = longest or longest_of(manifest, environment, episodes)
+    job = _EpisodesJob(model, manifest, environment, seed, deterministic, longest)
+    chosen = Workers(min(workers, episodes))
+    with WorkerPool(chosen, ProcessEngine(), environment, episodes, "episode") as pool:
+        return Evaluation.of(pool.run(job), longest)
