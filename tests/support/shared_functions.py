@@ -55,7 +55,7 @@ def share(patch: pytest.MonkeyPatch) -> None:
 
 def _structure(policy: Policy) -> object:
     """All that a policy's functions depend on besides their arguments; None if that can't be told."""
-    parts = policy.spec, vars(policy.encoder), type(policy.head), vars(policy.head), policy.memory, policy.recurrence
+    parts = policy.spec, vars(policy.encoder), type(policy.head), vars(policy.head), policy.memory, policy.core
     # The functions of a recurrent cell close over nothing that is not told beside them.
     layers, told = _layers(policy.network.network), re.sub(r"<function (\S+) at 0x\w+>", r"\1", repr(parts))
     return None if layers is None or " at 0x" in told else (layers, told)

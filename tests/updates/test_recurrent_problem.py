@@ -1,29 +1,49 @@
 """The local problem of a recurrent policy: its derivatives go through time, and parts of it are consecutive steps."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import ACTIONS, OBSERVATIONS, SAMPLES, head_of, make_theta
+from tests.support.problems import ACTIONS, OBSERVATIONS, SAMPLES, head_of, keras_float, make_theta
 from trpo_tf.config.algorithms import ALGORITHMS
 from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.policies.recurrence.cells import make_cell
+from trpo_tf.policies.recurrence.own_state import OwnState
 from trpo_tf.policies.recurrence.recurrence import Recurrence
 from trpo_tf.policies.recurrence.sequences import as_sequences, chunks, sequence_minibatches
-from trpo_tf.serving import ArraySpec
+from trpo_tf.serving import ArraySpec, StateSpec
 from trpo_tf.updates.local_problem import LocalProblem, Rows
 
 LENGTH, N, UNITS = 6, 4, 3
 
 
+def make_core(memory):
+    if memory == "own":
+        return OwnState(OBSERVATIONS, (StateSpec("hidden", "float32", (UNITS,), initial=0.5),))
+    return Recurrence(make_cell(memory), OBSERVATIONS, seed=1)
+
+
+def network_with_state(outputs):
+    """A GRU cell of Keras before two dense layers."""
+    with keras_float("float64"):
+        entry, before = keras.Input((OBSERVATIONS,)), keras.Input((UNITS,))
+        seen, after = keras.layers.GRUCell(UNITS)(entry, before)
+        hidden = keras.layers.Dense(4, "tanh")(keras.layers.Concatenate()([entry, seen]))
+        return keras.Model([entry, before], [keras.layers.Dense(outputs)(hidden), after])
+
+
 def make_policy(kind, memory="gru:3"):
-    head, recurrence = head_of(kind), Recurrence(make_cell(memory), OBSERVATIONS, seed=1)
-    network = mlp(recurrence.features_width, (5,), head.inputs, last_layer_scale=1.0, dtype="float64")
+    head, core = head_of(kind), make_core(memory)
+    if memory == "own":
+        network = network_with_state(head.inputs)
+    else:
+        network = mlp(core.features_width, (5,), head.inputs, last_layer_scale=1.0, dtype="float64")
     observation = ArraySpec("obs", "float32", (OBSERVATIONS,))
-    return Policy(Encoder(plain=(observation,)), network, head, (observation,), ACTIONS[kind], recurrence=recurrence)
+    return Policy(Encoder(plain=(observation,)), network, head, (observation,), ACTIONS[kind], core=core)
 
 
 def make_rows(policy, kind, theta):
@@ -31,17 +51,17 @@ def make_rows(policy, kind, theta):
     rng = np.random.default_rng(0)
     weight = np.ones((LENGTH, N))
     weight[[1, 3], [2, 0]] = 0
-    cell = policy.recurrence.cell
-    observed, state = rng.normal(size=(LENGTH, N, OBSERVATIONS)), rng.normal(size=(N, cell.width)) / 2
+    count, first = (1, 0.5) if isinstance(policy.core, OwnState) else (len(policy.core.cell.state), 0.0)
+    observed, state = rng.normal(size=(LENGTH, N, OBSERVATIONS)), rng.normal(size=(N, count * UNITS)) / 2
     inputs = []
     for t in range(LENGTH):
         if t:
-            state = np.where(weight[t - 1][:, np.newaxis] > 0, state, 0)
+            state = np.where(weight[t - 1][:, np.newaxis] > 0, state, first)
         inputs.append(np.concatenate([observed[t], state], axis=1))
         parts = policy.network.split(tf.constant(theta))
-        before = tuple(tf.constant(part) for part in np.split(state, len(cell.state), axis=1))
-        _, after = policy.recurrence.step(parts[policy._layers : policy._own], tf.constant(observed[t]), before)
-        state = np.concatenate([after[name] for name in cell.state], axis=1)
+        before = tuple(tf.constant(part) for part in np.split(state, count, axis=1))
+        _, after = policy.core.step(policy.network, parts[: policy._of_core], tf.constant(observed[t]), before)
+        state = np.concatenate(after, axis=1)
     flat = np.concatenate(inputs)
     sample = SAMPLES[kind](rng, LENGTH * N)
     sample = sample.astype("float64" if ACTIONS[kind].dtype == "float32" else "int64")
@@ -75,7 +95,7 @@ def tape_gradient(function, theta):
     return tape.gradient(value, theta)
 
 
-@pytest.mark.parametrize(("kind", "memory"), [("categorical", "lstm:3"), ("gaussian", "gru:3")])
+@pytest.mark.parametrize(("kind", "memory"), [("categorical", "lstm:3"), ("gaussian", "gru:3"), ("gaussian", "own")])
 def test_derivatives_are_finite_differences(kind, memory):
     _, _, problem = problem_of(kind, memory)
     theta, step = problem.theta, 1e-5
@@ -105,9 +125,8 @@ def test_the_fisher_matrix_is_that_of_a_dense_jacobian():
         means = []
         for t in range(LENGTH):
             state = tf.where(problem._inputs.goes_on[t][:, np.newaxis], state, tf.zeros_like(state))
-            features, after = policy.recurrence.step(parts[policy._layers : policy._own], observed[t], (state,))
-            state = after["hidden"]
-            means.append(policy.network.apply(parts, features)[0])
+            mean, (state,) = policy.core.step(policy.network, parts[: policy._of_core], observed[t], (state,))
+            means.append(mean)
         old_log_std = problem.theta[-2:]
         return tf.concat(means, axis=0) * tf.exp(-old_log_std) * tf.sqrt(problem._share)[:, np.newaxis]
 

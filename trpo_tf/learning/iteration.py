@@ -87,7 +87,7 @@ def update_and_fit(
     """
     rng = state.rng(config.seed, Purpose.POLICY)
     length, n, inner = config.rollout_length, config.sampling.num_envs, config.inner
-    if learner.policy.recurrence is None:
+    if not learner.policy.core.is_recurrent:
         batches = minibatches(rng, length * n, inner.policy_batch_size, inner.policy_epochs)
     else:
         batches = sequence_minibatches(rng, length, n, inner.policy_batch_size, inner.policy_epochs)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.sampling.vine import branch_count
+from trpo_tf.serving import StateSpec
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.updates.compiled_update import EntropyTerm, compile_update
 from trpo_tf.updates.local_problem import Rows
@@ -78,7 +79,7 @@ class Learner:
             values=lambda inputs: self.value_function.values(state.value_theta, inputs).numpy(),
             log_prob=lambda inputs, sample: self.log_prob(state.theta, inputs, sample).numpy(),
             is_discrete=self.policy.is_discrete,
-            is_recurrent=self.policy.recurrence is not None,
+            is_recurrent=self.policy.core.is_recurrent,
         )
 
     def trained(self, state: TrainingState) -> TrainedPolicy:
@@ -87,9 +88,14 @@ class Learner:
 
 
 def build_learner(
-    config: Config, policy_network: keras.Model | None = None, value_network: keras.Model | None = None
+    config: Config,
+    policy_network: keras.Model | None = None,
+    value_network: keras.Model | None = None,
+    policy_state: Sequence[StateSpec] = (),
 ) -> Learner:
     """Build the compiled functions of a run from its config; given networks replace the default ones.
+
+    `policy_state` is the state that the given policy network computes.
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
@@ -98,7 +104,7 @@ def build_learner(
         spaces = Spaces.of(env)
         in_turn = isinstance(env.unwrapped, AgentsInTurn)
 
-    policy = build_policy(config, spaces, policy_network)
+    policy = build_policy(config, spaces, policy_network, policy_state)
     if in_turn and policy.memory is not None:
         raise UserError("agents that share a policy can't have memory: leave out memory, history and previous_action")
     if value_network is None:
@@ -108,7 +114,7 @@ def build_learner(
     several_episodes = _EPISODES_BETWEEN_CHECKPOINTS * spaces.limit * config.sampling.num_envs
     # On convolutions XLA is slower on a CPU than TensorFlow's own kernels.
     xla = policy.network.dense_only and config.total_steps >= _XLA_PAYS_FROM
-    looped = policy.recurrence is not None and config.total_steps >= _XLA_PAYS_FOR_LOOPS_FROM
+    looped = policy.core.is_recurrent and config.total_steps >= _XLA_PAYS_FOR_LOOPS_FROM
     branches = branch_count(policy.head, config.vine) if config.sampler_is_vine else None
     return Learner(
         spaces=spaces,

@@ -81,7 +81,8 @@ class Encoder:
         """Return the network's inputs; numbers have the normaliser's float type."""
         inputs = self.observed(normalizer, observation)
         if self._state:
-            state = [tf.cast(by_name(observation, self._only)[spec.name], inputs.dtype) for spec in self._state]
+            parts = by_name(observation, self._only)
+            state = [_flat(parts[spec.name], spec, inputs.dtype) for spec in self._state]
             inputs = tf.concat([inputs, *state], axis=-1)
         return self.with_mask(inputs, observation)
 
@@ -205,8 +206,8 @@ def _rows(parts: Mapping[str, NDArray[Any]], specs: Sequence[ArraySpec]) -> NDAr
     return np.concatenate(rows, axis=1, dtype=np.float64) if rows else np.zeros((0, 0))
 
 
-def _flat(values: Any, spec: ArraySpec, dtype: Any, offset: NDArray[np.float64]) -> Any:
-    if offset.any():
+def _flat(values: Any, spec: ArraySpec, dtype: Any, offset: NDArray[np.float64] | None = None) -> Any:
+    if offset is not None and offset.any():
         values = tf.cast(values, tf.float64) - offset.reshape(spec.shape)
     numbers = tf.cast(values, dtype)
     return numbers if len(spec.shape) == 1 else tf.reshape(numbers, (-1, math.prod(spec.shape)))

@@ -8,11 +8,12 @@ become one larger observation, which the encoder, the networks and the critic ta
   none: it tells of the present step alone;
 - the previous action, in the environment's units, or one-hot if it is a choice; zeros at a reset;
 - the time left, as ln(1 + steps left). The state counts the steps;
-- the state of a recurrent cell, which the policy itself computes: see `trpo_tf.policies.recurrence`.
+- the state of a recurrent core, which the policy itself computes: see `trpo_tf.policies.recurrence`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ from trpo_tf.envs.remaining_time import LOG_STEPS_LEFT
 from trpo_tf.envs.spaces import MASK, Spaces
 from trpo_tf.errors import UserError
 from trpo_tf.policies.encoders import RECURRENT, is_image, one_hot
-from trpo_tf.policies.recurrence.cells import Cell
 from trpo_tf.serving import ArraySpec, StateSpec
 from trpo_tf.serving.bundle.specs import option_counts
 from trpo_tf.serving.runtime.observations import Observation, by_name, map_parts, structured
@@ -55,7 +55,7 @@ class Memory:
         observation: specs of what the network sees.
         kinds: name of the kind of Gymnasium space of each, as in `Spaces`, or `RECURRENT`.
         state: specs of what is kept.
-        recurrent: those of `state` that a recurrent cell computes.
+        recurrent: those of `state` that a recurrent core computes.
     """
 
     history: int
@@ -96,7 +96,7 @@ class Memory:
     def advance(self, seen: Any, state: State, action: Any) -> dict[str, Any]:
         """Return the state after `action` [batch, ...], of what `observe` gave, and the state that it was given.
 
-        That of a recurrent cell is left out.
+        That of a recurrent core is left out.
         """
         following: dict[str, Any] = {}
         if self.history > 1:
@@ -125,7 +125,7 @@ def make_memory(
     history: int = 1,
     previous_action: bool = False,
     counts_steps: bool = False,
-    cell: Cell | None = None,
+    recurrent: Sequence[StateSpec] = (),
 ) -> Memory | None:
     """Return the memory of a policy in an environment with these spaces, or None if it has none.
 
@@ -134,13 +134,13 @@ def make_memory(
         history: number of observations that the network sees.
         previous_action: whether the network sees the previous action.
         counts_steps: whether the network sees the time left.
-        cell: the recurrent cell, if there is one.
+        recurrent: the state that a recurrent core computes.
 
     Raises:
         UserError: a part of the observation has the name of an array of the memory, or is an image, of which no history
-            is kept and which no cell takes.
+            is kept and which no recurrent core takes.
     """
-    if history == 1 and not previous_action and not counts_steps and cell is None:
+    if history == 1 and not previous_action and not counts_steps and not recurrent:
         return None
     parts, limit = spaces.observation, spaces.limit if counts_steps else 0
     image = next((spec.name for spec in parts if is_image(spec)), None)
@@ -149,9 +149,9 @@ def make_memory(
             f"history must be 1: the observation {image!r} is an image; let a wrapper of the environment stack frames "
             "as channels"
         )
-    if cell is not None and image is not None:
+    if recurrent and image is not None:
         raise UserError(
-            f"memory must be left out: the observation {image!r} is an image, and a recurrent cell takes numbers; let "
+            f"memory must be left out: the observation {image!r} is an image, and what is recurrent takes numbers; let "
             "a wrapper of the environment stack frames as channels"
         )
     seen, state = list(zip(parts, spaces.kinds, strict=True)), []
@@ -169,8 +169,7 @@ def make_memory(
     if limit:
         seen = _with_part(seen, ArraySpec(LOG_STEPS_LEFT, "float32", (1,), 0.0, float(np.log1p(limit))), "Box")
         state.append(StateSpec(STEPS, "int32", ()))
-    recurrent = tuple(StateSpec(name, "float32", (cell.units,)) for name in cell.state) if cell else ()
-    # In the cell's own order, in which the encoder passes them on.
+    # In their own order, in which the encoder passes them on.
     seen += [(ArraySpec(each.name, each.dtype, each.shape), RECURRENT) for each in recurrent]
     _check_names(parts, [spec.name for spec in (*state, *recurrent)])
     specs, kinds = zip(*seen, strict=True)
@@ -182,7 +181,7 @@ def make_memory(
         specs,
         kinds,
         (*state, *recurrent),
-        recurrent,
+        tuple(recurrent),
     )
 
 
@@ -227,6 +226,9 @@ def _history_name(name: str, parts: int) -> str:
 
 
 def _check_names(parts: tuple[ArraySpec, ...], state: list[str]) -> None:
+    twice = [name for name, count in Counter((*state, "action", "noise", "reset")).items() if count > 1]
+    if twice:
+        raise UserError(f"policy_state {twice[0]!r} needs another name: the policy has an array of that name already")
     taken = {"reset", *state, *(f"next_{name}" for name in state)}
     taken |= {LOG_STEPS_LEFT} if STEPS in state else set()
     for spec in parts:

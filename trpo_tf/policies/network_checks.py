@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
+from trpo_tf.serving import StateSpec
 
 _ROWS = 4
 _LOOPS = {"While", "StatelessWhile"}
@@ -27,7 +28,7 @@ class NetworkMismatch(UserError):
     """Error of a network whose inputs or output do not fit the environment and the algorithm."""
 
 
-def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str) -> None:
+def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str, state: Sequence[StateSpec] = ()) -> None:
     """Raise `UserError` unless `network` is a Keras model that maps `inputs` to [batch, outputs]; build it if need be.
 
     Args:
@@ -35,6 +36,7 @@ def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str) -
         inputs: `tf.TensorSpec`s with a free batch dimension.
         outputs: numbers in a row of the output.
         name: what messages call the network.
+        state: what the network gives the next values of, in a list behind the output.
     """
     if not isinstance(network, keras.Model):
         raise UserError(
@@ -46,12 +48,24 @@ def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str) -
     except Exception as error:
         reason = f"it takes {network.input_shape}" if hasattr(network, "input_shape") else _reason(error)
         raise NetworkMismatch(f"{name} doesn't take inputs of shape {wanted}: {reason}") from error
-    if not tf.is_tensor(output):
-        raise NetworkMismatch(f"{name} gives {_kind(output)}; it must give one tensor, (None, {outputs})")
+    if not state:
+        if not tf.is_tensor(output):
+            raise NetworkMismatch(f"{name} gives {_kind(output)}; it must give one tensor, (None, {outputs})")
+        _check_output(output, (outputs,), name, "output")
+        return
+    if not isinstance(output, list | tuple) or len(output) != 1 + len(state):
+        wanted = ", ".join(["output", *(spec.next_name for spec in state)])
+        raise NetworkMismatch(f"{name} gives {_kind(output)}; with this policy_state it must give a list, [{wanted}]")
+    _check_output(output[0], (outputs,), name, "output")
+    for spec, after in zip(state, output[1:], strict=True):
+        _check_output(after, spec.shape, name, spec.next_name)
+
+
+def _check_output(output: Any, wanted: tuple[int, ...], name: str, what: str) -> None:
     shape = tuple(output.shape)
-    if shape != (_ROWS, outputs):
+    if shape != (_ROWS, *wanted):
         shown = (None, *shape[1:]) if shape[:1] == (_ROWS,) else f"{shape} for {_ROWS} rows"
-        raise NetworkMismatch(f"{name}'s output has shape {shown}; it must be (None, {outputs})")
+        raise NetworkMismatch(f"{name}'s {what} has shape {shown}; it must be {(None, *wanted)}")
 
 
 def check_trainable(network: keras.Model, inputs: Sequence[Any], name: str) -> None:
@@ -156,10 +170,15 @@ def _check_rows(network: keras.Model, weights: Sequence[Any], probes: Any, name:
 def _called(
     network: keras.Model, weights: Sequence[Any], probes: Any, *, training: bool = False
 ) -> tuple[Any, list[str]]:
-    """Return the output with `weights` for the trained ones, and the variables that the call would change."""
+    """Return the output with `weights` for the trained ones, and the variables that the call would change.
+
+    Several outputs [batch, ...] are returned side by side.
+    """
     mapping = list(zip(network.trainable_variables, weights, strict=True))
     with keras.StatelessScope(state_mapping=mapping) as scope:
         output = network(probes, training=training)
+    if isinstance(output, list | tuple):
+        output = np.concatenate([np.reshape(part, (part.shape[0], -1)) for part in output], axis=1)
     after = [(variable, scope.get_current_value(variable)) for variable in network.non_trainable_variables]
     return output, [v.path for v, value in after if value is not None and not np.array_equal(v.numpy(), value)]
 
@@ -228,6 +247,8 @@ def _kind(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, list | tuple | dict):
         return f"{len(value)} outputs"
+    if tf.is_tensor(value):
+        return f"one tensor, {(None, *value.shape[1:])}"
     return f"a {type(value).__module__}.{type(value).__name__}".replace("builtins.", "")
 
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from trpo_tf.export import PolicySpec
 from trpo_tf.export.policy.functions import InferenceFunction, PolicyFunction
+from trpo_tf.policies.core import NETWORK_ALONE, Core
 from trpo_tf.policies.encoders import Encoder, MaskedInputs, without_mask
 from trpo_tf.policies.heads.discrete import DiscreteHead, MaskableHead
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.memory import Memory, State, Step
 from trpo_tf.policies.networks import PureNetwork
-from trpo_tf.policies.recurrence.recurrence import Recurrence
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.serving import ArraySpec
 from trpo_tf.solvers.fisher import Linearization, linearize
@@ -38,20 +38,18 @@ class Policy:
         observation: tuple[ArraySpec, ...],
         action: ArraySpec,
         memory: Memory | None = None,
-        recurrence: Recurrence | None = None,
+        core: Core = NETWORK_ALONE,
         mask: str | None = None,
     ) -> None:
-        """Combine the parts; the built network maps the encoder's output, or the recurrence's, to the head's input.
+        """Combine the parts; the `core` maps the encoder's output to the head's input by the built network.
 
         `observation` is the environment's; the encoder takes what `memory` makes of it. `mask` names the part of it
         that tells which actions are legal, if one does.
         """
-        self.encoder, self.head, self.memory, self.recurrence = encoder, head, memory, recurrence
+        self.encoder, self.head, self.memory, self.core = encoder, head, memory, core
         self.spec = PolicySpec(observation, action, head.noise, memory.state if memory else (), mask)
-        cell = recurrence.shapes if recurrence else ()
-        self.network = PureNetwork(network, (*cell, *head.extra_shapes))
-        self._layers = len(self.network.shapes) - len(cell) - len(head.extra_shapes)
-        self._own = len(self.network.shapes) - len(head.extra_shapes)
+        self.network = PureNetwork(network, (*core.shapes, *head.extra_shapes))
+        self._of_core = len(self.network.shapes) - len(head.extra_shapes)
 
     @property
     def is_discrete(self) -> bool:
@@ -60,8 +58,8 @@ class Policy:
 
     @property
     def network_inputs(self) -> Sequence[Any]:
-        """`tf.TensorSpec`s of what the network takes: the encoder's output, or the recurrence's features."""
-        return network_inputs(self.encoder, self.recurrence)
+        """`tf.TensorSpec`s of what the network takes."""
+        return self.core.network_inputs(self.encoder)
 
     @property
     def noise_size(self) -> int:
@@ -69,9 +67,8 @@ class Policy:
         return math.prod(self.head.noise.shape)
 
     def initial_theta(self) -> NDArray[np.float32]:
-        """Return the network's present weights, and the initial parameters of cell and head, as one vector."""
-        cell = self.recurrence.initial_weights() if self.recurrence else []
-        return self.network.flat(*cell, *self.head.initial_extra())
+        """Return the network's present weights, and the initial parameters of core and head, as one vector."""
+        return self.network.flat(*self.core.initial_weights(), *self.head.initial_extra())
 
     def trained(self, theta: NDArray[np.float32], moments: Moments) -> "TrainedPolicy":
         """Return the policy with these parameters and moments of observations."""
@@ -88,22 +85,22 @@ class Policy:
         self, theta: NDArray[np.float32], before: Moments, after: Moments, least_deviation: float
     ) -> NDArray[np.float32]:
         """Return parameters of the same policy with other statistics, as `PureNetwork.recentred` does."""
-        kernels = (0, self._layers) if self.recurrence else (0,)
+        kernels = (0, self._of_core - len(self.core.shapes)) if self.core.shapes else (0,)
         return self.network.recentred(theta, before, after, least_deviation, kernels)
 
     def linearize(self, theta: Any, inputs: Any) -> Linearization:
         """Return the linearisation at `theta` of `parameters`, for encoded observations."""
-        parts, own = self.network.split(theta), self._own
-        network = self._linearized_network(parts[:own], without_mask(inputs))
-        head = linearize(lambda point: self._distribution(point[0], point[1:], inputs), [network.value, *parts[own:]])
+        parts, own = self.network.split(theta), self._of_core
+        core = self.core.linearize(self.network, parts[:own], without_mask(inputs))
+        head = linearize(lambda point: self._distribution(point[0], point[1:], inputs), [core.value, *parts[own:]])
 
         def forward(vector: Any) -> Any:
             tangents = self.network.split(vector)
-            return head.forward([network.forward(tangents[:own]), *tangents[own:]])
+            return head.forward([core.forward(tangents[:own]), *tangents[own:]])
 
         def backward(cotangent: Parameters) -> Any:
             output, *extra = head.backward(cotangent)
-            return tf.concat([tf.reshape(part, [-1]) for part in (*network.backward(output), *extra)], axis=0)
+            return tf.concat([tf.reshape(part, [-1]) for part in (*core.backward(output), *extra)], axis=0)
 
         return Linearization(head.value, forward, backward)
 
@@ -118,7 +115,7 @@ class Policy:
         `PureNetwork.split` returns them, observations are [batch, ...] as the network sees them, noise is [batch, k].
         """
         encoded = self.encoder(normalizer, observation)
-        return self._drawn(self._of_features(parts, self._features(parts, encoded)), noise, encoded)
+        return self._drawn(self._unmasked(parts, encoded), noise, encoded)
 
     def step(
         self, parts: list[Any], normalizer: Normalizer, observation: Any, state: State, reset: Any, noise: Any
@@ -131,13 +128,13 @@ class Policy:
         assert self.memory is not None
         seen = self.memory.observe(observation, state, reset)
         # Without the state, which 8 bits would have to hold in the observation's range.
-        features = self.encoder.observed(normalizer, seen)
-        computed: dict[str, Any] = {}
-        if self.recurrence is not None:
-            before = tuple(state[spec.name] for spec in self.memory.recurrent)
-            features, computed = self.recurrence.step(parts[self._layers : self._own], features, before)
-        encoded = self.encoder.with_mask(features, seen)
-        action, sample = self._drawn(self._of_features(parts, features), noise, encoded)
+        observed = self.encoder.observed(normalizer, seen)
+        names = [spec.name for spec in self.memory.recurrent]
+        before = tuple(state[name] for name in names)
+        output, after = self.core.step(self.network, parts[: self._of_core], observed, before)
+        parameters = self.head.parameters(output, parts[self._of_core :])
+        action, sample = self._drawn(parameters, noise, self.encoder.with_mask(observed, seen))
+        computed = dict(zip(names, after, strict=True))
         return Step(action, sample, seen, self.memory.advance(seen, state, action) | computed)
 
     def on_inputs(self, answer: InferenceFunction) -> PolicyFunction:
@@ -150,7 +147,7 @@ class Policy:
     def scores(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> Any:
         """Return the scores [batch, ..., n] of a policy of discrete actions: each choice is their argmax."""
         encoded = self.encoder(normalizer, observation)
-        parameters = self._of_features(parts, self._features(parts, encoded))
+        parameters = self._unmasked(parts, encoded)
         if isinstance(encoded, MaskedInputs):
             assert isinstance(self.head, MaskableHead)
             return self.head.legal_scores(parameters, noise, encoded.legal)
@@ -158,8 +155,14 @@ class Policy:
         return self.head.scores(parameters, noise)
 
     def _parameters(self, parts: list[Any], inputs: Any) -> Parameters:
-        output, _ = self.network.apply(parts, self._features(parts, inputs))
-        return self._distribution(output, parts[self._own :], inputs)
+        return self._distribution(self._output(parts, inputs), parts[self._of_core :], inputs)
+
+    def _unmasked(self, parts: list[Any], inputs: Any) -> Parameters:
+        """Return the distribution's parameters for encoded observations, as if every action were legal."""
+        return self.head.parameters(self._output(parts, inputs), parts[self._of_core :])
+
+    def _output(self, parts: list[Any], inputs: Any) -> Any:
+        return self.core.output(self.network, parts[: self._of_core], without_mask(inputs))
 
     def _distribution(self, output: Any, extra: list[Any], inputs: Any) -> Parameters:
         """Return the distribution's parameters, from the network's output and the mask among `inputs`, if any."""
@@ -167,18 +170,6 @@ class Policy:
             assert isinstance(self.head, MaskableHead)
             output = self.head.mask(output, inputs.legal)
         return self.head.parameters(output, extra)
-
-    def _features(self, parts: list[Any], inputs: Any) -> Any:
-        """Return what the network itself takes, of encoded observations."""
-        observed = without_mask(inputs)
-        if self.recurrence is None:
-            return observed
-        return self.recurrence.features(parts[self._layers : self._own], observed)
-
-    def _of_features(self, parts: list[Any], features: Any) -> Parameters:
-        """Return the distribution's parameters for what the network itself takes, as if every action were legal."""
-        output, _ = self.network.apply(parts, features)
-        return self.head.parameters(output, parts[self._own :])
 
     def _drawn(self, parameters: Parameters, noise: Any, encoded: Any) -> tuple[Any, Any]:
         """Return action and sample, for parameters without mask and the mask among the encoded observations, if any."""
@@ -188,30 +179,6 @@ class Policy:
         else:
             sample = self.head.sample(parameters, noise)
         return self.head.action(sample), sample
-
-    def _linearized_network(self, weights: list[Any], inputs: Any) -> Linearization:
-        """Return the linearisation of the network's output in its weights and the cell's."""
-        if self.recurrence is None:
-            return self.network.linearize(weights, inputs)
-        layers, width = self._layers, self.recurrence.features_width
-        cell = self.recurrence.linearize(weights[layers:], inputs)
-        network = self.network.linearize_with_inputs(weights[:layers], tf.ensure_shape(cell.value, (None, width)))
-
-        def forward(tangents: list[Any]) -> Any:
-            return network.forward([*tangents[:layers], cell.forward(tangents[layers:])])
-
-        def backward(cotangent: Any) -> list[Any]:
-            *gradients, of_features = network.backward(cotangent)
-            return [*gradients, *cell.backward(of_features)]
-
-        return Linearization(network.value, forward, backward)
-
-
-def network_inputs(encoder: Encoder, recurrence: Recurrence | None) -> Sequence[Any]:
-    """Return `tf.TensorSpec`s of what a policy's network takes: see `Policy.network_inputs`."""
-    if recurrence is None:
-        return encoder.inputs
-    return [tf.TensorSpec((None, recurrence.features_width), tf.float32)]
 
 
 @dataclass(frozen=True)

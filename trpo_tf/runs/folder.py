@@ -1,10 +1,11 @@
 """Create run folders and load the runs in them; `trpo_tf.runs.layout` lists their files."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,20 @@ from trpo_tf.learning.training_state import TrainingState, WeightsMismatch
 from trpo_tf.policies.build import build_policy
 from trpo_tf.policies.network_checks import NetworkMismatch, architecture, from_architecture
 from trpo_tf.policies.policy import Policy, TrainedPolicy
+from trpo_tf.policies.recurrence.own_state import OwnState
 from trpo_tf.runs.checkpoints import load_checkpoint, save_checkpoint
 from trpo_tf.runs.layout import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
     POLICY_NETWORK_FILE,
+    POLICY_STATE_FILE,
     SPACES_FILE,
     SUMMARY_FILE,
     VALUE_NETWORK_FILE,
     require_new,
     require_run,
 )
+from trpo_tf.serving import StateSpec
 from trpo_tf.serving.arguments import expect
 from trpo_tf.support.atomic_write import write_atomically
 
@@ -79,6 +83,9 @@ def create_run(folder: Path, config: Config, learner: Learner, state: TrainingSt
         (scratch / SPACES_FILE).write_text(learner.spaces.to_json())
         for name, network in networks.items():
             (scratch / name).write_text(architecture(network, name.removesuffix(".json")))
+        if isinstance(learner.policy.core, OwnState):
+            state_of_network = [dataclasses.asdict(spec) for spec in learner.policy.core.state]
+            (scratch / POLICY_STATE_FILE).write_text(json.dumps(state_of_network, indent=2))
         write_config(scratch, config)
         (scratch / CHECKPOINTS_FOLDER).mkdir()
         save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
@@ -99,22 +106,32 @@ def load_run(folder: str | Path) -> Run:
     folder = Path(folder)
     require_run(folder)
     config, state = read_config(folder / CONFIG_FILE), load_checkpoint(folder / CHECKPOINTS_FOLDER)
-    network = from_architecture(folder / POLICY_NETWORK_FILE)
+    network, own_state = from_architecture(folder / POLICY_NETWORK_FILE), _read_state(folder / POLICY_STATE_FILE)
     with _mismatches_named(folder, config):
-        policy = build_policy(config, _read_spaces(folder, config), network)
+        policy = build_policy(config, _read_spaces(folder, config), network, own_state)
         if state.theta.shape != (policy.network.size,):
             raise WeightsMismatch(f"theta is {state.theta.shape} there and {(policy.network.size,)} here")
 
     @cache
     def make_learner() -> Learner:
         with _mismatches_named(folder, config):
-            learner = build_learner(config, network, from_architecture(folder / VALUE_NETWORK_FILE))
+            learner = build_learner(config, network, from_architecture(folder / VALUE_NETWORK_FILE), own_state)
             learner.initial_state(config.sampling.num_envs).with_weights(state.weights())
         return learner
 
     summary = folder / SUMMARY_FILE
     told = renamed(json.loads(summary.read_text()), COUNTERS) if summary.exists() else {}
     return Run(folder, config, policy, make_learner, state, told)
+
+
+def _read_state(path: Path) -> tuple[StateSpec, ...]:
+    """Return the state that the policy's network computes; other runs have no such file."""
+    if not path.exists():
+        return ()
+    try:
+        return tuple(StateSpec(**each) for each in json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} can't be read: {error}; restore it, or train again") from error
 
 
 def _read_spaces(folder: Path, config: Config) -> Spaces:
@@ -145,4 +162,4 @@ def with_summary(run: Run, summary: Mapping[str, Any]) -> Run:
     """Write another summary to the run's folder, and return the run with it."""
     text = json.dumps(summary, indent=2)
     write_atomically(run.folder / SUMMARY_FILE, f"{text}\n".encode())
-    return replace(run, summary=summary)
+    return dataclasses.replace(run, summary=summary)

@@ -4,6 +4,7 @@ config.toml             the settings
 spaces.json             the arrays that the policy observes and gives
 policy_network.json     Keras architectures
 value_network.json
+policy_state.json       the state that a policy network of the user's own computes, if it has one
 metrics.jsonl           one line per iteration; docs/reference/metrics.md defines the metrics
 tensorboard/            the same for TensorBoard
 checkpoints/            the last few, each complete
@@ -21,6 +22,7 @@ from trpo_tf.errors import UserError
 CONFIG_FILE = "config.toml"
 SPACES_FILE = "spaces.json"
 POLICY_NETWORK_FILE = "policy_network.json"
+POLICY_STATE_FILE = "policy_state.json"
 VALUE_NETWORK_FILE = "value_network.json"
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,6 +24,7 @@ from trpo_tf.runs.lock import locked
 from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights
 from trpo_tf.sampling.workers import Workers
+from trpo_tf.serving import StateSpec
 from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.training.loop import iterations_left, train_to_end
 from trpo_tf.training.watchers import WatcherArguments, Watchers
@@ -37,6 +38,7 @@ def train(
     out: str | Path | None = None,
     *,
     policy_network: keras.Model | None = None,
+    policy_state: Sequence[StateSpec] = (),
     value_network: keras.Model | None = None,
     init_from: str | Path | None = None,
     make_env: MakeEnv | None = None,
@@ -50,6 +52,8 @@ def train(
         out: the run folder, which must not exist yet.
         policy_network: a Keras network [batch, obs] -> [batch, k] instead of the default one, where k is the number of
             discrete actions, or of continuous action dimensions.
+        policy_state: what that network remembers. It then takes a list, the observation and these arrays [batch, ...],
+            and gives a list, its output and their next values (docs/howto/own-network.md).
         value_network: the same for the critic, [batch, obs] -> [batch, 1].
         init_from: a run or bundle whose weights and normalisers to start from.
         make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
@@ -82,7 +86,8 @@ def train(
     config = with_env_backend(config)
     workers = Workers.of(workers, config)
     config = with_observation_offset(config)
-    learner = build_learner(config, policy_network, value_network)
+    _check_state(policy_state, policy_network, config)
+    learner = build_learner(config, policy_network, value_network, policy_state)
     for name, network, inputs in (
         ("policy_network", policy_network, learner.policy.network_inputs),
         ("value_network", value_network, learner.policy.encoder.inputs),
@@ -170,6 +175,21 @@ def with_version(config: Config) -> Config:
         return config
     warnings.warn(f"{config.env_id} stands for its latest version, {env_id}", stacklevel=3)
     return dataclasses.replace(config, env_id=env_id)
+
+
+def _check_state(state: Sequence[StateSpec], network: keras.Model | None, config: Config) -> None:
+    wanted = "policy_state must be a list of StateSpec, such as [StateSpec('hidden', 'float32', (32,))]"
+    expect(state, list | tuple, wanted, UserError)
+    for spec in state:
+        expect(spec, StateSpec, wanted, UserError)
+        if spec.dtype != "float32":
+            raise UserError(f"policy_state {spec.name!r} must be float32, which has derivatives, not {spec.dtype}")
+    if state and network is None:
+        raise UserError("policy_state needs a policy_network that computes it; for the default one choose a memory")
+    if state and config.policy.memory:
+        raise UserError(f"policy_state must be left out with a memory ({config.policy.memory}); give one of the two")
+    if state and config.trust_region.fisher == "double-backprop":
+        raise UserError("fisher must be gauss-newton or score-covariance, with a policy_state")
 
 
 def _has_learned(folder: Path) -> bool:

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tests.support.problems import keras_float
 from trpo_tf.policies.recurrence.cells import gru, lstm
-from trpo_tf.policies.recurrence.linearized import Course, hidden_states, linearize_hidden_states, states
+from trpo_tf.policies.recurrence.linearized import hidden_states, linearize_hidden_states, states
+from trpo_tf.policies.recurrence.sequences import Course
 
 STEPS, SEQUENCES, INPUTS, UNITS = 7, 3, 2, 4
 CELLS = {"gru": gru(UNITS), "lstm": lstm(UNITS)}

@@ -11,15 +11,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from trpo_tf.policies.recurrence.cells import Cell, CellState
+from trpo_tf.policies.recurrence.sequences import Course
 from trpo_tf.solvers.fisher import Linearization
-
-
-class Course(NamedTuple):
-    """What a cell takes at T steps of N sequences."""
-
-    inputs: Any  # [T, N, width]
-    goes_on: Any  # [T, N, 1], 1 where a step continues the sequence, 0 where its state before is zero
-    state: CellState  # of [N, units], before the first step
 
 
 def states(cell: Cell, weights: Sequence[Any], course: Course) -> CellState:

@@ -1,30 +1,35 @@
-"""A policy's recurrent part: from encoded observations and a state to the network's features and the next state."""
+"""A recurrent cell before the policy's network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.policies.recurrence.cells import Cell, CellState
-from trpo_tf.policies.recurrence.linearized import Course, hidden_states, linearize_hidden_states
-from trpo_tf.policies.recurrence.sequences import Sequences
+from trpo_tf.policies.core import Core, CoreState
+from trpo_tf.policies.encoders import Encoder
+from trpo_tf.policies.networks import PureNetwork
+from trpo_tf.policies.recurrence.cells import Cell
+from trpo_tf.policies.recurrence.linearized import hidden_states, linearize_hidden_states
+from trpo_tf.policies.recurrence.sequences import Sequences, counted, course_of, parted, spread
 from trpo_tf.solvers.fisher import Linearization
 
 
 @dataclass(frozen=True)
-class Recurrence:
-    """A cell that takes encoded observations of `width` numbers.
+class Recurrence(Core):
+    """A cell that takes encoded observations of `width` numbers, before the network.
 
-    A row of inputs [width + state] is an encoded observation, and the state before it. Features [width + units] are the
-    observation and the hidden state after it. The cell's initial weights are drawn with `seed`.
+    A row of inputs [width + state] is an encoded observation, and the state before it. The network takes features
+    [width + units], the observation and the hidden state after it. The cell's initial weights are drawn with `seed`.
     """
 
     cell: Cell
     width: int
     seed: int = 0
+
+    is_recurrent: ClassVar = True
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -40,50 +45,50 @@ class Recurrence:
         """Numbers of a row of features."""
         return self.width + self.cell.units
 
-    def step(self, weights: Sequence[Any], observed: Any, before: CellState) -> tuple[Any, dict[str, Any]]:
-        """Return features [batch, ...] of observations and states [batch, ...], and the states after them by name."""
-        kernel, bias, recurrent = weights
+    def network_inputs(self, _encoder: Encoder) -> Sequence[Any]:
+        """Return the `tf.TensorSpec` of the features."""
+        return [tf.TensorSpec((None, self.features_width), tf.float32)]
+
+    def step(
+        self, network: PureNetwork, weights: Sequence[Any], observed: Any, before: CoreState
+    ) -> tuple[Any, CoreState]:
+        """Return the output [batch, k] for observations and states [batch, ...], and the states after them."""
+        kernel, bias, recurrent = self._of_cell(weights)
         after = self.cell.gates(tf.matmul(observed, kernel) + bias, tf.matmul(before[0], recurrent), before)
-        return tf.concat([observed, after[0]], axis=-1), dict(zip(self.cell.state, after, strict=True))
+        return network.apply(weights, tf.concat([observed, after[0]], axis=-1))[0], after
 
-    def features(self, weights: Sequence[Any], inputs: Any) -> Any:
-        """Return features [B, ...] of inputs [B, ...], or of sequences: of all their rows or of those that count."""
+    def output(self, network: PureNetwork, weights: Sequence[Any], inputs: Any) -> Any:
+        """Return the output [B, k] for rows [B, width + state], or for the rows of `Sequences` that count."""
         if not isinstance(inputs, Sequences):
-            return self.step(weights, *self._parted(inputs))[0]
-        course = self._course(inputs)
-        return self._taken(inputs, course, hidden_states(self.cell, weights, course))
+            return self.step(network, weights, *parted(inputs, self.width, self._state))[0]
+        course = course_of(inputs, self.width, self._state)
+        hidden = hidden_states(self.cell, self._of_cell(weights), course)
+        return network.apply(weights, counted(inputs, tf.concat([course.inputs, hidden], axis=-1)))[0]
 
-    def linearize(self, weights: Sequence[Any], inputs: Sequences) -> Linearization:
-        """Return the linearisation of `features` of sequences at the cell's weights."""
-        course = self._course(inputs)
-        linear = linearize_hidden_states(self.cell, weights, course)
-        length, n = course.inputs.shape[:2]
+    def linearize(self, network: PureNetwork, weights: Sequence[Any], inputs: Sequences) -> Linearization:
+        """Return the linearisation of `output` of sequences in the weights of network and cell."""
+        course, layers = course_of(inputs, self.width, self._state), len(weights) - len(self.shapes)
+        cell = linearize_hidden_states(self.cell, self._of_cell(weights), course)
+
+        def features(observed: Any, hidden: Any) -> Any:
+            rows = counted(inputs, tf.concat([observed, hidden], axis=-1))
+            return tf.ensure_shape(rows, (None, self.features_width))
+
+        rest = network.linearize_with_inputs(weights[:layers], features(course.inputs, cell.value))
 
         def forward(tangents: Sequence[Any]) -> Any:
-            moved = linear.forward(tangents)
-            return self._taken(inputs, course._replace(inputs=tf.zeros_like(course.inputs)), moved)
+            moved = features(tf.zeros_like(course.inputs), cell.forward(tangents[layers:]))
+            return rest.forward([*tangents[:layers], moved])
 
         def backward(cotangent: Any) -> list[Any]:
-            of_hidden = cotangent[:, self.width :]
-            if inputs.rows is not None:
-                of_hidden = tf.math.unsorted_segment_sum(of_hidden, inputs.rows, length * n)
-            gradient: list[Any] = linear.backward(tf.reshape(of_hidden, (length, n, self.cell.units)))
-            return gradient
+            *gradients, of_features = rest.backward(cotangent)
+            return [*gradients, *cell.backward(spread(inputs, of_features[:, self.width :]))]
 
-        return Linearization(self._taken(inputs, course, linear.value), forward, backward)
+        return Linearization(rest.value, forward, backward)
 
-    def _taken(self, inputs: Sequences, course: Course, hidden: Any) -> Any:
-        """Return the features [B, ...] of the rows that count."""
-        rows = tf.reshape(tf.concat([course.inputs, hidden], axis=-1), (-1, self.features_width))
-        return rows if inputs.rows is None else tf.gather(rows, inputs.rows)
+    @property
+    def _state(self) -> list[tuple[int, ...]]:
+        return [(self.cell.units,) for _ in self.cell.state]
 
-    def _course(self, inputs: Sequences) -> Course:
-        observed, before = self._parted(inputs.inputs)
-        goes_on = tf.cast(inputs.goes_on, observed.dtype)[..., tf.newaxis]
-        return Course(observed, goes_on, tuple(part[0] for part in before))
-
-    def _parted(self, inputs: Any) -> tuple[Any, CellState]:
-        """Split inputs [..., width + state] into observations and the arrays of the state."""
-        units = self.cell.units
-        places = range(self.width, self.width + self.cell.width, units)
-        return inputs[..., : self.width], tuple(inputs[..., place : place + units] for place in places)
+    def _of_cell(self, weights: Sequence[Any]) -> Sequence[Any]:
+        return weights[len(weights) - len(self.shapes) :]

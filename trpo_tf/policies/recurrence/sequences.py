@@ -4,6 +4,8 @@ Each row holds the state that the policy had before it. So any part of a batch t
 by itself: its sequences start from the stored states, and derivatives end there.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,14 @@ class Sequences(NamedTuple):
     inputs: Any  # [T, N, width + state], each with the state before the step
     goes_on: Any  # [T, N], whether a step continues an episode that is in the sequence already, or its first row
     rows: Any = None  # indices of flat rows, int32 [B], if only those count; all of them lead to them
+
+
+class Course(NamedTuple):
+    """What a step takes at T steps of N sequences."""
+
+    inputs: Any  # [T, N, width]
+    goes_on: Any  # [T, N, 1], 1 where a step continues the sequence, 0 where its state before is the initial one
+    state: tuple[Any, ...]  # of [N, ...], before the first step
 
 
 def as_sequences(inputs: Any, weight: NDArray[np.float64]) -> Any:
@@ -52,6 +62,38 @@ def selected(inputs: Any, indices: Any) -> Any:
     rows, goes_on = (tf.gather(array, indices) for array in flat)
     first = tf.ones_like(goes_on[:1])
     return Sequences(rows, tf.concat([first, goes_on[1:]], axis=0))
+
+
+def parted(inputs: Any, width: int, state: Sequence[tuple[int, ...]]) -> tuple[Any, tuple[Any, ...]]:
+    """Split inputs [..., width + state] into observations [..., width] and the state's arrays, of shapes `state`."""
+    arrays, place = [], width
+    leading = [-1 if size is None else size for size in inputs.shape[:-1]]
+    for shape in state:
+        size = math.prod(shape)
+        arrays.append(tf.reshape(inputs[..., place : place + size], (*leading, *shape)))
+        place += size
+    return inputs[..., :width], tuple(arrays)
+
+
+def course_of(inputs: Sequences, width: int, state: Sequence[tuple[int, ...]]) -> Course:
+    """Return the course of sequences whose inputs hold observations [width], and arrays of shapes `state`."""
+    observed, _ = parted(inputs.inputs, width, state)
+    _, first = parted(inputs.inputs[0], width, state)
+    return Course(observed, tf.cast(inputs.goes_on, observed.dtype)[..., tf.newaxis], first)
+
+
+def counted(inputs: Sequences, values: Any) -> Any:
+    """Return the values [B, k] of those rows that count, of values [T, N, k] at all rows."""
+    rows = tf.reshape(values, (-1, values.shape[-1]))
+    return rows if inputs.rows is None else tf.gather(rows, inputs.rows)
+
+
+def spread(inputs: Sequences, values: Any) -> Any:
+    """Return values [T, N, k], of values [B, k] of the rows that count: the transpose of `counted`."""
+    length, n = inputs.goes_on.shape
+    if inputs.rows is not None:
+        values = tf.math.unsorted_segment_sum(values, inputs.rows, length * n)
+    return tf.reshape(values, (length, n, values.shape[-1]))
 
 
 def chunks(length: int, n: int, longest: int = CHUNK, offset: int = 0) -> NDArray[np.int32]:
