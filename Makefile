@@ -103,6 +103,7 @@ bench-act: $(VENV)/.installed-dev
 
 bench-scale: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/scale.py --peer .venv-peer/bin/python
+	$(BIN)/python benchmarks/scale_model.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/reference/make_options.py
