@@ -3,11 +3,13 @@
 import functools
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from trpo_tf.learning.learner import build_learner
+from trpo_tf.learning.training_state import Purpose
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.workers import Workers
@@ -67,7 +69,9 @@ def sampled(config, workers, *, iterations=3, before=lambda iteration: None):
             if iteration == 1:
                 experience.restart(1)
             before(iteration)
-            batch, episodes, _ = experience.collect(np.random.default_rng(iteration), PhaseClock())
+            batch, episodes, _ = experience.collect(
+                replace(state, iteration=iteration).rng(0, Purpose.SAMPLING), PhaseClock()
+            )
             collected.append((batch, episodes, experience.take_info()))
     return collected
 

@@ -73,7 +73,8 @@ class TrainingState:
 
     def rng(self, seed: int, purpose: Purpose) -> np.random.Generator:
         """Return the random generator for one purpose in the next iteration of a run with this seed."""
-        return np.random.default_rng([seed, self.iteration, purpose])
+        # An int, since workers that unpickled a `Purpose` would import this module, and TensorFlow with it.
+        return np.random.default_rng([seed, self.iteration, int(purpose)])
 
     def at_checkpoint(self) -> "TrainingState":
         """Return the state to save: the next checkpoint, at which the environments restart."""
