@@ -16,6 +16,7 @@
 # make bench-train               speed of training against sb3-contrib, which gets an environment of its own
 # make bench-return              seconds of training to a return, against sb3-contrib
 # make bench-memory              memory of training against sb3-contrib, and its growth
+# make bench-memory-policies     scores where velocities are hidden, against sb3-contrib's RecurrentPPO; hours
 # make bench-export              bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make bench-scale               speed of sampling with rollout workers against sb3-contrib and Gymnasium; needs two idle cores
@@ -31,7 +32,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 EXTRAS = serve grpc sbom ray all dev
 
 .PHONY: demo docs test test-fast lint typecheck imports package-test image image-grpc image-test image-test-grpc image-arm64 soak chaos fuzz reload \
-	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-growth bench-export bench-act bench-scale requirements clean
+	protocol bench-serve bench-batching bench-train bench-return bench-memory bench-memory-policies bench-growth bench-export bench-act bench-scale requirements clean
 
 demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
@@ -91,6 +92,10 @@ bench-return: $(VENV)/.installed-dev .venv-peer/.installed
 
 bench-memory: $(VENV)/.installed-dev .venv-peer/.installed
 	$(BIN)/python benchmarks/memory.py --peer .venv-peer/bin/python
+
+bench-memory-policies: $(VENV)/.installed-dev .venv-peer/.installed
+	PYTHONPATH=. .venv-peer/bin/python benchmarks/peer_recurrent.py --seeds 3
+	$(BIN)/trpo-tf benchmark partial --seeds 3 --workers 2 --peer sb3-contrib-recurrent --out runs/partial
 
 bench-growth: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/growth.py

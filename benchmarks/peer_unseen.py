@@ -9,6 +9,7 @@ import argparse
 import csv
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from peer import COLUMNS, EPISODES, FIRST_EVALUATION_SEED, SCORES, append
 from trpo_tf.benchmark.suites import SUITES, UNTUNED
 
 _SHORT_LIMIT = 1000
+
+Array = np.ndarray[Any, Any]
 
 
 def measure(env_id: str, seed: int, steps: int) -> dict[str, Any]:
@@ -43,32 +46,62 @@ def make(env_id: str) -> gym.Env[Any, Any]:
     return gym.make(env_id, disable_env_checker=True)
 
 
-def play(model: sb3_contrib.TRPO, env_id: str, steps: int, *, deterministic: bool) -> np.ndarray[Any, Any]:
-    """Returns of episodes from the seeds, and of the length at most, that `trpo-tf benchmark` has."""
+def play(
+    model: Any, env_id: str, steps: int, *, deterministic: bool, normalize: Callable[[Any], Any] = lambda seen: seen
+) -> Array:
+    """Return the returns of episodes from the seeds, and of the length at most, that `trpo-tf benchmark` has.
+
+    A recurrent model's state is carried along an episode; other models have none. The model sees the observation
+    after `normalize`.
+    """
     env = make(env_id)
     limit = env.spec.max_episode_steps if env.spec else None
     longest = max(steps // EPISODES, min(limit or 0, _SHORT_LIMIT))
+    is_choice = isinstance(env.action_space, gym.spaces.Discrete)
     returns = np.zeros(EPISODES)
     for k in range(EPISODES):
         observation, _ = env.reset(seed=FIRST_EVALUATION_SEED + k)
+        state, starts = None, np.array([True])
         for _ in range(longest):
-            action, _ = model.predict(observation, deterministic=deterministic)
-            is_choice = isinstance(env.action_space, gym.spaces.Discrete)
+            action, state = model.predict(normalize(observation), state, starts, deterministic)
             observation, reward, terminated, truncated, _ = env.step(int(action) if is_choice else action)
             returns[k] += float(reward)
+            starts[0] = False
             if terminated or truncated:
                 break
     env.close()
     return returns
 
 
-def is_known(path: Path, env_id: str, seed: int, steps: int) -> bool:
-    """Whether the file has this run."""
+def is_known(path: Path, env_id: str, seed: int, steps: int, settings: str) -> bool:
+    """Return whether the file has this run."""
     if not path.exists():
         return False
     rows = csv.DictReader(path.read_text().splitlines())
-    wanted = (env_id, str(seed), str(steps), "default")
+    wanted = (env_id, str(seed), str(steps), settings)
     return any((row["environment"], row["seed"], row["steps"], row["settings"]) == wanted for row in rows)
+
+
+def train_missing(
+    out: Path,
+    steps_of: Mapping[str, int],
+    seeds: Iterable[int],
+    settings: str,
+    measure: Callable[[str, int, int], dict[str, Any]],
+) -> None:
+    """Measure the runs that the file does not have, seed by seed, and append each as it ends."""
+    torch.set_num_threads(1)
+    for seed in seeds:
+        for env_id, steps in steps_of.items():
+            if is_known(out, env_id, seed, steps, settings):
+                continue
+            try:
+                row = measure(env_id, seed, steps)
+            except Exception as error:  # noqa: BLE001  a peer's failure is for the report, and the others go on
+                print(f"{env_id} seed {seed} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                continue
+            append(out, row)
+            print(*row.values(), flush=True)
 
 
 def main() -> None:
@@ -79,18 +112,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--out", type=Path, default=SCORES, help="CSV file to append to")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        for env_id, steps in SUITES[arguments.suite].items():
-            if is_known(arguments.out, env_id, seed, steps):
-                continue
-            try:
-                row = measure(env_id, seed, steps)
-            except Exception as error:  # noqa: BLE001  a peer's failure is for the report, and the others go on
-                print(f"{env_id} seed {seed} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                continue
-            append(arguments.out, row)
-            print(*row.values(), flush=True)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    train_missing(arguments.out, SUITES[arguments.suite], seeds, "default", measure)
 
 
 if __name__ == "__main__":

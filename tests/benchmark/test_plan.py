@@ -103,7 +103,7 @@ def test_a_plan_that_cannot_work_is_refused(names, seeds, steps, message):
 
 
 def test_the_peer_s_scores_come_with_the_package():
-    assert peer_names() == ["sb3-contrib"]
+    assert peer_names() == ["sb3-contrib", "sb3-contrib-recurrent"]
     runs = load_peer("sb3-contrib")
     assert len({(run.environment, run.settings, run.seed) for run in runs}) == len(runs)
     scores = [run.mean_return for run in runs_in(runs, "CartPole-v1", 100_000, "zoo")]
@@ -116,8 +116,15 @@ def test_the_peer_s_scores_come_with_the_package():
     }
     assert {(run.environment, run.steps, run.settings) for run in runs} <= planned
     assert all((run.settings == "zoo") == (run.untrained_return is None) for run in runs)
-    with pytest.raises(UserError, match="peer 'nobody' is unknown; choose one of sb3-contrib"):
+    with pytest.raises(UserError, match="peer 'nobody' is unknown; choose one of sb3-contrib, sb3-contrib-recurrent"):
         load_peer("nobody")
+
+
+def test_the_recurrent_peer_s_scores_are_of_the_tasks_that_need_a_memory():
+    runs = load_peer("sb3-contrib-recurrent")
+    assert len({(run.environment, run.steps, run.seed) for run in runs}) == len(runs)
+    assert {run.environment for run in runs} <= set(SUITES["partial"])
+    assert {run.settings for run in runs} <= {"zoo"}, "what runs with presets are compared with"
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path):

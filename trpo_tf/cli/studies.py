@@ -85,7 +85,7 @@ class Benchmark:
     steps: Annotated[int | None, arg(metavar="INT")] = None
     """environment steps of every run, by default the suite's"""
     peer: Annotated[str | None, arg(metavar="NAME")] = None
-    """compare with another trainer's scores: sb3-contrib"""
+    """compare with another trainer's scores: sb3-contrib, or sb3-contrib-recurrent in the suite partial"""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/benchmark")
     """folder of runs, results and report"""
 
