@@ -89,7 +89,7 @@ def start(
     What it imports is found in `paths` and the checkout. By default it has this process's environment variables.
     """
     variables = dict(os.environ if environment is None else environment)
-    variables["PYTHONPATH"] = os.pathsep.join(map(str, [*paths, ROOT]))
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, map(str, [*paths, ROOT, variables.get("PYTHONPATH", "")])))
     request: dict[str, Any] = {
         "code": code,
         "arguments": list(map(str, arguments)),
@@ -119,7 +119,11 @@ def _server(imported: tuple[str, ...]) -> socket.socket:
     """The socket of this test process's server with these imports, which ends with it."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno()), *imported]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+    # What a test adds to PYTHONPATH is for its own commands.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=variables
+    )
     theirs.close()
 
     def end() -> None:

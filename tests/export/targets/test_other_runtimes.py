@@ -196,9 +196,9 @@ def test_the_web_carries_a_state(name, web):
 
 
 @pytest.mark.parametrize("name", MASKED)
-def test_the_web_chooses_legal_actions(name, web, tmp_path):
+def test_the_web_chooses_legal_actions(name, web):
     content, spec, observations, noise, expected = masked_case(name)
-    actions = run_web(web, tmp_path, content, observations | {spec.noise.name: noise})
+    actions = run_web(web, content, observations | {spec.noise.name: noise})
     assert are_masked(actions, name, observations, expected)
 
 
