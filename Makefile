@@ -16,7 +16,7 @@
 # make bench-train               speed of training against sb3-contrib, which gets an environment of its own
 # make bench-return              seconds of training to a return, against sb3-contrib
 # make bench-memory              memory of training against sb3-contrib, and its growth
-# make bench-memory-policies     scores where velocities are hidden, against sb3-contrib's RecurrentPPO; hours
+# make bench-memory-policies     scores where a memory is needed, against sb3-contrib's RecurrentPPO
 # make bench-export              bytes and latency of every target
 # make bench-growth              cost of an iteration over batch size, networks' width and environments
 # make bench-scale               speed of sampling with rollout workers against sb3-contrib and Gymnasium; needs two idle cores
