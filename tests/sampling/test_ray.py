@@ -9,15 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.paths import ROOT
 from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
 from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.runs.folder import load_run, write_config
 from trpo_tf.sampling.workers import Workers
+from trpo_tf.training.train import train
 
 pytest.importorskip("ray")
 
@@ -123,6 +127,45 @@ def test_an_exception_comes_with_its_traceback_shard_and_seed(on_ray, sharded):
     cause = raised.value.cause
     assert isinstance(cause, ArithmeticError)
     assert "in step\n    raise ArithmeticError" in "".join(cause.__notes__)
+
+
+def test_a_run_outlives_the_machine_of_its_workers(cluster, sharded, tmp_path):
+    """The only machine with cores leaves in mid-iteration, and another one joins."""
+    hung = tmp_path / "hung"
+    config = sharded(FAULTY, env_kwargs=json.dumps({"fault": "hang", "once": str(hung)}), eval_episodes=0)
+    write_config(tmp_path, config)
+    options = [
+        "--config",
+        tmp_path / "config.toml",
+        "--out",
+        tmp_path / "run",
+        "--workers",
+        "2",
+        "--ray",
+        cluster.address,
+    ]
+    command = [sys.executable, "-m", "trpo_tf", "train", *map(str, options)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as learner:
+        try:
+            wait_for(hung.exists)
+            (leaving,) = cluster.worker_nodes
+            cluster.add_node(num_cpus=2, **ports())
+            cluster.remove_node(leaving, allow_graceful=False)
+            _, said = learner.communicate(timeout=300)
+        finally:
+            learner.kill()
+    assert learner.returncode == 0, said
+    assert "was lost" in said
+    alone = train(sharded(WALK, eval_episodes=0), tmp_path / "alone", progress=False)
+    for name in ("theta", "value_theta"):
+        np.testing.assert_array_equal(getattr(load_run(tmp_path / "run").state, name), getattr(alone.state, name))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
