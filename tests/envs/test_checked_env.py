@@ -94,7 +94,7 @@ def test_an_evaluation_names_the_step_too(config, tmp_path, monkeypatch):
         ("Taxi-v3", "v3 for `Taxi` is deprecated"),
         ("LunarLander-v2", "Please use `LunarLander-v3`"),
         ("Pong-v5", "doesn't exist"),
-        ("MiniGrid-Empty-5x5-v0", "doesn't exist"),
+        ("MiniWorld-Hallway-v0", "doesn't exist"),
         ("NoSuchThing", "doesn't exist"),
     ],
 )
