@@ -1,22 +1,17 @@
 """Networks of one's own that have a state, from training to the exported bundle."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
 
 from tests.support.resuming import whole_and_resumed
+from tests.support.sampled_states import assert_states_are_those_of_the_update
 from trpo_tf.errors import UserError
-from trpo_tf.estimation.targets import estimate
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.learning.learner import build_learner
-from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.runs.folder import load_run
-from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import StateSpec, load
-from trpo_tf.support.phase_timer import PhaseClock
 from trpo_tf.training.train import train
 
 RECALL, ALTERNATE = "tests.support.environments:Recall-v0", "tests.support.environments:Alternate-v0"
@@ -75,21 +70,7 @@ def test_the_sampler_s_states_are_those_of_the_update(small_config):
     config = small_config("CartPole-v1", total_steps=1000, batch_size=256, num_envs=4, history=2)
     network, own = attending(8, 2)
     learner = build_learner(config, network, policy_state=own)
-    state = learner.initial_state(4)
-    theta = state.theta + 0.3 * np.random.default_rng(0).normal(size=state.theta.shape).astype(np.float32)
-    state = dataclasses.replace(state, theta=theta)
-    with Experience(config, learner.policy) as experience:
-        experience.restart(longest_recent=9)
-        experience.load(theta, Normalizer.of(state.observation_moments))
-        for _ in range(2):
-            batch = experience.collect(np.random.default_rng(0), PhaseClock()).batch
-            frozen = learner.frozen(state)
-            rows = estimate(config.sampling, frozen, batch, state.return_moments, state.carried_returns).rows
-            by_row = learner.policy.parameters(theta, rows.inputs.inputs.numpy().reshape(256, -1))[0].numpy()
-            over_time = learner.policy.parameters(theta, rows.inputs)[0].numpy()
-            np.testing.assert_allclose(over_time, by_row, atol=1e-4)
-            assert (batch.weight == 0).sum() > 4
-            assert by_row.std() > 0.1
+    assert_states_are_those_of_the_update(config, learner, {"history", "ring", "total"})
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(small_config, tmp_path):

@@ -1,25 +1,20 @@
 """Recurrent policies, from training to the exported bundle: tasks that only a state of their own can hold."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
 
 from tests.support.resuming import whole_and_resumed
+from tests.support.sampled_states import assert_states_are_those_of_the_update
 from trpo_tf.cli.main import main
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import UserError
-from trpo_tf.estimation.targets import estimate
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.export import GraphForm
 from trpo_tf.exporting.run_bundle import export_run, further_outputs
 from trpo_tf.learning.learner import build_learner
-from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.runs.folder import load_run
-from trpo_tf.sampling.sampler import Experience
 from trpo_tf.serving import load
-from trpo_tf.support.phase_timer import PhaseClock
 from trpo_tf.training.train import train
 
 RECALL, ALTERNATE = "tests.support.environments:Recall-v0", "tests.support.environments:Alternate-v0"
@@ -48,33 +43,11 @@ def test_its_bundle_acts_in_sessions_as_it_was_evaluated(recalling, tmp_path):
 
 @pytest.mark.parametrize(("memory", "names"), [("gru:5", {"hidden"}), ("lstm:5", {"hidden", "cell"})])
 def test_the_sampler_s_states_are_those_of_the_update(memory, names, small_config):
-    """The exported graph, one step at a time, and the update's loop over time give the same distribution at all rows.
-
-    Through ends of episodes, first episodes that are cut, and from batch to batch.
-    """
     config = small_config(
         "CartPole-v1", total_steps=1000, batch_size=256, num_envs=4, memory=memory, previous_action=True, history=2
     )
     learner = build_learner(config)
-    state = learner.initial_state(4)
-    theta = state.theta + 0.3 * np.random.default_rng(0).normal(size=state.theta.shape).astype(np.float32)
-    state = dataclasses.replace(state, theta=theta)
-    with Experience(config, learner.policy) as experience:
-        experience.restart(longest_recent=9)
-        experience.load(theta, Normalizer.of(state.observation_moments))
-        assert {spec.name for spec in experience.graph.state} == names | {"history", "previous_action"}
-        for _ in range(2):
-            batch = experience.collect(np.random.default_rng(0), PhaseClock()).batch
-            rows = objective_rows(config, learner, state, batch)
-            by_row = learner.policy.parameters(theta, rows.inputs.inputs.numpy().reshape(256, -1))[0].numpy()
-            over_time = learner.policy.parameters(theta, rows.inputs)[0].numpy()
-            np.testing.assert_allclose(over_time, by_row, atol=1e-4)
-            assert (batch.weight == 0).sum() > 4
-            assert by_row.std() > 0.1
-
-
-def objective_rows(config, learner, state, batch):
-    return estimate(config.sampling, learner.frozen(state), batch, state.return_moments, state.carried_returns).rows
+    assert_states_are_those_of_the_update(config, learner, names | {"history", "previous_action"})
 
 
 @pytest.mark.parametrize(
