@@ -84,6 +84,12 @@ def test_a_wrong_space_is_one_line(text, reason, tmp_path):
         read_space(tmp_path / "space.toml", Config("CartPole-v1"))
 
 
+def test_a_space_that_is_not_there_or_is_a_folder_is_told_with_the_option(tmp_path):
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(UserError, match=f"space {path} can't be read: .*--space"):
+            read_space(path, Config("CartPole-v1"))
+
+
 def test_the_first_trial_is_the_start_and_its_score_the_mean_of_its_runs(wanted, config, tmp_path):
     study = open_study(wanted)
     study.optimize(lambda trial: run_trial(wanted, trial), n_trials=1)

@@ -28,12 +28,15 @@ _BOUNDS = frozenset(("low", "high", "log", "step"))
 def read_space(path: Path, config: Config) -> Space:
     """Read a search space for runs that start from `config`.
 
-    Raises `UserError` for a file that is none, an unknown setting, or a value that does not work with `config`.
+    Raises `UserError` for a file that can't be read or is no TOML, an unknown setting, or a value that can't work.
     """
     try:
         space = dict(_flattened(tomllib.loads(path.read_text())))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        reason = f"the search space {path} can't be read: {error.strerror}"
+        raise UserError(f"{reason}; give a TOML file to --space") from error
     if not space:
         raise UserError(f"{path} names no setting; for example: trust_region.damping = [0.03, 0.1, 1.0]")
     for name, values in space.items():
