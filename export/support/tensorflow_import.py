@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+from trpo_tf.export.support.freed_memory import return_unused_memory
 from trpo_tf.export.support.heavy_imports import executed_when_used, uncollected
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -50,6 +51,7 @@ def _execute(execute: Callable[[ModuleType], None], level: int, tensorflow: Modu
         _execute_quickly(execute, tensorflow)
         # The first look for devices logs that there is no CUDA.
         tensorflow.config.list_physical_devices()
+        return_unused_memory()
 
 
 @contextlib.contextmanager
