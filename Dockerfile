@@ -1,5 +1,5 @@
 # Serves the policy bundle, or the folder of bundles, that is mounted at /models, on port $PORT. Nothing of TensorFlow
-# is inside. docs/howto/deploy.md says more.
+# is inside. docs/howto/serve/deploy.md says more.
 # Whoever reaches the port is answered, as long as no keys or client certificates are asked for: publish it with care, or
 # set TRPO_TF_INSECURE=0, with which the server does not start without them. Options are given behind the image's name, or
 # in the environment: -e TRPO_TF_KEYS=/run/secrets/keys.
@@ -27,7 +27,7 @@ COPY serving /app/trpo_tf/serving
 ENV PYTHONPATH=/app PYTHONPYCACHEPREFIX=/opt/bytecode
 RUN /opt/venv/bin/python /build/bytecode.py
 
-# What trains, alone or on a Ray cluster: docker build --target train -t trpo-tf-train . (docs/howto/cluster.md)
+# What trains, alone or on a Ray cluster: docker build --target train -t trpo-tf-train . (docs/howto/train/cluster.md)
 FROM ${BASE_IMAGE} AS train
 COPY requirements/ray.txt /build/packages.txt
 RUN python3 -m venv /opt/venv \

@@ -72,43 +72,43 @@ chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.container.chaos --json benchmarks/results/chaos.json
 
 fuzz: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/fuzz_serve.py
+	$(BIN)/python -m benchmarks.serving.fuzz
 
 reload: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/reload.py
+	$(BIN)/python -m benchmarks.serving.reload
 
 bench-serve: $(VENV)/.installed-dev .venv-fastapi/.installed .venv-mlserver/.installed .venv-kserve/.installed
-	$(BIN)/python benchmarks/serve_speed.py --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
+	$(BIN)/python -m benchmarks.serving.speed --fastapi .venv-fastapi/bin/python --mlserver .venv-mlserver/bin/python \
 	  --kserve .venv-kserve/bin/python $(if $(BASELINE),--baseline $(BASELINE))
 
 bench-batching: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/batching.py
+	$(BIN)/python -m benchmarks.serving.batching
 
 bench-train: $(VENV)/.installed-dev .venv-peer/.installed
-	$(BIN)/python benchmarks/train_speed.py --peer .venv-peer/bin/python
+	$(BIN)/python -m benchmarks.training.speed --peer .venv-peer/bin/python
 
 bench-return: $(VENV)/.installed-dev .venv-peer/.installed
-	$(BIN)/python benchmarks/time_to_return.py --peer .venv-peer/bin/python
+	$(BIN)/python -m benchmarks.training.time_to_return --peer .venv-peer/bin/python
 
 bench-memory: $(VENV)/.installed-dev .venv-peer/.installed
-	$(BIN)/python benchmarks/memory.py --peer .venv-peer/bin/python
+	$(BIN)/python -m benchmarks.training.memory --peer .venv-peer/bin/python
 
 bench-memory-policies: $(VENV)/.installed-dev .venv-peer/.installed
-	PYTHONPATH=. .venv-peer/bin/python benchmarks/peer_recurrent.py --seeds 3
+	.venv-peer/bin/python -m benchmarks.peers.recurrent --seeds 3
 	$(BIN)/trpo-tf benchmark partial --seeds 3 --workers 2 --peer sb3-contrib-recurrent --out runs/partial
 
 bench-growth: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python -m benchmarks.training.growth
 
 bench-export: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/targets.py
+	$(BIN)/python -m benchmarks.export.targets
 
 bench-act: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/act.py
+	$(BIN)/python -m benchmarks.export.act
 
 bench-scale: $(VENV)/.installed-dev .venv-peer/.installed
-	$(BIN)/python benchmarks/scale.py --peer .venv-peer/bin/python
-	$(BIN)/python benchmarks/scale_model.py
+	$(BIN)/python -m benchmarks.training.scale --peer .venv-peer/bin/python
+	$(BIN)/python -m benchmarks.training.scale_model
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/reference/make_options.py

@@ -1,6 +1,6 @@
 """Watches a folder of bundles: loads and checks new versions, and unloads removed ones.
 
-docs/howto/serve-models.md says what operators may rely on. Everything here may block, so the server calls it in a
+docs/howto/serve/serve-models.md says what operators may rely on. Everything here may block, so the server calls it in a
 thread, and then takes the new catalog.
 """
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the image for linux/arm64 on a machine of another kind, plays a bundle's golden cases in it, and serves it.
-# docs/howto/deploy.md says what that takes.
+# docs/howto/serve/deploy.md says what that takes.
 # With Docker's engine: by buildx, on the official base. Without: by the program that CONTAINER_TOOL names, on a base of
 # Debian's packages, unpacked. Either way through QEMU 10 or later: 7.2, Debian 12's own, hangs in ONNX Runtime.
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Build the serving image and run it for real, locked down; exit status 0 if it is what docs/howto/deploy.md says.
+"""Build the serving image and run it locked down; exit status 0 if it is what docs/howto/serve/deploy.md says.
 
 `python tests/container/check_image.py [--extra grpc] [--build-only]` uses Docker where its engine answers. Elsewhere it
 uses the program that CONTAINER_TOOL names, or ../shared/tools/container: `build TAG FOLDER ARGUMENTS`, `run ARGUMENTS`

@@ -41,7 +41,7 @@ ELSEWHERE = {
     r"trpo-tf serve (?!bundle)|TRPO_TF_\S+ .*trpo-tf serve": "tests/serving starts servers with these options",
     r"python -m trpo_tf\.serving\.keys ": "appends to a file; tests/serving/test_keys.py runs it",
     r"python -m pytest ": "is the tests themselves",
-    r"python benchmarks/": "takes minutes to hours",
+    r"(nice -n -8 )?python -m benchmarks\.": "takes minutes to hours",
     r"python examples/": "tests/docs/test_examples.py runs it",
     r"pip install ": "changes the environment that the tests run in; CI installs the extras",
     r"make ": "takes minutes to hours, and needs other programs; CI has make demo and make test",

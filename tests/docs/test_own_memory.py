@@ -1,4 +1,4 @@
-"""The examples of docs/howto/own-memory.md, run as a reader would."""
+"""The examples of docs/howto/export/own-memory.md, run as a reader would."""
 
 import re
 
@@ -10,7 +10,7 @@ from trpo_tf import serving
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving.bundle.manifest import read_manifest
 
-PAGE = ROOT / "docs" / "howto" / "own-memory.md"
+PAGE = ROOT / "docs" / "howto" / "export" / "own-memory.md"
 KERAS, KALMAN = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""The examples of docs/howto/own-network.md with a state, run as a reader would, but for fewer steps."""
+"""The examples of docs/howto/extend/own-network.md with a state, run as a reader would, but for fewer steps."""
 
 import re
 
@@ -10,7 +10,7 @@ from trpo_tf import serving
 from trpo_tf.export import write_bundle
 from trpo_tf.learning.learner import build_learner
 
-PAGE = ROOT / "docs" / "howto" / "own-network.md"
+PAGE = ROOT / "docs" / "howto" / "extend" / "own-network.md"
 GATED, ATTENDING = (
     block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "Spec" in block
 )

@@ -12,7 +12,11 @@ from trpo_tf.config.algorithms import ALGORITHMS
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "research").rglob("*.md"))]
+FOLDERS = ("docs", "research", "trpo_tf", "export", "serving", "benchmarks", "tests", "deploy", "examples", ".ci")
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(page for name in FOLDERS if name != "tests" for page in (ROOT / name).rglob("*.md")),
+]
 
 
 def test_the_python_example_trains_exports_and_acts(tmp_path):
@@ -40,6 +44,30 @@ def test_every_link_to_a_heading_finds_it(page):
         if anchor and linked.suffix == ".md" and anchor not in _anchors(linked):
             missing.append(target)
     assert missing == []
+
+
+def test_every_file_that_is_named_exists():
+    """In docs, docstrings, messages and scripts: an answer to "where is this said" must not lead nowhere."""
+    kinds = r"(?:md|py|json|sh|ya?ml|svg|png|csv|toml)"
+    named = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS[:-1])})/[\w./-]*\.{kinds}\b")
+    module = re.compile(r"python3? -m (benchmarks(?:\.\w+)+)")
+    missing = []
+    for source in _sources():
+        text = source.read_text()
+        paths = {*named.findall(text), *(f"{name.replace('.', '/')}.py" for name in module.findall(text))}
+        missing += [(str(source.relative_to(ROOT)), path) for path in sorted(paths) if not (ROOT / path).exists()]
+    assert [(source, path) for source, path in missing if not path.endswith("/NAME.md")] == []
+
+
+def _sources():
+    """Text files in which a reader may find the name of a file; not the diary of what there once was."""
+    kinds = (".md", ".py", ".toml", ".sh", ".yaml", ".yml", "", ".js", ".html")
+    top = [path for path in ROOT.iterdir() if path.is_file()]
+    inside = [path for name in FOLDERS for path in (ROOT / name).rglob("*")]
+    for path in sorted({*top, *inside}):
+        is_history = path.name == "CHANGELOG.md" or "notebook" in path.parts
+        if path.suffix in kinds and path.is_file() and not is_history:
+            yield path
 
 
 def test_the_page_of_options_is_that_of_the_code():

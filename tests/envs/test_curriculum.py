@@ -153,7 +153,7 @@ def test_a_schedule_that_can_not_be_is_refused(options, reason):
 
 def test_the_wrapper_of_the_page_widens_as_it_says(tmp_path, monkeypatch):
     """The strength of the motor is 10 times a number within 1 +- progress / 2, another in each episode."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto/curriculum.md").read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/howto/train/curriculum.md").read_text(), re.DOTALL)
     (tmp_path / "any_motor.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     env = make_env(Environment("CartPole-v1", env_wrapper=("any_motor:AnyMotor",)))

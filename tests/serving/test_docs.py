@@ -18,7 +18,7 @@ from trpo_tf.serving.rest.routes import make_routes
 
 DOCS = ROOT / "docs"
 HTTP, GRPC, SERVER = ((DOCS / "reference" / f"{name}.md").read_text() for name in ("http", "grpc", "server"))
-MODELS = (DOCS / "howto" / "serve-models.md").read_text()
+MODELS = (DOCS / "howto" / "serve" / "serve-models.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted(DOCS.rglob("*.md")))
 
 # A line with curl in it, and those that its quoted text goes on in.

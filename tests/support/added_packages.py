@@ -1,4 +1,4 @@
-"""Packages that add something by an entry point, as pip would install them, made of the code in docs/howto."""
+"""Packages that add something by an entry point, as pip would install them, made of the code in docs/howto/extend."""
 
 import importlib
 import os
@@ -15,21 +15,21 @@ from trpo_tf.serving.support import entry_points
 
 
 def page_module(page: str) -> tuple[str, str]:
-    """The name of the module in docs/howto/PAGE.md, which its first line tells, and its code."""
-    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text()
+    """The name of the module in a page of docs/howto/extend, which its first line tells, and its code."""
+    text = (ROOT / "docs" / "howto" / "extend" / f"{page}.md").read_text()
     ((name, code),) = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", text, re.DOTALL)
     return name, code
 
 
 def page_entry_point(page: str) -> tuple[str, str, str]:
-    """The group, the name and the value of the entry point in docs/howto/PAGE.md."""
-    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text()
+    """The group, the name and the value of the entry point in a page of docs/howto/extend."""
+    text = (ROOT / "docs" / "howto" / "extend" / f"{page}.md").read_text()
     (found,) = re.findall(r'```toml\n\[project.entry-points."(.*?)"\]\n(\S+) = "(.*?)"\n```', text)
     return found
 
 
 def install(folder: Path, page: str, value: str | None = None) -> None:
-    """Install the package of a page of docs/howto in `folder`; another `value` of its entry point may be given."""
+    """Install the package of such a page in `folder`; another `value` of its entry point may be given."""
     module, code = page_module(page)
     group, name, named = page_entry_point(page)
     metadata = folder / f"{module}-1.dist-info"

@@ -53,20 +53,20 @@ def train(
         policy_network: a Keras network [batch, obs] -> [batch, k] instead of the default one, where k is the number of
             discrete actions, or of continuous action dimensions.
         policy_state: what that network remembers. It then takes a list, the observation and these arrays [batch, ...],
-            and gives a list, its output and their next values (docs/howto/own-network.md).
+            and gives a list, its output and their next values (docs/howto/extend/own-network.md).
         value_network: the same for the critic, [batch, obs] -> [batch, 1].
         init_from: a run or bundle whose weights and normalisers to start from.
         make_env: a class or function that makes the environment, for an id of its own in `config`, such as "Mine-v0".
             Another process that resumes, evaluates or exports the run must know the id too: give `resume` the function,
             or register the id in a module and train "module:Mine-v0".
-        workers: processes that step the environments, at most as many as the config has shards (docs/howto/workers.md).
+        workers: processes that step the environments, at most one per shard (docs/howto/train/workers.md).
             `Workers(2, step_timeout=60)` also replaces one that hangs, and `Workers(2, ray="auto")` runs them as actors
             of a Ray cluster.
         **watchers: any of these, by keyword.
             callbacks: Keras callbacks. An iteration is an epoch, its metrics are the logs, the policy network is the
-                model. Weights that they set in the model become the policy's (docs/howto/callbacks.md).
+                model. Weights that they set in the model become the policy's (docs/howto/train/callbacks.md).
             observer: called with each iteration's metrics.
-            profile: trace iterations 3 to 5 into the run's TensorBoard folder (docs/howto/profile.md); default False.
+            profile: trace iterations 3 to 5 for TensorBoard (docs/howto/train/profile.md); default False.
             progress: show progress on standard error; default True.
 
     Raises:

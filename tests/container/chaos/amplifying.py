@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from benchmarks.amplifying import MODEL_INFER, Request, grpc_requests, http_requests
+from benchmarks.serving.amplifying import MODEL_INFER, Request, grpc_requests, http_requests
 from tests.container.chaos.grpc_clients import metadata, numbers_of, open_channel
 from tests.container.chaos.tally import Tally
 from tests.container.chaos.target import Target, Wrong, parse_head, post, read_answer

@@ -1,4 +1,4 @@
-"""The examples of docs/howto/export.md, run as a reader would."""
+"""The examples of docs/howto/export/export.md, run as a reader would."""
 
 import re
 
@@ -13,7 +13,7 @@ from trpo_tf import serving
 from trpo_tf.export.graph.metadata import read_metadata
 from trpo_tf.serving.verify import verify
 
-PAGE = ROOT / "docs" / "howto" / "export.md"
+PAGE = ROOT / "docs" / "howto" / "export" / "export.md"
 ANY_POLICY, ELSEWHERE, ONE_BY_ONE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

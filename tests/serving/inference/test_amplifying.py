@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.amplifying import Request, grpc_requests, http_requests
+from benchmarks.serving.amplifying import Request, grpc_requests, http_requests
 from tests.support.paths import BUNDLES
 from trpo_tf.serving.options import ServeOptions
 

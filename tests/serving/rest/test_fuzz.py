@@ -1,4 +1,4 @@
-"""A short run of benchmarks/fuzz_serve.py, whose long one is `make fuzz`."""
+"""A short run of benchmarks/serving/fuzz.py, whose long one is `make fuzz`."""
 
 import importlib.util
 import json
@@ -7,12 +7,10 @@ import sys
 
 from tests.support.paths import ROOT
 
-SCRIPT = ROOT / "benchmarks" / "fuzz_serve.py"
-
 
 def test_malformed_requests_do_no_harm():
-    command = [sys.executable, str(SCRIPT), "--requests", "2500", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "benchmarks.serving.fuzz", "--requests", "2500", "--seed", "7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout)
     assert statuses["400"] > 500
