@@ -1,5 +1,6 @@
 """Environments that change over a run: what they are told and when, in one process, in workers and in the vine."""
 
+import contextlib
 import functools
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from trpo_tf.cli import main as cli
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.reset_options import options_at
 from trpo_tf.config.settings import Config, EnvironmentConfig, VineConfig
+from trpo_tf.envs import curriculum
 from trpo_tf.envs.make import make_env
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.learning.learner import build_learner
@@ -67,7 +70,8 @@ def sampled(config, workers, before=lambda iteration: None):
         ({"a": {"from": 0, "to": 3}}, 0.5, {"a": 2}),
         ({"a": {"from": 0, "to": 3.0}}, 0.5, {"a": 1.5}),
         ({"a": {"from": [0, 1.0], "to": [10, 0.0]}}, 0.1, {"a": [1, 0.9]}),
-        ({"a": 3, "b": {"from": 1}, "c": {"from": 5, "to": 1}}, 1.0, {"a": 3, "b": {"from": 1}, "c": 1}),
+        ({"a": 3, "b": {"of": [1]}, "c": {"from": 5, "to": 1}}, 1.0, {"a": 3, "b": {"of": [1]}, "c": 1}),
+        ({"a": {"b": [7, {"from": 0.0, "to": 1.0}]}}, 0.5, {"a": {"b": [7, 0.5]}}),
     ],
 )
 def test_options_are_interpolated(schedule, progress, options):
@@ -144,11 +148,29 @@ def test_an_exception_of_the_protocol_ends_the_run_with_its_name(small_config, t
         ({"a": {"from": "low", "to": 3}}, "from a number to a number.* a is"),
         ({"a": {"from": [1, 2], "to": [3]}}, "lists of equally many"),
         ({"a": {"from": True, "to": 3}}, "from a number to a number"),
+        ({"a": {"from": 0}}, 'with both ends, {"from": A, "to": B}; a is'),
+        ({"a": {"from": 0, "to": 1, "by": 2}}, "with both ends.*; a is"),
+        ({"a": [1, {"b": {"to": 0}}]}, r"both ends.*; a\.1\.b is"),
     ],
 )
 def test_a_schedule_that_can_not_be_is_refused(options, reason):
     with pytest.raises(UserError, match=reason):
         EnvironmentConfig(reset_options=options)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_told"),
+    [("progress", True), ("progress, /, *_, **__", True), ("progress, unit=1", True)]
+    + [(other, False) for other in ("options", "progress, unit", "", "*values", "*, progress", "**options")],
+)
+def test_a_method_of_another_kind_is_left_alone_and_told_of(parameters, is_told):
+    made = {"told": None}
+    exec(f"def set_options(self, {parameters}):\n    self.told = True", made)
+    env = gym.Wrapper(type("Mine", (Course,), {"set_options": made["set_options"], "told": None})())
+    curriculum.set_progress(env, 0.5)
+    assert env.unwrapped.told is (True if is_told else None)
+    with contextlib.nullcontext() if is_told else pytest.warns(UserWarning, match="Mine.set_options is not called"):
+        curriculum.warn_of_others(env)
 
 
 def test_the_wrapper_of_the_page_widens_as_it_says(tmp_path, monkeypatch):

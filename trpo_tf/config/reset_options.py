@@ -1,31 +1,57 @@
 """Options of an environment's reset that change over a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trpo_tf.errors import UserError
+
+_ENDS = {"from", "to"}
 
 
 def options_at(schedule: Mapping[str, Any], progress: float) -> dict[str, Any]:
     """Return the options at `progress`, the share of the run that is done, from 0 to 1.
 
-    A value `{"from": a, "to": b}` is interpolated linearly, lists of numbers element by element, and rounded where both
-    ends are integers. Other values stay as they are.
+    A value `{"from": a, "to": b}`, at any depth, is interpolated linearly, lists of numbers element by element, and
+    rounded where both ends are integers. Other values stay as they are.
     """
-    return {name: _at(*_ends(value), progress) if _changes(value) else value for name, value in schedule.items()}
+    return {name: _value_at(value, progress) for name, value in schedule.items()}
 
 
 def check_schedule(schedule: Mapping[str, Any]) -> None:
-    """Raise `UserError` naming an option whose ends are not numbers, or not lists of equally many numbers."""
+    """Raise `UserError` naming an option that has one end alone, or ends that are not numbers or equally many."""
     for name, value in schedule.items():
-        if _changes(value) and not _fit(*_ends(value)):
-            raise UserError(
-                f"reset_options must go from a number to a number, or between lists of equally many: {name} is {value}"
-            )
+        if _changes(value):
+            _check_ends(name, value)
+        else:
+            for place, part in _parts(value):
+                check_schedule({f"{name}.{place}": part})
+
+
+def _check_ends(name: str, value: Mapping[str, Any]) -> None:
+    if value.keys() != _ENDS:
+        raise UserError(f'reset_options takes a schedule with both ends, {{"from": A, "to": B}}; {name} is {value}')
+    if not _fit(*_ends(value)):
+        raise UserError(
+            f"reset_options must go from a number to a number, or between lists of equally many: {name} is {value}"
+        )
+
+
+def _value_at(value: Any, progress: float) -> Any:
+    if _changes(value):
+        return _at(*_ends(value), progress)
+    if isinstance(value, dict):
+        return options_at(value, progress)
+    return [_value_at(part, progress) for part in value] if isinstance(value, list) else value
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
 
 
 def _changes(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"from", "to"}
+    return isinstance(value, dict) and not _ENDS.isdisjoint(value)
 
 
 def _ends(value: Mapping[str, Any]) -> tuple[Any, Any]:

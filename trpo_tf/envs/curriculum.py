@@ -4,13 +4,19 @@
 an environment, such as an evaluation, an export or a video, meets it as at the end of the run, at 1.
 """
 
-from collections.abc import Mapping
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from inspect import Parameter
 from typing import Any
 
 import gymnasium as gym
 
 from trpo_tf.config.reset_options import options_at
 from trpo_tf.errors import environment_failure
+
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_ANY_COUNT = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 class ResetOptions(gym.Wrapper[Any, Any, Any, Any]):
@@ -34,12 +40,44 @@ class ResetOptions(gym.Wrapper[Any, Any, Any, Any]):
 def set_progress(env: Any, progress: float) -> None:
     """Call `set_options(progress)` of an environment and of each of its wrappers that has it.
 
+    A method of that name whose first parameter is not called `progress` is the environment's own, and is left alone.
+
     Raises `EnvironmentFailure` for an exception there.
     """
+    for each in _layers(env):
+        try:
+            change: Any = getattr(each, "set_options", None)
+            if _takes_progress(change):
+                change(progress)
+        except Exception as error:
+            raise environment_failure(f"set_options({progress:g})", error) from error
+
+
+def warn_of_others(env: Any) -> None:
+    """Warn of each `set_options` that could be meant for `set_progress`, but that it leaves alone."""
+    for each in _layers(env):
+        found = getattr(each, "set_options", None)
+        if callable(found) and not _takes_progress(found):
+            warnings.warn(
+                f"{type(each).__name__}.set_options is not called: its first parameter is not called progress "
+                "(docs/howto/curriculum.md)",
+                stacklevel=3,
+            )
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """Yield an environment and what it wraps, outermost first."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
+
+
+def _takes_progress(method: Any) -> bool:
+    """Return whether a method can be called with one argument, which it calls `progress`."""
     try:
-        if callable(change := getattr(env, "set_options", None)):
-            change(progress)
-    except Exception as error:
-        raise environment_failure(f"set_options({progress:g})", error) from error
-    if isinstance(env, gym.Wrapper):
-        set_progress(env.env, progress)
+        first, *others = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):  # no method, one without arguments, or one without a signature
+        return False
+    optional = (parameter.default is not parameter.empty or parameter.kind in _ANY_COUNT for parameter in others)
+    return first.name == "progress" and first.kind in _POSITIONAL and all(optional)

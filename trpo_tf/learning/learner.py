@@ -14,6 +14,7 @@ import tensorflow as tf
 from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.agents import AgentsInTurn
+from trpo_tf.envs.curriculum import warn_of_others
 from trpo_tf.envs.make import environment_seed, make_env
 from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import EnvironmentFailure, UserError
@@ -103,6 +104,7 @@ def build_learner(
     with contextlib.closing(env):
         spaces = Spaces.of(env)
         in_turn = isinstance(env.unwrapped, AgentsInTurn)
+        warn_of_others(env)
 
     policy = build_policy(config, spaces, policy_network, policy_state)
     if in_turn and policy.memory is not None:
