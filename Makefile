@@ -70,6 +70,7 @@ soak: $(VENV)/.installed-dev
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.container.chaos --json benchmarks/results/chaos.json
+	$(BIN)/python -m tests.container.chaos --kept --seconds 60
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.serving.fuzz

@@ -42,10 +42,16 @@ def _name(module: ModuleType) -> str:
 class Crowd:
     """All clients, in two groups that end one after the other. `found` has their reports by module."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(
+        self,
+        target: Target,
+        before_the_end: tuple[ModuleType, ...] = BEFORE_THE_END,
+        to_the_end: tuple[ModuleType, ...] = TO_THE_END,
+    ) -> None:
         self.found: dict[str, Any] = {}
         self._reports: Queue[Any] = PROCESSES.Queue()
-        self._ends = {group: PROCESSES.Event() for group in (BEFORE_THE_END, TO_THE_END)}
+        self._first, self._rest = before_the_end, to_the_end
+        self._ends = {group: PROCESSES.Event() for group in (before_the_end, to_the_end)}
         self._processes = {
             _name(module): PROCESSES.Process(
                 target=_act, args=(_name(module), module.run, target, is_over, self._reports), daemon=True
@@ -58,11 +64,11 @@ class Crowd:
 
     def end_first(self) -> None:
         """End those that don't go on while the server ends. Raises `CheckError` if one doesn't."""
-        self._end(BEFORE_THE_END)
+        self._end(self._first)
 
     def end_rest(self) -> None:
         """End the others. Raises `CheckError` if one doesn't."""
-        self._end(TO_THE_END)
+        self._end(self._rest)
 
     def _end(self, group: tuple[ModuleType, ...]) -> None:
         self._ends[group].set()

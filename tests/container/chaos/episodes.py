@@ -16,7 +16,7 @@ import uvloop
 
 from tests.container.chaos.grpc_clients import REST_SECONDS, failed, metadata, open_channel
 from tests.container.chaos.http_clients import ANSWER_SECONDS
-from tests.container.chaos.models import BUNDLES
+from tests.container.chaos.models import BUNDLES, SEEN
 from tests.container.chaos.tally import Tally
 from tests.container.chaos.target import RECURRENT, TOLERANCE, Target, Wrong, parse_head, post
 from tests.container.traffic import Asking
@@ -28,14 +28,13 @@ CLIENTS = 2
 FIRST_CHANNEL = 120
 """Numbers of channels that no other client has."""
 
-OBSERVATIONS = np.random.default_rng(2).uniform(-2, 2, (64, 2)).astype(np.float32)
 STOPPING = "the server stops"
 
 
 def actions() -> list[float]:
     """The actions of an episode, from a session in this process."""
     session = serving.load(BUNDLES / RECURRENT).start()
-    return [float(session.act(observation)[0]) for observation in OBSERVATIONS]
+    return [float(session.act(observation)[0]) for observation in SEEN]
 
 
 @dataclass
@@ -49,12 +48,12 @@ class Episode:
     def inputs(self) -> dict[str, np.ndarray]:
         """The inputs of the next step."""
         reset = np.array([self.step == 0])
-        return {"obs": OBSERVATIONS[self.step : self.step + 1], "hidden": self.hidden, "reset": reset}
+        return {"obs": SEEN[self.step : self.step + 1], "hidden": self.hidden, "reset": reset}
 
     def go_on(self, action: float, hidden: np.ndarray) -> None:
         """Take an answer. Raises `Wrong`, and then begins anew."""
         step, expected = self.step, self.expected[self.step]
-        self.step, self.hidden = (step + 1) % len(OBSERVATIONS), hidden.reshape(1, 8)
+        self.step, self.hidden = (step + 1) % len(SEEN), hidden.reshape(1, 8)
         if abs(action - expected) > TOLERANCE:
             self.step = 0
             raise Wrong(f"step {step} of an episode is answered {action}, not {expected}")

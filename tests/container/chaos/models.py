@@ -17,12 +17,17 @@ from tests.container.engine import ROOT
 from trpo_tf import serving
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, FileEntry
 from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.runtime.onnx_runtime import open_session
 from trpo_tf.serving.runtime.policy import Policy
+from trpo_tf.serving.runtime.sequences import run_sequences
 from trpo_tf.serving.verify import read_golden
 
 BUNDLES = ROOT / "tests" / "serving" / "bundles"
 OBSERVATIONS = np.random.default_rng(1).normal(size=(64, 3))
 GIBIBYTE = 2**30
+
+SEEN = np.random.default_rng(2).uniform(-2, 2, (64, 2)).astype(np.float32)
+"""An episode of the policy with state."""
 
 Action = tuple[float, ...]
 
@@ -41,6 +46,31 @@ def make_version(model: str, version: int, folder: Path) -> list[Action]:
     np.savez(golden, **(cases | {"action": policy.run(cases["obs"], cases["noise"])}))
     write_files(folder, manifest, {MODEL_FILE: content, GOLDEN_FILE: golden.getvalue()})
     return [tuple(map(float, action)) for action in serving.load(folder).act_batch(OBSERVATIONS)]
+
+
+def make_recurrent_version(model: str, version: int, folder: Path) -> list[Action]:
+    """Write a bundle of a policy with state, with weights of its own; the actions of its session for `SEEN`."""
+    graph = onnx.load(BUNDLES / "recurrent" / MODEL_FILE)
+    rng = np.random.default_rng((version, *model.encode()))
+    for tensor in graph.graph.initializer:
+        if len(tensor.dims) == 2 and tensor.dims[1] in (1, 8) and tensor.dims[0] > 1:
+            drawn = rng.normal(scale=0.5, size=tuple(tensor.dims)).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(drawn, tensor.name))
+    content = graph.SerializeToString()
+    manifest = replace(read_manifest(BUNDLES / "recurrent"), name=model)
+    cases = read_golden((BUNDLES / "recurrent" / GOLDEN_FILE).read_bytes(), manifest)
+    session, outputs = open_session(content), ("action", "next_hidden")
+
+    def step(inputs: dict[str, np.ndarray], noise: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(outputs, session.run(outputs, inputs | {"noise": noise}), strict=True))
+
+    inputs = {spec.name: cases[spec.name] for spec in manifest.step_inputs}
+    seen, answers = run_sequences(step, inputs, cases["noise"], manifest.state)
+    golden = io.BytesIO()
+    np.savez(golden, **(cases | seen | answers))
+    write_files(folder, manifest, {MODEL_FILE: content, GOLDEN_FILE: golden.getvalue()})
+    episode = serving.load(folder).start()
+    return [tuple(map(float, episode.act(observation))) for observation in SEEN]
 
 
 def write_files(folder: Path, manifest: serving.Manifest, files: dict[str, bytes]) -> None:

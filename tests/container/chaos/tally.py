@@ -19,6 +19,14 @@ class Loss(NamedTuple):
     reason: str
 
 
+class Gap(NamedTuple):
+    """A sequence that was there after its latest answer, and is not when the next step is answered."""
+
+    since: float
+    until: float
+    reason: str
+
+
 @dataclass
 class Tally:
     """What one process of clients has seen.
@@ -27,6 +35,7 @@ class Tally:
         outcomes: how often, by the kind of client and outcome.
         wrong: of each kind of client the first answers that are not right, or not what the request deserves.
         lost: requests without an answer that had a right to one.
+        gone: sequences that the server does not have any more.
         refused: connections that were refused, though nothing was lost by it.
         microseconds: until answers, by kind of client.
         by_second: right answers by protocol and second of the monotonic clock, which all processes share.
@@ -35,6 +44,7 @@ class Tally:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lost: list[Loss] = field(default_factory=list)
+    gone: list[Gap] = field(default_factory=list)
     refused: list[Loss] = field(default_factory=list)
     microseconds: dict[str, Counter[int]] = field(default_factory=dict)
     by_second: Counter[tuple[str, int]] = field(default_factory=Counter)

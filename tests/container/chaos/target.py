@@ -10,8 +10,11 @@ import orjson
 
 from tests.container.chaos.models import OBSERVATIONS, Action
 
-MODEL, GUEST, WIDE, RECURRENT = "walk", "guest", "wide", "recurrent"
-"""A model that can always act, one that comes and goes, that of the amplifying messages, and one with state."""
+MODEL, GUEST, WIDE, RECURRENT, KEPT = "walk", "guest", "wide", "recurrent", "kept"
+"""A model that can always act, one that comes and goes, that of the amplifying messages, and two with state.
+
+Versions of `RECURRENT` have the same weights, those of `KEPT` have not.
+"""
 
 TOLERANCE = 1e-5
 ROWS = (1, 16)
