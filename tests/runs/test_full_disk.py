@@ -92,7 +92,7 @@ def test_training_ends_with_one_line_and_goes_on_to_the_same_weights(writer, und
 def test_a_run_that_does_not_fit_leaves_nothing(command, tmp_path):
     status, out, line = command(2000, "train", "tests.support.environments:Walk-v0")
     assert (status, out) == (WRONG_USE, "")
-    assert line.endswith("File too large: 'runs/tests-support-environments-walk-v0-seed0'")
+    assert line.endswith(f"File too large: '{tmp_path}/runs/tests-support-environments-walk-v0-seed0'")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -293,6 +293,19 @@ def test_integer_observations_and_actions_that_start_at_three(small_config, tmp_
     assert set(actions.tolist()) <= {3, 4}
 
 
+def test_a_run_stays_in_its_folder_if_the_environment_changes_the_working_directory(
+    small_config, tmp_path, monkeypatch
+):
+    class Wanderer(environments.Walk):
+        def reset(self, **options):
+            os.chdir("/")
+            return super().reset(**options)
+
+    monkeypatch.chdir(tmp_path)
+    train(small_config("Wanderer-v0", eval_episodes=1), "run", make_env=Wanderer)
+    assert load_run(tmp_path / "run").summary["trained"]["episodes"] == 1
+
+
 @pytest.fixture(scope="module")
 def reach(small_config, tmp_path_factory):
     """A longer run of Reach: float64 observations, actions from -2 to 6."""

@@ -62,7 +62,7 @@ class Train:
         if self.resume is None:
             from trpo_tf.training.early_checks import check_new_run
 
-            check_new_run(self.config, self.out)
+            out = check_new_run(self.config, self.out)
         else:
             from trpo_tf.runs.layout import require_run
 
@@ -79,7 +79,7 @@ class Train:
         else:
             run = train(
                 self.config,
-                self.out,
+                out,
                 init_from=self.init_from,
                 workers=workers,
                 observer=logged.append,
@@ -184,10 +184,11 @@ def is_bundle(source: Path) -> bool:
 
 def _print_run(run: "Run") -> None:
     from trpo_tf.evaluation.evaluate import cut_note, success_rate
+    from trpo_tf.runs.layout import shown
 
-    summary = run.summary
+    summary, folder = run.summary, shown(run.folder)
     before, after = summary["untrained"], summary["trained"]
-    say(f"{run.folder}: {summary['steps']:,} steps, {summary['steps_per_second']:,.0f} a second")
+    say(f"{folder}: {summary['steps']:,} steps, {summary['steps_per_second']:,.0f} a second")
     if after["episodes"]:
         say(
             f"mean return {before['mean_return']:.1f} before training, {after['mean_return']:.1f} +- "
@@ -199,11 +200,12 @@ def _print_run(run: "Run") -> None:
             say(note)
     if summary["best_at_steps"] is not None:
         say(f"its policy is that of {summary['best_at_steps']:,} steps, the best of the periodic evaluations")
-    say(f"export it with: trpo-tf export {run.folder} --out bundle")
+    say(f"export it with: trpo-tf export {folder} --out bundle")
 
 
 def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
+    from trpo_tf.runs.layout import shown
     from trpo_tf.runs.profiler import FIRST_TRACED, phase_table
 
     say(f"\n{phase_table(logged[FIRST_TRACED - 1 :])}\n")
-    say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {run.folder}")
+    say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {shown(run.folder)}")

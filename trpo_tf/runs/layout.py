@@ -12,6 +12,7 @@ summary.json            returns before and after, speed, versions
 bundles.json            folders that the policy was exported to
 """
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -52,6 +53,13 @@ def default_folder(config: Config) -> Path:
     """Return the run folder that is used if none is given."""
     name = re.sub(r"[^a-z0-9]+", "-", config.env_id.lower()).strip("-")
     return Path("runs") / f"{name}-seed{config.seed}"
+
+
+def shown(folder: Path) -> Path:
+    """Return a folder's path as a user would type it: relative to the working directory if it lies within."""
+    with contextlib.suppress(ValueError):
+        return folder.relative_to(Path.cwd())
+    return folder
 
 
 def bundles_of(folder: Path) -> list[str]:

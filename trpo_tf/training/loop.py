@@ -20,7 +20,7 @@ from trpo_tf.learning.schedules import progress
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.runs.checkpoints import save_checkpoint
 from trpo_tf.runs.folder import Run, with_summary
-from trpo_tf.runs.layout import CHECKPOINTS_FOLDER
+from trpo_tf.runs.layout import CHECKPOINTS_FOLDER, shown
 from trpo_tf.runs.metrics_log import MetricsLog
 from trpo_tf.runs.profiler import Profiler
 from trpo_tf.sampling.sampler import Experience
@@ -84,7 +84,7 @@ class _Loop:
 
     def run_to_end(self) -> Run:
         """Train, and return the run; save a checkpoint if something stops it before its end."""
-        config, how_to_resume = self.run.config, f"go on with --resume {self.run.folder}"
+        config, how_to_resume = self.run.config, f"go on with --resume {shown(self.run.folder)}"
         try:
             return self._train()
         except EnvironmentFailure as failure:

@@ -19,7 +19,7 @@ from trpo_tf.learning.learner import Learner, build_learner, with_observation_of
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.network_checks import check_trainable
 from trpo_tf.runs.folder import Run, create_run, load_run, with_summary, write_config
-from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run
+from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run, shown
 from trpo_tf.runs.lock import locked
 from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights
@@ -82,7 +82,7 @@ def train(
     if make_env is not None:
         register_callable(config.env_id, make_env)
     config = with_version(config)
-    folder = Path(out) if out is not None else default_folder(config)
+    folder = Path(default_folder(config) if out is None else out).absolute()
     config = with_env_backend(config)
     workers = Workers.of(workers, config)
     config = with_observation_offset(config)
@@ -127,8 +127,8 @@ def resume(
     """
     watching = Watchers(**watchers)
     expect(folder, str | os.PathLike, "the run must be the path of its folder", UserError)
-    folder = Path(folder)
-    require_run(folder)
+    require_run(Path(folder))
+    folder = Path(folder).absolute()
     if make_env is not None:
         register_callable(read_config(folder / CONFIG_FILE).env_id, make_env)
     with locked(folder):
@@ -137,8 +137,8 @@ def resume(
             run = _with_total_steps(run, total_steps)
         elif "trained" in run.summary:
             raise UserError(
-                f"{folder} is complete; start a new run from it with --init-from {folder}, or lengthen it with "
-                f"--resume {folder} --total-steps N"
+                f"{(name := shown(folder))} is complete; start a new run from it with --init-from {name}, or lengthen "
+                f"it with --resume {name} --total-steps N"
             )
         if watching.profile:
             _check_long_enough_to_trace(run.config, run.learner, run.state)
@@ -153,7 +153,7 @@ def _with_total_steps(run: Run, total_steps: int) -> Run:
     expect_count(total_steps, "total_steps", 1, UserError)
     least = run.state.steps + run.learner.iteration_steps
     if total_steps < least:
-        raise UserError(f"total_steps must be at least {least:,}: {run.folder} has taken {run.state.steps:,}")
+        raise UserError(f"total_steps must be at least {least:,}: {shown(run.folder)} has taken {run.state.steps:,}")
     write_config(run.folder, dataclasses.replace(run.config, total_steps=total_steps))
     summary = {name: value for name, value in run.summary.items() if name == "untrained"}
     return with_summary(load_run(run.folder), summary)
