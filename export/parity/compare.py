@@ -11,8 +11,8 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.reference.answers import Answered, Reference, matches, matches_output
 from trpo_tf.export.parity.reference.episodes import Environment, Episode, names_of, observed_by, play, total_return
 from trpo_tf.export.parity.reference.recurrent import Recurrent
+from trpo_tf.export.policy.batches import in_batches, joined
 from trpo_tf.export.policy.functions import Actor, Answers
-from trpo_tf.export.policy.on_arrays import in_batches, joined
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.observations import (

@@ -10,7 +10,6 @@ import numpy as np
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import Agreement, compare_cases, compare_sequences
 from trpo_tf.export.parity.latency import measure_latencies
-from trpo_tf.export.parity.new_cases import compare_on_new_cases
 from trpo_tf.export.parity.reference.answers import Answered
 from trpo_tf.export.parity.reference.rounding import Rounding, along_sequences
 from trpo_tf.export.policy.functions import Actor, Answers
@@ -85,8 +84,12 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> VerifiedTarge
         parity[name] = {**manifest.parity[name], **_found(found)}
         if name in steps:
             parity[name]["state_max_difference"] = _drift(name, steps[name], golden.take(rows), folder, manifest)
-    seen = structured({spec.name: cases[spec.name] for spec in manifest.observation})
-    new_cases = 0 if seed is None else compare_on_new_cases(folder, manifest, actors, seen, seed, steps)
+    new_cases = 0
+    if seed is not None:
+        from trpo_tf.export.parity.new_cases import compare_on_new_cases  # imports TensorFlow
+
+        seen = structured({spec.name: cases[spec.name] for spec in manifest.observation})
+        new_cases = compare_on_new_cases(folder, manifest, actors, seen, seed, steps)
     latencies = measure_latencies(actors, observations, noise)
     return VerifiedTargets(parity, target_sizes(manifest), latencies, skipped, new_cases)
 

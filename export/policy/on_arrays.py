@@ -1,14 +1,12 @@
-"""Call a policy's functions on NumPy arrays, all rows at once or in batches of a size."""
+"""Call a policy's TensorFlow functions on NumPy arrays."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from trpo_tf.export.policy.functions import Actor, Answers
-from trpo_tf.serving.runtime.observations import Array, Observation, map_parts, take
+from trpo_tf.serving.runtime.observations import Array, Observation, map_parts
 
 
 class OnArrays:
@@ -52,28 +50,6 @@ class OnArrays:
 
         # A partial, since TensorFlow counts tracings by a function's code, and would warn of those of other policies.
         return tf.function(functools.partial(loop), [*self._signature, tf.TensorSpec((), tf.int32)], autograph=False)
-
-
-def in_batches(function: Actor | Answers, inputs: Observation, noise: Array, size: int) -> Iterator[tuple[slice, Any]]:
-    """Iterate over the answers to inputs [n, ...] in batches of `size`, each with the rows that it is for.
-
-    A function that has a method `in_batches` gives those of all batches together.
-    """
-    batched = getattr(function, "in_batches", None)
-    if batched is not None and len(noise):
-        yield slice(len(noise)), batched(inputs, noise, size)
-        return
-    for start in range(0, len(noise), size):
-        rows = slice(start, start + size)
-        yield rows, function(take(inputs, rows), noise[rows])
-
-
-def joined(answers: Iterable[tuple[slice, Any]]) -> Any:
-    """Join the answers of all batches: arrays, or dicts of them by name."""
-    parts = [part for _, part in answers]
-    if isinstance(parts[0], dict):
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return np.concatenate(parts)
 
 
 def _arrays(tensors: Any) -> Any:

@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
-import tensorflow as tf
-
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
@@ -116,6 +113,8 @@ def check_function(function: Any, name: str, spec: PolicySpec) -> None:
 
 def check_callable(function: Any, name: str, signatures: tuple[tuple[str, ...], ...] = _EITHER) -> None:
     """Raise `ExportError` unless `function` takes the arguments of one of `signatures`."""
+    import keras
+
     first = ", ".join(signatures[0])
     if isinstance(function, keras.layers.Layer):
         raise ExportError(
@@ -147,4 +146,6 @@ def spec_of(manifest: Manifest) -> PolicySpec:
 
 def tensor_spec(spec: ArraySpec | NoiseSpec) -> Any:
     """Return a `tf.TensorSpec` of a batch of the array."""
+    import tensorflow as tf  # not above: bundles are verified with specs alone
+
     return tf.TensorSpec((None, *spec.shape), spec.dtype, spec.name)

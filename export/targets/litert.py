@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.litert.interpreter import litert_actor, litert_step
 from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.export.policy.signature_names import signature_names
@@ -29,10 +28,14 @@ action = act(**feeds)["{action}"][0]
 
 
 def _write(inputs: ExportInputs, folder: Path) -> None:
+    from trpo_tf.export.litert.convert import to_litert  # not above: it imports TensorFlow
+
     (folder / _FILE).write_bytes(to_litert(inputs.function, inputs.spec, batch=inputs.batch))
 
 
 def _write_int8(inputs: ExportInputs, folder: Path) -> None:
+    from trpo_tf.export.litert.convert import to_litert
+
     visited = inputs.calibration()
     content = to_litert(inputs.function, inputs.spec, batch=inputs.batch, int8_observations=visited)
     (folder / _INT8_FILE).write_bytes(content)

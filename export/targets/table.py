@@ -1,18 +1,12 @@
 """The table of targets: those of this package and those that other packages add, by name."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
-
-import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.functions import Outputs
 from trpo_tf.export.policy.spec import PolicySpec
-from trpo_tf.export.targets.c99 import C_INT8, C
-from trpo_tf.export.targets.litert import LITERT, LITERT_INT8
-from trpo_tf.export.targets.onnx import ONNX, ONNX_INT8, ONNX_INT8_DYNAMIC
-from trpo_tf.export.targets.ort import ORT
-from trpo_tf.export.targets.saved_model import SAVED_MODEL
 from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.support.entry_points import load_values
@@ -20,22 +14,51 @@ from trpo_tf.serving.support.entry_points import load_values
 ENTRY_POINTS = "trpo_tf.targets"
 """The group in which an installed package names a `Target` of its own."""
 
-DEFAULT_TARGETS = (ONNX.name, SAVED_MODEL.name)
+DEFAULT_TARGETS = ("onnx", "savedmodel")
 ALL = "all"
 
-_BUILT_IN = (ONNX, SAVED_MODEL, ONNX_INT8, ONNX_INT8_DYNAMIC, ORT, LITERT, LITERT_INT8, C, C_INT8)
+_BUILT_IN = {
+    "onnx": "onnx:ONNX",
+    "savedmodel": "saved_model:SAVED_MODEL",
+    "onnx-int8": "onnx:ONNX_INT8",
+    "onnx-int8-dynamic": "onnx:ONNX_INT8_DYNAMIC",
+    "ort": "ort:ORT",
+    "litert": "litert:LITERT",
+    "litert-int8": "litert:LITERT_INT8",
+    "c": "c99:C",
+    "c-int8": "c99:C_INT8",
+}
+"""Name -> module of this folder, and the target in it."""
 
 
-def _by_name(targets: Iterable[Target]) -> dict[str, Target]:
-    table: dict[str, Target] = {}
-    for target in targets:
-        if target.name in (*table, ALL):
-            raise ExportError(f"target {target.name!r} is there twice; rename the one of group {ENTRY_POINTS}")
-        table[target.name] = target
-    return table
+class _Targets(Mapping[str, Target]):
+    """The targets by name. A module is imported when one of its targets is first looked up: some import TensorFlow."""
+
+    def __init__(self, built_in: Mapping[str, str], added: Iterable[Target]) -> None:
+        self._built_in, self._added = built_in, dict[str, Target]()
+        for target in added:
+            if target.name in (*self, ALL):
+                raise ExportError(f"target {target.name!r} is there twice; rename the one of group {ENTRY_POINTS}")
+            self._added[target.name] = target
+
+    def __getitem__(self, name: str) -> Target:
+        if name in self._added:
+            return self._added[name]
+        module, _, attribute = self._built_in[name].partition(":")
+        target: Target = getattr(import_module(f"trpo_tf.export.targets.{module}"), attribute)
+        return target
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._built_in, *self._added))
+
+    def __len__(self) -> int:
+        return len(self._built_in) + len(self._added)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or name in self._added  # without the import
 
 
-TARGETS = _by_name([*_BUILT_IN, *load_values(ENTRY_POINTS, Target, ExportError).values()])
+TARGETS = _Targets(_BUILT_IN, load_values(ENTRY_POINTS, Target, ExportError).values())
 
 
 def checked_targets(
@@ -65,11 +88,13 @@ def checked_targets(
     for name in names:
         if name in refusals:
             raise ExportError(f"target {name} can't carry this policy: {refusals[name]}; leave it out")
-    return {name: target for name, target in TARGETS.items() if name in {ONNX.name, *names}}
+    return {name: TARGETS[name] for name in TARGETS if name in {"onnx", *names}}
 
 
 def refusals_of(outputs: Outputs, spec: PolicySpec) -> dict[str, str]:
     """Collect why targets can't carry the policy; there is no entry for one that can."""
+    import tensorflow as tf
+
     graph = tf.function(outputs, autograph=False).get_concrete_function(*spec.signature()).graph
     reasons = {name: _refusal(target, graph, spec) for name, target in TARGETS.items()}
     return {name: reason for name, reason in reasons.items() if reason is not None}

@@ -3,21 +3,19 @@
 from collections.abc import Collection
 from typing import Any
 
-import tensorflow as tf
-
-from trpo_tf.export.policy.traced_graph import all_nodes
-
 LARGE_OFFSET = "a large offset is subtracted from the observation in float64; give what is small, or float32"
 _LOOPS = {"While", "StatelessWhile"}
 
 
 def subtracts_in_float64(graph: Any) -> bool:
     """Return whether numbers are centred in float64 before they become float32."""
-    return any(node.type == "Sub" and node.inputs[0].dtype == tf.float64 for node in graph.get_operations())
+    return any(node.type == "Sub" and node.inputs[0].dtype.name == "float64" for node in graph.get_operations())
 
 
 def operations_among(graph: Any, names: Collection[str]) -> list[str]:
     """List which of the operations `names` the graph uses, also in functions that it calls."""
+    from trpo_tf.export.policy.traced_graph import all_nodes  # not above: it imports TensorFlow
+
     return sorted({node.op for node in all_nodes(graph.as_graph_def())}.intersection(names))
 
 

@@ -34,6 +34,10 @@ ACTING = {
     ("record", "nowhere", "--out", "episode.gif"): (2, (*TRAINER, "mujoco", "envpool")),
     ("train", "ALE/NoSuchGame-v5"): (2, (*TRAINER, "mujoco", "envpool")),
     ("train", "Taxi-v3", "--env-backend", "envpool", "--env-kwargs", '{"is_rainy": true}'): (2, (*TRAINER, "envpool")),
+    ("verify", str(BUNDLES / "masked")): (
+        0,
+        (*(name for name in TRAINER if name != "onnx"), "envpool", "ai_edge_litert"),
+    ),
 }
 """Exit status of each command, and what it may not have imported: never more than those before it in its process."""
 

@@ -1,10 +1,10 @@
 """Commands that export a policy to a bundle, and verify a bundle."""
 
 import dataclasses
-import importlib.util
 import json
 import secrets
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated
 
@@ -100,7 +100,7 @@ class Verify:
 
         result = verify(self.bundle, self.public_key)
         fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
-        if importlib.util.find_spec("tensorflow") is None:
+        if PathFinder.find_spec("tensorflow") is None:  # `importlib.util.find_spec` would import parts of it
             if self.thorough:
                 raise UserError("--thorough needs TensorFlow, which is not installed; leave it out")
             print_fields(fields, as_json=self.json)

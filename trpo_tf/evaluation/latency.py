@@ -37,9 +37,7 @@ def callers(bundle: Path) -> dict[str, Call]:
     one: Observation = structured({spec.name: golden[spec.name][0] for spec in manifest.observation})
     act = policy.start().act if manifest.state else policy.act
     calls: dict[str, Call] = {ACT: functools.partial(act, one), BARE: _bare(bundle, manifest, one)}
-    if importlib.util.find_spec("tensorflow") is not None:
-        calls |= _others(bundle, manifest, rows)
-    return calls
+    return calls | _others(bundle, manifest, rows)
 
 
 def figures(measured: Mapping[str, Sequence[Durations]]) -> dict[str, dict[str, float]]:
@@ -87,9 +85,8 @@ def _others(bundle: Path, manifest: Manifest, observations: Observation) -> dict
     zero_noise = np.zeros((1, *manifest.noise.shape), manifest.noise.dtype)
     calls: dict[str, Call] = {}
     for name, (target, package) in _OTHERS.items():
-        files = TARGETS[target].files(manifest)
-        if files and importlib.util.find_spec(package) is not None:
-            for file in files:
+        if target in manifest.parity and importlib.util.find_spec(package) is not None:
+            for file in TARGETS[target].files(manifest):
                 read_checked(bundle, manifest, file)
             actor = TARGETS[target].open(bundle, manifest)
             calls[name] = functools.partial(actor, observations, zero_noise)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.export.parity.reference.recurrent import Recurrent
+from trpo_tf.export.policy.batches import in_batches, joined
 from trpo_tf.export.policy.functions import Actor, Answers
-from trpo_tf.export.policy.on_arrays import in_batches, joined
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 
