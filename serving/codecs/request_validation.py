@@ -71,7 +71,9 @@ def validate_request(document: Document, manifest: Manifest, *, max_batch: int =
     request_id = document.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise RequestError("id must be a string")
-    parameters = document.get("parameters", {})
+    parameters = document.get("parameters")
+    if parameters is None:  # clients with generated classes send null for what they leave out
+        parameters = {}
     if not isinstance(parameters, dict):
         raise RequestError("parameters must be an object")
     sequence = None
@@ -258,7 +260,7 @@ def _wanted(document: Document, parameters: Document, manifest: Manifest, *, is_
     binary = parameters.get("binary_data_output", False)
     names = manifest.output_names[: -len(manifest.state)] if is_kept else manifest.output_names
     wanted: dict[str, Any] = dict.fromkeys(names, binary)
-    if chosen := _named(document, "outputs", manifest.output_names):
+    if document.get("outputs") is not None and (chosen := _named(document, "outputs", manifest.output_names)):
         wanted = {name: _parameters(output).get("binary_data", binary) for name, output in chosen.items()}
     if not _BOOLEANS.issuperset(map(type, wanted.values())):
         raise RequestError("binary_data and binary_data_output must be true or false")
@@ -266,7 +268,9 @@ def _wanted(document: Document, parameters: Document, manifest: Manifest, *, is_
 
 
 def _parameters(output: Document) -> Document:
-    own = output.get("parameters", {})
+    own = output.get("parameters")
+    if own is None:
+        return {}
     if not isinstance(own, dict):
         raise RequestError("the parameters of an output must be an object")
     check_served(own, f"output {output['name']!r}")

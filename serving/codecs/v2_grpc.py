@@ -81,6 +81,8 @@ def decode_infer(message: Message | LargeRequest, manifest: Manifest, *, max_bat
     _check_count("outputs", message.outputs, manifest.output_names)
     if raw and len(raw) != len(message.inputs):
         raise RequestError(f"there must be raw_input_contents for each of the {len(message.inputs)} inputs or none")
+    if raw and _has_typed_contents(message):
+        raise RequestError("an input has raw_input_contents or contents, not both")
     data: list[Any]
     if raw:
         data = [memoryview(content) for content in raw]
@@ -135,6 +137,12 @@ def encode_infer(answers: Mapping[str, Array], asked: InferRequest, request_id: 
 def from_document(kind: Any, document: Document) -> Message:
     """Return a message of class `kind` made of a JSON document; fields unknown to the class are ignored."""
     return ParseDict(document, kind(), ignore_unknown_fields=True)
+
+
+def _has_typed_contents(message: Message | LargeRequest) -> bool:
+    if isinstance(message, LargeRequest):
+        return any(message.contents)
+    return any(tensor.HasField("contents") and tensor.contents.ListFields() for tensor in message.inputs)
 
 
 def _typed(tensor: Message) -> memoryview | list[Any] | None:

@@ -50,6 +50,8 @@ def as_carried(state: Mapping[str, Any], reset: Any, specs: Sequence[StateSpec],
 
 
 def _as_batch(value: Any, spec: ArraySpec | StateSpec, what: str, *, batched: bool) -> Array:
+    if type(value) is not np.ndarray and np.ma.is_masked(value):
+        raise ValueError(f"{what} is a masked array that hides values; say what they are: .filled(value)")
     array: Array = np.asarray(value) if isinstance(value, np.ndarray | np.generic) else _convert(value, spec, what)
     if array.dtype != spec.dtype:
         raise ValueError(f"{what} has dtype {array.dtype}, the policy takes {spec.dtype}: use .astype({spec.dtype!r})")

@@ -157,6 +157,11 @@ class Policy:
         if noise is not None:
             if graph.noise == "none":
                 raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
+            noise = np.asarray(noise)
+            if noise.shape != (rows, *manifest.noise.shape) or noise.dtype != manifest.noise.dtype:
+                # The graph would spread one row over all observations, or one observation over all rows.
+                wanted = f"{manifest.noise.dtype} of shape {shown_shape((rows, *manifest.noise.shape))}"
+                raise ValueError(f"noise must be {wanted}, not {noise.dtype} of shape {shown_shape(noise.shape)}")
             feeds[manifest.noise.name] = noise
         names = manifest.output_names if outputs is None else outputs
         answers: dict[str, Array] = dict(zip(names, self._session.run(names, feeds), strict=True))
@@ -172,7 +177,18 @@ class Policy:
             )
 
     def _draw(self, batch: int, rng: "np.random.Generator | None") -> Array:
-        return draw_noise(self.manifest.noise, batch, rng or np.random.default_rng())
+        return draw_noise(self.manifest.noise, batch, generator(rng))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a policy can't be pickled; pass its bundle's path, and load it in the process that acts")
+
+    def __copy__(self) -> "Policy":
+        """Return the policy itself, which keeps nothing."""
+        return self
+
+    def __deepcopy__(self, _memo: Any) -> "Policy":
+        """Return the policy itself, which keeps nothing."""
+        return self
 
 
 def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
@@ -194,6 +210,14 @@ def read_graph(bundle: Path) -> tuple[bytes, Manifest]:
     manifest = read_manifest(bundle)
     check_memory(manifest, only_model=True)
     return read_checked(bundle, manifest, MODEL_FILE), manifest
+
+
+def generator(rng: "np.random.Generator | None") -> "np.random.Generator":
+    """Return the random generator, or a new one for None. Raises `ValueError` for anything else, such as a seed."""
+    if rng is None:
+        return np.random.default_rng()
+    expect(rng, np.random.Generator, "rng must be a generator, numpy.random.default_rng(seed)", ValueError)
+    return rng
 
 
 def draw_noise(spec: NoiseSpec, batch: int, rng: "np.random.Generator") -> Array:

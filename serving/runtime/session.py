@@ -11,7 +11,7 @@ from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.io_binding import Buffer, checker, copier, zeros
 from trpo_tf.serving.runtime.observations import Array, by_name
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.policy import draw_noise, generator
 
 
 class Session:
@@ -74,7 +74,7 @@ class Session:
             if self._sampling is None:
                 raise ValueError("the policy was exported without noise, so it can't sample; act deterministically")
             bindings = self._sampling
-            self._noise[...] = draw_noise(self.manifest.noise, self._rows, rng or np.random.default_rng())
+            self._noise[...] = draw_noise(self.manifest.noise, self._rows, generator(rng))
         elif self.manifest.graph.noise == "required":
             self._noise[...] = 0
         if not self._take(observation):
@@ -89,6 +89,21 @@ class Session:
         self._turn = 1 - self._turn
         self._starts[...] = False
         return self._answer()
+
+    def __copy__(self) -> "Session":
+        """Return a session that goes on from the same state, with buffers of its own."""
+        copy = Session(self._session, self.manifest, self._rows if self._batched else None)
+        for name, buffer in self._states[self._turn].items():
+            copy._states[copy._turn][name].array[...] = buffer.array
+        copy._starts[...] = self._starts
+        return copy
+
+    def __deepcopy__(self, _memo: Any) -> "Session":
+        """Return what `copy.copy` does."""
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a session can't be pickled; load the bundle in the process that acts, and start one there")
 
     def _take(self, observation: Any) -> bool:
         """Copy the observation into its buffers if its arrays are exactly as declared and finite."""

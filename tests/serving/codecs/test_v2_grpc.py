@@ -16,7 +16,7 @@ from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs.datatypes import DATATYPES
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, MODEL_METADATA, SERVER_METADATA
 from trpo_tf.serving.codecs.parameters import NOT_SERVED
-from trpo_tf.serving.codecs.v2_grpc import decode_infer, encode_infer
+from trpo_tf.serving.codecs.v2_grpc import decode_infer, encode_infer, parse
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.repository.catalog import Model
 
@@ -137,7 +137,8 @@ def changed(change):
         (lambda r: r.inputs[0].ClearField("contents"), "16 bytes of data, not 0"),
         (lambda r: r.inputs[0].contents.fp32_contents.append(1), "16 bytes of data, not 20"),
         (lambda r: r.raw_input_contents.extend([b"", b""]), "raw_input_contents for each of the 1 inputs"),
-        (lambda r: r.raw_input_contents.append(b"12"), "16 bytes of data, not 2"),
+        (lambda r: r.raw_input_contents.append(b"12"), "not both"),
+        (lambda r: (r.inputs[0].ClearField("contents"), r.raw_input_contents.append(b"12")), "16 bytes of data, not 2"),
         (lambda r: r.outputs.add(name="other"), "not 'other'"),
         (lambda r: [r.outputs.add(name="action") for _ in range(2)], "twice"),
         (lambda r: setattr(r.parameters["deterministic"], "int64_param", 1), "must be true or false"),
@@ -148,6 +149,19 @@ def changed(change):
 def test_a_wrong_request_is_refused(change, part):
     with pytest.raises(RequestError, match=part):
         decode_infer(changed(change), MANIFEST, max_batch=4)
+
+
+@pytest.mark.parametrize("size", [2, 20_000])
+def test_numbers_that_are_given_both_raw_and_typed_are_refused(size):
+    """Only one of them could be acted on, and the client would not know which."""
+    values = np.ones((1, size), np.float32)
+    request = message(values)
+    request.raw_input_contents.append(values.tobytes())
+    manifest = replace(MANIFEST, observation=(ArraySpec("obs", "float32", (size,)),))
+    with pytest.raises(RequestError, match="raw_input_contents or contents, not both"):
+        decode_infer(parse(MODEL_INFER, request.SerializeToString()), manifest)
+    request.inputs[0].contents.Clear()
+    decode_infer(parse(MODEL_INFER, request.SerializeToString()), manifest)
 
 
 def test_a_sample_and_noise_are_those_of_json():

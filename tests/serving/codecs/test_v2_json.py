@@ -243,6 +243,13 @@ def test_what_the_protocol_leaves_open_is_accepted():
     assert decode(request(outputs=[])).noise is None
 
 
+def test_null_is_what_is_left_out():
+    """Generated clients, of Java and pydantic say, send each field."""
+    blank = observation(parameters=None)
+    assert decode(request(id=None, parameters=None, outputs=None, inputs=[blank])).outputs == {"action": False}
+    assert decode(request(outputs=[{"name": "action", "parameters": None}])).outputs == {"action": False}
+
+
 def test_a_sample_draws_the_noise_that_its_seed_says():
     sampled = decode(request(parameters={"deterministic": False, "seed": 7}))
     np.testing.assert_array_equal(sampled.noise, draw_noise(MANIFEST.noise, 1, np.random.default_rng(7)))

@@ -1,9 +1,12 @@
+import copy
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from tests.support.paths import BUNDLES
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
 from trpo_tf.serving.runtime.conversion import as_observations
@@ -90,6 +93,7 @@ def test_answers_from_several_threads_are_those_of_one(discrete, golden):
         (np.zeros(4), r"dtype float64, the policy takes float32: use \.astype\('float32'\)"),
         (np.zeros(4, np.int32), "dtype int32"),
         (np.full(4, np.nan, np.float32), "not finite"),
+        (np.ma.masked_array(np.zeros(4, np.float32), [0, 1, 0, 0]), "masked array that hides values"),
     ],
 )
 def test_a_wrong_observation_is_refused(discrete, observation, message):
@@ -111,6 +115,49 @@ def test_python_integers_fit_an_integer_observation_or_are_refused():
             as_observations(value, specs, batched=False)
     with pytest.raises(ValueError, match="float64 values"):
         as_observations([0.5, 1], specs, batched=False)
+
+
+@pytest.mark.parametrize("rng", [7, np.random.RandomState(7)])
+def test_a_seed_is_no_generator(continuous, rng):
+    policy = serving.load(continuous)
+    for act in (policy.act, policy.start().act):
+        with pytest.raises(ValueError, match=r"rng must be a generator, numpy\.random\.default_rng\(seed\)"):
+            act(OBSERVATION["continuous"], deterministic=False, rng=rng)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 2), (3,), (3, 1)])
+def test_noise_of_other_rows_is_not_spread_over_the_observations(continuous, shape):
+    """The graph would: two rows of noise for one observation give two actions, one row for three gives equal noise."""
+    policy, observations = serving.load(continuous), np.zeros((3, 3))
+    for act in (policy.run, policy.infer, lambda o, n: policy.step(o, {}, None, n)):
+        with pytest.raises(ValueError, match=r"noise must be float32 of shape \[3, 2\], not float32 of shape"):
+            act(observations, np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match="not float64 of shape"):
+        policy.run(observations, np.zeros((3, 2)))
+
+
+def test_a_policy_is_copied_as_itself_and_never_pickled(continuous):
+    policy = serving.load(continuous)
+    assert copy.deepcopy([policy])[0] is policy is copy.copy(policy)
+    for one in (policy, policy.start()):
+        with pytest.raises(TypeError, match="can't be pickled"):
+            pickle.dumps(one)
+
+
+def test_a_copied_session_goes_on_from_the_same_state():
+    """With buffers of its own: to try actions ahead must not change the episode."""
+    session = serving.load(BUNDLES / "recurrent").start()
+    here, elsewhere = np.float32([0.1, 0.2]), np.float32([2, -1])
+    expected = [session.act(here) for _ in range(3)]
+    session.reset()
+    session.act(here)
+    for copied in (copy.copy(session), copy.deepcopy(session)):
+        assert copied.act(here) == expected[1]
+        for _ in range(3):
+            copied.act(elsewhere)
+    assert [session.act(here) for _ in range(2)] == expected[1:]
+    session.reset()
+    assert copy.copy(session).act(here) == expected[0]
 
 
 def test_an_action_that_is_not_finite_is_never_returned(continuous):
