@@ -85,6 +85,15 @@ _KEYWORDS = (
     *("auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern"),
     *("float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed"),
     *("sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while"),
+    # Of later versions of C, and macros that GCC defines.
+    *("alignas", "alignof", "bool", "constexpr", "false", "linux", "nullptr", "static_assert", "thread_local", "true"),
+    *("typeof", "typeof_unqual", "unix"),
+    # Of C++, which may include the header.
+    *("and", "and_eq", "asm", "bitand", "bitor", "catch", "char16_t", "char32_t", "char8_t", "class", "co_await"),
+    *("co_return", "co_yield", "compl", "concept", "const_cast", "consteval", "constinit", "decltype", "delete"),
+    *("dynamic_cast", "explicit", "export", "friend", "mutable", "namespace", "new", "noexcept", "not", "not_eq"),
+    *("operator", "or", "or_eq", "private", "protected", "public", "reinterpret_cast", "requires", "static_cast"),
+    *("template", "this", "throw", "try", "typeid", "typename", "using", "virtual", "wchar_t", "xor", "xor_eq"),
 )
 
 _SOURCE = """\
@@ -134,8 +143,7 @@ def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str
 
 def state_memories(spec: PolicySpec) -> dict[str, Memory]:
     """Return the fields of `policy_state` by the spec's names. Raises as `arguments` does."""
-    names = _identifiers([each.name for each in spec.state])
-    fields = [f"{name}_" if name in (*_KEYWORDS, _RUNNING) or name[0].isdigit() else name for name in names]
+    fields = _identifiers([_free(each.name) for each in spec.state])
     types = [argument_type(ArraySpec(each.name, each.dtype, each.shape)) for each in spec.state]
     return {
         each.name: Memory(c_type, math.prod(each.shape), f"{_POINTER}{field}")
@@ -208,9 +216,21 @@ def _size(array: ArraySpec | NoiseSpec) -> int:
     return math.prod(array.shape)
 
 
+def _free(name: str) -> str:
+    """Turn a name into one that C allows for a field."""
+    clean = _clean(name)
+    if clean[0].isdigit():
+        return f"_{clean}"
+    return f"{clean}_" if clean in (*_KEYWORDS, _RUNNING) else clean
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^a-z0-9_]", "_", name.lower())
+
+
 def _identifiers(names: Sequence[str]) -> list[str]:
     """Turn names into different C identifiers. If several clash, the first keeps its name."""
-    clean = [re.sub(r"[^a-z0-9_]", "_", name.lower()) for name in names]
+    clean = list(map(_clean, names))
     found: list[str] = []
     for name in clean:
         numbered = (f"{name}_{number}" for number in itertools.count(2))

@@ -207,7 +207,7 @@ def _numbers(values: NDArray[Any]) -> str:
 def _literal(number: float) -> str:
     """Write a number as a C literal, with all the digits of float32."""
     if isinstance(number, int):
-        return str(number)
+        return "INT64_MIN" if number == -(2**63) else str(number)  # C reads a minus and a number that is too large
     if not math.isfinite(number):
         return "NAN" if math.isnan(number) else "INFINITY" if number > 0 else "-INFINITY"
     text = f"{number:.9g}"

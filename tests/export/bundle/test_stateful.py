@@ -395,11 +395,19 @@ def test_the_state_in_c_is_the_caller_s_and_one_of_zeros_starts(tmp_path):
     assert told == "3 1 1"
 
 
-def test_names_of_state_that_c_can_t_have_become_others():
-    names = ("running", "double", "2nd", "a-b", "A B")
+def test_names_of_state_that_c_can_t_have_become_others(tmp_path):
+    """In no version of C, and in C++, which includes the header."""
+    odd = ("running", "double", "2nd", "a-b", "A B", "int", "int_")
+    keywords = ("bool", "typeof", "nullptr", "linux", "class", "new", "template", "xor", "requires", "wchar_t")
+    names = (*odd, *keywords, "观察", "*/ x")
     spec = PolicySpec((OBS,), ACTION, NOISE, tuple(StateSpec(name, "float32", ()) for name in names))
     fields = [memory.name for memory in state_memories(spec).values()]
-    assert fields == [f"state->{field}" for field in ("running_", "double_", "2nd_", "a_b", "a_b_2")]
+    told = [field.removeprefix("state->") for field in fields]
+    assert told[: len(odd)] == ["running_", "double_", "_2nd", "a_b", "a_b_2", "int_", "int__2"]
+    members = "".join(f"float {field}[1];" for field in told)
+    (tmp_path / "state.c").write_text(f"typedef struct {{{members}}} state;")
+    for compiler in (["gcc", "-std=gnu2x"], ["gcc", "-std=c99"], ["g++", "-xc++", "-std=gnu++20"]):
+        subprocess.run([*compiler, "-Werror", "-fsyntax-only", "state.c"], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("name", STATEFUL)

@@ -1,5 +1,6 @@
 """The C sources of a policy: every head and encoder as ONNX Runtime answers, and nothing that C leaves undefined."""
 
+import ctypes
 import re
 import subprocess
 
@@ -342,6 +343,26 @@ def test_the_header_is_c_plus_plus_as_well(tmp_path):
     assert " U policy_act\n" in symbols
     for name in ("obs_arm_place", "obs_int", "obs_bytes"):
         assert f"{name}[POLICY_{name.upper()}]".encode() in header
+
+
+def test_several_policies_act_in_one_program(tmp_path):
+    """As docs/reference/c99.md says, though both have the same names."""
+    policies = {name: exported(name) for name in ("clipped", "squashed")}
+    for name, policy in policies.items():
+        (tmp_path / name).mkdir()
+        for file, content in c_sources(policy.model, policy.spec).items():
+            (tmp_path / name / file).write_bytes(content)
+        (tmp_path / f"{name}.c").write_text(f'#define policy_act {name}_act\n#include "{name}/policy.c"\n')
+    command = ["cc", *STRICT, "-O2", "-shared", "-fPIC", *(f"{name}.c" for name in policies), "-o", "both.so", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    library = ctypes.CDLL(str(tmp_path / "both.so"))
+    for name, policy in policies.items():
+        observation, noise, action = (
+            np.ascontiguousarray(a[0]) for a in (policy.observations, policy.noise, policy.actions)
+        )
+        answer = np.empty_like(action)
+        library[f"{name}_act"](*(ctypes.c_void_p(array.ctypes.data) for array in (observation, noise, answer)))
+        np.testing.assert_allclose(answer, action, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

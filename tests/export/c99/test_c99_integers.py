@@ -1,13 +1,15 @@
 """Integers of 64 bits in C: as wide as their bounds are, wrapping around as in ONNX, or refused."""
 
+import subprocess
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.export.c99_cases import sanitized
+from tests.support.export.c99_cases import STRICT, sanitized
 from tests.support.export.c99_policies import Exported
 from trpo_tf.export import ExportError, PolicySpec, write_bundle
-from trpo_tf.export.c99 import HEADER_FILE, c_sources, compiled_actor
+from trpo_tf.export.c99 import HEADER_FILE, SOURCE_FILE, c_sources, compiled_actor
 from trpo_tf.export.c99.c_files import argument_type
 from trpo_tf.serving import ArraySpec, NoiseSpec
 
@@ -69,3 +71,15 @@ def test_sums_and_products_wrap_around_and_nothing_is_undefined(operation, tmp_p
     np.testing.assert_array_equal(low_words, policy.actions.astype(np.int32))
     actions = compiled_actor(sources, policy.spec)(policy.observations, policy.noise)
     np.testing.assert_array_equal(actions, policy.actions)
+
+
+def test_the_least_integer_is_a_constant_that_c_has(tmp_path):
+    """C has no negative constants: -9223372036854775808 negates a number that is too large."""
+    policy = Exported(lambda o, n: tf.cast(o == tf.int64.min, tf.float32) + n, spec_of("int64"))
+    policy.observations[:1] = [[-(2**63), -(2**63) + 1]]
+    sources = c_sources(policy.model, policy.spec)
+    for name, content in sources.items():
+        (tmp_path / name).write_bytes(content)
+    subprocess.run(["cc", *STRICT, "-fsyntax-only", SOURCE_FILE], cwd=tmp_path, check=True)
+    actions = compiled_actor(sources, policy.spec)(policy.observations, policy.noise)
+    assert (actions - policy.noise)[0].round().tolist() == [1, 0]
