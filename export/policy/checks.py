@@ -1,5 +1,6 @@
 """Check that a function answers what its spec says, and that every target could carry it."""
 
+import re
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +12,9 @@ from trpo_tf.export.policy.spec import PolicySpec, tensor_spec
 from trpo_tf.export.policy.traced_graph import check_traced
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.arguments import expect
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What Keras prints its errors in."""
 
 
 def check_answer(function: PolicyFunction, spec: PolicySpec) -> None:
@@ -24,7 +28,7 @@ def check_answer(function: PolicyFunction, spec: PolicySpec) -> None:
     except ExportError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(_COLOUR.sub("", str(error)).split())
         raise ExportError(f"function can't be made a TensorFlow graph of the spec's arrays: {reason}") from error
     answers = concrete.structured_outputs
     expect(

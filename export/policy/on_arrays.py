@@ -6,14 +6,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from trpo_tf.export.errors import ExportError
 from trpo_tf.serving.runtime.observations import Array, Observation, map_parts
 
 
 class OnArrays:
     """A TensorFlow function of inputs [batch, ...] and noise [batch, k], called with arrays.
 
-    It answers an array, or a dict of them, as the function does with tensors. The loop over batches runs in TensorFlow,
-    because a call from Python takes longer than the network of a usual policy.
+    It answers an array, or a dict of them, as the function does with tensors. It raises `ExportError` if the function
+    does not answer every row, which its graph need not tell. The loop over batches runs in TensorFlow, because a call
+    from Python takes longer than the network of a usual policy.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], signature: Sequence[Any]) -> None:
@@ -23,11 +25,11 @@ class OnArrays:
 
     def __call__(self, inputs: Observation, noise: Array) -> Any:
         """Answer all rows at once."""
-        return _arrays(self._function(map_parts(tf.constant, inputs), tf.constant(noise)))
+        return _arrays(self._function(map_parts(tf.constant, inputs), tf.constant(noise)), len(noise))
 
     def in_batches(self, inputs: Observation, noise: Array, size: int) -> Any:
         """Answer the rows in batches of `size`, of which the last may be smaller."""
-        return _arrays(self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size)))
+        return _arrays(self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size)), len(noise))
 
     @functools.cached_property
     def _loop(self) -> Any:
@@ -52,5 +54,14 @@ class OnArrays:
         return tf.function(functools.partial(loop), [*self._signature, tf.TensorSpec((), tf.int32)], autograph=False)
 
 
-def _arrays(tensors: Any) -> Any:
-    return tf.nest.map_structure(lambda tensor: tensor.numpy(), tensors)
+def _arrays(tensors: Any, rows: int) -> Any:
+    def array(tensor: Any) -> Array:
+        values: Array = tensor.numpy()
+        if len(values) != rows:
+            raise ExportError(
+                f"function answers {len(values)} rows to {rows} observations; answer each, where tf.boolean_mask, say, "
+                "leaves rows out"
+            )
+        return values
+
+    return tf.nest.map_structure(array, tensors)

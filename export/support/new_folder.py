@@ -25,12 +25,16 @@ def named_when_full(path: Path) -> Iterator[None]:
 def new_folder(target: Path) -> Iterator[Path]:
     """Provide a folder to fill. On success it is flushed to disk and moved to `target`, otherwise removed.
 
-    A process killed before that leaves a hidden folder in the deepest existing parent of `target`. Raises
-    `FileExistsError` if `target` exists.
+    A process killed before that leaves a hidden folder in the deepest existing parent of `target`. Raises as
+    `check_new` does.
     """
-    _refuse_existing(target)
-    existing = next(parent for parent in target.absolute().parents if parent.is_dir())
-    with named_when_full(target), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing) as scratch:
+    existing = check_new(target)
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=existing)
+    except OSError as error:
+        error.filename = str(target)  # the caller knows nothing of the temporary folder
+        raise
+    with named_when_full(target), temporary as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
         yield folder
@@ -39,6 +43,18 @@ def new_folder(target: Path) -> Iterator[Path]:
         _refuse_existing(target)
         os.rename(folder, target)
     sync(target.parent)
+
+
+def check_new(target: Path) -> Path:
+    """Return the deepest existing parent of a folder that is to be made.
+
+    Raises `FileExistsError` if `target` exists, and `NotADirectoryError` if that parent is no folder.
+    """
+    _refuse_existing(target)
+    existing = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is no folder, so {target} can't be made; choose another folder")
+    return existing
 
 
 def _refuse_existing(target: Path) -> None:

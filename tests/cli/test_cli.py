@@ -129,6 +129,9 @@ def test_bad_exports_are_one_line_and_write_nothing(run, here, trained):
     (here / "mine").mkdir()
     complains(run("export", trained.run.folder, "--out", "mine"), "mine exists; choose another folder or remove it")
     assert [path.name for path in here.rglob("*")] == ["mine"]
+    (here / "file").touch()
+    complains(run("export", trained.run.folder, "--out", "file/new"), "/file is no folder, so file/new can't be made")
+    complains(run("export", trained.run.folder, "--out", "n" * 300), "File name too long: '?n")
 
 
 @pytest.mark.parametrize("command", ["verify", "predict", "serve", "evaluate", "bench-latency"])
@@ -289,9 +292,10 @@ def test_an_export_is_signed_and_a_loss_is_told(run, trained, tmp_path):
     ):
         subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
     small = ("export", trained.run.folder, "--target", "onnx", "--episodes", "1")
-    assert run(*small, "--out", "signed", "--sign", key)[0] == 0
-    assert run("verify", "signed", "--public-key", public, "--json")[0] == 0
-    complains(run("verify", "signed", "--public-key", key), "its signature does not hold")
+    status, out, _ = run(*small, "--out", "signed 1", "--sign", key)
+    assert (status, out.splitlines()[-1]) == (0, "bundle written to signed 1; serve it with: trpo-tf serve 'signed 1'")
+    assert run("verify", "signed 1", "--public-key", public, "--json")[0] == 0
+    complains(run("verify", "signed 1", "--public-key", key), "its signature does not hold")
     complains(run(*small, "--out", "other", "--sign", public), "can't sign")
     assert not Path("other").exists()
 

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from trpo_tf.cli.terminal import FAILED, Flag, fail, print_fields, say
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.heavy_imports import uncollected
+from trpo_tf.support.shell import in_shell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,11 @@ class Export:
 
     def __call__(self) -> None:
         """Export and print what was written."""
+        from trpo_tf.export.support.new_folder import check_new
         from trpo_tf.runs.layout import require_run
 
         require_run(self.run)
+        check_new(self.out)
         with uncollected():
             from trpo_tf.export import GraphForm, ParityError
             from trpo_tf.exporting.run_bundle import export_run, further_outputs
@@ -73,7 +76,7 @@ class Export:
             say(error.table)
             fail(f"error: {error}; nothing was written (--accept-loss writes it)", FAILED)
         _print_proof(self.out)
-        say(f"\nbundle written to {self.out}; serve it with: trpo-tf serve {self.out}")
+        say(f"\nbundle written to {self.out}; serve it with: trpo-tf serve {in_shell(self.out)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 
 from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say
+from trpo_tf.support.shell import in_shell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,8 @@ class Search:
         outcome = search(wanted, self.trials, jobs=self.jobs, out=self.out, seed=self.seed)
         if outcome.table:
             best = self.out / BEST_FILE
-            say(f"{outcome.table}\n\nbest settings written to {best}; train with: trpo-tf train --config {best}")
+            say(f"{outcome.table}\n\nbest settings written to {best}")
+            say(f"train with: trpo-tf train --config {in_shell(best)}")
         for number, reason in outcome.failures.items():
             print(f"trial process {number} failed: {reason}", file=sys.stderr)  # noqa: T201
         if outcome.failures:

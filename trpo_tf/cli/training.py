@@ -13,6 +13,7 @@ from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.heavy_imports import uncollected
 from trpo_tf.serving.arguments import expect_count
+from trpo_tf.support.shell import in_shell
 
 if TYPE_CHECKING:
     from trpo_tf.evaluation.evaluate import Evaluation
@@ -200,7 +201,7 @@ def _print_run(run: "Run") -> None:
             say(note)
     if summary["best_at_steps"] is not None:
         say(f"its policy is that of {summary['best_at_steps']:,} steps, the best of the periodic evaluations")
-    say(f"export it with: trpo-tf export {folder} --out bundle")
+    say(f"export it with: trpo-tf export {in_shell(folder)} --out bundle")
 
 
 def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
@@ -208,4 +209,4 @@ def _print_profile(run: "Run", logged: Sequence[dict[str, Any]]) -> None:
     from trpo_tf.runs.profiler import FIRST_TRACED, phase_table
 
     say(f"\n{phase_table(logged[FIRST_TRACED - 1 :])}\n")
-    say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {shown(run.folder)}")
+    say(f"see the trace with tensorboard-plugin-profile: tensorboard --logdir {in_shell(shown(run.folder))}")

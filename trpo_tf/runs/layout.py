@@ -19,6 +19,7 @@ from pathlib import Path
 
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
+from trpo_tf.support.shell import in_shell
 
 CONFIG_FILE = "config.toml"
 SPACES_FILE = "spaces.json"
@@ -46,7 +47,9 @@ def require_run(folder: Path) -> None:
 def require_new(folder: Path) -> None:
     """Raise `UserError` if the folder of a new run exists."""
     if folder.exists():
-        raise UserError(f"{folder} exists; choose another --out, remove it, or go on with it: --resume {folder}")
+        raise UserError(
+            f"{folder} exists; choose another --out, remove it, or go on with it: --resume {in_shell(folder)}"
+        )
 
 
 def default_folder(config: Config) -> Path:

@@ -26,6 +26,7 @@ from trpo_tf.runs.profiler import Profiler
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.support.graceful_stop import StopRequest
+from trpo_tf.support.shell import in_shell
 from trpo_tf.training.best_policy import PeriodicEvaluation
 from trpo_tf.training.callbacks import KerasListeners
 from trpo_tf.training.progress import Progress, watch
@@ -84,7 +85,7 @@ class _Loop:
 
     def run_to_end(self) -> Run:
         """Train, and return the run; save a checkpoint if something stops it before its end."""
-        config, how_to_resume = self.run.config, f"go on with --resume {shown(self.run.folder)}"
+        config, how_to_resume = self.run.config, f"go on with --resume {in_shell(shown(self.run.folder))}"
         try:
             return self._train()
         except EnvironmentFailure as failure:

@@ -26,6 +26,7 @@ from trpo_tf.runs.warm_start import read_weights
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving import StateSpec
 from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.support.shell import in_shell
 from trpo_tf.training.loop import iterations_left, train_to_end
 from trpo_tf.training.watchers import WatcherArguments, Watchers
 
@@ -136,8 +137,9 @@ def resume(
         if total_steps is not None:
             run = _with_total_steps(run, total_steps)
         elif "trained" in run.summary:
+            name = in_shell(shown(folder))
             raise UserError(
-                f"{(name := shown(folder))} is complete; start a new run from it with --init-from {name}, or lengthen "
+                f"{shown(folder)} is complete; start a new run from it with --init-from {name}, or lengthen "
                 f"it with --resume {name} --total-steps N"
             )
         if watching.profile:

@@ -58,6 +58,9 @@ WRONG = {
     r"function gives float32\[None, 3\], and the spec's action is float32\[None, 1\]": lambda: {
         "function": lambda observation, noise: observation
     },
+    r"function answers \d+ rows to \d+ observations; answer each, where tf.boolean_mask": lambda: {
+        "function": lambda o, n: tf.boolean_mask(torque(o, n), o[:, 0] > 0)
+    },
     "function gives int32": lambda: {"function": lambda observation, noise: tf.ones_like(noise, tf.int32)},
     r"function gives float32\[1, 1\], .* is float32\[None, 1\]": lambda: {"function": lambda *_: tf.zeros((1, 1))},
     "function can't be made a TensorFlow graph": lambda: {"function": lambda observation, noise: np.sum(observation)},
