@@ -57,7 +57,7 @@ class OnArrays:
 def _arrays(tensors: Any, rows: int) -> Any:
     def array(tensor: Any) -> Array:
         values: Array = tensor.numpy()
-        if len(values) != rows:
+        if values.ndim and len(values) != rows:
             raise ExportError(
                 f"function answers {len(values)} rows to {rows} observations; answer each, where tf.boolean_mask, say, "
                 "leaves rows out"

@@ -40,11 +40,14 @@ class ArraySpec:
     high: Bound = math.inf
 
     def __post_init__(self) -> None:
-        """Convert None to an infinite bound, and sequences to tuples. Raises `BundleError` for invalid values."""
+        """Convert None to an infinite bound, and NumPy's values to Python's. Raises `BundleError` for others."""
         _check_array(self)
-        object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "low", _as_bound(self, "low", -math.inf))
         object.__setattr__(self, "high", _as_bound(self, "high", math.inf))
+        if np.greater(self.low, self.high).any():
+            raise BundleError(
+                f"low of {self.name!r} must not be above its high; they are {self.low!r} and {self.high!r}"
+            )
 
     def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return lower and upper bounds, each of the array's shape."""
@@ -68,11 +71,10 @@ class NoiseSpec:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        """Convert sequences to tuples. Raises `BundleError` for invalid values."""
+        """Convert NumPy's values to Python's. Raises `BundleError` for invalid values."""
         _check_array(self)
         if self.law not in NOISE_LAWS:
             raise BundleError(f"noise law {self.law!r} is unknown; choose one of {', '.join(NOISE_LAWS)}")
-        object.__setattr__(self, "shape", tuple(self.shape))
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,6 @@ class StateSpec:
     def __post_init__(self) -> None:
         """Convert arrays and nested lists to a tuple, and equal numbers to one. Raises `BundleError`."""
         _check_array(self)
-        object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "initial", _as_initial(self))
 
     @property
@@ -166,12 +167,18 @@ class Statistics:
 
 
 def _check_array(spec: ArraySpec | NoiseSpec | StateSpec) -> None:
+    """Make dtype and shape plain, such as those of an environment's space. Raises `BundleError` for invalid values."""
     if not is_text(spec.name):
         raise BundleError(f"an array's name must be printable text, not {spec.name!r}")
-    if spec.dtype not in DTYPES:
-        raise BundleError(f"dtype of {spec.name!r} must be one of {', '.join(DTYPES)}, not {spec.dtype!r}")
-    if not isinstance(spec.shape, list | tuple) or not all(type(n) is int and n > 0 for n in spec.shape):
+    dtype: Any = spec.dtype
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "name", getattr(dtype, "__name__", None))
+    if name not in DTYPES:
+        raise BundleError(f"dtype of {spec.name!r} must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    object.__setattr__(spec, "dtype", name)
+    sizes = spec.shape if isinstance(spec.shape, list | tuple) else (None,)
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n <= 0 for n in sizes):
         raise BundleError(f"shape of {spec.name!r} must be a tuple of positive integers, not {spec.shape!r}")
+    object.__setattr__(spec, "shape", tuple(map(int, sizes)))
 
 
 def _as_bound(spec: ArraySpec, which: str, infinite: float) -> Bound:

@@ -44,6 +44,7 @@ from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
 from trpo_tf.serving.arguments import expect, expect_count
 from trpo_tf.serving.bundle.golden import STEPS
+from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take
 from trpo_tf.serving.runtime.policy import draw_noise
 
@@ -113,7 +114,7 @@ def make_reference_cases(
     environment, episodes = evidence.environment, _episodes(reference, spec, evidence, zero_noise)
     visited = _visited(episodes, STEPS if spec.state else 1)
     if evidence.observations is not None:
-        visited = _recorded(evidence.observations, reference)
+        visited = _recorded(as_observations(evidence.observations, spec.observation, batched=True), reference)
     rng = np.random.default_rng(0)
     seen = None if visited is None else observed(visited, spec)
     observations = policy_cases(spec, seen, rng)

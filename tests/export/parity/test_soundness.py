@@ -131,11 +131,14 @@ def test_a_policy_that_draws_by_itself_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("high", "is_written"), [(np.inf, True), (1000.0, False)])
 def test_a_policy_that_overflows_is_refused_where_it_is_declared_to_act(high, is_written, tmp_path):
-    """Its standard deviation is infinite from 89 on, and infinity times no noise is no number."""
+    """Its standard deviation is infinite from 89 on, and infinity times no noise is no number.
+
+    Evidence names the observation here, as the dicts of several parts do.
+    """
     spec = replace(SPEC, observation=(ArraySpec("obs", "float32", (3,), -high, high),))
     function = lambda o, n: tf.tanh(o[:, :2] + tf.exp(o[:, 1:]) * n)  # noqa: E731
     if is_written:
-        write_bundle(function, spec, tmp_path / "bundle", targets=["onnx"], evidence=Evidence(SEEN))
+        write_bundle(function, spec, tmp_path / "bundle", targets=["onnx"], evidence=Evidence({"obs": SEEN}))
     else:
         said = refusal(function, spec, tmp_path / "bundle", targets=["onnx"])
         assert "not finite within its observations' bounds" in said

@@ -57,6 +57,21 @@ def test_bounds_have_the_shape_of_the_array():
     np.testing.assert_array_equal(high, [[1, 2], [3, math.inf]])
 
 
+def test_an_array_may_be_described_with_what_numpy_and_spaces_give():
+    """`Box.dtype`, `Box.low` and `Discrete.n` are NumPy's, of which JSON knows nothing."""
+    given = ArraySpec("obs", np.dtype("float32"), (np.int64(2),), np.float32([-1, 0]), np.float32([1, 0]))
+    assert given == ArraySpec("obs", "float32", (2,), (-1, 0), (1, 0))
+    manifest = Manifest("m", (given,), ArraySpec("action", np.int64, (), 0, np.int64(2)), NoiseSpec("normal", (1,)))
+    written = json.loads(manifest.to_json())
+    assert (written["observation"][0]["dtype"], written["action"]["high"]) == ("float32", 2)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, -1), ((0, 5), 1), (0, (1, -math.inf))])
+def test_bounds_that_allow_nothing_are_refused(low, high):
+    with pytest.raises(BundleError, match="low of 'obs' must not be above its high"):
+        ArraySpec("obs", "float32", (2,), low, high)
+
+
 def test_a_field_of_a_later_release_is_ignored():
     assert parse(document(added_later=1)) == parse(document())
 
