@@ -1,13 +1,13 @@
 """Quantize matrix products and convolutions of ONNX graphs to 8 bits; all else stays in floats.
 
 These stay in floats, since 8 bits would spoil them: observations before they are normalised, the noise, and the
-conversion to the action's units. So do the products that the next state depends on, whose errors would add up along an
-episode. Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without VNNI, where the file would
-act differently.
+conversion to the action's units. So do the products of `kept_in_floats`, whose errors would add up along an episode.
+Weights take 7 bits: products of 8-bit numbers saturate on x86 processors without VNNI, where the file would act
+differently.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 import onnx
@@ -24,7 +24,7 @@ _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Metadata that says that the model was prepared: without it, the quantiser writes a warning."""
 
 
-def quantize_dynamic(model: bytes) -> bytes:
+def quantize_dynamic(model: bytes, spec: PolicySpec) -> bytes:
     """Quantize weights to 8 bits. The inputs of products are quantized in each call, by their range in it.
 
     Raises `ExportError` if the result isn't a graph that `check_graph` admits.
@@ -41,7 +41,7 @@ def quantize_dynamic(model: bytes) -> bytes:
             reduce_range=True,
         )
 
-    return _quantized(model, quantize)
+    return _quantized(model, spec, quantize)
 
 
 def quantize_static(model: bytes, spec: PolicySpec, observations: Observation, noise: Array) -> bytes:
@@ -70,15 +70,29 @@ def quantize_static(model: bytes, spec: PolicySpec, observations: Observation, n
             reduce_range=True,
         )
 
-    return _quantized(model, quantize)
+    return _quantized(model, spec, quantize)
 
 
-def state_products(graph: onnx.GraphProto) -> list[str]:
-    """Name the products that the next state depends on; none if no others would be left to quantize."""
-    inputs, producers = {i.name for i in graph.input}, {name: node for node in graph.node for name in node.output}
-    pending = [o.name for o in graph.output if o.name.startswith("next_") and o.name.removeprefix("next_") in inputs]
-    names: set[str] = set()
-    seen: set[str] = set()
+def kept_in_floats(of_action: Set[str], of_states: Iterable[Set[str]]) -> set[str]:
+    """Return the products that the next state depends on, from those of the action and of each array of the state.
+
+    An array that depends on all products of the action, such as the previous action, errs as the action does, and is
+    left out. None are kept if nothing of the action would be left to quantize.
+    """
+    kept = set().union(*(products for products in of_states if not products >= of_action))
+    return set() if kept >= of_action else kept
+
+
+def _state_products(graph: onnx.GraphProto, spec: PolicySpec) -> list[str]:
+    """Name the products of `kept_in_floats`."""
+    producers = {name: node for node in graph.node for name in node.output}
+    of_states = [_products(each.next_name, producers) for each in spec.state]
+    return sorted(kept_in_floats(_products(spec.action.name, producers), of_states))
+
+
+def _products(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> set[str]:
+    """Name the products that a tensor depends on."""
+    pending, seen, names = [tensor], set[str](), set[str]()
     while pending:
         tensor = pending.pop()
         if tensor in seen or tensor not in producers:
@@ -88,8 +102,7 @@ def state_products(graph: onnx.GraphProto) -> list[str]:
         pending.extend(names_read([node]))
         if node.op_type in _OPERATORS:
             names.add(node.name)
-    products = {node.name for node in graph.node if node.op_type in _OPERATORS}
-    return sorted(names) if products - names else []
+    return names
 
 
 def _with_inputs_apart(graph: onnx.GraphProto, kept: list[str]) -> None:
@@ -119,7 +132,7 @@ def _batches(feeds: dict[str, Array]) -> Iterator[dict[str, Array]]:
         yield {name: array[start : start + _CALIBRATION_ROWS] for name, array in feeds.items()}
 
 
-def _quantized(content: bytes, quantize: Callable[[onnx.ModelProto, str, list[str]], None]) -> bytes:
+def _quantized(content: bytes, spec: PolicySpec, quantize: Callable[[onnx.ModelProto, str, list[str]], None]) -> bytes:
     model = onnx.load_from_string(content)
     source = onnx.load_from_string(content)
     source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
@@ -128,7 +141,7 @@ def _quantized(content: bytes, quantize: Callable[[onnx.ModelProto, str, list[st
     optional = [tensor for tensor in model.graph.initializer if tensor.name in inputs]
     for tensor in optional:
         source.graph.initializer.remove(tensor)
-    if kept := state_products(source.graph):
+    if kept := _state_products(source.graph, spec):
         _with_inputs_apart(source.graph, kept)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "quantized.onnx"

@@ -5,7 +5,7 @@ It refuses arrays of uint64 and continuous actions of other types than float32.
 
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tensorflow.lite.python.schema_py_generated import BuiltinOperator
 from tensorflow.lite.tools import flatbuffer_utils
 
 from trpo_tf.export.errors import ExportError
+from trpo_tf.export.graph.quantize import kept_in_floats
 from trpo_tf.export.litert.errors import inexpressible, lacking
 from trpo_tf.export.litert.narrow_integers import narrow_integers
 from trpo_tf.export.litert.operator_rewrites import OVERFLOWING, REPLACEMENTS, replace_operations
@@ -80,7 +81,7 @@ def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observatio
         model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
         if int8_observations is not None:
             _check_quantizable(model)
-            kept = _state_products(model, [state.name for state in spec.next_state])
+            kept = _state_products(model, spec)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             model = _parsed(_quantized(converter, spec, batch, int8_observations, kept))
             check_scales(model, [getattr(BuiltinOperator, name) for name in _QUANTIZED])
@@ -134,22 +135,23 @@ def _products(operators: Iterable[Any], model: Any) -> list[Any]:
     return [operator for operator in operators if codes[operator.opcodeIndex] in quantized]
 
 
-def _state_products(model: Any, names: Collection[str]) -> list[str]:
-    """Name the products that the next state depends on, as `trpo_tf.export.graph.quantize.state_products` does."""
+def _state_products(model: Any, spec: PolicySpec) -> list[str]:
+    """Name the results of the products of `kept_in_floats`."""
     (graph,), signature = model.subgraphs, model.signatureDefs[0]
     producers = {tensor: operator for operator in graph.operators for tensor in operator.outputs}
-    pending = [output.tensorIndex for output in signature.outputs if output.name.decode() in names]
-    found: dict[int, Any] = {}
-    while pending:
-        tensor = pending.pop()
-        operator = producers.get(tensor)
-        if operator is not None and tensor not in found:
-            found[tensor] = operator
-            pending.extend(operator.inputs)
-    kept = _products(found.values(), model)
-    if len(kept) == len(_products(graph.operators, model)):
-        return []
-    return [graph.tensors[operator.outputs[0]].name.decode() for operator in kept]
+    outputs = {output.name.decode(): output.tensorIndex for output in signature.outputs}
+
+    def products(name: str) -> set[str]:
+        pending, found = [outputs[name]], dict[int, Any]()
+        while pending:
+            tensor = pending.pop()
+            operator = producers.get(tensor)
+            if operator is not None and tensor not in found:
+                found[tensor] = operator
+                pending.extend(operator.inputs)
+        return {graph.tensors[each.outputs[0]].name.decode() for each in _products(found.values(), model)}
+
+    return sorted(kept_in_floats(products(spec.action.name), [products(each.name) for each in spec.next_state]))
 
 
 def _parsed(content: bytes) -> Any:

@@ -65,7 +65,7 @@ def _write_static(inputs: ExportInputs, folder: Path) -> None:
 
 
 def _write_dynamic(inputs: ExportInputs, folder: Path) -> None:
-    (folder / _DYNAMIC_FILE).write_bytes(with_batch(quantize_dynamic(inputs.graph), inputs.batch))
+    (folder / _DYNAMIC_FILE).write_bytes(with_batch(quantize_dynamic(inputs.graph, inputs.spec), inputs.batch))
 
 
 def _open(file: str, folder: Path, manifest: Manifest) -> Actor:

@@ -1,15 +1,22 @@
 """Policies in 8 bits: nearly the same, wholly quantised, and the same file and actions on every machine."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+import tensorflow as tf
 from onnx import numpy_helper
 
+from tests.support.export.stateful import STATEFUL, gru_cell, weights
 from tests.support.export.zoo import KINDS, case, converted, error, onnx_actor
 from trpo_tf.export import ExportError, convert_policy
 from trpo_tf.export.graph.check import check_graph
 from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
+from trpo_tf.export.litert.convert import to_litert
+from trpo_tf.export.litert.interpreter import litert_step
+from trpo_tf.serving import StateSpec
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 from trpo_tf.serving.runtime.policy import Policy
@@ -24,7 +31,7 @@ def static(kind, content):
     return quantize_static(content, tested.policy.spec, tested.visited, tested.noise)
 
 
-METHODS = {"dynamic": lambda kind, content: quantize_dynamic(content), "static": static}
+METHODS = {"dynamic": lambda kind, content: quantize_dynamic(content, case(kind).policy.spec), "static": static}
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -119,3 +126,32 @@ def test_no_observations_are_refused():
     tested = case("gaussian")
     with pytest.raises(ExportError, match="observations are empty; give some that the policy visits"):
         quantize_static(converted("gaussian"), tested.policy.spec, tested.visited[:0], tested.noise[:0])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "litert"])
+def test_a_cell_stays_in_floats_beside_a_state_that_is_the_action(method):
+    """The previous action depends on all products. It errs as the action does, and the cell sees it."""
+    cell, last = gru_cell(5, 8), weights(8, 2)
+
+    def act(observation, state, reset, noise):
+        hidden = cell(tf.concat([observation, state["last"]], axis=1), state["hidden"])
+        action = tf.tanh(hidden @ last + 0.3 * noise)
+        return action, {"last": action, "hidden": hidden}
+
+    spec = replace(
+        STATEFUL["gru"].spec, state=(StateSpec("last", "float32", (2,)), StateSpec("hidden", "float32", (8,)))
+    )
+    rng = np.random.default_rng(0)
+    seen = {part.name: rng.uniform(-1, 1, (64, *part.shape)).astype(np.float32) for part in spec.step_inputs[:-1]}
+    seen, noise = seen | {"reset": np.zeros(64, bool)}, np.zeros((64, 2), np.float32)
+    content, names = convert_policy(act, spec), ["action", "next_hidden"]
+    if method == "litert":
+        pytest.importorskip("ai_edge_litert")
+        found = litert_step(to_litert(act, spec, int8_observations=seen), spec)(seen, noise)
+    else:
+        static = method == "static"
+        made = quantize_static(content, spec, seen, noise) if static else quantize_dynamic(content, spec)
+        found = dict(zip(names, open_session(made).run(names, seen | {"noise": noise}), strict=True))
+    action, hidden = open_session(content).run(names, seen | {"noise": noise})
+    np.testing.assert_allclose(found["next_hidden"], hidden, atol=1e-6)
+    assert 1e-4 < abs(found["action"] - action).max() < 0.1

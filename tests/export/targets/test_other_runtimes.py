@@ -106,7 +106,7 @@ def test_openvino_runs_quantised_graphs(kind, openvino):
     tested = case(kind)
     model = graph(kind, "required")
     static = quantize_static(model, tested.policy.spec, tested.visited, tested.noise)
-    for content in (quantize_dynamic(model), static):
+    for content in (quantize_dynamic(model, tested.policy.spec), static):
         actor = openvino(content, tested.policy.spec)
         assert error(tested, actor, tested.noise) <= QUANTISED_TOLERANCE
 
