@@ -86,7 +86,8 @@ def _rows(kind: Any, group: str) -> list[tuple[str, str, str]]:
         is_positional = any("Positional" in str(mark) for mark in marks)
         given = next((mark.name for mark in marks if getattr(mark, "name", None)), None)
         option = given or own_name(group, setting.name).replace("_", "-")
-        shown = option.replace("-", "_").upper() if is_positional else f"--{option}"
+        metavar = next((mark.metavar for mark in marks if getattr(mark, "metavar", None)), None)
+        shown = (metavar or option.replace("-", "_").upper()).replace("|", "\\|") if is_positional else f"--{option}"
         found.append((f"`{shown}`", _default(setting), texts[setting.name]))
     return found
 

@@ -27,7 +27,7 @@ _LEAST_GOLDEN, _MOST_GOLDEN = 16, 128
 """Golden cases without noise, and as many with it."""
 
 _FIRM = ABSOLUTE_TOLERANCE / 2
-"""What rounding may change in a golden sequence, plus as much of the number."""
+"""Absolute and relative change that rounding may make in a golden sequence."""
 
 
 def describe(folder: Path, manifest: Manifest, targets: Mapping[str, Target], reference_cases: ReferenceCases) -> None:

@@ -1,6 +1,6 @@
 """Write a bundle: a policy in every target that is asked for, each compared with the original, and a manifest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -14,7 +14,7 @@ from trpo_tf.export.parity.latency import latency_json, measure_latencies
 from trpo_tf.export.parity.proof import Proof, is_repeatable, without_returns
 from trpo_tf.export.parity.reference.evidence import Evidence, check_episodes, make_reference_cases
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
-from trpo_tf.export.policy.functions import Outputs, PolicyFunction
+from trpo_tf.export.policy.functions import Actor, Outputs, PolicyFunction
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs
 from trpo_tf.export.policy.spec import DEFAULT_FORM, GraphForm, PolicySpec
 from trpo_tf.export.support.new_folder import new_folder
@@ -93,14 +93,11 @@ def write_bundle(
         if not accept_loss:
             proofs = without_lossy(folder, chosen, proofs, cases, optional, observer)
         chosen = {name: chosen[name] for name in proofs}
-        actors = {name: actors[name] for name in proofs}
         parity = target_parity(proofs, cases, chosen, manifest, accept_loss=accept_loss)
         manifest = replace(manifest, parity=parity)
         _say_missing(manifest, observer)
         describe(folder, manifest, chosen, cases)
-        observer("measuring latencies")
-        latencies = measure_latencies(actors, cases.observations, cases.noise)
-        (folder / LATENCY_FILE).write_text(latency_json(latencies))
+        _write_latencies(folder, {name: actors[name] for name in proofs}, cases, observer)
         if (key := contents.get("signing_key")) is not None:
             sign(folder, key)
         return read_manifest(folder)
@@ -130,6 +127,14 @@ def _comparable(
         return proofs, cases
     observer(_NOT_REPEATABLE)
     return without_returns(proofs), replace(cases, repeatable=False)
+
+
+def _write_latencies(
+    folder: Path, actors: Mapping[str, Actor], cases: ReferenceCases, observer: Callable[[str], None]
+) -> None:
+    observer("measuring latencies")
+    latencies = measure_latencies(actors, cases.observations, cases.noise)
+    (folder / LATENCY_FILE).write_text(latency_json(latencies))
 
 
 def _say_missing(manifest: Manifest, observer: Callable[[str], None]) -> None:

@@ -274,7 +274,7 @@ FLOATS: Mapping[str, Operator] = {
     "Tan": _call("tanf"),
     "Tanh": _call("tanhf"),
 }
-"""By ONNX's name, of floats."""
+"""Operators on floats, by ONNX's name."""
 
 # Unsigned while they are computed, since only then is an overflow defined: it wraps around, as in ONNX.
 INTEGERS: Mapping[str, Operator] = {
@@ -296,7 +296,7 @@ INTEGERS: Mapping[str, Operator] = {
     "Not": Operator("!{}", UNARY, (CALL,), integer=True),
     "Xor": Operator("!{} != !{}", COMPARISON, (CALL,), integer=True),
 }
-"""By ONNX's name, of integers and truth values."""
+"""Operators on integers and truth values, by ONNX's name."""
 
 ATTRIBUTES: Mapping[str, tuple[tuple[str, float], ...]] = {
     "Elu": (("alpha", 1.0),),

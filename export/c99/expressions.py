@@ -12,7 +12,7 @@ from trpo_tf.export.c99.c_operators import Operator
 Index = NDArray[np.int64]
 
 BYTES = {"float": 4, "int8_t": 1, "int32_t": 4, "int64_t": 8, "uint8_t": 1, "uint16_t": 2, "uint32_t": 4}
-"""Of a number of each C type that arrays have here."""
+"""Bytes of a number of each C type that arrays have here."""
 
 
 @dataclass(frozen=True, eq=False)

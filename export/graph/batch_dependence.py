@@ -17,7 +17,7 @@ _SHAPED_BY = {
 }
 """Operators whose further inputs say where numbers go, not what they are."""
 _MADE = {"ConstantOfShape", "Range"}
-"""Those of which that holds for the first input too."""
+"""Operators of which the first input says so too."""
 _LOOPS = {"Loop", "Scan"}
 """Whose trip counts are sizes as well."""
 _CHOSEN = {"Gather", "Slice"}

@@ -12,7 +12,7 @@ from trpo_tf.export.graph.editing import set_field
 from trpo_tf.serving import Manifest
 
 PREFIX = "trpo-tf."
-"""Of our keys; others belong to other tools."""
+"""Prefix of our keys; others belong to other tools."""
 
 
 def with_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:

@@ -126,7 +126,7 @@ def truncate_mod(make: Builder, x: str, y: str) -> str:
 
 
 def select(make: Builder, condition: str, x: str, y: str) -> str:
-    """Choose x or y. tf2onnx adds products by 1 and 0, which is NaN where the other one is infinite or NaN."""
+    """Choose x or y. tf2onnx adds their products with 1 and 0, and 0 times infinity or NaN is NaN."""
     if make.dtype.name in _CHOSEN:
         return make("Where", condition, x, y)
     wide = TensorProto.FLOAT if make.dtype.kind == "f" else TensorProto.INT64
@@ -161,9 +161,9 @@ FORMULAS: dict[str, Formula] = {
     "Xlog1py": xlog1py,
     "Xlogy": xlogy,
 }
-"""By TensorFlow's name of the operation."""
+"""Formulas by TensorFlow's name of the operation."""
 
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
     name: (_handler(formula), []) for name, formula in FORMULAS.items()
 }
-"""What `tf2onnx.convert` takes as `custom_op_handlers`."""
+"""The argument `custom_op_handlers` of `tf2onnx.convert`."""

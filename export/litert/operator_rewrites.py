@@ -62,10 +62,10 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "Tan": lambda x: tf.sin(x) / tf.cos(x),
     "TruncateMod": lambda x, y: tf.sign(x) * tf.math.floormod(tf.abs(x), tf.abs(y)),
 }
-"""By TensorFlow's name of the operation."""
+"""Replacements by TensorFlow's name of the operation."""
 
 OVERFLOWING = frozenset({"Softplus"})
-"""Those that LiteRT has, and computes worse."""
+"""Operations that LiteRT has, and computes worse."""
 
 
 def replace_operations(saved_model: Path, names: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE
 
 MOST_ERROR = 0.2
-"""Of a target in 8 bits: it then leaves less than 4% of the answers' variance unexplained."""
+"""Largest error of a target in 8 bits: it then leaves less than 4% of the answers' variance unexplained."""
 
 _LEAST_SPREAD = 0.05
 """Answers that vary by less than this share of their range pass for constant."""

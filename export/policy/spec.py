@@ -73,7 +73,7 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class GraphForm:
-    """The form that the ONNX graph should have. Raises `ExportError` for what no graph can be.
+    """The form that the ONNX graph should have. Raises `ExportError` for a form that no graph can have.
 
     Attributes:
         opset: version of the standard operators, 13 to 18.

@@ -10,7 +10,7 @@ from tensorflow.core.framework import types_pb2
 from trpo_tf.export.errors import ExportError
 
 MOST_WEIGHT_BYTES = 2**31 - 2**20
-"""Of all weights: protobuf, and so an ONNX file, holds 2 GiB, and the graph takes a part of it."""
+"""Most bytes of all weights: protobuf, and so an ONNX file, holds 2 GiB, and the graph takes a part of it."""
 
 _GIB = 2**30
 _PYTHON = {"EagerPyFunc", "PyFunc", "PyFuncStateless"}

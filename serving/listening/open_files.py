@@ -17,7 +17,7 @@ HTTP_RESERVE = 96
 """HTTP connections beyond `--max-connections`: those that may only check health, and handshakes."""
 
 LEAST_CONNECTIONS = 8
-"""With fewer connections the server does not start."""
+"""Fewest connections with which the server starts."""
 
 NEARLY = 4
 """Tolerance of the count: files that the server may have closed since it counted its own."""

@@ -84,7 +84,7 @@ class Repository:
     def start(self, unloaded: Iterable[str] = (), acted: Mapping[str, Acting] | None = None) -> None:
         """Load all models for the first time, except the models `unloaded`.
 
-        Versions must fit the interfaces of `acted`: clients rely on them, since another worker process has served them.
+        A version must keep its model's interface in `acted`, which another worker process has served to clients.
         Raises `BundleError` if there are models to load and none of them loads.
         """
         self._unloaded.update(unloaded)

@@ -79,7 +79,7 @@ class LineOutput:
                 raise ServeError(f"{error}; raise the limit of processes (ulimit -u), or free memory") from None
 
     def put(self, line: bytes) -> None:
-        """Write a line, given with its line end, or drop it."""
+        """Write a line, which ends with a newline, or drop it if too much is waiting to be written."""
         with self._lock:
             if self._queued + len(line) > QUEUE_BYTES:
                 self._count(1)

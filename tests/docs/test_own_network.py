@@ -1,4 +1,4 @@
-"""The examples of docs/howto/extend/own-network.md with a state, run as a reader would, but for fewer steps."""
+"""The examples of docs/howto/extend/own-network.md, run as a reader would, but for fewer steps."""
 
 import re
 
@@ -11,20 +11,25 @@ from trpo_tf.export import write_bundle
 from trpo_tf.learning.learner import build_learner
 
 PAGE = ROOT / "docs" / "howto" / "extend" / "own-network.md"
-GATED, ATTENDING = (
-    block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "Spec" in block
-)
+PLAIN, GATED, ATTENDING = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """What the first example defines."""
+    """What the example of a gated network defines."""
     found: dict = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("reader"))
         assert "total_steps=100_000" in GATED
         exec(GATED.replace("100_000", "2_048"), found)
     return found
+
+
+def test_networks_for_policy_and_critic_are_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(PLAIN.replace("20_000", "2_048, eval_episodes=0"), found)
+    assert len(found["run"].state.theta) == (4 + 1) * 128 + (128 + 1) * 2
 
 
 def test_a_gated_network_is_trained(names):

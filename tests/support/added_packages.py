@@ -24,7 +24,7 @@ def page_module(page: str) -> tuple[str, str]:
 def page_entry_point(page: str) -> tuple[str, str, str]:
     """The group, the name and the value of the entry point in a page of docs/howto/extend."""
     text = (ROOT / "docs" / "howto" / "extend" / f"{page}.md").read_text()
-    (found,) = re.findall(r'```toml\n\[project.entry-points."(.*?)"\]\n(\S+) = "(.*?)"\n```', text)
+    (found,) = re.findall(r'\n\[project.entry-points."(.*?)"\]\n(\S+) = "(.*?)"\n```', text)
     return found
 
 

@@ -111,7 +111,7 @@ class Search:
     Each trial is a process on one core. The same command goes on with a search that was stopped or killed.
     """
 
-    env_id: Positional[str]
+    env_id: Annotated[Positional[str], arg(metavar="ENVIRONMENT")]
     """Gymnasium environment"""
     space: Annotated[Path, arg(metavar="FILE")]
     """TOML file of the settings to search, with choices or bounds for each"""

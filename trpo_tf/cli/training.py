@@ -40,7 +40,7 @@ class Train:
     changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
     """change a setting by its name in config.toml; may be given repeatedly"""
     out: OptionalFolder = None
-    """the run folder to make, by default runs/ENVIRONMENT-seedSEED"""
+    """the run folder to make, by default runs/ENVIRONMENT-seedSEED in lower case"""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
     """resume this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
     init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.environment import Environment
@@ -53,7 +53,7 @@ __all__ = [
 class Config:
     """All settings of a training run."""
 
-    env_id: Positional[str]
+    env_id: Annotated[Positional[str], arg(metavar="ENVIRONMENT")]
     """Gymnasium environment; `module:Name-v0` if your own module registers it"""
     seed: int = 0
     """seed of all random numbers"""

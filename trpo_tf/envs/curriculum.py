@@ -60,7 +60,7 @@ def warn_of_others(env: Any) -> None:
         if callable(found) and not _takes_progress(found):
             warnings.warn(
                 f"{type(each).__name__}.set_options is not called: its first parameter is not called progress "
-                "(docs/howto/curriculum.md)",
+                "(docs/howto/train/curriculum.md)",
                 stacklevel=3,
             )
 

@@ -50,7 +50,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def added(parts: Iterable[Sums]) -> Sums:
-    """Return the sums over several parts, in their order."""
+    """Add the sums of several environments' groups, in the order given."""
     sums: Sums = {}
     for part in parts:
         for name, (total, count) in part.items():

@@ -38,7 +38,7 @@ _STEPS_BETWEEN_CHECKPOINTS = 20_000
 _XLA_PAYS_FROM = 400_000
 """Run length in steps from which XLA is used: it compiles for two seconds, and saves five microseconds per step."""
 _XLA_PAYS_FOR_LOOPS_FROM = 20_000
-"""The same for recurrent policies, whose products run nine times as fast with XLA."""
+"""Run length from which XLA is used for recurrent policies, whose products then run nine times as fast."""
 
 
 @dataclass(frozen=True)

@@ -143,17 +143,7 @@ def make_memory(
     if history == 1 and not previous_action and not counts_steps and not recurrent:
         return None
     parts, limit = spaces.observation, spaces.limit if counts_steps else 0
-    image = next((spec.name for spec in parts if is_image(spec)), None)
-    if history > 1 and image is not None:
-        raise UserError(
-            f"history must be 1: the observation {image!r} is an image; let a wrapper of the environment stack frames "
-            "as channels"
-        )
-    if recurrent and image is not None:
-        raise UserError(
-            f"memory must be left out: the observation {image!r} is an image, and what is recurrent takes numbers; let "
-            "a wrapper of the environment stack frames as channels"
-        )
+    _check_images(parts, history, recurrent)
     seen, state = list(zip(parts, spaces.kinds, strict=True)), []
     if history > 1:
         remembered = [spec for spec, kind in seen if kind != MASK]
@@ -171,18 +161,25 @@ def make_memory(
         state.append(StateSpec(STEPS, "int32", ()))
     # In their own order, in which the encoder passes them on.
     seen += [(ArraySpec(each.name, each.dtype, each.shape), RECURRENT) for each in recurrent]
-    _check_names(parts, [spec.name for spec in (*state, *recurrent)])
+    state += recurrent
+    _check_names(parts, [spec.name for spec in state])
     specs, kinds = zip(*seen, strict=True)
-    return Memory(
-        history,
-        spaces.action if previous_action else None,
-        limit,
-        parts,
-        specs,
-        kinds,
-        (*state, *recurrent),
-        tuple(recurrent),
-    )
+    previous = spaces.action if previous_action else None
+    return Memory(history, previous, limit, parts, specs, kinds, tuple(state), tuple(recurrent))
+
+
+def _check_images(parts: tuple[ArraySpec, ...], history: int, recurrent: Sequence[StateSpec]) -> None:
+    """Raise `UserError` if an image would be remembered, or be the input of a recurrent core."""
+    image = next((spec.name for spec in parts if is_image(spec)), None)
+    if image is None:
+        return
+    fix = "let a wrapper of the environment stack frames as channels"
+    if history > 1:
+        raise UserError(f"history must be 1: the observation {image!r} is an image; {fix}")
+    if recurrent:
+        raise UserError(
+            f"memory must be left out: the observation {image!r} is an image, and a recurrent core takes numbers; {fix}"
+        )
 
 
 def _joined(earlier: Any, present: Any, reset: Any) -> Any:

@@ -23,7 +23,7 @@ from trpo_tf.support.phase_timer import PhaseClock
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What the shards of a run have in common.
+    """Settings that all shards of a run share.
 
     Attributes:
         environment: the environment.
@@ -48,7 +48,7 @@ class ShardPlan:
 
 
 class Task(NamedTuple):
-    """What every shard samples its next segment with."""
+    """Parameters with which every shard samples its next segment."""
 
     theta: NDArray[np.float32]  # [P]
     normalizer: Normalizer
@@ -58,7 +58,7 @@ class Task(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What a shard sampled: its columns of the batch, the episodes that ended, and sums of their `info`."""
+    """Results of a shard: its columns of the batch, the episodes that ended, and sums of their `info`."""
 
     batch: Batch
     episodes: Episodes

@@ -24,7 +24,7 @@ class WorkerShards:
         self._pool.call(Call("restart", (self._plan, seed, longest_first, progress)))
 
     def collect(self, task: Task, clock: PhaseClock) -> list[Segment]:
-        """Sample the next segment of each shard. Its time is the slowest worker's; what is left counts as rest."""
+        """Sample the next segment of each shard. `clock` counts the slowest worker's time for physics and acting."""
         answers = self._pool.call(Call("collect", (task,)))
         slowest = max(answers, key=lambda answer: answer.physics + answer.acting)
         clock.share({"physics": slowest.physics, "acting": slowest.acting})

@@ -26,7 +26,7 @@ _DEFINITION = "definition"
 
 @dataclass(frozen=True)
 class Search:
-    """What the trials of a study have in common.
+    """Settings that all trials of a study share.
 
     Attributes:
         config: the settings that trials start from.

@@ -89,24 +89,26 @@ def train(
     config = with_observation_offset(config)
     _check_state(policy_state, policy_network, config)
     learner = build_learner(config, policy_network, value_network, policy_state)
-    for name, network, inputs in (
-        ("policy_network", policy_network, learner.policy.network_inputs),
-        ("value_network", value_network, learner.policy.encoder.inputs),
-    ):
-        if network is not None:
-            check_trainable(network, inputs, name)
+    if policy_network is not None:
+        check_trainable(policy_network, learner.policy.network_inputs, "policy_network")
+    if value_network is not None:
+        check_trainable(value_network, learner.policy.encoder.inputs, "value_network")
     state = learner.initial_state(config.sampling.num_envs)
     if init_from is not None:
         state = read_weights(Path(init_from), state)
     if watching.profile:
         _check_long_enough_to_trace(config, learner, state)
-    run = create_run(folder, config, learner, state)
+    return _train_new(create_run(folder, config, learner, state), workers, watching)
+
+
+def _train_new(run: Run, workers: Workers, watching: Watchers) -> Run:
+    """Train to the end. A run that is refused before its first iteration leaves no folder."""
     try:
-        with locked(folder):
+        with locked(run.folder):
             return train_to_end(run, workers, watching)
     except UserError:
-        if not _has_learned(folder):
-            shutil.rmtree(folder)
+        if not _has_learned(run.folder):
+            shutil.rmtree(run.folder)
         raise
 
 

@@ -30,7 +30,7 @@ MOVES: dict[str, Sequence[int]] = {
     "Transpose": (0,),
     "Unsqueeze": (0,),
 }
-"""Which inputs' elements move; the others say where to."""
+"""Positions of the inputs whose elements move; the other inputs say where to."""
 
 
 def origins(node: Node, inputs: Sequence[NDArray[Any]]) -> list[Index]:

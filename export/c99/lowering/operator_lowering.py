@@ -225,4 +225,4 @@ RULES: dict[str, Rule] = {
     "ThresholdedRelu": thresholded,
     "Where": where,
 }
-"""By the operator's name."""
+"""Lowerings by the operator's name."""

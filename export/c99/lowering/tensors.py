@@ -24,7 +24,7 @@ from trpo_tf.export.c99.expressions import (
 from trpo_tf.export.errors import ExportError
 
 _OF_NOTHING = {"total": 0.0, "product": 1.0}
-"""What a C function is of no elements."""
+"""Results of C functions over no elements."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 TIE = 1e-5
 """Two best scores closer than this are a tie, which rounding may break either way."""
 _RELATIVE_TIE = 1e-6
-"""The same, as a share of the best score: for scores above 10."""
+"""The distance of a tie as a share of the best score, for scores above 10."""
 
 BATCH_SIZES = (1, 2, 7, 64)
 """Batch sizes that golden cases are compared at."""
@@ -134,7 +134,7 @@ class Reference:
         return self.act if self.recurrent is None else self.recurrent
 
     def moved_by_rounding(self) -> Actor | Recurrent:
-        """Return a player like `player`, whose actions are one unit in the last place nearer to 0."""
+        """Return the policy as `player` does, but with actions one unit in the last place nearer to 0."""
         if self.recurrent is None:
             return lambda observations, noise: _one_unit_nearer_to_zero(self.act(observations, noise))
         policy = self.recurrent

@@ -55,7 +55,7 @@ _MOST_CASES, _MOST_NUMBERS = 4096, 2_000_000
 """Cases that bounds are checked on besides the golden ones, and numbers in all of their observations."""
 
 _LEAST_EPISODES = 2
-"""In 8 bits: one difference of returns has no interval."""
+"""Fewest episodes for a target in 8 bits: one difference of returns has no interval."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ product. Here the loop is linearised once. What depends on the point alone is co
 product is one loop of a single matrix product a step. See docs/explanation/recurrence.md.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -57,28 +58,26 @@ class _Slopes(NamedTuple):
     state: tuple[Any, ...]  # of [T, N, units]
 
 
-def _linearized(cell: Cell, weights: Sequence[Any], course: Course, after: CellState) -> Linearization:
-    kernel, bias, recurrent = weights
-    inputs, goes_on = course.inputs, course.goes_on
-    length, sequences = inputs.shape[:2]
-    before = tuple(
-        goes_on * tf.concat([first[tf.newaxis], part[:-1]], axis=0)
-        for first, part in zip(course.state, after, strict=True)
-    )
-    slopes = _slopes(cell, tf.matmul(inputs, kernel) + bias, tf.matmul(before[0], recurrent), before, goes_on)
-    transposed = tf.transpose(recurrent)
+class _LinearLoop(NamedTuple):
+    """The loop linearised at a point: products with the Jacobian of its hidden states in the cell's weights."""
 
-    def by_block(values: Any) -> Any:
-        return tf.reshape(values, (*values.shape[:-1], cell.blocks, cell.units))
+    cell: Cell
+    inputs: Any  # [T, N, width]
+    recurrent: Any  # the weights U, [units, blocks x units]
+    transposed: Any  # U'
+    before: CellState  # the state before each step, of [T, N, units]
+    slopes: list[_Slopes]
 
-    def forward(tangents: Sequence[Any]) -> Any:
+    def forward(self, tangents: Sequence[Any]) -> Any:
+        """Return how the hidden states [T, N, units] move with the weights."""
         d_kernel, d_bias, d_recurrent = tangents
-        by_inputs = by_block(tf.matmul(inputs, d_kernel) + d_bias)
-        by_state = by_block(tf.matmul(before[0], d_recurrent))
+        by_inputs = self._by_block(tf.matmul(self.inputs, d_kernel) + d_bias)
+        by_state = self._by_block(tf.matmul(self.before[0], d_recurrent))
+        slopes = self.slopes
         forcing = [tf.reduce_sum(slope.driven * by_inputs + slope.recurrent * by_state, axis=-2) for slope in slopes]
 
         def body(t: Any, moved: CellState, kept: Any) -> tuple[Any, CellState, Any]:
-            product = by_block(tf.matmul(moved[0], recurrent))
+            product = self._by_block(tf.matmul(moved[0], self.recurrent))
             moved = tuple(
                 force[t]
                 + tf.reduce_sum(slope.recurrent[t] * product, axis=-2)
@@ -87,16 +86,30 @@ def _linearized(cell: Cell, weights: Sequence[Any], course: Course, after: CellS
             )
             return t + 1, moved, kept.write(t, moved[0])
 
-        start = tuple(tf.zeros_like(part) for part in course.state)
+        length, start = self._length, self._zeros()
         _, _, kept = tf.while_loop(
             lambda t, *_: t < length,
             body,
             (tf.constant(0), start, _array(length, start[0])),
             maximum_iterations=length,
         )
-        return tf.ensure_shape(kept.stack(), (length, sequences, cell.units))
+        return tf.ensure_shape(kept.stack(), self.before[0].shape)
 
-    def backward(cotangent: Any) -> list[Any]:
+    def backward(self, cotangent: Any) -> list[Any]:
+        """Return the weights' gradient of the hidden states' product with `cotangent` [T, N, units]."""
+        adjoints = self._adjoints(cotangent)
+        by_driven = self._summed(adjoints, [slope.driven for slope in self.slopes])
+        by_recurrent = self._summed(adjoints, [slope.recurrent for slope in self.slopes])
+        return [
+            tf.matmul(_rows(self.inputs), by_driven, transpose_a=True),
+            tf.reduce_sum(by_driven, axis=0),
+            tf.matmul(_rows(self.before[0]), by_recurrent, transpose_a=True),
+        ]
+
+    def _adjoints(self, cotangent: Any) -> list[Any]:
+        """Return the derivatives [T, N, units] by each array of the state after each step, from the last step back."""
+        slopes, length = self.slopes, self._length
+
         def body(t: Any, carried: CellState, kept: Any) -> tuple[Any, CellState, Any]:
             adjoint = (cotangent[t] + carried[0], *carried[1:])
             product = sum(part[:, tf.newaxis] * slope.recurrent[t] for part, slope in zip(adjoint, slopes, strict=True))
@@ -104,31 +117,43 @@ def _linearized(cell: Cell, weights: Sequence[Any], course: Course, after: CellS
                 sum(part * slope.state[place][t] for part, slope in zip(adjoint, slopes, strict=True))
                 for place in range(len(carried))
             )
-            through = tf.matmul(tf.reshape(product, (sequences, -1)), transposed)
+            through = tf.matmul(tf.reshape(product, (adjoint[0].shape[0], -1)), self.transposed)
             kept = tuple(array.write(t, part) for array, part in zip(kept, adjoint, strict=True))
             return t - 1, (carried[0] + through, *carried[1:]), kept
 
-        end = tuple(tf.zeros_like(part) for part in course.state)
+        end = self._zeros()
         arrays = tuple(_array(length, part) for part in end)
         _, _, kept = tf.while_loop(
             lambda t, *_: t >= 0, body, (tf.constant(length - 1), end, arrays), maximum_iterations=length
         )
-        adjoints = [tf.ensure_shape(array.stack(), (length, sequences, cell.units)) for array in kept]
+        return [tf.ensure_shape(array.stack(), self.before[0].shape) for array in kept]
 
-        def summed(kind: str) -> Any:
-            products = (
-                part[:, :, tf.newaxis] * getattr(slope, kind) for part, slope in zip(adjoints, slopes, strict=True)
-            )
-            return tf.reshape(sum(products), (length * sequences, -1))
+    def _summed(self, adjoints: Sequence[Any], slopes: Sequence[Any]) -> Any:
+        """Return the derivatives [T x N, blocks x units] by the products that the slopes are of."""
+        products = (part[:, :, tf.newaxis] * slope for part, slope in zip(adjoints, slopes, strict=True))
+        return tf.reshape(sum(products), (math.prod(self.before[0].shape[:2]), -1))
 
-        by_driven, by_recurrent = summed("driven"), summed("recurrent")
-        return [
-            tf.matmul(_rows(inputs), by_driven, transpose_a=True),
-            tf.reduce_sum(by_driven, axis=0),
-            tf.matmul(_rows(before[0]), by_recurrent, transpose_a=True),
-        ]
+    @property
+    def _length(self) -> int:
+        return int(self.inputs.shape[0])
 
-    return Linearization(after[0], forward, backward)
+    def _zeros(self) -> CellState:
+        return tuple(tf.zeros_like(part[0]) for part in self.before)
+
+    def _by_block(self, values: Any) -> Any:
+        return tf.reshape(values, (*values.shape[:-1], self.cell.blocks, self.cell.units))
+
+
+def _linearized(cell: Cell, weights: Sequence[Any], course: Course, after: CellState) -> Linearization:
+    kernel, bias, recurrent = weights
+    before = tuple(
+        course.goes_on * tf.concat([first[tf.newaxis], part[:-1]], axis=0)
+        for first, part in zip(course.state, after, strict=True)
+    )
+    driven = tf.matmul(course.inputs, kernel) + bias
+    slopes = _slopes(cell, driven, tf.matmul(before[0], recurrent), before, course.goes_on)
+    loop = _LinearLoop(cell, course.inputs, recurrent, tf.transpose(recurrent), before, slopes)
+    return Linearization(after[0], loop.forward, loop.backward)
 
 
 def _slopes(cell: Cell, driven: Any, recurrent: Any, before: CellState, goes_on: Any) -> list[_Slopes]:

@@ -27,7 +27,7 @@ class Sequences(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What a step takes at T steps of N sequences."""
+    """Inputs of a cell's step, at T steps of N sequences."""
 
     inputs: Any  # [T, N, width]
     goes_on: Any  # [T, N, 1], 1 where a step continues the sequence, 0 where its state before is the initial one
