@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.container.chaos.crowd import CORE
+from tests.container.chaos.clients.crowd import CORE
 from tests.container.chaos.kept_run import kept_chaos, kept_complaints
 from tests.container.chaos.report import complaints, table
 from tests.container.chaos.run import chaos

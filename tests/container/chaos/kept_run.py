@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.container.chaos import kept
-from tests.container.chaos.crowd import Crowd
-from tests.container.chaos.models import Action, make_recurrent_version
-from tests.container.chaos.rotation import Secrets
+from tests.container.chaos.clients import kept
+from tests.container.chaos.clients.crowd import Crowd
+from tests.container.chaos.clients.tally import Loss, Tally
+from tests.container.chaos.faults.models import Action, make_recurrent_version
+from tests.container.chaos.faults.rotation import Secrets
 from tests.container.chaos.run import in_thread, wait_until_ready
 from tests.container.chaos.server import TLS_MEMORY, Running, as_process, in_container
-from tests.container.chaos.tally import Loss, Tally
 from tests.container.chaos.target import KEPT, Target
 from tests.container.engine import MEMORY, free_port
 

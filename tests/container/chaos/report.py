@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.container.chaos.clients.tally import Loss, Tally, percentiles
+from tests.container.chaos.clients.unusual import CONVERSATIONS
+from tests.container.chaos.faults.processes import REPLACED_SECONDS, Blow
 from tests.container.chaos.probes import Probe, Probed
-from tests.container.chaos.processes import REPLACED_SECONDS, Blow
-from tests.container.chaos.tally import Loss, Tally, percentiles
 from tests.container.chaos.target import MODEL, RECURRENT
-from tests.container.chaos.unusual import CONVERSATIONS
 
 MOST_GROWTH = 0.10
 """Of memory, as a share: from its median in the second quarter of the time to that in the last."""

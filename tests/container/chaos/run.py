@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.container.chaos.crowd import Crowd
-from tests.container.chaos.processes import REPLACED_SECONDS, Attacker, cpu_seconds
-from tests.container.chaos.publishing import Publisher
+from tests.container.chaos.clients.crowd import Crowd
+from tests.container.chaos.faults.processes import REPLACED_SECONDS, Attacker, cpu_seconds
+from tests.container.chaos.faults.publishing import Publisher
+from tests.container.chaos.faults.rotation import Secrets, rotate
 from tests.container.chaos.report import Course, summary
-from tests.container.chaos.rotation import Secrets, rotate
 from tests.container.chaos.server import TLS_MEMORY, Running, as_process, in_container
 from tests.container.chaos.target import Target
 from tests.container.engine import MEMORY, CheckError, free_port

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.container.chaos.processes import anonymous_bytes, children
+from tests.container.chaos.faults.processes import anonymous_bytes, children
 from tests.container.engine import LOCKED_DOWN, ROOT, CheckError, Engine, execute, find_engine
 
 TAG = "trpo-tf-serving-grpc"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from tests.container.chaos.models import OBSERVATIONS, Action
+from tests.container.chaos.faults.models import OBSERVATIONS, Action
 
 MODEL, GUEST, WIDE, RECURRENT, KEPT = "walk", "guest", "wide", "recurrent", "kept"
 """A model that can always act, one that comes and goes, that of the amplifying messages, and two with state.

@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 import uvloop
 
-from tests.container.chaos.grpc_clients import REST_SECONDS, failed, metadata, open_channel
-from tests.container.chaos.http_clients import ANSWER_SECONDS
-from tests.container.chaos.models import BUNDLES, SEEN
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.grpc_clients import REST_SECONDS, failed, metadata, open_channel
+from tests.container.chaos.clients.http_clients import ANSWER_SECONDS
+from tests.container.chaos.clients.tally import Tally
+from tests.container.chaos.faults.models import BUNDLES, SEEN
 from tests.container.chaos.target import RECURRENT, TOLERANCE, Target, Wrong, parse_head, post
 from tests.container.traffic import Asking
 from trpo_tf import serving

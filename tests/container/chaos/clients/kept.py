@@ -14,9 +14,16 @@ import numpy as np
 import orjson
 import uvloop
 
-from tests.container.chaos.grpc_clients import ANSWER_SECONDS, REST_SECONDS, failed, metadata, numbers_of, open_channel
-from tests.container.chaos.models import SEEN
-from tests.container.chaos.tally import Gap, Tally
+from tests.container.chaos.clients.grpc_clients import (
+    ANSWER_SECONDS,
+    REST_SECONDS,
+    failed,
+    metadata,
+    numbers_of,
+    open_channel,
+)
+from tests.container.chaos.clients.tally import Gap, Tally
+from tests.container.chaos.faults.models import SEEN
 from tests.container.chaos.target import KEPT, TOLERANCE, Target, parse_head, post
 from tests.container.traffic import Asking
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER, MODEL_STREAM_INFER

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.container.chaos.models import BUNDLES, DAMAGES, Action, bomb, make_version
+from tests.container.chaos.faults.models import BUNDLES, DAMAGES, Action, bomb, make_version
 from tests.container.chaos.target import GUEST, MODEL, RECURRENT, WIDE
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 

@@ -9,9 +9,9 @@ import struct
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.tally import Tally
+from tests.container.chaos.clients.unusual import CONVERSATIONS, converse
 from tests.container.chaos.target import MODEL, Target, http_question, post
-from tests.container.chaos.unusual import CONVERSATIONS, converse
 
 AT_ONCE = 24
 REST_SECONDS = 0.03

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from multiprocessing.synchronize import Event
 
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.tally import Tally
 from tests.container.chaos.target import Target, http_question, post
 
 COUNTS = {"silent": 600, "silent on gRPC": 600, "slow head": 60, "slow body": 12, "deaf": 24}

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.tally import Tally
 from tests.container.chaos.target import MODEL, ROWS, Question, Target, Wrong, observations
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 

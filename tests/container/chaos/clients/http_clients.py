@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import uvloop
 
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.tally import Tally
 from tests.container.chaos.target import GUEST, MODEL, Question, Target, Wrong, check_http, http_question
 from tests.container.traffic import Asking
 

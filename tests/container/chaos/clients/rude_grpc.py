@@ -8,8 +8,8 @@ from multiprocessing.synchronize import Event
 import grpc
 import grpc.aio
 
-from tests.container.chaos.grpc_clients import metadata, open_channel, question
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.grpc_clients import metadata, open_channel, question
+from tests.container.chaos.clients.tally import Tally
 from tests.container.chaos.target import Target
 from trpo_tf.serving.codecs.grpc_messages import HEALTH_WATCH, MODEL_INFER, MODEL_METADATA
 

@@ -11,8 +11,8 @@ import grpc.aio
 import numpy as np
 
 from benchmarks.serving.amplifying import MODEL_INFER, Request, grpc_requests, http_requests
-from tests.container.chaos.grpc_clients import metadata, numbers_of, open_channel
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.grpc_clients import metadata, numbers_of, open_channel
+from tests.container.chaos.clients.tally import Tally
 from tests.container.chaos.target import Target, Wrong, parse_head, post, read_answer
 from tests.container.traffic import Asking
 from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER as INFER

@@ -11,7 +11,8 @@ from multiprocessing.synchronize import Event
 from types import ModuleType
 from typing import Any
 
-from tests.container.chaos import amplifying, episodes, grpc_clients, http_clients, probes, rude, rude_grpc, silent
+from tests.container.chaos import probes
+from tests.container.chaos.clients import amplifying, episodes, grpc_clients, http_clients, rude, rude_grpc, silent
 from tests.container.chaos.target import Target
 from tests.container.engine import CheckError
 

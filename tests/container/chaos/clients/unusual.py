@@ -5,7 +5,7 @@ import gzip
 import random
 from collections.abc import Awaitable, Callable
 
-from tests.container.chaos.tally import Tally
+from tests.container.chaos.clients.tally import Tally
 from tests.container.chaos.target import Question, Target, Wrong, check_http, http_question, parse_head
 
 ANSWER_SECONDS = 30.0
