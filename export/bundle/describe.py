@@ -39,7 +39,7 @@ def describe(folder: Path, manifest: Manifest, targets: Mapping[str, Target], re
             model = with_metadata(onnx.load_from_string(file.read_bytes()), manifest_metadata(described))
             file.write_bytes(serialized(model))
     (folder / GOLDEN_FILE).write_bytes(_golden(reference_cases, manifest))
-    (folder / CARD_FILE).write_text(model_card(replace(manifest, files=_entries(folder))))
+    (folder / CARD_FILE).write_text(model_card(replace(manifest, files=_entries(folder))), "utf-8")
     (folder / MANIFEST_FILE).write_text(replace(manifest, files=_entries(folder)).to_json())
 
 

@@ -73,7 +73,7 @@ def _convert(value: Any, spec: ArraySpec | StateSpec, what: str) -> Array:
     dtype = np.dtype(spec.dtype)
     if array.dtype.kind not in _CONVERTIBLE[dtype.kind]:
         raise ValueError(f"{what} holds {array.dtype} values, the policy takes {spec.dtype}")
-    with np.errstate(over="ignore"):  # the check for finite values comes next
+    with np.errstate(over="ignore", under="ignore"):  # the check for finite values comes next
         converted = array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(converted, array):
         raise ValueError(f"{what} holds a value out of range for {spec.dtype}")

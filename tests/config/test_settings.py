@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,16 @@ def test_the_commands_of_an_algorithm_s_page_train(page, tmp_path, monkeypatch):
         steps = ["--total-steps", str(config.sampling.batch_size + vine), "--out", f"run{number}"]
         cli.main([*arguments, *small, *steps])
         assert json.loads((tmp_path / f"run{number}" / "summary.json").read_text())["iterations"] >= 1
+
+
+def test_settings_are_utf_8_in_every_locale(tmp_path):
+    """TOML is, and runs write it so; a locale such as Latin-1 would read other letters."""
+    path = tmp_path / "config.toml"
+    path.write_text("""env_id = "Fährte-v0"\n""", "utf-8")
+    read = f"import pathlib; from trpo_tf.config.settings import *; path = pathlib.Path({str(path)!r})"
+    show = "print(ascii(read_config(path).env_id))"
+    ascii_locale = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    told = subprocess.run(
+        [sys.executable, "-c", f"{read}; {show}"], env=ascii_locale, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "'F\\xe4hrte-v0'\n"

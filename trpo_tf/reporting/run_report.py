@@ -77,7 +77,7 @@ def html_report(story: Story) -> str:
         f"<h2>Export</h2>{_export(story.bundle)}",
         f"<h2>Environment</h2>{_environment(config)}",
         f"<h2>Where it comes from</h2>{_provenance(story)}",
-        f"<h2>Settings</h2><pre>{escape((story.folder / CONFIG_FILE).read_text())}</pre>",
+        f"<h2>Settings</h2><pre>{escape((story.folder / CONFIG_FILE).read_text('utf-8'))}</pre>",
     ]
     return page(f"Run of {config.env_id}", parts)
 

@@ -31,7 +31,7 @@ def read_space(path: Path, config: Config) -> Space:
     Raises `UserError` for a file that can't be read or is no TOML, an unknown setting, or a value that can't work.
     """
     try:
-        space = dict(_flattened(tomllib.loads(path.read_text())))
+        space = dict(_flattened(tomllib.loads(path.read_text("utf-8"))))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:

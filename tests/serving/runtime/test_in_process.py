@@ -160,6 +160,12 @@ def test_a_copied_session_goes_on_from_the_same_state():
     assert copy.copy(session).act(here) == expected[0]
 
 
+def test_numpy_may_raise_what_it_else_ignores(discrete):
+    """A number that is too small for float32 is zero there, and no error of the observation."""
+    with np.errstate(all="raise"):
+        assert serving.load(discrete).act([1e-300, -0.2, 0.05, 0.3]) == serving.load(discrete).act([0, -0.2, 0.05, 0.3])
+
+
 def test_an_action_that_is_not_finite_is_never_returned(continuous):
     with pytest.raises(FloatingPointError, match="not finite"):
         serving.load(continuous).act([1e308, 1e308, 1e308])
