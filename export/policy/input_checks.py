@@ -15,8 +15,8 @@ from trpo_tf.serving.runtime.observations import by_name, structured
 def with_input_checks(outputs: Outputs, spec: PolicySpec) -> Outputs:
     """Check the inputs of a policy with state or a mask at each call; other policies stay as they are.
 
-    The function raises `tf.errors.InvalidArgumentError`, which names the input, for a wrong shape or number of rows, a
-    state that is not finite in a row that goes on, and a mask that allows no action.
+    The function raises `tf.errors.InvalidArgumentError`, which names the input. Faults are a wrong shape or number of
+    rows, a state that is not finite in a row that goes on, and a mask that allows no action.
     """
     if not spec.state and spec.mask is None:
         return outputs

@@ -20,8 +20,8 @@ from trpo_tf.serving.runtime.observations import structured
 class PolicySpec:
     """The arrays of an observation, action and noise of a policy, and of its state, without the batch dimension.
 
-    `mask` names the part of the observation that tells which actions are legal, if one does: it has a number for each
-    option of each choice, side by side, and 0 or false forbids that option.
+    `mask` names the part of the observation that tells which actions are legal, if one does. It has a number for each
+    option of each choice, side by side; 0 or false forbids the option.
     """
 
     observation: tuple[ArraySpec, ...]

@@ -43,8 +43,8 @@ def check_served(parameters: Mapping[str, Any], where: str) -> None:
 def take_sequence(parameters: dict[str, Any]) -> SequenceStep | None:
     """Remove the parameters in `SEQUENCE` and return the step that they name; None for id 0, an empty one, or no id.
 
-    Raises `RequestError` for an id that is neither an integer of 64 bits nor a short text, for a start or end that is
-    not a boolean, and for a start or end without an id.
+    Raises `RequestError` for an id that is neither an integer of 64 bits nor a short text. It also does for a start or
+    end that is not a boolean, or that has no id.
     """
     names = zip(SEQUENCE, (0, False, False), strict=True)
     given, start, end = (parameters.pop(name, otherwise) for name, otherwise in names)

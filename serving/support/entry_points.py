@@ -19,7 +19,9 @@ def find_value(
     added = load_values(group, kind, error, name)
     if name not in added:
         names = [*table, *sorted({entry.name for entry in entries(group)})]
-        known = f"choose one of {', '.join(names)}" if names else f"no installed package adds one to {group}"
+        known = f"no installed package adds one to {group}"
+        if names:
+            known = f"choose one of {', '.join(names)}, or install the package that adds it"
         raise error(f"{setting} {name!r} is unknown; {known}")
     return cast(Value, added[name])
 

@@ -35,7 +35,8 @@ def test_an_added_head_trains_resumes_and_exports(tmp_path):
     assert policy.manifest.noise.law == "logistic"
     assert [spec.name for spec in policy.manifest.outputs] == ["action", "mean", "log_scale"]
     assert -2 < policy.act(np.zeros(3, np.float32))[0] < 2
-    with pytest.raises(UserError, match=r"head 'laplace' is unknown; choose one of gaussian, .*multi-categorical$"):
+    message = r"head 'laplace' is unknown; choose one of .*multi-categorical, or install the package that adds it$"
+    with pytest.raises(UserError, match=message):
         make_head(policy.manifest.action, PolicyConfig(head="laplace"))
 
 

@@ -34,7 +34,8 @@ def test_an_added_algorithm_trains_reports_and_exports(tmp_path):
     assert len(logged) == 3
     assert all(line["update_status"] == "accepted" and line["surrogate_gain"] > 0 for line in logged)
     assert load(tmp_path / "bundle").act([0.0, 0.0, 0.1, 0.0]) in (0, 1)  # here, where the package is not installed
-    with pytest.raises(UserError, match=r"algo 'spo' is unknown; choose one of trpo, .*ppo$"):
+    message = r"algo 'spo' is unknown; choose one of trpo, .*ppo, or install the package that adds it$"
+    with pytest.raises(UserError, match=message):
         load_run(out)
 
 

@@ -49,8 +49,8 @@ def make_env(
     of legal actions, from `info` if no setting says otherwise. Unless `checked` is off, observations, rewards and flags
     are checked against the spaces. A curriculum is at its end until `set_progress`.
 
-    Raises `UserError` for an id that Gymnasium can't make, an observation space that isn't supported, or with
-    `limit_ends` or `time_feature` for an environment without a time limit.
+    Raises `UserError` for an id that Gymnasium can't make, and for an observation space that isn't supported. With
+    `limit_ends` or `time_feature` it also does for an environment without a time limit.
     """
     made = Environment.of(environment)
     env_id = made.env_id

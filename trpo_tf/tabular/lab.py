@@ -74,8 +74,8 @@ class History:
 def run(mdp: FiniteMDP, algorithm: str, iterations: int, *, name: str = "") -> History:
     """Run the algorithm of that name from the uniform policy; `name` is the MDP's in the history.
 
-    Raises `UserError` for an unknown algorithm or too few iterations, and `RuntimeError` if eta is below a guaranteed
-    bound, or falls though the algorithm is monotone, by more than `ROUNDING`: a defect of this program.
+    Raises `UserError` for an unknown algorithm or too few iterations. Raises `RuntimeError`, a defect of this program,
+    if eta is below a guaranteed bound, or falls under a monotone algorithm, by more than `ROUNDING`.
     """
     _require(iterations, algorithms=[algorithm])
     make_step, monotone = ALGORITHMS[algorithm]
