@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from trpo_tf.cli.terminal import Flag, say
+from trpo_tf.cli.terminal import Flag, say, unset
 from trpo_tf.errors import UserError
 
 
@@ -22,11 +22,11 @@ class Predict:
 
     bundle: Positional[Path]
     """the bundle folder"""
-    observation: str
+    observation: Annotated[str, arg(metavar="JSON")]
     """the observation as JSON, for example '[0.1, 0, -0.2, 0]'; - reads it from standard input"""
     stochastic: Flag = False
     """sample the action instead of taking the most likely"""
-    seed: Annotated[int | None, arg(metavar="INT")] = None
+    seed: Annotated[int | None, unset(metavar="INT")] = None
     """seed of the sampled action"""
 
     def __call__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from trpo_tf.cli.terminal import FAILED, Flag, fail, print_fields, say
+from trpo_tf.cli.terminal import FAILED, Flag, fail, print_fields, say, unset
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.heavy_imports import uncollected
 from trpo_tf.support.shell import in_shell
@@ -33,9 +33,9 @@ class Export:
     """noise input of the ONNX graph, which makes it sample actions: optional, required, or none"""
     opset: int = 17
     """operator set of the ONNX graph, 13 to 18"""
-    batch: Annotated[int | None, arg(metavar="INT")] = None
+    batch: Annotated[int | None, unset(metavar="INT")] = None
     """batch size of the ONNX graph, by default any"""
-    outputs: Annotated[str, arg(metavar="NAME,...")] = ""
+    outputs: Annotated[str, unset(metavar="NAME,...")] = ""
     """further outputs of the graph besides the action: distribution, value"""
     episodes: int = 20
     """episodes that every target plays, with seeds from 0 on"""
@@ -43,7 +43,7 @@ class Export:
     """also write targets that act differently or lose return; the manifest says which"""
     record: Flag = False
     """add a video of an episode to the bundle; the server's console shows it"""
-    sign: Annotated[Path | None, arg(metavar="FILE")] = None
+    sign: Annotated[Path | None, unset(metavar="FILE")] = None
     """sign the bundle with this private key"""
 
     def __call__(self) -> None:
@@ -88,11 +88,11 @@ class Verify:
 
     bundle: Positional[Path]
     """the bundle folder"""
-    public_key: Annotated[Path | None, arg(metavar="FILE")] = None
+    public_key: Annotated[Path | None, unset(metavar="FILE")] = None
     """check the signature with this key"""
     thorough: Flag = False
     """also compare the targets with each other on new cases; needs TensorFlow"""
-    seed: Annotated[int | None, arg(metavar="INT")] = None
+    seed: Annotated[int | None, unset(metavar="INT")] = None
     """seed of the new cases, by default another each time"""
     json: Flag = False
     """print JSON"""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from trpo_tf.cli.terminal import Flag, say
+from trpo_tf.cli.terminal import Flag, say, unset
 from trpo_tf.cli.training import is_bundle
 from trpo_tf.config.environment import Environment
 from trpo_tf.errors import UserError
@@ -29,7 +29,7 @@ class Record:
     """seed of the episode and of sampled actions"""
     stochastic: Flag = False
     """sample actions instead of taking the most likely"""
-    env_id: Annotated[str | None, arg(metavar="NAME")] = None
+    env_id: Annotated[str | None, unset(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     width: int = 480
     """largest width of the video, in pixels"""
@@ -93,9 +93,9 @@ class Report:
 
     run: Positional[Path]
     """the run folder"""
-    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    out: Annotated[Path | None, unset(metavar="FILE")] = None
     """the file to write, by default report.html in the run's folder"""
-    bundle: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    bundle: Annotated[Path | None, unset(metavar="FOLDER")] = None
     """a bundle of this run, if it is neither in the run's folder nor next to it"""
 
     def __call__(self) -> None:

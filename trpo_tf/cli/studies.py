@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say
+from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say, unset
 from trpo_tf.support.shell import in_shell
 
 
@@ -34,9 +34,9 @@ class Lab:
     falls under an algorithm that guarantees that it never does (cpi, mm).
     """
 
-    mdp: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    mdp: Annotated[tuple[str, ...], unset(metavar="NAME ...")] = ()
     """MDPs: chain, gridworld, two-state, garnet; by default all"""
-    algo: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    algo: Annotated[tuple[str, ...], unset(metavar="NAME ...")] = ()
     """algorithms: cpi, mm, pg, npg, npg-kl, trpo; by default all"""
     iterations: int = 200
     """iterations of each algorithm, from the uniform policy"""
@@ -75,7 +75,7 @@ class Benchmark:
     finished runs stay, others resume from their checkpoints. Writes results.json, results.csv, report.html, report.png.
     """
 
-    suite: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITE|ENVIRONMENT ...")] = ()
+    suite: Annotated[Positional[tuple[str, ...]], unset(metavar="SUITE|ENVIRONMENT ...")] = ()
     """classic, mujoco, partial (needs memory), unseen or unseen-training (default settings), or environment ids"""
     seeds: int = 5
     """runs of each environment"""
@@ -83,9 +83,9 @@ class Benchmark:
     """seed of the first run of each environment; each next run's is one more"""
     workers: int = 1
     """runs in parallel"""
-    steps: Annotated[int | None, arg(metavar="INT")] = None
+    steps: Annotated[int | None, unset(metavar="INT")] = None
     """environment steps of every run, by default the suite's"""
-    peer: Annotated[str | None, arg(metavar="NAME")] = None
+    peer: Annotated[str | None, unset(metavar="NAME")] = None
     """compare with another trainer's scores: sb3-contrib, or sb3-contrib-recurrent in the suite partial"""
     out: Annotated[Path, arg(metavar="FOLDER")] = Path("runs/benchmark")
     """folder of runs, results and report"""
@@ -123,13 +123,13 @@ class Search:
     """runs of each trial, whose mean return counts"""
     first_seed: int = 100
     """seed of the first run; those that you report should be others"""
-    settings: Annotated[Path | None, arg(name="config", metavar="FILE")] = None
+    settings: Annotated[Path | None, unset(name="config", metavar="FILE")] = None
     """settings to start from: the config.toml of a run, by default the environment's preset"""
     changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
     """change a setting for all trials by its name in config.toml; may be given repeatedly"""
-    storage: Annotated[str | None, arg(metavar="FILE|URL")] = None
+    storage: Annotated[str | None, unset(metavar="FILE|URL")] = None
     """Optuna's storage: a journal file, or the URL of a database; by default study.log in --out"""
-    study: Annotated[str | None, arg(metavar="NAME")] = None
+    study: Annotated[str | None, unset(metavar="NAME")] = None
     """name of the study, by default the environment's"""
     seed: int = 0
     """seed of the search itself"""

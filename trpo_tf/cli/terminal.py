@@ -16,7 +16,14 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 Flag = FlagCreatePairsOff[bool]
-OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
+
+
+def unset(metavar: str, name: str | None = None) -> Any:
+    """Return the description of an option whose help says what happens without it, so that no default is shown."""
+    return arg(name=name, metavar=metavar, help_behavior_hint="")
+
+
+OptionalFolder = Annotated[Path | None, unset(metavar="FOLDER")]
 
 
 def say(line: str) -> None:

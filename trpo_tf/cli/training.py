@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from trpo_tf.cli.terminal import Flag, OptionalFolder, print_fields, say
+from trpo_tf.cli.terminal import Flag, OptionalFolder, print_fields, say, unset
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
@@ -33,21 +33,21 @@ class Train:
     """
 
     config: Config = dataclasses.field(default_factory=lambda: Config(""))
-    preset: Annotated[str | None, arg(metavar="NAME")] = None
+    preset: Annotated[str | None, unset(metavar="NAME")] = None
     """settings to start from: an environment's name, or `default`; by default the environment's own, if it has one"""
-    settings: Annotated[Path | None, arg(name="config", metavar="FILE")] = None
+    settings: Annotated[Path | None, unset(name="config", metavar="FILE")] = None
     """settings to start from: the config.toml of a run, instead of a preset"""
     changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
     """change a setting by its name in config.toml; may be given repeatedly"""
     out: OptionalFolder = None
     """the run folder to make, by default runs/ENVIRONMENT-seedSEED in lower case"""
-    resume: Annotated[Path | None, arg(metavar="RUN")] = None
+    resume: Annotated[Path | None, unset(metavar="RUN")] = None
     """resume this run instead, from its latest checkpoint; with --total-steps also if it is complete"""
-    init_from: Annotated[Path | None, arg(metavar="RUN|BUNDLE")] = None
+    init_from: Annotated[Path | None, unset(metavar="RUN|BUNDLE")] = None
     """start from the weights of this run or bundle"""
     workers: int = 0
     """processes that step the environments, at most as many as --shards; 0: none but this one"""
-    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    ray: Annotated[str | None, unset(metavar="ADDRESS")] = None
     """run the workers on the Ray cluster at this address; auto: this machine's cluster; local: Ray on this machine"""
     step_timeout: Annotated[float, arg(metavar="SECONDS")] = 0.0
     """replace a worker whose environments do not finish a step in this time; 0: never"""
@@ -110,9 +110,9 @@ class Evaluate:
     """seed of the first episode; each next episode's is one more"""
     stochastic: Flag = False
     """sample actions instead of taking the most likely"""
-    env_id: Annotated[str | None, arg(metavar="NAME")] = None
+    env_id: Annotated[str | None, unset(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
-    longest_episode: Annotated[int | None, arg(metavar="INT")] = None
+    longest_episode: Annotated[int | None, unset(metavar="INT")] = None
     """cut episodes at this step; by default total_steps / episodes, but at least the environment's limit up to 1,000"""
     workers: int = 0
     """processes that play the episodes, with the same results; 0: this one"""

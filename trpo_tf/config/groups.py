@@ -21,13 +21,13 @@ VALUE_SCALINGS = ("targets", "rewards", "none")
 class EnvironmentConfig:
     """How the environment is made. If any of these is set, Gymnasium steps it, not EnvPool."""
 
-    env_kwargs: str = ""
+    env_kwargs: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = ""
     """arguments of the environment's constructor, as JSON: '{"difficulty": 2}'"""
     max_episode_steps: int = 0
     """steps after which an episode is truncated; 0: the registered limit, if there is one"""
     env_wrapper: UseAppendAction[tuple[str, ...]] = ()
     """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
-    reset_options: str = ""
+    reset_options: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = ""
     """options of the environment's reset, as JSON: '{"level": 2}'; a value {"from": 0, "to": 3} changes over the run"""
     action_mask: str = "auto"
     """source of the mask of legal actions: auto (observation key action_mask), info, method (action_masks()) or off"""
@@ -78,7 +78,7 @@ class SamplingConfig:
     """also observe the log of the steps left, counted in the policy's state; the time limit then ends the task"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
-    observation_offset: tuple[float, ...] = ()
+    observation_offset: Annotated[tuple[float, ...], arg(help_behavior_hint="")] = ()
     """subtracted from observations in float64; not given: the first values of wide types, where at least 8,192"""
     statistics_window: int = 16_384
     """environment steps that observation statistics reach back; 0: the whole run"""
@@ -155,7 +155,7 @@ class PolicyConfig:
     """let the network widen or narrow the Gaussian in each state"""
     censored: bool = False
     """for a clipped action, use the probability of all samples clipped to it, not the density of its sample"""
-    memory: str = ""
+    memory: Annotated[str, arg(metavar="CELL", help_behavior_hint="")] = ""
     """recurrent cell of the policy: gru:N or lstm:N, with N units, whose state the policy keeps; empty: none"""
     history: int = 1
     """latest observations that the policy and the critic see; the policy keeps the earlier ones in its state"""

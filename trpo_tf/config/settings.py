@@ -53,7 +53,7 @@ __all__ = [
 class Config:
     """All settings of a training run."""
 
-    env_id: Annotated[Positional[str], arg(metavar="ENVIRONMENT")]
+    env_id: Annotated[Positional[str], arg(metavar="ENVIRONMENT", help_behavior_hint="")]
     """Gymnasium environment; `module:Name-v0` if your own module registers it"""
     seed: int = 0
     """seed of all random numbers"""
