@@ -134,6 +134,8 @@ class Evaluate:
         result = self._evaluated(model, manifest, environment).to_dict()
         if not self.json:
             result |= {f"info/{name}": value for name, value in result.pop("info").items()}
+            if not result["episodes_cut"]:
+                del result["longest_episode"]  # the length at which it would have cut, not that of an episode
         print_fields({"environment": str(environment), **result}, as_json=self.json)
         if (note := cut_note(result)) and not self.json:
             say(note)
