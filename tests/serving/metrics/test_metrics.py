@@ -58,31 +58,34 @@ def total(metrics, name: str, **labels: str) -> float:
     )
 
 
+def ask_for_every_answer(server) -> None:
+    for _ in range(5):
+        assert server.request("POST", INFER, REQUEST)[0] == 200
+    for _ in range(3):
+        assert ask_raw(server, ROW) == 200
+    for _ in range(4):
+        assert server.request("POST", "/v1/models/discrete:predict", {"instances": [[0, 0, 0, 0]] * 2})[0] == 200
+    for _ in range(2):
+        assert server.request("POST", INFER, {"inputs": []})[0] == 400
+    assert ask_raw(server, ROW[:-1]) == 400
+    assert server.request("POST", INFER, b"{}", {"Content-Encoding": "br"})[0] == 415
+    assert server.request("POST", "/v2/models/other/infer", REQUEST)[0] == 404
+    assert server.request("GET", INFER)[0] == 405
+    assert server.request("GET", "/v2/health/live")[0] == 200
+    assert (
+        raw(server.port, b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n" % INFER.encode())[9:12]
+        == b"413"
+    )
+    assert (
+        raw(server.port, b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{" % INFER.encode())[9:12] == b"408"
+    )
+    assert raw(server.port, b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"x" * MAX_HEAD))[9:12] == b"431"
+    assert raw(server.port, b"nonsense\r\n\r\n")[9:12] == b"400"
+
+
 def test_every_request_is_counted_once_by_its_model_and_answer(start, discrete, scrape):
     with start(discrete, "--max-body", "5000", "--timeout", "0.5") as server:
-        for _ in range(5):
-            assert server.request("POST", INFER, REQUEST)[0] == 200
-        for _ in range(3):
-            assert ask_raw(server, ROW) == 200
-        for _ in range(4):
-            assert server.request("POST", "/v1/models/discrete:predict", {"instances": [[0, 0, 0, 0]] * 2})[0] == 200
-        for _ in range(2):
-            assert server.request("POST", INFER, {"inputs": []})[0] == 400
-        assert ask_raw(server, ROW[:-1]) == 400
-        assert server.request("POST", INFER, b"{}", {"Content-Encoding": "br"})[0] == 415
-        assert server.request("POST", "/v2/models/other/infer", REQUEST)[0] == 404
-        assert server.request("GET", INFER)[0] == 405
-        assert server.request("GET", "/v2/health/live")[0] == 200
-        assert (
-            raw(server.port, b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n" % INFER.encode())[9:12]
-            == b"413"
-        )
-        assert (
-            raw(server.port, b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{" % INFER.encode())[9:12]
-            == b"408"
-        )
-        assert raw(server.port, b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (b"x" * MAX_HEAD))[9:12] == b"431"
-        assert raw(server.port, b"nonsense\r\n\r\n")[9:12] == b"400"
+        ask_for_every_answer(server)
         metrics = scrape(server)
         requests = {
             (labels["model"], labels["version"], labels["protocol"], labels["code"]): value
