@@ -408,3 +408,13 @@ def test_a_warning_of_gymnasium_is_plain(capsys):
     assert "\x1b[" in str(caught[0].message)
     cli._show_warning(caught[0].message, caught[0].category)
     assert capsys.readouterr().err == "warning: The bound 3 is lost.\n"
+
+
+def test_help_fits_an_80_column_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 30
+    assert [line for line in lines if len(line) > 80] == []
+    assert "Export a run's policy to a bundle; each target is compared with the Keras" in lines

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -24,6 +26,32 @@ def unset(metavar: str, name: str | None = None) -> Any:
 
 
 OptionalFolder = Annotated[Path | None, unset(metavar="FOLDER")]
+
+
+_UNBROKEN = frozenset("│╭╰\x1b")
+"""Characters of lines that are not broken: boxes fit already, and the width of coloured text is another."""
+
+
+class WrappedText:
+    """A text stream that breaks lines wider than the terminal between words, except lines of boxes and of colours."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        self._stream, self._columns = stream, shutil.get_terminal_size().columns
+
+    def write(self, text: str) -> int:
+        """Write a text, and return its length."""
+        self._stream.write("\n".join(map(self._broken, text.split("\n"))))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return another attribute of the stream."""
+        return getattr(self._stream, name)
+
+    def _broken(self, line: str) -> str:
+        if len(line) <= self._columns or not _UNBROKEN.isdisjoint(line):
+            return line
+        return textwrap.fill(line, self._columns, break_long_words=False, break_on_hyphens=False)
 
 
 def say(line: str) -> None:
