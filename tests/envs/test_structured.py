@@ -11,6 +11,7 @@ import tensorflow as tf
 from trpo_tf import serving
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.spaces import observation_parts, observation_spec
+from trpo_tf.envs.vector import SyncVectorEnv
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run
@@ -176,7 +177,12 @@ def test_every_part_is_learned_from(form, steps, small_config, tmp_path):
     ("space", "message"),
     [
         (gym.spaces.Dict({}), "is empty"),
-        (gym.spaces.Tuple((gym.spaces.Discrete(2), gym.spaces.Text(2))), "isn't supported"),
+        (
+            gym.spaces.Tuple((gym.spaces.Discrete(2), gym.spaces.Text(2))),
+            "isn't supported; it must be Box, .* Tuple of",
+        ),
+        (gym.spaces.Box(0, 1, (0,)), "isn't supported; it has no elements$"),
+        (gym.spaces.Box(0, 1, (2,), np.bool_), "isn't supported; a Box must be of integers or floats$"),
     ],
 )
 def test_parts_that_can_not_be_inputs_are_refused(space, message):
@@ -187,6 +193,19 @@ def test_parts_that_can_not_be_inputs_are_refused(space, message):
 def test_a_dict_of_one_part_is_that_part():
     space = gym.spaces.Dict({"position": gym.spaces.Box(0, 1, (2,), np.float32)})
     assert list(observation_parts(space)) == ["position"]
+
+
+@pytest.mark.parametrize("form", [lambda part: {"places": part}, lambda part: (part,)], ids=["dict", "tuple"])
+def test_environments_stepped_together_give_the_array_of_one_part(form):
+    """The first hundred observations are checked in full, the others are not."""
+    plain = gym.make("Acrobot-v1")
+    kind = gym.spaces.Dict if isinstance(form(0), dict) else gym.spaces.Tuple
+    space = kind(form(plain.observation_space))
+    envs = SyncVectorEnv([gym.wrappers.TransformObservation(gym.make("Acrobot-v1"), form, space)])
+    np.testing.assert_array_equal(envs.reset(seed=1)[0], [plain.reset(seed=1)[0]])
+    for _ in range(120):
+        np.testing.assert_array_equal(envs.step(np.array([2]))[0], [plain.step(2)[0]])
+    envs.close()
 
 
 def test_a_bundle_tells_what_was_observed_of_the_parts_that_are_standardised(exported):

@@ -17,7 +17,7 @@ from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import EnvironmentFailure, UserError, environment_failure
-from trpo_tf.serving.runtime.observations import ROOT, Observation, by_name, structured
+from trpo_tf.serving.runtime.observations import Observation, by_name, structured
 
 Step = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
@@ -164,7 +164,7 @@ class AgentRows:
     def _observe(self, number: int, agent: str, observation: Any) -> int:
         """Store an agent's observation, and return its row."""
         row = self._row(number, agent)
-        for name, part in by_name(conforming(observation, self._specs), ROOT).items():
+        for name, part in by_name(conforming(observation, self._specs), self._specs[0].name).items():
             self._seen[name][row] = part
         return row
 

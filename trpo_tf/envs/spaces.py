@@ -122,15 +122,22 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
             return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
         case gym.spaces.Box() if space.dtype.kind in "iuf" and 0 not in space.shape:
             return ArraySpec(name, space.dtype.name, space.shape, _bound(space.low), _bound(space.high))
-    allowed = "Box, Discrete, MultiDiscrete or MultiBinary"
-    if what == "observation":
-        allowed += ", or a Dict or Tuple of these"
-    if what == "observation" and name != ROOT:
-        raise UserError(
-            f"observation space {space} of {name!r} isn't supported; it must be {allowed}. To leave it out, name the "
-            """others: --env-wrapper 'gymnasium.wrappers:FilterObservation{"filter_keys": [...]}'"""
+    is_part = what == "observation" and name != ROOT
+    named = f"{what} space {space} of {name!r}" if is_part else f"{what} space {space}"
+    message = f"{named} isn't supported; {_wanted(space, what)}"
+    if is_part:
+        message += (
+            ". To leave it out, name the others: "
+            """--env-wrapper 'gymnasium.wrappers:FilterObservation{"filter_keys": [...]}'"""
         )
-    raise UserError(f"{what} space {space} isn't supported; it must be {allowed}")
+    raise UserError(message)
+
+
+def _wanted(space: gym.Space[Any], what: str) -> str:
+    if isinstance(space, gym.spaces.Box):
+        return "it has no elements" if 0 in space.shape else "a Box must be of integers or floats"
+    allowed = "it must be Box, Discrete, MultiDiscrete or MultiBinary"
+    return f"{allowed}, or a Dict or Tuple of these" if what == "observation" else allowed
 
 
 def _bound(values: NDArray[Any]) -> Bound:

@@ -4,7 +4,7 @@ With every backend, the step after an episode's end only resets the environment.
 count as a step. After an episode that EnvPool cuts at its time limit there are two such steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.make import is_mujoco, make_env
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import environment_failure
-from trpo_tf.serving.runtime.observations import ROOT, Observation, by_name, leaves_of, structured
+from trpo_tf.serving.runtime.observations import Array, Observation, by_name, leaves_of, structured
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
 """Observation, reward [N], terminated [N], truncated [N], info."""
@@ -177,11 +177,11 @@ class SyncVectorEnv:
         An environment's first observations are checked in full, the later ones by name, type and shape. Arrays of
         integers are thus held to their bounds only at first.
         """
-        if self._to_check[place]:
+        checked = self._to_check[place] > 0
+        if checked:
             self._to_check[place] -= 1
-            observation = conforming(observation, self._specs)
         count = 0
-        for name, part in leaves_of(observation):
+        for name, part in self._conforming(observation) if checked else leaves_of(observation):
             rows, dtype, shape, bounds = self._places.get(name, _NOWHERE)
             if type(part) is np.ndarray:
                 if part.dtype is not dtype or part.shape != shape:
@@ -191,8 +191,11 @@ class SyncVectorEnv:
             rows[place] = part
             count += 1
         if count < len(self._specs):
-            for name, part in by_name(conforming(observation, self._specs), ROOT).items():
+            for name, part in self._conforming(observation):
                 self._observation[name][place] = part
+
+    def _conforming(self, observation: Any) -> Iterable[tuple[str, Array]]:
+        return by_name(conforming(observation, self._specs), self._specs[0].name).items()
 
     def _copied(self) -> Observation:
         return structured({name: rows.copy() for name, rows in self._observation.items()})
