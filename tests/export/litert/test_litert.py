@@ -39,6 +39,7 @@ def in_floats(kind):
     return to_litert(case(kind).policy.function, case(kind).policy.spec)
 
 
+@functools.cache
 def in_8_bits(kind):
     tested = case(kind)
     return to_litert(tested.policy.function, tested.policy.spec, int8_observations=tested.visited)
@@ -76,7 +77,7 @@ def test_8_bits_make_convolutions_smaller():
 
 @pytest.mark.parametrize("kind", ["dict"], indirect=True)
 def test_the_same_policy_makes_the_same_file(kind, quantized):
-    assert in_8_bits(kind) == quantized
+    assert in_8_bits.__wrapped__(kind) == quantized
 
 
 def test_variables_are_carried_as_they_are_when_converted():
