@@ -36,10 +36,11 @@ class Trained(NamedTuple):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that tests/slow.txt names as slow."""
+    """Mark the tests that tests/slow.txt names as slow, and those that use a fixture that it names."""
     slow = set(Path(__file__).with_name("slow.txt").read_text().split())
     for item in items:
-        if f"tests/{item.path.relative_to(Path(__file__).parent)}::{item.originalname}" in slow:
+        file = f"tests/{item.path.relative_to(Path(__file__).parent)}"
+        if not slow.isdisjoint(f"{file}::{name}" for name in (item.originalname, *item.fixturenames)):
             item.add_marker(pytest.mark.slow)
 
 
