@@ -66,6 +66,8 @@ def test_a_ready_server_is_healthy_however_it_listens(discrete, tmp_path, certif
         "Unix socket": ["--uds"],
         "socket and TLS": [*tls(certificates, "cert", "key"), "--uds"],
     }
+    if workers == "2":  # these listen in the parent; the kinds differ in what the check reads of the options
+        kinds = {kind: kinds[kind] for kind in ("any", "client certificates", "socket and TLS")}
     with ExitStack() as servers, ThreadPoolExecutor(len(kinds)) as pool:
         processes = []
         for number, arguments in enumerate(kinds.values()):
