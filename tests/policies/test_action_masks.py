@@ -69,7 +69,7 @@ def test_entropy_and_divergence_are_those_over_legal_options_alone(kind, dtype, 
 def test_log_probabilities_add_up_over_legal_options_and_one_alone_is_certain(kind):
     head, mask, output = drawn(kind, dtype="float32")
     rng = np.random.default_rng(0)
-    sample = head.legal_samples(mask, 1, rng)[:, 0]
+    sample = head.options.legal(mask, 1, rng)[:, 0]
     log_prob = head.log_prob(head.parameters(head.mask(output, mask), []), sample).numpy()
     expected = []
     counts = option_counts(ACTIONS[kind])
@@ -84,7 +84,7 @@ def test_log_probabilities_add_up_over_legal_options_and_one_alone_is_certain(ki
 def test_masked_logits_have_no_gradient_and_every_derivative_is_finite(kind):
     """In float32, where the logarithm of a probability of 0 is -1e9, up to second derivatives."""
     head, mask, output = drawn(kind, dtype="float32")
-    sample, old = head.legal_samples(mask, 1, np.random.default_rng(0))[:, 0], tf.constant(output)
+    sample, old = head.options.legal(mask, 1, np.random.default_rng(0))[:, 0], tf.constant(output)
 
     def parameters(x):
         return head.parameters(head.mask(x, mask), [])
@@ -169,7 +169,7 @@ def test_legal_samples_take_each_legal_option_about_as_often(kind):
     head, mask, _ = drawn(kind, rows=30)
     counts, rng = option_counts(ACTIONS[kind]), np.random.default_rng(0)
     mask[1] = False  # an episode's last observation
-    sample = head.legal_samples(mask, 12, rng).reshape(30, 12, -1)
+    sample = head.options.legal(mask, 12, rng).reshape(30, 12, -1)
     splits = np.split(mask, np.cumsum(counts)[:-1], axis=1)
     for choice, options in zip(np.moveaxis(sample, -1, 0), splits, strict=True):
         for row in np.delete(np.arange(30), 1):

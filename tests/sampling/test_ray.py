@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
+from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.runs.folder import load_run, write_config
 from trpo_tf.sampling.workers import Workers
@@ -26,6 +27,7 @@ from trpo_tf.training.train import train
 pytest.importorskip("ray")
 
 WALK, FAULTY = "tests.support.environments:Walk-v0", "tests.support.environments:Faulty-v0"
+ROLLOUTS = "tests.support.environments:FaultyRollouts-v0"
 MARK = f"TRPO_TF_TESTS_OF={os.getpid()}"
 """In the environment of this process's cluster and its actors: other tests may have a cluster at the same time."""
 
@@ -92,13 +94,14 @@ def on_ray(cluster):
     return functools.partial(Workers, 2, ray=cluster.address)
 
 
-def test_actors_sample_the_same_without_tensorflow(on_ray, sharded, walked):
-    maps = []
+@pytest.mark.parametrize("sampler", ["single-path", "vine"])
+def test_actors_sample_the_same_without_tensorflow(sampler, on_ray, sharded):
+    config, maps = sharded(ROLLOUTS, vine=VineConfig(rollout_states=9, branch_length=3), sampler=sampler), []
 
     def look(iteration):
         maps.extend(Path(f"/proc/{pid}/maps").read_text() for pid in actors())
 
-    assert_same(sampled(sharded(WALK), on_ray(), before=look), walked)
+    assert_same(sampled(config, on_ray(), before=look), sampled(config, 0))
     assert len(maps) == 6
     assert not any("tensorflow" in text for text in maps)
     assert actors() == []

@@ -19,7 +19,6 @@ from tests.support.environments import Walk
 from tests.support.paths import BUNDLES
 from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
 from trpo_tf.cli.main import main
-from trpo_tf.config.settings import Config, SamplingConfig
 from trpo_tf.envs.make import register_callable
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.sampling.batch import Episodes
@@ -184,12 +183,11 @@ def test_workers_end_with_their_learner(sent, tmp_path):
 
 
 def test_workers_that_can_not_be_are_refused(sharded):
-    config, vine = sharded(WALK), Config(WALK, sampling=SamplingConfig(sampler="vine"))
+    config = sharded(WALK)
     pool = sharded("CartPole-v1", shards=1, env_backend="envpool")
     for asked, of, message in [
         (-1, config, "workers must be"),
         (5, config, "workers must be at most the run's shards, 4; start a run with --shards 5"),
-        (1, vine, "workers must be 0, for the vine"),
         (1, pool, "workers must be 0 for envpool"),
         (Workers(0, step_timeout=1), config, "step_timeout needs workers"),
         (Workers(2, step_timeout=-1), config, "step_timeout must be at least 0"),
@@ -197,7 +195,7 @@ def test_workers_that_can_not_be_are_refused(sharded):
     ]:
         with pytest.raises(UserError, match=message):
             Workers.of(asked, of)
-    for settings in ({"shards": 0}, {"shards": 5}, {"shards": 2, "sampler": "vine"}):
+    for settings in ({"shards": 0}, {"shards": 5}):
         with pytest.raises(UserError, match="shards must be"):
             sharded(WALK, **settings)
 

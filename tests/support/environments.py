@@ -2,6 +2,8 @@
 
 import copy
 import os
+import signal
+import sys
 import time
 from typing import Any, ClassVar
 
@@ -357,7 +359,7 @@ class Faulty(Walk):
 
     def step(self, action):
         step = super().step(action)
-        if self._total < self._after:
+        if self._total < self._after or self._fault == "raise":
             return step
         if self._fault == "random":
             noise = np.frombuffer(os.urandom(4), np.uint32).astype(np.float32) / 2**32
@@ -369,7 +371,33 @@ class Faulty(Walk):
                 return step
         if self._fault == "hang":
             time.sleep(3600)
+        if self._fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         os._exit(7)
+
+
+class FaultyRollouts(Faulty):
+    """Walk whose state can be restored. It has its fault in rollouts alone: from the `after`th step of an environment.
+
+    Besides Faulty's faults it may raise an exception.
+    """
+
+    def __init__(self, fault: str = "none", after: int = sys.maxsize, once: str = "") -> None:
+        super().__init__(fault, sys.maxsize, once)
+        self._due = after
+
+    def save_state(self):
+        return self._place, self._steps
+
+    def restore_state(self, state):
+        self._place, self._steps = state
+        self._after = self._due
+
+    def step(self, action):
+        step = super().step(action)
+        if self._total >= self._after and self._fault == "raise":
+            raise ArithmeticError("the motor is too hot")
+        return step
 
 
 class Course(gym.Env):
@@ -420,6 +448,7 @@ gym.register("NoisyRing-v0", Ring, max_episode_steps=200, kwargs={"noise": 100.0
 gym.register("Deadline-v0", Deadline, max_episode_steps=10)
 gym.register("Walk-v0", Walk, max_episode_steps=5)
 gym.register("Faulty-v0", Faulty, max_episode_steps=5)
+gym.register("FaultyRollouts-v0", FaultyRollouts, max_episode_steps=5)
 gym.register("IntegerWalk-v0", Walk, max_episode_steps=5, kwargs={"dtype": "int64", "start": 3})
 gym.register("FailingWalk-v0", Walk, max_episode_steps=5, kwargs={"fail_after": 200})
 gym.register("IntegerBox-v0", IntegerBox, max_episode_steps=5)

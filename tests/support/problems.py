@@ -87,7 +87,7 @@ def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int =
     if kind in MASKED:
         legal, head = make_masks(ACTIONS[kind], count, rng), head_of(kind)
         assert isinstance(head, MaskableHead)
-        sample = head.legal_samples(legal, 1, rng)[:, 0]
+        sample = head.options.legal(legal, 1, rng)[:, 0]
         inputs = MaskedInputs(rng.normal(size=(count, OBSERVATIONS)).astype(dtype), legal)
     else:
         sample = SAMPLES[kind](rng, count).astype(dtype if ACTIONS[kind].dtype == "float32" else "int64")

@@ -59,7 +59,7 @@ def learner_for(config):
 
 
 def sampled(config, workers, *, iterations=3, before=lambda iteration: None):
-    """Batches, episodes and info of some iterations, of which the second begins with new environments."""
+    """Batches, episodes, info and rollouts of some iterations, of which the second begins with new environments."""
     learner = learner_for(config)
     state, collected = learner.initial_state(config.sampling.num_envs), []
     with Experience(config, learner.policy, Workers.of(workers, config)) as experience:
@@ -69,17 +69,20 @@ def sampled(config, workers, *, iterations=3, before=lambda iteration: None):
             if iteration == 1:
                 experience.restart(1)
             before(iteration)
-            batch, episodes, _ = experience.collect(
+            batch, episodes, branches = experience.collect(
                 replace(state, iteration=iteration).rng(0, Purpose.SAMPLING), PhaseClock()
             )
-            collected.append((batch, episodes, experience.take_info()))
+            collected.append((batch, episodes, experience.take_info(), branches))
     return collected
 
 
 def assert_same(one, other):
-    for (batch, episodes, info), (batch_, episodes_, info_) in zip(one, other, strict=True):
-        for array, array_ in zip(
-            (*list_parts(batch.observation), *batch[1:]), (*list_parts(batch_.observation), *batch_[1:]), strict=True
-        ):
-            np.testing.assert_array_equal(array, array_)
+    for (batch, episodes, info, branches), (batch_, episodes_, info_, branches_) in zip(one, other, strict=True):
+        for parts, parts_ in ((batch, batch_), (branches or (), branches_ or ())):
+            for array, array_ in zip(_arrays(parts), _arrays(parts_), strict=True):
+                np.testing.assert_array_equal(array, array_)
         assert (episodes, info) == (episodes_, info_)
+
+
+def _arrays(parts):
+    return [array for part in parts for array in list_parts(part)]

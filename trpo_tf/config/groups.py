@@ -92,7 +92,6 @@ class SamplingConfig:
         check_types(self)
         require(self.num_envs >= 1, "num_envs", "at least 1")
         require(1 <= self.shards <= self.num_envs, "shards", f"at least 1, and at most num_envs, {self.num_envs}")
-        require(self.sampler != "vine" or self.shards == 1, "shards", "1, for the vine")
         require(self.env_backend != "envpool" or self.shards == 1, "shards", "1, for envpool")
         require(self.batch_size >= 2 * self.num_envs, "batch_size", "at least twice num_envs")
         require(0 < self.discount <= 1, "discount", "above 0 and at most 1")
@@ -119,7 +118,7 @@ class VineConfig:
     """Rollouts of the vine; their steps count as environment steps."""
 
     rollout_states: int = 128
-    """number of the batch's states that rollouts start from"""
+    """number of the batch's states that rollouts start from, at least one for each shard"""
     branch_actions: int = 4
     """actions tried from each state; all of them if there are no more than that"""
     branch_length: int = 20

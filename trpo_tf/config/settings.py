@@ -104,6 +104,8 @@ class Config:
         require(self.total_steps >= batch_size, "total_steps", f"at least batch_size, {batch_size}")
         if self.sampler_is_vine:
             require(self.vine.rollout_states <= rows, "rollout_states", f"at most the rows of a batch, {rows}")
+            shards = self.sampling.shards
+            require(self.vine.rollout_states >= shards, "rollout_states", f"at least as many as shards, {shards}")
             require(not algorithm.uses_minibatches, "algo", "one without minibatches, for the vine")
             require(self.sampling.objective == "discounted", "objective", "discounted, for the vine")
         require(self.critic.batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")

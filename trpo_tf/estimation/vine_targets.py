@@ -7,7 +7,7 @@ from trpo_tf.estimation.critic import FrozenNetworks
 from trpo_tf.estimation.gae import standardized
 from trpo_tf.estimation.reward_scaling import ValueScale, scale_rewards
 from trpo_tf.policies.running_stats import Moments
-from trpo_tf.sampling.vine import Branches
+from trpo_tf.sampling.vine.sampler import Branches
 from trpo_tf.serving.runtime.observations import map_parts, take
 from trpo_tf.updates.local_problem import Rows
 

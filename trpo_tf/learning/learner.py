@@ -26,7 +26,7 @@ from trpo_tf.policies.network_checks import check_shapes
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer
-from trpo_tf.sampling.vine import branch_count
+from trpo_tf.sampling.vine.build import branch_count
 from trpo_tf.serving import StateSpec
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.updates.compiled_update import EntropyTerm, compile_update

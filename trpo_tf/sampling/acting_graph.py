@@ -60,14 +60,15 @@ def _model(policy: Policy) -> onnx.ModelProto:
         [tf.TensorSpec(shape, tf.float32, f"weight_{i}") for i, shape in enumerate(policy.network.shapes)],
         tf.TensorSpec(statistics, tf.float32, "mean"),
         tf.TensorSpec(statistics, tf.float32, "scale"),
-        structured(_tensor_specs(OBSERVATION, policy.spec.observation)),
+        structured(tensor_specs(OBSERVATION, policy.spec.observation)),
     ]
     noise = tf.TensorSpec((None, *policy.spec.noise.shape), policy.spec.noise.dtype, policy.spec.noise.name)
     if not policy.memory:
         return to_onnx(outputs, [*signature, noise])
     reset = tf.TensorSpec((None,), tf.bool, RESET)
-    return to_onnx(outputs_with_memory, [*signature, _tensor_specs(STATE, policy.spec.state), reset, noise])
+    return to_onnx(outputs_with_memory, [*signature, tensor_specs(STATE, policy.spec.state), reset, noise])
 
 
-def _tensor_specs(prefix: str, specs: Sequence[ArraySpec | StateSpec]) -> dict[str, Any]:
+def tensor_specs(prefix: str, specs: Sequence[ArraySpec | StateSpec]) -> dict[str, Any]:
+    """Return `tf.TensorSpec`s of batches of these arrays, by name; the graph's own names have the prefix."""
     return {spec.name: tf.TensorSpec((None, *spec.shape), spec.dtype, f"{prefix}{spec.name}") for spec in specs}

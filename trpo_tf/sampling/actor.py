@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,9 +15,6 @@ from trpo_tf.serving.bundle.specs import NoiseSpec
 from trpo_tf.serving.runtime.observations import Array, Observation, structured
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
 from trpo_tf.serving.runtime.policy import draw_noise
-
-if TYPE_CHECKING:
-    from trpo_tf.policies.memory import Memory
 
 OBSERVATION, STATE, NEXT, SEEN, RESET = "observation_", "state_", "next_", "seen_", "reset"
 """Prefixes of the graph's inputs and outputs, and the name of one."""
@@ -68,9 +65,8 @@ class Actor:
     `mask` is the name of the mask of legal actions among `inputs`, None if there is none.
     """
 
-    def __init__(self, graph: ActingGraph, batch: int, memory: "Memory | None" = None) -> None:
-        """Open the graph, and bind buffers for `batch` rows; `state_after` needs the policy's `memory`."""
-        self._memory = memory
+    def __init__(self, graph: ActingGraph, batch: int) -> None:
+        """Open the graph, and bind buffers for `batch` rows."""
         self.noise_spec = graph.noise
         self.mask = None if graph.mask is None else f"{OBSERVATION}{graph.mask}"
         self._weights = [np.zeros(shape, np.float32) for shape in graph.weights]
@@ -118,20 +114,6 @@ class Actor:
         for name, following in self._next_state.items():
             self.state[name][rows] = following[rows]
 
-    def state_after(self, inputs: Mapping[str, Array], rows: Array, actions: Array) -> dict[str, Array]:
-        """Return the state after `actions` [M, ...], given in these M rows of the actor's `inputs`."""
-        memory = self._memory
-        if memory is None:
-            return {}
-        from trpo_tf.export.policy.outputs import started  # only here: it needs TensorFlow, which workers do without
-
-        reset = inputs[RESET][rows]
-        observation = structured({spec.name: inputs[f"{OBSERVATION}{spec.name}"][rows] for spec in memory.parts})
-        state = started(memory.state, {name: inputs[f"{STATE}{name}"][rows] for name in self.state}, reset)
-        following = memory.advance(memory.observe(observation, state, reset), state, actions)
-        kept = {name: np.asarray(values) for name, values in following.items()}
-        return kept | self._recurrent_state_after(inputs, rows) if memory.recurrent else kept
-
     def ask(self, inputs: Mapping[str, Array], rng: np.random.Generator) -> NDArray[Any]:
         """Return samples [M, ...] for up to `batch` rows [M, ...] of the actor's `inputs`."""
         count = len(next(iter(inputs.values())))
@@ -141,17 +123,22 @@ class Actor:
         self.run()
         return self.sample[:count].copy()
 
-    def _recurrent_state_after(self, inputs: Mapping[str, Array], rows: Array) -> dict[str, Array]:
-        """Return the state after these rows that the cell computes, whatever the action is."""
-        assert self._memory is not None
-        batch = len(self.reset)
+    def next_states(
+        self, names: Sequence[str], inputs: Mapping[str, Array], rows: NDArray[np.int64]
+    ) -> dict[str, Array]:
+        """Return some parts of the state after these M rows of the actor's `inputs`, by name [M, ...].
+
+        Those of a recurrent core: they do not depend on the action.
+        """
+        if not names:
+            return {}
         parts: list[dict[str, Array]] = []
-        for part in (rows[start : start + batch] for start in range(0, len(rows), batch)):
+        for part in in_parts(rows, len(self.reset)):
             for name, values in inputs.items():
                 self.inputs[name][: len(part)] = values[part]
             self.run()
-            parts.append({name: values[: len(part)].copy() for name, values in self._next_state.items()})
-        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in self._memory.recurrent}
+            parts.append({name: self._next_state[name][: len(part)].copy() for name in names})
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     def _bind(self, session: onnxruntime.InferenceSession) -> None:
         self._session, self._binding = session, session.io_binding()
@@ -174,3 +161,8 @@ def _buffers(specs: Sequence[ArraySpec | StateSpec], batch: int) -> dict[str, Ar
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Return arrays under names that are no others: a part of the observation may have that of another input."""
     return {f"{prefix}{name}": array for name, array in arrays.items()}
+
+
+def in_parts(array: Array, size: int) -> list[Array]:
+    """Return an array in parts of `size` rows; the last one may have fewer."""
+    return [array[start : start + size] for start in range(0, len(array), size)]

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.vine.sampler import Branches
 
 
 def side_by_side(batches: Sequence[Batch]) -> Batch:
@@ -24,3 +25,18 @@ def in_chronological_order(episodes: Sequence[Episodes]) -> Episodes:
     ]
     ends.sort(key=lambda end: end[:2])
     return Episodes([end[2] for end in ends], [end[3] for end in ends], [end[0] for end in ends])
+
+
+def one_after_the_other(branches: Sequence[Branches], bounds: Sequence[int]) -> Branches:
+    """Return the rollouts of several shards as one, shard by shard; rows are then those of the batch side by side.
+
+    `bounds` are the first environment of each shard, and the number of all.
+    """
+    if len(branches) == 1:
+        return branches[0]
+    rows = []
+    for part, first, end in zip(branches, bounds[:-1], bounds[1:], strict=True):
+        step, place = np.divmod(part.rows, end - first)
+        rows.append(step * bounds[-1] + first + place)
+    joined: Branches = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *branches)
+    return joined._replace(rows=np.concatenate(rows))

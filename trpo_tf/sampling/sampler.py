@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.info_sums import added, means
-from trpo_tf.envs.make import environment_seed, make_env, spec_of
-from trpo_tf.envs.vector import make_sync_env
+from trpo_tf.envs.make import environment_seed, spec_of
 from trpo_tf.policies.policy import Policy
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.acting_graph import acting_graph
-from trpo_tf.sampling.actor import ActingGraph, Actor
+from trpo_tf.sampling.actor import ActingGraph
 from trpo_tf.sampling.batch import Batch, Episodes
-from trpo_tf.sampling.join import in_chronological_order, side_by_side
+from trpo_tf.sampling.join import in_chronological_order, one_after_the_other, side_by_side
 from trpo_tf.sampling.pool import WorkerPool
 from trpo_tf.sampling.shard import LocalShards, ShardPlan, Shards, Task, shard_bounds, streams
-from trpo_tf.sampling.vine import Branches, Vine
+from trpo_tf.sampling.vine.build import build_vine
+from trpo_tf.sampling.vine.sampler import Branches
 from trpo_tf.sampling.worker_shards import WorkerShards
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.support.phase_timer import PhaseClock
@@ -55,19 +55,19 @@ class Experience:
 
     def __init__(self, config: Config, policy: Policy, workers: Workers | None = None) -> None:
         """Convert the policy, and start the workers if there are some; no environment is made before `restart`."""
-        self._config, self._head = config, policy.head
+        self._config = config
         self._parameters: tuple[NDArray[np.float32], Normalizer] | None = None
         self._info: dict[str, float | None] = {}
         self._progress = 0.0
         self._every_episode_ended = False
-        self._vine: Vine | None = None
-        self._shards: Shards | None = None
         self.graph = acting_graph(policy)
         self.pool = _pool(config, workers) if workers is not None and workers.count else None
-        if config.sampler_is_vine:
-            self._actor = Actor(self.graph, config.sampling.num_envs, policy.memory)
-        else:
-            self._shards = _shards(config, self.graph, self.pool)
+        self._plan = _plan(config, policy, self.graph)
+        self._shards: Shards = (
+            LocalShards(self._plan, range(self._plan.shards))
+            if self.pool is None
+            else WorkerShards(self._plan, self.pool)
+        )
 
     def set_progress(self, progress: float) -> None:
         """Have the next `restart` and `collect` tell the environments the share of the run that is done."""
@@ -78,18 +78,9 @@ class Experience:
 
         `longest_recent` is the length of the longest of the latest episodes, 0 if it is not known.
         """
-        config, n, timed = self._config, self._config.sampling.num_envs, self._config.sampling.time_feature
-        seed, longest = environment_seed(config.seed, checkpoint), self._longest_first(longest_recent)
         self._every_episode_ended = False
-        if self._shards is not None:
-            self._shards.restart(seed, longest, self._progress)
-            return
-        if self._vine is not None:
-            self._vine.close()
-        trunk = make_sync_env(config.made_environment, n, limit_ends=timed)
-        rollout_envs = [make_env(config.made_environment, limit_ends=timed) for _ in range(n)]
-        trunk.set_progress(self._progress)
-        self._vine = Vine(trunk, rollout_envs, self._actor, seed, longest)
+        seed = environment_seed(self._config.seed, checkpoint)
+        self._shards.restart(seed, self._longest_first(longest_recent), self._progress)
 
     def is_over(self, steps: int, steps_before: int, period: int) -> bool:
         """Return whether the environments have done `period` steps since the checkpoint and each has ended an episode.
@@ -110,17 +101,16 @@ class Experience:
         """Sample with the loaded parameters; `noise_correlation` applies to single paths only."""
         if self._parameters is None:
             raise RuntimeError("call load before collect")
-        if self._vine is not None:
-            self._actor.load(*self._parameters)
-            return self._collect_vine(self._vine, rng, clock)
-        if self._shards is None:  # a vine without environments
-            raise RuntimeError("call restart before collect")
         task = Task(*self._parameters, streams(rng, self._config.sampling.shards), noise_correlation, self._progress)
         segments = self._shards.collect(task, clock)
         self._info = means(added(segment.info for segment in segments))
         self._every_episode_ended = all(segment.every_episode_ended for segment in segments)
-        batch = side_by_side([segment.batch for segment in segments])
-        return Sampled(batch, in_chronological_order([segment.episodes for segment in segments]), None)
+        branches = [segment.branches for segment in segments if segment.branches is not None]
+        return Sampled(
+            side_by_side([segment.batch for segment in segments]),
+            in_chronological_order([segment.episodes for segment in segments]),
+            one_after_the_other(branches, self._plan.bounds) if branches else None,
+        )
 
     def take_info(self) -> dict[str, float | None]:
         """Return means of the numbers in the environments' `info` of the latest `collect`."""
@@ -132,17 +122,7 @@ class Experience:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for owner in (self._vine, self._shards):
-            if owner is not None:
-                owner.close()
-
-    def _collect_vine(self, sampler: Vine, rng: np.random.Generator, clock: PhaseClock) -> Sampled:
-        vine = self._config.vine
-        sampler.set_progress(self._progress)
-        batch, episodes, starts = sampler.collect(self._config.rollout_length, vine.rollout_states, rng, clock)
-        branches = sampler.branch(self._head, vine, batch, starts, rng, clock)
-        self._info, self._every_episode_ended = means(sampler.take_info()), sampler.every_episode_ended
-        return Sampled(batch, episodes, branches)
+        self._shards.close()
 
     def _longest_first(self, longest_recent: int) -> int:
         """Return the longest first episode: the time limit, or the longest of the latest episodes.
@@ -158,14 +138,14 @@ def _pool(config: Config, workers: Workers) -> WorkerPool:
     return WorkerPool(workers, workers.engine(), config.made_environment, config.sampling.shards, "shard")
 
 
-def _shards(config: Config, graph: ActingGraph, pool: WorkerPool | None) -> Shards:
+def _plan(config: Config, policy: Policy, graph: ActingGraph) -> ShardPlan:
     sampling = config.sampling
-    plan = ShardPlan(
+    return ShardPlan(
         environment=config.made_environment,
         backend=sampling.env_backend,
         limit_ends=sampling.time_feature,
         graph=graph,
         length=config.rollout_length,
         bounds=shard_bounds(sampling.num_envs, sampling.shards),
+        vine=build_vine(policy, graph.sample, config.vine) if config.sampler_is_vine else None,
     )
-    return LocalShards(plan, range(plan.shards)) if pool is None else WorkerShards(plan, pool)

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.info_sums import Sums
+from trpo_tf.envs.make import make_env
+from trpo_tf.envs.vector import make_sync_env
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import ActingGraph, Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.sampling.vine.sampler import Branches, Vine, VinePlan
 from trpo_tf.support.phase_timer import PhaseClock
 
 
@@ -32,6 +35,7 @@ class ShardPlan:
         graph: the policy's graph.
         length: steps of each environment in a segment.
         bounds: the first environment of each shard, then the number of all.
+        vine: the vine, None for single paths.
     """
 
     environment: Environment
@@ -40,6 +44,7 @@ class ShardPlan:
     graph: ActingGraph
     length: int
     bounds: tuple[int, ...]
+    vine: VinePlan | None = None
 
     @property
     def shards(self) -> int:
@@ -58,12 +63,13 @@ class Task(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Results of a shard: its columns of the batch, the episodes that ended, and sums of their `info`."""
+    """Results of a shard: its columns of the batch, the episodes that ended, sums of their `info`, and rollouts."""
 
     batch: Batch
     episodes: Episodes
     info: Sums
     every_episode_ended: bool  # whether each of the environments has ended one since the restart
+    branches: Branches | None  # from states of these columns; None for single paths
 
 
 class Shards(Protocol):
@@ -92,21 +98,16 @@ class LocalShards:
         self._plan, self._numbers, self._halves, self._visit = plan, numbers, halves, visit
         sizes = np.diff(plan.bounds).tolist()
         self._actors = [Actor(plan.graph, sizes[number]) for number in numbers]
-        self._samplers: list[SinglePath] = []
+        self._samplers: list[SinglePath | Vine] = []
         self._seed = 0
 
     def restart(self, seed: int, longest_first: int, progress: float) -> None:
         """Make new environments: environment i of the run has the seed `seed` + i, whichever shard it is in."""
         self.close()
-        plan, self._seed = self._plan, seed
+        self._seed = seed
         for number, actor in zip(self._numbers, self._actors, strict=True):
-            first, end = plan.bounds[number : number + 2]
             try:
-                envs = make_vector_env(
-                    plan.environment, end - first, plan.backend, limit_ends=plan.limit_ends, halves=self._halves
-                )
-                envs.set_progress(progress)
-                self._samplers.append(SinglePath(envs, actor, seed + first, longest_first))
+                self._samplers.append(self._sampler(number, actor, longest_first, progress))
             except EnvironmentFailure as failure:
                 raise self._located(failure, number) from failure.cause
 
@@ -121,21 +122,39 @@ class LocalShards:
         while self._samplers:
             self._samplers.pop().close()
 
+    def _sampler(self, number: int, actor: Actor, longest_first: int, progress: float) -> SinglePath | Vine:
+        """Make the environments of a shard, and what samples them."""
+        plan, (first, end) = self._plan, self._plan.bounds[number : number + 2]
+        seed, made = self._seed + first, {"limit_ends": plan.limit_ends, "halves": self._halves}
+        if plan.vine is None:
+            envs = make_vector_env(plan.environment, end - first, plan.backend, **made)
+            envs.set_progress(progress)
+            return SinglePath(envs, actor, seed, longest_first)
+        trunk = make_sync_env(plan.environment, end - first, **made)
+        rollout_envs = [make_env(plan.environment, limit_ends=plan.limit_ends) for _ in range(first, end)]
+        trunk.set_progress(progress)
+        before, until = (plan.vine.states * bound // plan.bounds[-1] for bound in (first, end))
+        return Vine(plan.vine, until - before, trunk, rollout_envs, actor, seed, longest_first)
+
     def _collect(self, place: int, task: Task, clock: PhaseClock) -> Segment:
-        sampler, number, visit = self._samplers[place], self._numbers[place], self._visit
+        sampler, number, visit, branches = self._samplers[place], self._numbers[place], self._visit, None
+        length, stream = self._plan.length, task.streams[number]
         self._actors[place].load(task.theta, task.normalizer)
         try:
             sampler.set_progress(task.progress)
-            batch, episodes = sampler.collect(
-                self._plan.length,
-                task.streams[number],
-                clock,
-                noise_correlation=task.noise_correlation,
-                visit=None if visit is None else lambda _t: visit(),
-            )
+            if isinstance(sampler, Vine):
+                batch, episodes, branches = sampler.collect(length, stream, clock, visit)
+            else:
+                batch, episodes = sampler.collect(
+                    length,
+                    stream,
+                    clock,
+                    noise_correlation=task.noise_correlation,
+                    visit=None if visit is None else lambda _t: visit(),
+                )
         except EnvironmentFailure as failure:
             raise self._located(failure, number) from failure.cause
-        return Segment(batch, episodes, sampler.take_info(), sampler.every_episode_ended)
+        return Segment(batch, episodes, sampler.take_info(), sampler.every_episode_ended, branches)
 
     def _located(self, failure: EnvironmentFailure, number: int) -> EnvironmentFailure:
         """Return the failure with the shard, if there are several, and the seeds of its environments."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.sampling.shard import LocalShards, Segment, Task
+from trpo_tf.serving.runtime.observations import list_parts
 from trpo_tf.support.phase_timer import PhaseClock
 
 
@@ -114,9 +115,12 @@ def digest(segments: Sequence[Segment]) -> int:
     """Return a checksum of the segments' rewards and ends, and of the last observations."""
     found = 0
     for segment in segments:
-        batch = segment.batch
-        parts = batch.observation.values() if isinstance(batch.observation, dict) else [batch.observation]
-        for array in (batch.reward, batch.terminated, batch.truncated, *(part[-1] for part in parts)):
+        batch, branches = segment.batch, segment.branches
+        arrays = [batch.reward, batch.terminated, batch.truncated]
+        arrays += [part[-1] for part in list_parts(batch.observation)]
+        if branches is not None:
+            arrays += [branches.reward, branches.terminated, *list_parts(branches.final_observation)]
+        for array in arrays:
             found = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, found)
     return found
 

@@ -52,8 +52,6 @@ class Workers:
             if self.ray is not None:
                 raise UserError("ray needs workers, which are its actors; give --workers")
             return
-        if config.sampler_is_vine:
-            raise UserError("workers must be 0, for the vine")
         if config.sampling.env_backend == "envpool":
             raise UserError("workers must be 0 for envpool, which has its own threads; or give --env-backend gymnasium")
         shards = config.sampling.shards

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-from numpy.typing import NDArray
 
 from trpo_tf.policies.heads.head import Head, Parameters
+from trpo_tf.policies.heads.options import Options
 from trpo_tf.serving import ArraySpec, NoiseSpec
 
 tfd = tfp.distributions
@@ -28,6 +28,8 @@ class DiscreteHead(Head):
     """
 
     extra_shapes = ()
+    options: Options
+    """The options of each choice, from which the vine draws."""
 
     def initial_extra(self) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """Return no parameters: all of them depend on the observation."""
@@ -46,10 +48,6 @@ class DiscreteHead(Head):
     @abstractmethod
     def scores(self, parameters: Parameters, noise: Any) -> Any:
         """Return the scores [batch, ..., n]; the sample maximises them over the last axis."""
-
-    @abstractmethod
-    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return samples int64 [shape, ...] in which every option has the same probability."""
 
 
 class MaskableHead(DiscreteHead):
@@ -79,10 +77,6 @@ class MaskableHead(DiscreteHead):
         return tf.argmax(self.legal_scores(parameters, noise, legal), axis=-1, output_type=tf.int64)
 
     @abstractmethod
-    def legal_samples(self, legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return `count` samples for each row of `legal`, int64 [N, count, ...]: legal options, each about as often."""
-
-    @abstractmethod
     def _by_choice(self, legal: Any) -> Any:
         """Return a mask [batch, inputs] in the shape of the logits."""
 
@@ -94,6 +88,7 @@ class CategoricalHead(MaskableHead):
         """Make the head of the action `spec`, whose bounds are the first and the last choice."""
         self._start, self._dtype = int(spec.low), spec.dtype  # type: ignore[arg-type]
         self.inputs = int(spec.high) - self._start + 1  # type: ignore[arg-type]
+        self.options = Options((self.inputs,), is_single=True)
         self.noise = NoiseSpec("gumbel", (self.inputs,))
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
@@ -107,14 +102,6 @@ class CategoricalHead(MaskableHead):
     def scores(self, parameters: Parameters, noise: Any) -> Any:
         """Return the logits with noise added."""
         return parameters[0] + noise
-
-    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return uniform choices from 0 to n - 1."""
-        return rng.integers(self.inputs, size=shape)
-
-    def legal_samples(self, legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return legal choices, int64 [N, count]."""
-        return _legal_options(legal, count, rng)
 
     def _by_choice(self, legal: Any) -> Any:
         return legal
@@ -133,9 +120,9 @@ class MultiCategoricalHead(MaskableHead):
     def __init__(self, spec: ArraySpec) -> None:
         """Make the head of the action `spec`, whose bounds are the first and the last option of each choice."""
         low, high = spec.bounds()
-        self._counts = counts = (high - low).astype(np.int64).ravel() + 1
+        counts = (high - low).astype(np.int64).ravel() + 1
         self._first, self._shape, self._dtype = low.astype(np.int64), spec.shape, spec.dtype
-        self.inputs = int(counts.sum())
+        self.inputs, self.options = int(counts.sum()), Options(tuple(counts.tolist()))
         self.noise = NoiseSpec("gumbel", (self.inputs,))
         option = np.arange(counts.max())
         offsets = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -158,15 +145,6 @@ class MultiCategoricalHead(MaskableHead):
         """Return the logits with noise added; an option that does not exist is never the largest."""
         return parameters[0] + self._padded(noise)
 
-    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return uniform choices, each from its own n_i options."""
-        return rng.integers(self._counts, size=(*shape, len(self._counts)))
-
-    def legal_samples(self, legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return legal choices, int64 [N, count, k]."""
-        choices = np.split(legal, np.cumsum(self._counts)[:-1], axis=1)
-        return np.stack([_legal_options(each, count, rng) for each in choices], axis=-1)
-
     def _by_choice(self, legal: Any) -> Any:
         return self._padded(legal)
 
@@ -185,6 +163,7 @@ class BernoulliHead(DiscreteHead):
         """Make the head of the action `spec`."""
         self._shape, self._dtype = spec.shape, spec.dtype
         self.inputs = int(np.prod(spec.shape))
+        self.options = Options((2,) * self.inputs)
         self.noise = NoiseSpec("logistic", (self.inputs,))
 
     def parameters(self, output: Any, extra: list[Any]) -> Parameters:  # noqa: ARG002
@@ -206,21 +185,6 @@ class BernoulliHead(DiscreteHead):
         noisy = parameters[0] + noise
         return tf.stack([tf.zeros_like(noisy), noisy], axis=-1)
 
-    def uniform_samples(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return bits that are 0 or 1 with equal probability."""
-        return rng.integers(2, size=(*shape, self.inputs))
-
     def action(self, sample: Any) -> Any:
         """Return the bits in the space's shape."""
         return tf.cast(tf.reshape(sample, (-1, *self._shape)), self._dtype)
-
-
-def _legal_options(legal: NDArray[np.bool_], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return `count` of each row's legal options, int64 [N, count]: all in random order, and so again and again.
-
-    A row without a legal option, such as an episode's last observation may have, gives any.
-    """
-    legal = legal | ~legal.any(axis=1, keepdims=True)
-    order = np.argsort(np.where(legal, rng.random(legal.shape), 1.0), axis=1)
-    places = np.arange(count) % legal.sum(axis=1, keepdims=True)
-    return np.take_along_axis(order, places, axis=1)

@@ -1,24 +1,22 @@
 """The vine: short rollouts of several actions from states along trajectories (Schulman et al. 2015, section 5.2)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.envs.vector import SyncVectorEnv
 from trpo_tf.errors import environment_failure
-from trpo_tf.policies.heads.discrete import CategoricalHead, DiscreteHead, MaskableHead
-from trpo_tf.policies.heads.head import Head
-from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.actor import Actor, in_parts
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
+from trpo_tf.sampling.vine.first_actions import FirstActions, FirstStep
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
@@ -32,12 +30,19 @@ from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
 
 
-class Starts(NamedTuple):
-    """States from which rollouts start: N rows of a batch."""
+@dataclass(frozen=True)
+class VinePlan:
+    """What the shards of a vine have in common, besides their environments and the policy's graph.
 
-    rows: NDArray[np.int64]  # [N], indices into T x N
-    snapshots: list[Snapshot]  # of the environments
-    inputs: dict[str, Array]  # [N, ...], of the actor, by its names
+    Attributes:
+        states: states of an iteration that rollouts start from, of all shards.
+        length: most steps of a rollout.
+        first: the first actions of rollouts.
+    """
+
+    states: int
+    length: int
+    first: FirstActions
 
 
 class Branches(NamedTuple):
@@ -58,32 +63,12 @@ class Branches(NamedTuple):
         return int(self.length.sum())
 
 
-def branch_count(head: Head, config: VineConfig) -> int:
-    """Return the number of actions tried from a state.
+class _Starts(NamedTuple):
+    """States from which rollouts start: N rows of a batch."""
 
-    All actions of a small discrete set are tried, which makes the estimate of their mean exact.
-    """
-    if isinstance(head, CategoricalHead) and head.inputs <= config.branch_actions:
-        return head.inputs
-    return config.branch_actions
-
-
-def first_samples(head: Head, inputs: Mapping[str, Array], config: VineConfig, actor: Actor, rng: Any) -> NDArray[Any]:
-    """Return the first actions of rollouts from N rows of the actor's `inputs`, as samples [N, K, ...].
-
-    They are each of a small discrete set once, uniform draws from other discrete ones, and else the policy's samples.
-    With a mask they are legal actions, each about as often.
-    """
-    n, k = len(next(iter(inputs.values()))), branch_count(head, config)
-    if actor.mask is not None and isinstance(head, MaskableHead):
-        return head.legal_samples(inputs[actor.mask] != 0, k, rng)
-    if isinstance(head, CategoricalHead) and k == head.inputs:
-        return np.tile(np.arange(k), (n, 1))
-    if isinstance(head, DiscreteHead):
-        return head.uniform_samples((n, k), rng)
-    states = _parts(np.repeat(np.arange(n), k), len(actor.action))
-    asked = [actor.ask({name: rows[part] for name, rows in inputs.items()}, rng) for part in states]
-    return np.concatenate(asked).reshape(n, k, -1)
+    rows: NDArray[np.int64]  # [N], indices into T x N
+    snapshots: list[Snapshot]  # of the environments
+    inputs: dict[str, Array]  # [N, ...], of the actor, by its names
 
 
 class Vine:
@@ -91,6 +76,8 @@ class Vine:
 
     def __init__(
         self,
+        plan: VinePlan,
+        states: int,
         envs: SyncVectorEnv,
         rollout_envs: Sequence[gym.Env[Any, Any]],
         actor: Actor,
@@ -99,12 +86,13 @@ class Vine:
     ) -> None:
         """Reset the environments; `rollout_envs`, for the rollouts, are as many as `envs` has.
 
-        Raises `UserError` if their state can't be restored.
+        Rollouts start from `states` states of a batch. Raises `UserError` if the environments' state can't be restored.
         """
         check_restorable(rollout_envs[0])
         for index, env in enumerate(rollout_envs):
             env.reset(seed=seed + index)
         self._trunk = SinglePath(envs, actor, seed, longest_first)
+        self._states, self._longest, self._first = states, plan.length, FirstStep(plan.first, actor)
         self._envs, self._rollout_envs, self._actor = envs, rollout_envs, actor
 
     @property
@@ -113,68 +101,19 @@ class Vine:
         return self._trunk.every_episode_ended
 
     def collect(
-        self, length: int, states: int, rng: np.random.Generator, clock: PhaseClock
-    ) -> tuple[Batch, Episodes, Starts]:
-        """Return the trunk as a batch, its episodes, and `states` random rows of it to start rollouts from."""
-        n = self._envs.num_envs
-        rows = np.sort(rng.choice(length * n, states, replace=False))
-        wanted = set(rows.tolist())
-        snapshots: list[Snapshot] = []
-        inputs: dict[str, list[Array]] = {name: [] for name in self._actor.inputs}
-
-        def visit(t: int) -> None:
-            for i in range(n):
-                if t * n + i in wanted:
-                    snapshots.append(save(self._envs.envs[i]))
-                    for name, buffer in self._actor.inputs.items():
-                        inputs[name].append(buffer[i].copy())
-
-        batch, episodes = self._trunk.collect(length, rng, clock, visit=visit)
-        return batch, episodes, Starts(rows, snapshots, {name: np.stack(saved) for name, saved in inputs.items()})
-
-    def branch(
         self,
-        head: Head,
-        config: VineConfig,
-        batch: Batch,
-        starts: Starts,
+        length: int,
         rng: np.random.Generator,
         clock: PhaseClock,
-    ) -> Branches:
-        """Return rollouts from states of the batch; those of one state share their random numbers."""
-        observations = take(batch.rows(), starts.rows)
-        clock.enter("acting")
-        samples = first_samples(head, starts.inputs, config, self._actor, rng)
-        clock.enter("rest")
-        n, k = samples.shape[:2]
-        actions = head.action(tf.constant(samples.reshape(n * k, *samples.shape[2:]))).numpy()
-        noise = draw_noise(self._actor.noise_spec, n * config.branch_length, rng)
-        noise = noise.reshape(n, config.branch_length, *self._actor.noise.shape[1:])
-        seeds: NDArray[np.int64] = rng.integers(2**63, size=(n,))
-        finals = map_parts(lambda part: np.zeros((n * k, *part.shape[1:]), part.dtype), observations)
-        reward = np.zeros((n * k, config.branch_length))
-        length, terminated = np.zeros(n * k, np.int64), np.zeros(n * k, bool)
-        weight = batch.weight.reshape(-1)[starts.rows]
-        memory = self._actor.state_after(starts.inputs, np.repeat(np.arange(n), k), actions)
-        for part in _parts(np.flatnonzero(np.repeat(weight, k)), len(self._rollout_envs)):
-            states = part // k
-            for env, state in zip(self._rollout_envs, states, strict=False):
-                restore(env, starts.snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
-            write(take(self._actor.state, slice(len(part))), take(memory, part))
-            last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states], clock)
-            for into, values in zip(list_parts(finals), list_parts(last), strict=True):
-                into[part] = values
-        shape = (n, k)
-        return Branches(
-            observations,
-            samples,
-            reward.reshape(*shape, -1),
-            map_parts(lambda part: part.reshape(*shape, *part.shape[1:]), finals),
-            length.reshape(shape),
-            terminated.reshape(shape),
-            weight,
-            starts.rows,
-        )
+        visit: Callable[[], None] | None = None,
+    ) -> tuple[Batch, Episodes, Branches]:
+        """Return the trunk as a batch of `length` vector steps, its episodes, and rollouts from random states of it.
+
+        `visit` is called before each step of the trunk's and of the rollouts' environments.
+        """
+        visit = visit or (lambda: None)
+        batch, episodes, starts = self._collect_trunk(length, rng, clock, visit)
+        return batch, episodes, self._branch(batch, starts, rng, clock, visit)
 
     def set_progress(self, progress: float) -> None:
         """Tell the environments of trunk and rollouts the share of the run that is done."""
@@ -192,7 +131,67 @@ class Vine:
         for env in self._rollout_envs:
             env.close()
 
-    def _roll(self, first: NDArray[Any], noise: NDArray[np.float32], clock: PhaseClock) -> tuple[Any, Any, Any, Any]:
+    def _collect_trunk(
+        self, length: int, rng: np.random.Generator, clock: PhaseClock, visit: Callable[[], None]
+    ) -> tuple[Batch, Episodes, _Starts]:
+        n = self._envs.num_envs
+        rows = np.sort(rng.choice(length * n, self._states, replace=False))
+        wanted = set(rows.tolist())
+        snapshots: list[Snapshot] = []
+        inputs: dict[str, list[Array]] = {name: [] for name in self._actor.inputs}
+
+        def keep(t: int) -> None:
+            visit()
+            for i in range(n):
+                if t * n + i in wanted:
+                    snapshots.append(save(self._envs.envs[i]))
+                    for name, buffer in self._actor.inputs.items():
+                        inputs[name].append(buffer[i].copy())
+
+        batch, episodes = self._trunk.collect(length, rng, clock, visit=keep)
+        return batch, episodes, _Starts(rows, snapshots, {name: np.stack(saved) for name, saved in inputs.items()})
+
+    def _branch(
+        self, batch: Batch, starts: _Starts, rng: np.random.Generator, clock: PhaseClock, visit: Callable[[], None]
+    ) -> Branches:
+        """Return rollouts from states of the batch; those of one state share their random numbers."""
+        observations = take(batch.rows(), starts.rows)
+        clock.enter("acting")
+        samples = self._first.samples(starts.inputs, rng)
+        clock.enter("rest")
+        n, k = samples.shape[:2]
+        noise = draw_noise(self._actor.noise_spec, n * self._longest, rng)
+        noise = noise.reshape(n, self._longest, *self._actor.noise.shape[1:])
+        seeds: NDArray[np.int64] = rng.integers(2**63, size=(n,))
+        finals = map_parts(lambda part: np.zeros((n * k, *part.shape[1:]), part.dtype), observations)
+        reward = np.zeros((n * k, self._longest))
+        length, terminated = np.zeros(n * k, np.int64), np.zeros(n * k, bool)
+        weight = batch.weight.reshape(-1)[starts.rows]
+        flat = samples.reshape(n * k, *samples.shape[2:])
+        actions, memory = self._first.take(flat, starts.inputs, np.repeat(np.arange(n), k))
+        for part in in_parts(np.flatnonzero(np.repeat(weight, k)), len(self._rollout_envs)):
+            states = part // k
+            for env, state in zip(self._rollout_envs, states, strict=False):
+                restore(env, starts.snapshots[int(state)], np.random.default_rng(seeds[int(state)]))
+            write(take(self._actor.state, slice(len(part))), take(memory, part))
+            last, reward[part], length[part], terminated[part] = self._roll(actions[part], noise[states], clock, visit)
+            for into, values in zip(list_parts(finals), list_parts(last), strict=True):
+                into[part] = values
+        shape = (n, k)
+        return Branches(
+            observations,
+            samples,
+            reward.reshape(*shape, -1),
+            map_parts(lambda part: part.reshape(*shape, *part.shape[1:]), finals),
+            length.reshape(shape),
+            terminated.reshape(shape),
+            weight,
+            starts.rows,
+        )
+
+    def _roll(
+        self, first: NDArray[Any], noise: NDArray[np.float32], clock: PhaseClock, visit: Callable[[], None]
+    ) -> tuple[Any, Any, Any, Any]:
         """Run M rollouts, and return last observations, rewards [M, L], lengths [M] and whether they terminated [M].
 
         The first actions are given, [M, ...]; later ones are the policy's, with noise [M, L, ...]. The actor's state is
@@ -210,6 +209,7 @@ class Vine:
                 actor.run()
                 actor.advance(np.flatnonzero(running))
             clock.enter("physics")
+            visit()
             for m in np.flatnonzero(running):
                 action = (first if step == 0 else actor.action)[m]
                 observation, reward[m, step], terminated[m], truncated = self._step(int(m), action)
@@ -230,7 +230,3 @@ class Vine:
         except Exception as error:
             raise environment_failure("step", error, "a rollout of the vine") from error
         return observation_of(observation), float(reward), terminated, truncated
-
-
-def _parts(array: Array, size: int) -> list[Array]:
-    return [array[start : start + size] for start in range(0, len(array), size)]
