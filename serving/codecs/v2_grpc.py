@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,7 +142,7 @@ def from_document(kind: Any, document: Document) -> Message:
 
 def _has_typed_contents(message: Message | LargeRequest) -> bool:
     if isinstance(message, LargeRequest):
-        return any(message.contents)
+        return any(map(len, chain.from_iterable(chain.from_iterable(own.values() for own in message.contents))))
     return any(tensor.HasField("contents") and tensor.contents.ListFields() for tensor in message.inputs)
 
 

@@ -40,9 +40,9 @@ def take_apart(content: bytes) -> tuple[bytes, list[Contents], list[memoryview]]
     contents: list[Contents] = []
     raw: list[memoryview] = []
     for field in rest.counted(view):
-        if field.number == _RAW and isinstance(field.value, memoryview):
+        if field.number == _RAW and field.wire_type == BYTES:
             raw.append(field.value)
-        elif field.number == _INPUTS and isinstance(field.value, memoryview):
+        elif field.number == _INPUTS and field.wire_type == BYTES:
             tensor, own = _take_contents(field.value, rest)
             contents.append(own)
             rest.add(encoded(_INPUTS, tensor))
@@ -101,7 +101,7 @@ def _take_contents(tensor: memoryview, rest: _Rest) -> tuple[bytes, Contents]:
     parts: list[memoryview] = []
     contents: Contents = {}
     for field in rest.counted(tensor):
-        if field.number != _INPUT_CONTENTS or not isinstance(field.value, memoryview):
+        if field.number != _INPUT_CONTENTS or field.wire_type != BYTES:
             parts.append(tensor[field.start : field.end])
             continue
         for inner in rest.counted(field.value):

@@ -108,6 +108,16 @@ def test_large_messages_damaged_anywhere_are_refused_as_small_ones(drawn):
     assert outcome(bytes(damaged), manifest, large=True) == outcome(bytes(damaged), manifest, large=False)
 
 
+@pytest.mark.parametrize("odd", [b"\x2d\x1a\x02id", b"\x3d1234", b"\x3912345678", b"\x28\1"])
+def test_a_field_of_another_wire_type_is_none_that_is_known(odd):
+    """Such as inputs or raw contents of 32 bits, which Protobuf skips."""
+    tensor = encoded(1, b"obs") + encoded(2, b"FP32") + encoded(3, b"\1\2")
+    raw = encoded(7, np.float32([1, 2]).tobytes())
+    for inputs in (tensor, tensor + odd, tensor + encoded(5, encoded(6, b""))):
+        content = odd + encoded(5, inputs) + raw
+        assert outcome(content, MANIFEST, large=True) == outcome(content, MANIFEST, large=False) != RequestError
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
