@@ -232,6 +232,6 @@ def _check_names(parts: tuple[ArraySpec, ...], state: list[str]) -> None:
         if spec.name in taken:
             raise UserError(
                 f"the environment has an observation {spec.name!r}, which is the name of an array of the policy's "
-                "memory; rename it in the environment, or train without memory, history, previous_action and "
-                "time_feature"
+                "memory; rename it in the environment or in policy_state, or train without memory, history, "
+                "previous_action and time_feature"
             )
