@@ -29,6 +29,11 @@ class Field(NamedTuple):
     start: int
     end: int
 
+    @property
+    def content(self) -> memoryview | None:
+        """The bytes of a message or a text; None for a number."""
+        return self.value if self.wire_type == BYTES and isinstance(self.value, memoryview) else None
+
 
 def fields_of(content: memoryview) -> Iterator[Field]:
     """Yield the fields of a message in order. Raises `WireError`."""

@@ -40,10 +40,10 @@ def take_apart(content: bytes) -> tuple[bytes, list[Contents], list[memoryview]]
     contents: list[Contents] = []
     raw: list[memoryview] = []
     for field in rest.counted(view):
-        if field.number == _RAW and field.wire_type == BYTES:
-            raw.append(field.value)
-        elif field.number == _INPUTS and field.wire_type == BYTES:
-            tensor, own = _take_contents(field.value, rest)
+        if field.number == _RAW and field.content is not None:
+            raw.append(field.content)
+        elif field.number == _INPUTS and field.content is not None:
+            tensor, own = _take_contents(field.content, rest)
             contents.append(own)
             rest.add(encoded(_INPUTS, tensor))
         elif field.number in _REQUEST_NAMES:
@@ -101,10 +101,10 @@ def _take_contents(tensor: memoryview, rest: _Rest) -> tuple[bytes, Contents]:
     parts: list[memoryview] = []
     contents: Contents = {}
     for field in rest.counted(tensor):
-        if field.number != _INPUT_CONTENTS or field.wire_type != BYTES:
+        if field.number != _INPUT_CONTENTS or field.content is None:
             parts.append(tensor[field.start : field.end])
             continue
-        for inner in rest.counted(field.value):
+        for inner in rest.counted(field.content):
             name, wire_type = _FIELDS.get(inner.number, ("", VARINT))
             if inner.wire_type in (wire_type, BYTES) and name:
                 # An unpacked number has the same bytes as in a packed field.
