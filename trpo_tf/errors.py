@@ -31,4 +31,14 @@ def environment_failure(call: str, error: Exception, *where: str) -> Environment
     """Return the failure to raise for an exception of an environment's `call`, its step or its reset."""
     if isinstance(error, EnvironmentFailure):
         return error.at(*where)
-    return EnvironmentFailure(f"the environment's {call} raised {type(error).__name__}: {error}", *where)
+    reason = f"the environment's {call} raised {type(error).__name__}: {error}"
+    return EnvironmentFailure(f"{reason}{_of_old_gym(call, str(error))}", *where)
+
+
+def _of_old_gym(call: str, reason: str) -> str:
+    """Return what Gymnasium expects of a call, if the reason is one that environments of the former gym give."""
+    if call == "step" and "unpack" in reason:
+        return "; in Gymnasium a step returns five values: observation, reward, terminated, truncated, info"
+    if call == "reset" and ("unpack" in reason or "unexpected keyword argument" in reason):
+        return "; in Gymnasium reset takes seed and options by keyword, and returns observation and info"
+    return ""

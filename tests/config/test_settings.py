@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.paths import ROOT
 from trpo_tf.cli import main as cli
 from trpo_tf.cli.training import Train
 from trpo_tf.config.algorithms import ALGORITHMS
-from trpo_tf.config.settings import Config, SamplingConfig, load_preset, preset_names
+from trpo_tf.config.settings import Config, SamplingConfig, load_preset, preset_names, read_config
 from trpo_tf.errors import UserError
 from trpo_tf.runs.lock import LOCK_FILE, locked
 
@@ -48,6 +49,26 @@ def test_every_algorithm_starts_from_every_preset(place):
     assert Config.for_env(env_id, algo=algorithm) == config
     for other in ALGORITHMS:
         assert Config.for_env(env_id, algo=other).algo == other
+
+
+def test_numbers_and_arrays_of_numpy_are_settings_as_python_s_are():
+    plain = Config.for_env("CartPole-v1", seed=3, gae_lambda=0.5, anneal=False, hidden_sizes=(8, 4))
+    sizes = np.array([8, 4])
+    for hidden_sizes in (sizes, list(sizes)):
+        config = Config.for_env(
+            "CartPole-v1", seed=np.int64(3), gae_lambda=np.float32(0.5), anneal=np.False_, hidden_sizes=hidden_sizes
+        )
+        assert config == plain
+        assert config.to_dict() == plain.to_dict()
+    with pytest.raises(UserError, match=r"seed must be of type int, not \(3, 4\)"):
+        Config.for_env("CartPole-v1", seed=np.array([3, 4]))
+
+
+def test_a_file_of_settings_is_utf8_with_or_without_a_mark(tmp_path):
+    file, text = tmp_path / "config.toml", 'env_id = "CartPole-v1"\nenvironment.env_kwargs = \'{"name": "Zoë"}\'\n'
+    for mark in ("", "\ufeff"):
+        file.write_bytes(f"{mark}{text}".encode())
+        assert read_config(file).made_environment.arguments == {"name": "Zoë"}
 
 
 def test_what_is_left_out_of_a_preset_is_said_and_what_was_asked_for_is_an_error():

@@ -16,7 +16,7 @@ FINE = [
     ("answer[1] = np.array([1.0])", "answer[2] = np.bool_(answer[2])", "seen['choice'] = np.int32(2)"),
     ("answer[1] = np.float32(1)", "answer[2] = np.array([answer[2]])", "seen['box'] = [0.5, 0.25]"),
     ("answer[1] = True", "answer[3] = 0", "seen['byte'] = [1, 2]"),
-    ("answer[1] = np.array(2)", "seen['more'] = 'ignored'"),
+    ("answer[1] = np.array(2)", "seen['more'] = 'ignored'", "answer[2] = torch_like(answer[2])"),
 ]
 
 WRONG = {
@@ -24,6 +24,7 @@ WRONG = {
     "answer[1] = '1.5'": "a reward that is no number ('1.5')",
     "answer[1] = np.zeros(2)": "a reward that is no number (array([0., 0.]))",
     "answer[1] = float('nan')": "a reward that is not finite, nan",
+    "answer[1] = 1e200": "a reward that is too large to compute with, 1e+200",
     "answer[2] = None": "'terminated' that is neither true nor false (None)",
     "answer[3] = 'no'": "'truncated' that is neither true nor false ('no')",
     "seen['box'] = np.zeros(1, np.float32)": "'box' has shape [1]",

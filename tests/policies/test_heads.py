@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import numpy as np
@@ -79,6 +80,23 @@ def test_a_bound_stated_for_want_of_one_gives_no_scale(widest):
         assert np.isfinite(tape.gradient(log_prob, mean)).all()
     with pytest.raises(UserError, match="needs an action space with bounds"):
         GaussianHead(spec, squash=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"squash": True}, {"censored": True}])
+def test_an_action_whose_bounds_are_equal_is_constant_and_harms_no_other(settings):
+    head = GaussianHead(ArraySpec("action", "float32", (2,), (0.5, -1.0), (0.5, 1.0)), **settings)
+    with tf.GradientTape() as tape:
+        mean = tf.Variable([[0.3, 0.3]])
+        sample = tf.constant([[1.7, 0.2]])
+        log_prob = head.log_prob((mean, tf.zeros((1, 2))), sample)
+    assert np.isfinite(tape.gradient(log_prob, mean)).all()
+    assert head.action(sample).numpy()[0, 0] == 0.5
+
+
+@pytest.mark.parametrize(("low", "high", "fits"), [(1000.0, 1000.000001, False), (52.51, 52.53, True)])
+def test_float64_bounds_that_float32_can_not_tell_apart_are_refused(low, high, fits):
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=r"1000 and 1000\.000001 are too close"):
+        GaussianHead(ArraySpec("action", "float64", (2,), (0.0, low), (1.0, high)))
 
 
 def test_squashed_samples_reach_the_bounds_only_far_out():

@@ -1,5 +1,6 @@
 """A run's policy acts where neither its environment nor its critic can be had."""
 
+import pickle
 import re
 import shutil
 
@@ -11,6 +12,7 @@ from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import UserError
 from trpo_tf.exporting.in_process import converted, in_process
+from trpo_tf.reporting.run_report import read_story
 from trpo_tf.runs.folder import load_run
 from trpo_tf.serving import Manifest
 
@@ -60,6 +62,21 @@ def test_spaces_of_many_kinds_and_endless_bounds_come_back():
         **{"bits": "MultiBinary", "camera": "Box", "choice": "Discrete", "numbers": "Box", "several": "MultiDiscrete"},
     }
     assert Spaces.from_json(spaces.to_json()) == spaces
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 8, b'{"trained": ', b"[1]", b"\xff"])
+def test_a_damaged_summary_is_named(content, trained, tmp_path):
+    folder = shutil.copytree(trained.run.folder, tmp_path / "run")
+    (folder / "summary.json").write_bytes(content)
+    for read in (load_run, read_story):
+        with pytest.raises(UserError, match=r"summary.json can't be read: .*; remove it, or restore it"):
+            read(folder)
+
+
+def test_a_run_is_pickled_as_its_folder(trained):
+    again = pickle.loads(pickle.dumps(trained.run))
+    assert again.summary == trained.run.summary
+    assert (again.state.theta == trained.run.state.theta).all()
 
 
 def test_a_damaged_file_of_spaces_is_named(trained, tmp_path):

@@ -234,6 +234,16 @@ for form in ("dict", "tuple", "picture"):
     gym.register(f"Signals-{form}-v0", Signals, kwargs={"form": form})
 
 
+class TorchLike:
+    """A tensor of another library, which only NumPy's protocol for arrays can read."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None):
+        return np.asarray(self._value, dtype)
+
+
 class Sloppy(gym.Env):
     """What it answers from the step `SLOPPY_FROM` on is what Python's `SLOPPY_ANSWER` says of an orderly `answer`."""
 
@@ -255,7 +265,8 @@ class Sloppy(gym.Env):
         seen = {"box": np.zeros(2, np.float32), "byte": np.zeros(2, np.uint8), "choice": 1}
         answer = [seen, 1.0, self._steps >= 200, False]
         if self._steps >= int(os.environ.get("SLOPPY_FROM", "1")):
-            exec(os.environ.get("SLOPPY_ANSWER", ""), {"answer": answer, "seen": seen, "np": np})
+            names = {"answer": answer, "seen": seen, "np": np, "torch_like": TorchLike}
+            exec(os.environ.get("SLOPPY_ANSWER", ""), names)
         return answer
 
 

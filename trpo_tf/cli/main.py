@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # A user's module that registers environments is found in the folder where the command is run.
     sys.path.append(os.getcwd())
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # the user's other programs may take another
     try:
         parse(arguments)()
     except KeyboardInterrupt as interrupt:

@@ -1,6 +1,8 @@
 """Commands that train and evaluate a policy."""
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,7 +133,9 @@ class Evaluate:
         environment = self.env_id or recorded
         if environment is None:
             raise UserError(f"{self.source} names no environment; give one with --env-id")
-        result = self._evaluated(model, manifest, environment).to_dict()
+        # What an environment prints, pygame's greeting for example, is no JSON.
+        with contextlib.redirect_stdout(sys.stderr) if self.json else contextlib.nullcontext():
+            result = self._evaluated(model, manifest, environment).to_dict()
         if not self.json:
             result |= {f"info/{name}": value for name, value in result.pop("info").items()}
             if not result["episodes_cut"]:

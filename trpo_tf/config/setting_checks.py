@@ -9,13 +9,15 @@ from trpo_tf.errors import UserError
 def check_types(config: Any, prefix: str = "") -> None:
     """Raise `UserError` naming the first field of a dataclass whose value is not of the field's type.
 
-    The message has `prefix` before the name. A float without a fraction, such as 1e6, is accepted for an integer field
-    and replaced by the integer.
+    The message has `prefix` before the name. Numbers and arrays of NumPy are replaced by Python's. A float without a
+    fraction, such as 1e6, is accepted for an integer field and replaced by the integer.
     """
     for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if kind is int and isinstance(value, float):
+        given = getattr(config, name)
+        value = _plain(given)
+        if kind is int:
             value = whole_number(value)
+        if value is not given:
             object.__setattr__(config, name, value)
         if not _is_of(value, kind):
             wanted = f"a tuple of {get_args(kind)[0].__name__}" if get_args(kind) else f"of type {kind.__name__}"
@@ -36,6 +38,16 @@ def require(condition: bool, name: str, expected: str) -> None:
 def whole_number(value: Any) -> Any:
     """Return a float without a fraction as an int (`1e5` as 100,000), and anything else unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers and arrays of NumPy as Python's, also in a list or tuple, and anything else unchanged."""
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        value = value.tolist()
+        return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list | tuple) and any(hasattr(each, "dtype") for each in value):
+        return tuple(map(_plain, value))
+    return value
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -236,7 +236,7 @@ def differing_settings(config: Config) -> dict[str, Any]:
 def read_config(path: Path) -> Config:
     """Read a run's config.toml. Raises `UserError`."""
     try:
-        return Config.from_dict(upgraded(tomllib.loads(path.read_text("utf-8"))))
+        return Config.from_dict(upgraded(tomllib.loads(path.read_text("utf-8-sig"))))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except TypeError as error:

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.envs.checked import conforming, finite_reward, plain_flag, plain_reward
+from trpo_tf.envs.checked import close_safely, conforming, plain_flag, plain_reward, usable_reward
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.spaces import observation_spec
@@ -127,7 +127,7 @@ class AgentRows:
     def close(self) -> None:
         """Close the worlds."""
         for world in self._worlds:
-            world.close()
+            close_safely(world)
 
     def _reset(self, number: int, seed: int | None) -> list[int]:
         """Reset a world, and return the rows of the agents that are there."""
@@ -153,7 +153,7 @@ class AgentRows:
             observations, rewards, terminations, truncations, infos = world.step(chosen)
             for agent, observation in observations.items():
                 row = self._observe(number, agent, observation)
-                reward[row] = finite_reward(plain_reward(rewards[agent]))
+                reward[row] = usable_reward(plain_reward(rewards[agent]))
                 terminated[row] = plain_flag(terminations[agent], "terminated")
                 truncated[row] = plain_flag(truncations[agent], "truncated") and not terminated[row]
                 self._info[row].add(infos.get(agent), ended=bool(terminated[row] or truncated[row]))

@@ -1,6 +1,8 @@
 """Check observations, rewards and flags of an environment against its spaces, and convert them to plain types."""
 
 import functools
+import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +12,26 @@ import numpy as np
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.conversion import as_observations
-from trpo_tf.serving.runtime.observations import ROOT, Array, Observation, by_name, list_parts, parts_of, structured
+from trpo_tf.serving.runtime.observations import (
+    ROOT,
+    Array,
+    Observation,
+    all_finite,
+    by_name,
+    list_parts,
+    parts_of,
+    structured,
+)
 
 NUMBERS = frozenset((float, int, np.float64, np.float32))
 FLAGS = frozenset((bool, np.bool_))
 INTEGERS = frozenset((int, np.int64, np.int32))
 """Types of rewards, flags and integers that need no conversion."""
+
+LARGEST_REWARD = 1e100
+"""Largest magnitude of a reward; sums of squares of larger ones may overflow."""
+
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 def conforming(observation: Any, specs: Sequence[ArraySpec]) -> Observation:
@@ -23,7 +39,7 @@ def conforming(observation: Any, specs: Sequence[ArraySpec]) -> Observation:
 
     Python's numbers and sequences are converted if that changes no value. Raises `EnvironmentFailure`.
     """
-    parts = parts_of(observation, [spec.name for spec in specs])
+    parts = parts_of(_as_declared(observation, specs), [spec.name for spec in specs])
     return structured({spec.name: _conforming_part(parts, spec) for spec in specs})
 
 
@@ -48,7 +64,7 @@ def plain_reward(reward: Any) -> float:
 
 def plain_flag(flag: Any, name: str) -> bool:
     """Return `terminated` or `truncated` as a bool. Raises `EnvironmentFailure` unless it is true, false, 0 or 1."""
-    array = np.asarray(flag) if isinstance(flag, bool | int | np.generic | np.ndarray) else np.zeros(0)
+    array = np.asarray(flag) if isinstance(flag, bool | int) or hasattr(flag, "__array__") else np.zeros(0)
     if array.size == 1 and (array.dtype.kind == "b" or (array.dtype.kind in "iu" and array.item() in (0, 1))):
         return bool(array.item())
     raise EnvironmentFailure(f"the environment gave {name!r} that is neither true nor false{_shown(flag)}")
@@ -69,10 +85,14 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Reset the environment. Raises `EnvironmentFailure`."""
         self._steps = 0
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
-            return conforming(observation, self._specs), info
+            answer = self.env.reset(seed=seed, options=options)
+            return conforming(reset_observation(answer), self._specs), answer[1]
         except Exception as error:
             raise environment_failure("reset", error, self._name, "reset") from error
+
+    def close(self) -> None:
+        """Close the environment, as `close_safely` does."""
+        close_safely(self.env)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Step the environment. Raises `EnvironmentFailure`."""
@@ -81,7 +101,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             observation, reward, terminated, truncated, info = self.env.step(action)
             return (
                 conforming(observation, self._specs),
-                finite_reward(plain_reward(reward)),
+                usable_reward(plain_reward(reward)),
                 plain_flag(terminated, "terminated"),
                 plain_flag(truncated, "truncated"),
                 info,
@@ -90,29 +110,81 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise environment_failure("step", error, self._name, f"step {self._steps} of the episode") from error
 
 
-def not_finite(observations: Observation, rewards: Array) -> EnvironmentFailure:
-    """Return the error for the first reward [T, N] that is not finite, or else for the first such observation.
+def are_usable(observations: Observation, rewards: Array | float = 0.0) -> bool:
+    """Return whether rewards are at most `LARGEST_REWARD` in magnitude, and observations finite in float32."""
+    return bool((np.abs(rewards) <= LARGEST_REWARD).all()) and all(map(_fit, list_parts(observations)))
 
-    Observations are [T + 1, N, ...]. Raises `ValueError` if all values are finite.
+
+def unusable(observations: Observation, rewards: Array) -> EnvironmentFailure:
+    """Return the error for the first reward [T, N] that `are_usable` refuses, or else for the first such observation.
+
+    Observations are [T + 1, N, ...]. Raises `ValueError` if all values are usable.
     """
     count = rewards.shape[1]
-    for step, place in np.argwhere(~np.isfinite(rewards)):
-        reason = f"the environment gave a reward that is not finite, {rewards[step, place]}"
+    for step, place in np.argwhere(~(np.abs(rewards) <= LARGEST_REWARD)):
+        reason = f"the environment gave a reward that is {_fault(rewards[step, place])}"
         return EnvironmentFailure(reason, f"step {step + 1} of the iteration", f"environment {place + 1} of {count}")
     for name, part in by_name(observations, ROOT).items():
-        for step, place, *element in np.argwhere(~np.isfinite(part)):
-            value = part[step, place, *element]
+        for step, place, *element in np.argwhere(~_fitting(part)):
             shown = name + (str([int(n) for n in element]) if element else "")
-            reason = f"the environment gave an observation that is not finite: {shown} is {value}"
+            value = part[step, place, *element]
+            fault = f"not finite: {shown} is {value}" if not np.isfinite(value) else _too_large(shown, value)
+            reason = f"the environment gave an observation that is {fault}"
             return EnvironmentFailure(reason, f"step {step} of the iteration", f"environment {place + 1} of {count}")
-    raise ValueError("all values are finite")
+    raise ValueError("all values are usable")
 
 
-def finite_reward(reward: float) -> float:
-    """Return the reward. Raises `EnvironmentFailure` if it is NaN or infinite."""
-    if not np.isfinite(reward):
-        raise EnvironmentFailure(f"the environment gave a reward that is not finite, {reward}")
+def usable_reward(reward: float) -> float:
+    """Return the reward. Raises `EnvironmentFailure` if it is NaN, or above `LARGEST_REWARD` in magnitude."""
+    if not abs(reward) <= LARGEST_REWARD:
+        raise EnvironmentFailure(f"the environment gave a reward that is {_fault(reward)}")
     return reward
+
+
+def reset_observation(answer: Any) -> Any:
+    """Return the observation of what `reset` returned. Raises `EnvironmentFailure` unless that is a pair with `info`.
+
+    An observation alone, as the former gym's `reset` returned it, may have two elements as well.
+    """
+    is_pair = isinstance(answer, tuple | list) and len(answer) == 2
+    if is_pair and not isinstance(answer[1], np.ndarray | numbers.Number):
+        return answer[0]
+    raise EnvironmentFailure(f"the environment's reset did not return a pair of observation and info{_shown(answer)}")
+
+
+def close_safely(env: Any) -> None:
+    """Close an environment; an exception of it becomes a warning, since nothing of a run depends on it."""
+    try:
+        env.close()
+    except Exception as error:  # noqa: BLE001  whatever closing raises, the run has its results
+        warnings.warn(f"the environment's close raised {type(error).__name__}: {error}", stacklevel=2)
+
+
+def _as_declared(observation: Any, specs: Sequence[ArraySpec]) -> Any:
+    """Return a tuple as a list if the space is no Tuple, and a list as a tuple if it has several parts."""
+    if [spec.name for spec in specs] == [ROOT]:
+        return list(observation) if type(observation) is tuple else observation
+    return tuple(observation) if type(observation) is list else observation
+
+
+def _fitting(array: Array) -> Any:
+    return np.abs(array) <= _LARGEST_NUMBER if array.dtype.kind == "f" else np.ones(array.shape, bool)
+
+
+def _fit(array: Array) -> bool:
+    """Return whether all numbers are finite in float32, in which the policy computes."""
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 4
+    return bool(_fitting(array).all()) if wide else all_finite(array)
+
+
+def _fault(reward: float) -> str:
+    if np.isfinite(reward):
+        return f"too large to compute with, {reward:g}; the largest is {LARGEST_REWARD:g}"
+    return f"not finite, {reward}"
+
+
+def _too_large(name: str, value: Any) -> str:
+    return f"too large for float32, in which policies compute: {name} is {np.max(np.abs(value)):g}"
 
 
 def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
@@ -129,6 +201,8 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
             f"the environment gave an observation that is not in its space: {reason}, "
             f"not {spec.dtype}{list(spec.shape)}{_shown(part)}"
         ) from error
+    if not _fit(array):
+        raise EnvironmentFailure(f"the environment gave an observation that is {_too_large(spec.name, array)}")
     if (bounds := _choices(spec)) and not ((bounds[0] <= array) & (array <= bounds[1])).all():
         raise EnvironmentFailure(
             f"the environment gave an observation that is not in its space: {spec.name!r} lies beyond "

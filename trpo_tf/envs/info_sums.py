@@ -1,5 +1,6 @@
 """Add up the numbers that environments report in `info`, and average them."""
 
+import contextlib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,8 @@ class InfoSums:
                 self._add(f"{name}.{key}", part)
         elif isinstance(value, numbers.Real | np.bool_) or _is_scalar(value):
             total, count = self._values.get(name, (0.0, 0))
-            self._values[name] = total + float(value), count + 1
+            with contextlib.suppress(OverflowError):  # an integer beyond all floats
+                self._values[name] = total + float(value), count + 1
 
     def take(self) -> Sums:
         """Return the sums, and begin again from none."""

@@ -100,7 +100,9 @@ def observation_kinds(space: gym.Space[Any]) -> tuple[str, ...]:
 def action_spec(space: gym.Space[Any]) -> ArraySpec:
     """Return the policy's action output. Raises `UserError` for a space that isn't supported."""
     if isinstance(space, gym.spaces.Box) and space.dtype.kind != "f":
-        raise UserError(f"action space {space} isn't supported; a Box of actions must be of floats")
+        raise UserError(
+            f"action space {space} isn't supported; a Box of actions must be of floats. For integers take MultiDiscrete"
+        )
     return _spec("action", space, "action")
 
 

@@ -13,12 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.config.environment import Environment
-from trpo_tf.envs.checked import FLAGS, INTEGERS, NUMBERS, conforming, integer_bounds, plain_flag, plain_reward
+from trpo_tf.envs.checked import (
+    FLAGS,
+    INTEGERS,
+    NUMBERS,
+    close_safely,
+    conforming,
+    integer_bounds,
+    plain_flag,
+    plain_reward,
+    reset_observation,
+)
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.make import is_mujoco, make_env
 from trpo_tf.envs.spaces import observation_spec
-from trpo_tf.errors import environment_failure
+from trpo_tf.errors import UserError, environment_failure
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name, leaves_of, structured
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
@@ -99,7 +109,11 @@ class SyncVectorEnv:
     can_end = True
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], *, halves: bool = True) -> None:
-        """Take over `envs`, which must have the same spaces: `close` closes them."""
+        """Take over `envs`, which must have the same spaces: `close` closes them.
+
+        Raises `UserError` if two of them are the same object.
+        """
+        require_distinct(envs)
         self.envs, self.num_envs = envs, len(envs)
         self._specs = parts = observation_spec(envs[0].observation_space)
         self._observation = {part.name: np.zeros((self.num_envs, *part.shape), part.dtype) for part in parts}
@@ -119,7 +133,7 @@ class SyncVectorEnv:
         """Reset all environments; environment i has the seed `seed` + i."""
         for i, env in enumerate(self.envs):
             try:
-                self._observe(i, env.reset(seed=None if seed is None else seed + i)[0])
+                self._observe(i, reset_observation(env.reset(seed=None if seed is None else seed + i)))
             except Exception as error:
                 raise environment_failure("reset", error, f"environment {i + 1} of {self.num_envs}") from error
         self._terminated[:] = self._truncated[:] = False
@@ -150,13 +164,13 @@ class SyncVectorEnv:
         """Close the environments."""
         self._beside.shutdown()
         for env in self.envs:
-            env.close()
+            close_safely(env)
 
     def _advance(self, places: range, actions: NDArray[Any]) -> None:
         for i in places:
             try:
                 if self._terminated[i] or self._truncated[i]:
-                    observation, _ = self.envs[i].reset()
+                    observation = reset_observation(self.envs[i].reset())
                     self._reward[i], self._terminated[i], self._truncated[i] = 0.0, False, False
                 else:
                     observation, reward, terminated, truncated, info = self.envs[i].step(actions[i])
@@ -199,6 +213,15 @@ class SyncVectorEnv:
 
     def _copied(self) -> Observation:
         return structured({name: rows.copy() for name, rows in self._observation.items()})
+
+
+def require_distinct(envs: Sequence[gym.Env[Any, Any]]) -> None:
+    """Raise `UserError` if two of the environments are the same object, so that stepping one steps the other."""
+    if len({id(env.unwrapped) for env in envs}) < len(envs):
+        raise UserError(
+            "the environment's constructor returned an object that it had returned before; several environments are "
+            "stepped side by side, so let each call make a new one: make_env=MyEnv, or num_envs=1"
+        )
 
 
 def make_sync_env(

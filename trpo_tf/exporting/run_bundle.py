@@ -48,6 +48,7 @@ def export_run(
     """
     expect(run, Run, "run must be a Run, as train and load_run give it", UserError)
     expect(out, (str, os.PathLike), "out must be the path of the folder to make", UserError)
+    out = Path(out).absolute()  # an environment may change the working directory
     policy, env_id, environment = run.policy, run.config.env_id, run.config.made_environment
     files = {WEIGHTS_FILE: pack(run.state.weights())}
     if with_episode:
@@ -80,7 +81,7 @@ def export_run(
         )
     finally:
         env.close()
-    _remember(run.folder, Path(out))
+    _remember(run.folder, out)
     return manifest
 
 

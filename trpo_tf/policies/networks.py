@@ -57,7 +57,13 @@ def cnn(
 
     def convolution() -> keras.layers.Layer:
         orthogonal = keras.initializers.Orthogonal(np.sqrt(2.0), seed=int(next(seeds)))
-        return keras.layers.Conv2D(16, 4, 2, activation=activation, kernel_initializer=orthogonal, dtype="float32")
+        return keras.layers.Conv2D(
+            *(16, 4, 2),
+            data_format="channels_last",  # whatever the user's keras.json says
+            activation=activation,
+            kernel_initializer=orthogonal,
+            dtype="float32",
+        )
 
     entries = [keras.Input(tuple(spec.shape[1:]), dtype=spec.dtype.name) for spec in inputs]
     features = []
@@ -66,7 +72,8 @@ def cnn(
             features.append(entry)
             continue
         pixels = keras.layers.Rescaling(1 / 255, dtype="float32")(entry)
-        features.append(keras.layers.Flatten(dtype="float32")(convolution()(convolution()(pixels))))
+        flatten = keras.layers.Flatten(data_format="channels_last", dtype="float32")
+        features.append(flatten(convolution()(convolution()(pixels))))
     joined = features[0] if len(features) == 1 else keras.layers.Concatenate(dtype="float32")(features)
     last = mlp(
         joined.shape[1],

@@ -20,7 +20,7 @@ from trpo_tf.export.parity.table import columns_of, proof_rows
 from trpo_tf.export.targets.table import target_sizes
 from trpo_tf.reporting.charts import line_chart, share_bar
 from trpo_tf.reporting.html import definitions, page, table
-from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, bundles_of, require_run
+from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, bundles_of, read_summary, require_run
 from trpo_tf.serving.bundle.files import MANIFEST_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_manifest
 from trpo_tf.serving.errors import BundleError
@@ -54,14 +54,12 @@ def read_story(folder: Path, bundle: Path | None = None) -> Story:
     Raises `UserError` if `folder` is not a run, and `BundleError` if `bundle` is not a bundle.
     """
     require_run(folder)
-    config, summary_file = read_config(folder / CONFIG_FILE), folder / SUMMARY_FILE
+    config = read_config(folder / CONFIG_FILE)
     if bundle is not None:
         read_manifest(bundle)
-    summary = json.loads(summary_file.read_text()) if summary_file.exists() else {}
     former = METRICS | {"control": find_algorithm(config.algo).adapts or "radius"}
-    return Story(
-        folder, config, _logged(folder / METRICS_FILE, former), summary, bundle or _found_bundle(folder, config)
-    )
+    logged, summary = _logged(folder / METRICS_FILE, former), read_summary(folder)
+    return Story(folder, config, logged, summary, bundle or _found_bundle(folder, config))
 
 
 def html_report(story: Story) -> str:
@@ -77,7 +75,7 @@ def html_report(story: Story) -> str:
         f"<h2>Export</h2>{_export(story.bundle)}",
         f"<h2>Environment</h2>{_environment(config)}",
         f"<h2>Where it comes from</h2>{_provenance(story)}",
-        f"<h2>Settings</h2><pre>{escape((story.folder / CONFIG_FILE).read_text('utf-8'))}</pre>",
+        f"<h2>Settings</h2><pre>{escape((story.folder / CONFIG_FILE).read_text('utf-8-sig'))}</pre>",
     ]
     return page(f"Run of {config.env_id}", parts)
 
@@ -85,10 +83,10 @@ def html_report(story: Story) -> str:
 def _logged(path: Path, former: Mapping[str, str]) -> Logged:
     """Read the entries of all iterations, up to a line that is cut off, as that of a killed run may be."""
     entries = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             entries.append(renamed(json.loads(line), former))
-        except ValueError:
+        except (ValueError, AttributeError):
             break
     return entries
 

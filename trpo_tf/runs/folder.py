@@ -12,7 +12,6 @@ from typing import Any
 
 import tomli_w
 
-from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config, read_config
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import Spaces
@@ -33,6 +32,7 @@ from trpo_tf.runs.layout import (
     SPACES_FILE,
     SUMMARY_FILE,
     VALUE_NETWORK_FILE,
+    read_summary,
     require_new,
     require_run,
 )
@@ -57,6 +57,10 @@ class Run:
     make_learner: Callable[[], Learner]
     state: TrainingState
     summary: Mapping[str, Any] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the folder's path, from which another process loads the run."""
+        return load_run, (self.folder,)
 
     @property
     def policy(self) -> TrainedPolicy:
@@ -119,9 +123,7 @@ def load_run(folder: str | Path) -> Run:
             learner.initial_state(config.sampling.num_envs).with_weights(state.weights())
         return learner
 
-    summary = folder / SUMMARY_FILE
-    told = renamed(json.loads(summary.read_text()), COUNTERS) if summary.exists() else {}
-    return Run(folder, config, policy, make_learner, state, told)
+    return Run(folder, config, policy, make_learner, state, read_summary(folder))
 
 
 def _read_state(path: Path) -> tuple[StateSpec, ...]:

@@ -16,7 +16,9 @@ import contextlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.support.shell import in_shell
@@ -50,6 +52,16 @@ def require_new(folder: Path) -> None:
         raise UserError(
             f"{folder} exists; choose another --out, remove it, or go on with it: --resume {in_shell(folder)}"
         )
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return a run's summary, empty before there is one. Raises `UserError` if it can't be read."""
+    path = folder / SUMMARY_FILE
+    try:
+        told = json.loads(path.read_text()) if path.exists() else {}
+        return renamed({**told}, COUNTERS)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} can't be read: {error}; remove it, or restore it") from error
 
 
 def default_folder(config: Config) -> Path:

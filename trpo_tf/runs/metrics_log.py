@@ -21,7 +21,7 @@ class MetricsLog:
         """Open the log; `iteration` is the last one saved, since a killed run may have logged more than it saved."""
         self._folder, path = folder, folder / METRICS_FILE
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _iteration(line) <= iteration]
+            kept = [line for line in path.read_text(errors="replace").splitlines() if _iteration(line) <= iteration]
             write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         self._lines = path.open("a", encoding="utf-8")
         self._events = EventFile(folder / TENSORBOARD_FOLDER)

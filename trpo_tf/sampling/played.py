@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.envs.backends import make_vector_env
-from trpo_tf.envs.checked import not_finite
+from trpo_tf.envs.checked import are_usable, unusable
 from trpo_tf.envs.info_sums import Sums, added
 from trpo_tf.envs.vector import Step, VectorEnv
 from trpo_tf.errors import EnvironmentFailure, environment_failure
@@ -18,7 +18,7 @@ from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.shard import ShardPlan
 from trpo_tf.sampling.worker import Worker
-from trpo_tf.serving.runtime.observations import is_finite, map_parts, observation_of, write
+from trpo_tf.serving.runtime.observations import map_parts, observation_of, write
 
 
 class Played(NamedTuple):
@@ -102,8 +102,8 @@ def _play(envs: VectorEnv, actor: Actor, seed: int, longest: int, on_step: Calla
     info: list[Sums] = []
     for _ in range(longest):
         write(actor.observation, observation_of(observation))
-        if not is_finite(actor.observation):
-            raise not_finite(map_parts(lambda part: part[np.newaxis], actor.observation), returns[np.newaxis])
+        if not are_usable(actor.observation):
+            raise unusable(map_parts(lambda part: part[np.newaxis], actor.observation), np.zeros((1, count)))
         actor.run()
         actor.advance()
         actor.reset[:] = False

@@ -14,7 +14,7 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.make import make_env
-from trpo_tf.envs.vector import make_sync_env
+from trpo_tf.envs.vector import make_sync_env, require_distinct
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import ActingGraph, Actor
@@ -132,6 +132,7 @@ class LocalShards:
             return SinglePath(envs, actor, seed, longest_first)
         trunk = make_sync_env(plan.environment, end - first, **made)
         rollout_envs = [make_env(plan.environment, limit_ends=plan.limit_ends) for _ in range(first, end)]
+        require_distinct([*trunk.envs, *rollout_envs])
         trunk.set_progress(progress)
         before, until = (plan.vine.states * bound // plan.bounds[-1] for bound in (first, end))
         return Vine(plan.vine, until - before, trunk, rollout_envs, actor, seed, longest_first)

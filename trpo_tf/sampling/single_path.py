@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.envs.checked import not_finite
+from trpo_tf.envs.checked import are_usable, unusable
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.vector import VectorEnv
 from trpo_tf.errors import environment_failure
@@ -16,7 +16,6 @@ from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
-    is_finite,
     list_parts,
     map_parts,
     observation_of,
@@ -169,8 +168,8 @@ class SinglePath:
     def _finished(self, steps: "_Steps") -> tuple[Batch, Episodes]:
         """Return the batch of these steps and its episodes, and keep what the next batch continues from."""
         self._observation = take(steps.observation, -1)
-        if not (np.isfinite(steps.reward).all() and is_finite(steps.observation)):
-            raise not_finite(steps.observation, steps.reward)
+        if not are_usable(steps.observation, steps.reward):
+            raise unusable(steps.observation, steps.reward)
         if self._actor.state:
             self._save_memory()
             write(self._actor.observation, self._observation)

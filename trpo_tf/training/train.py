@@ -82,6 +82,7 @@ def train(
     watching = Watchers(**watchers)
     if make_env is not None:
         register_callable(config.env_id, make_env)
+    source = None if init_from is None else Path(init_from).absolute()  # an environment may change the folder
     config = with_version(config)
     folder = Path(default_folder(config) if out is None else out).absolute()
     config = with_env_backend(config)
@@ -94,8 +95,8 @@ def train(
     if value_network is not None:
         check_trainable(value_network, learner.policy.encoder.inputs, "value_network")
     state = learner.initial_state(config.sampling.num_envs)
-    if init_from is not None:
-        state = read_weights(Path(init_from), state)
+    if source is not None:
+        state = read_weights(source, state)
     if watching.profile:
         _check_long_enough_to_trace(config, learner, state)
     return _train_new(create_run(folder, config, learner, state), workers, watching)

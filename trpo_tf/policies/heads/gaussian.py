@@ -5,12 +5,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from numpy.typing import NDArray
 
 from trpo_tf.errors import UserError
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.serving import ArraySpec, NoiseSpec
 
 tfd = tfp.distributions
+
+_LEAST_ACTIONS = 256
+"""Number of actions that float32, in which actions are computed, must tell apart between two bounds."""
 
 _WIDE = 1e9
 """A bound this large or larger, such as the largest float, stands for a missing one: it does not tell the scale of
@@ -65,7 +69,9 @@ class GaussianHead(Head):
         nearest = np.where(has_low & (low > 0), low + 1.0, np.where(has_high & (high < 0), high - 1.0, 0.0))
         ends = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
         self._middle = np.where(bounded, (ends[0] + ends[1]) / 2, nearest).astype(np.float32)
-        self._half_width = ((ends[1] - ends[0]) / 2).astype(np.float32)
+        # An action whose bounds are equal is clipped to them; its sample has a unit of 1, since it divides by it.
+        self._half_width = np.where(ends[0] == ends[1], 1.0, (ends[1] - ends[0]) / 2).astype(np.float32)
+        _check_resolution(*ends, spec)
         self._shape, self._dtype = spec.shape, spec.dtype
         self._squash, self._censored = squash, censored
         self._state_dependent_std = state_dependent_std
@@ -123,3 +129,18 @@ class GaussianHead(Head):
         unscaled = tf.reshape(tf.tanh(sample) if self._squash else sample, (-1, *self._shape))
         action = tf.cast(self._middle + self._half_width * unscaled, self._dtype)
         return tf.clip_by_value(action, self._low.astype(self._dtype), self._high.astype(self._dtype))
+
+
+def _check_resolution(low: NDArray[np.floating], high: NDArray[np.floating], spec: ArraySpec) -> None:
+    """Raise `UserError` for float64 bounds between which float32 has too few numbers to act with."""
+    if spec.dtype != "float64":
+        return
+    step = np.spacing(np.maximum(np.abs(low), np.abs(high)).astype(np.float32)).astype(np.float64)
+    coarse = (low < high) & (high - low < _LEAST_ACTIONS * step)
+    if coarse.any():
+        place = int(np.argmax(coarse))
+        between = f"{low.ravel()[place]:.12g} and {high.ravel()[place]:.12g}"
+        raise UserError(
+            f"action bounds {between} are too close for float32, whose numbers there are {step.ravel()[place]:g} "
+            "apart; let the action be the difference from a constant that the environment adds"
+        )

@@ -1,0 +1,102 @@
+"""Environments that do what environments should not: they train all the same, or one line says what is wrong."""
+
+import os
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from tests.support.environments import Walk
+from trpo_tf.config.settings import VineConfig
+from trpo_tf.envs.checked import CheckedEnv, are_usable, conforming, unusable
+from trpo_tf.envs.spaces import observation_spec
+from trpo_tf.envs.vector import SyncVectorEnv
+from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.runs.folder import load_run
+from trpo_tf.training.train import train
+
+
+class Roaming(Walk):
+    """Changes the working directory, reports a number that no float holds, and can't be closed."""
+
+    def step(self, action):
+        os.chdir("/")
+        *answer, _ = super().step(action)
+        return (*answer, {"reward_total": 10**400, "reward_step": 1})
+
+    def close(self):
+        raise OSError("the simulator is gone")
+
+
+@pytest.mark.filterwarnings("ignore:the environment.s close raised OSError. the simulator is gone:UserWarning")
+def test_a_run_is_written_where_it_was_asked_for_and_outlives_its_environment(small_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = train(small_config("Roaming-v0", eval_episodes=1), "run", make_env=Roaming, progress=False)
+    gym.registry.pop("Roaming-v0")
+    assert load_run(tmp_path / "run").summary["trained"]["info"] == {"reward_step": 1.0}
+    assert run.folder == tmp_path / "run"
+
+
+@pytest.mark.parametrize("sampler", ["single-path", "vine"])
+def test_one_object_for_several_environments_is_refused(sampler, small_config, tmp_path):
+    only, count = Walk(), 4 if sampler == "single-path" else 1
+    config = small_config(
+        "Only-v0", total_steps=300, vine=VineConfig(rollout_states=4), num_envs=count, sampler=sampler
+    )
+    with pytest.raises(UserError, match="an object that it had returned before"):
+        train(config, tmp_path / "run", make_env=lambda: only, progress=False)
+    gym.registry.pop("Only-v0")
+
+
+class Former(Walk):
+    """Answers `reset` and `step` as it is told."""
+
+    def __init__(self, reset, step=None):
+        super().__init__()
+        self._reset_answer, self._step_answer = reset, step
+
+    def reset(self, **_):
+        return self._reset_answer
+
+    def step(self, action):
+        _observation, _reward = self._step_answer  # as one of Gymnasium's wrappers unpacks it
+
+
+SEEN = np.zeros(2, np.float32)
+
+
+@pytest.mark.parametrize(
+    "answer", [SEEN, (SEEN, 0.0), list(SEEN), {"a": SEEN, "b": SEEN}, None, (SEEN, {}, {})], ids=str
+)
+def test_a_reset_without_info_is_named(answer):
+    env = Former(answer)
+    for made in (CheckedEnv(env, observation_spec(env.observation_space), "Former"), SyncVectorEnv([env])):
+        with pytest.raises(EnvironmentFailure, match="reset did not return a pair of observation and info"):
+            made.reset(seed=0)
+
+
+def test_a_step_of_the_former_gym_is_named():
+    env = Former((np.zeros(Walk().observation_space.shape, np.float32), None), (SEEN, 0.0, False))
+    made = SyncVectorEnv([env])
+    made.reset(seed=0)
+    with pytest.raises(EnvironmentFailure, match=r"too many values .*a step returns five values: observation"):
+        made.step(np.zeros(1, np.int64))
+
+
+def test_tuples_and_lists_stand_for_each_other():
+    numbers = observation_spec(gym.spaces.Box(-1, 1, (2,)))
+    np.testing.assert_array_equal(conforming((0.5, 1), numbers), np.float32([0.5, 1]))
+    several = observation_spec(gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,)))))
+    parts = conforming([2, SEEN], several)
+    assert [part.tolist() for part in parts.values()] == [2, [0, 0]]
+
+
+def test_an_observation_that_float32_can_not_hold_is_named():
+    space, seen = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64), np.array([0.0, -1e300])
+    with pytest.raises(EnvironmentFailure, match=r"too large for float32, in which policies compute: obs is 1e\+300"):
+        conforming(seen, observation_spec(space))
+    batch, rewards = np.stack([np.zeros((1, 2)), seen[np.newaxis]]), np.zeros((1, 1))
+    assert are_usable(batch[:1], rewards)
+    assert not are_usable(batch, rewards)
+    assert "step 1 of the iteration, environment 1 of 1" in str(unusable(batch, rewards))
+    assert "obs[1] is 1e+300" in str(unusable(batch, rewards))
