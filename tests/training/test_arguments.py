@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 import pytest
+import tensorflow as tf
 
 from trpo_tf.config.settings import Config, PolicyConfig
 from trpo_tf.errors import UserError
@@ -48,6 +49,16 @@ def test_the_argument_is_named(reason, trained, tmp_path, monkeypatch):
     with pytest.raises(UserError if "targets" not in reason else RuntimeError, match=reason) as refused:
         WRONG[reason](trained)
     assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_functions_that_run_eagerly_are_refused(trained, tmp_path):
+    tf.config.run_functions_eagerly(True)
+    try:
+        with pytest.raises(UserError, match="TensorFlow runs functions eagerly"):
+            train(trained.run.config, tmp_path / "run", progress=False)
+    finally:
+        tf.config.run_functions_eagerly(False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -28,6 +28,7 @@ class Telling(gym.Env):
 
     def __init__(self, tells: bool = True, uneven: bool = False) -> None:
         self._tells, self._uneven, self._episodes, self._length = tells, uneven, 0, LENGTH
+        print("a simulator's greeting, which is no JSON")
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

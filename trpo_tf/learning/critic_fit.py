@@ -46,7 +46,7 @@ def fit_critic(config: Config, learner: Learner, state: TrainingState, rows: Cri
             batches,
             np.float32(critic.learning_rate * annealing(config, state)),
         )
-        theta, adam = np.asarray(theta), AdamState(*map(np.asarray, adam))
+        theta, adam = theta.numpy(), AdamState(*(value.numpy() for value in adam))
     if not np.isfinite(theta).all():
         return CriticFit(state.value_theta, state.adam, float("nan"))
     return CriticFit(theta, adam, float(loss))

@@ -100,7 +100,7 @@ def update_and_fit(
             batches,
             entropy_term(config, state, learner.policy.head),
         )
-        update = Update(*map(np.asarray, result))
+        update = Update(*(value.numpy() for value in result))
         clock.enter("critic")
         return update, critic.result()
 

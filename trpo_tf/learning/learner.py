@@ -88,6 +88,14 @@ class Learner:
         return self.policy.trained(state.theta, state.observation_moments)
 
 
+def _check_tensorflow() -> None:
+    """Raise `UserError` if this process has set Keras or TensorFlow to something that no update can be traced with."""
+    if (backend := keras.config.backend()) != "tensorflow":
+        raise UserError(f"Keras runs on {backend}; set KERAS_BACKEND=tensorflow before it is imported")
+    if tf.config.functions_run_eagerly():
+        raise UserError("TensorFlow runs functions eagerly; leave out tf.config.run_functions_eagerly(True)")
+
+
 def build_learner(
     config: Config,
     policy_network: keras.Model | None = None,
@@ -100,6 +108,7 @@ def build_learner(
 
     Raises `UserError` for an environment, a space or a network that can't be trained.
     """
+    _check_tensorflow()
     env = make_env(config.made_environment, limit_ends=config.sampling.time_feature)
     with contextlib.closing(env):
         spaces = Spaces.of(env)

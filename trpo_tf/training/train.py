@@ -96,7 +96,7 @@ def train(
         check_trainable(value_network, learner.policy.encoder.inputs, "value_network")
     state = learner.initial_state(config.sampling.num_envs)
     if source is not None:
-        state = read_weights(source, state)
+        state = read_weights(shown(source), state)
     if watching.profile:
         _check_long_enough_to_trace(config, learner, state)
     return _train_new(create_run(folder, config, learner, state), workers, watching)
