@@ -103,7 +103,8 @@ class Verify:
 
         result = verify(self.bundle, self.public_key)
         fields = {"bundle": str(self.bundle), "verified": True, **dataclasses.asdict(result)}
-        if PathFinder.find_spec("tensorflow") is None:  # `importlib.util.find_spec` would import parts of it
+        # `importlib.util.find_spec` would import parts of it. A module that is None is one that can't be imported.
+        if PathFinder.find_spec("tensorflow") is None or sys.modules.get("tensorflow", PathFinder) is None:
             if self.thorough:
                 raise UserError("--thorough needs TensorFlow, which is not installed; leave it out")
             print_fields(fields, as_json=self.json)
