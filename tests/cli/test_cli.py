@@ -16,6 +16,7 @@ import gymnasium as gym
 import pytest
 
 from tests.support import command_line
+from tests.support.export.replaced_target import replace_target
 from tests.support.paths import ROOT
 from trpo_tf import serving
 from trpo_tf.__main__ import main
@@ -307,7 +308,7 @@ def test_a_target_that_acts_otherwise_ends_with_1_and_leaves_nothing(run, traine
         act = exact.open(folder, manifest)
         return lambda observations, noise: 1 - act(observations, noise)
 
-    monkeypatch.setitem(TARGETS, "onnx", dataclasses.replace(exact, open=open_wrong))
+    replace_target(monkeypatch, "onnx", open=open_wrong)
     arguments = ("export", trained.run.folder, "--out", "bundle", "--target", "onnx", "--episodes", "2")
     status, out, err = run(*arguments)
     assert status == 1
