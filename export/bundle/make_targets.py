@@ -11,6 +11,7 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare_target import compare_target
 from trpo_tf.export.parity.proof import Proof, manifest_parity, proof_table
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
+from trpo_tf.export.policy.batches import ActionAlone
 from trpo_tf.export.policy.functions import Actor
 from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.target import ExportInputs, Target
@@ -41,9 +42,9 @@ def make_targets(
             observer(f"{name} is left out: {error}")
             _remove(folder / target.path)
             continue
-        actors[name] = target.open(folder, manifest)
         samples = manifest.graph.noise != "none" or not target.follows_form
         step = target.open_step(folder, manifest) if target.open_step and manifest.state else None
+        actors[name] = target.open(folder, manifest) if step is None else ActionAlone(step, manifest.action.name)
         further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else step
         proofs[name] = compare_target(
             name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further, step=step

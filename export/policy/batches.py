@@ -9,6 +9,23 @@ from trpo_tf.export.policy.functions import Actor, Answers
 from trpo_tf.serving.runtime.observations import Array, Observation, take
 
 
+class ActionAlone:
+    """The action among a policy's or a target's answers, so that one function, traced and compiled once, gives all."""
+
+    def __init__(self, answers: Answers, action: str) -> None:
+        """Take a function that answers arrays by output name, and the name of the action there."""
+        self._answers, self._action = answers, action
+
+    def __call__(self, inputs: Observation, noise: Array) -> Array:
+        """Answer all rows at once."""
+        return self._answers(inputs, noise)[self._action]
+
+    def in_batches(self, inputs: Observation, noise: Array, size: int) -> Array:
+        """Answer the rows in batches of `size`."""
+        actions: Array = joined(in_batches(self._answers, inputs, noise, size))[self._action]
+        return actions
+
+
 def in_batches(function: Actor | Answers, inputs: Observation, noise: Array, size: int) -> Iterator[tuple[slice, Any]]:
     """Iterate over the answers to inputs [n, ...] in batches of `size`, each with the rows that it is for.
 

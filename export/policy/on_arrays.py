@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from trpo_tf.export.errors import ExportError
+from trpo_tf.export.support.graph_optimization import unoptimized
 from trpo_tf.serving.runtime.observations import Array, Observation, map_parts
 
 
@@ -29,7 +30,9 @@ class OnArrays:
 
     def in_batches(self, inputs: Observation, noise: Array, size: int) -> Any:
         """Answer the rows in batches of `size`, of which the last may be smaller."""
-        return _arrays(self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size)), len(noise))
+        with unoptimized():
+            answers = self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size))
+        return _arrays(answers, len(noise))
 
     @functools.cached_property
     def _loop(self) -> Any:

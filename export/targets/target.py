@@ -57,7 +57,7 @@ class Target:
     refusal: returns why it can't carry a policy, before anything is converted.
     input_names: the names of its inputs, by the spec's names.
     open_outputs: opens its further outputs as `open` does; None if it has only the action.
-    open_step: runs the action and the next state of a policy with state; None if it can't carry one.
+    open_step: of a policy with state, what `open` is otherwise: the action and the next state; None if it can't do so.
     """
 
     name: str

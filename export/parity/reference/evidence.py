@@ -36,7 +36,8 @@ from trpo_tf.export.parity.reference.soundness import (
     is_finite_rows,
     outputs_of,
 )
-from trpo_tf.export.policy.functions import InferenceFunction, Outputs, PolicyFunction
+from trpo_tf.export.policy.batches import ActionAlone
+from trpo_tf.export.policy.functions import Actor, InferenceFunction, Outputs, PolicyFunction
 from trpo_tf.export.policy.on_arrays import OnArrays
 from trpo_tf.export.policy.outputs import of_inputs
 from trpo_tf.export.policy.spec import PolicySpec, check_callable, spec_of
@@ -213,13 +214,15 @@ def _reference(
 ) -> Reference:
     spec, scores, further, recurrent = spec_of(manifest), None, None, None
     signature = spec.signature()
-    act = OnArrays(function, signature)
     if evidence.scores is not None:
         scores = OnArrays(of_inputs(evidence.scores, spec), signature)
     if spec.state:
         recurrent = Recurrent(OnArrays(outputs, signature), spec)
     elif manifest.graph.outputs:
         further = OnArrays(_without(spec.action.name, outputs), signature)
+    act: Actor = (
+        OnArrays(function, signature) if recurrent is None else ActionAlone(recurrent.answers, spec.action.name)
+    )
     return Reference(act, scores, further, Rounding(graph, spec), spec.action.name, recurrent)
 
 

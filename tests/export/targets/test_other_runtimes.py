@@ -64,7 +64,7 @@ def test_openvino_samples_with_required_noise(kind, openvino):
     assert agrees(actor, tested)
 
 
-@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("name", stateful.KINDS)
 def test_openvino_carries_a_state(name, process):
     made, spec = reference_cases(name), STATEFUL[name].spec
     step = openvino_step(process, stateful_graph(name), spec)
@@ -183,7 +183,7 @@ def test_the_web_samples_with_required_noise(kind, web):
     assert agree(actions[untied], expected[untied])
 
 
-@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("name", stateful.KINDS)
 def test_the_web_carries_a_state(name, web):
     """The page runs all golden sequences as one batch, and carries the state from the first step's on."""
     spec, golden = STATEFUL[name].spec, reference_cases(name).sequences(exact=True, noise=True)

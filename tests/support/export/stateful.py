@@ -228,6 +228,9 @@ STATEFUL: dict[str, Stateful] = {
     }.items()
 }
 
+KINDS = tuple(name for name in STATEFUL if name != "gru")
+"""The kinds of state that every runtime carries: "gru and history" has the cell of "gru"."""
+
 
 @cache
 def converted(name: str) -> bytes:
@@ -244,13 +247,13 @@ def reference_cases(name: str) -> ReferenceCases:
     return make_reference_cases(of_inputs(policy.function, spec), outputs, manifest, policy.evidence, converted(name))
 
 
-def one_episode_after_another(policy: Stateful, count: int = 48) -> tuple[dict[str, Any], Any, Any]:
+def one_episode_after_another(name: str, count: int = 48) -> tuple[dict[str, Any], Any, Any]:
     """Inputs and noise of steps in order, with a reset at every 12th, and what the policy's graph does along them."""
-    spec = policy.spec
+    policy, spec = STATEFUL[name], STATEFUL[name].spec
     inputs = {part: values[:count] for part, values in by_name(policy.visited, spec.observation[0].name).items()}
     inputs |= {RESET: np.arange(count) % 12 == 0}
     noise = draw_noise(spec.noise, count, np.random.default_rng(4))
-    session = open_session(convert_policy(policy.function, spec))
+    session = open_session(converted(name))
     state = {each.name: each.initial_rows(1) for each in spec.state}
     actions = []
     for step in range(count):
