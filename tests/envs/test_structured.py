@@ -182,6 +182,8 @@ def test_every_part_is_learned_from(form, steps, small_config, tmp_path):
             "isn't supported; it must be Box, .* Tuple of",
         ),
         (gym.spaces.Box(0, 1, (0,)), "isn't supported; it has no elements$"),
+        (gym.spaces.Discrete(2**40), "more than 1,000,000 choices.*make it a Box"),
+        (gym.spaces.MultiDiscrete([2, 2**20]), "more than 1,000,000 choices.*make it a Box"),
         (gym.spaces.Box(0, 1, (2,), np.bool_), "isn't supported; a Box must be of integers or floats$"),
     ],
 )

@@ -27,6 +27,9 @@ class ActionMask(gym.spaces.Box):
 MASK = ActionMask.__name__
 """The kind of the part of an observation that is a mask, in `Spaces.kinds`."""
 
+_MOST_CHOICES = 1_000_000
+"""Most values of a Discrete space, or of all dimensions of a MultiDiscrete one: a network has weights for each."""
+
 _KINDS = (ActionMask, gym.spaces.Box, gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
 
 
@@ -113,9 +116,9 @@ def parts_of_dict(observation: Any) -> dict[str, Any]:
 
 def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
     match space:
-        case gym.spaces.Discrete():
+        case gym.spaces.Discrete() if space.n <= _MOST_CHOICES:
             return ArraySpec(name, space.dtype.name, (), int(space.start), int(space.start + space.n - 1))
-        case gym.spaces.MultiDiscrete():
+        case gym.spaces.MultiDiscrete() if space.nvec.sum() <= _MOST_CHOICES:
             first, last = space.start, space.start + space.nvec - 1
             return ArraySpec(name, space.dtype.name, space.shape, _bound(first), _bound(last))
         case gym.spaces.MultiBinary():
@@ -138,6 +141,10 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
 def _wanted(space: gym.Space[Any], what: str) -> str:
     if isinstance(space, gym.spaces.Box):
         return "it has no elements" if 0 in space.shape else "a Box must be of integers or floats"
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return (
+            f"it has more than {_MOST_CHOICES:,} choices, and a network has weights for each; make it a Box of numbers"
+        )
     allowed = "it must be Box, Discrete, MultiDiscrete or MultiBinary"
     return f"{allowed}, or a Dict or Tuple of these" if what == "observation" else allowed
 
