@@ -1,81 +1,74 @@
-"""Rollout workers as Ray's actors: what they sample, whatever happens to them and their machines, is the same."""
+"""On a Ray cluster: rollout workers and whole trainings give the same, whatever happens to them and their machines."""
 
-import contextlib
+import dataclasses
 import functools
 import json
 import os
 import re
+import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.paths import ROOT
-from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
-from trpo_tf.config.settings import VineConfig
+from tests.support.ray_cluster import RayCluster, wait_for, workers_of_cluster
+from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, sampled
+from trpo_tf.benchmark import ray_pool
+from trpo_tf.benchmark.pool import Job, run_jobs, starting
+from trpo_tf.benchmark.results import RUN_FOLDER, read_result
+from trpo_tf.benchmark.worker import carry_out
+from trpo_tf.cli import main as cli
+from trpo_tf.config.settings import Config, VineConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.runs.folder import load_run, write_config
 from trpo_tf.sampling.workers import Workers
+from trpo_tf.search.run import evaluated, search
+from trpo_tf.search.study import Search, open_study
+from trpo_tf.search.worker import run_trial
 from trpo_tf.training.train import train
 
 pytest.importorskip("ray")
 
 WALK, FAULTY = "tests.support.environments:Walk-v0", "tests.support.environments:Faulty-v0"
 ROLLOUTS = "tests.support.environments:FaultyRollouts-v0"
-MARK = f"TRPO_TF_TESTS_OF={os.getpid()}"
-"""In the environment of this process's cluster and its actors: other tests may have a cluster at the same time."""
+
+
+WAIT = """
+import os, time
+try:
+    print("up", os.getpid(), flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("saved", flush=True)
+"""
+ONCE = """
+import os, pathlib, sys, time
+first = pathlib.Path(sys.argv[1])
+if not first.exists():
+    first.write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(tmp_path_factory):
+    """A head without cores, which takes jobs, and one node with two cores."""
+    cluster = RayCluster(tmp_path_factory.mktemp("home"))
+    cluster.add()
+    with pytest.MonkeyPatch.context() as patch:
+        # On a busy machine all starts late, and a warning would be an error.
+        patch.setattr("trpo_tf.sampling.ray_connection._SECONDS_TO_PLACE", 600.0)
+        yield cluster
+    cluster.shutdown()
 
 
 def actors() -> list[int]:
     """Process ids of the cluster's rollout actors."""
-    return [pid for pid in pids_of("ray::RolloutActor") if MARK in Path(f"/proc/{pid}/environ").read_text()]
-
-
-def ports() -> dict[str, int]:
-    """Ports for a node's agents: it waits 15 seconds for those that choose one, which is short on a busy machine."""
-    names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: found.getsockname()[1] for name, found in zip(names, sockets, strict=True)}
-
-
-def started():
-    """A new cluster. Ray's start has time limits of its own; where it fails three times, nothing of Ray is tested."""
-    from ray.cluster_utils import Cluster
-
-    reasons = []
-    for _ in range(3):
-        made = Cluster()
-        try:
-            made.add_node(num_cpus=0, include_dashboard=False, **ports())
-            made.add_node(num_cpus=2, **ports())
-        except Exception as error:  # noqa: BLE001  # it is this class that Ray raises
-            reasons.append(str(error).strip())
-            with contextlib.suppress(Exception):
-                made.shutdown()
-        else:
-            return made
-    return pytest.skip(f"Ray does not start on this machine: {reasons}")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """A cluster of a machine without cores, where the learner is, and of one with two."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(*MARK.split("="))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_agent_register_timeout_ms", "300000")  # of a busy machine, where Ray would give up
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        made = started()
-        yield made
-        made.shutdown()
+    return workers_of_cluster("ray::RolloutActor")
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +82,9 @@ def walked(sharded):
 
 
 @pytest.fixture
-def on_ray(cluster):
+def on_ray(ray_cluster):
     """Two workers on the cluster; this process leaves it at the end."""
-    return functools.partial(Workers, 2, ray=cluster.address)
+    return functools.partial(Workers, 2, ray=ray_cluster.address)
 
 
 @pytest.mark.parametrize("sampler", ["single-path", "vine"])
@@ -132,48 +125,33 @@ def test_an_exception_comes_with_its_traceback_shard_and_seed(on_ray, sharded):
     assert "in step\n    raise ArithmeticError" in "".join(cause.__notes__)
 
 
-def test_a_run_outlives_the_machine_of_its_workers(cluster, sharded, tmp_path):
-    """The only machine with cores leaves in mid-iteration, and another one joins."""
+def test_a_submitted_job_outlives_the_machine_of_its_workers(ray_cluster, sharded, tmp_path):
+    """`ray job submit`: the only machine with cores leaves in mid-iteration, and another one joins."""
     hung = tmp_path / "hung"
     config = sharded(FAULTY, env_kwargs=json.dumps({"fault": "hang", "once": str(hung)}), eval_episodes=0)
     write_config(tmp_path, config)
-    options = [
-        "--config",
-        tmp_path / "config.toml",
-        "--out",
-        tmp_path / "run",
-        "--workers",
-        "2",
-        "--ray",
-        cluster.address,
-    ]
-    command = [sys.executable, "-m", "trpo_tf", "train", *map(str, options)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as learner:
-        try:
-            wait_for(hung.exists)
-            (leaving,) = cluster.worker_nodes
-            cluster.add_node(num_cpus=2, **ports())
-            cluster.remove_node(leaving, allow_graceful=False)
-            _, said = learner.communicate(timeout=300)
-        finally:
-            learner.kill()
-    assert learner.returncode == 0, said
+    options = ["--config", tmp_path / "config.toml", "--out", tmp_path / "run", "--workers", "2", "--ray", "auto"]
+    client, job = ray_cluster.submit(shlex.join(map(str, [sys.executable, "-m", "trpo_tf", "train", *options])))
+    try:
+        wait_for(lambda: hung.exists() or client.get_job_status(job).is_terminal())
+        assert hung.exists(), client.get_job_logs(job)
+        (leaving,) = ray_cluster.nodes
+        ray_cluster.add()
+        ray_cluster.remove(leaving)
+        wait_for(lambda: client.get_job_status(job).is_terminal())
+    finally:
+        client.stop_job(job)
+    said = client.get_job_logs(job)
+    assert client.get_job_status(job) == "SUCCEEDED", said
     assert "was lost" in said
     alone = train(sharded(WALK, eval_episodes=0), tmp_path / "alone", progress=False)
     for name in ("theta", "value_theta"):
         np.testing.assert_array_equal(getattr(load_run(tmp_path / "run").state, name), getattr(alone.state, name))
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
-def test_actors_end_with_their_learner(sent, cluster):
-    code = SLEEPING.format(env_id=WALK, ray=cluster.address)
+def test_actors_end_with_their_learner(sent, ray_cluster):
+    code = SLEEPING.format(env_id=WALK, ray=ray_cluster.address)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -199,3 +177,127 @@ def test_ray_that_can_not_be_is_refused(sharded):
     for address in ("127.0.0.1:1", "CartPole-v1"):
         with pytest.raises(UserError, match=rf"no Ray cluster at {address} .*HOST:PORT of its head, or local"):
             Workers(2, ray=address).engine()
+
+
+def python(folder: Path, name: str, code: str, *arguments: str) -> Job:
+    return Job(folder, ("-c", code, *arguments), folder / f"{name}.txt")
+
+
+def run(address, jobs, workers=2, watch=lambda running: None) -> dict[str, str | None]:
+    """What became of each job."""
+    ended = {}
+    with starting(address, workers) as start:
+        run_jobs(
+            jobs,
+            workers,
+            ended=lambda job, reason: ended.update({job.log.stem: reason}),
+            watch=watch,
+            start=start,
+        )
+    return ended
+
+
+def test_tasks_end_and_fail_as_processes_do(ray_cluster, tmp_path, monkeypatch):
+    (tmp_path / "module_of_the_user.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    jobs = [
+        python(tmp_path, "bad", "import sys; sys.exit('too\\nhot')"),
+        python(tmp_path, "killed", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
+        python(tmp_path, "silent", "import sys; sys.exit(3)"),
+        python(tmp_path, "good", "import module_of_the_user, os; print(os.getcwd(), os.environ['OMP_NUM_THREADS'])"),
+    ]
+    reasons = {"bad": "hot", "killed": "killed by SIGKILL", "silent": "exit status 3"}
+    logs = {name: tmp_path / f"{name}.txt" for name in reasons}
+    expected = {name: f"{reason} (log: {logs[name]})" for name, reason in reasons.items()}
+    assert run(ray_cluster.address, jobs) == expected | {"good": None}
+    assert (tmp_path / "good.txt").read_text().splitlines()[-1] == f"{os.getcwd()} 1"
+
+
+def test_a_signal_stops_tasks_that_run_and_starts_no_more(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("trpo_tf.sampling.ray_connection._SECONDS_TO_PLACE", 0.0)
+    jobs = [python(tmp_path, name, WAIT) for name in "abcd"]
+    sent = []
+
+    def said(name: str) -> str:
+        log = tmp_path / f"{name}.txt"
+        return log.read_text() if log.exists() else ""
+
+    def watch(running):
+        if not sent and len(running) == 3 and all("up" in said(name) for name in "ab") and caught:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(KeyboardInterrupt):
+            run(ray_cluster.address, jobs, 3, watch)
+    (warning,) = caught
+    assert str(warning.message).startswith("trainings have not started: each needs a core, and the Ray cluster has 2, ")
+    assert [said(name).splitlines()[-1] for name in "ab"] == ["saved", "saved"]
+    assert "up" not in said("c")
+    assert said("d") == ""
+    assert_end_soon([int(said(name).partition("up ")[2].split()[0]) for name in "ab"])
+
+
+def test_the_tasks_of_a_machine_that_leaves_run_again(ray_cluster, tmp_path):
+    first = tmp_path / "first"
+    left = []
+
+    def watch(running):
+        if not left and first.exists() and first.read_text():
+            (leaving,) = ray_cluster.nodes
+            left.append(int(first.read_text()))
+            ray_cluster.add()
+            ray_cluster.remove(leaving)
+
+    assert run(ray_cluster.address, [python(tmp_path, "a", ONCE, str(first))], 1, watch) == {"a": None}
+    assert (tmp_path / "a.txt").read_text().count("runs on") == 2
+    assert_end_soon(left)
+
+
+def test_a_machine_without_the_folder_or_with_another_version_is_told(tmp_path):
+    job = python(tmp_path, "a", "")
+    origin = ray_pool.Origin("token", ray_pool.__version__, str(tmp_path), ())
+    assert "does not see" in ray_pool.run_here(job, origin)
+    job.log.write_text("other")
+    assert "give --out on a disk that all machines of the cluster share" in ray_pool.run_here(job, origin)
+    job.log.write_text("submitted as token")
+    assert "has trpo-tf" in ray_pool.run_here(job, origin._replace(version="0.0"))
+    assert ray_pool.run_here(job, origin) is None
+
+
+def test_a_benchmark_on_the_cluster_has_the_results_of_one_on_this_machine(ray_cluster, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--seeds", "1", "--first-seed", "5", "--steps", "4096", "--out", str(out)]
+    cli.main(["benchmark", WALK, *options, "--ray", ray_cluster.address])
+    assert f"report written to {out / 'report.html'}" in capsys.readouterr().out
+    (folder,) = (out / "runs").iterdir()
+    there = read_result(folder)
+    (tmp_path / "alone").mkdir()
+    here = carry_out(Config.from_dict(dict(there.config)), tmp_path / "alone")
+    assert (there.evaluation, there.curve) == (here.evaluation, here.curve)
+    thetas = [load_run(place / RUN_FOLDER).state.theta for place in (folder, tmp_path / "alone")]
+    np.testing.assert_array_equal(*thetas)
+
+
+def test_an_address_without_a_cluster_is_one_line_and_writes_nothing(tmp_path, capfd):
+    for address, told in [("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1"), ("ray://head:10001", "ray job submit")]:
+        with pytest.raises(SystemExit):
+            cli.main(["benchmark", WALK, "--seeds", "1", "--out", str(tmp_path / "out"), "--ray", address])
+        assert told in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_trials_on_the_cluster_are_those_of_this_machine(ray_cluster, small_config, tmp_path):
+    space = {"trust_region.max_kl": {"low": 0.001, "high": 0.1, "log": True}}
+    wanted = Search(evaluated(small_config()), space, str(tmp_path / "study.log"), "walk", range(100, 101))
+    assert search(wanted, 2, jobs=1, out=tmp_path / "out", ray=ray_cluster.address).failures == {}
+    alone = dataclasses.replace(wanted, storage=str(tmp_path / "alone.log"))
+    open_study(alone)
+    for number in (1, 2):  # the search counts from the trials that are there: the start, which waits
+        seed = int(np.random.SeedSequence([0, number]).generate_state(1)[0])
+        open_study(alone, seed).optimize(lambda trial: run_trial(alone, trial), n_trials=1)
+    there, here = (
+        [(trial.params, trial.value, trial.intermediate_values) for trial in open_study(each).trials]
+        for each in (wanted, alone)
+    )
+    assert there == here

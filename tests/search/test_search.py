@@ -15,7 +15,7 @@ from trpo_tf.config.settings import Config, load_preset, preset_names, read_conf
 from trpo_tf.errors import UserError
 from trpo_tf.search.run import evaluated
 from trpo_tf.search.space import present_values, read_space, suggest, with_values
-from trpo_tf.search.study import PROCESS, Search, fail_abandoned, open_study
+from trpo_tf.search.study import JOB, PROCESS, Search, fail_abandoned, open_study
 from trpo_tf.search.worker import RETURNS, run_trial
 from trpo_tf.training.train import train
 
@@ -157,6 +157,21 @@ def test_the_command_runs_trials_at_a_time_writes_the_best_and_goes_on(config, t
     with pytest.raises(SystemExit):
         cli.main([*command, "--trials", "2"])
     assert "has other space; name another --study" in capsys.readouterr().err
+
+
+def test_a_job_that_begins_again_fails_the_trial_that_it_had_elsewhere(wanted):
+    study = open_study(wanted)
+    for job in ("mine", "another"):
+        trial = study.ask()
+        trial.set_user_attr(PROCESS, ["elsewhere", 1])
+        trial.set_user_attr(JOB, job)
+    fail_abandoned(study, "mine")
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
+
+
+def test_a_trial_whose_machine_does_not_see_the_study_makes_none(wanted):
+    with pytest.raises(UserError, match=r"study.log does not have the study, as the machine .* sees it"):
+        open_study(wanted, new=False)
 
 
 def _definition(out, name, config):

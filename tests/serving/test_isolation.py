@@ -11,14 +11,7 @@ import sys
 import pytest
 
 from tests.support.paths import ROOT
-
-LOOPBACK_UP = """
-import fcntl, os, socket, struct, sys
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
-    up = struct.pack("16sH14x", b"lo", 1)
-    fcntl.ioctl(device, 0x8914, up)  # SIOCSIFFLAGS, IFF_UP
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
+from tests.support.traced import LOOPBACK_UP
 
 ASK_AND_STOP = """
 import http.client, json, os, re, signal, subprocess, sys

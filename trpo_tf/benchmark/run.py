@@ -2,13 +2,12 @@
 
 import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trpo_tf.benchmark.plans import Plan, plan
-from trpo_tf.benchmark.pool import Job, run_jobs
+from trpo_tf.benchmark.pool import Job, run_jobs, starting
 from trpo_tf.benchmark.progress import benchmark_progress
 from trpo_tf.benchmark.results import (
     LOG_FILE,
@@ -21,6 +20,7 @@ from trpo_tf.benchmark.results import (
 from trpo_tf.benchmark.scores.peers import PeerRun, load_peer
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
+from trpo_tf.sampling.ray_connection import check_address
 from trpo_tf.serving.errors import install
 from trpo_tf.support.atomic_write import write_atomically
 
@@ -35,7 +35,14 @@ class Outcome(NamedTuple):
 
 
 def benchmark(
-    names: Sequence[str], seeds: range, *, workers: int, out: Path, steps: int | None = None, peer: str | None = None
+    names: Sequence[str],
+    seeds: range,
+    *,
+    workers: int,
+    out: Path,
+    steps: int | None = None,
+    peer: str | None = None,
+    ray: str | None = None,
 ) -> Outcome:
     """Train, export and evaluate every run that has no result in `out` yet, and write a report of all.
 
@@ -46,6 +53,8 @@ def benchmark(
         out: folder of all files, new or from an earlier call with the same settings.
         steps: environment steps of every run, by default the suite's.
         peer: trainer to compare with.
+        ray: address of the Ray cluster whose machines do the runs, "local" for Ray on this machine alone, "auto" for
+            the cluster that this machine belongs to; None: processes on this machine. All machines see `out`.
 
     Raises:
         UserError: something in the arguments can't work, or `out` has runs of other settings.
@@ -55,11 +64,13 @@ def benchmark(
         raise UserError(f"a benchmark needs rliable; install it with: {install('benchmark')}")
     if workers < 1:
         raise UserError("workers must be at least 1")
+    if ray is not None:
+        check_address(ray)
     peer_runs = load_peer(peer) if peer else []
     planned = plan(names, seeds, steps)
     for config in planned.configs:
         require_same_settings(folder_of(out, config), config)
-    failures = _run_all(planned.configs, workers, out)
+    failures = _run_all(planned.configs, workers, out, ray)
     finished = [folder_of(out, config) for config in planned.configs if is_finished(folder_of(out, config))]
     results = sorted(map(read_result, finished), key=lambda result: _order(planned, result))
     notes = [*planned.left_out, *(f"{name} failed: {reason}" for name, reason in failures.items())]
@@ -71,18 +82,19 @@ def _order(planned: Plan, result: Result) -> tuple[int, int]:
     return environments.index(result.environment), result.seed
 
 
-def _run_all(configs: Sequence[Config], workers: int, out: Path) -> dict[str, str]:
+def _run_all(configs: Sequence[Config], workers: int, out: Path, ray: str | None) -> dict[str, str]:
     """Do the runs that are not finished; return the names of failed ones, with reasons."""
-    folders = {folder_of(out, config): config for config in configs}
+    folders = {folder_of(out.absolute(), config): config for config in configs}
     failures: dict[str, str] = {}
-    with benchmark_progress({folder: config.total_steps for folder, config in folders.items()}) as progress:
+    steps = {folder: config.total_steps for folder, config in folders.items()}
+    with starting(ray, workers) as start, benchmark_progress(steps) as progress:
         jobs = []
         for folder, config in folders.items():
             if is_finished(folder):
                 progress.finished(folder, read_result(folder), before=True)
             else:
                 folder.mkdir(parents=True, exist_ok=True)
-                jobs.append(Job(folder, _command(folder, config), folder / LOG_FILE))
+                jobs.append(Job(folder, _arguments(folder, config), folder / LOG_FILE))
 
         def ended(job: Job, reason: str | None) -> None:
             if reason is None:
@@ -93,7 +105,11 @@ def _run_all(configs: Sequence[Config], workers: int, out: Path) -> dict[str, st
 
         try:
             run_jobs(
-                jobs, workers, ended=ended, watch=lambda running: progress.running([job.folder for job in running])
+                jobs,
+                workers,
+                ended=ended,
+                watch=lambda running: progress.running([job.folder for job in running]),
+                start=start,
             )
         except KeyboardInterrupt:
             done = sum(map(is_finished, folders))
@@ -103,8 +119,8 @@ def _run_all(configs: Sequence[Config], workers: int, out: Path) -> dict[str, st
     return failures
 
 
-def _command(folder: Path, config: Config) -> tuple[str, ...]:
-    return sys.executable, "-m", "trpo_tf.benchmark.worker", str(folder), json.dumps(config.to_dict())
+def _arguments(folder: Path, config: Config) -> tuple[str, ...]:
+    return "-m", "trpo_tf.benchmark.worker", str(folder), json.dumps(config.to_dict())
 
 
 def _write_report(

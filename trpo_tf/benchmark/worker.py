@@ -33,11 +33,17 @@ _LOCK_FILE = ".lock"
 
 
 def main(folder: Path, config: Config) -> None:
-    """Do the run. A failure exits with status 1, and its reason is the last line on standard error."""
+    """Do the run."""
+    with failure_told(), _locked(folder):
+        if not is_finished(folder):
+            write_result(folder, carry_out(config, folder))
+
+
+@contextlib.contextmanager
+def failure_told() -> Iterator[None]:
+    """Exit with status 1 after a failure, whose reason is then the last line on standard error."""
     try:
-        with _locked(folder):
-            if not is_finished(folder):
-                write_result(folder, carry_out(config, folder))
+        yield
     except KeyboardInterrupt as interrupt:
         print(interrupt, file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)

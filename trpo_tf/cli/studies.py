@@ -71,8 +71,9 @@ class Lab:
 class Benchmark:
     """Train every environment of a suite from several seeds, play the exported policies, and report how well they did.
 
-    Each run is a process of its own on one core. The same command resumes a benchmark that was stopped or killed:
-    finished runs stay, others resume from their checkpoints. Writes results.json, results.csv, report.html, report.png.
+    Each run is a process of its own on one core, here or on a Ray cluster. The same command resumes a benchmark that
+    was stopped or killed: finished runs stay, others resume from their checkpoints. Writes results.json, results.csv,
+    report.html, report.png.
     """
 
     suite: Annotated[Positional[tuple[str, ...]], unset(metavar="SUITE|ENVIRONMENT ...")] = ()
@@ -83,6 +84,8 @@ class Benchmark:
     """seed of the first run of each environment; each next run's is one more"""
     workers: int = 1
     """runs in parallel"""
+    ray: Annotated[str | None, unset(metavar="ADDRESS")] = None
+    """do the runs on the Ray cluster at this address; auto: this machine's cluster; local: Ray on this machine"""
     steps: Annotated[int | None, unset(metavar="INT")] = None
     """environment steps of every run, by default the suite's"""
     peer: Annotated[str | None, unset(metavar="NAME")] = None
@@ -95,7 +98,15 @@ class Benchmark:
         from trpo_tf.benchmark.run import benchmark
 
         seeds = range(self.first_seed, self.first_seed + self.seeds)
-        outcome = benchmark(self.suite, seeds, workers=self.workers, out=self.out, steps=self.steps, peer=self.peer)
+        outcome = benchmark(
+            self.suite,
+            seeds,
+            workers=self.workers,
+            out=self.out,
+            steps=self.steps,
+            peer=self.peer,
+            ray=self.ray,
+        )
         if outcome.table:
             say(f"{outcome.table}\n\nreport written to {self.out / 'report.html'}")
         if outcome.failures:
@@ -108,7 +119,8 @@ class Benchmark:
 class Search:
     """Search for settings with Optuna, stop hopeless trials early, and write the best settings to best.toml.
 
-    Each trial is a process on one core. The same command goes on with a search that was stopped or killed.
+    Each trial is a process on one core, here or on a Ray cluster. The same command goes on with a search that was
+    stopped or killed.
     """
 
     env_id: Annotated[Positional[str], arg(metavar="ENVIRONMENT")]
@@ -119,6 +131,8 @@ class Search:
     """trials of the study, with those of earlier calls"""
     jobs: int = 1
     """trials in parallel"""
+    ray: Annotated[str | None, unset(metavar="ADDRESS")] = None
+    """run the trials on the Ray cluster at this address; auto: this machine's cluster; local: Ray on this machine"""
     seeds: int = 1
     """runs of each trial, whose mean return counts"""
     first_seed: int = 100
@@ -154,7 +168,7 @@ class Search:
             study=self.study or self.env_id,
             seeds=range(self.first_seed, self.first_seed + self.seeds),
         )
-        outcome = search(wanted, self.trials, jobs=self.jobs, out=self.out, seed=self.seed)
+        outcome = search(wanted, self.trials, jobs=self.jobs, out=self.out, seed=self.seed, ray=self.ray)
         if outcome.table:
             best = self.out / BEST_FILE
             say(f"{outcome.table}\n\nbest settings written to {best}")

@@ -1,41 +1,41 @@
 """Rollout workers as Ray's actors, on any number of machines; what they sample comes through Ray's object store."""
 
 import contextlib
-import os
-import signal
-import socket
+import platform
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trpo_tf.errors import UserError
 from trpo_tf.sampling.engine import WorkerLost
+from trpo_tf.sampling.ray_connection import check_version, connect, is_late, last_line, what_it_waits_for
 from trpo_tf.sampling.worker import Answer, Worker
+from trpo_tf.serving import __version__
 
-LOCAL = "local"
-"""The address that starts Ray on this machine."""
 _INLINE = 100_000
 """Bytes up to which a message goes to each actor by itself. A larger one goes once to each machine."""
 _SECONDS_TO_CLOSE = 3.0
-_SECONDS_TO_PLACE = 60.0
-_SECONDS_TO_REACH = 10.0
 
 
 class RolloutActor:
     """A worker in Ray's process. `steps` is answered while a call runs, since it has a thread of its own."""
 
-    def __init__(self, first: int, end: int, path: list[str]) -> None:
-        """Import from the learner's `path` too, where this machine has it."""
+    def __init__(self, first: int, end: int, path: list[str], version: str) -> None:
+        """Import from the learner's `path` too, where this machine has it. Raises `UserError` for another version."""
+        check_version(version)
         sys.path.extend(folder for folder in path if folder not in sys.path)
         self._steps = 0
         self._worker = Worker(range(first, end), self._count_up)
 
     def answer(self, call: bytes) -> Answer:
-        """Carry out a pickled `Call`."""
-        return self._worker.answer(call)
+        """Carry out a pickled `Call`; what an error of a user says names the machine, which may lack a module."""
+        answer = self._worker.answer(call)
+        if answer.failure is None or answer.failure.kind != "user":
+            return answer
+        reason = f"{answer.failure.reason} (on the machine {platform.node()})"
+        return answer._replace(failure=answer.failure._replace(reason=reason))
 
     def steps(self) -> int:
         """Return the number of steps taken."""
@@ -56,7 +56,7 @@ class RayWorker:
         import ray
 
         remote = ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"watch": 1})(RolloutActor)
-        self.actor = remote.remote(shards.start, shards.stop, sys.path)
+        self.actor = remote.remote(shards.start, shards.stop, sys.path, __version__)
         self.name = f"Ray actor {self.actor._actor_id.hex()[:8]}"
         self._steps = self._ask_steps()
         self._count: int | None = None
@@ -76,10 +76,12 @@ class RayWorker:
             answer: Answer = ray.get(self.answer)
         except ray.exceptions.RayActorError as error:
             if error.actor_init_failed:
-                raise UserError(f"a rollout worker can't start on a machine of the cluster: {_last(error)}") from None
-            raise WorkerLost(f"was lost ({_last(error)})") from None
+                raise UserError(
+                    f"a rollout worker can't start on a machine of the cluster: {last_line(error)}"
+                ) from None
+            raise WorkerLost(f"was lost ({last_line(error)})") from None
         except (ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
-            raise WorkerLost(f"was lost ({_last(error)})") from None
+            raise WorkerLost(f"was lost ({last_line(error)})") from None
         return answer
 
     def seconds_in_step(self) -> float:
@@ -112,7 +114,7 @@ class RayEngine:
 
         Raises `UserError` if it can't be reached.
         """
-        self._is_ours = _connect(address, workers)
+        self._is_ours = connect(address, workers)
         self._started, self._placed = time.monotonic(), False
 
     def start(self, shards: range) -> RayWorker:
@@ -154,71 +156,6 @@ class RayEngine:
         waiting = sum(worker.seconds_in_step() == 0 for worker in workers)
         if not waiting:
             self._placed = True
-        elif time.monotonic() - self._started > _SECONDS_TO_PLACE:
+        elif is_late(self._started):
             self._placed = True
-            what = f"{waiting} workers have not started: does the Ray cluster have an idle core for each?"
-            warnings.warn(what, stacklevel=2)
-
-
-def check_installed() -> None:
-    """Raise `UserError` if Ray is not installed."""
-    from importlib.util import find_spec
-
-    from trpo_tf.serving.errors import install
-
-    if find_spec("ray") is None:
-        raise UserError(f"Ray is not installed ({install('ray')})")
-
-
-def _connect(address: str, workers: int) -> bool:
-    """Connect this process to Ray unless it is connected, and return whether it was not."""
-    # Read when Ray starts: nothing is reported to its makers.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    if ray.is_initialized():
-        return False
-    if address not in (LOCAL, "auto"):
-        _check_reachable(address)
-    # Alone on this machine, Ray has a core for each worker, and nobody else reaches it.
-    alone = {"num_cpus": workers, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    with _signal_handlers_kept():
-        try:
-            ray.init(address, logging_level="WARNING", **(alone if address == LOCAL else {}))
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise UserError(_unreachable(address, error)) from error
-    return True
-
-
-def _check_reachable(address: str) -> None:
-    """Raise `UserError` if nothing listens there; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), _SECONDS_TO_REACH).close()
-    except (OSError, ValueError) as error:
-        raise UserError(_unreachable(address, error)) from error
-
-
-def _unreachable(address: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return (
-        f"no Ray cluster at {address} ({reason}); give HOST:PORT of its head, or {LOCAL} to start Ray on this machine"
-    )
-
-
-@contextlib.contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGTERM, which Ray replaces by its own."""
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _last(error: Exception) -> str:
-    """Return the last line of an error's message, which says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+            warnings.warn(what_it_waits_for(f"{waiting} workers have not started"), stacklevel=2)

@@ -11,7 +11,8 @@ from trpo_tf.envs.make import resolved_id
 from trpo_tf.errors import UserError
 from trpo_tf.sampling.engine import Engine
 from trpo_tf.sampling.process_engine import ProcessEngine
-from trpo_tf.sampling.ray_engine import RayEngine, check_installed
+from trpo_tf.sampling.ray_connection import check_address
+from trpo_tf.sampling.ray_engine import RayEngine
 from trpo_tf.serving.arguments import expect, expect_count
 
 
@@ -62,9 +63,7 @@ class Workers:
             )
         registration(config.made_environment)
         if self.ray is not None:
-            if self.ray.startswith("ray://"):
-                raise UserError("ray can't be a ray:// address; submit the run as a job of the cluster: ray job submit")
-            check_installed()
+            check_address(self.ray)
 
 
 def registration(environment: Environment) -> bytes:

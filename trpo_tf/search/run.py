@@ -2,15 +2,17 @@
 
 import dataclasses
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import tomli_w
 
-from trpo_tf.benchmark.pool import Job, run_jobs
+from trpo_tf.benchmark.pool import Job, run_jobs, starting
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
+from trpo_tf.sampling.ray_connection import check_address
 from trpo_tf.search.space import suggest, with_values
 from trpo_tf.search.study import Search, fail_abandoned, open_study
 from trpo_tf.support.atomic_write import write_atomically
@@ -32,10 +34,11 @@ class Outcome(NamedTuple):
     failures: dict[str, str]
 
 
-def search(wanted: Search, trials: int, *, jobs: int, out: Path, seed: int = 0) -> Outcome:
+def search(wanted: Search, trials: int, *, jobs: int, out: Path, seed: int = 0, ray: str | None = None) -> Outcome:
     """Run trials, `jobs` at a time, until the study has `trials` that were completed or pruned.
 
-    Write the settings of the best one to best.toml in `out`.
+    Write the settings of the best one to best.toml in `out`. With `ray` the machines of the Ray cluster at that address
+    run the trials; all of them see `out`, and reach the study's storage.
 
     Raises:
         UserError: something in the arguments can't work, or the study has another space.
@@ -44,8 +47,10 @@ def search(wanted: Search, trials: int, *, jobs: int, out: Path, seed: int = 0) 
     for name, value in (("trials", trials), ("jobs", jobs), ("seeds", len(wanted.seeds))):
         if value < 1:
             raise UserError(f"{name} must be at least 1")
+    if ray is not None:
+        check_address(ray)
     check_environment(wanted.config)
-    wanted = dataclasses.replace(wanted, config=evaluated(wanted.config))
+    wanted = dataclasses.replace(wanted, config=evaluated(wanted.config), storage=_absolute(wanted.storage))
     study = open_study(wanted)
     fail_abandoned(study)
     (out / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -55,7 +60,7 @@ def search(wanted: Search, trials: int, *, jobs: int, out: Path, seed: int = 0) 
     def ended(job: Job, reason: str | None) -> None:
         if reason is not None:
             failures[job.log.stem] = reason
-            fail_abandoned(study)
+            fail_abandoned(study, job.arguments[-1])
         for trial in _ended(study)[len(known) :]:
             known.append(trial)
             print(_line(trial), file=sys.stderr, flush=True)  # noqa: T201
@@ -63,7 +68,8 @@ def search(wanted: Search, trials: int, *, jobs: int, out: Path, seed: int = 0) 
     first = len(study.trials)
     try:
         planned = [_job(wanted, out, first + place, seed) for place in range(trials - len(known))]
-        run_jobs(planned, jobs, ended=ended, watch=lambda _: None)
+        with starting(ray, jobs) as start:
+            run_jobs(planned, jobs, ended=ended, watch=lambda _: None, start=start)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped after {len(known)} of {trials} trials; the same command goes on") from None
     return Outcome(_written(study, wanted, out), failures)
@@ -80,8 +86,13 @@ def evaluated(config: Config) -> Config:
 
 def _job(wanted: Search, out: Path, number: int, seed: int) -> Job:
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    command = sys.executable, "-m", "trpo_tf.search.worker", wanted.to_json(), str(drawn)
-    return Job(out, command, out / LOG_FOLDER / f"{number}.log")
+    arguments = "-m", "trpo_tf.search.worker", wanted.to_json(), str(drawn), uuid.uuid4().hex
+    return Job(out.absolute(), arguments, out.absolute() / LOG_FOLDER / f"{number}.log")
+
+
+def _absolute(storage: str) -> str:
+    """Return a storage that other machines' processes find; a URL stays."""
+    return storage if "://" in storage else str(Path(storage).absolute())
 
 
 def _ended(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PROCESS = "process"
 """Attribute of a trial: the host and the process that run it."""
 
+JOB = "job"
+"""Attribute of a trial: the job that it is, also where a Ray cluster runs it."""
+
 _DEFINITION = "definition"
 
 
@@ -67,23 +70,24 @@ def require_optuna() -> None:
         raise UserError(f"a search needs Optuna; install it with: {install('search')}")
 
 
-def open_study(search: Search, seed: int = 0) -> "optuna.Study":
-    """Return the study, a new one if its storage has none of this name; `seed` is that of the sampler.
+def open_study(search: Search, seed: int = 0, *, new: bool = True) -> "optuna.Study":
+    """Return the study, with `new` a new one if its storage has none of this name; `seed` is that of the sampler.
 
     A new study begins with the values of the config, where the space has them. Raises `UserError` for a storage that
-    can't be opened, or one whose study of this name has another space or other settings.
+    can't be opened, or lacks the study, or whose study of this name has another space or other settings.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with _readable(search.storage):
-        study = optuna.create_study(
+        storage = _storage(search.storage)
+        if new:
+            optuna.create_study(study_name=search.study, storage=storage, direction="maximize", load_if_exists=True)
+        study = optuna.load_study(
             study_name=search.study,
-            storage=_storage(search.storage),
-            direction="maximize",
+            storage=storage,
             sampler=optuna.samplers.TPESampler(seed=seed),
             pruner=optuna.pruners.PercentilePruner(50.0, n_startup_trials=4),
-            load_if_exists=True,
         )
         definition = {name: value for name, value in json.loads(search.to_json()).items() if name != "storage"}
         known = study.user_attrs.get(_DEFINITION)
@@ -98,14 +102,15 @@ def open_study(search: Search, seed: int = 0) -> "optuna.Study":
     return study
 
 
-def fail_abandoned(study: "optuna.Study") -> None:
-    """Mark trials as failed that run nowhere: those whose process on this machine has ended."""
+def fail_abandoned(study: "optuna.Study", job: str | None = None) -> None:
+    """Mark trials as failed that run nowhere: those of a job, and those whose process on this machine has ended."""
     import optuna
 
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         host, process = trial.user_attrs.get(PROCESS, (None, None))
-        if host == platform.node() and not _is_running(process):
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        gone = host == platform.node() and not _is_running(process)
+        if gone or (job is not None and trial.user_attrs.get(JOB) == job):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
 
 
 def this_process() -> list[Any]:
@@ -138,6 +143,11 @@ def _readable(storage: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except KeyError as error:
+        here = platform.node()
+        raise UserError(
+            f"the storage {storage} does not have the study, as the machine {here} sees it; give one that all reach"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the storage {storage} can't be used: {reason}") from error

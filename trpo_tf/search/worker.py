@@ -1,21 +1,20 @@
-"""One trial of a search, in a process of its own: `python -m trpo_tf.search.worker SEARCH SEED`.
+"""One trial of a search, in a process of its own: `python -m trpo_tf.search.worker SEARCH SEED JOB`.
 
-SEARCH is what `Search.to_json` returns, SEED that of the sampler.
+SEARCH is what `Search.to_json` returns, SEED that of the sampler, JOB a name that no other trial's process has.
 """
 
 import dataclasses
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
 import optuna
 
-from trpo_tf.benchmark.worker import FAILED, INTERRUPTED, use_one_thread
+from trpo_tf.benchmark.worker import failure_told, use_one_thread
 from trpo_tf.errors import UserError
 from trpo_tf.search.space import suggest, with_values
-from trpo_tf.search.study import PROCESS, Search, open_study, this_process
+from trpo_tf.search.study import JOB, PROCESS, Search, fail_abandoned, open_study, this_process
 from trpo_tf.training.train import train
 
 REASON = "reason"
@@ -57,20 +56,19 @@ def _report(trial: optuna.Trial, step: int, returns: list[float]) -> None:
         raise optuna.TrialPruned
 
 
-def main(search: Search, seed: int) -> None:
-    """Run the trial. A failure exits with status 1, and its reason is the last line on standard error."""
-    try:
-        open_study(search, seed).optimize(lambda trial: run_trial(search, trial), n_trials=1)
-    except KeyboardInterrupt as interrupt:
-        print(interrupt, file=sys.stderr)  # noqa: T201
-        sys.exit(INTERRUPTED)
-    except Exception as error:  # noqa: BLE001  whatever a trial fails by is for the search to print
-        if not isinstance(error, OSError | UserError):
-            traceback.print_exc()
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(FAILED)
+def main(search: Search, seed: int, job: str) -> None:
+    """Run the trial."""
+    with failure_told():
+        study = open_study(search, seed, new=False)
+        fail_abandoned(study, job)  # on a machine that was lost, where this job ran before
+
+        def objective(trial: optuna.Trial) -> float:
+            trial.set_user_attr(JOB, job)
+            return run_trial(search, trial)
+
+        study.optimize(objective, n_trials=1)
 
 
 if __name__ == "__main__":
     use_one_thread()
-    main(Search.from_json(sys.argv[1]), int(sys.argv[2]))
+    main(Search.from_json(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
