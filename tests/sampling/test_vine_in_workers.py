@@ -13,9 +13,9 @@ from tests.support.rollouts import assert_same, learner_for, pids_of, sampled
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.sampling.acting_graph import acting_graph
+from trpo_tf.sampling.engines.worker import digest
 from trpo_tf.sampling.shard import LocalShards, Segment, ShardPlan, Task, streams
 from trpo_tf.sampling.vine.build import build_vine
-from trpo_tf.sampling.worker import digest
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving.runtime.observations import take
 from trpo_tf.support.phase_timer import PhaseClock
@@ -57,7 +57,7 @@ def test_workers_sample_the_same_without_tensorflow(kind, branching):
     config, maps = branching(**KINDS[kind]), []
 
     def look(_iteration):
-        pids = pids_of("sampling.process_engine", os.getpid())
+        pids = pids_of("engines.process_engine", os.getpid())
         maps.extend(Path(f"/proc/{pid}/maps").read_text() for pid in pids)
 
     alone = sampled(config, 0)
@@ -144,7 +144,7 @@ def test_training_with_workers_and_resuming_with_another_number_gives_the_same_w
     resumed = resume(tmp_path / "stopped", workers=3, progress=False)
     for name in ("theta", "value_theta", "eval_steps"):
         np.testing.assert_array_equal(getattr(resumed.state, name), getattr(alone.state, name))
-    assert pids_of("sampling.process_engine", os.getpid()) == []
+    assert pids_of("engines.process_engine", os.getpid()) == []
 
 
 def test_a_shard_has_a_state_at_least(small_config):

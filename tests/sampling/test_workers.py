@@ -22,9 +22,9 @@ from trpo_tf.cli.main import main
 from trpo_tf.envs.make import register_callable
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.sampling.batch import Episodes
+from trpo_tf.sampling.engines.shared_block import SharedBlock
 from trpo_tf.sampling.join import in_chronological_order
 from trpo_tf.sampling.shard import shard_bounds
-from trpo_tf.sampling.shared_block import SharedBlock
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.training.train import resume, train
 
@@ -35,7 +35,7 @@ SIGNALS = "tests.support.environments:Signals-dict-v0"
 
 def workers_of(pid: int) -> list[int]:
     """Process ids of a process's workers, in the order of their start."""
-    return pids_of("sampling.process_engine", pid)
+    return pids_of("engines.process_engine", pid)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.evaluation.evaluate import Episode, Evaluation, longest_of, played_episodes
-from trpo_tf.sampling.pool import WorkerPool
-from trpo_tf.sampling.process_engine import ProcessEngine
-from trpo_tf.sampling.worker import Worker
+from trpo_tf.sampling.engines.pool import WorkerPool
+from trpo_tf.sampling.engines.process_engine import ProcessEngine
+from trpo_tf.sampling.engines.worker import Worker
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving import Manifest, Policy
 

@@ -16,8 +16,8 @@ from trpo_tf.envs.vector import Step, VectorEnv
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
+from trpo_tf.sampling.engines.worker import Worker
 from trpo_tf.sampling.shard import ShardPlan
-from trpo_tf.sampling.worker import Worker
 from trpo_tf.serving.runtime.observations import map_parts, observation_of, write
 
 

@@ -14,12 +14,12 @@ from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import ActingGraph
 from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.engines.pool import WorkerPool
+from trpo_tf.sampling.engines.worker_shards import WorkerShards
 from trpo_tf.sampling.join import in_chronological_order, one_after_the_other, side_by_side
-from trpo_tf.sampling.pool import WorkerPool
 from trpo_tf.sampling.shard import LocalShards, ShardPlan, Shards, Task, shard_bounds, streams
 from trpo_tf.sampling.vine.build import build_vine
 from trpo_tf.sampling.vine.sampler import Branches
-from trpo_tf.sampling.worker_shards import WorkerShards
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.support.phase_timer import PhaseClock
 

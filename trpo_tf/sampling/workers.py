@@ -9,10 +9,10 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.make import resolved_id
 from trpo_tf.errors import UserError
-from trpo_tf.sampling.engine import Engine
-from trpo_tf.sampling.process_engine import ProcessEngine
+from trpo_tf.sampling.engines.engine import Engine
+from trpo_tf.sampling.engines.process_engine import ProcessEngine
+from trpo_tf.sampling.engines.ray_engine import RayEngine
 from trpo_tf.sampling.ray_connection import check_address
-from trpo_tf.sampling.ray_engine import RayEngine
 from trpo_tf.serving.arguments import expect, expect_count
 
 

@@ -11,15 +11,15 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 
-from trpo_tf.sampling.engine import WorkerLost
-from trpo_tf.sampling.shared_block import SharedBlock
-from trpo_tf.sampling.worker import Answer, Worker
+from trpo_tf.sampling.engines.engine import WorkerLost
+from trpo_tf.sampling.engines.shared_block import SharedBlock
+from trpo_tf.sampling.engines.worker import Answer, Worker
 from trpo_tf.support.child_process import end_with_parent
 
 _SECONDS_TO_CLOSE = 3.0
 _START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from trpo_tf.sampling.process_engine import main; "
-    "main(*map(int, sys.argv[2:]))"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from trpo_tf.sampling.engines.process_engine import main; main(*map(int, sys.argv[2:]))"
 )
 
 

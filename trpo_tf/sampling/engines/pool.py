@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.errors import EnvironmentFailure, UserError
-from trpo_tf.sampling.engine import Engine, RemoteWorker, WorkerLost
+from trpo_tf.sampling.engines.engine import Engine, RemoteWorker, WorkerLost
+from trpo_tf.sampling.engines.worker import Answer, Call, Failure, Job
 from trpo_tf.sampling.shard import shard_bounds
-from trpo_tf.sampling.worker import Answer, Call, Failure, Job
 from trpo_tf.sampling.workers import Workers, registration
 
 _MOST_FAULTS = 3

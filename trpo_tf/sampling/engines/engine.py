@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from trpo_tf.sampling.worker import Answer
+from trpo_tf.sampling.engines.worker import Answer
 
 
 class WorkerLost(Exception):

@@ -5,9 +5,9 @@ Its shards then come to the same state: an environment follows from its seed and
 
 import pickle
 
-from trpo_tf.sampling.pool import WorkerPool
+from trpo_tf.sampling.engines.pool import WorkerPool
+from trpo_tf.sampling.engines.worker import Call
 from trpo_tf.sampling.shard import Segment, ShardPlan, Task
-from trpo_tf.sampling.worker import Call
 from trpo_tf.support.phase_timer import PhaseClock
 
 

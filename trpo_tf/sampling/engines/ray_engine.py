@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from trpo_tf.errors import UserError
-from trpo_tf.sampling.engine import WorkerLost
+from trpo_tf.sampling.engines.engine import WorkerLost
+from trpo_tf.sampling.engines.worker import Answer, Worker
 from trpo_tf.sampling.ray_connection import check_version, connect, is_late, last_line, what_it_waits_for
-from trpo_tf.sampling.worker import Answer, Worker
 from trpo_tf.serving import __version__
 
 _INLINE = 100_000
