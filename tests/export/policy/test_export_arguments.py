@@ -181,7 +181,7 @@ def test_descriptions_are_checked_when_they_are_made(reason):
     [
         (("", "float32", (3,)), "name must be printable text"),
         (("obs", "float", (3,)), "dtype of 'obs' must be one of bool"),
-        (("obs", np.float32, (3,)), "dtype of 'obs' must be one of bool"),
+        (("obs", np.complex64, (3,)), "dtype of 'obs' must be one of bool"),
         (("obs", "float32", 3), "shape of 'obs' must be a tuple"),
         (("obs", "float32", (None, 3)), "shape of 'obs' must be a tuple"),
         (("obs", "float32", (3,), (0.0, 1.0)), "low of 'obs' must be a number, or one for each of its 3 elements"),
