@@ -1,6 +1,7 @@
 """Policies of three kinds, trained a little, in every target that can carry them; tests/export has the other kinds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -206,8 +207,8 @@ def test_two_exports_in_fresh_processes_are_the_same_bytes(trained, tmp_path):
     """One of them forks from a process that has imported TensorFlow: each has another seed of hashes."""
     code = {name: TWICE.format(run=str(trained.run.folder), out=str(tmp_path / name)) for name in ("a", "b")}
     forked = command_line.start(tmp_path, code=code["a"])
-    command = [sys.executable, "-c", code["b"]]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    command, path = [sys.executable, "-c", code["b"]], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     _, said = forked.communicate(300)
     assert forked.returncode == 0, said

@@ -169,9 +169,9 @@ def test_a_single_bundle_is_replaced_by_rename_under_load(start, discrete, tmp_p
 
 @pytest.mark.slow
 def test_the_benchmark_sees_no_failure():
-    script = ROOT / "benchmarks" / "reload.py"
-    command = [sys.executable, str(script), "--seconds", "2", "--every", "0.4", "--clients", "2", "--workers", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    options = ["--seconds", "2", "--every", "0.4", "--clients", "2", "--workers", "2"]
+    command = [sys.executable, "-m", "benchmarks.serving.reload", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     reloads, asked, failed, seen, *_ = done.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert int(reloads) > 1

@@ -197,15 +197,16 @@ def function(wrong: Callable[[Any, Any, Any], Any]) -> Callable[[pytest.MonkeyPa
     """Let LiteRT or a SavedModel be made of another function: of the right one, the observation and the noise."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        from trpo_tf.export.targets import litert, saved_model
+        from trpo_tf.export.litert import convert
+        from trpo_tf.export.targets import saved_model
 
-        to_litert, write_saved_model = litert.to_litert, saved_model.write_saved_model
+        to_litert, write_saved_model = convert.to_litert, saved_model.write_saved_model
 
         def changed(right: Any) -> Any:
             return lambda observation, noise: wrong(right, observation, noise)
 
         monkeypatch.setattr(
-            litert, "to_litert", lambda right, *rest, **options: to_litert(changed(right), *rest, **options)
+            convert, "to_litert", lambda right, *rest, **options: to_litert(changed(right), *rest, **options)
         )
         monkeypatch.setattr(
             saved_model, "write_saved_model", lambda right, *rest: write_saved_model(changed(right), *rest)

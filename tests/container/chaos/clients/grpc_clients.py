@@ -17,6 +17,8 @@ CHANNELS = 6
 ANSWER_SECONDS = 30.0
 REST_SECONDS = 0.05
 BUSY = {grpc.StatusCode.RESOURCE_EXHAUSTED}
+_ENDED_WHILE_WRITING = "Internal error from Core"
+"""What grpc's own client says if a stream ended while it was writing to it; no server sends these words."""
 LOST = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 KIND = "gRPC"
 
@@ -96,7 +98,7 @@ def failed(kind: str, code: grpc.StatusCode, said: str, number: int, tally: Tall
         tally.count(kind, "busy")
     elif any(words in said for words in _NO_CONNECTION):
         tally.has_no_connection(kind, ConnectionRefusedError() if "refused" in said else OSError())
-    elif code in LOST:
+    elif code in LOST or said == _ENDED_WHILE_WRITING:
         tally.is_lost(kind, address_of(number), f"{code.name} {said}")
     else:
         tally.is_wrong(kind, f"{code.name} {said}")
