@@ -38,10 +38,10 @@ demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m 'not slow'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
