@@ -29,6 +29,21 @@ LSTM_64 = {
     "enable_critic_lstm": True,
     "net_arch": {"pi": [64], "vf": [64]},
 }
+BULLET = {
+    "normalize": True,
+    "n_envs": 16,
+    "n_steps": 256,
+    "batch_size": 128,
+    "gae_lambda": 0.9,
+    "clip_range": lambda left: 0.4 * left,
+    "policy_kwargs": {
+        "ortho_init": False,
+        "activation_fn": torch.nn.ReLU,
+        "lstm_hidden_size": 128,
+        "enable_critic_lstm": True,
+        "net_arch": {"pi": [], "vf": []},
+    },
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "CartPoleWithoutVelocities-v0": {
         "normalize": True,
@@ -53,8 +68,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "policy_kwargs": LSTM_64,
     },
     "Cue-v0": {},
-    "HopperWithoutVelocities-v0": {"normalize": True},
-    "Walker2dWithoutVelocities-v0": {"normalize": True},
+    "HopperWithoutVelocities-v0": BULLET,
+    "Walker2dWithoutVelocities-v0": BULLET,
 }
 """What differs from RecurrentPPO's defaults. The learning rate and the clip range may depend on the share left."""
 
