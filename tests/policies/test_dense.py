@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.support.problems import keras_float
 from trpo_tf.policies.dense_jacobian import is_chain, linearize_chain
 from trpo_tf.policies.networks import PureNetwork
-from trpo_tf.solvers.fisher import linearize
+from trpo_tf.solvers.fisher_product import linearize
 
 INPUTS, OUTPUTS, BATCH = 3, 2, 7
 

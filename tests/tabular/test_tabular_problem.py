@@ -7,7 +7,7 @@ import tensorflow as tf
 from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.policies.heads.make import make_head
 from trpo_tf.serving import ArraySpec
-from trpo_tf.solvers.fisher import linearize
+from trpo_tf.solvers.fisher_product import linearize
 from trpo_tf.tabular.bounds import kl_divergence
 from trpo_tf.tabular.exact import evaluate, evaluate_average, local_approximation, optimal_policy, policy_gradient
 from trpo_tf.tabular.mdps import ergodic, garnet
@@ -18,7 +18,7 @@ from trpo_tf.updates.directions import compatible_weights as solved_weights
 from trpo_tf.updates.directions import gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem, Rows
 from trpo_tf.updates.result import UpdateStatus
-from trpo_tf.updates.steps import kl_bounded_backtracking, l2_ball
+from trpo_tf.updates.trust_region_steps import kl_bounded_backtracking, l2_ball
 
 STATES, ACTIONS = 5, 3
 MDP = ergodic(garnet(STATES, ACTIONS, 2, np.random.default_rng(1)))

@@ -7,9 +7,11 @@ from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
 from trpo_tf.updates.composed import directed_update, trpo_update
 from trpo_tf.updates.directions import compatible_weights, gradient_direction, natural_gradient
+from trpo_tf.updates.kl_penalty import kl_penalty
 from trpo_tf.updates.local_problem import LocalProblem
-from trpo_tf.updates.minibatch import kl_penalty, minibatches, ppo
-from trpo_tf.updates.steps import adaptive_radius, kl_bounded_backtracking, kl_sphere, l2_ball
+from trpo_tf.updates.minibatch import minibatches
+from trpo_tf.updates.ppo import ppo
+from trpo_tf.updates.trust_region_steps import adaptive_radius, kl_bounded_backtracking, kl_sphere, l2_ball
 
 CONFIG = TrustRegionConfig(max_kl=0.01, cg_iterations=60, cg_tolerance=1e-10)
 RADIUS = tf.constant(0.01, tf.float64)

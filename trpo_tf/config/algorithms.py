@@ -56,7 +56,7 @@ def _imported(path: str) -> "UpdateRule":
     return rule
 
 
-_COMPOSED, _MINIBATCH = "trpo_tf.updates.composed", "trpo_tf.updates.minibatch"
+_COMPOSED = "trpo_tf.updates.composed"
 
 ALGORITHMS = {
     "trpo": Algorithm(_imported(f"{_COMPOSED}:trpo"), "radius", can_anneal=True, has_entropy_term=True),
@@ -65,13 +65,13 @@ ALGORITHMS = {
     "nac": Algorithm(_imported(f"{_COMPOSED}:nac"), "radius", can_anneal=True),
     "vpg": Algorithm(_imported(f"{_COMPOSED}:vpg"), has_entropy_term=True),
     "kl-penalty": Algorithm(
-        _imported(f"{_MINIBATCH}:kl_penalty"),
+        _imported("trpo_tf.updates.kl_penalty:kl_penalty"),
         "kl_coefficient",
         lambda config: config.inner.kl_coefficient,
         has_entropy_term=True,
         uses_minibatches=True,
     ),
-    "ppo": Algorithm(_imported(f"{_MINIBATCH}:ppo"), uses_minibatches=True),
+    "ppo": Algorithm(_imported("trpo_tf.updates.ppo:ppo"), uses_minibatches=True),
 }
 
 

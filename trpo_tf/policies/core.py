@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.networks import PureNetwork
-from trpo_tf.solvers.fisher import Linearization
+from trpo_tf.solvers.fisher_product import Linearization
 
 CoreState = tuple[Any, ...]
 """Arrays [batch, ...] of the state that a core computes."""

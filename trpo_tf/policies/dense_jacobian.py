@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trpo_tf.solvers.fisher import Linearization
+from trpo_tf.solvers.fisher_product import Linearization
 
 _ELEMENTWISE = [
     keras.activations.get(name)

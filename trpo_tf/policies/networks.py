@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.policies.dense_jacobian import is_chain, linearize_chain
 from trpo_tf.policies.running_stats import Moments
-from trpo_tf.solvers.fisher import Linearization, linearize
+from trpo_tf.solvers.fisher_product import Linearization, linearize
 
 
 def mlp(

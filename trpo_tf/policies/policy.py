@@ -24,7 +24,7 @@ from trpo_tf.policies.memory import Memory, State, Step
 from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.serving import ArraySpec
-from trpo_tf.solvers.fisher import Linearization, linearize
+from trpo_tf.solvers.fisher_product import Linearization, linearize
 
 
 class Policy:

@@ -143,7 +143,7 @@ def _trainers_update(*, search: bool) -> Callable[[Array, Evaluation], Array]:
     from trpo_tf.config.settings import TrustRegionConfig
     from trpo_tf.tabular.problem import exact_update
     from trpo_tf.updates.directions import natural_gradient
-    from trpo_tf.updates.steps import kl_bounded_backtracking, kl_sphere
+    from trpo_tf.updates.trust_region_steps import kl_bounded_backtracking, kl_sphere
 
     config = TrustRegionConfig(max_kl=0.01, damping=1e-8, cg_iterations=200, cg_tolerance=1e-8, max_backtracks=30)
     return exact_update(natural_gradient, kl_bounded_backtracking if search else kl_sphere, config)

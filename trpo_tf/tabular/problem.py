@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config.settings import TrustRegionConfig
-from trpo_tf.solvers.fisher import Linearization, gauss_newton_product, linearize
+from trpo_tf.solvers.fisher_product import Linearization, gauss_newton_product, linearize
 from trpo_tf.tabular.exact import Evaluation
 from trpo_tf.tabular.mdps import Array
 from trpo_tf.tabular.policies import indicator_features, softmax
@@ -21,7 +21,7 @@ from trpo_tf.updates.composed import directed_update
 from trpo_tf.updates.directions import FindDirection
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import Update
-from trpo_tf.updates.steps import TakeStep
+from trpo_tf.updates.trust_region_steps import TakeStep
 
 
 class TabularProblem:

@@ -9,7 +9,14 @@ from trpo_tf.config.settings import Config, TrustRegionConfig
 from trpo_tf.updates.directions import FindDirection, compatible_weights, gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem
 from trpo_tf.updates.result import Update, UpdateStatus
-from trpo_tf.updates.steps import Slope, TakeStep, adaptive_radius, kl_bounded_backtracking, kl_sphere, l2_ball
+from trpo_tf.updates.trust_region_steps import (
+    Slope,
+    TakeStep,
+    adaptive_radius,
+    kl_bounded_backtracking,
+    kl_sphere,
+    l2_ball,
+)
 
 
 def directed_update(

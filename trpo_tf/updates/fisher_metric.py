@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from trpo_tf.config.settings import TrustRegionConfig
-from trpo_tf.solvers.fisher import Linearization
+from trpo_tf.solvers.fisher_product import Linearization
 from trpo_tf.updates.local_problem import LocalProblem
 
 Product = Callable[[Any], Any]

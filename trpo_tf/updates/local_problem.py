@@ -11,7 +11,7 @@ from trpo_tf.policies.encoders import without_mask
 from trpo_tf.policies.heads.head import Head, Parameters
 from trpo_tf.policies.policy import Policy
 from trpo_tf.policies.recurrence.sequences import Sequences, chunks, selected
-from trpo_tf.solvers.fisher import Linearization, gauss_newton_product, linearize
+from trpo_tf.solvers.fisher_product import Linearization, gauss_newton_product, linearize
 
 tfd = tfp.distributions
 

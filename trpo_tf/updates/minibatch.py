@@ -1,4 +1,4 @@
-"""Updates that maximise an objective of their own by Adam over minibatches: KL penalty and PPO."""
+"""Maximise any objective of a policy by Adam over minibatches, as the KL penalty and PPO do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,40 +14,6 @@ from trpo_tf.updates.result import Update, UpdateStatus
 
 Objective = Callable[[LocalProblem, Any], Any]
 """problem over a minibatch, theta [P] -> scalar to maximise."""
-
-_LEAST_COEFFICIENT, _MOST_COEFFICIENT = 1e-3, 1e3
-
-
-def kl_penalty(problem: LocalProblem, config: Config, coefficient: Any, batches: Any) -> Update:
-    """Maximise surrogate - coefficient x mean KL(old || new) (Schulman et al. 2015, section 4; 2017, eq 8).
-
-    With `adapt_kl` the coefficient changes for the next update (Schulman et al. 2017, section 4). It is doubled if the
-    mean KL is above 1.5 `max_kl`, and halved if it is below `max_kl` / 1.5. After a rejected update it stays the same.
-    """
-
-    def objective(part: LocalProblem, theta: Any) -> Any:
-        return part.surrogate(theta) - coefficient * part.kl(theta)[0]
-
-    update = maximised(problem, objective, config, coefficient, batches)
-    if not config.inner.adapt_kl:
-        return update
-    target = config.trust_region.max_kl
-    factor = tf.where(update.mean_kl > 1.5 * target, tf.constant(2.0, coefficient.dtype), tf.ones_like(coefficient))
-    factor = tf.where(update.mean_kl < target / 1.5, tf.constant(0.5, coefficient.dtype), factor)
-    factor = tf.where(update.status == UpdateStatus.ACCEPTED, factor, 1.0)
-    return update._replace(adapted=tf.clip_by_value(coefficient * factor, _LEAST_COEFFICIENT, _MOST_COEFFICIENT))
-
-
-def ppo(problem: LocalProblem, config: Config, adapted: Any, batches: Any) -> Update:
-    """Maximise the clipped surrogate (Schulman et al. 2017, eq 7); `adapted` is returned unchanged."""
-    clip = config.inner.clip_range
-
-    def objective(part: LocalProblem, theta: Any) -> Any:
-        ratio = part.ratio(theta)
-        clipped = tf.clip_by_value(ratio, 1.0 - clip, 1.0 + clip)
-        return part.mean(tf.minimum(ratio * part.advantage, clipped * part.advantage))
-
-    return maximised(problem, objective, config, adapted, batches)
 
 
 def maximised(problem: LocalProblem, objective: Objective, config: Config, adapted: Any, batches: Any) -> Update:

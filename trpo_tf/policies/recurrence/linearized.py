@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trpo_tf.policies.recurrence.cells import Cell, CellState
 from trpo_tf.policies.recurrence.sequences import Course
-from trpo_tf.solvers.fisher import Linearization
+from trpo_tf.solvers.fisher_product import Linearization
 
 
 def states(cell: Cell, weights: Sequence[Any], course: Course) -> CellState:

@@ -12,7 +12,7 @@ from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.policies.recurrence.sequences import Sequences, counted, course_of, parted, spread
 from trpo_tf.policies.recurrence.through_time import Step, linearize_outputs, outputs
 from trpo_tf.serving import StateSpec
-from trpo_tf.solvers.fisher import Linearization
+from trpo_tf.solvers.fisher_product import Linearization
 
 
 @dataclass(frozen=True)

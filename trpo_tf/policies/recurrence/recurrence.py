@@ -14,7 +14,7 @@ from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.policies.recurrence.cells import Cell
 from trpo_tf.policies.recurrence.linearized import hidden_states, linearize_hidden_states
 from trpo_tf.policies.recurrence.sequences import Sequences, counted, course_of, parted, spread
-from trpo_tf.solvers.fisher import Linearization
+from trpo_tf.solvers.fisher_product import Linearization
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from trpo_tf.policies.core import CoreState
 from trpo_tf.policies.recurrence.sequences import Course
-from trpo_tf.solvers.fisher import Linearization, linearize
+from trpo_tf.solvers.fisher_product import Linearization, linearize
 
 Step = Callable[[Sequence[Any], Any, CoreState], tuple[Any, CoreState]]
 """weights, inputs [B, width] and state [B, ...] -> output [B, k] and next state; each row by itself."""

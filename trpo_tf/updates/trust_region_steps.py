@@ -1,4 +1,4 @@
-"""Step rules: how far to go along a direction.
+"""Step rules: how far to go along a direction, within a trust region.
 
 Equation numbers are those of docs/explanation/equations.md.
 """
