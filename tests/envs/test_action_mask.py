@@ -12,7 +12,7 @@ from trpo_tf.config.settings import Config, EnvironmentConfig, PolicyConfig, Sam
 from trpo_tf.envs.action_mask import LegalActions
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import MASK, Spaces
-from trpo_tf.envs.vector import make_sync_env
+from trpo_tf.envs.vector.vector_env import make_sync_env
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer

@@ -8,8 +8,8 @@ import pytest
 from trpo_tf.cli import main as cli
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import VineConfig
-from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.make import make_env
+from trpo_tf.envs.vector.backends import make_vector_env
 from trpo_tf.errors import UserError
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer

@@ -7,9 +7,9 @@ import pytest
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.agents import Parallel
-from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import Spaces
+from trpo_tf.envs.vector.backends import make_vector_env
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import play
 

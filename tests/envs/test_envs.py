@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, StickyAction
 
-from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.make import make_env
+from trpo_tf.envs.vector.backends import make_vector_env
 from trpo_tf.errors import UserError
 
 

@@ -10,7 +10,7 @@ from tests.support.environments import Walk
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.checked import CheckedEnv, are_usable, conforming, unusable
 from trpo_tf.envs.spaces import observation_spec
-from trpo_tf.envs.vector import SyncVectorEnv
+from trpo_tf.envs.vector.vector_env import SyncVectorEnv
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.runs.folder import load_run
 from trpo_tf.training.train import train

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trpo_tf import serving
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.spaces import observation_parts, observation_spec
-from trpo_tf.envs.vector import SyncVectorEnv
+from trpo_tf.envs.vector.vector_env import SyncVectorEnv
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run

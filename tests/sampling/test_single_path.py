@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig
-from trpo_tf.envs.backends import make_vector_env
+from trpo_tf.envs.vector.backends import make_vector_env
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from trpo_tf.config.settings import Config, PolicyConfig, SamplingConfig
-from trpo_tf.envs.backends import choose_backend, make_vector_env
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import action_spec, observation_spec
+from trpo_tf.envs.vector.backends import choose_backend, make_vector_env
 from trpo_tf.errors import UserError
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.policies.running_stats import Normalizer

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.checked import are_usable, unusable
 from trpo_tf.envs.info_sums import Sums, added
-from trpo_tf.envs.vector import Step, VectorEnv
+from trpo_tf.envs.vector.backends import make_vector_env
+from trpo_tf.envs.vector.vector_env import Step, VectorEnv
 from trpo_tf.errors import EnvironmentFailure, environment_failure
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor

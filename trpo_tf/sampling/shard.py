@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.config.environment import Environment
-from trpo_tf.envs.backends import make_vector_env
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.make import make_env
-from trpo_tf.envs.vector import make_sync_env, require_distinct
+from trpo_tf.envs.vector.backends import make_vector_env
+from trpo_tf.envs.vector.vector_env import make_sync_env, require_distinct
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import ActingGraph, Actor

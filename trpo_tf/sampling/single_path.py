@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.envs.checked import are_usable, unusable
 from trpo_tf.envs.info_sums import Sums
-from trpo_tf.envs.vector import VectorEnv
+from trpo_tf.envs.vector.vector_env import VectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes

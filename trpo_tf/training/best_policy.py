@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from trpo_tf.config.settings import Config
-from trpo_tf.envs.backends import whole_worlds
 from trpo_tf.envs.info_sums import added, means
+from trpo_tf.envs.vector.backends import whole_worlds
 from trpo_tf.evaluation.evaluate import OnStep, longest_episode
 from trpo_tf.learning.training_state import Best, TrainingState
 from trpo_tf.policies.policy import Policy

@@ -5,9 +5,9 @@ import dataclasses
 from pathlib import Path
 
 from trpo_tf.config.settings import Config
-from trpo_tf.envs.backends import choose_backend
 from trpo_tf.envs.make import make_env, readable_errors, resolved_id
 from trpo_tf.envs.spaces import Spaces
+from trpo_tf.envs.vector.backends import choose_backend
 from trpo_tf.runs.layout import default_folder, require_new
 
 

@@ -12,8 +12,8 @@ import gymnasium as gym
 import keras
 
 from trpo_tf.config.settings import Config, read_config
-from trpo_tf.envs.backends import choose_backend
 from trpo_tf.envs.make import readable_errors, register_callable, resolved_id
+from trpo_tf.envs.vector.backends import choose_backend
 from trpo_tf.errors import UserError
 from trpo_tf.learning.learner import Learner, build_learner, with_observation_offset
 from trpo_tf.learning.training_state import TrainingState

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
-from trpo_tf.envs.vector import SyncVectorEnv
+from trpo_tf.envs.vector.vector_env import SyncVectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.sampling.actor import Actor, in_parts
 from trpo_tf.sampling.batch import Batch, Episodes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.make import spec_of
-from trpo_tf.envs.vector import Step
+from trpo_tf.envs.vector.vector_env import Step
 from trpo_tf.export.support.heavy_imports import executed_when_used
 
 _STATE = ("obs", "reward", "done", "trunc", "elapsed_step")

@@ -9,10 +9,10 @@ from gymnasium.vector import AutoresetMode
 from trpo_tf.config.environment import Environment
 from trpo_tf.envs.agents import AgentRows, Parallel
 from trpo_tf.envs.atari import is_atari
-from trpo_tf.envs.envpool import EnvPool, import_envpool
 from trpo_tf.envs.make import make_env, readable_errors, resolved_id, spec_of
 from trpo_tf.envs.remaining_time import VectorLimitEnds
-from trpo_tf.envs.vector import VectorEnv, Vectorized, make_sync_env
+from trpo_tf.envs.vector.envpool import EnvPool, import_envpool
+from trpo_tf.envs.vector.vector_env import VectorEnv, Vectorized, make_sync_env
 from trpo_tf.errors import UserError
 from trpo_tf.serving.errors import install
 
