@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.serving.bundle.available_memory import check_memory
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, UNLISTED_FILES
 from trpo_tf.serving.bundle.golden import read_golden, read_golden_file
 from trpo_tf.serving.bundle.manifest import Manifest, check_file, read_checked, read_manifest
-from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.signing import signed_copy
 from trpo_tf.serving.bundle.specs import next_outputs
 from trpo_tf.serving.errors import BundleError

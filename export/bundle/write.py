@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from trpo_tf.export.bundle.arguments import DEFAULT_NAME, Contents, check_arguments, check_contents
+from trpo_tf.export.bundle.argument_checks import DEFAULT_NAME, Contents, check_arguments, check_contents
 from trpo_tf.export.bundle.describe import describe
 from trpo_tf.export.bundle.graphs import export_inputs, further_outputs, policy_graphs
 from trpo_tf.export.bundle.make_targets import make_targets, target_parity, without_lossy

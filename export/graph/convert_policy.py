@@ -9,7 +9,7 @@ from trpo_tf.export.policy.functions import Outputs, PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET
 from trpo_tf.export.policy.outputs import all_outputs
 from trpo_tf.export.policy.spec import PolicySpec, check_function
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
 
 
 def convert_policy(function: PolicyFunction, spec: PolicySpec, *, opset: int = OPSET) -> bytes:

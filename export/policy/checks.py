@@ -11,7 +11,7 @@ from trpo_tf.export.policy.outputs import all_outputs
 from trpo_tf.export.policy.spec import PolicySpec, tensor_spec
 from trpo_tf.export.policy.traced_graph import check_traced
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """What Keras prints its errors in."""

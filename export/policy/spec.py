@@ -11,7 +11,7 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
-from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.argument_checks import expect, expect_count
 from trpo_tf.serving.bundle.specs import NOISE_INPUTS, carried_inputs, mask_fault, next_outputs
 from trpo_tf.serving.runtime.observations import structured
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.serving.bundle.available_memory import golden_bytes, has_memory
 from trpo_tf.serving.bundle.files import GOLDEN_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_checked
-from trpo_tf.serving.bundle.memory import golden_bytes, has_memory
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec, next_outputs
 from trpo_tf.serving.errors import BundleError
 

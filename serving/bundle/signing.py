@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from trpo_tf.serving.bundle.available_memory import available_bytes
 from trpo_tf.serving.bundle.files import SIGNATURE_FILE, copy_regular
-from trpo_tf.serving.bundle.memory import available_bytes
 from trpo_tf.serving.errors import BundleError, install
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from trpo_tf.serving.errors import ServeError
-from trpo_tf.serving.listening.reloading import Followed
+from trpo_tf.serving.listening.credential_reloading import Followed
 from trpo_tf.serving.options import ServeOptions
 
 if TYPE_CHECKING:

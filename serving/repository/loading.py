@@ -5,10 +5,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from trpo_tf.serving.bundle.available_memory import check_memory
 from trpo_tf.serving.bundle.files import EPISODE_FILES, MANIFEST_FILE, MODEL_FILE
 from trpo_tf.serving.bundle.golden import read_golden_file
 from trpo_tf.serving.bundle.manifest import model_version, read_checked, read_manifest
-from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.signing import signed_copy
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.repository.catalog import Episode, Model

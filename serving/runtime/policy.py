@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
+from trpo_tf.serving.bundle.available_memory import check_memory
 from trpo_tf.serving.bundle.files import MODEL_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_checked, read_manifest
-from trpo_tf.serving.bundle.memory import check_memory
 from trpo_tf.serving.bundle.onnx_check import check_model
 from trpo_tf.serving.bundle.signing import signed_copy
 from trpo_tf.serving.bundle.specs import ArraySpec, NoiseSpec

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from trpo_tf.serving.arguments import expect_count
+from trpo_tf.serving.argument_checks import expect_count
 from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import RESET
 from trpo_tf.serving.runtime.conversion import as_observations

@@ -19,9 +19,9 @@ from trpo_tf.serving.bundle.interface import from_json, to_json
 from trpo_tf.serving.errors import BundleError, install
 from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import DirectRunner, Runner
+from trpo_tf.serving.listening.credential_reloading import Reloader
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
-from trpo_tf.serving.listening.reloading import Reloader
 from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPort, accept_waiting, refuse_new
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.metrics.shared_counters import SharedCounters

@@ -14,7 +14,7 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.heavy_imports import uncollected
-from trpo_tf.serving.arguments import expect_count
+from trpo_tf.serving.argument_checks import expect_count
 from trpo_tf.support.shell import in_shell
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from trpo_tf.envs.remaining_time import observes_time
 from trpo_tf.envs.spaces import action_spec, observation_spec
 from trpo_tf.errors import UserError
 from trpo_tf.serving import ArraySpec, Manifest, Policy
-from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.argument_checks import expect, expect_count
 
 if TYPE_CHECKING:
     from trpo_tf.export import PolicySpec

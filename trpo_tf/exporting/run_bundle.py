@@ -26,7 +26,7 @@ from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack
 from trpo_tf.runs.folder import Run
 from trpo_tf.runs.layout import BUNDLES_FILE, bundles_of
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
 from trpo_tf.support.atomic_write import write_atomically
 
 

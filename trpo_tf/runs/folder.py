@@ -37,7 +37,7 @@ from trpo_tf.runs.layout import (
     require_run,
 )
 from trpo_tf.serving import StateSpec
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
 from trpo_tf.support.atomic_write import write_atomically
 
 

@@ -13,7 +13,7 @@ from trpo_tf.sampling.engines.engine import Engine
 from trpo_tf.sampling.engines.process_engine import ProcessEngine
 from trpo_tf.sampling.engines.ray_engine import RayEngine
 from trpo_tf.sampling.ray_connection import check_address
-from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.argument_checks import expect, expect_count
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving import StateSpec
-from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.argument_checks import expect, expect_count
 from trpo_tf.support.shell import in_shell
 from trpo_tf.training.loop import iterations_left, train_to_end
 from trpo_tf.training.watchers import WatcherArguments, Watchers

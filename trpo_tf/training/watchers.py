@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import keras
 
 from trpo_tf.errors import UserError
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
 from trpo_tf.training.callbacks import checked_callbacks
 
 Observer = Callable[[dict[str, Any]], None]

@@ -43,7 +43,7 @@ from trpo_tf.export.policy.outputs import of_inputs
 from trpo_tf.export.policy.spec import PolicySpec, check_callable, spec_of
 from trpo_tf.export.targets.target import Target
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.arguments import expect, expect_count
+from trpo_tf.serving.argument_checks import expect, expect_count
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take

@@ -20,10 +20,10 @@ import pytest
 
 from trpo_tf import serving
 from trpo_tf.serving import BundleError
+from trpo_tf.serving.bundle.available_memory import available_bytes
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.bundle.manifest import Manifest, read_manifest
 from trpo_tf.serving.bundle.manifest_fields import MOST_MANIFEST_BYTES
-from trpo_tf.serving.bundle.memory import available_bytes
 from trpo_tf.serving.verify import verify
 
 GROWN = 64 * 2**20

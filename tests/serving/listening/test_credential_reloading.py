@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.serving.waiting import wait_for
-from trpo_tf.serving.listening.reloading import Followed, Reloader
+from trpo_tf.serving.listening.credential_reloading import Followed, Reloader
 
 INFER = "/v2/models/discrete/infer"
 

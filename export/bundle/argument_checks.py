@@ -11,7 +11,7 @@ from trpo_tf.export.parity.reference.evidence import Evidence
 from trpo_tf.export.policy.checks import check_answer
 from trpo_tf.export.policy.spec import GraphForm, PolicySpec, check_function
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.arguments import expect
+from trpo_tf.serving.argument_checks import expect
 from trpo_tf.serving.bundle.signing import signer
 from trpo_tf.serving.bundle.specs import Statistics
 from trpo_tf.serving.runtime.conversion import as_observations
