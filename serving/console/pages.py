@@ -12,7 +12,7 @@ from trpo_tf.serving import __version__
 from trpo_tf.serving.codecs.paths import part_of
 from trpo_tf.serving.repository.catalog import Catalog, Model
 
-_FILES = Path(__file__).parent
+_FILES = Path(__file__).parent / "static"
 
 _CONTENT_TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -88,10 +88,9 @@ _DESCRIPTIONS: WeakKeyDictionary[Model, bytes] = WeakKeyDictionary()
 def _static_pages() -> dict[str, Page]:
     pages = {}
     for file in sorted(_FILES.iterdir()):
-        if file.suffix in (".html", ".js", ".css", ".svg"):
-            path = "/" if file.name == "index.html" else f"/console/{file.name}"
-            headers = b"content-security-policy: %b\r\n%b" % (_POLICY, _HEADERS)
-            pages[path] = Page(file.read_bytes(), _CONTENT_TYPES[file.suffix], headers, is_open=True)
+        path = "/" if file.name == "index.html" else f"/console/{file.name}"
+        headers = b"content-security-policy: %b\r\n%b" % (_POLICY, _HEADERS)
+        pages[path] = Page(file.read_bytes(), _CONTENT_TYPES[file.suffix], headers, is_open=True)
     return pages
 
 

@@ -6,13 +6,13 @@ thread, and then takes the new catalog.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import count
 from typing import NamedTuple
 
 from trpo_tf.serving.bundle.interface import Interface, breaking_change, interface_of
 from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.errors import BundleError, quoted
 from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository.canary import make_release
 from trpo_tf.serving.repository.catalog import Catalog, Entry, Model, Release
 from trpo_tf.serving.repository.discovery import (
     BundleLocation,
@@ -326,34 +326,6 @@ class Repository:
         if before is not None and list(before.versions.values()) == list(models):
             return before
         return make_release(models, self._options.canary)
-
-
-def make_release(models: Sequence[Model], canary: float = 0.0) -> Release:
-    """Return a release of the loaded versions of one model, given oldest first.
-
-    The newest version answers requests that name none. With a canary share it answers only that share of them, and the
-    next older version answers the rest. The share is exact, not random: with 0.1 it is every tenth request. Sequences
-    are counted apart from requests, by the same share.
-    """
-    versions = {model.version: model for model in models}
-    newest, older = models[-1], models[-2:][0]
-    if not canary or len(models) == 1:
-        return Release(versions, lambda: newest, lambda: newest)
-    return Release(versions, _sharing(newest, older, canary), _sharing(newest, older, canary))
-
-
-def _sharing(newest: Model, older: Model, canary: float) -> Callable[[], Model]:
-    """Return a function that gives the newest version in this share of its calls, and the older one in the others."""
-    from fractions import Fraction
-
-    share, requests = Fraction(str(canary)), count()
-
-    def choose() -> Model:
-        number = next(requests)  # atomic, for callers in threads
-        is_due = (number + 1) * share.numerator // share.denominator > number * share.numerator // share.denominator
-        return newest if is_due else older
-
-    return choose
 
 
 def _misfit(candidate: Acting, acting: Acting | None) -> str:

@@ -5,14 +5,15 @@ from contextlib import contextmanager
 
 from trpo_tf.serving.errors import install
 from trpo_tf.serving.options import ServeError, ServeOptions
-from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.support.signals import held_back
-from trpo_tf.serving.tracing.records import CallRecord, Observers, RequestRecord
+from trpo_tf.serving.tracing.access_log import log_access, log_call
+from trpo_tf.serving.tracing.records import Observers
 
 
 @contextmanager
 def observers_of(options: ServeOptions) -> Iterator[Observers]:
     """Provide the observers that the options ask for, and deliver the last spans on exit. Enter it after a fork.
+
     Raises `ServeError` if OpenTelemetry is asked for and not installed.
     """
     log = Observers((log_access,), (log_call,)) if options.access_log else Observers()
@@ -29,33 +30,3 @@ def observers_of(options: ServeOptions) -> Iterator[Observers]:
         yield Observers((*log.http, tracer.request), (*log.grpc, tracer.call))
     finally:
         tracer.close()
-
-
-def log_access(record: RequestRecord) -> None:
-    """Log a request and its answer."""
-    emit(
-        "request",
-        client=record.client,
-        key=record.key,
-        method=shown(record.method),
-        path=shown(record.target),
-        status=record.status,
-        seconds=round(record.seconds, 6),
-        bytes=record.body_bytes,
-        request_id=record.request_id.decode(),
-        trace_id=record.parent.trace_id if record.parent else "",
-    )
-
-
-def log_call(record: CallRecord) -> None:
-    """Log a gRPC call and its status."""
-    emit(
-        "call",
-        client=record.client,
-        key=record.key,
-        method=record.method,
-        code=record.code,
-        seconds=round(record.seconds, 6),
-        request_id=record.request_id.decode(),
-        trace_id=record.parent.trace_id if record.parent else "",
-    )

@@ -28,8 +28,8 @@ from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.repository.catalog import Release
 from trpo_tf.serving.repository.discovery import BundleLocation, Source, resolve_source
-from trpo_tf.serving.repository.look_thread import LookThread
 from trpo_tf.serving.repository.repository import Repository
+from trpo_tf.serving.repository.scan_thread import ScanThread
 from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
 from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, without_readiness
 from trpo_tf.serving.rest.state import ServerState
@@ -124,7 +124,7 @@ class Worker:
         self._repository, self._options, self._context, self._metrics = repository, options, context, metrics
         self._tls = credentials.tls
         self._acceptor: TlsAcceptor | None = None
-        self._change_lock, self._look_thread = asyncio.Lock(), LookThread()
+        self._change_lock, self._scan_thread = asyncio.Lock(), ScanThread()
         self._stopping, self._stop_now, self._is_stop_requested = asyncio.Event(), asyncio.Event(), False
         self._numbers = itertools.count()
         self._requested: dict[int, asyncio.Future[list[str] | None]] = {}
@@ -182,7 +182,7 @@ class Worker:
             connection.abort()
         await asyncio.sleep(0)
         if not self._stop_now.is_set():
-            self._look_thread.finish()
+            self._scan_thread.finish()
 
     async def _listen(self, listeners: list[socket.socket]) -> "list[asyncio.Server | TlsAcceptor]":
         """Accept connections from now on, and return the servers that do."""
@@ -252,7 +252,7 @@ class Worker:
                 if self._repository.is_readable:
                     self._metrics.looked()
             except Exception as error:  # noqa: BLE001 (it is logged)
-                message = "the repository can't be followed; it is looked at again"
+                message = "the repository can't be followed; it is scanned again"
                 emit("fault", message, level=logging.ERROR, fault=error)
 
     async def _change(self, action: str, name: str) -> None:
@@ -267,10 +267,10 @@ class Worker:
         """
         async with self._change_lock:
             try:
-                await self._look_thread.run(change)
+                await self._scan_thread.run(change)
             finally:
                 if self._repository.catalog != self.catalog:
-                    routes = await self._look_thread.run(self._routes)
+                    routes = await self._scan_thread.run(self._routes)
                     self._report_interfaces(self.catalog.releases)
                     if self.catalog.releases.keys() - self._repository.catalog.releases:
                         self._sequences.sequences.keep_models(self._repository.catalog.releases)

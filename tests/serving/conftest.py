@@ -10,10 +10,10 @@ from tests.support.paths import BUNDLES
 from tests.support.serving.server import Server, serve
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.repository.canary import make_release
 from trpo_tf.serving.repository.catalog import Catalog
 from trpo_tf.serving.repository.discovery import resolve_source
 from trpo_tf.serving.repository.loading import load_model
-from trpo_tf.serving.repository.repository import make_release
 
 
 @pytest.fixture(params=["discrete", "continuous"])

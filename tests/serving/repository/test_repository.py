@@ -14,8 +14,8 @@ from tests.support.serving.followed import Followed, put
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository.canary import make_release
 from trpo_tf.serving.repository.discovery import VERSION_RULE, find_bundles, resolve_source
-from trpo_tf.serving.repository.repository import make_release
 
 
 def write_file(bundle: Path, name: str, content: bytes) -> None:

@@ -10,8 +10,10 @@ import pytest
 from trpo_tf.serving.bundle.specs import ArraySpec
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository.canary import make_release
 from trpo_tf.serving.repository.catalog import Catalog
-from trpo_tf.serving.repository.repository import load_model, make_release, resolve_source
+from trpo_tf.serving.repository.discovery import resolve_source
+from trpo_tf.serving.repository.loading import load_model
 from trpo_tf.serving.rest.openapi import describe, infer_request
 from trpo_tf.serving.rest.routes import make_routes
 

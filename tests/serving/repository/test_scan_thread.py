@@ -9,8 +9,8 @@ import pytest
 
 STUCK = """
 import os, sys, threading, time
-import trpo_tf.serving.repository.look_thread, trpo_tf.serving.__main__
-trpo_tf.serving.repository.look_thread.SLOW_SECONDS = 0.3
+import trpo_tf.serving.repository.scan_thread, trpo_tf.serving.__main__
+trpo_tf.serving.repository.scan_thread.SLOW_SECONDS = 0.3
 stat, sign = os.stat, sys.argv[1] + "/../stuck"
 def waiting(*arguments, **named):
     while threading.current_thread().name == "repository" and os.path.lexists(sign):
@@ -29,18 +29,18 @@ def models(discrete, tmp_path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_look_that_takes_long_is_said_and_measured_and_others_are_answered(start, models, scrape):
+def test_a_scan_that_takes_long_is_logged_and_measured_and_others_are_answered(start, models, scrape):
     with start(models, "--poll", "0.05", code=STUCK) as server:
         before = scrape(server)(LOOKED)
         assert abs(time.time() - before) < 10
         (models.parent / "stuck").touch()
-        assert server.process.stderr.readline().startswith("the look at the repository has taken")
+        assert server.process.stderr.readline().startswith("the scan of the repository has taken")
         then = scrape(server)(LOOKED)
         assert server.request("POST", "/v2/models/walk/infer", BODY)[0] == 200
         assert server.request("GET", "/v2/health/ready")[0] == 200
         assert scrape(server)(LOOKED) == then
         (models.parent / "stuck").unlink()
-        assert server.process.stderr.readline().startswith("the look at the repository is over")
+        assert server.process.stderr.readline().startswith("the scan of the repository is over")
         shutil.move(shutil.copytree(models / "walk" / "1", models / ".2"), models / "walk" / "2")
         assert server.process.stderr.readline() == "loaded walk version 2\n"
         assert scrape(server)(LOOKED) > then
@@ -48,14 +48,14 @@ def test_a_look_that_takes_long_is_said_and_measured_and_others_are_answered(sta
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_end_does_not_wait_for_a_look_that_never_ends(start, models, workers):
+def test_the_end_does_not_wait_for_a_scan_that_never_ends(start, models, workers):
     with start(models, "--poll", "0.05", "--workers", workers, code=STUCK) as server:
         (models.parent / "stuck").touch()
-        assert server.process.stderr.readline().startswith("the look at the repository has taken")
+        assert server.process.stderr.readline().startswith("the scan of the repository has taken")
         asked = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
-        assert time.monotonic() - asked < 10  # of which 2 are for the look
+        assert time.monotonic() - asked < 10  # of which 2 are for the scan
 
 
 def test_a_server_that_never_looks_does_not_say_when_it_did(start, models, scrape):

@@ -22,7 +22,7 @@ END_SECONDS = 2.0
 T = TypeVar("T")
 
 
-class LookThread:
+class ScanThread:
     """Runs one call at a time, each in a daemon thread; the event loop goes on meanwhile."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class LookThread:
         finally:
             slow.cancel()
             if answered.done() and not answered.cancelled() and (seconds := time.monotonic() - started) > SLOW_SECONDS:
-                emit("model", f"the look at the repository is over; it took {seconds:.0f} s")
+                emit("model", f"the scan of the repository is over; it took {seconds:.0f} s")
 
     def finish(self) -> None:
         """Wait for a running call, up to `END_SECONDS`, before the interpreter shuts down."""
@@ -63,7 +63,7 @@ class LookThread:
 
 def _log_slow() -> None:
     message = (
-        f"the look at the repository has taken {SLOW_SECONDS:.0f} s and goes on: no change is followed meanwhile; "
+        f"the scan of the repository has taken {SLOW_SECONDS:.0f} s and goes on: no change is followed meanwhile; "
         "see whether its file system answers"
     )
     emit("model", message, level=logging.WARNING)
