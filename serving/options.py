@@ -1,4 +1,7 @@
-"""The server's options: a frozen dataclass, from which the command line is generated. See docs/reference/server.md."""
+"""The server's options: a frozen dataclass, from which the command line is generated.
+
+See docs/reference/serve/server.md.
+"""
 
 import math
 import re

@@ -1,7 +1,7 @@
 """Reading of HTTP/1.1 requests on one connection, by httptools' parser, with limits against hostile clients.
 
 Limits hold before a request is parsed: on its head, its body, all bodies together, and its time.
-docs/reference/server.md lists them. `serving.rest.connection` answers the requests.
+docs/reference/serve/server.md lists them. `serving.rest.connection` answers the requests.
 """
 
 import asyncio

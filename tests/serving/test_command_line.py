@@ -219,7 +219,7 @@ def test_version():
 
 
 def test_a_documented_file_is_read(tmp_path):
-    page = (ROOT / "docs" / "reference" / "server.md").read_text()
+    page = (ROOT / "docs" / "reference" / "serve" / "server.md").read_text()
     text = page.partition("```toml\n")[2].partition("```")[0]
     assert text
     (tmp_path / "serving.toml").write_text(text)

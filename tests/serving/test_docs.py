@@ -17,7 +17,7 @@ from trpo_tf.serving.rest.request_reader import MAX_HEAD
 from trpo_tf.serving.rest.routes import make_routes
 
 DOCS = ROOT / "docs"
-HTTP, GRPC, SERVER = ((DOCS / "reference" / f"{name}.md").read_text() for name in ("http", "grpc", "server"))
+HTTP, GRPC, SERVER = ((DOCS / "reference" / "serve" / f"{name}.md").read_text() for name in ("http", "grpc", "server"))
 MODELS = (DOCS / "howto" / "serve" / "serve-models.md").read_text()
 PAGES = "\n".join(page.read_text() for page in sorted(DOCS.rglob("*.md")))
 

@@ -276,7 +276,7 @@ def test_streams_that_waited_longest_end_if_memory_grows_and_all_at_the_end():
 
 
 def test_the_snippet_of_the_page_plays_an_episode(running, capsys):
-    page = (ROOT / "docs" / "reference" / "grpc.md").read_text()
+    page = (ROOT / "docs" / "reference" / "serve" / "grpc.md").read_text()
     (snippet,) = re.findall(r"```python\n(import queue, numpy.*?)```", page, re.DOTALL)
     exec(snippet.replace("127.0.0.1:8081", f"127.0.0.1:{running.grpc_port}"), {})
     assert len(re.findall(r"^\[\[?[-.0-9e]+\]?\]$", capsys.readouterr().out, re.MULTILINE)) == 100

@@ -250,7 +250,7 @@ def test_the_schema_takes_a_sequence_of_a_policy_with_state(policy):
 
 def test_the_snippet_of_the_page_plays_an_episode(running):
     pytest.importorskip("tritonclient.http")
-    page = (ROOT / "docs" / "reference" / "http.md").read_text()
+    page = (ROOT / "docs" / "reference" / "serve" / "http.md").read_text()
     (snippet,) = re.findall(r"```python\n(import numpy, tritonclient.*?)```", page, re.DOTALL)
     code = snippet.replace("127.0.0.1:8080", f"127.0.0.1:{running.port}")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -25,7 +25,7 @@ from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.repository.catalog import Catalog, Model, Release
 from trpo_tf.serving.rest.request_reader import MAX_HEAD
 
-PAGE = (ROOT / "docs" / "reference" / "server-metrics.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "serve" / "server-metrics.md").read_text()
 INFER = "/v2/models/discrete/infer"
 OBSERVATION = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}
 REQUEST = {"inputs": [OBSERVATION]}
