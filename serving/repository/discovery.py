@@ -8,7 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trpo_tf.serving.bundle.files import MANIFEST_FILE
 from trpo_tf.serving.bundle.manifest import read_manifest
@@ -33,6 +33,16 @@ class Source(NamedTuple):
 
     root: Path
     only: BundleLocation | None
+
+    def to_json(self) -> Any:
+        """Return the source as JSON, for a process that is to serve the same."""
+        return [str(self.root), self.only and [self.only.name, str(self.only.folder)]]
+
+    @classmethod
+    def from_json(cls, source: Any) -> "Source":
+        """Return the source that `to_json` gave."""
+        root, only = source
+        return cls(Path(root), only and BundleLocation(only[0], "", Path(only[1])))
 
 
 class Found(NamedTuple):

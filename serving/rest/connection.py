@@ -12,7 +12,6 @@ import math
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from trpo_tf.serving.inference.runners import Outputs, Runner, Waiting
 from trpo_tf.serving.inference.sequences import Step
 from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.request_reader import CLOSING, DEFERRED, IDLE, LAST, PENDING, RECEIVING, RequestReader
-from trpo_tf.serving.rest.responses import NO_CONTENT, HttpError, Response
+from trpo_tf.serving.rest.responses import HttpError, Response, wire_bytes
 from trpo_tf.serving.rest.routes import check_running
 from trpo_tf.serving.rest.state import ServerState
 from trpo_tf.serving.support.logs import emit, shown
@@ -55,10 +54,8 @@ Closing at once could reset the connection, and the client would lose the answer
 SWEEP_SECONDS = 0.5
 """How often overdue connections are looked for."""
 
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
-
-class _Aside(NamedTuple):
+class _InThread(NamedTuple):
     """A request that a thread parses, and whether its connection is kept."""
 
     parsing: Future[Parsed]
@@ -77,7 +74,7 @@ class Connection(RequestReader):
     def __init__(self, state: ServerState, runner: Runner, sequences: SequenceRunner) -> None:
         super().__init__(state)
         self._runner, self._sequences = runner, sequences
-        self._aside: _Aside | None = None
+        self._in_thread: _InThread | None = None
         self.unread = 0  # bytes of unread answers at the last count
         self.idle_since = self._now()
 
@@ -137,7 +134,7 @@ class Connection(RequestReader):
         if self._route is not None and self._route.select is not None:
             endpoint = self._route.select()
             if len(self._body) > LARGE or b"content-encoding" in self._head:
-                self._parse_aside(endpoint, keep=keep)
+                self._parse_in_thread(endpoint, keep=keep)
             else:
                 self._act(endpoint, endpoint.parse(self._head, self._body), keep=keep)
             return
@@ -147,12 +144,12 @@ class Connection(RequestReader):
         else:
             self._finish(response, keep=keep)
 
-    def _parse_aside(self, endpoint: RestEndpoint, *, keep: bool) -> None:
+    def _parse_in_thread(self, endpoint: RestEndpoint, *, keep: bool) -> None:
         """Have the body parsed in a thread, and read nothing from the client until it is answered."""
         self.deadline, self._phase = math.inf, PENDING
         self._transport.pause_reading()
         parsing = self._state.decoder.submit(endpoint.parse, self._head, self._body)
-        self._aside = _Aside(parsing, endpoint, keep)
+        self._in_thread = _InThread(parsing, endpoint, keep)
         loop = asyncio.get_running_loop()
 
         def parsed(done: Future[Parsed]) -> None:
@@ -162,16 +159,16 @@ class Connection(RequestReader):
         parsing.add_done_callback(parsed)
 
     def _on_parsed(self, done: Future[Parsed]) -> None:
-        if self._aside and self._aside.parsing is done:
+        if self._in_thread and self._in_thread.parsing is done:
             self._flush()
 
     def _flush(self) -> None:
         """Answer the pending request before anything else happens. This may block until a thread has parsed it."""
-        aside, self._aside = self._aside, None
+        in_thread, self._in_thread = self._in_thread, None
         if self._phase is not PENDING:
             return
-        if aside is not None:
-            self._act(aside.endpoint, aside.parsing.result(), keep=aside.keep)
+        if in_thread is not None:
+            self._act(in_thread.endpoint, in_thread.parsing.result(), keep=in_thread.keep)
         if self._phase is PENDING:
             self._runner.flush()
         self._read_on()
@@ -272,7 +269,7 @@ class Connection(RequestReader):
         response.add_done_callback(answer)
 
     def _write(self, response: Response, *, keep: bool) -> None:
-        status, body, headers, content_type, series, error = response
+        headers, series = response.headers, response.series
         request_id = b""
         if b"x-request-id" in self._head and (request_id := sane_id(self._head[b"x-request-id"])):
             headers += b"x-request-id: %b\r\n" % request_id
@@ -282,23 +279,11 @@ class Connection(RequestReader):
             headers += b"connection: close\r\n"
         elif b"connection" in self._head and self._parser.get_http_version() == "1.0":
             headers += b"connection: keep-alive\r\n"
-        self._transport.write(
-            b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (
-                _STATUS_LINES[status],
-                self._state.common,
-                headers,
-                content_type,
-                len(body),
-                b"" if self._method == b"HEAD" else body,
-            )
-            if status != NO_CONTENT
-            else b"%b%b%b\r\n" % (_STATUS_LINES[status], self._state.common, headers)
-        )
+        self._transport.write(wire_bytes(response, self._state.common, headers, is_head=self._method == b"HEAD"))
         if series is None:
-            self._state.unrouted.answered(status, None, error)
+            self._state.unrouted.answered(response.status, None, response.error)
         else:
-            series.answered(status, perf_counter() - self._was_whole, error)
+            series.answered(response.status, perf_counter() - self._was_whole, response.error)
         if self._state.observers:
             self._observe(response, request_id)
 

@@ -1,5 +1,6 @@
 """Responses and refusals, before they are written to a connection."""
 
+from http import HTTPStatus
 from typing import NamedTuple
 
 import orjson
@@ -13,6 +14,8 @@ RETRY_SECONDS = 1
 """Value of the Retry-After header of a 503 response."""
 
 RETRY = b"retry-after: %d\r\n" % RETRY_SECONDS
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
 class Response(NamedTuple):
@@ -30,6 +33,24 @@ class Response(NamedTuple):
     content_type: bytes = JSON
     series: Series | None = None
     error: str = ""
+
+
+def wire_bytes(response: Response, common: bytes, headers: bytes, *, is_head: bool) -> bytes:
+    """Return a response as it is written to a connection.
+
+    `common` are the header lines of every response, `headers` those of this one. A response to HEAD has no body.
+    """
+    status, body = response.status, response.body
+    if status == NO_CONTENT:
+        return b"%b%b%b\r\n" % (_STATUS_LINES[status], common, headers)
+    return b"%b%b%bcontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+        _STATUS_LINES[status],
+        common,
+        headers,
+        response.content_type,
+        len(body),
+        b"" if is_head else body,
+    )
 
 
 class HttpError(Exception):

@@ -27,7 +27,7 @@ from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.options import ServeError, ServeOptions
 from trpo_tf.serving.repository.catalog import Release
-from trpo_tf.serving.repository.discovery import BundleLocation, Source, resolve_source
+from trpo_tf.serving.repository.discovery import Source, resolve_source
 from trpo_tf.serving.repository.repository import Repository
 from trpo_tf.serving.repository.scan_thread import ScanThread
 from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
@@ -81,7 +81,7 @@ def work(
 ) -> None:
     """Load the models, answer until the stop, and finish. Raises `BundleError` and `ServeError`."""
     return_large_blocks()
-    source = resolve_source(path) if context.source is None else _from_json(context.source)
+    source = resolve_source(path) if context.source is None else Source.from_json(context.source)
     metrics = Metrics(counters, context.worker_index)
     # Every worker sees the same folder, so only the first counts loads and failures.
     repository = Repository(source, options, metrics.reloaded if context.worker_index == 0 else None)
@@ -326,12 +326,11 @@ class Worker:
             send(self._context.channel, message)
 
     def _report_ready(self, urls: list[str]) -> None:
-        names, (root, only) = list(self.catalog.releases), self._repository.source
+        names = list(self.catalog.releases)
         shown, count = names[:MOST_NAMES], len(names)
         if self._context.channel is None:
             announce(shown, count, urls)
-        source = [str(root), only and [only.name, str(only.folder)]]
-        self._send({"ready": shown, "count": count, "source": source})
+        self._send({"ready": shown, "count": count, "source": self._repository.source.to_json()})
         self._report_interfaces({})
 
     def _report_interfaces(self, before: Mapping[str, Release]) -> None:
@@ -390,17 +389,10 @@ class Worker:
         return self._acceptor is not None and self._acceptor.pending > 0
 
 
-# What an option asks for is imported only then, so that a server without it starts faster.
-
-
 def _make_runner(options: ServeOptions) -> Runner:
     if not options.batching:
         return DirectRunner()
+    # Imported only if it is asked for, so that a server without it starts faster.
     from trpo_tf.serving.inference.batching import Batcher
 
     return Batcher(options.max_batch)
-
-
-def _from_json(source: Any) -> Source:
-    root, only = source
-    return Source(Path(root), only and BundleLocation(only[0], "", Path(only[1])))
