@@ -36,7 +36,7 @@ def environment_failure(call: str, error: Exception, *where: str) -> Environment
 
 
 def _of_old_gym(call: str, reason: str) -> str:
-    """Return what Gymnasium expects of a call, if the reason is one that environments of the former gym give."""
+    """Explain what Gymnasium expects of a call if it failed as it does with an environment of the former gym."""
     if call == "step" and "unpack" in reason:
         return "; in Gymnasium a step returns five values: observation, reward, terminated, truncated, info"
     if call == "reset" and ("unpack" in reason or "unexpected keyword argument" in reason):

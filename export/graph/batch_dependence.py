@@ -19,7 +19,7 @@ _SHAPED_BY = {
 _MADE = {"ConstantOfShape", "Range"}
 """Operators of which the first input says so too."""
 _LOOPS = {"Loop", "Scan"}
-"""Whose trip counts are sizes as well."""
+"""Loops, whose trip counts are sizes as well."""
 _CHOSEN = {"Gather", "Slice"}
 _ROWS = (3, 5)
 

@@ -28,7 +28,7 @@ from trpo_tf.serving.verify import difference
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one target agrees with the reference.
+    """Agreement of one target with the reference.
 
     Continuous actions are equal if they differ by at most 1e-5 + 1e-5 |action| and their margin of rounding. Choices
     are equal if they score as the best does.
@@ -137,9 +137,9 @@ def compare_returns(
 
 
 def compare_sequences(answers: Answers, cases: Answered, spec: PolicySpec) -> Agreement:
-    """Compare along golden sequences, in which the target carries its own state; differences are of the next state.
+    """Compare along golden sequences, in which the target carries its own state; the differences are of the next state.
 
-    From a step on in which several actions are right, whatever the target answers is right: its state may be another.
+    After a step with several right actions, every answer of the target counts as right, since its state may differ.
     """
     if not len(cases):
         return Agreement()

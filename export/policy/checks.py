@@ -14,7 +14,7 @@ from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.argument_checks import expect
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""What Keras prints its errors in."""
+"""Escape sequences that Keras prints its errors with."""
 
 
 def check_answer(function: PolicyFunction, spec: PolicySpec) -> None:

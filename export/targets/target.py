@@ -20,13 +20,13 @@ class ExportInputs:
     """The policy that targets are made of, as a function and as ONNX.
 
     Attributes:
-        function: the policy; one with state takes and gives it.
-        outputs: the policy and whatever else is answered, the next state too, by name.
+        function: the policy; with state it takes the state, and returns the next one.
+        outputs: functions of all outputs by name: the action, further outputs and the next state.
         spec: its arrays.
         graph: ONNX with the noise input that was asked for and all outputs, for any batch size.
         batch: the fixed batch size, if any.
         action_graph: ONNX of the action and the next state alone, with optional noise, for any batch size.
-        visited: inputs [n, ...] that the policy meets, to calibrate 8 bits on.
+        visited: inputs [n, ...] of episodes of the policy, by which targets in 8 bits are calibrated.
     """
 
     function: PolicyFunction

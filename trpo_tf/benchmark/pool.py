@@ -126,7 +126,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, *, ended: Ended, watch: Watch, s
 
 @contextlib.contextmanager
 def starting(ray: str | None, workers: int) -> Iterator[Start]:
-    """Return what starts jobs, until the context ends: on this machine, or on the Ray cluster at an address.
+    """Provide the function that starts a job, on this machine or on the Ray cluster at an address.
 
     Raises `UserError` if there is no cluster there.
     """

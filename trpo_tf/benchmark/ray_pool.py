@@ -21,7 +21,7 @@ _MOST_LOSSES = 10
 
 
 class Origin(NamedTuple):
-    """What a job takes from the process that submits it.
+    """Properties of the process that submits a job, which the job adopts.
 
     Attributes:
         token: text that is in the job's log, if the log is the one that the submitting process has written.

@@ -47,9 +47,10 @@ def evaluate_in_workers(
     deterministic: bool,
     longest: int | None,
 ) -> Evaluation:
-    """Return what `evaluate` does of the policy with this graph and manifest; at most an episode for each worker.
+    """Evaluate the policy with this graph and manifest in worker processes; the result is that of `evaluate`.
 
-    Raises the same errors, and `UserError` for an environment that other processes can't make.
+    There are at most as many workers as episodes. Raises the errors of `evaluate`, and `UserError` for an environment
+    that other processes can't make.
     """
     environment = Environment.of(environment)
     longest = longest or longest_of(manifest, environment, episodes)

@@ -35,7 +35,7 @@ class Core:
         return []
 
     def network_inputs(self, encoder: Encoder) -> Sequence[Any]:
-        """Return `tf.TensorSpec`s of what the network takes."""
+        """Return the `tf.TensorSpec`s of the network's inputs."""
         return encoder.inputs
 
     def step(

@@ -30,7 +30,7 @@ class MaskedInputs(NamedTuple):
 
 
 def without_mask(encoded: Any) -> Any:
-    """Return the networks' inputs of an encoded observation, which may have a mask."""
+    """Return an encoded observation without its mask, if it has one: the inputs of the networks."""
     return encoded.inputs if isinstance(encoded, MaskedInputs) else encoded
 
 

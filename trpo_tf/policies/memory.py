@@ -1,11 +1,11 @@
-"""What a policy keeps of an episode in its explicit state, and what its network sees of it.
+"""Memory of a policy: its explicit state keeps part of an episode, and its network sees that part.
 
 A policy with memory is `action, next_state = f(observation, state, reset, noise)`. Here the observation and the state
 become one larger observation, which the encoder, the networks and the critic take for the environment's own:
 
 - a history of k: each part of the observation [...] becomes [k, ...], newest last, as the environment gave it. At a
-  reset all k are the first observation: zeros would stand for steps that never were. A mask of legal actions has
-  none: it tells of the present step alone;
+  reset all k are the first observation, since zeros would look like earlier steps. A mask of legal actions has no
+  history, since it holds for the present step alone;
 - the previous action, in the environment's units, or one-hot if it is a choice; zeros at a reset;
 - the time left, as ln(1 + steps left). The state counts the steps;
 - the state of a recurrent core, which the policy itself computes: see `trpo_tf.policies.recurrence`.

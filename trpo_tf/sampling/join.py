@@ -1,4 +1,4 @@
-"""Join what the shards of a run have sampled to one batch."""
+"""Join the samples of a run's shards to one batch."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def side_by_side(batches: Sequence[Batch]) -> Batch:
 
 
 def in_chronological_order(episodes: Sequence[Episodes]) -> Episodes:
-    """Return the episodes of several shards as one, by the step of their end; in one step by the shard."""
+    """Return the episodes of all shards together, sorted by the step at which they ended, then by shard."""
     ends = [
         (step, shard, returned, length)
         for shard, part in enumerate(episodes)

@@ -18,7 +18,7 @@ from trpo_tf.serving.argument_checks import expect, expect_count
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers run the shards, where, and how long one of their steps may take.
+    """Number of workers that run the shards, where they run, and the longest time of one of their steps.
 
     Attributes:
         count: number of workers; 0 runs the shards in the learner's process.

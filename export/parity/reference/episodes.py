@@ -87,7 +87,7 @@ def names_of(reference: Reference, episode: Episode) -> Sequence[str]:
 
 
 def observed_by(reference: Reference, inputs: Observation) -> Observation:
-    """Return what of a step's inputs is observed: all but the state that the policy carries."""
+    """Return the observation among the inputs of a step: all but the state that the policy carries."""
     return inputs if reference.recurrent is None else observed(inputs, reference.recurrent.spec)
 
 

@@ -179,9 +179,10 @@ def _check_graph(graph: bytes, feeds: Mapping[str, Array]) -> None:
 def sequence_cases(
     policy: Recurrent, observations: Observation, noise: Array, far: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[dict[str, Array], dict[str, Array], Array, NDArray[np.bool_]]:
-    """Order observations and noise [n, ...] in sequences; return the inputs without noise, those with it, noise, far.
+    """Order observations and noise [n, ...] in sequences, and run the policy along them without and with noise.
 
-    A sequence with a far observation is left out where the policy has no finite answer to it.
+    Returns the inputs of the steps without noise, those with it, the noise, and which observations are far. A sequence
+    with a far observation is left out where the policy has no finite answer to it.
     """
     spec = policy.spec
     order = order_of_sequences(len(noise), rng)

@@ -33,7 +33,7 @@ class Recurrent:
     spec: PolicySpec
 
     def first(self) -> dict[str, Array]:
-        """Return what the first step of an episode takes beside the observation: initial state, and a reset."""
+        """Return the inputs of an episode's first step other than the observation: the initial state, and a reset."""
         rows = {each.name: each.initial_rows(1)[0] for each in self.spec.state}
         return rows | {RESET: np.array(True)}
 

@@ -58,7 +58,7 @@ class VectorEnv(Protocol):
     def take_info(self, places: Sequence[int] | None = None) -> Sums:
         """Return sums of the numbers in `info` since the last call, as `InfoSums` computes them.
 
-        They are those of the environments at these `places`, by default of all.
+        `places` are indices of the environments to sum over, by default all of them.
         """
 
     def set_progress(self, progress: float) -> None:

@@ -45,8 +45,8 @@ class FirstStep:
     def samples(self, inputs: Mapping[str, Array], rng: np.random.Generator) -> NDArray[Any]:
         """Return the first actions of rollouts from N rows of the actor's `inputs`, as samples [N, K, ...].
 
-        They are each of a small discrete set once, uniform draws from other discrete ones, and else the policy's
-        samples. With a mask they are legal actions, each about as often.
+        If there are exactly K discrete actions, each is taken once. Other discrete actions are drawn uniformly, and
+        continuous ones from the policy. With a mask, legal actions are taken about equally often.
         """
         actor, options = self._actor, self._first.options
         n, k = len(next(iter(inputs.values()))), self._first.count

@@ -32,10 +32,10 @@ from trpo_tf.support.phase_timer import PhaseClock
 
 @dataclass(frozen=True)
 class VinePlan:
-    """What the shards of a vine have in common, besides their environments and the policy's graph.
+    """Settings of a vine that all its shards share.
 
     Attributes:
-        states: states of an iteration that rollouts start from, of all shards.
+        states: number of states that rollouts start from in an iteration, over all shards.
         length: most steps of a rollout.
         first: the first actions of rollouts.
     """
