@@ -61,7 +61,7 @@ class ServeOptions:
         metavar="ADDRESS",
         section="addresses",
     )
-    port: int = _option(-1, "TCP port, 0 for a free one; default: $PORT, or 8080, or with --uds none", metavar="PORT")
+    port: int = _option(-1, "TCP port, 0 for a free one; default: $PORT, or 8080; with --uds none", metavar="PORT")
     grpc_port: int = _option(-1, "also serve gRPC, on this port; 0 for a free one", metavar="PORT")
     uds: str | None = _option(None, "listen on a Unix socket that only this user can connect to", metavar="PATH")
     insecure: bool = _option(
@@ -116,8 +116,8 @@ class ServeOptions:
     batching: bool = _option(False, "run requests that are waiting together as one batch")
     max_sequences: int = _option(
         1024,
-        "most sequences whose state the server keeps, a batch counts as its rows; beyond it 503, and 0 keeps none. Not "
-        "with --workers",
+        "most sequences whose state the server keeps, each row of a batch being one; beyond it 503; 0: keep none. Not "
+        "with several --workers",
         metavar="COUNT",
     )
     sequence_idle: float = _option(60.0, "time until a sequence without a step is forgotten", metavar="SECONDS")

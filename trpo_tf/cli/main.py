@@ -120,8 +120,8 @@ def parse(arguments: list[str]) -> Callable[[], None]:
         command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="trpo-tf",
-            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. With --debug any command "
-            "shows a traceback with its error.",
+            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. --version prints the "
+            "version; with --debug any command shows a traceback with its error.",
             args=arguments,
             config=(OmitArgPrefixes,),
         )

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
-from trpo_tf.cli.terminal import FAILED, Flag, OptionalFolder, fail, say, unset
+from trpo_tf.cli.terminal import FAILED, Changes, Flag, OptionalFolder, fail, say, unset
 from trpo_tf.support.shell import in_shell
 
 
@@ -31,7 +31,7 @@ class Lab:
     """Run exact algorithms on small known MDPs, and compare the expected return eta with its guaranteed lower bound.
 
     Prints a table of both for each MDP, and draws them over the iterations. It is an error if eta is below a bound, or
-    falls under an algorithm that guarantees that it never does (cpi, mm).
+    decreases under an algorithm that guarantees that it never does (cpi, mm).
     """
 
     mdp: Annotated[tuple[str, ...], unset(metavar="NAME ...")] = ()
@@ -119,7 +119,7 @@ class Benchmark:
 class Search:
     """Search for settings with Optuna, stop hopeless trials early, and write the best settings to best.toml.
 
-    Each trial is a process on one core, here or on a Ray cluster. The same command goes on with a search that was
+    Each trial is a process on one core, here or on a Ray cluster. The same command resumes a search that was
     stopped or killed.
     """
 
@@ -128,7 +128,7 @@ class Search:
     space: Annotated[Path, arg(metavar="FILE")]
     """TOML file of the settings to search, with choices or bounds for each"""
     trials: int = 20
-    """trials of the study, with those of earlier calls"""
+    """trials of the study, including those of earlier calls"""
     jobs: int = 1
     """trials in parallel"""
     ray: Annotated[str | None, unset(metavar="ADDRESS")] = None
@@ -136,10 +136,10 @@ class Search:
     seeds: int = 1
     """runs of each trial, whose mean return counts"""
     first_seed: int = 100
-    """seed of the first run; those that you report should be others"""
+    """seed of the first run; report results of other seeds"""
     settings: Annotated[Path | None, unset(name="config", metavar="FILE")] = None
     """settings to start from: the config.toml of a run, by default the environment's preset"""
-    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
+    changes: Changes = ()
     """change a setting for all trials by its name in config.toml; may be given repeatedly"""
     storage: Annotated[str | None, unset(metavar="FILE|URL")] = None
     """Optuna's storage: a journal file, or the URL of a database; by default study.log in --out"""

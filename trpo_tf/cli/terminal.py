@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from trpo_tf.support.background import is_left_behind
 
@@ -26,6 +26,7 @@ def unset(metavar: str, name: str | None = None) -> Any:
 
 
 OptionalFolder = Annotated[Path | None, unset(metavar="FOLDER")]
+Changes = Annotated[UseAppendAction[tuple[str, ...]], unset(name="set", metavar="GROUP.NAME=VALUE")]
 
 
 _UNBROKEN = frozenset("│╭╰\x1b")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
-from trpo_tf.cli.terminal import Flag, OptionalFolder, print_fields, say, unset
+from trpo_tf.cli.terminal import Changes, Flag, OptionalFolder, print_fields, say, unset
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
@@ -39,7 +39,7 @@ class Train:
     """settings to start from: an environment's name, or `default`; by default the environment's own, if it has one"""
     settings: Annotated[Path | None, unset(name="config", metavar="FILE")] = None
     """settings to start from: the config.toml of a run, instead of a preset"""
-    changes: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="GROUP.NAME=VALUE")] = ()
+    changes: Changes = ()
     """change a setting by its name in config.toml; may be given repeatedly"""
     out: OptionalFolder = None
     """the run folder to make, by default runs/ENVIRONMENT-seedSEED in lower case"""
@@ -48,7 +48,7 @@ class Train:
     init_from: Annotated[Path | None, unset(metavar="RUN|BUNDLE")] = None
     """start from the weights of this run or bundle"""
     workers: int = 0
-    """processes that step the environments, at most as many as --shards; 0: none but this one"""
+    """processes that step the environments, at most as many as --shards; 0: step them in this one"""
     ray: Annotated[str | None, unset(metavar="ADDRESS")] = None
     """run the workers on the Ray cluster at this address; auto: this machine's cluster; local: Ray on this machine"""
     step_timeout: Annotated[float, arg(metavar="SECONDS")] = 0.0
@@ -115,7 +115,7 @@ class Evaluate:
     env_id: Annotated[str | None, unset(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     longest_episode: Annotated[int | None, unset(metavar="INT")] = None
-    """cut episodes at this step; by default total_steps / episodes, but at least the environment's limit up to 1,000"""
+    """cut episodes at this step; by default at total_steps / episodes, or the environment's limit, up to 1,000, if later"""
     workers: int = 0
     """processes that play the episodes, with the same results; 0: this one"""
     json: Flag = False

@@ -25,7 +25,7 @@ class EnvironmentConfig:
     """arguments of the environment's constructor, as JSON: '{"difficulty": 2}'"""
     max_episode_steps: int = 0
     """steps after which an episode is truncated; 0: the registered limit, if there is one"""
-    env_wrapper: UseAppendAction[tuple[str, ...]] = ()
+    env_wrapper: Annotated[UseAppendAction[tuple[str, ...]], arg(help_behavior_hint="")] = ()
     """wrapper, innermost first: module:Class, or module:Class{"name": value} with arguments; may be given repeatedly"""
     reset_options: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = ""
     """options of the environment's reset, as JSON: '{"level": 2}'; a value {"from": 0, "to": 3} changes over the run"""
@@ -55,7 +55,7 @@ class SamplingConfig:
     num_envs: int = 4
     """number of environments stepped together"""
     shards: int = 1
-    """groups of environments with random streams of their own, at most num_envs; --workers share them among them"""
+    """groups of environments with random streams of their own, at most num_envs; workers share them out"""
     batch_size: int = 2048
     """environment steps per iteration, over all environments"""
     discount: float = 0.99
@@ -79,7 +79,7 @@ class SamplingConfig:
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     observation_offset: Annotated[tuple[float, ...], arg(help_behavior_hint="")] = ()
-    """subtracted from observations in float64; not given: the first values of wide types, where at least 8,192"""
+    """numbers to subtract from observations, in float64; by default first values of wide types, where beyond +-8,192"""
     statistics_window: int = 16_384
     """environment steps that observation statistics reach back; 0: the whole run"""
     least_deviation: float = 0.1
@@ -147,7 +147,7 @@ class PolicyConfig:
     initial_log_std: float = 0.0
     """log of the Gaussian's initial standard deviation, in half widths of the action range"""
     unit_std: bool = True
-    """limit the initial standard deviation to one unit of the action, but not to less than half of the half width"""
+    """limit the initial standard deviation to one unit of the action, or half of the half width if that is more"""
     final_std: float = 0.0
     """Gaussian's standard deviation at the end, in half widths, weighted by entropy_coefficient; 0: no target"""
     state_dependent_std: bool = False
