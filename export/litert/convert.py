@@ -27,8 +27,8 @@ from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.outputs import all_outputs
 from trpo_tf.export.policy.signature_names import signature_names
 from trpo_tf.export.policy.spec import PolicySpec
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, structured
-from trpo_tf.serving.runtime.policy import draw_noise
 
 # As in trpo_tf.export.graph.quantize: what is left in floats is what 8 bits would spoil.
 _QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")

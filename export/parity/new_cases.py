@@ -19,8 +19,8 @@ from trpo_tf.export.policy.spec import spec_of
 from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import BundleError, Manifest
 from trpo_tf.serving.bundle.files import MODEL_FILE
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import Observation, batch_size, take
-from trpo_tf.serving.runtime.policy import draw_noise
 
 _VISITED = 64
 

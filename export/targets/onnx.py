@@ -15,9 +15,9 @@ from trpo_tf.export.targets.snippet_feeds import feeds, repeated
 from trpo_tf.export.targets.target import ExportInputs, Target
 from trpo_tf.serving import Manifest, Policy
 from trpo_tf.serving.bundle.files import MODEL_FILE
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.not_finite import NotFiniteError
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size
-from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.verify import replay
 
 _STATIC_FILE, _DYNAMIC_FILE = "policy.int8.onnx", "policy.int8-dynamic.onnx"

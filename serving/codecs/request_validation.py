@@ -17,8 +17,8 @@ from trpo_tf.serving.codecs.parsing.json_numbers import Element, read_array
 from trpo_tf.serving.codecs.parsing.varints import Varints, read_varints
 from trpo_tf.serving.errors import RequestError as RequestError
 from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import Array, Observation, all_finite, batch_size, by_name, structured
-from trpo_tf.serving.runtime.policy import draw_noise
 
 Spec = ArraySpec | NoiseSpec
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +18,11 @@ from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.runtime.action_masks import mask_check
 from trpo_tf.serving.runtime.conversion import as_carried, as_observations, shown_shape
 from trpo_tf.serving.runtime.io_binding import BoundGraph
+from trpo_tf.serving.runtime.noise import draw_noise, generator
 from trpo_tf.serving.runtime.not_finite import check_finite
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
-
-if TYPE_CHECKING:
-    from trpo_tf.serving.runtime.session import Session
+from trpo_tf.serving.runtime.session import Session
 
 _ONNX_NAMES = {"float32": "float", "float64": "double"}
 """ONNX Runtime's names of dtypes that NumPy names differently."""
@@ -89,13 +88,11 @@ class Policy:
         batch = as_observations(observations, self.manifest.observation, batched=True)
         return self.run(batch, None if deterministic else self._draw(batch_size(batch), rng))
 
-    def start(self, batch: int | None = None) -> "Session":
+    def start(self, batch: int | None = None) -> Session:
         """Start a session, which keeps the state of one episode or, with `batch`, of that many episodes in step.
 
         Sessions share the loaded graph. Raises `ValueError` for a batch size that the graph doesn't accept.
         """
-        from trpo_tf.serving.runtime.session import Session  # here, since it takes its checks from this module
-
         return Session(self._session, self.manifest, batch)
 
     def initial_state(self, batch: int) -> dict[str, Array]:
@@ -210,28 +207,6 @@ def read_graph(bundle: Path) -> tuple[bytes, Manifest]:
     manifest = read_manifest(bundle)
     check_memory(manifest, only_model=True)
     return read_checked(bundle, manifest, MODEL_FILE), manifest
-
-
-def generator(rng: "np.random.Generator | None") -> "np.random.Generator":
-    """Return the random generator, or a new one for None. Raises `ValueError` for anything else, such as a seed."""
-    if rng is None:
-        return np.random.default_rng()
-    expect(rng, np.random.Generator, "rng must be a generator, numpy.random.default_rng(seed)", ValueError)
-    return rng
-
-
-def draw_noise(spec: NoiseSpec, batch: int, rng: "np.random.Generator") -> Array:
-    """Draw the noise [batch, k] with which the graph samples from its distribution."""
-    shape = (batch, *spec.shape)
-    match spec.law:
-        case "normal":
-            return rng.standard_normal(shape, np.float32).astype(spec.dtype, copy=False)
-        case "gumbel":
-            return rng.gumbel(size=shape).astype(spec.dtype)
-        case "logistic":
-            return rng.logistic(size=shape).astype(spec.dtype)
-        case law:
-            raise ValueError(f"noise law {law!r} is unknown")
 
 
 def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> None:

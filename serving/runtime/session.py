@@ -9,9 +9,9 @@ from trpo_tf.serving.bundle.manifest import Manifest
 from trpo_tf.serving.bundle.specs import RESET
 from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.io_binding import Buffer, checker, copier, zeros
+from trpo_tf.serving.runtime.noise import draw_noise, generator
 from trpo_tf.serving.runtime.observations import Array, by_name
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime
-from trpo_tf.serving.runtime.policy import draw_noise, generator
 
 
 class Session:

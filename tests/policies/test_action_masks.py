@@ -17,7 +17,7 @@ from trpo_tf.policies.memory import make_memory
 from trpo_tf.policies.running_stats import Moments
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.specs import option_counts
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.updates.compiled_update import EntropyTerm, compile_update
 from trpo_tf.updates.local_problem import LocalProblem, kl_divergence
 from trpo_tf.updates.minibatch import minibatches

@@ -11,7 +11,7 @@ from trpo_tf.policies.heads.discrete import BernoulliHead, CategoricalHead, Mult
 from trpo_tf.policies.heads.gaussian import GaussianHead
 from trpo_tf.policies.heads.make import make_head
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 
 CHOICES = ArraySpec("action", "int64", (), 5, 8)
 ARM = ArraySpec("action", "float32", (2,), (-2.0, 0.0), (2.0, 1.0))

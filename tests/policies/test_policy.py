@@ -11,7 +11,7 @@ from trpo_tf.policies.running_stats import Moments, Normalizer
 from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 
 
 def policy_and_parameters(kind, *, dtype="float32", normalize=True):

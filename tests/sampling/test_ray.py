@@ -18,13 +18,15 @@ import pytest
 from tests.support.ray_cluster import RayCluster, wait_for, workers_of_cluster
 from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, sampled
 from trpo_tf.benchmark import ray_pool
-from trpo_tf.benchmark.pool import Job, run_jobs, starting
+from trpo_tf.benchmark.job_start import starting
+from trpo_tf.benchmark.pool import Job, run_jobs
 from trpo_tf.benchmark.results import RUN_FOLDER, read_result
 from trpo_tf.benchmark.worker import carry_out
 from trpo_tf.cli import main as cli
 from trpo_tf.config.settings import Config, VineConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.runs.folder import load_run, write_config
+from trpo_tf.sampling.engines.choose_engine import engine_for
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.search.run import evaluated, search
 from trpo_tf.search.study import Search, open_study
@@ -176,7 +178,7 @@ def test_ray_that_can_not_be_is_refused(sharded):
             Workers.of(asked, sharded(WALK))
     for address in ("127.0.0.1:1", "CartPole-v1"):
         with pytest.raises(UserError, match=rf"no Ray cluster at {address} .*HOST:PORT of its head, or local"):
-            Workers(2, ray=address).engine()
+            engine_for(Workers(2, ray=address))
 
 
 def python(folder: Path, name: str, code: str, *arguments: str) -> Job:

@@ -1,4 +1,4 @@
-"""Runs trainings in processes, a few at a time, which stop with this one: on this machine, or on a Ray cluster's."""
+"""Runs jobs, trainings in processes, a few at a time; they stop with this process."""
 
 import contextlib
 import os
@@ -122,21 +122,6 @@ def run_jobs(jobs: Sequence[Job], workers: int, *, ended: Ended, watch: Watch, s
             time.sleep(SECONDS_BETWEEN_LOOKS if running else 0)
             if stop.requested:
                 raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def starting(ray: str | None, workers: int) -> Iterator[Start]:
-    """Provide the function that starts a job, on this machine or on the Ray cluster at an address.
-
-    Raises `UserError` if there is no cluster there.
-    """
-    if ray is None:
-        yield Process
-        return
-    from trpo_tf.benchmark.ray_pool import RayPool
-
-    with RayPool(ray, workers) as pool:
-        yield pool.start
 
 
 @contextlib.contextmanager

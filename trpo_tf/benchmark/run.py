@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trpo_tf.benchmark.job_start import starting
 from trpo_tf.benchmark.plans import Plan, plan
-from trpo_tf.benchmark.pool import Job, run_jobs, starting
+from trpo_tf.benchmark.pool import Job, run_jobs
 from trpo_tf.benchmark.progress import benchmark_progress
 from trpo_tf.benchmark.results import (
     LOG_FILE,

@@ -115,7 +115,7 @@ class Evaluate:
     env_id: Annotated[str | None, unset(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     longest_episode: Annotated[int | None, unset(metavar="INT")] = None
-    """cut episodes at this step; by default at total_steps / episodes, or if later at the environment's limit up to 1,000"""
+    """cut episodes at this step; by default total_steps / episodes, at least the environment's limit up to 1,000"""
     workers: int = 0
     """processes that play the episodes, with the same results; 0: this one"""
     json: Flag = False

@@ -12,9 +12,9 @@ from trpo_tf.export import with_constants
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.serving import ArraySpec, StateSpec
 from trpo_tf.serving.bundle.specs import NoiseSpec
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import Array, Observation, structured
 from trpo_tf.serving.runtime.onnx_runtime import onnxruntime, open_session
-from trpo_tf.serving.runtime.policy import draw_noise
 
 OBSERVATION, STATE, NEXT, SEEN, RESET = "observation_", "state_", "next_", "seen_", "reset"
 """Prefixes of the graph's inputs and outputs, and the name of one."""

@@ -14,6 +14,7 @@ from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.actor import ActingGraph
 from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.sampling.engines.choose_engine import engine_for
 from trpo_tf.sampling.engines.pool import WorkerPool
 from trpo_tf.sampling.engines.worker_shards import WorkerShards
 from trpo_tf.sampling.join import in_chronological_order, one_after_the_other, side_by_side
@@ -135,7 +136,7 @@ class Experience:
 
 
 def _pool(config: Config, workers: Workers) -> WorkerPool:
-    return WorkerPool(workers, workers.engine(), config.made_environment, config.sampling.shards, "shard")
+    return WorkerPool(workers, engine_for(workers), config.made_environment, config.sampling.shards, "shard")
 
 
 def _plan(config: Config, policy: Policy, graph: ActingGraph) -> ShardPlan:

@@ -13,6 +13,7 @@ from trpo_tf.envs.vector.vector_env import VectorEnv
 from trpo_tf.errors import environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
@@ -22,7 +23,6 @@ from trpo_tf.serving.runtime.observations import (
     take,
     write,
 )
-from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
 
 

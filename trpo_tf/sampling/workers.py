@@ -1,4 +1,4 @@
-"""Choose the rollout workers of a run: how many, and what runs them."""
+"""Describe the rollout workers of a run: how many, and where they run."""
 
 import pickle
 from dataclasses import dataclass
@@ -9,9 +9,6 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.make import resolved_id
 from trpo_tf.errors import UserError
-from trpo_tf.sampling.engines.engine import Engine
-from trpo_tf.sampling.engines.process_engine import ProcessEngine
-from trpo_tf.sampling.engines.ray_engine import RayEngine
 from trpo_tf.sampling.ray_connection import check_address
 from trpo_tf.serving.argument_checks import expect, expect_count
 
@@ -37,10 +34,6 @@ class Workers:
         found = workers if isinstance(workers, cls) else cls(workers)  # type: ignore[arg-type]
         found._check(config)
         return found
-
-    def engine(self) -> Engine:
-        """Return what starts the workers. Raises `UserError` if there is no Ray cluster at the address."""
-        return ProcessEngine() if self.ray is None else RayEngine(self.ray, self.count)
 
     def _check(self, config: Config) -> None:
         expect_count(self.count, "workers", 0, UserError)

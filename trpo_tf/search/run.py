@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import tomli_w
 
-from trpo_tf.benchmark.pool import Job, run_jobs, starting
+from trpo_tf.benchmark.job_start import starting
+from trpo_tf.benchmark.pool import Job, run_jobs
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.sampling.ray_connection import check_address

@@ -46,8 +46,8 @@ from trpo_tf.serving import Manifest
 from trpo_tf.serving.argument_checks import expect, expect_count
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.conversion import as_observations
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, by_name, map_parts, take
-from trpo_tf.serving.runtime.policy import draw_noise
 
 _VISITED = 512
 """Observations of the policy's own episodes that it is compared and calibrated on."""

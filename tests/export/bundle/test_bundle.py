@@ -70,7 +70,7 @@ def run_python(tmp_path):
 def test_the_served_policy_acts_as_the_keras_one(exported):
     policy, folder = exported
     obs = observations(policy.spec.observation, 20)
-    noise = serving.runtime.policy.draw_noise(policy.spec.noise, 20, np.random.default_rng(1))
+    noise = serving.runtime.noise.draw_noise(policy.spec.noise, 20, np.random.default_rng(1))
     served = serving.load(folder)
     zeros = np.zeros_like(noise)
     np.testing.assert_allclose(served.act_batch(obs), policy.function(obs, zeros).numpy(), atol=1e-6)

@@ -22,7 +22,7 @@ from trpo_tf.serving import ArraySpec, BundleError, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.bundle.specs import option_counts
 from trpo_tf.serving.runtime.action_masks import legal_rows
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.verify import check_golden, verify
 
 

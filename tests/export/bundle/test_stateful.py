@@ -45,8 +45,8 @@ from trpo_tf.export.targets.table import TARGETS
 from trpo_tf.serving import ArraySpec, BundleError, GraphSpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.bundle.manifest import read_manifest
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.onnx_runtime import open_session
-from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.runtime.sequences import run_sequences
 from trpo_tf.serving.verify import agree, check_golden, verify
 

@@ -10,7 +10,7 @@ from tests.support.export.zoo import onnx_actor
 from trpo_tf.export import convert_policy
 from trpo_tf.export.c99 import c_sources
 from trpo_tf.serving.runtime.action_masks import legal_rows
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.verify import agree
 
 

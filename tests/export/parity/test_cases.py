@@ -5,7 +5,7 @@ import pytest
 
 from trpo_tf.export.parity.reference.cases import far_rows, observation_cases, with_tails
 from trpo_tf.serving import ArraySpec, NoiseSpec
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 
 
 def cases_of(*spec, recorded=None, seed=0):

@@ -8,8 +8,8 @@ from tests.support.export.zoo import KINDS, case, converted
 from trpo_tf.export.graph.fixed_batch import with_fixed_batch
 from trpo_tf.export.graph.noise_input import with_noise
 from trpo_tf.serving import ArraySpec, GraphSpec, Manifest, Policy
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import leaves_of, take
-from trpo_tf.serving.runtime.policy import draw_noise
 
 
 def served(kind: str, form: GraphSpec) -> Policy:

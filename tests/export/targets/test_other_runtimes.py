@@ -26,8 +26,8 @@ from trpo_tf.export.graph.quantize import quantize_dynamic, quantize_static
 from trpo_tf.export.parity.compare import compare_sequences
 from trpo_tf.serving.bundle.golden import STEPS
 from trpo_tf.serving.runtime.action_masks import legal_rows
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import batch_size
-from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.serving.verify import agree
 
 WEB = Path(__file__).parent / "web"

@@ -168,7 +168,7 @@ def test_a_sample_and_noise_are_those_of_json():
     request = message(ROWS)
     request.parameters["deterministic"].bool_param = False
     request.parameters["seed"].uint64_param = 7
-    noise = serving.runtime.policy.draw_noise(MANIFEST.noise, 2, np.random.default_rng(7))
+    noise = serving.runtime.noise.draw_noise(MANIFEST.noise, 2, np.random.default_rng(7))
     np.testing.assert_array_equal(decode_infer(request, MANIFEST).noise, noise)
     for raw in (True, False):
         given = message(ROWS, raw=raw)

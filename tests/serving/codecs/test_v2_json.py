@@ -12,7 +12,7 @@ from trpo_tf.serving.codecs.parameters import NOT_SERVED
 from trpo_tf.serving.codecs.request_validation import decode_tensor
 from trpo_tf.serving.codecs.v2_json import decode_request, encode_response, model_metadata
 from trpo_tf.serving.errors import RequestError
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 
 MANIFEST = Manifest(
     "policy",

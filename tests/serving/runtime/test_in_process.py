@@ -10,7 +10,7 @@ from tests.support.paths import BUNDLES
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
 from trpo_tf.serving.runtime.conversion import as_observations
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.verify import agree
 
 OBSERVATION = {"discrete": [0.1, -0.2, 0.05, 0.3], "continuous": [0.1, -0.2, 0.05]}

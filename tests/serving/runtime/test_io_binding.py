@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from trpo_tf import serving
-from trpo_tf.serving.runtime.policy import draw_noise
+from trpo_tf.serving.runtime.noise import draw_noise
 
 
 def answers(policy, observations):

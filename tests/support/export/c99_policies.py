@@ -11,9 +11,9 @@ from trpo_tf.export import PolicySpec, convert_policy
 from trpo_tf.export.c99 import HEADER_FILE
 from trpo_tf.export.parity.reference.cases import observation_cases
 from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import batch_size, by_name
 from trpo_tf.serving.runtime.onnx_runtime import open_session
-from trpo_tf.serving.runtime.policy import draw_noise
 
 spaces = gym.spaces
 NUMBERS = spaces.Box(-5, 5, (3,), np.float32)

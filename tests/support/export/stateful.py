@@ -14,9 +14,9 @@ from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.policy.outputs import all_outputs, of_inputs
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.bundle.specs import RESET
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import Observation, by_name
 from trpo_tf.serving.runtime.onnx_runtime import open_session
-from trpo_tf.serving.runtime.policy import draw_noise
 
 RNG = np.random.default_rng(5)
 

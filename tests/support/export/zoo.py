@@ -22,6 +22,7 @@ from trpo_tf.policies.heads.make import make_head
 from trpo_tf.policies.networks import default_network
 from trpo_tf.policies.policy import Policy, TrainedPolicy
 from trpo_tf.policies.running_stats import Moments, Normalizer
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
@@ -32,7 +33,6 @@ from trpo_tf.serving.runtime.observations import (
     structured,
 )
 from trpo_tf.serving.runtime.onnx_runtime import open_session
-from trpo_tf.serving.runtime.policy import draw_noise
 
 NUMBERS = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
 PIXELS = gym.spaces.Box(0, 255, (2, 18, 20), np.uint8)

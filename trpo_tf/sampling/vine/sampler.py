@@ -17,6 +17,7 @@ from trpo_tf.sampling.actor import Actor, in_parts
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
 from trpo_tf.sampling.vine.first_actions import FirstActions, FirstStep
+from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import (
     Array,
     Observation,
@@ -26,7 +27,6 @@ from trpo_tf.serving.runtime.observations import (
     take,
     write,
 )
-from trpo_tf.serving.runtime.policy import draw_noise
 from trpo_tf.support.phase_timer import PhaseClock
 
 
