@@ -1,5 +1,6 @@
 """Checks of arguments from Python callers; an error names the argument and says what it must be."""
 
+import os
 import reprlib
 from typing import Any
 
@@ -7,6 +8,13 @@ from typing import Any
 def expect(value: Any, kinds: Any, wanted: str, error: type[Exception]) -> None:
     """Raise `error` unless `value` is an instance of `kinds`; `wanted` names the argument and says what it must be."""
     if not isinstance(value, kinds):
+        raise error(f"{wanted}, not {reprlib.repr(value)}")
+
+
+def expect_path(value: Any, wanted: str, error: type[Exception]) -> None:
+    """Raise `error` unless `value` is a path that a system can have; `wanted` as in `expect`."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or "\0" in path:
         raise error(f"{wanted}, not {reprlib.repr(value)}")
 
 

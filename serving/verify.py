@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trpo_tf.serving.argument_checks import expect_path
 from trpo_tf.serving.bundle.available_memory import check_memory
 from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, UNLISTED_FILES
 from trpo_tf.serving.bundle.golden import read_golden, read_golden_file
@@ -41,8 +42,10 @@ def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verifica
     Raises `BundleError` for a changed, missing or unlisted file, a wrong signature, or an output that differs from its
     golden case. Floats may differ by 1e-5 + 1e-5 |golden output|, integers not at all.
     """
+    expect_path(bundle, "bundle must be the path of a bundle's folder", BundleError)
     folder = Path(bundle)
     if public_key is not None:
+        expect_path(public_key, "public_key must be the path of a key", BundleError)
         with signed_copy(folder, Path(public_key)) as copy:
             return verify(copy)
     manifest = read_manifest(folder)

@@ -1,7 +1,6 @@
 """Check the arguments of `write_bundle` before any work is done."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,7 +10,7 @@ from trpo_tf.export.parity.reference.evidence import Evidence
 from trpo_tf.export.policy.checks import check_answer
 from trpo_tf.export.policy.spec import GraphForm, PolicySpec, check_function
 from trpo_tf.serving import BundleError
-from trpo_tf.serving.argument_checks import expect
+from trpo_tf.serving.argument_checks import expect, expect_path
 from trpo_tf.serving.bundle.signing import signer
 from trpo_tf.serving.bundle.specs import Statistics
 from trpo_tf.serving.runtime.conversion import as_observations
@@ -33,7 +32,7 @@ def check_arguments(function: Any, spec: Any, path: Any, form: Any, evidence: An
     """Raise `ExportError` naming the first argument that can't be exported."""
     expect(spec, PolicySpec, "spec must be a PolicySpec", ExportError)
     check_function(function, "function", spec)
-    expect(path, (str, os.PathLike), "path must be that of the folder to make", ExportError)
+    expect_path(path, "path must be that of the folder to make", ExportError)
     expect(form, GraphForm, "form must be a GraphForm", ExportError)
     expect(evidence, Evidence, "evidence must be Evidence(observations), or Evidence(environment=...)", ExportError)
     expect(observer, Callable, "observer must be a function of what is being done", ExportError)

@@ -1,6 +1,7 @@
 """A manifest's specifications of a policy's arrays: names, types, shapes, bounds, noise, state, and statistics."""
 
 import math
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,7 +202,7 @@ def _as_initial(spec: StateSpec) -> float | tuple[float, ...]:
     """Return the initial value as Python numbers: one if all are equal, else one for each element."""
     wanted = (
         f"initial of {spec.name!r} must be a number of {spec.dtype}, or one for each of its {math.prod(spec.shape)} "
-        f"elements; it is {spec.initial!r}"
+        f"elements of shape {list(spec.shape)}; it is {' '.join(reprlib.repr(spec.initial).split())}"
     )
     try:
         given = np.asarray(spec.initial)
@@ -210,12 +211,22 @@ def _as_initial(spec: StateSpec) -> float | tuple[float, ...]:
     except (TypeError, ValueError, OverflowError):
         raise BundleError(wanted) from None
     is_exact = values.dtype.kind == "f" or np.array_equal(values, given)
-    if given.dtype.kind not in "biuf" or values.size not in (1, math.prod(spec.shape)) or not is_exact:
+    if given.dtype.kind not in "biuf" or not _is_one_or_each(given, spec.shape) or not is_exact:
         raise BundleError(wanted)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BundleError(wanted)
     numbers = values.ravel().tolist()
     return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def _is_one_or_each(values: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    """Return whether values are one number, or one for each element, flat or in the array's shape.
+
+    A list of one number for several elements is none of these: more likely the others were forgotten.
+    """
+    if values.ndim < 2:
+        return values.ndim == 0 or values.size == math.prod(shape)
+    return [n for n in values.shape if n > 1] == [n for n in shape if n > 1]
 
 
 def is_text(value: Any) -> bool:

@@ -26,6 +26,20 @@ PAUSE_SECONDS = 0.1
 QUIET_SECONDS = 60.0
 """How long not to repeat the warning about too many connections."""
 
+_METHODS_BEGIN, _METHODS_END = b"A", b"Z"
+"""First letters of HTTP's methods. TLS begins with the byte 22."""
+
+_MOST_DISCARDED = 2**16
+"""Bytes of a request without TLS that are taken: a connection that is closed with unread input is reset."""
+
+_USE_HTTPS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: 63\r\nconnection: close\r\n\r\n"
+    b'{"error":"this port speaks HTTPS; begin the URL with https://"}'
+)
+
+_LEAST_SECONDS = 0.001
+"""Least time for a handshake whose first byte has arrived in time."""
+
 
 class TlsAcceptor:
     """Accepts connections, and runs the TLS handshake of each with the certificates that are current then.
@@ -113,7 +127,41 @@ class TlsAcceptor:
         self._quiet_until = self._loop.time() + QUIET_SECONDS
 
     async def _shake_hands(self, connection: socket.socket) -> None:
+        until = self._loop.time() + self._timeout
         with suppress(OSError, asyncio.CancelledError):  # the client's failure, or it was ended
+            try:
+                first = await self._first_byte(connection, until)
+            except BaseException:
+                connection.close()
+                raise
+            if _METHODS_BEGIN <= first <= _METHODS_END:
+                _answer_plain_http(connection)
+                return
+            left = max(until - self._loop.time(), _LEAST_SECONDS)
             await self._loop.connect_accepted_socket(
-                self._connect, connection, ssl=self._tls.context, ssl_handshake_timeout=self._timeout
+                self._connect, connection, ssl=self._tls.context, ssl_handshake_timeout=left
             )
+
+    async def _first_byte(self, connection: socket.socket, until: float) -> bytes:
+        """Wait for what a client sends first, and return it without taking it: nothing if the client has left.
+
+        Raises `TimeoutError` if nothing arrives `until` then.
+        """
+        with suppress(BlockingIOError):
+            return connection.recv(1, socket.MSG_PEEK)
+        arrived = asyncio.Event()
+        self._loop.add_reader(connection, arrived.set)
+        try:
+            async with asyncio.timeout_at(until):
+                await arrived.wait()
+        finally:
+            self._loop.remove_reader(connection)
+        return connection.recv(1, socket.MSG_PEEK)
+
+
+def _answer_plain_http(connection: socket.socket) -> None:
+    """Tell a client that speaks HTTP without TLS to use it, and close the connection."""
+    with connection:
+        connection.recv(_MOST_DISCARDED)  # what is unread when a connection is closed resets it
+        connection.send(_USE_HTTPS)
+        connection.shutdown(socket.SHUT_WR)

@@ -1,13 +1,12 @@
 """Policies in process: load a bundle, and compute actions from observations with ONNX Runtime."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trpo_tf.serving.argument_checks import expect
+from trpo_tf.serving.argument_checks import expect_path
 from trpo_tf.serving.bundle.available_memory import check_memory
 from trpo_tf.serving.bundle.files import MODEL_FILE
 from trpo_tf.serving.bundle.manifest import Manifest, read_checked, read_manifest
@@ -193,10 +192,10 @@ def load(bundle: str | Path, public_key: str | Path | None = None) -> Policy:
 
     Raises `BundleError`.
     """
-    expect(bundle, (str, os.PathLike), "bundle must be the path of a bundle's folder", BundleError)
+    expect_path(bundle, "bundle must be the path of a bundle's folder", BundleError)
     folder = Path(bundle)
     if public_key is not None:
-        expect(public_key, (str, os.PathLike), "public_key must be the path of a key", BundleError)
+        expect_path(public_key, "public_key must be the path of a key", BundleError)
         with signed_copy(folder, Path(public_key)) as copy:
             return load(copy)
     return Policy(*read_graph(folder))

@@ -349,6 +349,14 @@ def test_a_prediction_is_json(run, bundle, monkeypatch):
     assert run("predict", bundle, "--observation", "[0, 0]", "--stochastic", "--seed", 3)[1] == draws[3]
 
 
+def test_help_ends_in_a_terminal_of_one_column(run, monkeypatch):
+    """Its boxes would not: their program never finishes a line of no width."""
+    monkeypatch.setenv("COLUMNS", "1")
+    status, out, _ = run("verify", "--help")
+    assert status == 0
+    assert max(map(len, out.splitlines())) == 40
+
+
 @pytest.mark.parametrize("line", ["max_kl = 'much'", "no_such_setting = 1", "[["])
 def test_a_damaged_config_is_one_line(line, run, trained, tmp_path):
     folder = Path(shutil.copytree(trained.run.folder, tmp_path / "run"))

@@ -37,12 +37,19 @@ def test_a_run_is_written_where_it_was_asked_for_and_outlives_its_environment(sm
     assert run.folder == tmp_path / "run"
 
 
-@pytest.mark.parametrize("sampler", ["single-path", "vine"])
-def test_one_object_for_several_environments_is_refused(sampler, small_config, tmp_path):
-    only, count = Walk(), 4 if sampler == "single-path" else 1
-    config = small_config(
-        "Only-v0", total_steps=300, vine=VineConfig(rollout_states=4), num_envs=count, sampler=sampler
-    )
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_envs": 4},
+        {"num_envs": 2, "shards": 2},
+        {"num_envs": 1, "eval_interval": 64, "periodic_eval_episodes": 1},
+        {"vine": VineConfig(rollout_states=4), "num_envs": 1, "sampler": "vine"},
+    ],
+    ids=["one shard", "shards", "evaluation", "vine"],
+)
+def test_one_object_for_several_environments_is_refused(settings, small_config, tmp_path):
+    only = Walk()
+    config = small_config("Only-v0", total_steps=300, **settings)
     with pytest.raises(UserError, match="an object that it had returned before"):
         train(config, tmp_path / "run", make_env=lambda: only, progress=False)
     gym.registry.pop("Only-v0")

@@ -42,6 +42,22 @@ def test_a_box_without_dimensions_is_one_number():
     assert encode(gym.spaces.Box(0, 9, (), np.float32), [3.0, 4.0], normalize=False).tolist() == [[3.0], [4.0]]
 
 
+@pytest.mark.parametrize(
+    ("space", "is_flattened"),
+    [
+        (gym.spaces.Box(0, 255, (4, 84, 84, 1), np.uint8), True),
+        (gym.spaces.Box(0, 1, (84, 84, 3), np.float32), True),
+        (gym.spaces.Box(0, 255, (84, 84, 3), np.uint8), False),
+        (gym.spaces.Box(0, 1, (1080,), np.float32), False),
+        (gym.spaces.Box(0, 1, (3, 3), np.float32), False),
+    ],
+    ids=["stack of bytes", "floats", "image", "rays", "matrix"],
+)
+def test_what_looks_like_an_image_and_is_not_taken_as_one_is_found(space, is_flattened):
+    encoder = make_encoder(observation_kinds(space), observation_spec(space), normalize=True)
+    assert [spec.shape for spec in encoder.flattened] == ([space.shape] if is_flattened else [])
+
+
 @pytest.mark.parametrize("space", [gym.spaces.Text(3), gym.spaces.Dict({"a": gym.spaces.Text(3)})])
 def test_other_spaces_are_refused_by_name(space):
     with pytest.raises(UserError, match=r"observation space .* isn't supported"):

@@ -142,6 +142,12 @@ REFUSED = {
     r"doesn't take inputs of shape \(None, 2\): it takes \(None, 7\)": lambda: keras.Sequential(
         [keras.Input((7,)), layers.Dense(2)]
     ),
+    r"doesn't take inputs of shape \(None, 2\): You need to .*adapt": lambda: chain(
+        layers.Discretization(num_bins=4), layers.Embedding(4, 2), layers.Flatten()
+    ),
+    r"a layer that keeps its state itself \(memory, stateful=True\)": lambda: keras.Sequential(
+        [layers.Reshape((1, 2)), layers.GRU(4, stateful=True, name="memory"), layers.Dense(2)]
+    ),
     r"it takes \[\(None, 2\), \(None, 2\)\]": lambda: branches(2, lambda *entries: layers.Add()(entries)),
     "gives 2 outputs; it must give one tensor": lambda: branches(1, lambda entry: [entry, layers.Dense(2)(entry)]),
     r"output has shape \(None, 3\); it must be \(None, 2\)": lambda: chain(last=layers.Dense(3)),
@@ -180,7 +186,7 @@ REFUSED = {
     "can't be read back after training: .*Lambda.*make a layer class": lambda: chain(layers.Lambda(lambda x: 2 * x)),
     "another network when it is read back.*: check its get_config": lambda: Forgetful(5),
     "weights that are not trained are not saved .*kernel": frozen,
-    "weights that are not trained are not saved .*mean": adapted,
+    r"weights that are not trained are not saved .*mean.*as those of Normalization\(mean=": adapted,
 }
 
 

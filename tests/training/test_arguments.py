@@ -16,6 +16,7 @@ WRONG = {
     "config must be a Config": lambda _: train({"env_id": "CartPole-v1"}),
     "config must be a Config.*not 'CartPole-v1'": lambda _: train("CartPole-v1"),
     "out must be the path": lambda trained: train(trained.run.config, 3),
+    "out must be the path.*not 'a.x00b'": lambda trained: train(trained.run.config, "a\0b"),
     "init_from must be the path": lambda trained: train(trained.run.config, init_from=trained.run),
     "observer must be a function": lambda trained: train(trained.run.config, observer="print"),
     "policy_network must be a keras.Model": lambda trained: train(trained.run.config, policy_network="mlp"),

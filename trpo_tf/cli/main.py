@@ -18,7 +18,7 @@ from trpo_tf.cli.acting import BenchLatency, Predict, Serve
 from trpo_tf.cli.exporting import Export, Verify
 from trpo_tf.cli.showing import Record, Report
 from trpo_tf.cli.studies import Benchmark, Demo, Lab, Search
-from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, WrappedText, fail, one_line, say
+from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, WrappedText, fail, one_line, say, widen
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.former_names import FLAGS
 from trpo_tf.config.setting_checks import whole_number
@@ -116,6 +116,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
     Raises `UserError` or `SystemExit`.
     """
     arguments = _with_present_options(arguments)
+    widen()
     with _whole_numbers(), contextlib.redirect_stdout(cast(TextIO, WrappedText(sys.stdout))):
         command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

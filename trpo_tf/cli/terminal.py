@@ -33,6 +33,15 @@ _UNBROKEN = frozenset("│╭╰\x1b")
 """Characters of lines that are not broken: boxes fit already, and the width of coloured text is another."""
 
 
+_LEAST_COLUMNS = 40
+
+
+def widen() -> None:
+    """Take a narrower terminal for one of 40 columns: the help's boxes are never finished in a column or two."""
+    if shutil.get_terminal_size().columns < _LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(_LEAST_COLUMNS)
+
+
 class WrappedText:
     """A text stream that breaks lines wider than the terminal between words, except lines of boxes and of colours."""
 

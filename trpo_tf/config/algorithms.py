@@ -33,7 +33,7 @@ class Algorithm:
         adapts: metric that `Update.adapted` is reported as, `radius` (of the trust region) or `kl_coefficient`; None if
             the update uses neither.
         initial: settings -> radius or coefficient of the first update.
-        can_anneal: whether `anneal` makes its steps shorter.
+        can_anneal: whether `anneal` makes its steps shorter. Its radius is `max_kl` otherwise, and is not adapted.
         has_entropy_term: whether it maximises the surrogate with the entropy term added.
         uses_minibatches: whether it goes through minibatches. The vine's rows can't be split into them.
     """

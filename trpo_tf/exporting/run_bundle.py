@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from trpo_tf.runs.checkpoints import WEIGHTS_FILE, pack
 from trpo_tf.runs.folder import Run
 from trpo_tf.runs.layout import BUNDLES_FILE, bundles_of
 from trpo_tf.serving import Manifest
-from trpo_tf.serving.argument_checks import expect
+from trpo_tf.serving.argument_checks import expect, expect_path
 from trpo_tf.support.atomic_write import write_atomically
 
 
@@ -47,7 +46,7 @@ def export_run(
     `with_episode` also records an episode: episode.mp4, or episode.gif if MP4 can't be encoded here.
     """
     expect(run, Run, "run must be a Run, as train and load_run give it", UserError)
-    expect(out, (str, os.PathLike), "out must be the path of the folder to make", UserError)
+    expect_path(out, "out must be the path of the folder to make", UserError)
     out = Path(out).absolute()  # an environment may change the working directory
     policy, env_id, environment = run.policy, run.config.env_id, run.config.made_environment
     files = {WEIGHTS_FILE: pack(run.state.weights())}

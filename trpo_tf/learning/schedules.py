@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.settings import Config, SamplingConfig
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.heads.head import Head
@@ -41,8 +42,10 @@ def present_sampling(config: Config, state: TrainingState) -> SamplingConfig:
 
 
 def radius_or_coefficient(config: Config, state: TrainingState) -> np.float32:
-    """Return the radius or KL coefficient of this update: annealed, or as the algorithm adapted it."""
-    return np.float32(config.trust_region.max_kl * annealing(config, state)) if config.anneal else state.adapted
+    """Return the radius or KL coefficient of this update: `max_kl`, annealed or not, or what the algorithm adapted."""
+    if not find_algorithm(config.algo).can_anneal:
+        return state.adapted
+    return np.float32(config.trust_region.max_kl * annealing(config, state))
 
 
 def entropy_term(config: Config, state: TrainingState, head: Head) -> EntropyTerm:

@@ -12,7 +12,7 @@ from trpo_tf.envs.spaces import MASK
 from trpo_tf.errors import UserError
 from trpo_tf.policies.running_stats import OBSERVATION_CLIP, Moments, Normalizer
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.bundle.specs import option_counts
+from trpo_tf.serving.bundle.specs import MOST_STATISTICS, option_counts
 from trpo_tf.serving.runtime.observations import Observation, by_name
 
 _FIRST_CENTRED = 2.0**13
@@ -107,6 +107,11 @@ class Encoder:
         for spec in self._mask:
             return MaskedInputs(inputs, tf.cast(observation[spec.name], tf.bool))
         return inputs
+
+    @property
+    def flattened(self) -> list[ArraySpec]:
+        """Parts as large as images that are taken as separate numbers, whatever stands beside what."""
+        return [spec for spec in self._numbers if len(spec.shape) > 1 and math.prod(spec.shape) > MOST_STATISTICS]
 
     @property
     def has_wide_numbers(self) -> bool:

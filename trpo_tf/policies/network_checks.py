@@ -42,11 +42,12 @@ def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str, s
         raise UserError(
             f"{name} must be a keras.Model (of Keras 3), such as keras.Sequential([...]); it is {_kind(network)}"
         )
-    wanted = " and ".join(f"{tuple(spec.shape)}" for spec in inputs)
+    _check_no_hidden_state(network, name)
     try:
         output = network(_probes(inputs))
     except Exception as error:
-        reason = f"it takes {network.input_shape}" if hasattr(network, "input_shape") else _reason(error)
+        wanted = " and ".join(f"{tuple(spec.shape)}" for spec in inputs)
+        reason = _other_inputs(network, inputs) or _reason(error)
         raise NetworkMismatch(f"{name} doesn't take inputs of shape {wanted}: {reason}") from error
     if not state:
         if not tf.is_tensor(output):
@@ -59,6 +60,25 @@ def check_shapes(network: Any, inputs: Sequence[Any], outputs: int, name: str, s
     _check_output(output[0], (outputs,), name, "output")
     for spec, after in zip(state, output[1:], strict=True):
         _check_output(after, spec.shape, name, spec.next_name)
+
+
+def _check_no_hidden_state(network: keras.Model, name: str) -> None:
+    """Raise `UserError` if a layer keeps its state from call to call in a variable of its own."""
+    for layer in network._flatten_layers(include_self=False, recursive=True):
+        if getattr(layer, "stateful", False) is True:
+            raise UserError(
+                f"{name} has a layer that keeps its state itself ({layer.name}, stateful=True), so that steps would "
+                "depend on each other unseen; let the network take and give the state, and describe it by policy_state"
+            )
+
+
+def _other_inputs(network: keras.Model, inputs: Sequence[Any]) -> str:
+    """Return what the network takes, if that can be told and is something else; otherwise nothing."""
+    taken = getattr(network, "input_shape", None)
+    wanted = [tuple(spec.shape) for spec in inputs]
+    if taken is None or taken == (wanted if len(wanted) > 1 else wanted[0]):
+        return ""
+    return f"it takes {taken}"
 
 
 def _check_output(output: Any, wanted: tuple[int, ...], name: str, what: str) -> None:
@@ -213,7 +233,8 @@ def _check_reads_back(network: keras.Model, weights: Sequence[Any], probes: Any,
     if not same or not _alike(*(_called(each, weights, probes)[0] for each in (network, again))):
         untrained = ", ".join(v.path for v in network.non_trainable_variables[:3])
         reason = (
-            f"weights that are not trained are not saved ({untrained}); train them"
+            f"weights that are not trained are not saved ({untrained}); train them, or let the layer's arguments make "
+            "them again, as those of Normalization(mean=..., variance=...) do"
             if untrained
             else "check its get_config"
         )

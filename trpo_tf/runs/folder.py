@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from trpo_tf.config.fixed_settings import first_difference
 from trpo_tf.config.settings import Config, read_config
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import Spaces
@@ -30,15 +30,19 @@ from trpo_tf.runs.layout import (
     POLICY_NETWORK_FILE,
     POLICY_STATE_FILE,
     SPACES_FILE,
+    START_CONFIG_FILE,
     SUMMARY_FILE,
     VALUE_NETWORK_FILE,
     read_summary,
     require_new,
     require_run,
+    shown,
 )
 from trpo_tf.serving import StateSpec
-from trpo_tf.serving.argument_checks import expect
+from trpo_tf.serving.argument_checks import expect_path
 from trpo_tf.support.atomic_write import write_atomically
+
+_AT_START = b"# The settings at the start of the run. To change one, edit config.toml.\n"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def create_run(folder: Path, config: Config, learner: Learner, state: TrainingSt
             state_of_network = [dataclasses.asdict(spec) for spec in learner.policy.core.state]
             (scratch / POLICY_STATE_FILE).write_text(json.dumps(state_of_network, indent=2))
         write_config(scratch, config)
+        (scratch / START_CONFIG_FILE).write_bytes(_AT_START + (scratch / CONFIG_FILE).read_bytes())
         (scratch / CHECKPOINTS_FOLDER).mkdir()
         save_checkpoint(scratch / CHECKPOINTS_FOLDER, state)
     return Run(folder, config, learner.policy, lambda: learner, state)
@@ -106,10 +111,12 @@ def load_run(folder: str | Path) -> Run:
 
     The policy needs neither the environment nor the critic. `Run.learner` builds both when it is first read.
     """
-    expect(folder, (str, os.PathLike), "the run must be the path of its folder", UserError)
+    expect_path(folder, "the run must be the path of its folder", UserError)
     folder = Path(folder)
     require_run(folder)
-    config, state = read_config(folder / CONFIG_FILE), load_checkpoint(folder / CHECKPOINTS_FOLDER)
+    config = read_config(folder / CONFIG_FILE)
+    _refuse_other_settings(folder, config)
+    state = load_checkpoint(folder / CHECKPOINTS_FOLDER)
     network, own_state = from_architecture(folder / POLICY_NETWORK_FILE), _read_state(folder / POLICY_STATE_FILE)
     with _mismatches_named(folder, config):
         policy = build_policy(config, _read_spaces(folder, config), network, own_state)
@@ -120,10 +127,42 @@ def load_run(folder: str | Path) -> Run:
     def make_learner() -> Learner:
         with _mismatches_named(folder, config):
             learner = build_learner(config, network, from_architecture(folder / VALUE_NETWORK_FILE), own_state)
+            _refuse_other_spaces(learner.policy, policy)
             learner.initial_state(config.sampling.num_envs).with_weights(state.weights())
         return learner
 
     return Run(folder, config, policy, make_learner, state, read_summary(folder))
+
+
+def _refuse_other_settings(folder: Path, config: Config) -> None:
+    """Raise `UserError` for a setting that was edited and can't change. Runs of earlier releases have no record."""
+    if not (folder / START_CONFIG_FILE).exists():
+        return
+    if difference := first_difference(config, read_config(folder / START_CONFIG_FILE)):
+        name, now, then = difference
+        raise UserError(
+            f"{name} can't change after the start of a run: {shown(folder / CONFIG_FILE)} has {now!r}, and the run was "
+            f"started with {then!r}; restore it, or train a new run"
+        )
+
+
+def _refuse_other_spaces(present: Policy, run: Policy) -> None:
+    """Raise `WeightsMismatch` if the policy in the present environment would not be that of the run."""
+    then = _what_it_sees(run)
+    for what, now in _what_it_sees(present).items():
+        if now != then[what]:
+            raise WeightsMismatch(f"its {what} was {then[what]}, and is {now}")
+
+
+def _what_it_sees(policy: Policy) -> dict[str, str]:
+    """Return what weights mean besides their shapes. Bounds of observations are left out, which change no action."""
+    spec, limit = policy.spec, policy.memory.limit if policy.memory else 0
+    return {
+        "observation": ", ".join(f"{part.name} {part.dtype}{[*part.shape]}" for part in spec.observation),
+        "action": f"{spec.action.dtype}{[*spec.action.shape]} from {spec.action.low} to {spec.action.high}",
+        "action mask": str(spec.mask),
+        "time limit": f"{limit} steps" if limit else "none",
+    }
 
 
 def _read_state(path: Path) -> tuple[StateSpec, ...]:

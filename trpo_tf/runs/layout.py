@@ -1,6 +1,7 @@
 """Run folders: their files, and what can be told of one without loading the run.
 
 config.toml             the settings
+started_with.toml       the settings at the start, some of which can't change
 spaces.json             the arrays that the policy observes and gives
 policy_network.json     Keras architectures
 value_network.json
@@ -24,6 +25,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.support.shell import in_shell
 
 CONFIG_FILE = "config.toml"
+START_CONFIG_FILE = "started_with.toml"
 SPACES_FILE = "spaces.json"
 POLICY_NETWORK_FILE = "policy_network.json"
 POLICY_STATE_FILE = "policy_state.json"

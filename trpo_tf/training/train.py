@@ -1,7 +1,7 @@
 """Train policies: start a run, or resume one."""
 
 import dataclasses
-import os
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from trpo_tf.envs.vector.backends import choose_backend
 from trpo_tf.errors import UserError
 from trpo_tf.learning.learner import Learner, build_learner, with_observation_offset
 from trpo_tf.learning.training_state import TrainingState
+from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.network_checks import check_trainable
 from trpo_tf.runs.folder import Run, create_run, load_run, with_summary, write_config
 from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run, shown
@@ -25,7 +26,7 @@ from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving import StateSpec
-from trpo_tf.serving.argument_checks import expect, expect_count
+from trpo_tf.serving.argument_checks import expect, expect_count, expect_path
 from trpo_tf.support.shell import in_shell
 from trpo_tf.training.loop import iterations_left, train_to_end
 from trpo_tf.training.watchers import WatcherArguments, Watchers
@@ -77,8 +78,10 @@ def train(
         Exception: a callback raised it; a checkpoint was saved.
     """
     expect(config, Config, "config must be a Config (with a preset: Config.for_env; of a dict: from_dict)", UserError)
-    expect(out, str | os.PathLike | None, "out must be the path of the folder to make", UserError)
-    expect(init_from, str | os.PathLike | None, "init_from must be the path of a run or bundle", UserError)
+    if out is not None:
+        expect_path(out, "out must be the path of the folder to make", UserError)
+    if init_from is not None:
+        expect_path(init_from, "init_from must be the path of a run or bundle", UserError)
     watching = Watchers(**watchers)
     if make_env is not None:
         register_callable(config.env_id, make_env)
@@ -95,6 +98,7 @@ def train(
     if value_network is not None:
         check_trainable(value_network, learner.policy.encoder.inputs, "value_network")
     state = learner.initial_state(config.sampling.num_envs)
+    _warn_of_flattened(learner.policy.encoder)
     if source is not None:
         state = read_weights(shown(source), state)
     if watching.profile:
@@ -130,7 +134,7 @@ def resume(
     same machine, with the same package versions and number of threads, and for any number of `workers`.
     """
     watching = Watchers(**watchers)
-    expect(folder, str | os.PathLike, "the run must be the path of its folder", UserError)
+    expect_path(folder, "the run must be the path of its folder", UserError)
     require_run(Path(folder))
     folder = Path(folder).absolute()
     if make_env is not None:
@@ -180,6 +184,15 @@ def with_version(config: Config) -> Config:
         return config
     warnings.warn(f"{config.env_id} stands for its latest version, {env_id}", stacklevel=3)
     return dataclasses.replace(config, env_id=env_id)
+
+
+def _warn_of_flattened(encoder: Encoder) -> None:
+    for spec in encoder.flattened:
+        warnings.warn(
+            f"the observation {spec.name!r}, {spec.dtype}{list(spec.shape)}, is taken as {math.prod(spec.shape):,} "
+            "numbers; an image is uint8 [height, width, channels], so let a wrapper give that if it is one",
+            stacklevel=3,
+        )
 
 
 def _check_state(state: Sequence[StateSpec], network: keras.Model | None, config: Config) -> None:

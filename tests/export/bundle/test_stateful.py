@@ -572,6 +572,8 @@ SPECS = {
     "initial of 'x' must be a number of float32, or one for each of its 2": lambda: StateSpec(
         "x", "float32", (2,), [1, 2, 3]
     ),
+    r"or one for each of its 6 elements of shape \[6\]; it is \[1.0\]": lambda: StateSpec("x", "float32", (6,), [1.0]),
+    r"elements of shape \[3, 2\]; it is array": lambda: StateSpec("x", "float32", (3, 2), np.arange(6).reshape(2, 3)),
     "initial of 'x' must be a number of int32": lambda: StateSpec("x", "int32", (), 0.5),
     "initial of 'x' must be a number of uint8": lambda: StateSpec("x", "uint8", (), 256),
     "initial of 'x' must be a number of float32.*inf": lambda: StateSpec("x", "float32", (), np.inf),

@@ -210,7 +210,7 @@ def test_none_is_no_bound_and_sequences_are_bounds():
     assert (written["low"], written["high"]) == (None, [None, 3])
 
 
-@pytest.mark.parametrize("bundle", [None, 3, ["bundle"]])
+@pytest.mark.parametrize("bundle", [None, 3, ["bundle"], "bun\0dle"])
 def test_load_wants_a_path(bundle):
     with pytest.raises(BundleError, match="bundle must be the path of a bundle's folder, not"):
         serving.load(bundle)

@@ -307,5 +307,14 @@ def test_what_is_no_handshake_ends_its_connection_alone(start, discrete, certifi
                     while connection.recv(1000):
                         pass
                 assert time.monotonic() - began < 8
+        for method in ("GET", "PATCH"):
+            plain = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            plain.request(method, "/v2/models/x/infer", body=b"x" * 3000)
+            response = plain.getresponse()
+            assert (response.status, response.read()) == (
+                400,
+                b'{"error":"this port speaks HTTPS; begin the URL with https://"}',
+            )
+            plain.close()
         assert shown_by(server.port, certificates) == "server"
         assert server.stop(signal.SIGTERM) == (0, "")

@@ -4,6 +4,7 @@ With every backend, the step after an episode's end only resets the environment.
 count as a step. After an episode that EnvPool cuts at its time limit there are two such steps.
 """
 
+import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -99,6 +100,10 @@ class Vectorized:
         set_progress(self._envs.unwrapped, progress)
 
 
+_OPEN: "weakref.WeakSet[SyncVectorEnv]" = weakref.WeakSet()
+"""Those that are not closed, of all shards and evaluations of this process."""
+
+
 class SyncVectorEnv:
     """Gymnasium's environments stepped one after the other; MuJoCo's in two halves, on two threads.
 
@@ -111,10 +116,11 @@ class SyncVectorEnv:
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], *, halves: bool = True) -> None:
         """Take over `envs`, which must have the same spaces: `close` closes them.
 
-        Raises `UserError` if two of them are the same object.
+        Raises `UserError` if two of them are the same object, or one is stepped by another `SyncVectorEnv`.
         """
-        require_distinct(envs)
         self.envs, self.num_envs = envs, len(envs)
+        require_distinct([env for vector in (self, *_OPEN) for env in vector.envs])
+        _OPEN.add(self)
         self._specs = parts = observation_spec(envs[0].observation_space)
         self._observation = {part.name: np.zeros((self.num_envs, *part.shape), part.dtype) for part in parts}
         self._places = {
@@ -162,6 +168,7 @@ class SyncVectorEnv:
 
     def close(self) -> None:
         """Close the environments."""
+        _OPEN.discard(self)
         self._beside.shutdown()
         for env in self.envs:
             close_safely(env)
@@ -220,7 +227,8 @@ def require_distinct(envs: Sequence[gym.Env[Any, Any]]) -> None:
     if len({id(env.unwrapped) for env in envs}) < len(envs):
         raise UserError(
             "the environment's constructor returned an object that it had returned before; several environments are "
-            "stepped side by side, so let each call make a new one: make_env=MyEnv, or num_envs=1"
+            "stepped side by side, so let each call make a new one: make_env=MyEnv, or num_envs=1 without "
+            "eval_interval"
         )
 
 
