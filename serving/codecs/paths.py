@@ -51,7 +51,7 @@ def not_found(path: str, paths: Container[str]) -> str:
     """Return the error message for a path that is not among the server's `paths`."""
     parts = [part.removesuffix(PREDICT) if path.startswith("/v1/") else part for part in path.split("/")]
     match parts:
-        case ["", "v1" | "v2", "models", name, *rest] if name:
+        case ["", _, "models", name, *rest] if name:
             model = quoted(name_in(name))
             if f"/v2/models/{name}/ready" not in paths:
                 return f"there is no model {model}"

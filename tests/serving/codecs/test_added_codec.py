@@ -46,6 +46,8 @@ def test_an_added_codec_acts_as_the_policy_and_its_errors_are_the_clients(site, 
             status, _, answer = ask(server, path, wrong)
             assert status == 400, (wrong, answer)
         assert ask(server, path, lines[0])[0] == 200
+        status, _, answer = ask(server, "/csv/models/other/act", lines[0])
+        assert (status, answer) == (404, b'{"error":"there is no model \'other\'"}')
 
 
 def test_the_document_of_the_routes_has_an_added_codec(site, start, discrete):
