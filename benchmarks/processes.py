@@ -18,9 +18,9 @@ def ask(command: list[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def resident_megabytes() -> float:
-    """This process's memory that is in RAM now, of 10^6 bytes each."""
-    return _status("VmRSS")
+def resident_megabytes(pid: int | str = "self") -> float:
+    """A process's memory that is in RAM now, of 10^6 bytes each; by default of this process."""
+    return _status("VmRSS", pid)
 
 
 def peak_megabytes() -> float:
@@ -28,6 +28,6 @@ def peak_megabytes() -> float:
     return _status("VmHWM")
 
 
-def _status(name: str) -> float:
-    (kibibytes,) = re.findall(rf"^{name}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+def _status(name: str, pid: int | str = "self") -> float:
+    (kibibytes,) = re.findall(rf"^{name}:\s*(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(kibibytes) * 1024 / 1e6

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.processes import resident_megabytes
 from benchmarks.serving.malformed import INPUTS, infer_path, malformed, message, post
 
 try:
@@ -93,11 +94,6 @@ def answers(port: int, request: bytes) -> bytes:
         except ConnectionError:
             pass
     return received
-
-
-def resident_megabytes(pid: int) -> float:
-    """Memory of a process, in 10^6 bytes."""
-    return int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) * 1024 / 1e6
 
 
 def fuzz(requests: int, seed: int) -> dict[str, object]:

@@ -4,13 +4,12 @@ import csv
 import json
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.support import command_line
-from tests.support.command_line import Command
+from tests.support.command_line import Command, wait_until
 from tests.support.paths import ROOT
 from trpo_tf.cli import main as cli
 from trpo_tf.cli import terminal
@@ -42,14 +41,6 @@ def finish(process: Command) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait(process: Command, reached) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def iterations(run: Path) -> int:
     path = run / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -59,7 +50,7 @@ def iterations(run: Path) -> int:
 def test_a_benchmark_stopped_and_killed_goes_on_does_nothing_twice_and_reports_what_fails(here):
     first, second = (here / "out" / "runs" / name for name in NAMES)
     process = start(*SETTINGS)
-    wait(process, lambda: iterations(first / "run") >= 1)
+    wait_until(process, lambda: iterations(first / "run") >= 1)
     process.send_signal(signal.SIGTERM)
     status, out, err = finish(process)
     assert (status, out) == (terminal.INTERRUPTED, "")
@@ -68,7 +59,7 @@ def test_a_benchmark_stopped_and_killed_goes_on_does_nothing_twice_and_reports_w
     assert 1 <= stopped_at < 5
 
     process = start(*SETTINGS)
-    wait(process, lambda: (second / "run" / "metrics.jsonl").exists())
+    wait_until(process, lambda: (second / "run" / "metrics.jsonl").exists())
     process.send_signal(signal.SIGKILL)
     finish(process)
     finished = first / "result.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import command_line
-from tests.support.command_line import Command
+from tests.support.command_line import Command, wait_until
 from tests.support.paths import ROOT
 from trpo_tf.runs.checkpoints import load_checkpoint
 
@@ -42,16 +42,8 @@ def iterations(run: Path) -> list[int]:
     return [json.loads(line)["iteration"] for line in whole]
 
 
-def wait(process: Command, reached) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def kill_when(process: Command, reached) -> None:
-    wait(process, reached)
+    wait_until(process, reached)
     process.send_signal(signal.SIGKILL)
     assert finish(process)[0] == -signal.SIGKILL
 
@@ -105,7 +97,7 @@ def test_a_run_killed_twice_ends_with_the_same_weights(uninterrupted, tmp_path):
 def test_ctrl_c_finishes_the_iteration_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
     process = start(tmp_path, *SETTINGS, "--out", "run")
-    wait(process, lambda: 2 in iterations(run))
+    wait_until(process, lambda: 2 in iterations(run))
     process.send_signal(signal.SIGINT)
     status, err = finish(process)
     assert status == 130

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,6 +113,15 @@ def run(folder: Path, *arguments: object, timeout: float = 300, **options: Any) 
     process = start(folder, *arguments, **options)
     out, err = process.communicate(timeout)
     return subprocess.CompletedProcess(list(map(str, arguments)), process.wait(), out, err)
+
+
+def wait_until(process: Command, reached: Callable[[], bool], timeout: float = 300) -> None:
+    """Wait until `reached()` while the process runs."""
+    deadline = time.monotonic() + timeout
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 @functools.cache

@@ -4,8 +4,9 @@ import contextlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from trpo_tf.config.settings import PolicyConfig
+from trpo_tf.config.settings import Config, PolicyConfig, TrustRegionConfig
 from trpo_tf.policies.encoders import Encoder, MaskedInputs
 from trpo_tf.policies.heads.discrete import MaskableHead
 from trpo_tf.policies.heads.head import Head
@@ -14,7 +15,9 @@ from trpo_tf.policies.networks import mlp
 from trpo_tf.policies.policy import Policy
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.specs import option_counts
-from trpo_tf.updates.local_problem import Rows
+from trpo_tf.updates.composed import trpo
+from trpo_tf.updates.local_problem import LocalProblem, Rows
+from trpo_tf.updates.result import Update
 
 OBSERVATIONS = 3
 
@@ -95,3 +98,8 @@ def make_rows(kind: str, dtype: str = "float64", *, count: int = 40, seed: int =
     if inputs is None:
         inputs = rng.normal(size=(count, OBSERVATIONS)).astype(dtype)
     return Rows(inputs, sample, rng.normal(size=count).astype(dtype), weight)
+
+
+def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
+    """TRPO's update with a radius of `max_kl`."""
+    return trpo(problem, Config("", trust_region=config), tf.constant(config.max_kl, problem.theta.dtype), None)

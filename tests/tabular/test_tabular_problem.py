@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.problems import trpo_update
 from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.policies.heads.make import make_head
 from trpo_tf.serving import ArraySpec
@@ -13,7 +14,6 @@ from trpo_tf.tabular.exact import evaluate, evaluate_average, local_approximatio
 from trpo_tf.tabular.mdps import ergodic, garnet
 from trpo_tf.tabular.policies import compatible_weights, fisher, indicator_features, scores, softmax
 from trpo_tf.tabular.problem import TabularProblem, exact_update, tabular_problem
-from trpo_tf.updates.composed import trpo_update
 from trpo_tf.updates.directions import compatible_weights as solved_weights
 from trpo_tf.updates.directions import gradient_direction, natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem, Rows

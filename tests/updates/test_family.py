@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import make_policy, make_rows, make_theta
+from tests.support.problems import make_policy, make_rows, make_theta, trpo_update
 from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
-from trpo_tf.updates.composed import directed_update, trpo_update
+from trpo_tf.updates.composed import directed_update
 from trpo_tf.updates.directions import compatible_weights, gradient_direction, natural_gradient
 from trpo_tf.updates.kl_penalty import kl_penalty
 from trpo_tf.updates.local_problem import LocalProblem

@@ -4,7 +4,6 @@ A policy with memory takes a state and a reset as well, and returns the next sta
 the update, has to do with what its network sees: see `trpo_tf.policies.memory`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,11 +59,6 @@ class Policy:
     def network_inputs(self) -> Sequence[Any]:
         """`tf.TensorSpec`s of what the network takes."""
         return self.core.network_inputs(self.encoder)
-
-    @property
-    def noise_size(self) -> int:
-        """Number of random numbers that sampling one action takes."""
-        return math.prod(self.head.noise.shape)
 
     def initial_theta(self) -> NDArray[np.float32]:
         """Return the network's present weights, and the initial parameters of core and head, as one vector."""

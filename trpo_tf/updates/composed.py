@@ -51,16 +51,6 @@ def directed_update(
     )
 
 
-def trpo_update(problem: LocalProblem, config: TrustRegionConfig) -> Update:
-    """Return the update of trust region policy optimization (Schulman et al. 2015, section 6 and appendix C).
-
-    A line search along the natural gradient keeps the trust region: measured after the step, the mean KL(old || new) is
-    at most `max_kl`.
-    """
-    radius = tf.constant(config.max_kl, problem.theta.dtype)
-    return directed_update(problem, natural_gradient, kl_bounded_backtracking, config, radius)
-
-
 def composed(find: FindDirection, take: TakeStep) -> Callable[[LocalProblem, Config, Any, Any], Update]:
     """Return the rule of an algorithm that goes in this direction by this step, without minibatches."""
 
@@ -71,6 +61,7 @@ def composed(find: FindDirection, take: TakeStep) -> Callable[[LocalProblem, Con
 
 
 trpo = composed(natural_gradient, kl_bounded_backtracking)
+"""Trust region policy optimization (Schulman et al. 2015, section 6 and appendix C)."""
 trpo_adaptive = composed(natural_gradient, adaptive_radius)
 npg = composed(natural_gradient, kl_sphere)
 nac = composed(compatible_weights, kl_sphere)
