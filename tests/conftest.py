@@ -46,12 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def brief_latencies():
-    """Exports measure a target for a tenth of the time: how fast it is is for benchmarks."""
+    """Exports measure a target for a hundredth of the time: how fast it is is for benchmarks."""
     if importlib.util.find_spec("tensorflow") is None:  # where serving is installed by itself
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trpo_tf.export.parity.latency._SECONDS", 0.02)
+        patch.setattr("trpo_tf.export.parity.latency._SECONDS", 0.002)
         gc.freeze()  # TensorFlow's modules are half a million objects, which each full collection would look at
         yield
 

@@ -20,7 +20,7 @@ def test_a_short_run(tmp_path, options):
     assert found["right"] > 500
     assert all(found["clients"][kind]["right"] > 0 for kind in ("episodes", "gRPC streams"))
     assert found["blows"]["killed"] >= 1
-    assert found["published"]["good"] >= 4
+    assert found["published"]["good"] >= 3
     assert found["rotations"]["new files"] >= 1
 
 
@@ -31,14 +31,14 @@ def test_sequences_that_a_server_keeps(tmp_path):
     assert found["gone_unexplained"] == []
     assert found["kills"] >= 1
     assert found["gone"] >= 1
-    assert found["published"] >= 4
+    assert found["published"] >= 3
     assert all(found["clients"][kind]["right"] > 20 for kind in ("kept, HTTP", "kept, gRPC", "kept, streams"))
 
 
 def _found(folder, *options):
     """What a run found, without an answer that is wrong or lost."""
     found_file = folder / "found.json"
-    command = [sys.executable, "-m", "tests.container.chaos", "--local", "--seconds", "8", "--json", str(found_file)]
+    command = [sys.executable, "-m", "tests.container.chaos", "--local", "--seconds", "4", "--json", str(found_file)]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert found_file.exists(), done.stderr
     found = json.loads(found_file.read_text())

@@ -42,7 +42,7 @@ def chaos(folder: Path, seconds: float, *, has_tls: bool, is_local: bool) -> tup
         crowd, attacker = Crowd(target), Attacker(running.pid, max(seconds / ATTACKS, SHORTEST_PAUSE))
         with (
             in_thread(publisher.run),
-            in_thread(lambda is_over: rotate(secrets, target, running.pid, ROTATE_SECONDS, is_over)),
+            in_thread(lambda is_over: rotate(secrets, target, running.pid, min(ROTATE_SECONDS, seconds / 2), is_over)),
             in_thread(attacker.run),
         ):
             memory = watch(running, seconds)
