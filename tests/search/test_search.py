@@ -144,8 +144,8 @@ def test_the_command_runs_trials_at_a_time_writes_the_best_and_goes_on(config, t
     start.write_text(tomli_w.dumps(config.to_dict()))
     space.write_text("trust_region.max_kl = { low = 0.001, high = 0.1, log = true }")
     command = ["search", config.env_id, "--config", str(start), "--out", str(out), "--jobs", "2", "--space", str(space)]
-    for _ in range(2):
-        cli.main([*command, "--trials", "2"])
+    for trials in ("2", "1"):
+        cli.main([*command, "--trials", trials])
     found = capsys.readouterr()
     assert found.err.count("trial 0: return") == found.err.count("trial 1: return") == 1
     best = found.out.splitlines()[-1].rpartition("--config ")[2]
