@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ from trpo_tf.serving.runtime.observations import Observation, by_name
 from trpo_tf.serving.runtime.onnx_runtime import open_session
 
 RNG = np.random.default_rng(5)
+OBS, ACTION, NOISE = (
+    ArraySpec("obs", "float32", (3,)),
+    ArraySpec("action", "float32", (2,), -1, 1),
+    NoiseSpec("normal", (2,)),
+)
 
 
 def weights(*shape: int) -> np.ndarray:
@@ -263,3 +269,15 @@ def one_episode_after_another(name: str, count: int = 48) -> tuple[dict[str, Any
         actions.append(answers[spec.action.name][0])
         state = {each.name: answers[each.next_name] for each in spec.state}
     return inputs, noise, np.stack(actions)
+
+
+def steps_of(policy: Stateful, count: int) -> list[dict[str, np.ndarray]]:
+    """The first observations [1, ...] that a policy meets, each as a dict by name."""
+    rows = by_name(policy.visited, policy.spec.observation[0].name)
+    return [{name: values[step : step + 1] for name, values in rows.items()} for step in range(count)]
+
+
+def golden(folder: Path) -> dict[str, np.ndarray]:
+    """The golden cases of a bundle, by name."""
+    with np.load(folder / "golden.npz") as archive:
+        return dict(archive)
