@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import BUNDLES
+from tests.support.serving.followed import put
 from tests.support.serving.server import Server, serve
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
@@ -47,6 +48,13 @@ def damaged(discrete, tmp_path) -> Path:
 def start(tmp_path):
     """Starts a server of its own for one test: `with start(bundle) as server`."""
     return lambda bundle, *arguments, code=None: serve(bundle, tmp_path, *arguments, code=code)
+
+
+@pytest.fixture
+def models(discrete, tmp_path) -> Path:
+    """A repository with version 1 of a model, walk."""
+    put(discrete, tmp_path / "models" / "walk" / "1")
+    return tmp_path / "models"
 
 
 @pytest.fixture(scope="session")

@@ -1,113 +1,26 @@
 """Models that come and go while real clients ask, and the processes that answer them."""
 
-import http.client
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.serving.asking import BODY, all_at, clients, failures
+from tests.support.serving.followed import put
 from tests.support.serving.waiting import wait_for, workers_of
 from trpo_tf.serving.keys import read_keys
 
 QUICK = ("--poll", "0.05")
-BODY = json.dumps({"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]})
 WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
-
-
-def put(bundle: Path, folder: Path) -> Path:
-    """A copy of a bundle, all of it there at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(shutil.copytree(bundle, folder.parent / f".{folder.name}"))
-    return aside.rename(folder)
-
-
-@pytest.fixture
-def models(discrete, tmp_path) -> Path:
-    """A repository with version 1 of a model."""
-    put(discrete, tmp_path / "models" / "walk" / "1")
-    return tmp_path / "models"
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP on a Unix socket."""
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.host)
-
-
-class Client(threading.Thread):
-    """Asks again and again; a request that it sent and that isn't answered with 200 is a failure.
-
-    It keeps its connection as long as the server does. Where it can't connect, it has asked nothing; it ends.
-    """
-
-    def __init__(self, make, path: str):
-        super().__init__()
-        self.make, self.path = make, path
-        self.versions: list[str] = []
-        self.failures: list[object] = []
-        self.is_enough = threading.Event()
-
-    def run(self) -> None:
-        connection = self.make()
-        while not self.is_enough.is_set():
-            if connection.sock is None:
-                try:
-                    connection.connect()
-                except OSError:
-                    connection.close()
-                    return
-            try:
-                connection.request("POST", self.path, BODY)
-                response = connection.getresponse()
-                answer = json.loads(response.read())
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(error)
-                connection.close()
-                continue
-            if response.status == 200:
-                self.versions.append(answer["model_version"])
-            else:
-                self.failures.append(answer)
-        connection.close()
-
-
-@contextmanager
-def clients(make, count: int = 4, path: str = "/v2/models/walk/infer"):
-    """Clients that ask meanwhile."""
-    asking = [Client(make, path) for _ in range(count)]
-    for client in asking:
-        client.start()
-    try:
-        wait_for(lambda: all(client.versions or client.failures for client in asking))
-        yield asking
-    finally:
-        for client in asking:
-            client.is_enough.set()
-        for client in asking:
-            client.join(20)
-
-
-def failures(asking: list[Client]) -> list[object]:
-    return [failure for client in asking for failure in client.failures]
-
-
-def all_at(asking: list[Client], version: str) -> bool:
-    return all(client.versions[-1:] == [version] for client in asking)
 
 
 # Reloading
@@ -448,133 +361,3 @@ def test_a_client_loads_nothing_unless_it_is_allowed_to(start, server, models, t
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert "give --keys or --tls-client-ca, or only --uds" in done.stderr
-
-
-# The end, and the processes
-
-
-def on_socket(models: Path, folder: Path, *arguments: str):
-    command = [sys.executable, "-m", "trpo_tf", "serve", str(models), "--uds", "socket", *arguments]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-
-
-@WORKERS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_under_load_fails_no_request(start, models, workers, number):
-    with start(models, "--workers", workers) as server:
-        with clients(server.connect, count=8) as asking:
-            server.process.send_signal(number)
-            for client in asking:
-                client.join(20)
-        assert server.process.wait(20) == 0
-        assert server.process.stderr.read() == "stopped\n"
-    assert failures(asking) == []
-
-
-@WORKERS
-def test_a_signal_under_load_fails_no_request_on_a_unix_socket(models, tmp_path, workers):
-    with on_socket(models, tmp_path, "--workers", workers) as process:
-        path = str(tmp_path / "socket")
-        assert process.stderr.readline().startswith("serving walk on unix:")
-        with clients(lambda: UnixConnection(path, timeout=10), count=8) as asking:
-            process.send_signal(signal.SIGTERM)
-            for client in asking:
-                client.join(20)
-        assert (process.wait(20), process.stderr.read()) == (0, "stopped\n")
-    assert failures(asking) == []
-    assert not (tmp_path / "socket").exists()
-
-
-def test_readiness_ends_first(start, models):
-    with start(models) as server:
-        connection = server.connect()
-        connection.request("GET", "/v2/health/ready")
-        assert connection.getresponse().read() == b'{"ready":true}'
-        server.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: server.request("GET", "/v2/health/ready")[0] == 503)
-        assert server.request("POST", "/v2/models/walk/infer", BODY)[0] == 200
-        connection.request("GET", "/v2/models/walk/ready")
-        assert connection.getresponse().status == 503
-        connection.close()
-        assert server.process.wait(20) == 0
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_every_process_is_the_same_as_one_to_the_parent(models, tmp_path, number):
-    """As a service manager and a terminal send it; a request under way is finished."""
-    command = [sys.executable, "-m", "trpo_tf", "serve", str(models), "--port", "0", "--workers", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        port = int(re.search(r":(\d+)$", process.stderr.readline())[1])
-        with clients(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=10), count=8) as asking:
-            os.killpg(process.pid, number)
-            for client in asking:
-                client.join(20)
-        assert (process.wait(20), process.stderr.read()) == (0, "stopped\n")
-    assert failures(asking) == []
-
-
-def test_a_killed_worker_costs_its_own_connections_and_no_more(start, models):
-    with start(models, "--workers", "2") as server:
-        parent = server.process
-        assert len(workers_of(parent)) == 2
-        assert "onnxruntime" not in Path(f"/proc/{parent.pid}/maps").read_text()
-        assert len(list(Path(f"/proc/{parent.pid}/task").iterdir())) == 1
-        with clients(server.connect, count=8) as asking:
-            first, second = before = workers_of(parent)
-            os.kill(first, signal.SIGKILL)
-            replaced = wait_for(lambda: set(workers_of(parent)) - set(before))
-            assert second in workers_of(parent)
-            lost = len(failures(asking))
-            assert lost <= 8
-            for client in asking:
-                asked = len(client.versions)
-                wait_for(lambda client=client, asked=asked: len(client.versions) > asked + 20)
-            assert len(failures(asking)) == lost, "who was connected to the other, or came later, lost nothing"
-        assert all(isinstance(failure, OSError | http.client.HTTPException) for failure in failures(asking))
-        assert f"process {first}) was killed by signal 9; another takes its place" in parent.stderr.readline()
-        assert len(replaced) == 1
-        assert server.stop(signal.SIGTERM) == (0, "")
-
-
-@pytest.mark.parametrize("on_unix", [False, True], ids=["tcp", "unix"])
-def test_every_worker_answers(start, models, tmp_path, on_unix):
-    """Each worker is reached: with one stopped, the other goes on with what it was asked."""
-    if on_unix:
-        with on_socket(models, tmp_path, "--workers", "2") as process:
-            assert process.stderr.readline().startswith("serving walk on unix:")
-            connections = [UnixConnection(str(tmp_path / "socket"), timeout=10) for _ in range(64)]
-            answered = sockets_of(process, connections)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-    else:
-        with start(models, "--workers", "2") as server:
-            answered = sockets_of(server.process, [server.connect() for _ in range(64)])
-    assert sum(answered) == 64
-    assert min(answered) > 0
-
-
-def sockets_of(process: subprocess.Popen, connections: list[http.client.HTTPConnection]) -> list[int]:
-    """How many more sockets each worker has open with these connections than before."""
-
-    def count() -> list[int]:
-        return [
-            sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{worker}/fd").iterdir())
-            for worker in workers_of(process)
-        ]
-
-    before = count()
-    for connection in connections:
-        connection.request("POST", "/v2/models/walk/infer", BODY)
-    for connection in connections:
-        assert connection.getresponse().status == 200
-    after = count()
-    for connection in connections:
-        connection.close()
-    return [now - then for now, then in zip(after, before, strict=True)]
-
-
-def test_workers_end_with_their_parent(start, models):
-    with start(models, "--workers", "2") as server:
-        workers = workers_of(server.process)
-        server.process.kill()
-        wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))

@@ -3,7 +3,6 @@
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +20,6 @@ sys.exit(trpo_tf.serving.__main__.main())
 """
 BODY = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
 LOOKED = "trpo_tf_repository_last_look_timestamp_seconds"
-
-
-@pytest.fixture
-def models(discrete, tmp_path) -> Path:
-    shutil.copytree(discrete, tmp_path / "models" / "walk" / "1")
-    return tmp_path / "models"
 
 
 def test_a_scan_that_takes_long_is_logged_and_measured_and_others_are_answered(start, models, scrape):

@@ -15,7 +15,7 @@ OPTIONS = ServeOptions()
 def put(bundle: Path, folder: Path) -> Path:
     """A copy of a bundle, all of it there at once."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(shutil.copytree(bundle, folder.parent / ".aside"))
+    aside = Path(shutil.copytree(bundle, folder.parent / f".{folder.name}"))
     return aside.rename(folder)
 
 
