@@ -1,6 +1,8 @@
 """The command line in processes of its own, which need not import large packages first: see fork_server.py."""
 
 import atexit
+import contextlib
+import errno
 import functools
 import json
 import os
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -126,19 +129,27 @@ def wait_until(process: Command, reached: Callable[[], bool], timeout: float = 3
 
 @functools.cache
 def _server(imported: tuple[str, ...]) -> socket.socket:
-    """The socket of this test process's server with these imports, which ends with it."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno()), *imported]
+    """Connect to the server with these imports, which the processes of one test run share; start it if need be."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    name = f"\0trpo-tf-tests/{run}/{zlib.crc32(repr(imported).encode())}"  # of no file: free again as the server ends
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.suppress(OSError):  # which another process has bound
+        listener.bind(name)
+        listener.listen()
+        _start_server(listener, imported)
+    server = socket.socket(socket.AF_UNIX)
+    deadline = time.monotonic() + 10
+    while server.connect_ex(name) == errno.ECONNREFUSED:  # bound, and not listening yet
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    atexit.register(server.close)
+    return server
+
+
+def _start_server(listener: socket.socket, imported: tuple[str, ...]) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(listener.fileno()), *imported]
     # What a test adds to PYTHONPATH is for its own commands.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], env=variables
-    )
-    theirs.close()
-
-    def end() -> None:
-        ours.close()
-        process.wait()
-
-    atexit.register(end)
-    return ours
+    listener.set_inheritable(True)
+    nowhere = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1)]
+    # It ends by itself after the last process that uses it, so nobody waits for it.
+    os.posix_spawn(sys.executable, command, variables, file_actions=nowhere)

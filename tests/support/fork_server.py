@@ -1,8 +1,9 @@
 """A process that has imported modules, and forks for each command: `python fork_server.py DESCRIPTOR MODULE ...`.
 
-A request comes over the Unix socket of that descriptor: JSON, with the child's standard streams and a pipe for its exit
-status. TensorFlow starts its threads with the first operation, so that a fork is safe before. The package under test is
-not imported here: each command imports it by itself, with the environment variables that it was given.
+That descriptor is a Unix socket that listens. A request is JSON, with the child's standard streams and a pipe for its
+exit status. The server ends when the last connection is closed. TensorFlow starts its threads with the first operation,
+so that a fork is safe before. The package under test is not imported here: each command imports it by itself, with the
+environment variables that it was given.
 """
 
 import gc
@@ -18,30 +19,37 @@ import sys
 from typing import Any
 
 
-def next_command(requests: socket.socket) -> dict[str, Any] | None:
-    """Fork for each request. Return the request in a child, and None in the server once its socket is closed."""
+def next_command(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request. Return the request in a child, and None in the server once nobody is connected."""
     statuses: dict[int, int] = {}
     woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    while True:
-        ready, _, _ = select.select([requests, woken], [], [])
+    clients = [listener.accept()[0]]
+    while clients:
+        ready, _, _ = select.select([listener, woken, *clients], [], [])
         if woken in ready:
             os.read(woken, 4096)
             _report(statuses)
-        if requests in ready:
-            message, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 4)
+        if listener in ready:
+            clients.append(listener.accept()[0])
+        for client in [each for each in clients if each in ready]:
+            message, descriptors, _, _ = socket.recv_fds(client, 1 << 20, 4)
             if not message:
-                return None
+                client.close()
+                clients.remove(client)
+                continue
             pid = os.fork()
             if pid == 0:
-                for descriptor in (requests.detach(), woken, wakes, descriptors.pop(), *statuses.values()):
+                sockets = [each.detach() for each in (listener, *clients)]
+                for descriptor in (*sockets, woken, wakes, descriptors.pop(), *statuses.values()):
                     os.close(descriptor)
                 return _in_child(json.loads(message), descriptors)
             *streams, statuses[pid] = descriptors
             for descriptor in streams:
                 os.close(descriptor)
-            requests.send(str(pid).encode())
+            client.send(str(pid).encode())
+    return None
 
 
 def _report(statuses: dict[int, int]) -> None:
@@ -73,7 +81,7 @@ def _in_child(request: dict[str, Any], streams: list[int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C on a terminal; its end is that of the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C on a terminal; it ends with its clients
     sys.path.pop(0)
     for name in sys.argv[2:]:
         importlib.import_module(name)
