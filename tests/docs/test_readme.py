@@ -2,11 +2,10 @@
 
 import re
 import runpy
-import subprocess
-import sys
 
 import pytest
 
+from tests.support import command_line
 from tests.support.paths import ROOT
 from trpo_tf.config.algorithms import ALGORITHMS
 
@@ -22,9 +21,7 @@ PAGES = [
 def test_the_python_example_trains_exports_and_acts(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(code.strip().splitlines()) <= 20
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = command_line.run(tmp_path, code=code)
     assert done.returncode == 0, done.stderr
     # An untrained policy lasts for about 20 steps.
     assert float(done.stdout.split()[-1]) > 30
