@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.reference.evidence import Evidence
-from trpo_tf.export.policy.checks import check_answer
+from trpo_tf.export.policy.function_checks import check_answer
 from trpo_tf.export.policy.spec import GraphForm, PolicySpec, check_function
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.argument_checks import expect, expect_path

@@ -8,7 +8,7 @@ import numpy as np
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import compare_cases, compare_sequences
 from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Answered, Reference
-from trpo_tf.export.parity.reference.cases import far_rows, with_tails
+from trpo_tf.export.parity.reference.case_inputs import far_rows, with_tails
 from trpo_tf.export.parity.reference.evidence import answerable, sequence_cases
 from trpo_tf.export.parity.reference.legal_actions import check_legal, policy_cases
 from trpo_tf.export.parity.reference.recurrent import Recurrent, fresh

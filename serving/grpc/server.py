@@ -31,8 +31,8 @@ from trpo_tf.serving.codecs.grpc_messages import (
 from trpo_tf.serving.codecs.v2_grpc import Message, parse
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.grpc.call_counter import CallCounter, Progress, authorization_of
+from trpo_tf.serving.grpc.health_and_metadata import Information
 from trpo_tf.serving.grpc.inference import Inference
-from trpo_tf.serving.grpc.information import Information
 from trpo_tf.serving.grpc.limits import (
     BusyError,
     OpenStreams,

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from trpo_tf.serving.listening.silence import has_sent
+from trpo_tf.serving.listening.silent_connections import has_sent
 from trpo_tf.serving.listening.sockets import accept_waiting
 from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.support.logs import emit

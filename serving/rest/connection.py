@@ -26,7 +26,7 @@ from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.request_reader import CLOSING, DEFERRED, IDLE, LAST, PENDING, RECEIVING, RequestReader
 from trpo_tf.serving.rest.responses import HttpError, Response, wire_bytes
 from trpo_tf.serving.rest.routes import check_running
-from trpo_tf.serving.rest.state import ServerState
+from trpo_tf.serving.rest.server_state import ServerState
 from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent

@@ -15,7 +15,7 @@ import httptools
 
 from trpo_tf.serving.rest.responses import HttpError, Response, busy, too_large
 from trpo_tf.serving.rest.routes import Route
-from trpo_tf.serving.rest.state import ServerState
+from trpo_tf.serving.rest.server_state import ServerState
 
 MAX_HEAD = 16 * 1024
 """Limit on the bytes of a request's target and headers."""

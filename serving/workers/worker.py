@@ -32,7 +32,7 @@ from trpo_tf.serving.repository.repository import Repository
 from trpo_tf.serving.repository.scan_thread import ScanThread
 from trpo_tf.serving.rest.connection import SWEEP_SECONDS, Connection
 from trpo_tf.serving.rest.routes import ReleaseRoutes, Route, make_routes, without_readiness
-from trpo_tf.serving.rest.state import ServerState
+from trpo_tf.serving.rest.server_state import ServerState
 from trpo_tf.serving.support.allocation import return_large_blocks
 from trpo_tf.serving.support.logs import emit
 from trpo_tf.serving.support.signals import stop_requested

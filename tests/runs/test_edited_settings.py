@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from trpo_tf.config.fixed_settings import fixed_settings
-from trpo_tf.config.own_names import flat, nested
+from trpo_tf.config.option_names import flat, nested
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.learning.schedules import radius_or_coefficient

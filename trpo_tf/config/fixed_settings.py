@@ -3,7 +3,7 @@
 from typing import Any
 
 from trpo_tf.config.algorithms import find_algorithm
-from trpo_tf.config.own_names import flat
+from trpo_tf.config.option_names import flat
 from trpo_tf.config.settings import Config
 
 MEANING_OF_WEIGHTS = (

@@ -4,7 +4,7 @@ import tomllib
 from importlib import resources
 from typing import Any
 
-from trpo_tf.config.own_names import flat
+from trpo_tf.config.option_names import flat
 from trpo_tf.errors import UserError
 
 _FOLDER = resources.files("trpo_tf.config") / "presets"

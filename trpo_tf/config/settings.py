@@ -23,7 +23,7 @@ from trpo_tf.config.groups import (
     TrustRegionConfig,
     VineConfig,
 )
-from trpo_tf.config.own_names import flat, former_own_names, nested, own_name
+from trpo_tf.config.option_names import flat, former_own_names, nested, own_name
 from trpo_tf.config.preset_files import preset_for, preset_names, read_preset
 from trpo_tf.config.setting_checks import check_types, require, whole_number
 from trpo_tf.errors import UserError

@@ -14,7 +14,7 @@ from trpo_tf.learning.training_state import Best, TrainingState
 from trpo_tf.policies.policy import Policy
 from trpo_tf.sampling.acting_graph import acting_graph
 from trpo_tf.sampling.engines.pool import WorkerPool
-from trpo_tf.sampling.played import Players, PlayJob
+from trpo_tf.sampling.play_episodes import Players, PlayJob
 from trpo_tf.sampling.shard import ShardPlan, shard_bounds
 
 FIRST_SEED = 2_000_000

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.batch_dependence import outputs_of_batch_size
 from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Answered, Reference
-from trpo_tf.export.parity.reference.cases import far_rows, with_tails
+from trpo_tf.export.parity.reference.case_inputs import far_rows, with_tails
 from trpo_tf.export.parity.reference.episodes import Environment, Episode, play, repeats
 from trpo_tf.export.parity.reference.legal_actions import policy_cases
 from trpo_tf.export.parity.reference.recurrent import (

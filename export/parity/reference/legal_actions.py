@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trpo_tf.export.errors import ExportError
-from trpo_tf.export.parity.reference.cases import observation_cases
+from trpo_tf.export.parity.reference.case_inputs import observation_cases
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.specs import option_counts

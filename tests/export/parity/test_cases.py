@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trpo_tf.export.parity.reference.cases import far_rows, observation_cases, with_tails
+from trpo_tf.export.parity.reference.case_inputs import far_rows, observation_cases, with_tails
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.noise import draw_noise
 

@@ -23,7 +23,7 @@ from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.rest.connection import Connection
 from trpo_tf.serving.rest.routes import make_routes
-from trpo_tf.serving.rest.state import ServerState
+from trpo_tf.serving.rest.server_state import ServerState
 
 PLACES = 6
 INFER = "/v2/models/discrete/infer"

@@ -9,7 +9,7 @@ import numpy as np
 from tests.support.export.untrained import untrained_policy
 from trpo_tf.export import PolicySpec, convert_policy
 from trpo_tf.export.c99 import HEADER_FILE
-from trpo_tf.export.parity.reference.cases import observation_cases
+from trpo_tf.export.parity.reference.case_inputs import observation_cases
 from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.runtime.observations import batch_size, by_name

@@ -12,7 +12,7 @@ from collections.abc import Container, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from trpo_tf.serving.listening.silence import has_sent
+from trpo_tf.serving.listening.silent_connections import has_sent
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.rest.cross_origin import CrossOrigin, authority_of, host_check
