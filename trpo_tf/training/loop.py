@@ -9,7 +9,7 @@ from typing import Any
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import EnvironmentFailure
 from trpo_tf.evaluation.evaluate import OnStep, evaluate, longest_episode
-from trpo_tf.export.support.freed_memory import return_unused_memory
+from trpo_tf.export.support.freed_memory import return_unused_memory_once
 from trpo_tf.exporting.in_process import in_process
 from trpo_tf.exporting.provenance import versions
 from trpo_tf.learning.compile_ahead import compiled_ahead
@@ -110,13 +110,13 @@ class _Loop:
         self.reports.show.stage("compiling")
         metrics: Metrics = {}
         started = time.perf_counter() - self._state.seconds
-        return_unused_memory()  # of TensorFlow's start; compiling takes the most
+        return_unused_memory_once("before compiling")  # of TensorFlow's start; compiling takes the most
         self._restart_environments()
         while self._state.steps + learner.iteration_steps <= config.total_steps and not self.listeners.stop_training:
             is_first = not metrics
             metrics = self._iterate(started)
-            if is_first:  # everything is compiled now
-                return_unused_memory()
+            if is_first:
+                return_unused_memory_once("compiled")
             if self.stop.requested:
                 raise KeyboardInterrupt
             if self._is_checkpoint_due():
