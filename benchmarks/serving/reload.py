@@ -31,7 +31,7 @@ ANSWER = re.compile(rb'HTTP/1\.1 200 OK\r\n.*?"model_version":"(\d+)".*\}$', re.
 KEPT = 3
 
 
-class Told(NamedTuple):
+class ClientResult(NamedTuple):
     """What a client has seen: seconds of each answer, failures, and versions in the order in which they came."""
 
     seconds: np.ndarray
@@ -39,7 +39,7 @@ class Told(NamedTuple):
     versions: list[int]
 
 
-def ask(port: int, begin: Any, is_over: Any, told: Any) -> None:
+def ask(port: int, begin: Any, is_over: Any, results: Any) -> None:
     """Ask on one connection until it is over; a connection that is lost is a failure, and made anew."""
     seconds, failures, versions = array("d"), [], []
     connection = socket.create_connection(("127.0.0.1", port), 10)
@@ -60,7 +60,7 @@ def ask(port: int, begin: Any, is_over: Any, told: Any) -> None:
         elif not versions or versions[-1] != int(matched[1]):
             versions.append(int(matched[1]))
     connection.close()
-    told.put(Told(np.array(seconds), failures, versions))
+    results.put(ClientResult(np.array(seconds), failures, versions))
 
 
 def publish(bundle: Path, model: Path, version: int) -> None:
@@ -83,7 +83,7 @@ def wait_until_loaded(port: int, version: int) -> None:
             return
 
 
-def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[Told], int]:
+def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[ClientResult], int]:
     """What clients saw, and the last version that was published."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "policy"
@@ -95,8 +95,8 @@ def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[Told], int
             if announced is None:
                 sys.exit(f"error: the server did not start: {server.stderr.read()}")
             processes = multiprocessing.get_context("spawn")
-            begin, is_over, told = processes.Barrier(given.clients + 1), processes.Event(), processes.Queue()
-            asking = (int(announced[1]), begin, is_over, told)
+            begin, is_over, results = processes.Barrier(given.clients + 1), processes.Event(), processes.Queue()
+            asking = (int(announced[1]), begin, is_over, results)
             clients = [processes.Process(target=ask, args=asking) for _ in range(given.clients)]
             for client in clients:
                 client.start()
@@ -110,7 +110,7 @@ def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[Told], int
             wait_until_loaded(int(announced[1]), version)
             time.sleep(given.every)  # for the clients to see it
             is_over.set()
-            found = [told.get() for _ in clients]
+            found = [results.get() for _ in clients]
             for client in clients:
                 client.join()
             server.send_signal(signal.SIGTERM)
@@ -132,12 +132,12 @@ def main() -> int:
     print("|---|---|---|---|---|---|---|---|---|")
     is_good = True
     for reload in (False, True):
-        told, last = measure(given, reload=reload)
-        seconds = np.concatenate([client.seconds for client in told])
-        failures = [failure for client in told for failure in client.failures]
+        results, last = measure(given, reload=reload)
+        seconds = np.concatenate([client.seconds for client in results])
+        failures = [failure for client in results for failure in client.failures]
         p50, p99, p999 = np.percentile(seconds, (50, 99, 99.9)) * 1e6
-        rate = len(seconds) / max(client.seconds.sum() for client in told)
-        fewest = min(len(set(client.versions)) for client in told)
+        rate = len(seconds) / max(client.seconds.sum() for client in results)
+        fewest = min(len(set(client.versions)) for client in results)
         print(
             f"| {last - 1} | {len(seconds)} | {len(failures)} | {fewest} | {rate:.0f} | {p50:.0f} | {p99:.0f} "
             f"| {p999:.0f} | {seconds.max() * 1e3:.1f} |",
@@ -145,7 +145,7 @@ def main() -> int:
         )
         for failure in failures[:5]:
             print(f"    {failure}", file=sys.stderr)
-        is_good &= not failures and all(client.versions[-1] == last for client in told)
+        is_good &= not failures and all(client.versions[-1] == last for client in results)
     return 0 if is_good else 1
 
 

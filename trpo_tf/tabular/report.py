@@ -37,7 +37,7 @@ def table(histories: Sequence[History]) -> str:
 
 
 def draw(results: Sequence[Sequence[History]], path: Path) -> None:
-    """Draw eta and its bound to a PNG: a row for each MDP, a column for each algorithm, two to compare them."""
+    """Draw eta and its bound to a PNG: a row for each MDP, a column for each algorithm, two that compare all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

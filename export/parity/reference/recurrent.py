@@ -38,7 +38,7 @@ class Recurrent:
         return rows | {RESET: np.array(True)}
 
     def step(self, inputs: Observation, noise: Array) -> tuple[Array, dict[str, Array]]:
-        """Return the actions for inputs [1, ...], and what the next step takes beside the observation."""
+        """Return the actions for inputs [1, ...], and the inputs of the next step other than the observation."""
         found = self.answers(inputs, noise)
         carried = {each.name: found[each.next_name][0] for each in self.spec.state}
         return found[self.spec.action.name], carried | {RESET: np.array(False)}

@@ -81,18 +81,18 @@ def test_a_version_of_another_interface_is_refused_also_after_a_restart(discrete
     put(discrete, tmp_path / "walk" / "1")
     followed = Followed(tmp_path)
     put(continuous, tmp_path / "walk" / "2")
-    assert followed.look() == []
-    assert followed.look() == [("walk", "2", "refused")]
+    assert followed.scan() == []
+    assert followed.scan() == [("walk", "2", "refused")]
     assert "its inputs are" in followed.events[0][3]
     assert "--allow-new-interface" in followed.repository.catalog.entries[0].reason
     with pytest.raises(BundleError, match="as clients of version 1 expect"):
         followed.repository.load("walk")
     put(continuous, tmp_path / "walk" / "3")
-    assert [followed.look(), followed.look()] == [[], [("walk", "3", "refused")]]
+    assert [followed.scan(), followed.scan()] == [[], [("walk", "3", "refused")]]
     assert followed.answers("walk") == Followed(tmp_path).answers("walk") == "1"
     assert Followed(tmp_path, ServeOptions(versions=2)).loaded == {"walk": ["1"]}
     put(discrete, tmp_path / "walk" / "4")
-    assert followed.look() == [("walk", "4", "loaded"), ("walk", "1", "unloaded")]
+    assert followed.scan() == [("walk", "4", "loaded"), ("walk", "1", "unloaded")]
     assert Followed(tmp_path).loaded == {"walk": ["4"]}
 
 
@@ -100,7 +100,7 @@ def test_it_takes_over_where_that_is_allowed_and_is_said(discrete, continuous, t
     put(discrete, tmp_path / "walk" / "1")
     allowing = Followed(tmp_path, ServeOptions(allow_new_interface=True))
     put(continuous, tmp_path / "walk" / "2")
-    assert allowing.look() == [("walk", "2", "loaded"), ("walk", "1", "unloaded")]
+    assert allowing.scan() == [("walk", "2", "loaded"), ("walk", "1", "unloaded")]
     assert caplog.text.count("walk version 2 has another interface: its inputs are") == 1
 
 
@@ -108,10 +108,10 @@ def test_it_takes_over_once_the_older_ones_are_gone_and_nothing_acts(discrete, c
     put(discrete, tmp_path / "walk" / "1")
     followed = Followed(tmp_path)
     put(continuous, tmp_path / "walk" / "2")
-    followed.look()
-    followed.look()
+    followed.scan()
+    followed.scan()
     shutil.rmtree(tmp_path / "walk" / "1")
-    followed.look()
+    followed.scan()
     assert followed.answers("walk") == "1"
     followed.repository.unload("walk")
     followed.repository.load("walk")
@@ -123,11 +123,11 @@ def test_a_bundle_that_is_replaced_in_its_place_is_compared_with_what_acts(discr
     followed = Followed(tmp_path)
     shutil.rmtree(bundle)
     put(continuous, bundle)
-    assert [followed.look(), followed.look(), followed.look()] == [[], [("walk", "", "refused")], []]
+    assert [followed.scan(), followed.scan(), followed.scan()] == [[], [("walk", "", "refused")], []]
     assert followed.answers("walk") == "1"
     shutil.rmtree(bundle)
     put(discrete, bundle)
-    assert followed.look() == [("walk", "1", "loaded")]
+    assert followed.scan() == [("walk", "1", "loaded")]
 
 
 def test_to_go_back_is_to_remove_the_newest_also_if_it_answered_more(discrete, tmp_path):
@@ -139,7 +139,7 @@ def test_to_go_back_is_to_remove_the_newest_also_if_it_answered_more(discrete, t
     document = json.loads((newer / "manifest.json").read_text())
     assert document["graph"]["outputs"] == []
     shutil.rmtree(newer)
-    assert followed.look() == [("walk", "1", "loaded"), ("walk", "2", "unloaded")]
+    assert followed.scan() == [("walk", "1", "loaded"), ("walk", "2", "unloaded")]
 
 
 def test_a_refused_version_does_not_come_to_act_when_it_is_the_oldest(discrete, continuous, tmp_path):
@@ -148,12 +148,12 @@ def test_a_refused_version_does_not_come_to_act_when_it_is_the_oldest(discrete, 
     followed = Followed(tmp_path, ServeOptions(versions=2))
     put(continuous, tmp_path / "walk" / "2")
     put(discrete, tmp_path / "walk" / "3")
-    followed.look()
-    followed.look()
+    followed.scan()
+    followed.scan()
     assert followed.loaded == {"walk": ["1", "3"]}
     shutil.rmtree(tmp_path / "walk" / "1")
-    followed.look()
-    followed.look()
+    followed.scan()
+    followed.scan()
     assert followed.loaded == {"walk": ["3"]}
     assert "version 3 is acting, and differs: its inputs are" in followed.repository.catalog.entries[1].reason
 

@@ -15,7 +15,6 @@ from trpo_tf.serving import BundleError
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.options import ServeOptions
 from trpo_tf.serving.repository.canary import make_release
-from trpo_tf.serving.repository.discovery import VERSION_RULE, find_bundles, resolve_source
 
 
 def write_file(bundle: Path, name: str, content: bytes) -> None:
@@ -69,159 +68,6 @@ BAD = {
 }
 
 
-# What there is
-
-
-def test_finds_versions_by_number_and_leaves_out_what_is_none(discrete, tmp_path):
-    for place in ("walk/9", "walk/10", "walk/.11", "walk/012", "walk/0", "walk/new", "run", ".hidden", "late/1"):
-        put(discrete, tmp_path / place)
-    (tmp_path / "late" / "1" / "manifest.json").unlink()
-    (tmp_path / "notes.txt").touch()
-    (tmp_path / "link").symlink_to("run")
-    found = find_bundles(tmp_path)
-    assert {name: [location.version for location in locations] for name, locations in found.locations.items()} == {
-        "late": [],
-        "link": [""],
-        "run": [""],
-        "walk": ["9", "10"],
-    }
-    assert found.notes == [
-        f"ignored in {tmp_path}: 'notes.txt' (it is no folder)",
-        f"ignored in {tmp_path / 'walk'}: '0', '012', 'new' ({VERSION_RULE})",
-    ]
-
-
-def test_a_bundle_has_its_own_name_and_every_model_of_a_repository_its_folders(discrete, continuous, tmp_path):
-    assert Followed(discrete).loaded == {"discrete": ["1"]}
-    put(discrete, tmp_path / "walk")
-    (tmp_path / "empty").mkdir()
-    alone = Followed(tmp_path)
-    assert alone.loaded == {"walk": ["1"]}
-    put(continuous, tmp_path / "run")
-    assert alone.look() == [("run", "1", "loaded")]
-    assert alone.loaded == Followed(tmp_path).loaded == {"run": ["1"], "walk": ["1"]}
-    shutil.rmtree(tmp_path / "run")
-    assert [alone.look(), alone.look()] == [[], [("run", "1", "unloaded")]]
-    assert alone.loaded == Followed(tmp_path).loaded == {"walk": ["1"]}
-    (tmp_path / "walk").rename(tmp_path / "7")
-    assert Followed(tmp_path).loaded == {"7": ["1"]}
-
-
-def test_an_empty_repository_may_become_one_bundle_and_another_may_not(discrete, tmp_path, caplog):
-    caplog.set_level("INFO")
-    (tmp_path / "empty").mkdir()
-    put(discrete, tmp_path / "full" / "walk")
-    empty, full = Followed(tmp_path / "empty"), Followed(tmp_path / "full")
-    for root, followed, expected in (
-        (tmp_path / "empty", empty, [("discrete", "1", "loaded")]),
-        (tmp_path / "full", full, []),
-    ):
-        for name in ("policy.onnx", "golden.npz", "manifest.json"):
-            assert followed.look() == []
-            shutil.copy(discrete / name, root)
-        assert followed.look() == expected
-    assert (empty.loaded, full.loaded) == ({"discrete": ["1"]}, {"walk": ["1"]})
-    full.look()
-    assert caplog.text.count("holds a manifest since") == 1
-    assert Followed(tmp_path / "full").loaded == {"discrete": ["1"]}
-
-
-def test_a_bundle_that_is_replaced_by_one_of_another_name_keeps_it_until_a_restart(discrete, tmp_path, caplog):
-    bundle = put(discrete, tmp_path / "bundle")
-    followed = Followed(bundle)
-    change_manifest(bundle, name="other")
-    followed.look()
-    followed.look()
-    assert list(followed.loaded) == ["discrete"]
-    assert caplog.text.count("is called other now") == 1
-    assert list(Followed(bundle).loaded) == ["other"]
-
-
-def test_beside_a_manifest_versions_are_left_out_and_that_is_said(discrete, tmp_path, caplog):
-    for version in ("1", "2"):
-        put(discrete, tmp_path / "walk" / version)
-    followed = Followed(tmp_path)
-    assert followed.loaded == {"walk": ["2"]}
-    for name in ("policy.onnx", "golden.npz", "manifest.json"):
-        shutil.copy(discrete / name, tmp_path / "walk")
-    followed.look()
-    assert followed.loaded == {"walk": ["1"]}
-    assert "'1', '2' (next to a manifest.json, which makes walk one bundle)" in caplog.text
-
-
-@pytest.mark.parametrize("version", ["v1", "001", "0", "-1", "1.0", "\u0663", "latest", "1" * 19, "1 "])
-def test_a_version_that_is_none_is_said_once_with_what_one_is_called(discrete, tmp_path, caplog, version):
-    put(discrete, tmp_path / "walk" / version)
-    with pytest.raises(BundleError, match=re.escape(VERSION_RULE)):
-        resolve_source(tmp_path)
-    put(discrete, tmp_path / "walk" / "3")
-    followed = Followed(tmp_path)
-    followed.look()
-    assert followed.loaded == {"walk": ["3"]}
-    assert [record.message for record in caplog.records] == [
-        f"ignored in {tmp_path / 'walk'}: {version!r} ({VERSION_RULE})"
-    ]
-
-
-def test_names_that_can_be_no_models_are_said_once(discrete, tmp_path, caplog):
-    put(discrete, tmp_path / "walk" / "1")
-    for name in (b"line\nbreak", b"\xff\xfe", b"walk:predict"):
-        shutil.copytree(os.fsencode(discrete), os.path.join(os.fsencode(tmp_path), name))
-    (tmp_path / "away").symlink_to("nowhere")
-    (tmp_path / "loop").symlink_to("loop")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "walk" / "2").touch()
-    for index in range(8):
-        (tmp_path / f"file{index}").touch()
-    followed = Followed(tmp_path)
-    followed.look()
-    assert followed.loaded == {"walk": ["1"]}
-    said = {record.message for record in caplog.records}
-    assert said == {
-        f"ignored in {tmp_path}: 'away', 'loop' (its link leads nowhere)",
-        f"ignored in {tmp_path}: 'file0', 'file1', 'file2', 'file3', 'file4' and 4 more (it is no folder)",
-        f"ignored in {tmp_path}: 'line\\nbreak', '\\udcff\\udcfe' (its name has characters that can't be shown)",
-        f"ignored in {tmp_path}: 'walk:predict' (the path of another model's predictions would be the same)",
-        f"ignored in {tmp_path / 'walk'}: '2' (it is no folder)",
-    }
-    assert len(caplog.records) == len(said)
-
-
-def test_names_that_look_alike_are_models_of_their_own(discrete, tmp_path, caplog):
-    for name in ("caf\u00e9", "cafe\u0301", "Walk", "walk"):
-        put(discrete, tmp_path / name)
-    assert len(Followed(tmp_path).loaded) == 4
-    assert "'cafe\\u0301', 'caf\\xe9', which look alike" in caplog.text
-    assert "'Walk', 'walk', which look alike" in caplog.text
-
-
-def test_paths_that_are_no_text_crash_nothing(discrete, tmp_path):
-    root = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff")))
-    put(discrete, root / "walk" / "1")
-    truncate_model(put(discrete, root / "walk" / "2"))
-    followed = Followed(root)
-    (root / "run").mkdir()
-    followed.look()
-    reason = followed.repository.catalog.entries[0].reason
-    assert "not what was exported" in reason
-    reason.encode()
-
-
-def test_what_holds_no_bundle_is_refused_and_what_holds_nothing_waits(discrete, tmp_path):
-    with pytest.raises(BundleError, match="is no folder"):
-        resolve_source(tmp_path / "absent")
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(BundleError, match=r"neither is nor holds a bundle .*'notes\.txt' \(it is no folder\)"):
-        resolve_source(tmp_path)
-    (tmp_path / "notes.txt").unlink()
-    (tmp_path / "lost+found").mkdir()
-    waiting = Followed(tmp_path)
-    assert not waiting.repository.catalog.is_ready
-    put(discrete, tmp_path / "walk" / "1")
-    assert waiting.look() == [("walk", "1", "loaded")]
-    assert waiting.repository.catalog.is_ready
-
-
 # Versions that come and go
 
 
@@ -231,15 +77,15 @@ def test_the_newest_versions_answer_and_only_what_changed_is_loaded(discrete, tm
     one, two = Followed(tmp_path), Followed(tmp_path, ServeOptions(versions=2))
     assert (one.loaded, two.loaded) == ({"walk": ["2"]}, {"walk": ["1", "2"]})
     catalog = one.repository.catalog
-    assert one.look() == []
+    assert one.scan() == []
     assert one.repository.catalog == catalog
     put(discrete, tmp_path / "walk" / "10")
-    assert one.look() == [("walk", "10", "loaded"), ("walk", "2", "unloaded")]
-    assert two.look() == [("walk", "10", "loaded"), ("walk", "1", "unloaded")]
+    assert one.scan() == [("walk", "10", "loaded"), ("walk", "2", "unloaded")]
+    assert two.scan() == [("walk", "10", "loaded"), ("walk", "1", "unloaded")]
     assert (one.answers("walk"), two.answers("walk")) == ("10", "10")
     put(discrete, tmp_path / "walk" / "3")
-    assert one.look() == []
-    assert two.look() == [("walk", "3", "loaded"), ("walk", "2", "unloaded")]
+    assert one.scan() == []
+    assert two.scan() == [("walk", "3", "loaded"), ("walk", "2", "unloaded")]
 
 
 def test_without_its_newest_version_the_next_answers_and_without_any_the_last(discrete, tmp_path):
@@ -247,25 +93,25 @@ def test_without_its_newest_version_the_next_answers_and_without_any_the_last(di
         put(discrete, tmp_path / "walk" / str(version))
     followed = Followed(tmp_path)
     shutil.rmtree(tmp_path / "walk" / "2")
-    assert followed.look() == [("walk", "1", "loaded"), ("walk", "2", "unloaded")]
+    assert followed.scan() == [("walk", "1", "loaded"), ("walk", "2", "unloaded")]
     shutil.rmtree(tmp_path / "walk" / "1")
-    assert [followed.look() for _ in range(3)] == [[], [], []]
+    assert [followed.scan() for _ in range(3)] == [[], [], []]
     assert followed.answers("walk") == "1"
     assert followed.repository.catalog.is_ready
 
 
-def test_a_model_is_unloaded_once_its_folder_is_gone_for_two_looks(discrete, tmp_path):
+def test_a_model_is_unloaded_once_its_folder_is_gone_for_two_scans(discrete, tmp_path):
     for name in ("walk", "run"):
         put(discrete, tmp_path / name / "1")
     followed = Followed(tmp_path)
     (tmp_path / "walk").rename(tmp_path / ".away")
-    assert followed.look() == []
+    assert followed.scan() == []
     (tmp_path / ".away").rename(tmp_path / "walk")
-    assert followed.look() == []
+    assert followed.scan() == []
     shutil.rmtree(tmp_path / "walk")
-    assert followed.look() == []
+    assert followed.scan() == []
     assert followed.answers("walk") == "1"
-    assert followed.look() == [("walk", "1", "unloaded")]
+    assert followed.scan() == [("walk", "1", "unloaded")]
     assert followed.loaded == {"run": ["1"]}
     assert followed.repository.catalog.is_ready
 
@@ -274,7 +120,7 @@ def test_a_repository_that_is_away_changes_nothing(discrete, tmp_path, caplog):
     put(discrete, tmp_path / "models" / "walk" / "1")
     followed = Followed(tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "elsewhere")
-    assert [followed.look() for _ in range(3)] == [[], [], []]
+    assert [followed.scan() for _ in range(3)] == [[], [], []]
     assert followed.answers("walk") == "1"
     assert len(caplog.records) == 1
     assert "everything stays as it is" in caplog.text
@@ -289,15 +135,15 @@ def test_a_bundle_replaced_by_rename_or_link_is_noticed(discrete, tmp_path):
     write_manifest_version(newer, 7)
     bundle.rename(tmp_path / ".older")
     newer.rename(bundle)
-    assert followed.look() == [("walk", "7", "loaded"), ("walk", "1", "unloaded")]
+    assert followed.scan() == [("walk", "7", "loaded"), ("walk", "1", "unloaded")]
     assert followed.repository.catalog.find("walk") is not before
     bundle.rename(tmp_path / ".newer")
     (tmp_path / ".link").symlink_to(".older")
     (tmp_path / ".link").rename(bundle)
-    assert followed.look() == [("walk", "1", "loaded"), ("walk", "7", "unloaded")]
+    assert followed.scan() == [("walk", "1", "loaded"), ("walk", "7", "unloaded")]
     (tmp_path / ".link").symlink_to(".newer")
     (tmp_path / ".link").rename(bundle)
-    assert followed.look() == [("walk", "7", "loaded"), ("walk", "1", "unloaded")]
+    assert followed.scan() == [("walk", "7", "loaded"), ("walk", "1", "unloaded")]
 
 
 def test_a_volume_of_links_as_kubernetes_swaps_it_is_noticed(discrete, tmp_path):
@@ -311,7 +157,7 @@ def test_a_volume_of_links_as_kubernetes_swaps_it_is_noticed(discrete, tmp_path)
     assert followed.loaded == {"discrete": ["1"]}
     (tmp_path / "..data_tmp").symlink_to("..2")
     (tmp_path / "..data_tmp").rename(tmp_path / "..data")
-    assert followed.look() == [("discrete", "2", "loaded"), ("discrete", "1", "unloaded")]
+    assert followed.scan() == [("discrete", "2", "loaded"), ("discrete", "1", "unloaded")]
 
 
 @pytest.mark.parametrize("mtime", [0, 2**33])
@@ -325,7 +171,7 @@ def test_a_manifest_of_the_same_size_and_time_is_noticed_whatever_the_clock_says
     os.utime(newer / "manifest.json", (mtime, mtime))
     assert (newer / "manifest.json").stat().st_size == (bundle / "manifest.json").stat().st_size
     (newer / "manifest.json").rename(bundle / "manifest.json")
-    assert followed.look() == [("walk", "7", "loaded"), ("walk", "1", "unloaded")]
+    assert followed.scan() == [("walk", "7", "loaded"), ("walk", "1", "unloaded")]
 
 
 def test_files_that_are_written_over_in_place_take_over_once_they_are_whole(discrete, continuous, tmp_path):
@@ -335,21 +181,21 @@ def test_files_that_are_written_over_in_place_take_over_once_they_are_whole(disc
     for name in ("manifest.json", "policy.onnx", "golden.npz"):
         content = (continuous / name).read_bytes()
         for size in (len(content) // 2, len(content)):
-            assert followed.look() in ([], [("walk", "", "refused")])
+            assert followed.scan() in ([], [("walk", "", "refused")])
             assert followed.answers("walk") == "1"
             with (bundle / name).open("r+b") as file:
                 file.write(content[:size])
                 file.truncate(size)
-    assert followed.look() == [("walk", "1", "loaded")]
+    assert followed.scan() == [("walk", "1", "loaded")]
 
 
-def test_a_version_that_is_away_between_two_looks_is_the_same(discrete, tmp_path):
+def test_a_version_that_is_away_between_two_scans_is_the_same(discrete, tmp_path):
     put(discrete, tmp_path / "walk" / "1")
     followed = Followed(tmp_path)
     before = followed.repository.catalog
     (tmp_path / "walk" / "1").rename(tmp_path / "walk" / ".1")
     (tmp_path / "walk" / ".1").rename(tmp_path / "walk" / "1")
-    assert followed.look() == []
+    assert followed.scan() == []
     assert followed.repository.catalog.releases["walk"] is before.releases["walk"]
 
 
@@ -363,14 +209,9 @@ def test_thousands_of_versions_are_looked_at_in_a_moment(discrete, tmp_path):
     times = []
     for _ in range(3):
         began = time.process_time()
-        assert followed.look() == []
+        assert followed.scan() == []
         times.append(time.process_time() - began)
     assert min(times) < 0.5  # 0.04 here
-
-
-def change_manifest(bundle: Path, **changes: object) -> None:
-    path = bundle / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def write_manifest_version(bundle: Path, version: int) -> None:
@@ -389,23 +230,23 @@ def test_a_bad_version_is_refused_once_and_tried_again_when_it_changes(discrete,
     put(discrete, tmp_path / "walk" / "1")
     followed = Followed(tmp_path)
     damage(put(discrete, tmp_path / "walk" / "2"))
-    assert followed.look() == []  # it could be being written
-    assert followed.look() == [("walk", "2", "refused")]
+    assert followed.scan() == []  # it could be being written
+    assert followed.scan() == [("walk", "2", "refused")]
     assert re.search(why, followed.events[0][3])
-    assert [followed.look() for _ in range(3)] == [[], [], []]
+    assert [followed.scan() for _ in range(3)] == [[], [], []]
     assert followed.answers("walk") == "1"
     newest, older = followed.repository.catalog.entries
     assert (newest.version, newest.is_loaded, older.version, older.is_loaded) == ("2", False, "1", True)
     shutil.rmtree(tmp_path / "walk" / "2")
     put(discrete, tmp_path / "walk" / "2")
-    assert followed.look() == [("walk", "2", "loaded"), ("walk", "1", "unloaded")]
+    assert followed.scan() == [("walk", "2", "loaded"), ("walk", "1", "unloaded")]
 
 
 def test_a_bundle_replaced_by_a_bad_one_goes_on(discrete, tmp_path):
     bundle = put(discrete, tmp_path / "walk")
     followed = Followed(tmp_path)
     change_golden_action(bundle)
-    assert [followed.look(), followed.look(), followed.look()] == [[], [("walk", "", "refused")], []]
+    assert [followed.scan(), followed.scan(), followed.scan()] == [[], [("walk", "", "refused")], []]
     assert followed.answers("walk") == "1"
 
 
@@ -421,7 +262,7 @@ def test_a_version_that_is_being_written_is_not_refused(discrete, tmp_path):
             content = (discrete / name).read_bytes()
             for part in (content[: len(content) // 2], content):
                 (folder / name).write_bytes(part)
-                told += followed.look()
+                told += followed.scan()
         assert told == [("walk", str(version), "loaded"), ("walk", str(version - 1), "unloaded")]
 
 
@@ -457,7 +298,7 @@ def test_unloaded_stays_unloaded_until_it_is_loaded(discrete, tmp_path):
     assert followed.loaded == {"run": ["1"]}
     assert followed.repository.catalog.is_ready
     put(discrete, tmp_path / "walk" / "2")
-    assert followed.look() == []
+    assert followed.scan() == []
     followed.repository.load("walk")
     assert followed.loaded == {"run": ["1"], "walk": ["2"]}
     truncate_model(put(discrete, tmp_path / "walk" / "3"))
@@ -483,7 +324,7 @@ def test_a_canary_gets_its_exact_share_at_any_time(discrete, tmp_path, share, ne
     for request in range(3 * of):
         if request % 7 == 0:  # another model's coming and going doesn't begin the count anew
             put(discrete, tmp_path / "run" / str(request + 2))
-            followed.look()
+            followed.scan()
         chosen.append(followed.repository.catalog.find("walk").version)
     assert set(chosen) == {"2", "3"}
     for start in range(2 * of):

@@ -27,8 +27,8 @@ class Followed:
         self.repository = Repository(resolve_source(root), options, lambda *event: self.events.append(event))
         self.repository.start()
 
-    def look(self) -> list[tuple[str, ...]]:
-        """What came of looking once more: model, version, result."""
+    def scan(self) -> list[tuple[str, ...]]:
+        """Scan once more, and return the events: model, version, result."""
         self.events.clear()
         self.repository.refresh()
         return [event[:3] for event in self.events]
