@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.support.ray_cluster import RayCluster, wait_for, workers_of_cluster
-from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, sampled
+from tests.support.rollouts import LEARNER, assert_end_soon, assert_same, sampled
 from trpo_tf.benchmark import ray_pool
 from trpo_tf.benchmark.job_start import starting
 from trpo_tf.benchmark.pool import Job, run_jobs
@@ -56,9 +57,39 @@ if not first.exists():
 """
 
 
+ASKED = """
+import concurrent.futures, grpc, json, os, sys
+import ray._raylet
+from trpo_tf.errors import UserError
+from trpo_tf.sampling import ray_address
+
+def answer(request, context):
+    tokens = [value for name, value in context.invocation_metadata() if name == "authorization"]
+    if asked and tokens != [f"Bearer {asked}"]:
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
+    return b""
+
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+handlers = {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)}
+server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers)])
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+for asked, variables in json.loads(sys.argv[1]):
+    os.environ.pop("RAY_AUTH_TOKEN", None), os.environ.pop("RAY_AUTH_MODE", None)
+    os.environ.update(variables)
+    ray._raylet.Config.initialize("")
+    try:
+        ray_address._agree_on_token(f"127.0.0.1:{port}")
+        print("a token" if ray._raylet.get_authentication_mode() else "no token")
+    except UserError as error:
+        print(error)
+server.stop(0)
+"""
+
+
 @pytest.fixture(scope="module")
 def ray_cluster(tmp_path_factory):
-    """A head without cores, which takes jobs, and one node with two cores."""
+    """A head without cores, and one node with two cores."""
     cluster = RayCluster(tmp_path_factory.mktemp("home"))
     cluster.add()
     with pytest.MonkeyPatch.context() as patch:
@@ -127,8 +158,17 @@ def test_an_exception_comes_with_its_traceback_shard_and_seed(on_ray, sharded):
     assert "in step\n    raise ArithmeticError" in "".join(cause.__notes__)
 
 
-def test_a_submitted_job_outlives_the_machine_of_its_workers(ray_cluster, sharded, tmp_path):
+@pytest.fixture
+def cluster_that_takes_jobs(tmp_path):
+    cluster = RayCluster(tmp_path, takes_jobs=True)
+    cluster.add()
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_submitted_job_outlives_the_machine_of_its_workers(cluster_that_takes_jobs, sharded, tmp_path):
     """`ray job submit`: the only machine with cores leaves in mid-iteration, and another one joins."""
+    ray_cluster = cluster_that_takes_jobs
     hung = tmp_path / "hung"
     config = sharded(FAULTY, env_kwargs=json.dumps({"fault": "hang", "once": str(hung)}), eval_episodes=0)
     write_config(tmp_path, config)
@@ -153,7 +193,7 @@ def test_a_submitted_job_outlives_the_machine_of_its_workers(ray_cluster, sharde
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_actors_end_with_their_learner(sent, ray_cluster):
-    code = SLEEPING.format(env_id=WALK, ray=ray_cluster.address)
+    code = LEARNER.format(env_id=WALK, ray=ray_cluster.address)
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
@@ -176,9 +216,53 @@ def test_ray_that_can_not_be_is_refused(sharded):
     ]:
         with pytest.raises(UserError, match=message):
             Workers.of(asked, sharded(WALK))
-    for address in ("127.0.0.1:1", "CartPole-v1"):
+    for address in ("127.0.0.1:1", "CartPole-v1", "127.0.0.1:port"):
         with pytest.raises(UserError, match=rf"no Ray cluster at {address} .*HOST:PORT of its head, or local"):
             engine_for(Workers(2, ray=address))
+
+
+def test_what_listens_but_is_no_head_is_refused_where_ray_would_try_for_minutes(monkeypatch):
+    monkeypatch.setattr("trpo_tf.sampling.ray_address._SECONDS_TO_ANSWER", 0.5)
+    with (
+        socket.create_server(("", 0)) as silent,
+        pytest.raises(UserError, match="what listens there does not answer as the head of a Ray cluster"),
+    ):
+        engine_for(Workers(2, ray=f"127.0.0.1:{silent.getsockname()[1]}"))
+
+
+def test_a_token_is_given_to_a_cluster_that_asks_for_it_alone(tmp_path):
+    """In a process of its own, which answers as Ray's head does: a token is for the whole process."""
+    right, wrong = {"RAY_AUTH_TOKEN": "right"}, {"RAY_AUTH_TOKEN": "wrong"}
+    cases = [
+        ("", right, "^no token$"),
+        ("right", right, "^a token$"),
+        ("right", wrong, "refuses the token; give that of its head"),
+        ("right", {}, "asks for a token; give that of its head"),
+        ("right", right | {"RAY_AUTH_MODE": "disabled"}, "asks for a token; unset RAY_AUTH_MODE"),
+        ("", right | {"RAY_AUTH_MODE": "token"}, "takes no token; set RAY_AUTH_MODE=disabled"),
+    ]
+    asked = json.dumps([case[:2] for case in cases])
+    variables = os.environ | {"HOME": str(tmp_path)}
+    said = subprocess.run(
+        [sys.executable, "-c", ASKED, asked], env=variables, stdout=subprocess.PIPE, text=True, check=True
+    )
+    for line, (*case, told) in zip(said.stdout.splitlines(), cases, strict=True):
+        assert re.search(told, line), case
+
+
+def test_auto_is_the_cluster_of_the_environment_variable(monkeypatch, sharded):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS can't be a http:// address; submit the run as a job"):
+        Workers.of(Workers(2, ray="auto"), sharded(WALK))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"no Ray cluster at 127.0.0.1:1, which is RAY_ADDRESS"):
+        engine_for(Workers(2, ray="auto"))
+
+
+def test_a_machine_outside_the_cluster_is_told_how_to_join(monkeypatch, ray_cluster):
+    monkeypatch.setattr("ray._private.services.find_node_ids", list)
+    with pytest.raises(UserError, match=r"this machine is none of .*; make it one with ray start --address=.*:\d+,"):
+        engine_for(Workers(2, ray=ray_cluster.address))
 
 
 def python(folder: Path, name: str, code: str, *arguments: str) -> Job:
@@ -290,16 +374,38 @@ def test_an_address_without_a_cluster_is_one_line_and_writes_nothing(tmp_path, c
 
 
 def test_trials_on_the_cluster_are_those_of_this_machine(ray_cluster, small_config, tmp_path):
+    """The second one is pruned at its first evaluation, for what the first one and others have reported."""
     space = {"trust_region.max_kl": {"low": 0.001, "high": 0.1, "log": True}}
     wanted = Search(evaluated(small_config()), space, str(tmp_path / "study.log"), "walk", range(100, 101))
-    assert search(wanted, 2, jobs=1, out=tmp_path / "out", ray=ray_cluster.address).failures == {}
     alone = dataclasses.replace(wanted, storage=str(tmp_path / "alone.log"))
-    open_study(alone)
-    for number in (1, 2):  # the search counts from the trials that are there: the start, which waits
+    for each in (wanted, alone):
+        finished_before(each, 3)
+    assert search(wanted, 5, jobs=1, out=tmp_path / "out", ray=ray_cluster.address).failures == {}
+    for number in (4, 5):  # the search counts from the trials that are there: three, and the start, which waits
         seed = int(np.random.SeedSequence([0, number]).generate_state(1)[0])
         open_study(alone, seed).optimize(lambda trial: run_trial(alone, trial), n_trials=1)
-    there, here = (
-        [(trial.params, trial.value, trial.intermediate_values) for trial in open_study(each).trials]
-        for each in (wanted, alone)
-    )
+    there, here = ([told(trial) for trial in open_study(each).trials] for each in (wanted, alone))
     assert there == here
+    *_, whole, pruned = there
+    assert (whole[0], pruned[0]) == ("COMPLETE", "PRUNED")
+    assert len(whole[-1]) > len(pruned[-1]) == 1
+
+
+def finished_before(wanted: Search, count: int) -> None:
+    """Add trials that were better at each step than any will be."""
+    import optuna
+
+    study = open_study(wanted)
+    steps = range(wanted.config.total_steps + 1)
+    values = {"trust_region.max_kl": 0.01}, dict.fromkeys(steps, 1e9)
+    kl = optuna.distributions.FloatDistribution(0.001, 0.1, log=True)
+    for _ in range(count):
+        study.add_trial(
+            optuna.create_trial(
+                value=0.0, params=values[0], intermediate_values=values[1], distributions={"trust_region.max_kl": kl}
+            )
+        )
+
+
+def told(trial):
+    return trial.state.name, trial.params, trial.value, trial.intermediate_values

@@ -1,4 +1,4 @@
-"""`trpo-tf train --ray local` by the command line: nothing leaves the machine, nothing stays, and the run goes on."""
+"""`--ray local`: nothing leaves the machine, nothing stays however the learner ends, and the run goes on."""
 
 import os
 import re
@@ -9,21 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import command_line
 from tests.support.paths import ROOT
 from tests.support.ray_cluster import processes_marked, wait_for
+from tests.support.rollouts import LEARNER, assert_end_soon
 from tests.support.traced import LOOPBACK_UP
 from trpo_tf.runs.folder import write_config
-from trpo_tf.training.train import resume
 
 pytest.importorskip("ray")
 
-TRAIN = """
-import sys, pytest
-from tests.support.ray_cluster import start_when_busy
-start_when_busy(pytest.MonkeyPatch())
-from trpo_tf.cli.main import main
-main(sys.argv[1:])
-"""
 MARK = f"TRPO_TF_TESTS_ALONE={os.getpid()}"
 
 
@@ -36,39 +30,68 @@ def leaves(call: str) -> bool:
 
 
 def test_a_run_that_is_stopped_leaves_no_process_and_reaches_nobody(small_config, tmp_path):
-    """It runs under strace, in a network namespace that has a loopback device alone."""
-    config, log, out = small_config(num_envs=4, shards=4, total_steps=64 * 20), tmp_path / "calls", tmp_path / "run"
-    write_config(tmp_path, config)
+    """Ctrl-C in a terminal, which all of Ray's processes get, under strace in a network of its own; then SIGTERM."""
+    log, out = tmp_path / "calls", tmp_path / "run"
+    write_config(tmp_path, small_config(num_envs=4, shards=4, total_steps=10**9))
     alone = ["unshare", "--net", sys.executable, "-c", LOOPBACK_UP]
-    strace = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto", "-o", str(log)]
-    options = ["train", "--config", tmp_path / "config.toml", "--out", out, "--workers", "2", "--ray", "local"]
+    strace = ["strace", "-DD", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto", "-o", str(log)]
+    options = ["--workers", "2", "--ray", "local"]
+    train = [sys.executable, "-m", "trpo_tf", "train", "--config", tmp_path / "config.toml", "--out", out, *options]
     (tmp_path / "home").mkdir()
     variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    variables |= dict([MARK.split("=")])
     with subprocess.Popen(
-        [*alone, *strace, sys.executable, "-c", TRAIN, *map(str, options)],
+        [*alone, *strace, *map(str, train)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=variables | dict([MARK.split("=")]),
+        env=variables,
         text=True,
+        process_group=0,
     ) as learner:
         try:
             wait_for(lambda: learner.poll() is not None or lines(out / "metrics.jsonl") >= 2)
             started = processes_marked(MARK)
-            learner.send_signal(signal.SIGTERM)
+            os.killpg(learner.pid, signal.SIGINT)
             said, _ = learner.communicate(timeout=900)
         finally:
             learner.kill()
-    assert learner.returncode == 130, said
-    assert "--resume" in said
-    assert len(started) > 5  # learner, two actors, and what Ray runs
-    wait_for(lambda: not processes_marked(MARK))
+    assert_stopped(learner.returncode, said, started)
     calls = log.read_text().splitlines()
     assert sum("127.0.0.1" in call for call in calls) > 10, "strace saw nothing"
     assert [call for call in calls if leaves(call)] == []
+
     stopped_at = lines(out / "metrics.jsonl")
-    run = resume(out, progress=False)
-    assert stopped_at < lines(out / "metrics.jsonl")
-    assert config.total_steps - 64 < run.state.steps <= config.total_steps
+    resumed = command_line.start(tmp_path, "train", "--resume", out, *options, environment=variables)
+    try:
+        wait_for(lambda: resumed.poll() is not None or lines(out / "metrics.jsonl") >= stopped_at + 2)
+        started = processes_marked(MARK)
+        resumed.send_signal(signal.SIGTERM)
+        _, said = resumed.communicate(timeout=900)
+    finally:
+        resumed.kill()
+    assert_stopped(resumed.returncode, said, started)
+
+
+def assert_stopped(status: int | None, said: str, started: list[int]) -> None:
+    """The run saved what it had, and what it had started has ended."""
+    assert status == 130, said
+    assert "--resume" in said
+    assert len(started) > 5  # learner, two actors, and what Ray runs
+    wait_for(lambda: not processes_marked(MARK))
+
+
+def test_a_learner_that_is_killed_leaves_no_process(tmp_path):
+    code = LEARNER.format(env_id="tests.support.environments:Walk-v0", ray="local")
+    variables = os.environ | {"HOME": str(tmp_path)} | dict([MARK.split("=")])
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=variables, text=True) as learner:
+        try:
+            assert learner.stdout.readline() == "ready\n"
+            started = processes_marked(MARK)
+        finally:
+            learner.kill()
+    assert len(started) > 5
+    assert_end_soon(started)
+    assert processes_marked(MARK) == []
 
 
 def lines(path: Path) -> int:

@@ -1,7 +1,8 @@
-"""Ray on this machine, as a cluster of several nodes or alone, which also starts where the machine is busy.
+"""Ray on this machine, as a cluster of several nodes, which also starts where the machine is busy.
 
-Ray allows its agents 15 seconds to say their ports, and then gives up (ray-project/ray#65983). Importing an agent takes
-seconds of CPU, so a busy machine needs longer. The agents' ports are chosen here, and said for them.
+A node starts Ray's agents only where jobs are submitted, since they take as much CPU as many tests. Ray allows its
+agents 15 seconds to say their ports, and then gives up (ray-project/ray#65983). A busy machine needs longer, so the
+agents' ports are chosen here, and said for them.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.rollouts import pids_of
-from trpo_tf.sampling.ray_connection import no_dashboard
+from trpo_tf.sampling.ray_processes import no_agents, no_autoscaler, no_dashboard
 
 MARK = f"TRPO_TF_TESTS_OF={os.getpid()}"
 """In the environment of this process's cluster and its workers: other tests may have a cluster at the same time."""
@@ -28,25 +29,30 @@ _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_
 
 
 class RayCluster:
-    """A head without cores, which takes jobs, and nodes with cores.
+    """A head without cores, which takes jobs if it is asked for that, and nodes with cores.
 
     Attributes:
         address: address of the head.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, takes_jobs: bool = False) -> None:
         from ray.cluster_utils import Cluster
 
         self._home = home
         self._cluster = Cluster()
-        self._jobs = ""
-        with self._variables(), no_dashboard():
-            self._head = self._cluster.add_node(num_cpus=0, dashboard_port=_free_port())
+        with self._variables(), no_dashboard(), no_autoscaler(), contextlib.ExitStack() as stack:
+            if not takes_jobs:
+                stack.enter_context(no_agents())
+            head = self._cluster.add_node(num_cpus=0, dashboard_port=_free_port(), include_log_monitor=False)
+        if takes_jobs:  # the dashboard takes longer to start than all else
+            with self._variables():
+                head.start_api_server(include_dashboard=True, raise_on_failure=True)
+        self._jobs = f"http://{head.webui_url}"
         self.address = self._cluster.address
 
     def add(self, cores: int = 2) -> Any:
         """Start a node, and return it."""
-        with self._variables():
+        with self._variables(), no_agents():
             return self._cluster.add_node(num_cpus=cores)
 
     def remove(self, node: Any) -> None:
@@ -57,10 +63,6 @@ class RayCluster:
         """Submit a job, and return the client and the job's id."""
         from ray.job_submission import JobSubmissionClient
 
-        if not self._jobs:  # of which only this needs a dashboard, and that takes longer to start than all else
-            with self._variables():
-                self._head.start_api_server(include_dashboard=True, raise_on_failure=True)
-            self._jobs = f"http://{self._head.webui_url}"
         client = JobSubmissionClient(self._jobs)
         deadline = time.monotonic() + _SECONDS
         while True:
@@ -87,12 +89,12 @@ class RayCluster:
             patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
             patch.setenv("HOME", str(self._home))
             patch.setenv("PYTHONPATH", str(ROOT))
-            start_when_busy(patch)
+            _start_when_busy(patch)
             _load_jobs_alone(patch)
             yield
 
 
-def start_when_busy(patch: pytest.MonkeyPatch) -> None:
+def _start_when_busy(patch: pytest.MonkeyPatch) -> None:
     """Have nodes that this process starts wait for none of their agents."""
     from ray._private.node import Node
     from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port  # type: ignore[attr-defined]

@@ -30,6 +30,20 @@ with Experience(config, build_learner(config).policy, Workers(2, ray={ray!r})) a
 """
 """A learner that has made its workers' environments, and then waits."""
 
+LEARNER = """
+import operator, time
+from trpo_tf.config.environment import Environment
+from trpo_tf.sampling.engines.choose_engine import engine_for
+from trpo_tf.sampling.engines.pool import WorkerPool
+from trpo_tf.sampling.workers import Workers
+workers = Workers(2, ray={ray!r})
+with WorkerPool(workers, engine_for(workers), Environment({env_id!r}), 2, "shard") as pool:
+    pool.run(operator.attrgetter("numbers"))
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+"""A process without TensorFlow whose workers have answered, and which then waits."""
+
 
 def pids_of(pattern: str, parent: int | None = None) -> list[int]:
     """Process ids of commands, of a process's own children if it is given, in the order of their start."""

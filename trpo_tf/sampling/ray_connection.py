@@ -1,10 +1,11 @@
 """This process's connection to a Ray cluster, of which nothing is reported to Ray's makers."""
 
 import contextlib
+import logging
 import os
 import platform
+import secrets
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,20 +13,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from trpo_tf.errors import UserError
+from trpo_tf.sampling.ray_address import LOCAL, found, meant, unreachable
+from trpo_tf.sampling.ray_processes import no_agents, no_autoscaler, no_dashboard
 from trpo_tf.serving import __version__
 from trpo_tf.serving.errors import install
 
-LOCAL = "local"
-"""The address that starts Ray on this machine."""
 _SECONDS_TO_PLACE = 30.0
-_SECONDS_TO_REACH = 10.0
 _ATTEMPTS = 3
 
 
 def check_address(address: str) -> None:
     """Raise `UserError` if no cluster can be at this address, or Ray is not installed."""
-    if address.startswith("ray://"):
-        raise UserError("ray can't be a ray:// address; submit the run as a job of the cluster: ray job submit")
+    meant(address)
     if find_spec("ray") is None:
         raise UserError(f"Ray is not installed ({install('ray')})")
 
@@ -50,16 +49,16 @@ def connect(address: str, cores: int) -> bool:
 
     if ray.is_initialized():
         return False
+    address, name = meant(address)
     if address == LOCAL:
         _start(cores)
         return True
-    if address != "auto":
-        _check_reachable(address)
     try:
+        address = found(address)
         with _signal_handlers_kept():
             ray.init(address, logging_level="WARNING")
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise UserError(_unreachable(address, error)) from error
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise UserError(unreachable(address, name, error)) from error
     return True
 
 
@@ -94,7 +93,7 @@ def _start(cores: int) -> None:
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     for attempt in range(_ATTEMPTS):
         try:
-            with _signal_handlers_kept(), no_dashboard():
+            with _signal_handlers_kept(), _own_token(), no_dashboard(), no_autoscaler(), no_agents():
                 ray.init(LOCAL, logging_level="WARNING", **options)
         except Exception as error:
             # Ray raises this class itself if its processes take longer to start than the 15 seconds that it allows
@@ -110,37 +109,21 @@ def _start(cores: int) -> None:
 
 
 @contextlib.contextmanager
-def no_dashboard() -> Iterator[None]:
-    """Have Ray start no dashboard process; `include_dashboard` leaves one whose only work is to report.
+def _own_token() -> Iterator[None]:
+    """Have Ray that is started here ask for a token that nobody else knows, unless the user has given one.
 
-    That one asks the metadata servers of clouds where it runs, also if reports are switched off.
+    Ray would write it to the user's home folder. From then on `ray start` there would ask every machine for it.
     """
-    from ray._private import services
-
-    start = services.start_api_server
-    services.start_api_server = lambda *_, **__: ("", None)
+    if any(name.startswith("RAY_AUTH_") for name in os.environ):
+        yield
+        return
+    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    logger.setLevel("ERROR")  # it would warn that there is a token
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         yield
     finally:
-        services.start_api_server = start
-
-
-def _check_reachable(address: str) -> None:
-    """Raise `UserError` if nothing listens there; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), _SECONDS_TO_REACH).close()
-    except (OSError, ValueError) as error:
-        raise UserError(_unreachable(address, error)) from error
-
-
-def _unreachable(address: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    if "ersion mismatch" in reason:
-        return f"the Ray cluster at {address} has another version: {reason}"
-    return (
-        f"no Ray cluster at {address} ({reason}); give HOST:PORT of its head, or {LOCAL} to start Ray on this machine"
-    )
+        del os.environ["RAY_AUTH_TOKEN"]
 
 
 @contextlib.contextmanager
