@@ -353,7 +353,7 @@ def test_a_machine_without_the_folder_or_with_another_version_is_told(tmp_path):
 
 def test_a_benchmark_on_the_cluster_has_the_results_of_one_on_this_machine(ray_cluster, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ["--seeds", "1", "--first-seed", "5", "--steps", "4096", "--out", str(out)]
+    options = ["--seeds", "1", "--first-seed", "5", "--steps", "2048", "--out", str(out)]
     cli.main(["benchmark", WALK, *options, "--ray", ray_cluster.address])
     assert f"report written to {out / 'report.html'}" in capsys.readouterr().out
     (folder,) = (out / "runs").iterdir()

@@ -1,5 +1,6 @@
 """`--ray local`: nothing leaves the machine, nothing stays however the learner ends, and the run goes on."""
 
+import json
 import os
 import re
 import signal
@@ -81,9 +82,13 @@ def assert_stopped(status: int | None, said: str, started: list[int]) -> None:
 
 
 def test_a_learner_that_is_killed_leaves_no_process(tmp_path):
+    """Nor does it hand a job's runtime environment on, which only agents could make."""
     code = LEARNER.format(env_id="tests.support.environments:Walk-v0", ray="local")
-    variables = os.environ | {"HOME": str(tmp_path)} | dict([MARK.split("=")])
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=variables, text=True) as learner:
+    job = {"runtime_env": {"env_vars": {"OF": "the job"}}, "metadata": {}}
+    variables = {"HOME": str(tmp_path), "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)} | dict([MARK.split("=")])
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ | variables, text=True
+    ) as learner:
         try:
             assert learner.stdout.readline() == "ready\n"
             started = processes_marked(MARK)

@@ -14,7 +14,7 @@ from typing import Any
 
 from trpo_tf.errors import UserError
 from trpo_tf.sampling.ray_address import LOCAL, found, meant, unreachable
-from trpo_tf.sampling.ray_processes import no_agents, no_autoscaler, no_dashboard
+from trpo_tf.sampling.ray_processes import no_agents, no_autoscaler, no_dashboard, no_runtime_environment
 from trpo_tf.serving import __version__
 from trpo_tf.serving.errors import install
 
@@ -93,7 +93,7 @@ def _start(cores: int) -> None:
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     for attempt in range(_ATTEMPTS):
         try:
-            with _signal_handlers_kept(), _own_token(), no_dashboard(), no_autoscaler(), no_agents():
+            with _signal_handlers_kept(), _own_token(), _few_processes():
                 ray.init(LOCAL, logging_level="WARNING", **options)
         except Exception as error:
             # Ray raises this class itself if its processes take longer to start than the 15 seconds that it allows
@@ -106,6 +106,12 @@ def _start(cores: int) -> None:
             ray.shutdown()
         else:
             return
+
+
+@contextlib.contextmanager
+def _few_processes() -> Iterator[None]:
+    with no_dashboard(), no_autoscaler(), no_agents(), no_runtime_environment():
+        yield
 
 
 @contextlib.contextmanager

@@ -59,6 +59,25 @@ def no_agents() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_runtime_environment() -> Iterator[None]:
+    """Have this driver ask for no runtime environment, which an agent would make.
+
+    Ray would ask for that of `uv run`, of a hook, or of the submitted job that this process is part of. Workers on this
+    machine have the driver's without that.
+    """
+    from ray._private import worker
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    of_job = os.environ.pop(RAY_JOB_CONFIG_JSON_ENV_VAR, None)
+    try:
+        with _replaced(worker, "_maybe_modify_runtime_env", lambda _: lambda environment, _: environment):
+            yield
+    finally:
+        if of_job is not None:
+            os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = of_job
+
+
+@contextlib.contextmanager
 def no_autoscaler() -> Iterator[None]:
     """Have a head start no autoscaler's monitor."""
     from ray._private.node import Node
