@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.resuming import whole_and_resumed
 from tests.support.sampled_states import assert_states_are_those_of_the_update
+from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.run_bundle import export_run
@@ -44,6 +45,15 @@ def attending(observed, outputs, kept=3):
     return network, [StateSpec("ring", "float32", (kept, observed), first), StateSpec("total", "float32", (2,), 0.5)]
 
 
+def simple(observed, outputs, units=2):
+    """The smallest recurrent network."""
+    entry, before = keras.Input((observed,)), keras.Input((units,))
+    first, last = (keras.initializers.Orthogonal(seed=seed) for seed in (1, 2))
+    after = keras.layers.Dense(units, "tanh", kernel_initializer=first)(keras.layers.Concatenate()([entry, before]))
+    network = keras.Model([entry, before], [keras.layers.Dense(outputs, kernel_initializer=last)(after), after])
+    return network, [StateSpec("hidden", "float32", (units,))]
+
+
 @pytest.fixture(scope="module")
 def recalling(small_config, tmp_path_factory):
     """A run whose policy must say what it saw two steps before; without memory it scores at most 0.9."""
@@ -73,11 +83,16 @@ def test_the_sampler_s_states_are_those_of_the_update(small_config):
     assert_states_are_those_of_the_update(config, learner, {"history", "ring", "total"})
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(small_config, tmp_path):
-    config = small_config(ALTERNATE, checkpoint_steps=64, eval_episodes=0, total_steps=192, history=2)
+@pytest.mark.parametrize("algorithm", ["trpo", "nac", "kl-penalty", "vine"])
+def test_a_resumed_run_is_the_uninterrupted_one(algorithm, small_config, tmp_path):
+    """Of each kind of update: Fisher products, score products, minibatches, rows of rollouts. The others combine these."""
+    kind = {"algo": algorithm}
+    if algorithm == "vine":
+        kind = {"vine": VineConfig(rollout_states=2, branch_actions=2, branch_length=2), "sampler": "vine"}
+    config = small_config(ALTERNATE, checkpoint_steps=64, total_steps=192, history=2, **kind)
 
     def networks():
-        network, state = attending(2, 2)
+        network, state = (attending if algorithm == "trpo" else simple)(2, 2)
         return {"policy_network": network, "policy_state": state}
 
     whole, again = whole_and_resumed(config, tmp_path, networks)
