@@ -27,8 +27,11 @@ class EnvironmentFailure(RuntimeError):
         return EnvironmentFailure(self.reason, *where, *self.where)
 
 
-def environment_failure(call: str, error: Exception, *where: str) -> EnvironmentFailure:
-    """Return the failure to raise for an exception of an environment's `call`, its step or its reset."""
+def environment_failure(call: str, error: Exception | SystemExit, *where: str) -> EnvironmentFailure:
+    """Return the failure to raise for an exception of an environment's `call`, its step or its reset.
+
+    An environment that calls `sys.exit`, as some do when their window is closed, would end the run without a word.
+    """
     if isinstance(error, EnvironmentFailure):
         return error.at(*where)
     reason = f"the environment's {call} raised {type(error).__name__}: {error}"

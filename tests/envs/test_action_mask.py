@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import Config, EnvironmentConfig, PolicyConfig, SamplingConfig, VineConfig
-from trpo_tf.envs.action_mask import LegalActions
+from trpo_tf.envs.action_mask import LegalActions, warn_of_unused_mask
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.spaces import MASK, Spaces
 from trpo_tf.envs.vector.vector_env import make_sync_env
@@ -70,6 +70,17 @@ def test_masks_are_off_without_a_key_and_when_they_are_switched_off():
     for source in ("info", "method"):
         env = make_env(Environment(LEGAL, json.dumps({"source": source})), masked=True)
         assert env.reset(seed=0)[0]["action_mask"].any()
+
+
+@pytest.mark.parametrize(("source", "told"), [("info", r"info\['action_mask'\]"), ("method", "method action_masks")])
+def test_a_mask_that_is_passed_over_is_told(source, told):
+    env = make_env("tests.support.masked_environments:Legal-v0", source=source)
+    if source == "info":  # every environment of this class has the method
+        env.has_wrapper_attr = lambda _: False
+    with pytest.warns(UserWarning, match=rf"\({told}\), and the policy does not see it: use --action-mask {source}"):
+        warn_of_unused_mask(env, "auto")
+    for setting in ("off", source):
+        warn_of_unused_mask(env, setting)
 
 
 class Spaced(gym.Env):

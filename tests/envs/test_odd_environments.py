@@ -1,6 +1,8 @@
 """Environments that do what environments should not: they train all the same, or one line says what is wrong."""
 
+import itertools
 import os
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -53,6 +55,50 @@ def test_one_object_for_several_environments_is_refused(settings, small_config, 
     with pytest.raises(UserError, match="an object that it had returned before"):
         train(config, tmp_path / "run", make_env=lambda: only, progress=False)
     gym.registry.pop("Only-v0")
+
+
+def _with_one_action_more_each():
+    counts = itertools.count(2)
+
+    def make():
+        env = Walk()
+        env.action_space = gym.spaces.Discrete(next(counts))
+        return env
+
+    return make
+
+
+class Spaceless(gym.Env):
+    """Has no spaces."""
+
+
+UNUSABLE = {
+    "environments with different action spaces .*from 0 to .*; all of them must have the same": (
+        _with_one_action_more_each()
+    ),
+    "needs an observation_space of gymnasium.spaces, set in its constructor; it has none": Spaceless,
+    "make_env must be a class or function that returns a new environment, not 'CartPole-v1'": "CartPole-v1",
+    "make_env must be a class or function that returns a new environment, not <": Walk(),
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_what_makes_no_environments_that_can_be_trained_is_said(reason, small_config, tmp_path):
+    with pytest.raises(UserError, match=reason):
+        train(small_config("Unusable-v0"), tmp_path / "run", make_env=UNUSABLE[reason], progress=False)
+    gym.registry.pop("Unusable-v0", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_that_exits_is_one_that_failed():
+    class Exiting(Walk):
+        def step(self, action):
+            sys.exit("the window was closed")
+
+    made = SyncVectorEnv([Exiting()])
+    made.reset(seed=0)
+    with pytest.raises(EnvironmentFailure, match="the environment's step raised SystemExit: the window was closed"):
+        made.step(np.zeros(1, np.int64))
 
 
 class Former(Walk):

@@ -85,7 +85,7 @@ def test_the_sampler_s_states_are_those_of_the_update(small_config):
 
 @pytest.mark.parametrize("algorithm", ["trpo", "nac", "kl-penalty", "vine"])
 def test_a_resumed_run_is_the_uninterrupted_one(algorithm, small_config, tmp_path):
-    """Of each kind of update: Fisher products, score products, minibatches, rows of rollouts. The others combine these."""
+    """Fisher products, score products, minibatches, rows of rollouts: the other algorithms combine these."""
     kind = {"algo": algorithm}
     if algorithm == "vine":
         kind = {"vine": VineConfig(rollout_states=2, branch_actions=2, branch_length=2), "sampler": "vine"}

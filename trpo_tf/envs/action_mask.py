@@ -5,6 +5,7 @@ Discrete space. The options of a MultiDiscrete space stand side by side. An obse
 part `obs`.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ ACTION_MASK = "action_mask"
 METHOD = "action_masks"
 """Name of the environment's method that returns the mask, as sb3-contrib calls it."""
 
-OBSERVATION, INFO = "observation", "info"
+OBSERVATION, INFO, METHOD_SOURCE = "observation", "info", "method"
 
 INFO_DTYPE = np.dtype(np.int8)
 """Type of a mask that no space declares: `Space.sample` takes masks of this type."""
@@ -42,7 +43,28 @@ def mask_source(setting: str, env: gym.Env[Any, Any], *, masked: bool) -> str | 
         return OBSERVATION
     if not masked:
         return None
-    return "method" if env.has_wrapper_attr(METHOD) else INFO
+    return METHOD_SOURCE if env.has_wrapper_attr(METHOD) else INFO
+
+
+def warn_of_unused_mask(env: gym.Env[Any, Any], setting: str) -> None:
+    """Warn if the environment gives a mask that `setting` passes over, so that illegal actions would be taken."""
+    space = env.action_space
+    if mask_source(setting, env, masked=False) or setting == "off" or isinstance(space, gym.spaces.Box):
+        return
+    source, shown = METHOD_SOURCE, f"method {METHOD}"
+    if not env.has_wrapper_attr(METHOD):
+        source, shown = INFO, f"info[{ACTION_MASK!r}]"
+        try:
+            info = env.reset(seed=0)[1]
+        except EnvironmentFailure:
+            return  # the sampler reports it
+        if not isinstance(info, Mapping) or ACTION_MASK not in info:
+            return
+    warnings.warn(
+        f"the environment tells which actions are legal ({shown}), and the policy does not see it: use --action-mask "
+        f"{source}, or off to leave it so",
+        stacklevel=4,
+    )
 
 
 class LegalActions(gym.Wrapper[Any, Any, Any, Any]):
@@ -93,7 +115,7 @@ class LegalActions(gym.Wrapper[Any, Any, Any, Any]):
         return {**parts, ACTION_MASK: mask}
 
     def _given(self, parts: Mapping[str, Any], info: Mapping[str, Any], *, ended: bool) -> Any:
-        if self._source == "method":
+        if self._source == METHOD_SOURCE:
             return self.env.get_wrapper_attr(METHOD)()
         given = (parts if self._source == OBSERVATION else info).get(ACTION_MASK)
         if given is None and ended:

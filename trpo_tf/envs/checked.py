@@ -87,7 +87,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             answer = self.env.reset(seed=seed, options=options)
             return conforming(reset_observation(answer), self._specs), answer[1]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise environment_failure("reset", error, self._name, "reset") from error
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 plain_flag(truncated, "truncated"),
                 info,
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise environment_failure("step", error, self._name, f"step {self._steps} of the episode") from error
 
 

@@ -25,6 +25,7 @@ from trpo_tf.envs.curriculum import ResetOptions, set_progress
 from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.errors import UserError
+from trpo_tf.serving.argument_checks import expect
 
 _RUNNING_STATISTICS = {
     "NormalizeObservation": "--normalize-observations, the default, whose statistics are a part of the policy",
@@ -72,6 +73,7 @@ def make_env(
         for module, wrapper, options in made.wrappers:
             env = _wrapper(module, wrapper)(env, **options)
         _refuse_running_statistics(env)
+    _require_spaces(env, env_id)
     if options := made.options:
         env = ResetOptions(env, options)
     set_progress(env, 1.0)
@@ -138,8 +140,9 @@ def spec_of(environment: str | Environment) -> EnvSpec:
 def register_callable(env_id: str, make: Callable[..., gym.Env[Any, Any]]) -> None:
     """Register `make` as the constructor of environments with this id, in this process.
 
-    Raises `UserError` for an id that is taken.
+    Raises `UserError` for an id that is taken, and for anything that can't be called.
     """
+    expect(make, Callable, "make_env must be a class or function that returns a new environment", UserError)
     known = gym.registry.get(env_id)
     if known is not None and not callable(known.entry_point):
         raise UserError(f"make_env needs an id of its own, and {env_id!r} is registered; for example 'My{env_id}'")
@@ -163,6 +166,17 @@ def _refuse_wrappers_of_one_agent(environment: Environment) -> None:
             "agents that share a policy take no max_episode_steps, env_wrapper, reset_options or action_mask; wrap the "
             "parallel environment where it is registered, with SuperSuit for example"
         )
+
+
+def _require_spaces(env: gym.Env[Any, Any], env_id: str) -> None:
+    """Raise `UserError` if the environment does not say what it observes, or how it acts."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, gym.Space):
+            found = "none" if space is None else f"a {type(space).__module__}.{type(space).__name__}"
+            raise UserError(
+                f"environment {env_id!r} needs an {name} of gymnasium.spaces, set in its constructor; it has {found}"
+            )
 
 
 def _refuse_running_statistics(env: gym.Env[Any, Any]) -> None:
@@ -199,6 +213,6 @@ def readable_errors(env_id: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or _place(error)
         if not isinstance(error, gym.error.Error | ModuleNotFoundError):
             reason = f"its constructor raised {type(error).__name__}: {reason}"
-        if isinstance(error, TypeError):
+        if isinstance(error, TypeError) and "argument" in reason:
             reason += "; arguments are given by --env-kwargs, as JSON"
         raise UserError(f"environment {env_id!r} can't be made: {reason}") from error

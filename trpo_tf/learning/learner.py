@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from trpo_tf.config.algorithms import find_algorithm
 from trpo_tf.config.settings import Config
+from trpo_tf.envs.action_mask import warn_of_unused_mask
 from trpo_tf.envs.agents import AgentsInTurn
 from trpo_tf.envs.curriculum import warn_of_others
 from trpo_tf.envs.make import environment_seed, make_env
@@ -114,6 +115,8 @@ def build_learner(
         spaces = Spaces.of(env)
         in_turn = isinstance(env.unwrapped, AgentsInTurn)
         warn_of_others(env)
+        if not in_turn:
+            warn_of_unused_mask(env, config.environment.action_mask)
 
     policy = build_policy(config, spaces, policy_network, policy_state)
     if in_turn and policy.memory is not None:

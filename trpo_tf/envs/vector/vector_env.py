@@ -28,8 +28,9 @@ from trpo_tf.envs.checked import (
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.make import is_mujoco, make_env
-from trpo_tf.envs.spaces import observation_spec
+from trpo_tf.envs.spaces import action_spec, observation_spec
 from trpo_tf.errors import UserError, environment_failure
+from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name, leaves_of, structured
 
 Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Any]
@@ -116,11 +117,13 @@ class SyncVectorEnv:
     def __init__(self, envs: Sequence[gym.Env[Any, Any]], *, halves: bool = True) -> None:
         """Take over `envs`, which must have the same spaces: `close` closes them.
 
-        Raises `UserError` if two of them are the same object, or one is stepped by another `SyncVectorEnv`.
+        Raises `UserError` if two of them have other action spaces or are the same object, or if another
+        `SyncVectorEnv` steps one of them.
         """
         self.envs, self.num_envs = envs, len(envs)
         require_distinct([env for vector in (self, *_OPEN) for env in vector.envs])
         _OPEN.add(self)
+        require_alike(envs)
         self._specs = parts = observation_spec(envs[0].observation_space)
         self._observation = {part.name: np.zeros((self.num_envs, *part.shape), part.dtype) for part in parts}
         self._places = {
@@ -140,7 +143,7 @@ class SyncVectorEnv:
         for i, env in enumerate(self.envs):
             try:
                 self._observe(i, reset_observation(env.reset(seed=None if seed is None else seed + i)))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise environment_failure("reset", error, f"environment {i + 1} of {self.num_envs}") from error
         self._terminated[:] = self._truncated[:] = False
         return self._copied(), {}
@@ -189,7 +192,7 @@ class SyncVectorEnv:
                     if info:
                         self._info[i].add(info, ended=bool(self._terminated[i] or self._truncated[i]))
                 self._observe(i, observation)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise environment_failure("step", error, f"environment {i + 1} of {self.num_envs}") from error
 
     def _observe(self, place: int, observation: Any) -> None:
@@ -230,6 +233,20 @@ def require_distinct(envs: Sequence[gym.Env[Any, Any]]) -> None:
             "stepped side by side, so let each call make a new one: make_env=MyEnv, or num_envs=1 without "
             "eval_interval"
         )
+
+
+def require_alike(envs: Sequence[gym.Env[Any, Any]]) -> None:
+    """Raise `UserError` if two environments act in different spaces: one policy can't serve both."""
+    first, *others = (action_spec(env.action_space) for env in envs)
+    if other := next((spec for spec in others if spec != first), None):
+        raise UserError(
+            f"the environment's constructor gave environments with different action spaces ({_range(first)}, and "
+            f"{_range(other)}); all of them must have the same"
+        )
+
+
+def _range(spec: ArraySpec) -> str:
+    return f"{spec.dtype}{[*spec.shape]} from {spec.low} to {spec.high}"
 
 
 def make_sync_env(
