@@ -148,6 +148,9 @@ REFUSED = {
     r"a layer that keeps its state itself \(memory, stateful=True\)": lambda: keras.Sequential(
         [layers.Reshape((1, 2)), layers.GRU(4, stateful=True, name="memory"), layers.Dense(2)]
     ),
+    "it takes a dict; let it take a list, in this order": lambda: (
+        lambda one, other: keras.Model({"one": one, "other": other}, layers.Dense(2)(layers.Add()([one, other])))
+    )(keras.Input((2,), name="one"), keras.Input((2,), name="other")),
     r"it takes \[\(None, 2\), \(None, 2\)\]": lambda: branches(2, lambda *entries: layers.Add()(entries)),
     "gives 2 outputs; it must give one tensor": lambda: branches(1, lambda entry: [entry, layers.Dense(2)(entry)]),
     r"output has shape \(None, 3\); it must be \(None, 2\)": lambda: chain(last=layers.Dense(3)),

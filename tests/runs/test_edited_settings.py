@@ -1,5 +1,6 @@
 """Settings that are edited in a run's config.toml: they hold from then on, or one line says that they can't."""
 
+import dataclasses
 import shutil
 import tomllib
 
@@ -13,6 +14,7 @@ from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.learning.schedules import radius_or_coefficient
 from trpo_tf.runs.folder import load_run
+from trpo_tf.runs.warm_start import warn_of_other_meaning
 
 EDITED = {
     **{"hidden_sizes": [16], "critic_hidden_sizes": [16], "activation": "relu", "head": "categorical", "history": 2},
@@ -67,6 +69,15 @@ def test_another_range_of_actions_is_refused_where_training_goes_on(edited):
     run = load_run(edited(env_kwargs='{"start": 1}'))
     with pytest.raises(UserError, match=r"its action was int64\[\] from 0 to 1, and is int64\[\] from 1 to 2"):
         run.learner  # noqa: B018
+
+
+@pytest.mark.parametrize("source", ["run", "bundle"])
+def test_weights_that_would_mean_something_else_are_told(source, trained, request):
+    folder = trained.run.folder if source == "run" else request.getfixturevalue("bundle")
+    other = dataclasses.replace(trained.run.config.policy, activation="relu")
+    with pytest.warns(UserWarning, match="activation is 'relu' here and 'tanh' in .* acts otherwise"):
+        warn_of_other_meaning(folder, dataclasses.replace(trained.run.config, policy=other))
+    warn_of_other_meaning(folder, trained.run.config)
 
 
 def test_runs_of_earlier_releases_have_no_record(edited):

@@ -74,6 +74,8 @@ def _check_no_hidden_state(network: keras.Model, name: str) -> None:
 
 def _other_inputs(network: keras.Model, inputs: Sequence[Any]) -> str:
     """Return what the network takes, if that can be told and is something else; otherwise nothing."""
+    if isinstance(getattr(network, "input", None), dict):
+        return "it takes a dict; let it take a list, in this order"
     taken = getattr(network, "input_shape", None)
     wanted = [tuple(spec.shape) for spec in inputs]
     if taken is None or taken == (wanted if len(wanted) > 1 else wanted[0]):

@@ -23,7 +23,7 @@ from trpo_tf.runs.folder import Run, create_run, load_run, with_summary, write_c
 from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run, shown
 from trpo_tf.runs.lock import locked
 from trpo_tf.runs.profiler import FIRST_TRACED
-from trpo_tf.runs.warm_start import read_weights
+from trpo_tf.runs.warm_start import read_weights, warn_of_other_meaning
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving import StateSpec
 from trpo_tf.serving.argument_checks import expect, expect_count, expect_path
@@ -101,6 +101,8 @@ def train(
     _warn_of_flattened(learner.policy.encoder)
     if source is not None:
         state = read_weights(shown(source), state)
+        if policy_network is None:
+            warn_of_other_meaning(shown(source), config)
     if watching.profile:
         _check_long_enough_to_trace(config, learner, state)
     return _train_new(create_run(folder, config, learner, state), workers, watching)
