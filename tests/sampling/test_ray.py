@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -28,13 +27,14 @@ from trpo_tf.config.settings import Config, VineConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.runs.folder import load_run, write_config
 from trpo_tf.sampling.engines.choose_engine import engine_for
+from trpo_tf.sampling.ray_connection import connect
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.search.run import evaluated, search
 from trpo_tf.search.study import Search, open_study
 from trpo_tf.search.worker import run_trial
 from trpo_tf.training.train import train
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 
 WALK, FAULTY = "tests.support.environments:Walk-v0", "tests.support.environments:Faulty-v0"
 ROLLOUTS = "tests.support.environments:FaultyRollouts-v0"
@@ -57,36 +57,6 @@ if not first.exists():
 """
 
 
-ASKED = """
-import concurrent.futures, grpc, json, os, sys
-import ray._raylet
-from trpo_tf.errors import UserError
-from trpo_tf.sampling import ray_address
-
-def answer(request, context):
-    tokens = [value for name, value in context.invocation_metadata() if name == "authorization"]
-    if asked and tokens != [f"Bearer {asked}"]:
-        context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
-    return b""
-
-server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
-handlers = {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)}
-server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers)])
-port = server.add_insecure_port("127.0.0.1:0")
-server.start()
-for asked, variables in json.loads(sys.argv[1]):
-    os.environ.pop("RAY_AUTH_TOKEN", None), os.environ.pop("RAY_AUTH_MODE", None)
-    os.environ.update(variables)
-    ray._raylet.Config.initialize("")
-    try:
-        ray_address._agree_on_token(f"127.0.0.1:{port}")
-        print("a token" if ray._raylet.get_authentication_mode() else "no token")
-    except UserError as error:
-        print(error)
-server.stop(0)
-"""
-
-
 @pytest.fixture(scope="module")
 def ray_cluster(tmp_path_factory):
     """A head without cores, and one node with two cores."""
@@ -96,6 +66,7 @@ def ray_cluster(tmp_path_factory):
         # On a busy machine all starts late, and a warning would be an error.
         patch.setattr("trpo_tf.sampling.ray_connection._SECONDS_TO_PLACE", 600.0)
         yield cluster
+    ray.shutdown()
     cluster.shutdown()
 
 
@@ -149,10 +120,10 @@ def test_an_actor_that_is_killed_or_hangs_is_replaced(on_ray, sharded, walked, t
     assert re.search(r"shards .* of 4: the worker, Ray actor \w+, did not finish a step in 10 s", told)
 
 
-def test_an_exception_comes_with_its_traceback_shard_and_seed(on_ray, sharded):
+def test_an_exception_comes_with_its_traceback_shard_and_seed(ray_cluster, sharded):
     config = sharded("tests.support.environments:FailingWalk-v0", total_steps=10_000, batch_size=2048)
     with pytest.raises(EnvironmentFailure, match=r"shard \d of 4 \(seed \d+\), .*the motor is too hot") as raised:
-        sampled(config, on_ray())
+        sampled(config, Workers(1, ray=ray_cluster.address))
     cause = raised.value.cause
     assert isinstance(cause, ArithmeticError)
     assert "in step\n    raise ArithmeticError" in "".join(cause.__notes__)
@@ -221,44 +192,6 @@ def test_ray_that_can_not_be_is_refused(sharded):
             engine_for(Workers(2, ray=address))
 
 
-def test_what_listens_but_is_no_head_is_refused_where_ray_would_try_for_minutes(monkeypatch):
-    monkeypatch.setattr("trpo_tf.sampling.ray_address._SECONDS_TO_ANSWER", 0.5)
-    with (
-        socket.create_server(("", 0)) as silent,
-        pytest.raises(UserError, match="what listens there does not answer as the head of a Ray cluster"),
-    ):
-        engine_for(Workers(2, ray=f"127.0.0.1:{silent.getsockname()[1]}"))
-
-
-def test_a_token_is_given_to_a_cluster_that_asks_for_it_alone(tmp_path):
-    """In a process of its own, which answers as Ray's head does: a token is for the whole process."""
-    right, wrong = {"RAY_AUTH_TOKEN": "right"}, {"RAY_AUTH_TOKEN": "wrong"}
-    cases = [
-        ("", right, "^no token$"),
-        ("right", right, "^a token$"),
-        ("right", wrong, "refuses the token; give that of its head"),
-        ("right", {}, "asks for a token; give that of its head"),
-        ("right", right | {"RAY_AUTH_MODE": "disabled"}, "asks for a token; unset RAY_AUTH_MODE"),
-        ("", right | {"RAY_AUTH_MODE": "token"}, "takes no token; set RAY_AUTH_MODE=disabled"),
-    ]
-    asked = json.dumps([case[:2] for case in cases])
-    variables = os.environ | {"HOME": str(tmp_path)}
-    said = subprocess.run(
-        [sys.executable, "-c", ASKED, asked], env=variables, stdout=subprocess.PIPE, text=True, check=True
-    )
-    for line, (*case, told) in zip(said.stdout.splitlines(), cases, strict=True):
-        assert re.search(told, line), case
-
-
-def test_auto_is_the_cluster_of_the_environment_variable(monkeypatch, sharded):
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
-    with pytest.raises(UserError, match=r"RAY_ADDRESS can't be a http:// address; submit the run as a job"):
-        Workers.of(Workers(2, ray="auto"), sharded(WALK))
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(UserError, match=r"no Ray cluster at 127.0.0.1:1, which is RAY_ADDRESS"):
-        engine_for(Workers(2, ray="auto"))
-
-
 def test_a_machine_outside_the_cluster_is_told_how_to_join(monkeypatch, ray_cluster):
     monkeypatch.setattr("ray._private.services.find_node_ids", list)
     with pytest.raises(UserError, match=r"this machine is none of .*; make it one with ray start --address=.*:\d+,"):
@@ -283,7 +216,20 @@ def run(address, jobs, workers=2, watch=lambda running: None) -> dict[str, str |
     return ended
 
 
-def test_tasks_end_and_fail_as_processes_do(ray_cluster, tmp_path, monkeypatch):
+@pytest.fixture
+def connected(ray_cluster):
+    """A connection that stays open for the next test of tasks, so that one's processes of Ray serve it too."""
+    connect(ray_cluster.address, 0)
+
+
+@pytest.fixture(autouse=True)
+def own_connection(request):
+    """Tests of anything else begin without one."""
+    if "connected" not in request.fixturenames:
+        ray.shutdown()
+
+
+def test_tasks_end_and_fail_as_processes_do(connected, ray_cluster, tmp_path, monkeypatch):
     (tmp_path / "module_of_the_user.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     jobs = [
@@ -299,7 +245,7 @@ def test_tasks_end_and_fail_as_processes_do(ray_cluster, tmp_path, monkeypatch):
     assert (tmp_path / "good.txt").read_text().splitlines()[-1] == f"{os.getcwd()} 1"
 
 
-def test_a_signal_stops_tasks_that_run_and_starts_no_more(ray_cluster, tmp_path, monkeypatch):
+def test_a_signal_stops_tasks_that_run_and_starts_no_more(connected, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("trpo_tf.sampling.ray_connection._SECONDS_TO_PLACE", 0.0)
     jobs = [python(tmp_path, name, WAIT) for name in "abcd"]
     sent = []
@@ -324,7 +270,7 @@ def test_a_signal_stops_tasks_that_run_and_starts_no_more(ray_cluster, tmp_path,
     assert_end_soon([int(said(name).partition("up ")[2].split()[0]) for name in "ab"])
 
 
-def test_the_tasks_of_a_machine_that_leaves_run_again(ray_cluster, tmp_path):
+def test_the_tasks_of_a_machine_that_leaves_run_again(connected, ray_cluster, tmp_path):
     first = tmp_path / "first"
     left = []
 
@@ -373,7 +319,7 @@ def test_an_address_without_a_cluster_is_one_line_and_writes_nothing(tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
-def test_trials_on_the_cluster_are_those_of_this_machine(ray_cluster, small_config, tmp_path):
+def test_trials_on_the_cluster_are_those_of_this_machine(connected, ray_cluster, small_config, tmp_path):
     """The second one is pruned at its first evaluation, for what the first one and others have reported."""
     space = {"trust_region.max_kl": {"low": 0.001, "high": 0.1, "log": True}}
     wanted = Search(evaluated(small_config()), space, str(tmp_path / "study.log"), "walk", range(100, 101))
