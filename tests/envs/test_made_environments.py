@@ -135,6 +135,14 @@ def test_wrong_arguments_are_one_line(arguments, capsys):
         ("tests.support.environments:Noted(times=3)", "env_wrapper must be module:Class"),
         ("tests.support.environments:Missing", "no attribute 'Missing'"),
         ("no_such_module:Noted", "No module named 'no_such_module'"),
+        (
+            "gymnasium.wrappers:TransformObservation",
+            r"TransformObservation can't be made: TypeError: .*behind its name.*: gymnasium.wrappers:Transf.*\{...\}",
+        ),
+        (
+            "gymnasium.wrappers:HumanRendering",
+            "env_wrapper gymnasium.wrappers:HumanRendering can't be made: .*render_mode",
+        ),
         ("os:system", "env_wrapper os:system is no gymnasium.Wrapper"),
         ("gymnasium.wrappers:NormalizeReward", "NormalizeReward keeps statistics .* use --value-scaling"),
         ("gymnasium.wrappers:NormalizeObservation", "NormalizeObservation keeps statistics .* part of the policy"),

@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -71,7 +71,7 @@ def make_env(
         if is_atari(env_id):
             env = preprocess_atari(env)
         for module, wrapper, options in made.wrappers:
-            env = _wrapper(module, wrapper)(env, **options)
+            env = _wrapped(env, module, wrapper, options)
         _refuse_running_statistics(env)
     _require_spaces(env, env_id)
     if options := made.options:
@@ -149,6 +149,18 @@ def register_callable(env_id: str, make: Callable[..., gym.Env[Any, Any]]) -> No
     gym.registry.pop(env_id, None)
     with readable_errors(env_id):
         gym.register(env_id, make)
+
+
+def _wrapped(env: gym.Env[Any, Any], module: str, name: str, options: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Return the environment in a wrapper. Raises `UserError` if that can't be made."""
+    try:
+        return _wrapper(module, name)(env, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or _place(error)
+        how = f"; arguments stand behind its name, as JSON: {module}:{name}{{...}}" if "argument" in reason else ""
+        raise UserError(f"env_wrapper {module}:{name} can't be made: {type(error).__name__}: {reason}{how}") from error
 
 
 def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:

@@ -194,8 +194,8 @@ def _mismatches_named(folder: Path, config: Config) -> Iterator[None]:
         yield
     except (NetworkMismatch, WeightsMismatch) as error:
         raise UserError(
-            f"the environment {config.env_id} is not as it was when {folder} was trained, or a network's class is not "
-            f"({error}); use them as they were, or train a new run"
+            f"the environment {config.env_id} is not as it was when {shown(folder)} was trained, or a network's class "
+            f"is not ({error}); use them as they were, or train a new run"
         ) from error
 
 
