@@ -111,7 +111,7 @@ def _new_manifest(outputs: Outputs, spec: PolicySpec, form: GraphForm, contents:
         spec.observation,
         spec.action,
         spec.noise,
-        GraphSpec(form.noise, form.batch, further_outputs(outputs, spec)),
+        GraphSpec(form.noise, form.batch, further_outputs(outputs, spec) if form.outputs else ()),
         provenance=contents.get("provenance") or {},
         statistics={name: value for name, value in statistics.items() if len(value.mean) <= MOST_STATISTICS},
         state=spec.state,

@@ -78,11 +78,11 @@ def to_litert(
 
 def _converted(folder: str, spec: PolicySpec, batch: int | None, int8_observations: Observation | None) -> bytes:
     with quiet_stderr():
-        model: Any = _parsed(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        model: Any = _parsed(converter.convert())
         if int8_observations is not None:
             _check_quantizable(model)
             kept = _state_products(model, spec)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             model = _parsed(_quantized(converter, spec, batch, int8_observations, kept))
             check_scales(model, [getattr(BuiltinOperator, name) for name in _QUANTIZED])
     _rename_inputs(model, spec)
