@@ -197,8 +197,10 @@ def test_a_graph_answers_the_distribution_and_the_value_on_request(trained, tmp_
 
 TWICE = """
 from pathlib import Path
+from trpo_tf.export.parity import latency
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.runs.folder import load_run
+latency._SECONDS = 0.02
 export_run(load_run(Path({run!r})), Path({out!r}), targets=["all"], episodes=2, accept_loss=True)
 """
 
