@@ -29,14 +29,20 @@ NAMES = {
 }
 
 
+LEARNING = {"batch_size": 512, "num_envs": 8, "max_kl": 0.05, "fisher": "double-backprop", "eval_episodes": 100}
+SETTINGS = {
+    "dict": {"total_steps": 8_000} | LEARNING,
+    "tuple": {"checkpoint_steps": 64, "eval_episodes": 2},
+    "picture": {"total_steps": 4_000} | LEARNING,
+}
+
+
 @pytest.fixture(scope="module", params=list(NAMES))
 def exported(request, small_config, tmp_path_factory):
     """Form of the observation, its run, and its bundle."""
     folder = tmp_path_factory.mktemp(request.param)
-    run = train(
-        small_config(f"tests.support.environments:Signals-{request.param}-v0", checkpoint_steps=64, eval_episodes=2),
-        folder / "run",
-    )
+    env_id = f"tests.support.environments:Signals-{request.param}-v0"
+    run = train(small_config(env_id, **SETTINGS[request.param]), folder / "run")
     export_run(run, folder / "bundle", targets=["onnx", "savedmodel"], episodes=3)
     return request.param, run, folder / "bundle"
 
@@ -132,7 +138,7 @@ def test_the_saved_model_takes_the_parts_by_name(exported):
     np.testing.assert_array_equal(sample(**feeds)["action"], cases["action"])
 
 
-@pytest.mark.parametrize("exported", ["dict"], indirect=True)
+@pytest.mark.parametrize("exported", ["tuple"], indirect=True)
 def test_a_run_interrupted_ends_as_one_that_was_not(exported, small_config, tmp_path):
     form, run, _ = exported
 
@@ -143,7 +149,7 @@ def test_a_run_interrupted_ends_as_one_that_was_not(exported, small_config, tmp_
         if metrics["iteration"] == 2:
             raise Interrupted
 
-    config = small_config(f"tests.support.environments:Signals-{form}-v0", checkpoint_steps=64, eval_episodes=2)
+    config = small_config(f"tests.support.environments:Signals-{form}-v0", **SETTINGS[form])
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", observer=interrupt)
     np.testing.assert_array_equal(resume(tmp_path / "run").state.theta, run.state.theta)
@@ -151,25 +157,15 @@ def test_a_run_interrupted_ends_as_one_that_was_not(exported, small_config, tmp_
 
 def test_the_vine_branches_where_observations_have_parts(small_config, tmp_path):
     vine = VineConfig(rollout_states=8, branch_length=2)
-    config = small_config("tests.support.environments:Signals-dict-v0", total_steps=600, vine=vine, sampler="vine")
+    config = small_config("tests.support.environments:Signals-tuple-v0", total_steps=200, vine=vine, sampler="vine")
     run = train(config, tmp_path / "run")
     assert run.state.steps > run.state.iteration * 64
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("form", "steps"), [("dict", 8_000), ("picture", 4_000)])
-def test_every_part_is_learned_from(form, steps, small_config, tmp_path):
+@pytest.mark.parametrize("exported", ["dict", "picture"], indirect=True)
+def test_every_part_is_learned_from(exported):
     """Of the three things asked, a picture tells one; the other two are then guessed."""
-    config = small_config(
-        f"tests.support.environments:Signals-{form}-v0",
-        total_steps=steps,
-        batch_size=512,
-        num_envs=8,
-        max_kl=0.05,
-        fisher="double-backprop",
-        eval_episodes=100,
-    )
-    run = train(config, tmp_path / "run")
+    form, run, _ = exported
     assert run.summary["trained"]["mean_return"] > (5.9 if form != "picture" else 2 * (1 + 1 / 2 + 1 / 3) - 0.4)
 
 
