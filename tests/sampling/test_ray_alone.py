@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import command_line
 from tests.support.paths import ROOT
 from tests.support.ray_cluster import processes_marked, wait_for
 from tests.support.rollouts import LEARNER, assert_end_soon
 from tests.support.traced import LOOPBACK_UP
 from trpo_tf.runs.folder import write_config
+from trpo_tf.training.train import resume
 
 pytest.importorskip("ray")
 
@@ -31,9 +31,9 @@ def leaves(call: str) -> bool:
 
 
 def test_a_run_that_is_stopped_leaves_no_process_and_reaches_nobody(small_config, tmp_path):
-    """Ctrl-C in a terminal, which all of Ray's processes get, under strace in a network of its own; then SIGTERM."""
-    log, out = tmp_path / "calls", tmp_path / "run"
-    write_config(tmp_path, small_config(num_envs=4, shards=4, total_steps=10**9))
+    """Ctrl-C in a terminal, which all of Ray's processes get, under strace in a network of its own."""
+    config, log, out = small_config(num_envs=4, shards=4, total_steps=64 * 20), tmp_path / "calls", tmp_path / "run"
+    write_config(tmp_path, config)
     alone = ["unshare", "--net", sys.executable, "-c", LOOPBACK_UP]
     strace = ["strace", "-DD", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto", "-o", str(log)]
     options = ["--workers", "2", "--ray", "local"]
@@ -56,32 +56,22 @@ def test_a_run_that_is_stopped_leaves_no_process_and_reaches_nobody(small_config
             said, _ = learner.communicate(timeout=900)
         finally:
             learner.kill()
-    assert_stopped(learner.returncode, said, started)
+    assert learner.returncode == 130, said
+    assert "--resume" in said
+    assert len(started) > 5  # learner, two actors, and what Ray runs
+    wait_for(lambda: not processes_marked(MARK))
     calls = log.read_text().splitlines()
     assert sum("127.0.0.1" in call for call in calls) > 10, "strace saw nothing"
     assert [call for call in calls if leaves(call)] == []
 
     stopped_at = lines(out / "metrics.jsonl")
-    resumed = command_line.start(tmp_path, "train", "--resume", out, *options, environment=variables)
-    try:
-        wait_for(lambda: resumed.poll() is not None or lines(out / "metrics.jsonl") >= stopped_at + 2)
-        started = processes_marked(MARK)
-        resumed.send_signal(signal.SIGTERM)
-        _, said = resumed.communicate(timeout=900)
-    finally:
-        resumed.kill()
-    assert_stopped(resumed.returncode, said, started)
+    run = resume(out, progress=False)
+    assert stopped_at < lines(out / "metrics.jsonl")
+    assert config.total_steps - 64 < run.state.steps <= config.total_steps
 
 
-def assert_stopped(status: int | None, said: str, started: list[int]) -> None:
-    """The run saved what it had, and what it had started has ended."""
-    assert status == 130, said
-    assert "--resume" in said
-    assert len(started) > 5  # learner, two actors, and what Ray runs
-    wait_for(lambda: not processes_marked(MARK))
-
-
-def test_a_learner_that_is_killed_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_learner_that_is_killed_leaves_no_process(sent, tmp_path):
     """Nor does it hand a job's runtime environment on, which only agents could make."""
     code = LEARNER.format(env_id="tests.support.environments:Walk-v0", ray="local")
     job = {"runtime_env": {"env_vars": {"OF": "the job"}}, "metadata": {}}
@@ -92,6 +82,8 @@ def test_a_learner_that_is_killed_leaves_no_process(tmp_path):
         try:
             assert learner.stdout.readline() == "ready\n"
             started = processes_marked(MARK)
+            learner.send_signal(sent)
+            learner.wait()
         finally:
             learner.kill()
     assert len(started) > 5
