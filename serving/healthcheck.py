@@ -28,14 +28,20 @@ class NotHttp(NotReady):
     """The server answers, but not in HTTP: it may expect TLS."""
 
 
+class BadRequest(NotReady):
+    """The server answers 400, as a port that speaks HTTPS does to HTTP."""
+
+
 def check(connection: socket.socket) -> None:
     """Raise `NotReady` unless the server answers its readiness route with 200."""
     connection.sendall(_REQUEST)
     line = connection.makefile("rb").readline()
     if not line.startswith(b"HTTP/"):
         raise NotHttp("it does not answer in HTTP")
-    if line.split()[1:2] != [b"200"]:
-        raise NotReady(f"it answers {line.decode('ascii', 'replace').strip()}")
+    status = line.split()[1:2]
+    if status != [b"200"]:
+        error = BadRequest if status == [b"400"] else NotReady
+        raise error(f"it answers {line.decode('ascii', 'replace').strip()}")
 
 
 def check_server(options: "ServeOptions") -> None:
@@ -55,7 +61,7 @@ def check_port(port: int) -> None:
     try:
         with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
             check(connection)
-    except (NotHttp, ConnectionError):
+    except (BadRequest, NotHttp, ConnectionError):
         with socket.create_connection(("127.0.0.1", port), _TIMEOUT) as connection:
             check_over_tls(connection, needs_certificate=None)
 

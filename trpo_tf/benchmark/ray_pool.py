@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -41,13 +42,12 @@ class RayTask:
 
     def __init__(self, job: Job, run: Any, waits: Callable[[], None]) -> None:
         """Submit it with the remote function `run`; `waits` is called while it has not started for long."""
-        token, own = uuid.uuid4().hex, (sys.prefix, sys.base_prefix)
-        path = tuple(os.path.abspath(folder) for folder in sys.path if folder and not folder.startswith(own))
+        token = uuid.uuid4().hex
         with job.log.open("a") as log:
             log.write(f"submitted to Ray as {token}\n")
             self._submitted_bytes = log.tell()
         self._job, self._waits, self._since = job, waits, time.monotonic()
-        self._task = run.remote(job, Origin(token, __version__, os.getcwd(), path))
+        self._task = run.remote(job, Origin(token, __version__, os.getcwd(), _own_path()))
 
     def has_ended(self) -> bool:
         """Return whether the task has ended."""
@@ -117,6 +117,17 @@ class RayPool:
 
         if self._is_ours:
             ray.shutdown()
+
+
+def _own_path() -> tuple[str, ...]:
+    """Return where this process finds modules, but for its installation, which may be reached through links."""
+    installed = [os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)]
+
+    def is_own(folder: str) -> bool:
+        place = Path(os.path.realpath(folder))
+        return not any(place.is_relative_to(prefix) for prefix in installed)
+
+    return tuple(os.path.abspath(folder) for folder in sys.path if folder and is_own(folder))
 
 
 def run_here(job: Job, origin: Origin) -> str | None:

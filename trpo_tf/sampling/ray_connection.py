@@ -92,13 +92,16 @@ def _start(cores: int) -> None:
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
     options: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     for attempt in range(_ATTEMPTS):
+        is_last = attempt == _ATTEMPTS - 1
+        # Another release of Ray may lack a name that is replaced for fewer processes, so the last attempt goes without.
+        few = contextlib.nullcontext() if is_last else _few_processes()
         try:
-            with _signal_handlers_kept(), _own_token(), _few_processes():
+            with _signal_handlers_kept(), _own_token(), no_dashboard(), few:
                 ray.init(LOCAL, logging_level="WARNING", **options)
         except Exception as error:
             # Ray raises this class itself if its processes take longer to start than the 15 seconds that it allows
             # them. Another attempt is faster, since the first one has read their files.
-            if attempt == _ATTEMPTS - 1:
+            if is_last:
                 reason = last_line(error)
                 raise UserError(
                     f"Ray does not start on this machine ({reason}); is it busy, or its disk full?"
@@ -110,7 +113,7 @@ def _start(cores: int) -> None:
 
 @contextlib.contextmanager
 def _few_processes() -> Iterator[None]:
-    with no_dashboard(), no_autoscaler(), no_agents(), no_runtime_environment():
+    with no_autoscaler(), no_agents(), no_runtime_environment():
         yield
 
 

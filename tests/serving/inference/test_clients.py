@@ -143,7 +143,8 @@ def test_tls_and_client_certificates(start, discrete, certificates):
         assert "on https://127.0.0.1:" in server.announcement
         assert curl(*trust, url).stdout.startswith(b'{"name"')
         assert curl(url).returncode == 60
-        assert curl(f"http://127.0.0.1:{server.port}/v2").returncode != 0
+        plain = curl("-w", "%{http_code}", f"http://127.0.0.1:{server.port}/v2").stdout
+        assert plain == b'{"error":"this port speaks HTTPS; begin the URL with https://"}400'
         too_large = curl(
             *trust, "-w", "%{http_code}", f"https://127.0.0.1:{server.port}{INFER}", *RAW, data=bytes(5_000_000)
         )
