@@ -1,7 +1,6 @@
 """Start Ray's nodes without those of its processes that a run does not need.
 
-Ray has no options for this. The names that are replaced here are those of Ray 2.60. With a release that lacks one, nodes
-have all of their processes.
+Ray has no options for this. The names that are replaced are those of Ray 2.60; without one of them all processes start.
 """
 
 import contextlib
