@@ -23,6 +23,8 @@ ATTACKS = 20
 """How many pauses between blows to workers a run has room for: fewer blows, as each takes its time."""
 
 SHORTEST_PAUSE, ROTATE_SECONDS, LOOK_SECONDS = 2.0, 5.0, 0.5
+DRAIN_SECONDS = 10.0
+"""How long the server may take to end, as by default; half of a shorter run."""
 
 
 def chaos(folder: Path, seconds: float, *, has_tls: bool, is_local: bool) -> tuple[dict[str, Any], Running]:
@@ -35,7 +37,7 @@ def chaos(folder: Path, seconds: float, *, has_tls: bool, is_local: bool) -> tup
     target = Target(free_port(), free_port(), secrets.steady, authority, publisher.answers)
     contained = partial(in_container, memory=TLS_MEMORY if has_tls else MEMORY)
     serve, seen_as = (as_process, str(secrets.folder)) if is_local else (contained, "/secrets")
-    options = secrets.options(seen_as)
+    options = (*secrets.options(seen_as), "--drain", str(min(DRAIN_SECONDS, seconds / 2)))
     with serve(publisher.folder, secrets.folder, target.port, target.grpc_port, *options) as running:
         wait_until_ready(target, running)
         before, began = cpu_seconds(running.pid), time.monotonic()
