@@ -71,6 +71,12 @@ def test_a_file_of_settings_is_utf8_with_or_without_a_mark(tmp_path):
         assert read_config(file).made_environment.arguments == {"name": "Zoë"}
 
 
+def test_a_file_of_settings_that_can_not_be_read_is_named(tmp_path):
+    for path, reason in ((tmp_path / "none.toml", "no such file or directory"), (tmp_path, "is a directory")):
+        with pytest.raises(UserError, match=rf"{path} can't be read: {reason}; give a file of settings"):
+            read_config(path)
+
+
 def test_what_is_left_out_of_a_preset_is_said_and_what_was_asked_for_is_an_error():
     assert load_preset("CartPole-v1", "CartPole-v1").anneal
     with pytest.warns(UserWarning, match="anneal of the preset CartPole-v1 is left out: ppo is not annealed"):

@@ -237,6 +237,9 @@ def read_config(path: Path) -> Config:
     """Read a run's config.toml. Raises `UserError`."""
     try:
         return Config.from_dict(upgraded(tomllib.loads(path.read_text("utf-8-sig"))))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{path} can't be read: {reason}; give a file of settings, such as RUN/config.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except TypeError as error:
