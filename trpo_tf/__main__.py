@@ -12,9 +12,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         from trpo_tf.serving.__main__ import main as serve
 
         sys.exit(serve(arguments[1:]))
-    from trpo_tf.cli.main import main as run
+    from trpo_tf.support.graceful_stop import remember_interrupts
 
-    run(arguments)
+    try:
+        remember_interrupts()
+        from trpo_tf.cli.main import main as run
+
+        run(arguments)
+    except KeyboardInterrupt:  # during an import
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

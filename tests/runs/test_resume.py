@@ -126,3 +126,12 @@ def test_a_stop_before_anything_is_written_leaves_nothing(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) in (130, -signal.SIGINT)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("then", ["pass", "raise RuntimeError('in a class') from None"])
+def test_a_stop_that_a_module_catches_while_it_is_imported_is_not_lost(tmp_path, then):
+    stopped = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept BaseException:\n    "
+    (tmp_path / "catches.py").write_text(stopped + then)
+    status, err = finish(start(tmp_path, "catches:CartPole-v1", *SETTINGS[1:], "--out", "run"))
+    assert (status, err) == (130, "interrupted\n")
+    assert not (tmp_path / "run").exists()

@@ -34,6 +34,7 @@ from trpo_tf.config.settings import (
 from trpo_tf.errors import UserError
 from trpo_tf.serving import __version__
 from trpo_tf.serving.errors import install
+from trpo_tf.support.graceful_stop import raise_if_interrupted
 
 
 class _AnyConfig(Config):
@@ -99,11 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except ModuleNotFoundError as error:
+        raise_if_interrupted()
         if debug:
             raise
         needed = f"; {install('all')}" if (error.name or "").partition(".")[0] in _OPTIONAL else ""
         fail(f"error: {one_line(error)}{needed}", WRONG_USE)
     except (UserError, OSError, ValueError, RuntimeError, ImportError, FloatingPointError) as error:
+        raise_if_interrupted()  # Python 3.11 makes a RuntimeError of one that arrives while a class is made
         if debug:
             traceback.print_exc()
             sys.exit(WRONG_USE)

@@ -15,6 +15,7 @@ from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.export.support.heavy_imports import uncollected
 from trpo_tf.serving.argument_checks import expect_count
+from trpo_tf.support.graceful_stop import raise_if_interrupted
 from trpo_tf.support.shell import in_shell
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Train:
         with uncollected():
             from trpo_tf.sampling.workers import Workers
             from trpo_tf.training.train import resume, train
+        raise_if_interrupted()
 
         workers = Workers(self.workers, self.step_timeout, self.ray)
         logged: list[dict[str, Any]] = []

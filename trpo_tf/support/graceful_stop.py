@@ -8,8 +8,36 @@ from typing import Self
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+_interrupts: list[int] = []
+"""Signals that `remember_interrupts` saw."""
+
+
+def remember_interrupts() -> None:
+    """Have SIGINT raise `KeyboardInterrupt`, as Python does, and `raise_if_interrupted` raise it again.
+
+    A library that is being imported, or a destructor, may catch the first one: the command would run on. A handler that
+    is not Python's stays, and so does a SIGINT that is ignored.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _remember)
+
+
+def _remember(number: int, _frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def raise_if_interrupted() -> None:
+    """Raise `KeyboardInterrupt` if a SIGINT arrived after `remember_interrupts`."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
 class StopRequest:
     """Context that notes a first SIGINT or SIGTERM in `requested`; a second one raises `KeyboardInterrupt`.
+
+    A SIGINT that arrived before, and was caught by a library, raises it on entry.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
@@ -19,6 +47,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
+        raise_if_interrupted()
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
