@@ -38,7 +38,7 @@ def test_sequences_that_a_server_keeps(tmp_path):
 def _found(folder, *options):
     """What a run found, without an answer that is wrong or lost."""
     found_file = folder / "found.json"
-    command = [sys.executable, "-m", "tests.container.chaos", "--local", "--seconds", "6", "--json", str(found_file)]
+    command = [sys.executable, "-m", "tests.container.chaos", "--local", "--seconds", "5", "--json", str(found_file)]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert found_file.exists(), done.stderr
     found = json.loads(found_file.read_text())

@@ -27,7 +27,8 @@ POLITENESS = dict.fromkeys(("silent", "rude_grpc", "amplifying"), 5)
 """Of those that would take the core from the good clients: the server shall have most of its work from these."""
 
 REPORT_SECONDS = 90.0
-PROCESSES = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def _act(name: str, run: Callable[[Target, Event], Any], target: Target, is_over: Event, reports: "Queue[Any]") -> None:

@@ -3,7 +3,9 @@
 import io
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -105,16 +107,32 @@ def _sparse_manifest(folder: Path) -> None:
 @cache
 def bomb() -> bytes:
     """Golden cases of 1 MB that unpack to a gibibyte."""
-    packed, rows = io.BytesIO(), GIBIBYTE // 24
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("obs.npy", "w", force_zip64=True) as member:
-            header = {"descr": "<f8", "fortran_order": False, "shape": (rows, 3)}
-            np.lib.format.write_array_header_1_0(member, header)
-            for _ in range(rows * 24 // 2**20):
-                member.write(bytes(2**20))
-        for name in ("noise.npy", "action.npy"):
-            archive.writestr(name, b"")
-    return packed.getvalue()
+    header, rows, zeros = io.BytesIO(), GIBIBYTE // 24, bytes(2**20)
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (rows, 3)})
+    times, rest = divmod(rows * 24, len(zeros))
+    start = header.getvalue() + bytes(rest)
+    checksum = zlib.crc32(start)
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
+    # What is packed between two full flushes does not depend on what was before, so it is packed once.
+    packed += times * (packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)) + packer.flush()
+    for _ in range(times):
+        checksum = zlib.crc32(zeros, checksum)
+    empty = (zlib.compressobj(wbits=-zlib.MAX_WBITS).flush(), 0, 0)
+    return _zip(
+        {"obs.npy": (packed, checksum, len(start) + times * len(zeros)), "noise.npy": empty, "action.npy": empty}
+    )
+
+
+def _zip(members: dict[str, tuple[bytes, int, int]]) -> bytes:
+    """Join members, each packed, with its checksum and its unpacked size, to an archive."""
+    content, index = b"", b""
+    for name, (packed, checksum, size) in members.items():
+        fields = (20, 0, zipfile.ZIP_DEFLATED, 0, 33, checksum, len(packed), size, len(name), 0)
+        index += struct.pack("<4sH5H3I2H3H2I", b"PK\x01\x02", 20, *fields, 0, 0, 0, 0, len(content)) + name.encode()
+        content += struct.pack("<4s5H3I2H", b"PK\x03\x04", *fields) + name.encode() + packed
+    count = len(members)
+    return content + index + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(index), len(content), 0)
 
 
 def _zip_bomb(folder: Path) -> None:
