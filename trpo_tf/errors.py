@@ -1,5 +1,8 @@
 """Errors that a user can fix; the command line shows them as one line."""
 
+ENVIRONMENT_ERRORS = (Exception, SystemExit)
+"""What a call of an environment may raise: some call `sys.exit` where their window is closed, or a licence lacks."""
+
 
 class UserError(Exception):
     """A request can't be carried out; the message says what is wrong and what to do."""
@@ -28,10 +31,7 @@ class EnvironmentFailure(RuntimeError):
 
 
 def environment_failure(call: str, error: Exception | SystemExit, *where: str) -> EnvironmentFailure:
-    """Return the failure to raise for an exception of an environment's `call`, its step or its reset.
-
-    An environment that calls `sys.exit`, as some do when their window is closed, would end the run without a word.
-    """
+    """Return the failure to raise for an exception of an environment's `call`, its step or its reset."""
     if isinstance(error, EnvironmentFailure):
         return error.at(*where)
     reason = f"the environment's {call} raised {type(error).__name__}: {error}"

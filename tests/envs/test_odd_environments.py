@@ -1,20 +1,31 @@
 """Environments that do what environments should not: they train all the same, or one line says what is wrong."""
 
+import contextlib
 import itertools
 import os
 import sys
+import types
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
+from tests.support.agents import Mortal
 from tests.support.environments import Walk
 from trpo_tf.config.settings import VineConfig
-from trpo_tf.envs.checked import CheckedEnv, are_usable, conforming, unusable
-from trpo_tf.envs.spaces import observation_spec
+from trpo_tf.envs.agents import AgentRows
+from trpo_tf.envs.checked import CheckedEnv, are_usable, conforming, plain_reward, unusable
+from trpo_tf.envs.make import make_env, register_callable
+from trpo_tf.envs.spaces import Spaces, observation_spec
+from trpo_tf.envs.vector.backends import make_vector_env
 from trpo_tf.envs.vector.vector_env import SyncVectorEnv
 from trpo_tf.errors import EnvironmentFailure, UserError
+from trpo_tf.evaluation.evaluate import check_spaces
+from trpo_tf.export import PolicySpec
 from trpo_tf.runs.folder import load_run
+from trpo_tf.serving import NoiseSpec
 from trpo_tf.training.train import train
 
 
@@ -90,15 +101,77 @@ def test_what_makes_no_environments_that_can_be_trained_is_said(reason, small_co
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_environment_that_exits_is_one_that_failed():
-    class Exiting(Walk):
-        def step(self, action):
-            sys.exit("the window was closed")
+def _exit(*_):
+    sys.exit("the window was closed")
 
-    made = SyncVectorEnv([Exiting()])
+
+class ExitingWalk(Walk):
+    """Ends its process in its first step."""
+
+    step = _exit
+
+
+class ExitingWorld(Mortal):
+    """Ends its process in its first step."""
+
+    step = _exit
+
+
+@pytest.mark.parametrize("vector", [lambda: SyncVectorEnv([ExitingWalk()]), lambda: AgentRows([ExitingWorld()])])
+def test_an_environment_that_exits_is_one_that_failed(vector):
+    made = vector()
     made.reset(seed=0)
     with pytest.raises(EnvironmentFailure, match="the environment's step raised SystemExit: the window was closed"):
-        made.step(np.zeros(1, np.int64))
+        made.step(np.zeros(made.num_envs, np.int64))
+
+
+def test_a_constructor_that_exits_is_one_that_failed():
+    register_callable("Exiting-v0", _exit)
+    with pytest.raises(UserError, match="its constructor raised SystemExit: the window was closed"):
+        make_env("Exiting-v0")
+    gym.registry.pop("Exiting-v0")
+
+
+def test_an_environment_of_the_former_gym_is_referred_to_shimmy(monkeypatch):
+    former = types.ModuleType("gym.envs.registration")
+    former.registry = {"Crafter-v1": None}
+    monkeypatch.setitem(sys.modules, former.__name__, former)
+    with pytest.raises(UserError, match=r"registered with the package gym.*shimmy:GymV26.*\"tests:Crafter-v1\"}'"):
+        make_env("tests:Crafter-v1")
+
+
+def test_parts_of_a_reward_are_to_be_weighed():
+    with pytest.raises(EnvironmentFailure, match="weigh its parts by a wrapper"):
+        plain_reward(np.ones(2))
+
+
+class ResetInTheSameStep(CartPoleVectorEnv):
+    """A vector form that the sampler can't step."""
+
+    metadata: ClassVar = {"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP}
+
+
+def test_a_vector_form_that_does_not_reset_in_the_next_step_is_left_alone():
+    gym.register("SameStep-v0", Walk, vector_entry_point=ResetInTheSameStep)
+    with contextlib.closing(make_vector_env("SameStep-v0", 2)) as made:
+        assert isinstance(made, SyncVectorEnv)
+    gym.registry.pop("SameStep-v0")
+
+
+def test_a_policy_of_other_ranges_is_refused():
+    def check(policy, env):
+        spaces = Spaces.of(policy)
+        check_spaces(PolicySpec(spaces.observation, spaces.action, NoiseSpec("gumbel", (2,))), env, "the other")
+
+    check(Walk(), Walk())
+    with pytest.raises(UserError, match="the policy has action from 0 to 1, the other from 3 to 4"):
+        check(Walk(), Walk(start=3))
+    cells = Walk()
+    cells.observation_space = gym.spaces.Discrete(16)
+    more = Walk()
+    more.observation_space = gym.spaces.Discrete(64)
+    with pytest.raises(UserError, match="the policy has obs from 0 to 15, the other from 0 to 63"):
+        check(cells, more)
 
 
 class Former(Walk):

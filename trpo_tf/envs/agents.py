@@ -16,7 +16,7 @@ from trpo_tf.envs.checked import close_safely, conforming, plain_flag, plain_rew
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.spaces import observation_spec
-from trpo_tf.errors import EnvironmentFailure, UserError, environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, EnvironmentFailure, UserError, environment_failure
 from trpo_tf.serving.runtime.observations import Observation, by_name, structured
 
 Step = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
@@ -135,7 +135,7 @@ class AgentRows:
             observations, _ = self._worlds[number].reset(seed=seed)
             self._over[number] = False
             return [self._observe(number, agent, each) for agent, each in observations.items()]
-        except Exception as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("reset", error, f"world {number + 1} of {len(self._worlds)}") from error
 
     def _advance(
@@ -158,7 +158,7 @@ class AgentRows:
                 truncated[row] = plain_flag(truncations[agent], "truncated") and not terminated[row]
                 self._info[row].add(infos.get(agent), ended=bool(terminated[row] or truncated[row]))
             self._over[number] = not world.agents
-        except Exception as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("step", error, f"world {number + 1} of {len(self._worlds)}") from error
 
     def _observe(self, number: int, agent: str, observation: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, EnvironmentFailure, environment_failure
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.observations import (
@@ -59,7 +59,9 @@ def plain_reward(reward: Any) -> float:
             return float(array.item())
     except ValueError:
         pass  # a ragged sequence
-    raise EnvironmentFailure(f"the environment gave a reward that is no number{_shown(reward)}")
+    has_parts = isinstance(reward, np.ndarray) and reward.size > 1
+    several = "; weigh its parts by a wrapper of your own, that env_wrapper names" if has_parts else ""
+    raise EnvironmentFailure(f"the environment gave a reward that is no number{_shown(reward)}{several}")
 
 
 def plain_flag(flag: Any, name: str) -> bool:
@@ -87,7 +89,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             answer = self.env.reset(seed=seed, options=options)
             return conforming(reset_observation(answer), self._specs), answer[1]
-        except (Exception, SystemExit) as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("reset", error, self._name, "reset") from error
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 plain_flag(truncated, "truncated"),
                 info,
             )
-        except (Exception, SystemExit) as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("step", error, self._name, f"step {self._steps} of the episode") from error
 
 
@@ -156,7 +158,7 @@ def close_safely(env: Any) -> None:
     """Close an environment; an exception of it becomes a warning, since nothing of a run depends on it."""
     try:
         env.close()
-    except Exception as error:  # noqa: BLE001  whatever closing raises, the run has its results
+    except ENVIRONMENT_ERRORS as error:  # whatever closing raises, the run has its results
         warnings.warn(f"the environment's close raised {type(error).__name__}: {error}", stacklevel=2)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 from trpo_tf.config.reset_options import options_at
-from trpo_tf.errors import environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, environment_failure
 
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _ANY_COUNT = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -49,7 +49,7 @@ def set_progress(env: Any, progress: float) -> None:
             change: Any = getattr(each, "set_options", None)
             if _takes_progress(change):
                 change(progress)
-        except Exception as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure(f"set_options({progress:g})", error) from error
 
 

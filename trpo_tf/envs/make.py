@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import importlib
+import json
 import re
 import sys
 import traceback
@@ -24,7 +25,7 @@ from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.curriculum import ResetOptions, set_progress
 from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
-from trpo_tf.errors import UserError
+from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError
 from trpo_tf.serving.argument_checks import expect
 
 _RUNNING_STATISTICS = {
@@ -157,7 +158,7 @@ def _wrapped(env: gym.Env[Any, Any], module: str, name: str, options: Mapping[st
         return _wrapper(module, name)(env, **options)
     except UserError:
         raise
-    except Exception as error:
+    except ENVIRONMENT_ERRORS as error:
         reason = " ".join(str(error).split()) or _place(error)
         how = f"; arguments stand behind its name, as JSON: {module}:{name}{{...}}" if "argument" in reason else ""
         raise UserError(f"env_wrapper {module}:{name} can't be made: {type(error).__name__}: {reason}{how}") from error
@@ -208,10 +209,23 @@ def environment_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Return where an exception without a message was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     return f"{last[0].line} ({last[0].filename}, line {last[0].lineno})" if last else ""
+
+
+def _of_old_gym(env_id: str) -> str:
+    """Return what to do about an id that is registered with the package `gym`; nothing for any other."""
+    name, former = env_id.rpartition(":")[2], sys.modules.get("gym.envs.registration")
+    registry = getattr(former, "registry", {})
+    if name in gym.registry or name not in getattr(registry, "env_specs", registry):
+        return ""
+    given = json.dumps({"env_id": env_id})
+    return (
+        "it is registered with the package gym, which Gymnasium replaces; look for a newer version of its package, "
+        f"or adapt it: pip install 'shimmy[gym-v26]', and train shimmy:GymV26Environment-v0 --env-kwargs '{given}'"
+    )
 
 
 @contextlib.contextmanager
@@ -221,8 +235,8 @@ def readable_errors(env_id: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or _place(error)
+    except ENVIRONMENT_ERRORS as error:
+        reason = _of_old_gym(env_id) or " ".join(str(error).split()) or _place(error)
         if not isinstance(error, gym.error.Error | ModuleNotFoundError):
             reason = f"its constructor raised {type(error).__name__}: {reason}"
         if isinstance(error, TypeError) and "argument" in reason:

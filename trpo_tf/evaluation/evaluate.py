@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from trpo_tf.config.environment import Environment
+from trpo_tf.envs.checked import integer_bounds
 from trpo_tf.envs.info_sums import InfoSums, Sums, added, means
 from trpo_tf.envs.make import make_env, readable_errors, spec_of
 from trpo_tf.envs.remaining_time import observes_time
@@ -207,14 +208,23 @@ def _trained_for(manifest: Manifest) -> int:
 
 
 def check_spaces(policy: "Manifest | PolicySpec", env: gym.Env[Any, Any], env_id: str) -> None:
-    """Raise `UserError` unless the policy's observations and actions match the environment's."""
-    for verb, specs, own in (
-        ("observes", policy.observation, observation_spec(env.observation_space)),
-        ("gives", (policy.action,), (action_spec(env.action_space),)),
-    ):
+    """Raise `UserError` unless the policy's observations and actions match the environment's.
+
+    Actions and single integers, which may be choices, must have the same range too.
+    """
+    observation, action = observation_spec(env.observation_space), action_spec(env.action_space)
+    for verb, specs, own in (("observes", policy.observation, observation), ("gives", (policy.action,), (action,))):
         if {_described(spec) for spec in specs} != {_described(spec) for spec in own}:
             takes, has = (", ".join(map(_described, group)) for group in (specs, own))
             raise UserError(f"the policy {verb} {takes}, {env_id} has {has} there")
+    by_name = {spec.name: spec for spec in observation}
+    choices = [(spec, by_name[spec.name]) for spec in policy.observation if integer_bounds(spec)]
+    for spec, other in ((policy.action, action), *choices):
+        if not all(map(np.allclose, spec.bounds(), other.bounds())):
+            raise UserError(
+                f"the policy has {spec.name} from {spec.low} to {spec.high}, {env_id} from {other.low} to "
+                f"{other.high}, and must have the same"
+            )
 
 
 def _described(spec: ArraySpec) -> str:

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from trpo_tf.config.environment import Environment
 from trpo_tf.envs.atari import is_atari
 from trpo_tf.envs.make import make_env
 from trpo_tf.envs.remaining_time import observes_time
-from trpo_tf.errors import UserError
+from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError
 from trpo_tf.evaluation.evaluate import FIRST_SEED, check_spaces, play
 from trpo_tf.serving import Policy
 from trpo_tf.serving.errors import install
@@ -29,6 +30,7 @@ KINDS = ("mp4", "gif")
 
 _MOST_FRAMES_PER_SECOND = 30
 _DEFAULT_FRAMES_PER_SECOND = 30
+_OF_MUJOCO = "; without a display MuJoCo needs libegl1 and libgl1-mesa-dri, or libosmesa6, and MUJOCO_GL=egl or osmesa"
 _ATARI_FRAMES_PER_SECOND = 15
 """The game shows 60 frames a second, and the policy acts at every fourth."""
 
@@ -154,12 +156,10 @@ def _frame(env: gym.Env[Any, Any], env_id: str) -> Image.Image:
     """Render the environment's present state. Raises `UserError` if it can't be rendered here."""
     try:
         pixels = env.render()
-    except Exception as error:
+    except ENVIRONMENT_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{env_id} can't be rendered here ({reason}); without a display MuJoCo needs libegl1 and libgl1-mesa-dri, "
-            "or libosmesa6, and MUJOCO_GL=egl or osmesa"
-        ) from error
+        hint = _OF_MUJOCO if "mujoco" in sys.modules else ""
+        raise UserError(f"{env_id} can't be rendered here ({reason}){hint}") from error
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UserError(f"{env_id} can't be recorded: its frames are not uint8 [height, width, 3]")
     return Image.fromarray(pixels)

@@ -13,7 +13,7 @@ from trpo_tf.envs.checked import are_usable, unusable
 from trpo_tf.envs.info_sums import Sums, added
 from trpo_tf.envs.vector.backends import make_vector_env
 from trpo_tf.envs.vector.vector_env import Step, VectorEnv
-from trpo_tf.errors import EnvironmentFailure, environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, EnvironmentFailure, environment_failure
 from trpo_tf.policies.running_stats import Normalizer
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.engines.worker import Worker
@@ -126,7 +126,7 @@ def _play(envs: VectorEnv, actor: Actor, seed: int, longest: int, on_step: Calla
 def _reset(envs: VectorEnv, seed: int) -> Any:
     try:
         return envs.reset(seed=seed)[0]
-    except Exception as error:
+    except ENVIRONMENT_ERRORS as error:
         raise environment_failure("reset", error, "a periodic evaluation") from error
 
 
@@ -134,5 +134,5 @@ def _step(envs: VectorEnv, actor: Actor) -> Step:
     try:
         # A copy, since an environment may keep its action, and the buffer will be written again.
         return envs.step(actor.action.copy())
-    except Exception as error:
+    except ENVIRONMENT_ERRORS as error:
         raise environment_failure("step", error, "a periodic evaluation") from error

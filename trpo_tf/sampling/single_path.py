@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trpo_tf.envs.checked import are_usable, unusable
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.vector.vector_env import VectorEnv
-from trpo_tf.errors import environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, environment_failure
 from trpo_tf.sampling.actor import Actor
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.serving.runtime.noise import draw_noise
@@ -78,7 +78,7 @@ class SinglePath:
         self._last_noise: NDArray[np.float32] | None = None
         try:
             first, _ = envs.reset(seed=seed)
-        except Exception as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("reset", error, "reset") from error
         self._observation = observation_of(first)
         self._resetting = np.zeros(envs.num_envs, bool)
@@ -203,7 +203,7 @@ class SinglePath:
         try:
             # A copy, since an environment may keep its action, and the buffer will be written again.
             return self._envs.step(self._actor.action.copy())[:4]
-        except Exception as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("step", error, f"step {t + 1} of the iteration") from error
 
     def _episodes(

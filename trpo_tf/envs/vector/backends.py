@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from typing import Any
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode
@@ -57,13 +58,23 @@ def make_vector_env(
         with readable_errors(env_id):
             if isinstance(spec_of(environment).entry_point, Parallel):
                 return _agent_rows(Environment.of(environment), num_envs, limit_ends=limit_ends)
-            if is_atari(env_id) or spec_of(environment).vector_entry_point is None:
-                return make_sync_env(environment, num_envs, limit_ends=limit_ends, halves=halves)
-            vectorized = gym.make_vec(resolved_id(env_id), num_envs=num_envs)
-        if vectorized.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-            raise UserError(f"{env_id} has a vector form that does not reset in the next step; register it without")
+            vectorized = _vector_form(environment, num_envs)
+        if vectorized is None:
+            return make_sync_env(environment, num_envs, limit_ends=limit_ends, halves=halves)
         envs = Vectorized(vectorized)
     return VectorLimitEnds(envs, spec_of(environment).max_episode_steps) if limit_ends else envs
+
+
+def _vector_form(environment: str | Environment, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any] | None:
+    """Return Gymnasium's vector form of the environment, None if it has none that resets in the next step."""
+    spec = spec_of(environment)
+    if is_atari(str(environment)) or spec.vector_entry_point is None or spec.additional_wrappers:
+        return None
+    made = gym.make_vec(resolved_id(str(environment)), num_envs=num_envs)
+    if made.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
+        return made
+    made.close()
+    return None
 
 
 def _agent_rows(environment: Environment, num_envs: int, *, limit_ends: bool) -> AgentRows:

@@ -29,7 +29,7 @@ from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
 from trpo_tf.envs.make import is_mujoco, make_env
 from trpo_tf.envs.spaces import action_spec, observation_spec
-from trpo_tf.errors import UserError, environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError, environment_failure
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array, Observation, by_name, leaves_of, structured
 
@@ -84,7 +84,7 @@ class Vectorized:
     def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         """Take over `envs`: `close` closes them."""
         self._envs = envs
-        self.num_envs, self.close = envs.num_envs, envs.close
+        self.num_envs = envs.num_envs
         self.reset, self.step = envs.reset, envs.step
         self.set_progress(1.0)
 
@@ -99,6 +99,10 @@ class Vectorized:
     def set_progress(self, progress: float) -> None:
         """Call the vector environment's `set_options`, if it has one."""
         set_progress(self._envs.unwrapped, progress)
+
+    def close(self) -> None:
+        """Close the environments, as `close_safely` does."""
+        close_safely(self._envs)
 
 
 _OPEN: "weakref.WeakSet[SyncVectorEnv]" = weakref.WeakSet()
@@ -143,7 +147,7 @@ class SyncVectorEnv:
         for i, env in enumerate(self.envs):
             try:
                 self._observe(i, reset_observation(env.reset(seed=None if seed is None else seed + i)))
-            except (Exception, SystemExit) as error:
+            except ENVIRONMENT_ERRORS as error:
                 raise environment_failure("reset", error, f"environment {i + 1} of {self.num_envs}") from error
         self._terminated[:] = self._truncated[:] = False
         return self._copied(), {}
@@ -192,7 +196,7 @@ class SyncVectorEnv:
                     if info:
                         self._info[i].add(info, ended=bool(self._terminated[i] or self._truncated[i]))
                 self._observe(i, observation)
-            except (Exception, SystemExit) as error:
+            except ENVIRONMENT_ERRORS as error:
                 raise environment_failure("step", error, f"environment {i + 1} of {self.num_envs}") from error
 
     def _observe(self, place: int, observation: Any) -> None:

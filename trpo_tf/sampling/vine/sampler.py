@@ -12,7 +12,7 @@ from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import Sums
 from trpo_tf.envs.snapshots import Snapshot, check_restorable, restore, save
 from trpo_tf.envs.vector.vector_env import SyncVectorEnv
-from trpo_tf.errors import environment_failure
+from trpo_tf.errors import ENVIRONMENT_ERRORS, environment_failure
 from trpo_tf.sampling.actor import Actor, in_parts
 from trpo_tf.sampling.batch import Batch, Episodes
 from trpo_tf.sampling.single_path import SinglePath
@@ -227,6 +227,6 @@ class Vine:
     def _step(self, index: int, action: Any) -> tuple[Observation, float, bool, bool]:
         try:
             observation, reward, terminated, truncated, _ = self._rollout_envs[index].step(action.copy())
-        except Exception as error:
+        except ENVIRONMENT_ERRORS as error:
             raise environment_failure("step", error, "a rollout of the vine") from error
         return observation_of(observation), float(reward), terminated, truncated
