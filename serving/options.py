@@ -5,6 +5,7 @@ See docs/reference/serve/server.md.
 
 import math
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -63,7 +64,10 @@ class ServeOptions:
     )
     port: int = _option(-1, "TCP port, 0 for a free one; default: $PORT, or 8080; with --uds none", metavar="PORT")
     grpc_port: int = _option(-1, "also serve gRPC, on this port; 0 for a free one", metavar="PORT")
-    uds: str | None = _option(None, "listen on a Unix socket that only this user can connect to", metavar="PATH")
+    uds: str | None = _option(None, "listen on a Unix socket, to which only this user can connect", metavar="PATH")
+    uds_mode: str = _option(
+        "600", "permissions of the Unix socket: 660 lets its group connect, 666 every local user", metavar="OCTAL"
+    )
     insecure: bool = _option(
         False, "accept everyone who can reach the address, without keys or client certificates", section="access"
     )
@@ -139,8 +143,8 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         self._check_each()
-        self._check_models()
         self._check_listening()
+        self._check_models()
         self._check_names()
         if self.is_reachable and not (self.insecure or self.keys or self.tls_client_ca):
             self._refuse_strangers()
@@ -197,9 +201,11 @@ class ServeOptions:
             raise ServeError(f"--canary must be a share between 0 and 1, not {self.canary}")
         if self.canary and self.versions < 2:
             raise ServeError("--canary shares requests between two versions; keep both loaded with --versions 2")
-        if self.repository_api and self.is_reachable and not (self.keys or self.tls_client_ca):
+        is_open = self.is_reachable or int(self.uds_mode, 8) & stat.S_IWOTH
+        if self.repository_api and is_open and not (self.keys or self.tls_client_ca):
             raise ServeError(
-                "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds"
+                "--repository-api lets who asks load and unload models: give --keys or --tls-client-ca, or only --uds "
+                "with --uds-mode 600 or 660"
             )
 
     def _check_listening(self) -> None:
@@ -208,6 +214,8 @@ class ServeOptions:
                 raise ServeError(
                     f"there is no {flag(name)} {quoted(port)}; choose one from 1 to 65535, or 0 for a free one"
                 )
+        if not re.fullmatch("0?[0-7]{3}", self.uds_mode):
+            raise ServeError(f"--uds-mode takes three octal digits such as 660, not {quoted(self.uds_mode)}")
         if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
             raise ServeError(f"HTTP and gRPC can't share port {self.grpc_port}; choose another --port or --grpc-port")
         if bool(self.tls_cert) != bool(self.tls_key):

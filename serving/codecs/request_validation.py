@@ -85,7 +85,8 @@ def validate_request(document: Document, manifest: Manifest, *, max_batch: int =
     inputs = _named(document, "inputs", manifest.input_names)
     for spec in manifest.observation:
         if spec.name not in inputs:
-            raise RequestError(f"input {spec.name!r} is missing")
+            hint = "; instances are for /v1/models/NAME:predict" if "instances" in document else ""
+            raise RequestError(f"input {spec.name!r} is missing{hint}")
     observations = join_parts(
         {spec.name: decode_tensor(inputs[spec.name], spec, max_batch=max_batch) for spec in manifest.observation}
     )

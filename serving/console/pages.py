@@ -28,7 +28,7 @@ _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
     b"media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\ncache-control: no-cache\r\n"
+_HEADERS = b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n"
 
 
 class Page(NamedTuple):

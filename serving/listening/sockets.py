@@ -102,7 +102,7 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
                 sockets.extend(listening)
             urls.append(url_of(f"http{secure}", options.host, _port_of(opened[0])))
         if options.uds is not None:
-            listener = stack.enter_context(listen_on_path(options.uds))
+            listener = stack.enter_context(listen_on_path(options.uds, int(options.uds_mode, 8)))
             for sockets in workers:
                 sockets.append(listener)
             urls.append(f"unix:{options.uds}")
@@ -150,8 +150,8 @@ def claim_grpc_port(options: ServeOptions) -> GrpcPort:
 
 
 @contextmanager
-def listen_on_path(path: str) -> Iterator[socket.socket]:
-    """Listen on a Unix socket that only this user can connect to, and remove it on exit. Raises `ServeError`.
+def listen_on_path(path: str, mode: int = stat.S_IRUSR | stat.S_IWUSR) -> Iterator[socket.socket]:
+    """Listen on a Unix socket with these permissions, and remove it on exit. Raises `ServeError`.
 
     A socket that a killed server left is replaced. A socket that a server listens on is not, nor is any other file.
     """
@@ -162,7 +162,7 @@ def listen_on_path(path: str) -> Iterator[socket.socket]:
             with _startup_lock():
                 _remove_stale_socket(path)
                 listener.bind(path)
-                Path(path).chmod(stat.S_IRUSR | stat.S_IWUSR)  # before it listens, so that no other user has connected
+                Path(path).chmod(mode)  # before it listens, so that nobody else has connected
                 listener.listen(BACKLOG)
         except OSError as error:
             raise ServeError(f"can't listen on {path}: {reason(error)}; choose another --uds") from None

@@ -273,6 +273,8 @@ class Connection(RequestReader):
         request_id = b""
         if b"x-request-id" in self._head and (request_id := sane_id(self._head[b"x-request-id"])):
             headers += b"x-request-id: %b\r\n" % request_id
+        if self._method != b"POST":  # a shared cache may keep what has no lifetime: health and metrics, for minutes
+            headers += b"cache-control: no-store\r\n"
         if b"origin" in self._head:
             headers += self._state.cross_origin.headers(self._head[b"origin"])
         if not keep:

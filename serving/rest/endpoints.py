@@ -14,6 +14,7 @@ from trpo_tf.serving.codecs.paths import PREDICT
 from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions
 from trpo_tf.serving.codecs.v2_json import decode_request, encode_response
+from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
 from trpo_tf.serving.inference.runners import Outputs
 from trpo_tf.serving.metrics.series import Metrics
@@ -141,9 +142,11 @@ def served_protocols(options: ServeOptions) -> tuple[Protocol, ...]:
 
 def _decompressed(headers: Headers, body: Body, options: ServeOptions) -> Body:
     """Undo the content coding of a body. Raises `HttpError` and `TooLargeError`."""
-    encoding = headers[b"content-encoding"].lower()
-    if encoding == b"identity":
+    encoding = headers[b"content-encoding"].lower().removeprefix(b"x-")  # x-gzip is gzip (RFC 9110, 8.4.1.3)
+    if encoding in (b"identity", b""):
         return body
     if encoding not in ENCODINGS:
-        raise HttpError(415, "the content coding is not supported", b"accept-encoding: gzip, deflate\r\n")
+        named = quoted(headers[b"content-encoding"].decode("latin-1"))
+        refusal = f"Content-Encoding {named} is not supported; send gzip, deflate or an uncompressed body"
+        raise HttpError(415, refusal, b"accept-encoding: gzip, deflate\r\n")
     return decompress(body, encoding, options.max_body)

@@ -102,7 +102,8 @@ class RequestReader(asyncio.Protocol):
                 self._decline(memoryview(data), offer)
         except httptools.HttpParserError as error:
             if self._phase < LAST:
-                self._refuse(HttpError(400, f"this is not HTTP/1.1: {error}"))
+                reason = _NO_PROXY_PROTOCOL if data.startswith(_PROXY_PROTOCOL) else error
+                self._refuse(HttpError(400, f"this is not HTTP/1.1: {reason}"))
         if self._phase is RECEIVING:
             self._bound()
             if len(data) >= MUCH:
@@ -252,6 +253,8 @@ class RequestReader(asyncio.Protocol):
 
 _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
 _SLASH = ord("/")
+_PROXY_PROTOCOL = b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"  # how its versions 1 and 2 begin
+_NO_PROXY_PROTOCOL = "it begins with the PROXY protocol, which the proxy has to be told not to send"
 _NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
 _FINAL = {413, 503}
 """Statuses with which a head is refused at once, without waiting for the body."""

@@ -12,6 +12,7 @@ from collections.abc import Container, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from trpo_tf.serving.errors import quoted
 from trpo_tf.serving.listening.silent_connections import has_sent
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
@@ -91,7 +92,12 @@ class ServerState:
         """Return the route of a request, by its head alone. Raises `HttpError`."""
         if b"origin" in headers:
             if not self.cross_origin.allows(headers):
-                raise HttpError(403, "pages of other sites may not ask; the server has --cors-origin to allow one")
+                origin, host = (quoted(headers.get(name, b"").decode("latin-1")) for name in (b"origin", b"host"))
+                raise HttpError(
+                    403,
+                    f"pages of other sites may not ask: Origin {origin} is not of Host {host}; let the proxy pass the "
+                    "browser's Host on, or allow the origin with --cors-origin",
+                )
             if method == b"OPTIONS" and b"access-control-request-method" in headers:
                 return no_content(self.cross_origin.preflight_headers(headers))
         try:
@@ -108,8 +114,10 @@ class ServerState:
 
     def check_host(self, target: bytes, host: bytes | None) -> None:
         """Raise `HttpError` if the target or the Host header of a request names another server."""
-        if not self._is_allowed_host(host or b"") or not self._is_allowed_host(authority_of(target)):
-            raise HttpError(403, "the Host is none of this server's names; the server has --allow-host to add one")
+        for name in (host or b"", authority_of(target)):
+            if not self._is_allowed_host(name):
+                named = quoted(name.decode("latin-1"))
+                raise HttpError(403, f"Host {named} is none of this server's names; add its name with --allow-host")
         if host is not None and len(self.known_hosts) < MOST_KNOWN_HOSTS:
             self.known_hosts.add(host)
 

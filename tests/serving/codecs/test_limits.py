@@ -190,6 +190,8 @@ def test_this_machine_needs_none(host):
         ({"timeout": float("nan")}, "--timeout must be more than 0"),
         ({"keep_alive": float("inf")}, "--keep-alive must"),
         ({"tls_cert": "c"}, "belong together"),
+        *(({"uds_mode": mode}, "--uds-mode takes three octal digits") for mode in ("rw", "668", "1660", "60")),
+        ({"uds": "s", "uds_mode": "666", "repository_api": True}, "with --uds-mode 600 or 660"),
         ({"tls_client_ca": "c"}, "needs --tls-cert"),
     ],
 )
@@ -210,7 +212,9 @@ def test_the_port_is_the_options_or_the_environments(monkeypatch):
         parse_arguments(["b"], "p")
 
 
-@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("X-GZip", gzip.compress), ("deflate", zlib.compress)]
+)
 def test_compressed_requests_are_answered_and_bombs_are_413(server, encoding, compress):
     tensor = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}
     path, headers = "/v2/models/discrete/infer", {"Content-Encoding": encoding}

@@ -125,7 +125,8 @@ def test_a_socket_left_by_a_killed_server_is_taken_over_and_a_file_is_not(start,
     with start(discrete, "--uds", str(path)) as server:
         server.stop(signal.SIGKILL)
     assert path.exists()
-    with start(discrete, "--uds", str(path)) as server:
+    with start(discrete, "--uds", str(path), "--uds-mode", "660") as server:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
         assert curl("--unix-socket", path, "http://localhost/v2").returncode == 0
         assert server.request("GET", "/v2")[0] == 200
     path.unlink(missing_ok=True)

@@ -59,6 +59,19 @@ def test_a_foreign_host_is_refused_on_loopback(server, host, is_allowed):
     assert status_for(server, "/v2/health/live", "GET", host=host or " ") == expected
 
 
+def test_a_refusal_says_what_the_proxy_or_the_server_needs(server):
+    def error(**headers):
+        return server.request("POST", INFER, BODY, headers)[1]["error"]
+
+    assert error(Host="policies.example") == (
+        "Host 'policies.example' is none of this server's names; add its name with --allow-host"
+    )
+    assert error(Host="policy", Origin=APP) == (
+        "pages of other sites may not ask: Origin 'https://app.example' is not of Host 'policy'; let the proxy pass "
+        "the browser's Host on, or allow the origin with --cors-origin"
+    )
+
+
 def test_the_target_goes_before_the_header(server):
     for target, status in ((f"http://evil.example{INFER}", 403), (f"http://127.0.0.1:9{INFER}", 200)):
         assert status_for(server, target) == status

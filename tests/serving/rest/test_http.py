@@ -49,6 +49,22 @@ def raw(port: int, request: bytes) -> bytes:
 # Routes
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        *(("GET", path, 200) for path in ("/v2/health/ready", "/v2/models/discrete", "/metrics", "/openapi.json", "/")),
+        ("HEAD", "/v2/health/live", 200),
+        ("GET", "/v2/models/late/ready", 404),
+    ],
+)
+def test_no_cache_between_keeps_an_answer(server, method, path, status):
+    """Varnish, as it is installed, answers for two minutes from what has no `Cache-Control`, a 404 too."""
+    answer = raw(server.port, f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1.1 %d " % status)
+    assert head.count(b"cache-control:") == head.count(b"\r\ncache-control: no-store") == 1
+
+
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_server_metadata(server, slash):
     status, body = server.request("GET", f"/v2{slash}")
@@ -249,6 +265,7 @@ def test_predict_asks_the_model_before_the_colon(oddly_named):
         ({"inputs": [{**OBSERVATION, "datatype": "FP64"}]}, "must have datatype FP32"),
         ({"inputs": [{**OBSERVATION, "name": "x"}]}, "not 'x'"),
         ({}, "'obs' is missing"),
+        ({"instances": [[0] * 4]}, "'obs' is missing; instances are for /v1/models/NAME:predict"),
     ],
 )
 def test_a_bad_request_is_400_and_says_why(server, body, message):
@@ -268,7 +285,7 @@ def test_an_action_that_is_not_finite_is_the_client_s_error_if_its_observation_i
 def test_an_encoding_that_is_not_supported_is_415(server):
     status, body = server.request("POST", INFER, REQUEST, {"Content-Encoding": "br"})
     assert status == 415
-    assert "not supported" in body["error"]
+    assert body["error"] == "Content-Encoding 'br' is not supported; send gzip, deflate or an uncompressed body"
 
 
 def test_a_declared_length_above_the_limit_is_413_before_the_body_is_sent(server):
@@ -317,6 +334,13 @@ def test_what_is_not_http_hurts_nobody_else(server, request_):
     answer = raw(server.port, request_)
     assert answer == b"" or re.match(rb"HTTP/1.1 4\d\d ", answer)
     assert server.request("POST", INFER, REQUEST)[0] == 200
+
+
+@pytest.mark.parametrize("header", [b"PROXY TCP4 10.0.0.7 10.0.0.1 4321 80\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"])
+def test_a_proxy_that_sends_its_own_protocol_is_told_so(server, header):
+    answer = raw(server.port, header + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"PROXY protocol" in answer
 
 
 def test_a_client_that_leaves_in_the_middle_hurts_nobody_else(server):
