@@ -88,6 +88,8 @@ _KEYWORDS = (
     # Of later versions of C, and macros that GCC defines.
     *("alignas", "alignof", "bool", "constexpr", "false", "linux", "nullptr", "static_assert", "thread_local", "true"),
     *("typeof", "typeof_unqual", "unix"),
+    # Macros of machines and of C's own headers, and the types of other fields.
+    *("complex", "errno", "i386", "imaginary", "mips", "sparc", "stderr", "stdin", "stdout", *BYTES),
     # Of C++, which may include the header.
     *("and", "and_eq", "asm", "bitand", "bitor", "catch", "char16_t", "char32_t", "char8_t", "class", "co_await"),
     *("co_return", "co_yield", "compl", "concept", "const_cast", "consteval", "constinit", "decltype", "delete"),

@@ -14,6 +14,7 @@ class Operator:
         binding: precedence of the formula in C; it gets parentheses where an argument needs a higher one.
         wants: precedence that each argument needs; the last one holds for all further arguments.
         integer: whether the value is an integer.
+        c_type: the value's type, if it is one of integers that the formula names.
         helper: name of the function of `HELPERS` that the formula calls.
         noun: name for constant arguments in the C code.
     """
@@ -24,6 +25,7 @@ class Operator:
     integer: bool = False
     helper: str = ""
     noun: str = "constant"
+    c_type: str = ""
 
 
 CONDITIONAL, LOGICAL, COMPARISON, SUM, PRODUCT, UNARY, CALL = range(1, 8)
@@ -278,9 +280,9 @@ FLOATS: Mapping[str, Operator] = {
 
 # Unsigned while they are computed, since only then is an overflow defined: it wraps around, as in ONNX.
 INTEGERS: Mapping[str, Operator] = {
-    "Add": Operator("(int64_t)((uint64_t){} + {})", UNARY, (UNARY, PRODUCT), integer=True),
-    "Sub": Operator("(int64_t)((uint64_t){} - {})", UNARY, (UNARY, PRODUCT), integer=True),
-    "Mul": Operator("(int64_t)((uint64_t){} * {})", UNARY, (UNARY,), integer=True),
+    "Add": Operator("(int64_t)((uint64_t){} + (uint64_t){})", UNARY, (UNARY,), integer=True),
+    "Sub": Operator("(int64_t)((uint64_t){} - (uint64_t){})", UNARY, (UNARY,), integer=True),
+    "Mul": Operator("(int64_t)((uint64_t){} * (uint64_t){})", UNARY, (UNARY,), integer=True),
     "Div": Operator("quotient({}, {})", CALL, integer=True, helper="quotient"),
     "Mod": Operator("floor_mod({}, {})", CALL, integer=True, helper="floor_mod"),
     "Neg": Operator("(int64_t)(0 - (uint64_t){})", UNARY, (UNARY,), integer=True),
@@ -305,9 +307,9 @@ ATTRIBUTES: Mapping[str, tuple[tuple[str, float], ...]] = {
 """Attributes, with ONNX's default, that follow the arguments in C."""
 
 
-def narrowing(c_type: str) -> Operator:
-    """Return the conversion of an integer to a narrower type."""
-    return Operator(f"({c_type}){{}}", UNARY, (UNARY,), integer=True)
+def conversion(c_type: str) -> Operator:
+    """Return the conversion of an integer to another type."""
+    return Operator(f"({c_type}){{}}", UNARY, (UNARY,), integer=True, c_type=c_type)
 
 
 def attribute_values(operator: str, attributes: Mapping[str, Any]) -> list[float]:

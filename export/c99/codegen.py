@@ -53,8 +53,8 @@ class Body:
         """Write one step."""
         self._locals = []
         value, _ = self._formula(step.value)
-        if step.target.c_type == "int32_t" and is_integer(step.value) and not isinstance(step.value, Fold):
-            value = f"(int32_t)({value})"
+        if step.target.c_type not in ("float", "int64_t") and not isinstance(step.value, Fold):
+            value = f"({step.target.c_type})({value})"
         count = len(step.positions)
         target = self._home(step.target)
         statements = [*self._locals, f"{target}[{self._index(step.positions)}] = {value};"]

@@ -151,6 +151,16 @@ def is_integer(expression: Expression) -> bool:
             return function in ("argmax", "argmin")
 
 
+def c_type(expression: Expression) -> str:
+    """Return the C type of what is read or converted, and '' for what is computed."""
+    match expression:
+        case Element(memory) | Lookup(memory):
+            return memory.c_type
+        case Apply(operator):
+            return operator.c_type
+    return ""
+
+
 def transform(expression: Expression, change: Callable[[Dot], Expression]) -> Expression:
     """Return the expression with `change` applied to each inner product."""
     match expression:

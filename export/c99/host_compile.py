@@ -102,8 +102,14 @@ def _compiled(sources: Mapping[str, bytes]) -> Any:
             ) from None
         if done.returncode != 0:
             raise ExportError(f"{compiler} can't compile the C sources: {' '.join(done.stderr.split())[:300]}")
-        # PyDLL holds the interpreter's lock during a call: the policy's scratch memory serves one at a time.
-        function = ctypes.PyDLL(str(library)).policy_act
+        try:
+            # PyDLL holds the interpreter's lock during a call: the policy's scratch memory serves one at a time.
+            function = ctypes.PyDLL(str(library)).policy_act
+        except OSError as error:  # made for another machine, or the folder allows no programs
+            raise ExportError(
+                f"this machine can't load what {compiler} made of the C sources ({error}); set CC to a compiler for "
+                "this machine, or TMPDIR to a folder of programs"
+            ) from None
     function.restype = None
     return function
 

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import helper
 
 from trpo_tf.export.c99 import c_operators as c
-from trpo_tf.export.c99.expressions import Apply, Element, Fold, Memory, Step, take
+from trpo_tf.export.c99.expressions import Apply, Element, Fold, Memory, Step, c_type, take
 from trpo_tf.export.c99.lowering.gather import gather_elements, gather_nd
 from trpo_tf.export.c99.lowering.matrix_products import gemm, matmul
 from trpo_tf.export.c99.lowering.tensors import Value, apply, folded, known, like, of_memory, stored
@@ -22,6 +22,8 @@ Rule = Callable[[Node, list[Any], list[Step]], Value]
 _BINDS_NOTHING = {c.MINIMUM: np.inf, c.MAXIMUM: -np.inf}
 _LARGEST = 2**63 - 1
 _NARROW = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
+_STAY_UNSIGNED = ("uint16_t", "uint32_t")
+"""Types that C does not promote to a signed one everywhere: beside them, -1 would become 2^16 - 1 or 2^32 - 1."""
 
 
 def elementwise(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
@@ -72,7 +74,9 @@ def cast(node: Node, arguments: list[Value], steps: list[Step]) -> Value:
 def narrowed(steps: list[Step], value: Value, to: np.dtype[Any]) -> Value:
     """Wrap an integer of 64 bits around as an integer of the node's type does."""
     fits = isinstance(value.expression, Fold) and value.expression.length - 1 <= np.iinfo(to).max
-    return value if fits or to.name not in _NARROW else apply(steps, c.narrowing(f"{to.name}_t"), value)
+    if fits or (to.name not in _NARROW and c_type(value.expression) not in _STAY_UNSIGNED):
+        return value
+    return apply(steps, c.conversion(f"{to.name}_t".replace("uint64", "int64")), value)
 
 
 def selu(node: Node, arguments: list[Value], steps: list[Step]) -> Value:

@@ -412,6 +412,14 @@ def test_without_a_compiler_it_says_so(monkeypatch):
         compiled_actor(sources, policy.spec)
 
 
+def test_a_compiler_for_another_machine_is_named(monkeypatch):
+    """A shell that is set up for a board has its compiler in CC."""
+    policy = exported("clipped")
+    monkeypatch.setenv("CC", "arm-none-eabi-gcc")
+    with pytest.raises(ExportError, match=r"can't load what .*arm-none-eabi-gcc made of the C sources .*; set CC to"):
+        compiled_actor(c_sources(policy.model, policy.spec), policy.spec)
+
+
 def test_sources_that_do_not_compile_are_reported_in_one_line():
     policy = exported("clipped")
     with pytest.raises(ExportError, match=r"^.*can't compile the C sources: [^\n]+$"):

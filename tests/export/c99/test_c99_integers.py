@@ -1,6 +1,7 @@
 """Integers of 64 bits in C: as wide as their bounds are, wrapping around as in ONNX, or refused."""
 
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import tensorflow as tf
 
 from tests.support.export.c99_cases import STRICT, sanitized
 from tests.support.export.c99_policies import Exported
-from trpo_tf.export import ExportError, PolicySpec, write_bundle
+from trpo_tf.export import ExportError, PolicySpec, convert_policy, write_bundle
 from trpo_tf.export.c99 import HEADER_FILE, SOURCE_FILE, c_sources, compiled_actor
 from trpo_tf.export.c99.c_files import argument_type
-from trpo_tf.serving import ArraySpec, NoiseSpec
+from trpo_tf.serving import ArraySpec, NoiseSpec, StateSpec
 
 
 def spec_of(dtype, low=-np.inf, high=np.inf, action="float32"):
@@ -57,6 +58,34 @@ def test_scaled_integers_of_64_bits_are_as_in_onnx(dtype, tmp_path):
     actions = sanitized(sources, policy.spec, policy.observations, policy.noise, tmp_path)
     np.testing.assert_allclose(actions, policy.actions, rtol=1e-6)
     np.testing.assert_allclose((actions - policy.noise)[:2, 0], [2.0**-7, 2.0**-8], rtol=1e-4)
+
+
+def test_a_choice_between_an_unsigned_number_and_a_negative_one_keeps_the_sign():
+    """C would turn -1 beside a uint32_t into 4294967295."""
+
+    def function(o, n):
+        wide = tf.cast(o, tf.int64)
+        return tf.cast(tf.where(wide > 50, wide, -1), tf.float32) + n
+
+    policy = Exported(function, spec_of("uint32", 0, 100))
+    actions = compiled_actor(c_sources(policy.model, policy.spec), policy.spec)(policy.observations, policy.noise)
+    np.testing.assert_allclose(actions, policy.actions, rtol=1e-6)
+    assert (policy.observations <= 50).any()
+
+
+def test_no_integer_changes_its_type_unsaid(tmp_path):
+    """Firmware is often built with these warnings as errors."""
+    state = (StateSpec("touched", "bool", (2,)), StateSpec("count", "int8", (2,)))
+    spec = replace(spec_of("int16"), state=state)
+
+    def function(o, given, reset, n):
+        count = given["count"] + 1 - tf.cast(o, tf.int8)
+        return tf.cast(count, tf.float32) + n, {"touched": given["touched"] | (o > 0), "count": count}
+
+    for name, content in c_sources(convert_policy(function, spec), spec).items():
+        (tmp_path / name).write_bytes(content)
+    command = ["cc", *STRICT, "-Wconversion", "-Wsign-conversion", "-fsyntax-only", SOURCE_FILE]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("operation", [tf.add, tf.subtract, tf.multiply])

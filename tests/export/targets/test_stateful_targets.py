@@ -199,13 +199,14 @@ def test_names_of_state_that_c_can_t_have_become_others(tmp_path):
     """In no version of C, and in C++, which includes the header."""
     odd = ("running", "double", "2nd", "a-b", "A B", "int", "int_")
     keywords = ("bool", "typeof", "nullptr", "linux", "class", "new", "template", "xor", "requires", "wchar_t")
-    names = (*odd, *keywords, "观察", "*/ x")
+    names = (*odd, *keywords, "errno", "complex", "uint8_t", "观察", "*/ x")
     spec = PolicySpec((OBS,), ACTION, NOISE, tuple(StateSpec(name, "float32", ()) for name in names))
     fields = [memory.name for memory in state_memories(spec).values()]
     told = [field.removeprefix("state->") for field in fields]
     assert told[: len(odd)] == ["running_", "double_", "_2nd", "a_b", "a_b_2", "int_", "int__2"]
     members = "".join(f"float {field}[1];" for field in told)
-    (tmp_path / "state.c").write_text(f"typedef struct {{{members}}} state;")
+    headers = "".join(f"#include <{name}.h>\n" for name in ("complex", "errno", "stdint"))
+    (tmp_path / "state.c").write_text(f"{headers}typedef struct {{{members} uint8_t running;}} state;")
     for compiler in (["gcc", "-std=gnu2x"], ["gcc", "-std=c99"], ["g++", "-xc++", "-std=gnu++20"]):
         subprocess.run([*compiler, "-Werror", "-fsyntax-only", "state.c"], cwd=tmp_path, check=True)
 
