@@ -163,6 +163,9 @@ REFUSED = {
     r"computes in float16 \(layer whole\)": lambda: Registered(dtype="mixed_float16", name="whole"),
     "computes in float64": lambda: chain(layers.Dense(3, dtype="float64")),
     "no weights that are trained": lambda: keras.Sequential([keras.Input((2,)), layers.Flatten()]),
+    "weights that are not finite .*wild/kernel": lambda: chain(
+        layers.Dense(3, kernel_initializer=keras.initializers.Constant(np.nan), name="wild")
+    ),
     "adds to the loss .the regularizer of .*penalised/kernel": lambda: chain(
         layers.Dense(3, kernel_regularizer="l2", name="penalised")
     ),

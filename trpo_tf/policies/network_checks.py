@@ -155,12 +155,15 @@ def _check_floats(network: keras.Model, name: str) -> None:
 
 
 def _check_objective(network: keras.Model, name: str) -> None:
-    """Raise `UserError` if the network has no trained weights, or adds to the loss, or constrains its weights.
+    """Raise `UserError` unless all trained weights are finite, or if the network adds to the loss or constrains them.
 
     Keras's own training would apply such losses and constraints; the updates here do not.
     """
     if not network.trainable_variables:
         raise UserError(f"{name} has no weights that are trained; set trainable = True, or add a layer")
+    for variable in network.trainable_variables:
+        if not np.isfinite(variable.numpy()).all():
+            raise UserError(f"{name} has weights that are not finite ({variable.path}); check its initializers")
     if network.losses:
         penalised = [v.path for v in network.trainable_variables if getattr(v, "regularizer", None) is not None]
         where = f"the regularizer of {penalised[0]}" if penalised else "an activity_regularizer, or add_loss"

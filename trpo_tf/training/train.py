@@ -15,6 +15,7 @@ from trpo_tf.config.settings import Config, read_config
 from trpo_tf.envs.make import readable_errors, register_callable, resolved_id
 from trpo_tf.envs.vector.backends import choose_backend
 from trpo_tf.errors import UserError
+from trpo_tf.export.errors import ExportError
 from trpo_tf.learning.learner import Learner, build_learner, with_observation_offset
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.encoders import Encoder
@@ -113,9 +114,11 @@ def _train_new(run: Run, workers: Workers, watching: Watchers) -> Run:
     try:
         with locked(run.folder):
             return train_to_end(run, workers, watching)
-    except UserError:
+    except (UserError, ExportError) as error:
         if not _has_learned(run.folder):
             shutil.rmtree(run.folder)
+            if isinstance(error, ExportError):
+                raise UserError(f"the policy acts by ONNX Runtime, and its network can't: {error}") from error
         raise
 
 
