@@ -23,8 +23,10 @@ TO_THE_END: tuple[ModuleType, ...] = (http_clients, grpc_clients, episodes, sile
 """Clients that go on while the server ends."""
 
 BEFORE_THE_END: tuple[ModuleType, ...] = (rude, probes)
-POLITENESS = dict.fromkeys(("silent", "rude_grpc", "amplifying"), 5)
-"""Of those that would take the core from the good clients: the server shall have most of its work from these."""
+POLITENESS, FULL_POLITENESS = 5, 10
+"""By how much clients leave the core to others. Good ones are less polite: the server shall have its work from them."""
+
+FULLY_POLITE = ("silent", "rude_grpc", "amplifying")
 
 REPORT_SECONDS = 90.0
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -33,7 +35,7 @@ PROCESSES.set_forkserver_preload([__name__])
 
 def _act(name: str, run: Callable[[Target, Event], Any], target: Target, is_over: Event, reports: "Queue[Any]") -> None:
     os.sched_setaffinity(0, {CORE})
-    os.nice(POLITENESS.get(name, 0))
+    os.nice(FULL_POLITENESS if name in FULLY_POLITE else POLITENESS)
     reports.put((name, run(target, is_over)))
 
 
