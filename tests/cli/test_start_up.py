@@ -28,6 +28,7 @@ ACTING = {
         0,
         (*TRAINER, "mujoco", "envpool", "ale_py", "rich"),
     ),
+    ("benchmark", "CartPole-v1", "--steps", "5"): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "no_such_module:Task-v0"): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "CartPole-v1", "--env-kwargs", '{"no": 1}'): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),
     ("train", "CartPole-v1", "--out", str(ROOT)): (2, (*TRAINER, "mujoco", "envpool", "ale_py")),

@@ -31,7 +31,7 @@ NAMES = {
 
 LEARNING = {"batch_size": 512, "num_envs": 8, "max_kl": 0.05, "fisher": "double-backprop", "eval_episodes": 100}
 SETTINGS = {
-    "dict": {"total_steps": 8_000} | LEARNING,
+    "dict": {"total_steps": 6_000} | LEARNING,
     "tuple": {"checkpoint_steps": 64, "eval_episodes": 2},
     "picture": {"total_steps": 4_000} | LEARNING,
 }

@@ -40,7 +40,7 @@ def exported(request, small_config, tmp_path_factory):
     name, settings = KINDS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     env_id = f"tests.support.environments:{name}"
-    config = small_config(env_id, total_steps=4_000, num_envs=16, batch_size=512, **settings)
+    config = small_config(env_id, total_steps=1_024, num_envs=16, batch_size=512, **settings)
     run = train(config, folder / "run")
     export_run(run, folder / "bundle", targets=["all"], episodes=20)
     return request.param, run, folder / "bundle"

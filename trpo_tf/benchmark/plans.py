@@ -9,8 +9,8 @@ from trpo_tf.benchmark.results import EPISODES
 from trpo_tf.benchmark.suites import NEEDS, SUITES, UNTUNED
 from trpo_tf.config.settings import Config, load_preset, preset_for
 from trpo_tf.envs.make import make_env
+from trpo_tf.envs.vector.backends import with_env_backend
 from trpo_tf.errors import UserError
-from trpo_tf.training.train import with_env_backend
 
 
 class Plan(NamedTuple):

@@ -13,7 +13,7 @@ import keras
 
 from trpo_tf.config.settings import Config, read_config
 from trpo_tf.envs.make import readable_errors, register_callable, resolved_id
-from trpo_tf.envs.vector.backends import choose_backend
+from trpo_tf.envs.vector.backends import with_env_backend
 from trpo_tf.errors import UserError
 from trpo_tf.export.errors import ExportError
 from trpo_tf.learning.learner import Learner, build_learner, with_observation_offset
@@ -171,14 +171,6 @@ def _with_total_steps(run: Run, total_steps: int) -> Run:
     write_config(run.folder, dataclasses.replace(run.config, total_steps=total_steps))
     summary = {name: value for name, value in run.summary.items() if name == "untrained"}
     return with_summary(load_run(run.folder), summary)
-
-
-def with_env_backend(config: Config) -> Config:
-    """Return the config with the backend "auto" replaced by the one to use here. Raises `UserError`."""
-    backend = "gymnasium"
-    if not config.sampler_is_vine and config.sampling.shards == 1:
-        backend = choose_backend(config.sampling.env_backend, config.made_environment)
-    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
 
 
 def with_version(config: Config) -> Config:

@@ -1,5 +1,6 @@
 """Choose the backend that steps environments together, Gymnasium or EnvPool, and make its environments."""
 
+import dataclasses
 import importlib.util
 import math
 from typing import Any
@@ -8,6 +9,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from trpo_tf.config.environment import Environment
+from trpo_tf.config.settings import Config
 from trpo_tf.envs.agents import AgentRows, Parallel
 from trpo_tf.envs.atari import is_atari
 from trpo_tf.envs.make import make_env, readable_errors, resolved_id, spec_of
@@ -34,6 +36,14 @@ def choose_backend(backend: str, environment: str | Environment) -> str:
     if reason:
         raise UserError(f"env_backend can't be envpool: {reason}; use gymnasium")
     return backend
+
+
+def with_env_backend(config: Config) -> Config:
+    """Return the config with the backend "auto" replaced by the one to use here. Raises `UserError`."""
+    backend = "gymnasium"
+    if not config.sampler_is_vine and config.sampling.shards == 1:
+        backend = choose_backend(config.sampling.env_backend, config.made_environment)
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, env_backend=backend))
 
 
 def make_vector_env(
