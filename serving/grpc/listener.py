@@ -110,6 +110,8 @@ def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[st
         ("grpc.absolute_max_metadata_size", MAX_METADATA),
         ("grpc.max_allowed_incoming_connections", 2 * options.max_connections),
         ("grpc.max_concurrent_streams", CALLS_A_CONNECTION),
+        # It also counts calls that are answered but not freed yet, and so refused calls of clients that keep the limit.
+        ("grpc.http.overload_protection", 0),
         # Otherwise HTTP/2 would let a fast client send up to 16 MiB of each message before anybody reads it.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_connection_idle_ms", int(1000 * options.keep_alive)),

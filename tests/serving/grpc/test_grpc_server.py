@@ -68,6 +68,14 @@ def test_more_calls_at_a_time_than_allowed_are_refused_and_counted(start, discre
         silence.set()
 
 
+def test_more_calls_than_a_connection_may_have_wait_for_their_turn(channel):
+    """The client holds back what is beyond the limit of 128. A call that it sends after an answer is not refused."""
+    call(channel, SERVER_LIVE)  # the client knows the server's limit from now on
+    ask, content = channel.unary_unary(MODEL_INFER.path), request_for(ROW).SerializeToString()
+    outcomes = Counter(future.code() for future in [ask.future(content, timeout=10) for _ in range(250)])
+    assert outcomes == {Code.OK: 250}
+
+
 def test_watchers_take_no_places_of_calls(start, discrete, scrape):
     """Each connection may have some: one that asks for many does not keep others from theirs."""
     options = ("--grpc-port", "0", "--max-connections", "4")
