@@ -59,10 +59,10 @@ def test_a_benchmark_stopped_and_killed_goes_on_does_nothing_twice_and_reports_w
     assert 1 <= stopped_at < 5
 
     process = start(*SETTINGS)
-    wait_until(process, lambda: (second / "run" / "metrics.jsonl").exists())
+    finished = first / "result.json"
+    wait_until(process, finished.exists)
     process.send_signal(signal.SIGKILL)
     finish(process)
-    finished = first / "result.json"
     kept = finished.read_bytes(), finished.stat().st_mtime_ns
 
     status, out, err = finish(start(*SETTINGS))
