@@ -18,6 +18,7 @@ import tensorflow as tf
 from benchmarks.training.settings import with_settings
 from trpo_tf.benchmark.worker import use_one_thread
 from trpo_tf.config.settings import Config, load_preset, preset_for
+from trpo_tf.envs.vector.backends import with_env_backend
 from trpo_tf.estimation.critic_memory import remembered, with_memory
 from trpo_tf.estimation.gae import generalized_advantages, standardized
 from trpo_tf.estimation.reward_scaling import scale_rewards
@@ -33,7 +34,6 @@ from trpo_tf.sampling.sampler import Experience
 from trpo_tf.solvers.adam import AdamState
 from trpo_tf.solvers.conjugate_gradient import conjugate_gradient
 from trpo_tf.support.phase_timer import PhaseClock
-from trpo_tf.training.train import with_env_backend
 from trpo_tf.updates.directions import natural_gradient
 from trpo_tf.updates.local_problem import LocalProblem, Rows
 

@@ -93,7 +93,7 @@ def measure(point: Point) -> dict[str, float]:
 
 def _config(point: Point) -> "Config":
     from trpo_tf.config.settings import Config, CriticConfig, PolicyConfig, SamplingConfig, TrustRegionConfig
-    from trpo_tf.training.train import with_env_backend
+    from trpo_tf.envs.vector.backends import with_env_backend
 
     layers = (point.width, point.width)
     return with_env_backend(

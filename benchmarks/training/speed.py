@@ -19,12 +19,11 @@ import numpy as np
 from benchmarks.processes import ask
 from trpo_tf.config.settings import Config, SamplingConfig, TrustRegionConfig, load_preset, preset_for
 from trpo_tf.envs.make import make_env
-from trpo_tf.envs.vector.backends import make_vector_env
+from trpo_tf.envs.vector.backends import make_vector_env, with_env_backend
 from trpo_tf.learning.iteration import iterate
 from trpo_tf.learning.learner import build_learner
 from trpo_tf.runs.profiler import phase_milliseconds
 from trpo_tf.sampling.sampler import Experience
-from trpo_tf.training.train import with_env_backend
 
 RESULTS = Path(__file__).parents[1] / "results" / "speed.json"
 WARM_UP, MEASURED = 2, 12
