@@ -49,6 +49,8 @@ def no_version(model: str, version: str) -> str:
 
 def not_found(path: str, paths: Container[str]) -> str:
     """Return the error message for a path that is not among the server's `paths`."""
+    if path.startswith("/v2/repository/") and "/v2/repository/index" not in paths:
+        return "clients may not load or unload models; the server has --repository-api to let them"
     parts = [part.removesuffix(PREDICT) if path.startswith("/v1/") else part for part in path.split("/")]
     match parts:
         case ["", _, "models", name, *rest] if name:
