@@ -29,9 +29,11 @@ def page(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def forgetful(request):
-    """Each test has faults of its own."""
+    """Each test has faults of its own. The page before goes first: it asks a server that has ended."""
     if "page" in request.fixturenames:
-        request.getfixturevalue("page").faults.clear()
+        page = request.getfixturevalue("page")
+        page.open("about:blank")
+        page.faults.clear()
 
 
 @pytest.fixture
