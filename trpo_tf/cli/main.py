@@ -21,6 +21,7 @@ from trpo_tf.cli.studies import Benchmark, Demo, Lab, Search
 from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, WrappedText, fail, one_line, say, widen
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.former_names import FLAGS
+from trpo_tf.config.names_elsewhere import NAMES
 from trpo_tf.config.setting_checks import whole_number
 from trpo_tf.config.settings import (
     Config,
@@ -142,7 +143,11 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
 
 def _with_present_options(arguments: list[str]) -> list[str]:
-    """Return the arguments with options of earlier releases replaced by the present ones, and warn of each."""
+    """Return the arguments with options of earlier releases replaced by the present ones, and warn of each.
+
+    Raises `UserError` for a setting under the name that another library has for it.
+    """
+    has_settings = arguments[:1] in (["train"], ["search"])
     former = {f"--{_option(name)}": f"--{_option(present)}" for name, present in former_own_names().items()}
     found: list[str] = []
     for argument in arguments:
@@ -151,6 +156,9 @@ def _with_present_options(arguments: list[str]) -> list[str]:
             found.extend(flag)
             continue
         option, equals, value = argument.partition("=")
+        elsewhere = NAMES.get(option[2:].replace("-", "_")) if option.startswith("--") and has_settings else None
+        if elsewhere is not None:
+            raise UserError(f"here {option} is --{_option(elsewhere)}; see trpo-tf train --help")
         present = former.get(f"--{_option(option[2:])}") if option.startswith("--") else None
         if present is not None:
             warnings.warn(f"{option} is now {present}", stacklevel=2)

@@ -23,6 +23,7 @@ from trpo_tf.config.groups import (
     TrustRegionConfig,
     VineConfig,
 )
+from trpo_tf.config.names_elsewhere import known_as
 from trpo_tf.config.option_names import flat, former_own_names, nested, own_name
 from trpo_tf.config.preset_files import preset_for, preset_names, read_preset
 from trpo_tf.config.setting_checks import check_types, require, whole_number
@@ -266,7 +267,9 @@ def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in values:
         if name not in fields:
-            raise UserError(f"setting {name!r} is unknown; {kind.__name__} has {', '.join(fields)}")
+            own_names = flat(Config("").to_dict())
+            meant = known_as(name, own_names) or f"{kind.__name__} has {', '.join(fields)}"
+            raise UserError(f"setting {name!r} is unknown; {meant}")
     arguments = {}
     for name, value in values.items():
         component = fields[name].type
