@@ -29,10 +29,16 @@ def test_an_unknown_setting_is_told_the_name_that_is_meant(name, said):
     assert str(error.value).startswith(said)
 
 
-@pytest.mark.parametrize("given", [["--target-kl", "0.01"], ["--target_kl=0.01"]])
-def test_an_option_of_another_library_is_one_line(given, capfd):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["CartPole-v1", "--target-kl", "0.01"], "here --target-kl is --max-kl; see trpo-tf train --help"),
+        (["CartPole-v1", "--target_kl=0.01"], "here --target_kl is --max-kl; see trpo-tf train --help"),
+        (["CartPole-v1", "--log-dir", "here"], "here --log-dir is --out; see trpo-tf train --help"),
+        (["--env", "CartPole-v1"], "the environment stands without --env: trpo-tf train CartPole-v1"),
+    ],
+)
+def test_an_option_of_another_library_is_one_line(given, said, capfd):
     with pytest.raises(SystemExit) as ended:
-        main(["train", "CartPole-v1", *given])
-    option = given[0].partition("=")[0]
-    said = f"error: here {option} is --max-kl; see trpo-tf train --help\n"
-    assert (ended.value.code, capfd.readouterr().err) == (2, said)
+        main(["train", *given])
+    assert (ended.value.code, capfd.readouterr().err) == (2, f"error: {said}\n")

@@ -21,7 +21,7 @@ from trpo_tf.cli.studies import Benchmark, Demo, Lab, Search
 from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, WrappedText, fail, one_line, say, widen
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.former_names import FLAGS
-from trpo_tf.config.names_elsewhere import NAMES
+from trpo_tf.config.names_elsewhere import ENVIRONMENT, NAMES, OPTIONS
 from trpo_tf.config.setting_checks import whole_number
 from trpo_tf.config.settings import (
     Config,
@@ -119,6 +119,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
     Raises `UserError` or `SystemExit`.
     """
+    _refuse_names_elsewhere(arguments)
     arguments = _with_present_options(arguments)
     widen()
     with _whole_numbers(), contextlib.redirect_stdout(cast(TextIO, WrappedText(sys.stdout))):
@@ -143,11 +144,7 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
 
 def _with_present_options(arguments: list[str]) -> list[str]:
-    """Return the arguments with options of earlier releases replaced by the present ones, and warn of each.
-
-    Raises `UserError` for a setting under the name that another library has for it.
-    """
-    has_settings = arguments[:1] in (["train"], ["search"])
+    """Return the arguments with options of earlier releases replaced by the present ones, and warn of each."""
     former = {f"--{_option(name)}": f"--{_option(present)}" for name, present in former_own_names().items()}
     found: list[str] = []
     for argument in arguments:
@@ -156,14 +153,24 @@ def _with_present_options(arguments: list[str]) -> list[str]:
             found.extend(flag)
             continue
         option, equals, value = argument.partition("=")
-        elsewhere = NAMES.get(option[2:].replace("-", "_")) if option.startswith("--") and has_settings else None
-        if elsewhere is not None:
-            raise UserError(f"here {option} is --{_option(elsewhere)}; see trpo-tf train --help")
         present = former.get(f"--{_option(option[2:])}") if option.startswith("--") else None
         if present is not None:
             warnings.warn(f"{option} is now {present}", stacklevel=2)
         found.append(f"{present}{equals}{value}" if present else argument)
     return found
+
+
+def _refuse_names_elsewhere(arguments: list[str]) -> None:
+    """Raise `UserError` for an option of training by the name that another library has for it."""
+    if arguments[:1] not in (["train"], ["search"]):
+        return
+    for argument in arguments[1:]:
+        option = argument.partition("=")[0]
+        name = option[2:].replace("-", "_") if option.startswith("--") else ""
+        if name in ENVIRONMENT:
+            raise UserError(f"the environment stands without {option}: trpo-tf {arguments[0]} CartPole-v1")
+        if name in NAMES or name in OPTIONS:
+            raise UserError(f"here {option} is --{_option((NAMES | OPTIONS)[name])}; see trpo-tf {arguments[0]} --help")
 
 
 def _option(name: str) -> str:

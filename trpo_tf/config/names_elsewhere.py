@@ -32,6 +32,12 @@ NAMES = {
 }
 """Of stable-baselines3, its Zoo, Tianshou, CleanRL, RLlib and Spinning Up: name there -> name here."""
 
+OPTIONS = dict.fromkeys(("log_dir", "logdir", "log_folder", "output_dir", "save_dir", "save_path"), "out")
+"""The same for options that are no settings."""
+
+ENVIRONMENT = ("env", "env_id", "env_name", "environment")
+"""Options by which other command lines take the environment."""
+
 
 def known_as(name: str, names: Collection[str]) -> str:
     """Return which of the settings `names` is meant by an unknown name, as a clause of an error; empty if none is."""
