@@ -112,6 +112,16 @@ _SOURCE = """\
 }}
 """
 
+_FLASH = """\
+/* AVR would copy constants to RAM. GNU C has an address space that stays in flash, in the first 64 KB. */
+#ifndef POLICY_FLASH
+#if defined(__FLASH) && !defined(__AVR_HAVE_ELPM__)
+#define POLICY_FLASH __flash
+#else
+#define POLICY_FLASH
+#endif
+#endif"""
+
 
 def c_sources(model: bytes, spec: PolicySpec, *, int8: bool = False) -> dict[str, bytes]:
     """Write the policy in C99, as the contents of `policy.h` and `policy.c`.
@@ -288,6 +298,8 @@ def _source(spec: PolicySpec, body: Body, scratch: list[Memory], unread: list[Me
     if scratch:
         declarations.append("\n".join(f"static {array.c_type} {array.name}[{array.size}];" for array in scratch))
     declarations += [HELPERS[name] for name in body.helpers]
+    if any("POLICY_FLASH" in declaration for declaration in declarations):
+        declarations.insert(0, _FLASH)
     lines = [f"    {line}" if line else "" for line in (*start, *body.lines, *end)]
     source = _SOURCE.format(
         declarations="\n\n".join(declarations), prototype=_prototype(spec), body="\n".join(lines).rstrip()

@@ -43,7 +43,7 @@ def _compare(symbol: str) -> Operator:
 HELPERS = {
     "dot": """\
 /* Inner product of n weights and n numbers. */
-static float dot(const float *weights, const float *x, int n)
+static float dot(const POLICY_FLASH float *weights, const float *x, int n)
 {
     float sum = 0.0f;
     for (int i = 0; i < n; ++i) {
@@ -53,11 +53,21 @@ static float dot(const float *weights, const float *x, int n)
 }""",
     "dot_int8": """\
 /* Inner product of n weights and n numbers. */
-static float dot_int8(const int8_t *weights, const float *x, int n)
+static float dot_int8(const POLICY_FLASH int8_t *weights, const float *x, int n)
 {
     float sum = 0.0f;
     for (int i = 0; i < n; ++i) {
         sum += (float)weights[i] * x[i];
+    }
+    return sum;
+}""",
+    "inner": """\
+/* Inner product of n numbers and n others. */
+static float inner(const float *x, const float *y, int n)
+{
+    float sum = 0.0f;
+    for (int i = 0; i < n; ++i) {
+        sum += x[i] * y[i];
     }
     return sum;
 }""",

@@ -30,6 +30,8 @@ from trpo_tf.export.c99.expressions import (
 
 WIDTH = 110
 _LONGEST_FORMULA = 80
+_MATRIX = "matrix"
+"""Noun of constants that are read through a pointer like computed numbers."""
 _WHOLE = re.compile(r"(?<![^ ])(-?\d+)f(?![^,])")
 """A number without fraction or exponent, to which C allows no `f`."""
 
@@ -43,7 +45,7 @@ class Body:
 
     homes: Mapping[Memory, str]
     lines: list[str] = field(default_factory=list)
-    constants: dict[tuple[str, tuple[int, ...], bytes], tuple[str, str]] = field(default_factory=dict)
+    constants: dict[tuple[str, bool, tuple[int, ...], bytes], tuple[str, str]] = field(default_factory=dict)
     constant_bytes: int = 0
     helpers: dict[str, None] = field(default_factory=dict)
     _nouns: Counter[str] = field(default_factory=Counter)
@@ -89,7 +91,7 @@ class Body:
                 return f"{function}({row}, {self._pointer(memory, starts)}, {length})", CALL
             case Inner(memory, starts, other, other_starts, length):
                 pointers = f"{self._pointer(memory, starts)}, {self._pointer(other, other_starts)}"
-                return f"{self._helper('dot')}({pointers}, {length})", CALL
+                return f"{self._helper('inner')}({pointers}, {length})", CALL
             case Lookup(memory, starts, places):
                 return f"{self._name(memory, 'table')}[{' + '.join(self._terms(starts, places))}]", CALL
             case Fold(function, memory, starts, length):
@@ -135,7 +137,7 @@ class Body:
         return self._home(memory) if memory.values is None else self._constant(memory.values, memory.c_type, noun)
 
     def _pointer(self, memory: Memory, starts: Index) -> str:
-        name, start = self._name(memory, "matrix"), self._index(starts)
+        name, start = self._name(memory, _MATRIX), self._index(starts)
         return name if start == "0" else f"&{name}[{start}]"
 
     def _constant_element(self, memory: Memory, at: Index, noun: str) -> tuple[str, int]:
@@ -157,11 +159,13 @@ class Body:
 
     def _constant(self, values: NDArray[Any], c_type: str, noun: str) -> str:
         """Return the name of a constant array with these values, which is declared once."""
-        key = (c_type, values.shape, values.tobytes())
+        key = (c_type, noun == _MATRIX, values.shape, values.tobytes())
         if key not in self.constants:
             self._nouns[noun] += 1
             name = f"{noun}_{self._nouns[noun]}"
-            self.constants[key] = (name, declaration(name, values, c_type))
+            # A pointer to flash is of another type on AVR; helpers take pointers to RAM, but for weights.
+            place = "" if noun == _MATRIX else "POLICY_FLASH "
+            self.constants[key] = (name, declaration(name, values, f"{place}{c_type}"))
             self.constant_bytes += values.size * BYTES[c_type]
         return self.constants[key][0]
 

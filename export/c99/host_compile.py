@@ -26,7 +26,7 @@ _FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
 _SECONDS = 600
 _LARGE = 2**20
 """Bytes of text from which on a table is not for the compiler to read."""
-_TABLE = re.compile(rb"^static const (\w+) (\w+)((?:\[\d+\])+) = \{\n", re.MULTILINE)
+_TABLE = re.compile(rb"^static const (?:POLICY_FLASH )?(\w+) (\w+)((?:\[\d+\])+) = \{\n", re.MULTILINE)
 
 
 def host_compiler() -> str | None:

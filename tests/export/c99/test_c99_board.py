@@ -1,14 +1,17 @@
 """The C sources of a policy on an emulated Cortex-M4: the same actions, and what they cost."""
 
+import re
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tests.support.export.c99_cases import BOARD_TOOLS, on_the_board
-from tests.support.export.c99_policies import POLICIES, SIZES, exported, sized, stated
+from tests.support.export.c99_cases import BOARD_TOOLS, on_an_avr, on_the_board
+from tests.support.export.c99_policies import POLICIES, SIZES, exported, exported_function, sized, stated
 from tests.support.export.masked import MASKED, masked_policy, visited
 from tests.support.export.zoo import onnx_actor
 from trpo_tf.export import convert_policy
-from trpo_tf.export.c99 import c_sources
+from trpo_tf.export.c99 import SOURCE_FILE, c_sources
 from trpo_tf.serving.runtime.action_masks import legal_rows
 from trpo_tf.serving.runtime.noise import draw_noise
 from trpo_tf.serving.verify import agree
@@ -45,6 +48,30 @@ def test_the_board_s_figures(name, tmp_path):
     assert abs(run.counted - 131_072) < 100
     products = sum(a * b for a, b in ((policy.noise.shape[1], 64), (64, 64), (policy.spec.observation[0].shape[0], 64)))
     assert 4 * products < run.instructions < 12 * products
+
+
+def test_an_avr_keeps_24_kb_of_weights_in_flash(tmp_path):
+    """Copied to its 2 KB of RAM they would not be linked."""
+    policy, few = sized("HalfCheetah-v5"), slice(4, 10)
+    sources = c_sources(policy.model, policy.spec)
+    assert stated(sources, "Flash") > 20_000
+    actions = on_an_avr(sources, policy.spec, policy.observations[few], policy.noise[few], tmp_path)
+    assert agree(actions, policy.actions[few])
+
+
+def test_an_avr_reads_constants_in_flash_and_in_ram(tmp_path):
+    """A table in flash and a pointer to numbers in RAM are of different types there."""
+    rows, left = np.arange(9, dtype=np.float32).reshape(3, 3), np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+
+    def function(x, noise):
+        found = tf.gather(rows, tf.argmax(x, 1)) - x
+        return tf.reduce_sum(tf.matmul(left, found[:, None, :, None] - rows[:, :1])[..., 0], 1) + x @ rows + noise
+
+    policy, few = exported_function(function), slice(28, 36)
+    sources = c_sources(policy.model, policy.spec)
+    assert {b"table_1", b"matrix_1", b"weights_1"} <= set(re.findall(rb"\w+_1\b", sources[SOURCE_FILE]))
+    actions = on_an_avr(sources, policy.spec, policy.observations[few], policy.noise[few], tmp_path)
+    assert agree(actions, policy.actions[few])
 
 
 def test_without_the_board_s_tools_it_says_what_to_install(monkeypatch, tmp_path):

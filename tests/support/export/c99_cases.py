@@ -1,4 +1,4 @@
-"""Run a policy's C sources on cases compiled in: on this machine under sanitizers, and on an emulated Cortex-M4."""
+"""Run a policy's C sources on cases compiled in: on this machine under sanitizers, on an emulated Cortex-M4 and AVR."""
 
 import re
 import shutil
@@ -18,11 +18,15 @@ FIRMWARE = Path(__file__).parent / "firmware"
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 BOARD_TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 BOARD_PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
+AVR_TOOLS = ("avr-gcc", "simavr")
+AVR_PACKAGES = "gcc-avr avr-libc simavr"
 CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16", "-O2", "--specs=nano.specs")
 _QEMU = (
     *("qemu-system-arm", "-machine", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"),
     *("-semihosting-config", "enable=on,target=native", "-icount", "shift=0"),
 )
+AVR = "atmega328p"
+"""32 KB of flash and 2 KB of RAM, in an Arduino Uno."""
 _ARM = ("arm-none-eabi-gcc", *CORTEX_M4)
 _GIVEN_UP_AFTER = 120
 
@@ -88,7 +92,7 @@ def on_the_board(
     sources: Mapping[str, bytes], spec: PolicySpec, observations: Observation, noise: np.ndarray, folder: Path
 ) -> BoardRun:
     """Build for a Cortex-M4 with a floating-point unit, and run on QEMU's mps2-an386."""
-    _require_board_tools()
+    _require(BOARD_TOOLS, BOARD_PACKAGES)
     _write(folder, sources, cases_header(spec, observations, noise))
     linked = ("policy.o", "-nostartfiles", "-Wl,--gc-sections", "-lm")
     board = (f"-I{folder}", FIRMWARE / "board.c", FIRMWARE / "main.c", "-T", FIRMWARE / "board.ld")
@@ -107,10 +111,21 @@ def on_the_board(
     )
 
 
-def _require_board_tools() -> None:
-    missing = [tool for tool in BOARD_TOOLS if shutil.which(tool) is None]
+def on_an_avr(
+    sources: Mapping[str, bytes], spec: PolicySpec, observations: Observation, noise: np.ndarray, folder: Path
+) -> np.ndarray:
+    """The actions [case, ...], from a build for `AVR` that simavr runs. The cases take RAM too."""
+    _require(AVR_TOOLS, AVR_PACKAGES)
+    _write(folder, sources, cases_header(spec, observations, noise))
+    compiler = ("avr-gcc", f"-mmcu={AVR}", "-std=gnu99", "-Os", "-Wall", "-Wextra", "-Werror", f"-I{folder}")
+    _run(folder, *compiler, SOURCE_FILE, FIRMWARE / "avr.c", "-o", "avr.elf", "-lm")
+    return _actions(_run(folder, "simavr", "-m", AVR, "-f", "16000000", "avr.elf"), spec)
+
+
+def _require(tools: Sequence[str], packages: str) -> None:
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        raise FileNotFoundError(f"{', '.join(missing)} not found; apt-get install {BOARD_PACKAGES}")
+        raise FileNotFoundError(f"{', '.join(missing)} not found; apt-get install {packages}")
 
 
 def _write(folder: Path, sources: Mapping[str, bytes], cases: str) -> None:
@@ -133,7 +148,8 @@ def _run(folder: Path, *command: str | Path) -> str:
 
 
 def _actions(said: str, spec: PolicySpec) -> np.ndarray:
-    rows = [[int(word, 16) for word in line.split()[1:]] for line in said.splitlines() if line.startswith("action")]
+    # simavr writes colours around a line.
+    rows = [[int(word, 16) for word in found.split()] for found in re.findall(r"action((?: [0-9a-f]{8})+)", said)]
     dtype = np.float32 if np.dtype(spec.action.dtype).kind == "f" else np.int32
     actions = np.array(rows, np.uint32).view(dtype)
     return actions.reshape(len(rows), *spec.action.shape).astype(spec.action.dtype)
