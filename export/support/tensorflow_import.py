@@ -60,7 +60,11 @@ def _standard_error_without(pattern: str) -> Iterator[None]:
 
     The filter is a separate process, so that lines written before an abort are shown as well.
     """
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed, so there is nothing to filter
+        yield
+        return
     try:
         # In a session of its own, since Ctrl-C would end it before this process.
         with subprocess.Popen(
