@@ -158,6 +158,13 @@ def test_a_vector_form_that_does_not_reset_in_the_next_step_is_left_alone():
     gym.registry.pop("SameStep-v0")
 
 
+def test_a_vector_form_alone_is_refused():
+    gym.register("Alone-v0", vector_entry_point=CartPoleVectorEnv)
+    with pytest.raises(UserError, match=r"has a vector form alone.*register it with an entry_point too"):
+        make_env("Alone-v0")
+    gym.registry.pop("Alone-v0")
+
+
 def test_a_policy_of_other_ranges_is_refused():
     def check(policy, env):
         spaces = Spaces.of(policy)

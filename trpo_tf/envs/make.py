@@ -63,6 +63,11 @@ def make_env(
             register_atari(env_id)
             arguments |= ATARI_ARGUMENTS
         entry_point = spec_of(env_id).entry_point
+        if entry_point is None:
+            raise UserError(
+                f"environment {env_id!r} has a vector form alone, and exports and evaluations step a single one; "
+                "register it with an entry_point too"
+            )
         if isinstance(entry_point, Parallel):
             _refuse_wrappers_of_one_agent(made)
         if str(entry_point).startswith("gymnasium.envs.mujoco"):
