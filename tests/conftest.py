@@ -60,11 +60,11 @@ def brief_latencies():
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_functions():
-    """Runs of the same structure share their compiled functions: see `tests.support.shared_functions`."""
+    """Runs of the same structure share their compiled functions: see `tests.support.training.shared_functions`."""
     if "trpo_tf.learning.learner" not in sys.modules:  # no test that was collected trains
         yield pytest.MonkeyPatch()
         return
-    from tests.support.shared_functions import share
+    from tests.support.training.shared_functions import share
 
     with pytest.MonkeyPatch.context() as patch:
         share(patch)
@@ -74,7 +74,7 @@ def shared_functions():
 @pytest.fixture
 def own_functions(shared_functions):
     """Functions that no other run has called, for a test of when they are traced."""
-    from tests.support.shared_functions import share
+    from tests.support.training.shared_functions import share
 
     shared_functions.undo()
     yield

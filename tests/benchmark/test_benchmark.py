@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import command_line
-from tests.support.command_line import Command, wait_until
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
+from tests.support.processes.command_line import Command, wait_until
 from trpo_tf.cli import main as cli
 from trpo_tf.cli import terminal
 

@@ -15,9 +15,9 @@ import docstring_parser
 import gymnasium as gym
 import pytest
 
-from tests.support import command_line
 from tests.support.export.replaced_target import replace_target
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
 from trpo_tf import serving
 from trpo_tf.__main__ import main
 from trpo_tf.cli import main as cli

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import ACTIONS, make_policy, make_rows, make_theta
+from tests.support.training.problems import ACTIONS, make_policy, make_rows, make_theta
 from trpo_tf.config.algorithms import ALGORITHMS
 from trpo_tf.config.settings import Config, InnerConfig
 from trpo_tf.updates.compiled_update import EntropyTerm, compile_update

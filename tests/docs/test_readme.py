@@ -5,8 +5,8 @@ import runpy
 
 import pytest
 
-from tests.support import command_line
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
 from trpo_tf.config.algorithms import ALGORITHMS
 
 README = ROOT / "README.md"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import command_line
+from tests.support.processes import command_line
 from trpo_tf.cli.main import main
 from trpo_tf.evaluation.evaluate import evaluate
 from trpo_tf.exporting.in_process import in_process

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.environments import Course
 from tests.support.paths import ROOT
-from tests.support.resuming import whole_and_resumed
+from tests.support.training.resuming import whole_and_resumed
 from trpo_tf.cli import main as cli
 from trpo_tf.config.environment import Environment
 from trpo_tf.config.reset_options import options_at

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.support import command_line
 from tests.support.environments import Endless
+from tests.support.processes import command_line
 from trpo_tf.cli.main import main
 from trpo_tf.evaluation.evaluate import longest_episode
 from trpo_tf.exporting.run_bundle import export_run

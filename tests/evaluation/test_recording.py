@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support import command_line
-from tests.support.full_disk import largest_file
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
+from tests.support.processes.full_disk import largest_file
 from trpo_tf import serving
 from trpo_tf.cli import main as cli
 from trpo_tf.serving.bundle.files import FileEntry

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support import command_line
 from tests.support.export.c99_cases import on_the_board
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
 from trpo_tf import serving
 from trpo_tf.export import ExportError, GraphForm, PolicySpec
 from trpo_tf.export.graph.metadata import read_metadata

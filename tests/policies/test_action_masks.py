@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from gymnasium.spaces import Box, Discrete
 
-from tests.support.problems import ACTIONS, MASKED, head_of, make_masks, make_policy, make_rows, make_theta
+from tests.support.training.problems import ACTIONS, MASKED, head_of, make_masks, make_policy, make_rows, make_theta
 from trpo_tf.config.algorithms import ALGORITHMS
 from trpo_tf.config.settings import Config, InnerConfig, PolicyConfig
 from trpo_tf.envs.spaces import ActionMask, Spaces, action_spec

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tests.support.added_packages import install, installed, run
+from tests.support.processes.added_packages import install, installed, run
 from trpo_tf.config.settings import PolicyConfig
 from trpo_tf.errors import UserError
 from trpo_tf.policies.heads.make import make_head

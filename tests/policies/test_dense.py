@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import keras_float
+from tests.support.training.problems import keras_float
 from trpo_tf.policies.dense_jacobian import is_chain, linearize_chain
 from trpo_tf.policies.networks import PureNetwork
 from trpo_tf.solvers.fisher_product import linearize

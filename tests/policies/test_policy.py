@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import ACTIONS, head_of
+from tests.support.training.problems import ACTIONS, head_of
 from trpo_tf.exporting.in_process import in_process
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.networks import PureNetwork, mlp

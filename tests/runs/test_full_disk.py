@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import command_line
-from tests.support.full_disk import largest_file
+from tests.support.processes import command_line
+from tests.support.processes.full_disk import largest_file
 from trpo_tf.cli import main as cli
 from trpo_tf.cli.terminal import FAILED, WRONG_USE
 from trpo_tf.training.train import resume

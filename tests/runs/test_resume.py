@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import command_line
-from tests.support.command_line import Command, wait_until
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
+from tests.support.processes.command_line import Command, wait_until
 from trpo_tf.runs.checkpoints import load_checkpoint
 
 ITERATIONS = 40

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.ray_cluster import RayCluster, wait_for, workers_of_cluster
-from tests.support.rollouts import LEARNER, assert_end_soon, assert_same, sampled
+from tests.support.processes.ray_cluster import RayCluster, wait_for, workers_of_cluster
+from tests.support.training.rollouts import LEARNER, assert_end_soon, assert_same, sampled
 from trpo_tf.benchmark import ray_pool
 from trpo_tf.benchmark.job_start import starting
 from trpo_tf.benchmark.pool import Job, run_jobs

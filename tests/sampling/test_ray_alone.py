@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import processes_marked, wait_for
-from tests.support.rollouts import LEARNER, assert_end_soon
-from tests.support.traced import LOOPBACK_UP
+from tests.support.processes.ray_cluster import processes_marked, wait_for
+from tests.support.training.rollouts import LEARNER, assert_end_soon
+from tests.support.training.traced import LOOPBACK_UP
 from trpo_tf.runs.folder import write_config
 from trpo_tf.training.train import resume
 

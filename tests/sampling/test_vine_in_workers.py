@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.rollouts import assert_same, learner_for, pids_of, sampled
+from tests.support.training.rollouts import assert_same, learner_for, pids_of, sampled
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.sampling.acting_graph import acting_graph

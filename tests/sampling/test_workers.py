@@ -14,10 +14,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.support import command_line
 from tests.support.environments import Walk
 from tests.support.paths import BUNDLES
-from tests.support.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
+from tests.support.processes import command_line
+from tests.support.training.rollouts import SLEEPING, assert_end_soon, assert_same, pids_of, sampled
 from trpo_tf.cli.main import main
 from trpo_tf.envs.make import register_callable
 from trpo_tf.errors import EnvironmentFailure, UserError

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.traced import LOOPBACK_UP
+from tests.support.training.traced import LOOPBACK_UP
 
 ASK_AND_STOP = """
 import http.client, json, os, re, signal, subprocess, sys

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import ACTIONS, make_policy, make_rows, make_theta
+from tests.support.training.problems import ACTIONS, make_policy, make_rows, make_theta
 from trpo_tf.config import groups
 from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.errors import UserError

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.random_mdps import cases, some_examples
+from tests.support.training.random_mdps import cases, some_examples
 from trpo_tf.tabular.bounds import (
     divergence_bound,
     kl_divergence,

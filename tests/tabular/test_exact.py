@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.support.random_mdps import cases, derivative, some_examples
+from tests.support.training.random_mdps import cases, derivative, some_examples
 from trpo_tf.tabular.exact import (
     evaluate,
     evaluate_average,

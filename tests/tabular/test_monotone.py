@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.random_mdps import cases, few_examples, some_examples
+from tests.support.training.random_mdps import cases, few_examples, some_examples
 from trpo_tf.tabular.bounds import divergence_bound, kl_divergence, penalty_coefficient
 from trpo_tf.tabular.cpi import conservative_step
 from trpo_tf.tabular.exact import evaluate, optimal_policy

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from tests.support.random_mdps import cases, derivative, some_examples
+from tests.support.training.random_mdps import cases, derivative, some_examples
 from trpo_tf.tabular.bounds import kl_divergence
 from trpo_tf.tabular.exact import evaluate, evaluate_average, policy_gradient
 from trpo_tf.tabular.gradients import natural_step, plain_step

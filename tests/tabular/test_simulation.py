@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tests.support.random_mdps import cases, some_examples
+from tests.support.training.random_mdps import cases, some_examples
 from trpo_tf.tabular.exact import advantage_of, evaluate, policy_gradient
 from trpo_tf.tabular.mdps import garnet
 from trpo_tf.tabular.policies import indicator_features, scores, softmax

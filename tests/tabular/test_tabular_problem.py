@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import trpo_update
+from tests.support.training.problems import trpo_update
 from trpo_tf.config.settings import TrustRegionConfig
 from trpo_tf.policies.heads.make import make_head
 from trpo_tf.serving import ArraySpec

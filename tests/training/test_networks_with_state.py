@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.support.resuming import whole_and_resumed
-from tests.support.sampled_states import assert_states_are_those_of_the_update
+from tests.support.training.resuming import whole_and_resumed
+from tests.support.training.sampled_states import assert_states_are_those_of_the_update
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.resuming import whole_and_resumed
+from tests.support.training.resuming import whole_and_resumed
 from trpo_tf.cli.main import main
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.evaluation.evaluate import evaluate

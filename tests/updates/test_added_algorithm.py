@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.added_packages import install, installed, run
+from tests.support.processes.added_packages import install, installed, run
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.runs.folder import load_run

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import make_policy, make_rows, make_theta, trpo_update
+from tests.support.training.problems import make_policy, make_rows, make_theta, trpo_update
 from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.errors import UserError
 from trpo_tf.updates.composed import directed_update

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import make_policy, make_rows, make_theta
+from tests.support.training.problems import make_policy, make_rows, make_theta
 from trpo_tf.config.settings import Config, PolicyConfig, TrustRegionConfig
 from trpo_tf.policies.heads.discrete import CategoricalHead
 from trpo_tf.policies.heads.gaussian import GaussianHead

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import ACTIONS, OBSERVATIONS, SAMPLES, head_of, keras_float, make_theta
+from tests.support.training.problems import ACTIONS, OBSERVATIONS, SAMPLES, head_of, keras_float, make_theta
 from trpo_tf.config.algorithms import ALGORITHMS
 from trpo_tf.config.settings import Config, InnerConfig, TrustRegionConfig
 from trpo_tf.policies.encoders import Encoder

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import command_line
 from tests.support.export.hand_made import Continuous, Discrete, observations
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
 from trpo_tf import serving
 from trpo_tf.export import Evidence, ExportError, GraphForm, write_bundle
 from trpo_tf.export.litert.convert import to_litert

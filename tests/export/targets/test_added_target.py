@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.support.added_packages import install, installed, run
+from tests.support.processes.added_packages import install, installed, run
 from trpo_tf.export import ExportError
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.serving.bundle.manifest import read_manifest

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.problems import keras_float
+from tests.support.training.problems import keras_float
 from trpo_tf.policies.recurrence.cells import gru, lstm
 from trpo_tf.policies.recurrence.linearized import hidden_states, linearize_hidden_states, states
 from trpo_tf.policies.recurrence.sequences import Course

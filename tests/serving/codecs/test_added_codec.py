@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from tests.support.added_packages import environment, install
+from tests.support.processes.added_packages import environment, install
 from trpo_tf.serving import load
 
 PAGE = "own-codec"

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from tests.support.problems import make_masks
+from tests.support.training.problems import make_masks
 from trpo_tf.export import Evidence
 from trpo_tf.policies.encoders import make_encoder
 from trpo_tf.policies.heads.make import make_head

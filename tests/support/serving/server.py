@@ -8,8 +8,8 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support import command_line
-from tests.support.command_line import Command
+from tests.support.processes import command_line
+from tests.support.processes.command_line import Command
 
 
 class Server:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support import command_line
 from tests.support.paths import ROOT
+from tests.support.processes import command_line
 from trpo_tf.serving.support import entry_points
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.rollouts import pids_of
+from tests.support.training.rollouts import pids_of
 from trpo_tf.sampling.ray_processes import no_agents, no_autoscaler, no_dashboard
 
 MARK = f"TRPO_TF_TESTS_OF={os.getpid()}"
