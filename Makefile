@@ -38,7 +38,7 @@ demo: $(VENV)/.installed-all
 	$(BIN)/trpo-tf demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 5 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m 'not slow'
