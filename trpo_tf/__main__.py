@@ -14,13 +14,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         from trpo_tf.serving.__main__ import main as serve
 
         sys.exit(serve(arguments[1:]))
-    from trpo_tf.support.graceful_stop import remember_interrupts
+    from trpo_tf.support.graceful_stop import remembered_interrupts
 
     try:
-        remember_interrupts()
-        from trpo_tf.cli.main import main as run
+        with remembered_interrupts():
+            from trpo_tf.cli.main import main as run
 
-        run(arguments)
+            run(arguments)
     except KeyboardInterrupt:  # during an import
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import command_line
 from tests.support.processes.command_line import Command, wait_until
 from trpo_tf.runs.checkpoints import load_checkpoint
+from trpo_tf.support.graceful_stop import StopRequest, remembered_interrupts
 
 ITERATIONS = 40
 SETTINGS = [
@@ -135,3 +136,12 @@ def test_a_stop_that_a_module_catches_while_it_is_imported_is_not_lost(tmp_path,
     status, err = finish(start(tmp_path, "catches:CartPole-v1", *SETTINGS[1:], "--out", "run"))
     assert (status, err) == (130, "interrupted\n")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_of_one_command_does_not_stop_the_next():
+    """In a notebook, say, which calls the command line's function several times."""
+    with pytest.raises(KeyboardInterrupt), remembered_interrupts():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with remembered_interrupts(), StopRequest() as stop:
+        assert not stop.requested

@@ -1,7 +1,9 @@
 """Stop at a safe point after SIGINT or SIGTERM."""
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -9,18 +11,26 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 _interrupts: list[int] = []
-"""Signals that `remember_interrupts` saw."""
+"""Signals that arrived within `remembered_interrupts`."""
 
 
-def remember_interrupts() -> None:
+@contextlib.contextmanager
+def remembered_interrupts() -> Iterator[None]:
     """Have SIGINT raise `KeyboardInterrupt`, as Python does, and `raise_if_interrupted` raise it again.
 
     A library that is being imported, or a destructor, may catch the first one: the command would run on. A handler that
     is not Python's stays, and so does a SIGINT that is ignored.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _remember)
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _interrupts.clear()
 
 
 def _remember(number: int, _frame: FrameType | None) -> None:
@@ -29,7 +39,7 @@ def _remember(number: int, _frame: FrameType | None) -> None:
 
 
 def raise_if_interrupted() -> None:
-    """Raise `KeyboardInterrupt` if a SIGINT arrived after `remember_interrupts`."""
+    """Raise `KeyboardInterrupt` if a SIGINT has arrived within `remembered_interrupts`."""
     if _interrupts:
         raise KeyboardInterrupt
 
