@@ -131,6 +131,7 @@ class _Loop:
     def _iterate(self, started: float) -> Metrics:
         """Run one iteration of a training that `started` then, and return what was reported of it."""
         run, traced = self.run, self.reports.profiler is not None
+        self.stop.hold()
         before = self._state = self.listeners.iteration_begins(self._state)
         after, metrics = iterate(run.config, run.learner, self.experience, before, traced=traced)
         metrics |= {"eval_return": None, "eval_episodes_cut": None}
@@ -212,6 +213,7 @@ class _Loop:
         shown = watch(self.reports.show.stage, what, episodes)
 
         def on_step(over: int, steps: int) -> None:
+            self.stop.hold()
             if self.stop.requested:
                 raise KeyboardInterrupt
             shown(over, steps)
