@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from trpo_tf.export.support.heavy_imports import executed_when_used, uncollected
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _KINDS = "IWE"
 """First letters of log lines, by the level from which on TensorFlow leaves them out: information, warning, error."""
+_OF_PYTHON = {1: logging.WARNING, 2: logging.ERROR, 3: logging.CRITICAL}
+"""The least severe records of TensorFlow's Python logger that are shown, by the same levels."""
 _NO_CUDA = "E[0-9]{4} .*cuInit"
 
 _OF_KERAS = ("matplotlib.pyplot", "matplotlib.patches")
@@ -47,11 +50,14 @@ def _execute_quickly(execute: Callable[[ModuleType], None], module: ModuleType) 
 
 
 def _execute(execute: Callable[[ModuleType], None], level: int, tensorflow: ModuleType) -> None:
+    chosen = logging.getLogger("tensorflow").level
     with _standard_error_without(f"^(WARNING: All log messages before absl|[{_KINDS[:level]}][0-9]{{4}} |{_NO_CUDA})"):
         _execute_quickly(execute, tensorflow)
         # The first look for devices logs that there is no CUDA.
         tensorflow.config.list_physical_devices()
         return_unused_memory()
+    # In a notebook, and on Python's prompt, TensorFlow would also log what it does, to both streams.
+    tensorflow.get_logger().setLevel(chosen or _OF_PYTHON[level])
 
 
 @contextlib.contextmanager

@@ -13,13 +13,17 @@ START = "All log messages before absl::InitializeLog"
 
 TRAIN = """
 import importlib.util
+import sys
 import trpo_tf
+sys.ps1 = ">>> "  # as in a notebook, where TensorFlow's logger says more
 assert importlib.util.find_spec("tensorflow")  # a look for the package is no import of it
 config = trpo_tf.Config.for_env(
     "CartPole-v1", total_steps=256, batch_size=256, num_envs=4, critic_batch_size=32, eval_episodes=1
 )
 run = trpo_tf.train(config, "run", progress=False)
 assert run.state.steps > 0
+import tensorflow
+tensorflow.saved_model.save(tensorflow.Module(), "saved")
 """
 
 
@@ -83,8 +87,9 @@ def test_errors_of_the_import_are_shown(failure, tmp_path):
     package = tmp_path / "packages" / "tensorflow"
     package.mkdir(parents=True)
     start = f"import os, types\nos.write(2, b'WARNING: {START}\\nI0000 12:00 port.cc:1] oneDNN is on\\n')\n"
-    devices = "config = types.SimpleNamespace(list_physical_devices=list)\n"
-    (package / "__init__.py").write_text(f"{start}{devices}{failure}\n")
+    devices = "config = types.SimpleNamespace(list_physical_devices=list)"
+    logger = "from logging import getLogger as get_logger"
+    (package / "__init__.py").write_text(f"{start}{devices}\n{logger}\n{failure}\n")
     status, shown = BROKEN[failure]
     done = python("import trpo_tf, tensorflow", tmp_path, package.parent)
     assert done.returncode == status
