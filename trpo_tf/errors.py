@@ -1,7 +1,16 @@
 """Errors that a user can fix; the command line shows them as one line."""
 
+import sysconfig
+import traceback
+from pathlib import Path
+
 ENVIRONMENT_ERRORS = (Exception, SystemExit)
 """What a call of an environment may raise: some call `sys.exit` where their window is closed, or a licence lacks."""
+
+_NEVER_AT_FAULT = (str(Path(__file__).parent), "<frozen")
+"""Beginnings of the files that are never named as the place of a failure."""
+
+_PYTHON = sysconfig.get_path("stdlib")
 
 
 class UserError(Exception):
@@ -34,8 +43,41 @@ def environment_failure(call: str, error: Exception | SystemExit, *where: str) -
     """Return the failure to raise for an exception of an environment's `call`, its step or its reset."""
     if isinstance(error, EnvironmentFailure):
         return error.at(*where)
-    reason = f"the environment's {call} raised {type(error).__name__}: {error}"
+    reason = f"the environment's {call} raised {described(error)}"
     return EnvironmentFailure(f"{reason}{_of_old_gym(call, str(error))}", *where)
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's type, message and place in one line; the source line stands for a message that is empty."""
+    text, place = " ".join(str(error).split()), _place(error)
+    if place is None:
+        return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {text or place.line} ({place.filename}, line {place.lineno})"
+
+
+def _place(error: BaseException) -> traceback.FrameSummary | None:
+    """Return the innermost line of the user's own code at which an exception was raised, or else of a package's.
+
+    Gymnasium raises some exceptions of a constructor again: then it is that of the first one.
+    """
+    raised: BaseException | None = error
+    while raised is not None:
+        if own := [frame for frame in _frames(raised) if not _is_installed(frame.filename)]:
+            return own[-1]
+        raised = raised.__cause__ or raised.__context__
+    packages = [frame for frame in _frames(error) if "gymnasium" not in Path(frame.filename).parts]
+    return packages[-1] if packages else None
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where an exception passed, without this package and Python's own modules."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = (frame for frame in frames if not frame.filename.startswith(_NEVER_AT_FAULT))
+    return [frame for frame in own if _is_installed(frame.filename) or not frame.filename.startswith(_PYTHON)]
+
+
+def _is_installed(file: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 
 def _of_old_gym(call: str, reason: str) -> str:

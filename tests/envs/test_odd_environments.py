@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import sys
 import types
@@ -130,6 +131,57 @@ def test_a_constructor_that_exits_is_one_that_failed():
     with pytest.raises(UserError, match="its constructor raised SystemExit: the window was closed"):
         make_env("Exiting-v0")
     gym.registry.pop("Exiting-v0")
+
+
+class Asserting(Walk):
+    """Fails without a message, in a line of its own or below it."""
+
+    def step(self, action):
+        raise AssertionError
+
+    def reset(self, **_):
+        json.loads("[")
+
+
+def test_the_line_at_which_an_environment_failed_is_named():
+    made = SyncVectorEnv([Asserting()])
+    for call, reason in (
+        (
+            lambda: made.step(np.zeros(1, np.int64)),
+            r"Error: raise AssertionError \(.*test_odd_env.*.py, line \d+\)",
+        ),
+        (made.reset, r"JSONDecodeError: .* \(.*test_odd_environments.py, line \d+\)"),
+    ):
+        with pytest.raises(EnvironmentFailure, match=reason):
+            call()
+
+
+BROKEN_MODULES = {
+    "undefined": r"importing broken raised NameError: name 'undefined' is not defined \(.*broken.py, line 1\)$",
+    "def f(:": r"importing broken raised SyntaxError: invalid syntax \(broken.py, line 1\)$",
+    "import no_such_package": "No module named 'no_such_package'$",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN_MODULES)
+def test_a_module_that_can_not_be_imported_is_named(code, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=f"environment 'broken:Mine-v0' can't be made: {BROKEN_MODULES[code]}"):
+        make_env("broken:Mine-v0")
+
+
+class Undrawn(Walk):
+    """Names a render mode that its constructor does not take."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+
+def test_an_environment_that_can_not_be_drawn_is_told_how():
+    gym.register("Undrawn-v0", Undrawn)
+    with pytest.raises(UserError, match="to be drawn, an environment takes render_mode='rgb_array'"):
+        make_env("Undrawn-v0", render_mode="rgb_array")
+    gym.registry.pop("Undrawn-v0")
 
 
 def test_an_environment_of_the_former_gym_is_referred_to_shimmy(monkeypatch):

@@ -8,7 +8,6 @@ import importlib
 import json
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,7 +24,7 @@ from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.curriculum import ResetOptions, set_progress
 from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
-from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError
+from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError, described
 from trpo_tf.serving.argument_checks import expect
 
 _RUNNING_STATISTICS = {
@@ -114,11 +113,11 @@ def is_mujoco(env: gym.Env[Any, Any]) -> bool:
 def resolved_id(env_id: str) -> str:
     """Return the id with its environment's latest version added, unless it has a version.
 
-    Raises what importing its module raises.
+    Raises `ModuleNotFoundError`, and `UserError` for another exception of importing its module.
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        importlib.import_module(module)
+        _import_registering(module, env_id)
     if is_atari(env_id):
         register_atari(env_id)
     if name in gym.registry or re.search(r"-v\d+$", name):
@@ -126,6 +125,17 @@ def resolved_id(env_id: str) -> str:
     namespace, _, short = name.rpartition("/")
     version = find_highest_version(namespace or None, short)
     return env_id if version is None else f"{env_id}-v{version}"
+
+
+def _import_registering(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise
+    except ENVIRONMENT_ERRORS as error:
+        raise UserError(
+            f"environment {env_id!r} can't be made: importing {module} raised {described(error)}"
+        ) from error
 
 
 def spec_of(environment: str | Environment) -> EnvSpec:
@@ -164,9 +174,8 @@ def _wrapped(env: gym.Env[Any, Any], module: str, name: str, options: Mapping[st
     except UserError:
         raise
     except ENVIRONMENT_ERRORS as error:
-        reason = " ".join(str(error).split()) or _place(error)
-        how = f"; arguments stand behind its name, as JSON: {module}:{name}{{...}}" if "argument" in reason else ""
-        raise UserError(f"env_wrapper {module}:{name} can't be made: {type(error).__name__}: {reason}{how}") from error
+        how = f"; arguments stand behind its name, as JSON: {module}:{name}{{...}}" if "argument" in str(error) else ""
+        raise UserError(f"env_wrapper {module}:{name} can't be made: {described(error)}{how}") from error
 
 
 def _wrapper(module: str, name: str) -> Callable[..., gym.Env[Any, Any]]:
@@ -214,12 +223,6 @@ def environment_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def _place(error: BaseException) -> str:
-    """Return where an exception without a message was raised."""
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    return f"{last[0].line} ({last[0].filename}, line {last[0].lineno})" if last else ""
-
-
 def _of_old_gym(env_id: str) -> str:
     """Return what to do about an id that is registered with the package `gym`; nothing for any other."""
     name, former = env_id.rpartition(":")[2], sys.modules.get("gym.envs.registration")
@@ -233,6 +236,13 @@ def _of_old_gym(env_id: str) -> str:
     )
 
 
+def _how_to_give(reason: str) -> str:
+    """Return what to do about an argument that a constructor lacks or does not take."""
+    if "unexpected keyword argument 'render_mode'" in reason:
+        return "; to be drawn, an environment takes render_mode='rgb_array', and its render returns frames"
+    return "; arguments are given by --env-kwargs, as JSON"
+
+
 @contextlib.contextmanager
 def readable_errors(env_id: str) -> Iterator[None]:
     """Turn any error of looking up an id, or making its environment, into a `UserError` of one line."""
@@ -241,9 +251,9 @@ def readable_errors(env_id: str) -> Iterator[None]:
     except UserError:
         raise
     except ENVIRONMENT_ERRORS as error:
-        reason = _of_old_gym(env_id) or " ".join(str(error).split()) or _place(error)
+        reason = _of_old_gym(env_id) or " ".join(str(error).split())
         if not isinstance(error, gym.error.Error | ModuleNotFoundError):
-            reason = f"its constructor raised {type(error).__name__}: {reason}"
+            reason = f"its constructor raised {described(error)}"
         if isinstance(error, TypeError) and "argument" in reason:
-            reason += "; arguments are given by --env-kwargs, as JSON"
+            reason += _how_to_give(reason)
         raise UserError(f"environment {env_id!r} can't be made: {reason}") from error
