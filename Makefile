@@ -116,7 +116,7 @@ docs: $(VENV)/.installed-dev
 
 protocol: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc --proto_path=serving/codecs/protocol \
-	  --descriptor_set_out=serving/codecs/protocol/compiled.binpb open_inference.proto health.proto
+	  --descriptor_set_out=serving/codecs/protocol/compiled.binpb open_inference.proto health.proto reflection.proto
 
 requirements:
 	for extra in $(EXTRAS); do \

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over gRPC, with gRPC's own health service, in the event loop that HTTP is served in.
+"""The Open Inference Protocol over gRPC, with gRPC's health and reflection, in the event loop that HTTP is served in.
 
 Methods take their message as bytes, and as the first of a stream. So the key is checked before a message is read, and
 the wait for a message has a timeout. Bytes that are no message are the client's error. On the wire nothing differs.
@@ -17,12 +17,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its C library logs is fo
 import grpc
 
 from trpo_tf.serving.codecs.grpc_messages import (
+    FORMER_REFLECTION_INFO,
     HEALTH_CHECK,
     HEALTH_WATCH,
     MODEL_INFER,
     MODEL_METADATA,
     MODEL_READY,
     MODEL_STREAM_INFER,
+    REFLECTION_INFO,
     SERVER_LIVE,
     SERVER_METADATA,
     SERVER_READY,
@@ -43,6 +45,7 @@ from trpo_tf.serving.grpc.limits import (
     check_metadata,
 )
 from trpo_tf.serving.grpc.listener import CALLS_A_CONNECTION, make_server, open_port
+from trpo_tf.serving.grpc.reflection import describe
 from trpo_tf.serving.grpc.statuses import KINDS, CallError, code_of_cancelled, status_of
 from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import Runner
@@ -154,7 +157,9 @@ class GrpcServer:
         }
         streams = {
             HEALTH_WATCH: self._counted(HEALTH_WATCH, self._watches, self._watch),
-            MODEL_STREAM_INFER: self._counted(MODEL_STREAM_INFER, self._streams, self._answer_stream),
+            MODEL_STREAM_INFER: self._stream(MODEL_STREAM_INFER, self._answer_next),
+            REFLECTION_INFO: self._stream(REFLECTION_INFO, self._describe_next),
+            FORMER_REFLECTION_INFO: self._stream(FORMER_REFLECTION_INFO, self._describe_next),
         }
         return {
             call.path: grpc.stream_unary_rpc_method_handler(self._locked(call.path, self._unary(call, answer)))
@@ -272,18 +277,37 @@ class GrpcServer:
 
         return handle
 
-    async def _answer_stream(self, context: Any) -> None:
-        """Answer requests one after another, until the client has no more, or the server stops."""
-        try:
-            while await self._answer_next(context):
-                pass
-        except StoppingError as error:
-            await context.abort(*status_of(error))
-        except (BusyError, CallError) as error:
-            await self._refuse(context, MODEL_STREAM_INFER.path, *status_of(error))
+    def _stream(self, call: Call, answer_next: Callable[[Call, Any], Awaitable[bool]]) -> Handle:
+        """Return a method that answers requests one after another, until the client has no more or the server stops."""
 
-    async def _answer_next(self, context: Any) -> bool:
-        """Answer a stream's next request, with an error in words if it fails; return whether there was one.
+        async def serve(context: Any) -> None:
+            try:
+                while await answer_next(call, context):
+                    pass
+            except StoppingError as error:
+                await context.abort(*status_of(error))
+            except (BusyError, CallError, RequestError) as error:
+                await self._refuse(context, call.path, *status_of(error))
+
+        return self._counted(call, self._streams, serve)
+
+    async def _describe_next(self, call: Call, context: Any) -> bool:
+        """Answer a stream's next question about the services; return whether there was one.
+
+        Raises as `_answer_next` does, and `RequestError` if it is no such question.
+        """
+        content = await self._stream_reader.read(context)
+        if content is grpc.aio.EOF:
+            return False
+        self._check_key(context)
+        progress = Progress(perf_counter())
+        answer = describe(content)
+        self._calls.count(context, call.path, grpc.StatusCode.OK, "", progress)
+        await context.write(answer)
+        return True
+
+    async def _answer_next(self, call: Call, context: Any) -> bool:
+        """Answer a stream's next inference request, with an error in words if it fails; return whether there was one.
 
         Raises as `StreamReader.read` does, and `CallError` if the key is not valid any more.
         """
@@ -303,15 +327,15 @@ class GrpcServer:
             request_id = message.id
             reply = await self._inference.answer(message, context, progress)
             reply.parameters["triton_final_response"].bool_param = True
-            answer: bytes = MODEL_STREAM_INFER.response(infer_response=reply).SerializeToString()
+            answer: bytes = call.response(infer_response=reply).SerializeToString()
             size = self._untaken.add(len(answer))
             return answer
 
         self._under_way += 1
         try:
-            answer, failed = await self._outcome(MODEL_STREAM_INFER, context, progress, answered)
+            answer, failed = await self._outcome(call, context, progress, answered)
             if failed is not None:
-                response = MODEL_STREAM_INFER.response(error_message=failed[1], infer_response={"id": request_id})
+                response = call.response(error_message=failed[1], infer_response={"id": request_id})
                 answer = response.SerializeToString()
             await context.write(answer)
         finally:

@@ -56,11 +56,12 @@ def test_every_method_and_status_of_grpc_is_in_a_table():
     """The statuses are those in the code; two come from gRPC itself."""
     grpc = pytest.importorskip("grpc")
     from trpo_tf.serving import grpc as package
-    from trpo_tf.serving.codecs.grpc_messages import HEALTH, INFERENCE, SERVICES
+    from trpo_tf.serving.codecs.grpc_messages import INFERENCE, SERVICES
 
     tables = re.findall(r"^\| (`[^|]*`) \|", GRPC, re.MULTILINE)
     shown = {name for cell in tables for name in re.findall(r"`([^`]*)`", cell)}
-    methods = {*SERVICES[INFERENCE], *(f"Health/{name}" for name in SERVICES[HEALTH])}
+    others = {service.split(".")[-1]: names for service, names in SERVICES.items() if service != INFERENCE}
+    methods = {*SERVICES[INFERENCE], *(f"{service}/{name}" for service in others for name in others[service])}
     files = Path(package.__file__).parent.glob("*.py")
     raised = {name for file in files for name in re.findall(r"StatusCode\.(\w+)", file.read_text())}
     assert shown == methods | (raised - {"OK"}) | {"RESOURCE_EXHAUSTED", "UNIMPLEMENTED"}

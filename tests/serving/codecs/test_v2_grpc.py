@@ -203,7 +203,7 @@ def test_outputs_are_chosen_in_their_order():
 def test_the_messages_compile_to_what_is_installed(tmp_path):
     pytest.importorskip("grpc_tools")
     made = tmp_path / "compiled.binpb"
-    files = ("open_inference.proto", "health.proto")
+    files = ("open_inference.proto", "health.proto", "reflection.proto")
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTOCOL}", f"--descriptor_set_out={made}", *files],
         check=True,

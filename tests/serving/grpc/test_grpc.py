@@ -32,11 +32,15 @@ from tests.support.serving.grpc_client import (  # noqa: E402
     under_way,
 )
 from trpo_tf.serving.codecs.grpc_messages import (  # noqa: E402
+    FORMER_REFLECTION_INFO,
     HEALTH_CHECK,
     INFERENCE,
     MODEL_INFER,
     MODEL_METADATA,
+    REFLECTION_INFO,
     SERVER_LIVE,
+    SERVICES,
+    compiled_file,
 )
 from trpo_tf.serving.grpc.call_counter import CallCounter  # noqa: E402
 from trpo_tf.serving.grpc.inference import Inference  # noqa: E402
@@ -122,6 +126,41 @@ def test_health_by_its_own_client(grpc_server, channel):
 
 
 # What is wrong
+
+
+@pytest.mark.parametrize("method", [REFLECTION_INFO, FORMER_REFLECTION_INFO])
+def test_tools_learn_the_messages_of_every_service(channel, method):
+    """As grpcurl and Postman do. What there is not is an answer, what is no question ends the stream."""
+    invoke = channel.stream_stream(method.path, response_deserializer=method.response.FromString)
+
+    def ask(*questions):
+        return list(invoke((method.request(**each).SerializeToString() for each in questions), timeout=10))
+
+    (listed,) = ask({"list_services": "*"})
+    names = [service.name for service in listed.list_services_response.service]
+    assert names == list(SERVICES)
+    symbols = [*names, f"{INFERENCE}.ModelInfer", "inference.ModelInferRequest.InferInputTensor"]
+    found = ask(*({"file_containing_symbol": symbol} for symbol in symbols))
+    files = [answer.file_descriptor_response.file_descriptor_proto for answer in found]
+    expected = ("open_inference.proto", "health.proto", "reflection.proto", *["open_inference.proto"] * 2)
+    assert files == [[compiled_file(name)] for name in expected]
+    named, extensions, *absent = ask(
+        {"file_by_filename": "health.proto", "host": "here"},
+        {"all_extension_numbers_of_type": "inference.InferParameter"},
+        {"file_by_filename": "other.proto"},
+        {"file_containing_symbol": "inference.Nothing"},
+        {"all_extension_numbers_of_type": "\0"},
+        {"file_containing_extension": {"containing_type": "inference.InferParameter", "extension_number": 100}},
+    )
+    assert (named.valid_host, named.original_request.file_by_filename) == ("here", "health.proto")
+    assert named.file_descriptor_response.file_descriptor_proto == [compiled_file("health.proto")]
+    assert extensions.all_extension_numbers_response.base_type_name == "inference.InferParameter"
+    assert [answer.error_response.error_code for answer in absent] == [Code.NOT_FOUND.value[0]] * 4
+    assert absent[1].error_response.error_message == "there is no symbol 'inference.Nothing'"
+    for wrong in (b"\xff", b"", method.request(list_services="x" * 5000).SerializeToString()):
+        with pytest.raises(grpc.RpcError) as caught:
+            next(invoke(iter([wrong]), timeout=10))
+        assert caught.value.code() is Code.INVALID_ARGUMENT
 
 
 def test_an_unknown_model_or_version_is_not_found(channel):
