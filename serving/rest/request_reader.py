@@ -102,8 +102,8 @@ class RequestReader(asyncio.Protocol):
                 self._decline(memoryview(data), offer)
         except httptools.HttpParserError as error:
             if self._phase < LAST:
-                reason = _NO_PROXY_PROTOCOL if data.startswith(_PROXY_PROTOCOL) else error
-                self._refuse(HttpError(400, f"this is not HTTP/1.1: {reason}"))
+                other = next((told for begin, told in _OTHER_PROTOCOLS.items() if data.startswith(begin)), error)
+                self._refuse(HttpError(400, f"this is not HTTP/1.1: {other}"))
         if self._phase is RECEIVING:
             self._bound()
             if len(data) >= MUCH:
@@ -253,8 +253,15 @@ class RequestReader(asyncio.Protocol):
 
 _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
 _SLASH = ord("/")
-_PROXY_PROTOCOL = b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"  # how its versions 1 and 2 begin
 _NO_PROXY_PROTOCOL = "it begins with the PROXY protocol, which the proxy has to be told not to send"
+_OTHER_PROTOCOLS = {
+    b"PROXY ": _NO_PROXY_PROTOCOL,
+    b"\r\n\r\n\0\r\nQUIT\n": _NO_PROXY_PROTOCOL,
+    b"PRI * HTTP/2.0\r\n": "it is HTTP/2; for gRPC ask the port of --grpc-port",
+    b"\x16\x03": "it is TLS; begin the URL with http://, or start the server with --tls-cert",
+}
+"""What to do about connections of another protocol, by how they begin."""
+
 _NO_PROXY = HttpError(405, "this server is no proxy", b"allow: GET, HEAD, POST, OPTIONS\r\n")
 _FINAL = {413, 503}
 """Statuses with which a head is refused at once, without waiting for the body."""

@@ -336,11 +336,19 @@ def test_what_is_not_http_hurts_nobody_else(server, request_):
     assert server.request("POST", INFER, REQUEST)[0] == 200
 
 
-@pytest.mark.parametrize("header", [b"PROXY TCP4 10.0.0.7 10.0.0.1 4321 80\r\n", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"])
-def test_a_proxy_that_sends_its_own_protocol_is_told_so(server, header):
-    answer = raw(server.port, header + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+@pytest.mark.parametrize(
+    ("beginning", "told"),
+    [
+        (b"PROXY TCP4 10.0.0.7 10.0.0.1 4321 80\r\n", b"PROXY protocol"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", b"PROXY protocol"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HTTP/2; for gRPC ask the port of --grpc-port"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", b"TLS; begin the URL with http://"),
+    ],
+)
+def test_another_protocol_is_named_with_what_to_do(server, beginning, told):
+    answer = raw(server.port, beginning + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"PROXY protocol" in answer
+    assert told in answer
 
 
 def test_a_client_that_leaves_in_the_middle_hurts_nobody_else(server):
