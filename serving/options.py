@@ -227,6 +227,8 @@ class ServeOptions:
         if self.otlp_endpoint is not None and not _is_url(self.otlp_endpoint):
             said = quoted(self.otlp_endpoint)
             raise ServeError(f"--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not {said}")
+        if (self.otlp_endpoint or "").rstrip("/").endswith("/v1/traces"):
+            raise ServeError("--otlp-endpoint is the collector's address; leave out /v1/traces, which the server adds")
         for name in self.allow_host:
             if not re.fullmatch(r"[\w.-]+|\[?[0-9a-fA-F:.]+\]?", name):
                 raise ServeError(

@@ -243,8 +243,8 @@ class RequestReader(asyncio.Protocol):
         grown = len(self._body) - self._counted
         self._counted += grown
         self._state.buffered += grown
-        if self._state.buffered > self._state.options.max_buffered:
-            self._refuse(busy("requests"))
+        if self._state.buffered > (most := self._state.options.max_buffered):
+            self._refuse(too_large(most) if self._counted > most else busy("requests"))
 
     def _release(self) -> None:
         self._state.buffered -= self._counted

@@ -105,6 +105,7 @@ def test_what_kubernetes_sets_for_services_of_such_a_name_is_no_option():
         ),
         ("OTLP_ENDPOINT", "http://[", "--otlp-endpoint must be a URL such as http://127.0.0.1:4318, not 'http://['"),
         ("OTLP_ENDPOINT", "http://a:b", "--otlp-endpoint must be a URL"),
+        ("OTLP_ENDPOINT", "http://a:4318/v1/traces/", "--otlp-endpoint is the collector's address; leave out /v1/"),
         ("HOST", "*", "--host * is no address; :: is every address of this machine, 0.0.0.0 every IPv4 address"),
         ("HOST", "0.0.0.0", "anybody who reaches --host 0.0.0.0 could ask this server: give --keys"),
         ("CONFIG", "/dev/zero", "can't read --config /dev/zero: it is not a regular file"),

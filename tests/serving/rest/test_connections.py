@@ -256,6 +256,15 @@ def test_unread_answers_over_tls_are_freed_with_their_connection(start, discrete
         assert resident(server) - before < 4e6
 
 
+def test_a_body_that_never_fits_is_too_large_rather_than_to_come_again(narrow):
+    """It is smaller than `--max-body`, and larger than all bodies together may be."""
+    with socket.create_connection(("127.0.0.1", narrow.port), 10) as connection:
+        connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {UNREAD + 10}\r\n\r\n".encode())
+        with suppress(OSError):  # it may be refused before all of it is sent
+            connection.sendall(b" " * (UNREAD + 1))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
 def test_unread_answers_are_bounded_together(start, discrete):
     """Each of the clients may leave a mebibyte unread, but not all of them."""
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300
