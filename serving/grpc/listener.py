@@ -22,6 +22,9 @@ HANDSHAKE_SECONDS = 5.0
 PING_SECONDS = 30.0
 """Interval of keepalive pings to a silent client."""
 
+CLIENTS_PING_SECONDS = 0.2
+"""Shortest interval of a client's own pings. gRPC would close the connection, with its streams, below five minutes."""
+
 # gRPC reads metadata that isn't UTF-8 as Latin-1, and would log a line and a traceback each time.
 logging.getLogger(cygrpc.__name__).addFilter(lambda record: not str(record.msg).startswith("Invalid encoding on"))
 
@@ -120,6 +123,7 @@ def _channel_options(options: ServeOptions, *, is_shared: bool) -> list[tuple[st
         ("grpc.keepalive_time_ms", int(1000 * PING_SECONDS)),
         ("grpc.keepalive_timeout_ms", int(1000 * options.timeout)),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(1000 * CLIENTS_PING_SECONDS)),
     ]
 
 

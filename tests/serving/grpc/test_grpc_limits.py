@@ -11,10 +11,11 @@ import pytest
 
 grpc = pytest.importorskip("grpc")
 
-from tests.support.serving.http2 import Call, Unfinished  # noqa: E402
+from tests.support.serving.http2 import PING, Call, Unfinished, frame  # noqa: E402
 from trpo_tf.serving.codecs.grpc_messages import HEALTH_CHECK, HEALTH_WATCH, MODEL_INFER, MODEL_STREAM_INFER  # noqa: E402
 from trpo_tf.serving.grpc import limits as grpc_limits  # noqa: E402
 from trpo_tf.serving.grpc.limits import BusyError, OpenStreams, Turns  # noqa: E402
+from trpo_tf.serving.grpc.listener import CLIENTS_PING_SECONDS  # noqa: E402
 
 MEGABYTE = 2**20
 
@@ -108,6 +109,20 @@ def test_metadata_in_many_frames_is_bounded_as_well(grpc_server, path):
     with closing(Call(grpc_server.grpc_port, path.encode(), {b"x-%d" % n: b"v" * 120 for n in range(2000)})) as large:
         answer = large.answer()
     assert b"metadata is larger than 16384 bytes" in answer or b"grpc-status\x018" in answer  # by gRPC itself
+
+
+def test_a_client_may_ping_to_keep_its_connection(grpc_server):
+    """Clients do where networks forget silent connections. gRPC itself ends it at the third ping in five minutes."""
+    with closing(Call(grpc_server.grpc_port, HEALTH_CHECK.path.encode())) as call:
+        call.answer()
+        for number in range(4):
+            time.sleep(1.1 * CLIENTS_PING_SECONDS)
+            call.connection.sendall(frame(PING, 0, 0, b"ping %03d" % number))
+        received = b""
+        while b"ping 003" not in received and (more := call.connection.recv(65536)):
+            received += more
+    assert b"too_many_pings" not in received
+    assert received.endswith(frame(PING, 1, 0, b"ping 003"))
 
 
 class Sender:
