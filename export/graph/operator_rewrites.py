@@ -17,6 +17,8 @@ _SMALL = 0.2
 _CHOSEN = ("float32", "float64", "int32", "int64", "uint8")
 """Types among which ONNX Runtime's Where chooses; of others it has no kernel."""
 
+_SIGN_BIT = np.int32(-(2**31))
+
 Formula = Callable[..., str]
 """A `Builder` and names of tensors -> the name of the result."""
 
@@ -163,7 +165,26 @@ FORMULAS: dict[str, Formula] = {
 }
 """Formulas by TensorFlow's name of the operation."""
 
+
+def _sign_bit(graph: Any, node: Any, name: str, _arguments: Any) -> None:
+    """Take the sign bit of a float32 without its bits, as keras.ops.argmax and signbit do with Bitcast and BitwiseAnd.
+
+    Negative zero has one, whose reciprocal is below 0. Other operations on bits stay as they are.
+    """
+    bits, mask = node.inputs
+    masks_sign = mask.is_const() and mask.get_tensor_value(as_list=False) == _SIGN_BIT
+    if not (masks_sign and bits.type == "Bitcast" and graph.get_dtype(bits.input[0]) == TensorProto.FLOAT):
+        return
+    x, outputs, shapes, dtypes = bits.input[0], list(node.output), node.output_shapes, node.output_dtypes
+    graph.remove_node(name)
+    make = Builder(graph, np.dtype("float32"))
+    negative = make("Or", make("Less", x, 0.0), make("Less", make("Reciprocal", x), 0.0))
+    chosen = make("Where", negative, np.array(_SIGN_BIT), np.array(0, np.int32))
+    graph.make_node("Identity", [chosen], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
-    name: (_handler(formula), []) for name, formula in FORMULAS.items()
+    **{name: (_handler(formula), []) for name, formula in FORMULAS.items()},
+    "BitwiseAnd": (_sign_bit, []),
 }
 """The argument `custom_op_handlers` of `tf2onnx.convert`."""

@@ -20,7 +20,7 @@ from trpo_tf.export.errors import ExportError
 from trpo_tf.export.graph.quantize import kept_in_floats
 from trpo_tf.export.litert.errors import inexpressible, lacking
 from trpo_tf.export.litert.narrow_integers import narrow_integers
-from trpo_tf.export.litert.operator_rewrites import OVERFLOWING, REPLACEMENTS, replace_operations
+from trpo_tf.export.litert.operator_rewrites import COMPUTED_WORSE, REPLACEMENTS, replace_operations
 from trpo_tf.export.litert.quiet_stderr import quiet_stderr
 from trpo_tf.export.litert.weight_scales import check_scales, keep_scales
 from trpo_tf.export.policy.functions import PolicyFunction
@@ -59,7 +59,7 @@ def to_litert(
         raise ExportError("int8_observations are empty; give some that the policy visits")
     with tempfile.TemporaryDirectory() as folder:
         _write_archive(function, spec, folder, batch)
-        replace_operations(Path(folder), OVERFLOWING)
+        replace_operations(Path(folder), COMPUTED_WORSE)
         if int8_observations is not None:
             keep_scales(Path(folder))
         try:

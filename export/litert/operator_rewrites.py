@@ -57,6 +57,7 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "Cross": _cross,
     "Erf": erf,
     "Erfc": lambda x: 1.0 - erf(x),
+    "Rsqrt": lambda x: tf.sqrt(1.0 / x),  # 1 / sqrt(x) would be converted to the same operation again
     "Sinh": _sinh,
     "Softplus": softplus,
     "Tan": lambda x: tf.sin(x) / tf.cos(x),
@@ -64,8 +65,8 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
 }
 """Replacements by TensorFlow's name of the operation."""
 
-OVERFLOWING = frozenset({"Softplus"})
-"""Operations that LiteRT has, and computes worse."""
+COMPUTED_WORSE = frozenset({"Rsqrt", "Softplus"})
+"""Operations that LiteRT has, and computes worse: its softplus overflows, and its 1 / sqrt(0) is NaN."""
 
 
 def replace_operations(saved_model: Path, names: Collection[str]) -> None:

@@ -63,6 +63,11 @@ ELEMENTWISE = {
     "divisor's remainder": (lambda x: tf.math.floormod(x, -1.75), lambda x: np.mod(x, -1.75), GRID),
     "rounded to even": (tf.round, np.rint, np.round(4 * GRID) / 4),
     "sign": (tf.sign, np.sign, np.round(GRID)),
+    "unit length, also of zeros": (
+        lambda x: keras.ops.normalize(x, epsilon=1e-12),
+        lambda x: x / np.maximum(1e-12, np.sqrt((x**2).sum(1, keepdims=True))),
+        np.maximum(GRID, 0.0),
+    ),
     "running sum": (lambda x: tf.cumsum(x, 1), lambda x: np.cumsum(x, 1), GRID),
     "log softmax": (tf.nn.log_softmax, lambda x: x - np.log(np.exp(x).sum(1, keepdims=True)), GRID),
     "vector product": (
@@ -131,6 +136,18 @@ def test_digits_are_not_lost_near_zero(function, definition):
     }
     for target, actions in found.items():
         np.testing.assert_allclose(actions, expected, rtol=1e-6, err_msg=target)
+
+
+def test_keras_s_argmax_and_signbit_go_without_bits():
+    def policy(obs, noise):
+        largest = keras.ops.argmax(obs[:, :3], axis=1, keepdims=True)
+        return tf.concat([tf.cast(largest, tf.float32), tf.cast(keras.ops.signbit(obs[:, 1:]), tf.float32)], 1) + noise
+
+    model = convert_policy(policy, SPEC)
+    x = np.random.default_rng(0).choice(np.float32([-np.inf, -2, -0.0, 0.0, 1e-30, 3, np.inf]), (64, WIDTH))
+    expected = np.concatenate([policy(x, 0.0).numpy()[:, :1], np.signbit(x[:, 1:])], axis=1)
+    np.testing.assert_array_equal(open_session(model).run(None, {"obs": x})[0], expected)
+    np.testing.assert_array_equal(compiled_actor(c_sources(model, SPEC), SPEC)(x, np.zeros_like(x)), expected)
 
 
 def test_limits_are_those_of_the_functions():
