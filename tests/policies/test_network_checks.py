@@ -161,6 +161,9 @@ REFUSED = {
         layers.Dense(3, dtype="mixed_float16", name="half")
     ),
     r"computes in float16 \(layer whole\)": lambda: Registered(dtype="mixed_float16", name="whole"),
+    "another network when it is read back .*stands twice in a Sequential stands there once": lambda: chain(
+        *[layers.Dense(2, name="twice")] * 2
+    ),
     "computes in float64": lambda: chain(layers.Dense(3, dtype="float64")),
     "no weights that are trained": lambda: keras.Sequential([keras.Input((2,)), layers.Flatten()]),
     "weights that are not finite .*wild/kernel": lambda: chain(

@@ -1,9 +1,7 @@
 """Option types that commands share, and functions to print results and errors."""
 
-import errno
 import json
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -66,15 +64,6 @@ class WrappedText:
         return textwrap.fill(line, self._columns, break_long_words=False, break_on_hyphens=False)
 
 
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
-"""Escape sequences that set a terminal's colours."""
-
-
-def without_colour(text: str) -> str:
-    """Return a text without the escape sequences that set colours."""
-    return _COLOUR.sub("", text)
-
-
 def say(line: str) -> None:
     """Print a line and flush it."""
     print(line, flush=True)  # noqa: T201
@@ -91,28 +80,9 @@ def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message and its notes as one line; of a failed system call, the path and the reason."""
-    said = [_message(error), *getattr(error, "__notes__", ())]
+    """Return an error's message and its notes as one line."""
+    said = [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
     return " ".join("; ".join(said).split())
-
-
-_FIXES = {
-    errno.ENOENT: "; check the path",
-    errno.EACCES: "; choose another path, or change its permissions",
-    errno.EPERM: "; choose another path, or change its permissions",
-    errno.EROFS: "; choose another path",
-    errno.EISDIR: "; give the path of a file",
-    errno.ENOTDIR: "; choose another path",
-    errno.ENOSPC: "; free space, or choose another disk",
-    errno.EDQUOT: "; free space, or choose another disk",
-}
-
-
-def _message(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        paths = " to ".join(repr(os.fsdecode(path)) for path in (error.filename, error.filename2) if path)
-        return f"{error.strerror}: {paths}{_FIXES.get(error.errno or 0, '')}"
-    return str(error) or type(error).__name__
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -241,6 +241,8 @@ def _check_reads_back(network: keras.Model, weights: Sequence[Any], probes: Any,
             f"weights that are not trained are not saved ({untrained}); train them, or let the layer's arguments make "
             "them again, as those of Normalization(mean=..., variance=...) do"
             if untrained
+            else "a layer that stands twice in a Sequential stands there once; call it twice in a functional model"
+            if len(again.layers) < len(network.layers)
             else "check its get_config"
         )
         raise UserError(f"{name} is another network when it is read back from its architecture: {reason}")
