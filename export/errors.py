@@ -11,3 +11,9 @@ class ParityError(ExportError):
     def __init__(self, message: str, table: str) -> None:
         super().__init__(message)
         self.table = table
+
+
+XLA_FUNCTION = (
+    "a tf.function made with jit_compile=True, which no converter looks into; call its python_function, and replace a "
+    "Keras convolution of several groups by one for each group"
+)

@@ -1,7 +1,8 @@
 """Call a policy's TensorFlow functions on NumPy arrays."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,8 +16,8 @@ class OnArrays:
     """A TensorFlow function of inputs [batch, ...] and noise [batch, k], called with arrays.
 
     It answers an array, or a dict of them, as the function does with tensors. It raises `ExportError` if the function
-    does not answer every row, which its graph need not tell. The loop over batches runs in TensorFlow, because a call
-    from Python takes longer than the network of a usual policy.
+    does not answer every row, which its graph need not tell, or refuses one. The loop over batches runs in TensorFlow,
+    because a call from Python takes longer than the network of a usual policy.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], signature: Sequence[Any]) -> None:
@@ -26,11 +27,13 @@ class OnArrays:
 
     def __call__(self, inputs: Observation, noise: Array) -> Any:
         """Answer all rows at once."""
-        return _arrays(self._function(map_parts(tf.constant, inputs), tf.constant(noise)), len(noise))
+        with _refusal():
+            answers = self._function(map_parts(tf.constant, inputs), tf.constant(noise))
+        return _arrays(answers, len(noise))
 
     def in_batches(self, inputs: Observation, noise: Array, size: int) -> Any:
         """Answer the rows in batches of `size`, of which the last may be smaller."""
-        with unoptimized():
+        with unoptimized(), _refusal():
             answers = self._loop(map_parts(tf.constant, inputs), tf.constant(noise), tf.constant(size))
         return _arrays(answers, len(noise))
 
@@ -55,6 +58,19 @@ class OnArrays:
 
         # A partial, since TensorFlow counts tracings by a function's code, and would warn of those of other policies.
         return tf.function(functools.partial(loop), [*self._signature, tf.TensorSpec((), tf.int32)], autograph=False)
+
+
+@contextlib.contextmanager
+def _refusal() -> Iterator[None]:
+    """Raise `ExportError` with TensorFlow's reason if a function refuses what it is given, by an assertion say."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        reason = " ".join(error.message.partition("\n\t [[")[0].rpartition("\n\n")[2].split())
+        raise ExportError(
+            f"function fails on an observation within the spec's bounds ({reason}); declare the bounds that hold, or "
+            "leave out what asserts them"
+        ) from error
 
 
 def _arrays(tensors: Any, rows: int) -> Any:

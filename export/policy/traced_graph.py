@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
-from trpo_tf.export.errors import ExportError
+from trpo_tf.export.errors import XLA_FUNCTION, ExportError
 
 MOST_WEIGHT_BYTES = 2**31 - 2**20
 """Most bytes of all weights: protobuf, and so an ONNX file, holds 2 GiB, and the graph takes a part of it."""
@@ -37,10 +37,7 @@ def check_traced(graph: Any) -> None:
             "function calls Python (tf.py_function, tf.numpy_function), which no target has; compute it in TensorFlow"
         )
     if any(function.attr["_XlaMustCompile"].b for function in definition.library.function):
-        raise ExportError(
-            "function calls a tf.function made with jit_compile=True, which no converter looks into; call its "
-            "python_function"
-        )
+        raise ExportError(f"function calls {XLA_FUNCTION}")
     if any(types_pb2.DT_BFLOAT16 in _types(node) for node in nodes):
         raise ExportError(
             "function computes in bfloat16, which ONNX Runtime does not; build the network again with dtype='float32', "

@@ -7,9 +7,20 @@ LARGE_OFFSET = "a large offset is subtracted from the observation in float64; gi
 _LOOPS = {"While", "StatelessWhile"}
 
 
+_MOVES = {"Cast", "ConcatV2", "ExpandDims", "Identity", "Reshape", "Squeeze", "StridedSlice"}
+
+
 def subtracts_in_float64(graph: Any) -> bool:
-    """Return whether numbers are centred in float64 before they become float32."""
-    return any(node.type == "Sub" and node.inputs[0].dtype.name == "float64" for node in graph.get_operations())
+    """Return whether an input itself is centred in float64, before it becomes float32."""
+    return any(
+        node.type == "Sub" and node.inputs[0].dtype.name == "float64" and _is_given(node.inputs[0].op)
+        for node in graph.get_operations()
+    )
+
+
+def _is_given(node: Any) -> bool:
+    """Return whether a node is an input of the graph, in another type or shape or beside others."""
+    return node.type == "Placeholder" or (node.type in _MOVES and any(_is_given(each.op) for each in node.inputs))
 
 
 def operations_among(graph: Any, names: Collection[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 
@@ -32,7 +31,7 @@ def test_help_makes_no_key():
 def test_what_is_no_name_makes_no_key(arguments):
     done = make(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: [^\n]*; see python -m trpo_tf\.serving\.keys --help\n", done.stderr), done.stderr
+    assert "usage: python -m trpo_tf.serving.keys" in done.stderr
 
 
 @pytest.mark.parametrize(

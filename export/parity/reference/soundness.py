@@ -22,10 +22,12 @@ from trpo_tf.export.parity.reference.answers import (
 from trpo_tf.export.parity.reference.legal_actions import check_legal
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec
-from trpo_tf.serving.runtime.observations import Array
+from trpo_tf.serving.runtime.observations import Array, list_parts
 from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
 
 _FINITE_SHARE = 0.5
+_SHOWN = 4
+"""Most numbers of an observation in a message."""
 
 
 def check_rows(reference: Reference, cases: Answered, sizes: Sequence[int] = ()) -> None:
@@ -75,13 +77,24 @@ def matches_scores(answered: Answered, expected: Answered) -> NDArray[np.bool_] 
 
 def check_actions(cases: Answered, spec: PolicySpec) -> None:
     """Raise `ExportError` for actions that are not finite, out of their bounds, or that their mask forbids."""
-    if not is_finite_rows(cases.actions).all():
+    finite = is_finite_rows(cases.actions)
+    if not finite.all():
         raise ExportError(
-            "the policy answers an action that is not finite within its observations' bounds; look for NaN in its "
-            "weights, or for a standard deviation that overflows"
+            "the policy answers an action that is not finite within its observations' bounds, as for "
+            f"{_shown(cases, int(np.argmin(finite)))}; look for NaN in its weights, a division by zero, or a standard "
+            "deviation that overflows"
         )
     check_bounds(cases.actions, spec.action, "the policy")
     check_legal(cases.actions, cases.observations, spec.mask, spec.action, "the policy")
+
+
+def _shown(cases: Answered, row: int) -> str:
+    """Show one observation, the first numbers of each part."""
+    parts = [np.ravel(part[row]) for part in list_parts(cases.observations)]
+    numbers = [
+        f"[{', '.join(f'{number:.4g}' for number in part[:_SHOWN])}{', ...' * (len(part) > _SHOWN)}]" for part in parts
+    ]
+    return ", ".join(numbers[:_SHOWN])
 
 
 def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:

@@ -8,8 +8,9 @@ import tensorflow as tf
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from tests.support.export.hand_made import Continuous, Discrete, observations
-from trpo_tf.export import ExportError, convert_policy, to_onnx, write_bundle
+from trpo_tf.export import ExportError, PolicySpec, convert_policy, to_onnx, write_bundle
 from trpo_tf.export.graph.check import check_graph
+from trpo_tf.serving import ArraySpec, NoiseSpec
 from trpo_tf.serving.bundle import onnx_check as model_check
 from trpo_tf.serving.bundle.onnx_check import OPERATORS
 from trpo_tf.serving.runtime.onnx_runtime import open_session
@@ -127,6 +128,19 @@ def test_nothing_is_written_for_an_operation_that_onnx_lacks(policy, tmp_path):
     with pytest.raises(ExportError, match="BesselI0"):
         write_bundle(lambda obs, noise: tf.math.bessel_i0(noise), policy.spec, tmp_path / "new" / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_convolution_of_several_groups_is_told_from_others():
+    def grouped(x, noise):
+        return keras.ops.conv(tf.reshape(x, (-1, 2, 2)), tf.ones((1, 1, 2)))[:, 0] + noise
+
+    with pytest.raises(ExportError, match="a Keras convolution of several groups"):
+        convert_policy(
+            grouped,
+            PolicySpec(
+                (ArraySpec("obs", "float32", (4,)),), ArraySpec("a", "float32", (2,)), NoiseSpec("normal", (2,))
+            ),
+        )
 
 
 def test_a_random_operation_is_refused():

@@ -47,6 +47,11 @@ def half(observation, noise):
     return tf.cast(product, tf.float32) + noise
 
 
+def asserting(observation, noise):
+    with tf.control_dependencies([tf.debugging.assert_less(observation, 5.0)]):
+        return torque(observation, noise)
+
+
 def through_python(observation, noise):
     return tf.ensure_shape(tf.numpy_function(np.negative, [torque(observation, noise)], tf.float32), (None, 1))
 
@@ -60,6 +65,15 @@ WRONG = {
     },
     r"function answers \d+ rows to \d+ observations; answer each, where tf.boolean_mask": lambda: {
         "function": lambda o, n: tf.boolean_mask(torque(o, n), o[:, 0] > 0)
+    },
+    r"function fails on an observation within the spec's bounds \(assertion failed.*; declare the bounds": lambda: {
+        "function": asserting
+    },
+    r"not finite within .* as for \[0, .*a division by zero": lambda: {
+        "function": lambda o, n: torque(o, n) + 0.0 * (o[:, :1] / o[:, :1])
+    },
+    "BitwiseAnd can't be expressed in ONNX at opset 17; take opset 18": lambda: {
+        "function": lambda o, n: tf.cast(tf.bitwise.bitwise_and(tf.cast(o[:, :1], tf.int32), 1), tf.float32) + 0.0 * n
     },
     "function gives int32": lambda: {"function": lambda observation, noise: tf.ones_like(noise, tf.int32)},
     r"function gives float32\[1, 1\], .* is float32\[None, 1\]": lambda: {"function": lambda *_: tf.zeros((1, 1))},
