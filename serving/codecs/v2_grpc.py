@@ -1,7 +1,7 @@
 """Codec of the gRPC messages of the Open Inference Protocol v2; `serving.codecs.request_validation` checks requests."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from trpo_tf.serving.codecs.parsing.varints import Varints
 from trpo_tf.serving.codecs.request_validation import InferRequest, validate_request
 from trpo_tf.serving.codecs.v2_binary import bytes_of
 from trpo_tf.serving.codecs.v2_json import output_document
-from trpo_tf.serving.errors import RequestError
+from trpo_tf.serving.errors import RequestError, quoted
 from trpo_tf.serving.repository.catalog import Model
 from trpo_tf.serving.runtime.observations import Array
 from trpo_tf.serving.support.protobuf_wire import WireError
@@ -146,9 +146,22 @@ def _has_typed_contents(message: Message | LargeRequest) -> bool:
     return any(tensor.HasField("contents") and tensor.contents.ListFields() for tensor in message.inputs)
 
 
+def _field_of(tensor: Message, filled: Iterable[str]) -> str | None:
+    """Return the field for a typed tensor's numbers; None if its datatype has none.
+
+    Raises `RequestError` if another of the `filled` fields has numbers, which would be ignored.
+    """
+    field = _CONTENTS.get(tensor.datatype)
+    if field is not None and (others := [name for name in filled if name != field]):
+        raise RequestError(
+            f"input {quoted(tensor.name)} has numbers in {others[0]}; those of {tensor.datatype} belong in {field}"
+        )
+    return field
+
+
 def _typed(tensor: Message) -> memoryview | list[Any] | None:
     """Return the numbers of a typed tensor; floats as bytes, which are checked for NaN when they are decoded."""
-    field = _CONTENTS.get(tensor.datatype)
+    field = _field_of(tensor, (filled.name for filled, _ in tensor.contents.ListFields()))
     if field is None:
         return None
     numbers = getattr(tensor.contents, field)
@@ -159,7 +172,7 @@ def _typed(tensor: Message) -> memoryview | list[Any] | None:
 
 def _large(tensor: Message, contents: Contents, message_size: int) -> memoryview | Varints | None:
     """Return the numbers of a typed tensor in a message that was split; floats as bytes."""
-    field = _CONTENTS.get(tensor.datatype)
+    field = _field_of(tensor, (name for name, parts in contents.items() if any(map(len, parts))))
     if field is None:
         return None
     parts = contents.get(field, [])

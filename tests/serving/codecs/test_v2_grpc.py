@@ -126,7 +126,10 @@ def changed(change):
         (lambda r: r.ClearField("inputs"), "'obs' is missing"),
         (lambda r: r.inputs.append(r.inputs[0]), "twice"),
         (lambda r: setattr(r.inputs[0], "name", "other"), "not 'other'"),
-        (lambda r: setattr(r.inputs[0], "datatype", "FP64"), "datatype FP32"),
+        (
+            lambda r: setattr(r.inputs[0], "datatype", "FP64"),
+            "numbers in fp32_contents; those of FP64 belong in fp64_con",
+        ),
         (lambda r: setattr(r.inputs[0], "datatype", "BYTES"), "datatype FP32"),
         (lambda r: r.inputs[0].shape.__setitem__(0, -2), "shape"),
         (lambda r: r.inputs[0].shape.__setitem__(0, 0), "shape"),
@@ -149,6 +152,19 @@ def changed(change):
 def test_a_wrong_request_is_refused(change, part):
     with pytest.raises(RequestError, match=part):
         decode_infer(changed(change), MANIFEST, max_batch=4)
+
+
+@pytest.mark.parametrize("size", [2, 20_000])
+@pytest.mark.parametrize("right", [True, False])
+def test_numbers_in_the_field_of_another_datatype_are_refused(size, right):
+    """They were ignored beside those in the right field, and were nothing without."""
+    request = message(np.ones((1, size), np.float32))
+    if not right:
+        request.inputs[0].contents.Clear()
+    request.inputs[0].contents.fp64_contents.extend([1.0] * size)
+    manifest = replace(MANIFEST, observation=(ArraySpec("obs", "float32", (size,)),))
+    with pytest.raises(RequestError, match="'obs' has numbers in fp64_contents; those of FP32 belong in fp32_contents"):
+        decode_infer(parse(MODEL_INFER, request.SerializeToString()), manifest)
 
 
 @pytest.mark.parametrize("size", [2, 20_000])
