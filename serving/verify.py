@@ -141,7 +141,7 @@ def replay_all(
     observations: Observation,
     noise: Array,
 ) -> dict[str, Array]:
-    """Return several outputs of `run` by name, as `replay` does one."""
+    """Return all outputs of `run` by name, each [n, ...]. Batches and noise are as in `replay`."""
     fed = None if manifest.graph.noise == "none" else noise
     return all_in_batches_of(manifest.graph.batch, run, observations, fed)
 

@@ -105,7 +105,9 @@ def compare_cases(
     sizes: Sequence[int] = (),
     check: Callable[[Array, Observation], None] = lambda *_: None,
 ) -> Agreement:
-    """Compare all cases in batches of each of `sizes`, by default at once; the further outputs too if there are any.
+    """Compare the actor's actions with those of all cases, and its further outputs if `further` is given.
+
+    The cases are run once for each batch size of `sizes`, by default in one batch.
 
     `check` raises an error for actions that are wrong by themselves.
 

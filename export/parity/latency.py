@@ -1,6 +1,6 @@
 """Measure how fast each target answers in this process.
 
-They have a file of their own, since they hold for one machine only.
+Latencies are in a file of their own, not in the manifest, since they hold for one machine only.
 """
 
 import functools

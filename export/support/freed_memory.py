@@ -28,9 +28,10 @@ def return_unused_memory() -> None:
 
 @functools.cache
 def return_unused_memory_once(stage: str) -> None:  # noqa: ARG001  the key of the cache
-    """Return unused memory at a stage of the process's first training: a later one reads no library for the first time.
+    """Return unused memory the first time that a training of this process reaches a stage.
 
-    Doing it takes a tenth of a second, with the reading of pages that come back.
+    Later trainings use libraries that have been read already, so it would gain little. It takes a tenth of a second,
+    together with the pages that are read again.
     """
     return_unused_memory()
 

@@ -40,7 +40,7 @@ class Route(NamedTuple):
         is_open: whether requests need no key.
         select: returns the policy's endpoint; None where no policy acts.
         is_health: whether requests are answered even if all connections are taken.
-        start: returns the endpoint of the model version for the next sequence, where `select` does not.
+        start: returns the endpoint for a new sequence, where it can differ from that of `select`; None otherwise.
         place: names protocol, model and version, where a policy acts.
         is_retired: whether the version is not loaded any more, so that only running sequences go on.
     """

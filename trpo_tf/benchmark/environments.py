@@ -261,12 +261,12 @@ def make_pendulum_without_velocity() -> gym.Env[Observation, Any]:
 
 
 def make_hopper_without_velocities() -> gym.Env[Observation, Any]:
-    """Make Hopper-v5 whose observation is height and angles. Random about 20."""
+    """Make Hopper-v5 whose observation is height and angles. Random actions return about 20."""
     return Partial(gym.make("Hopper-v5", disable_env_checker=True).unwrapped, range(5))
 
 
 def make_walker_without_velocities() -> gym.Env[Observation, Any]:
-    """Make Walker2d-v5 whose observation is height and angles. Random about 0."""
+    """Make Walker2d-v5 whose observation is height and angles. Random actions return about 0."""
     return Partial(gym.make("Walker2d-v5", disable_env_checker=True).unwrapped, range(8))
 
 

@@ -117,7 +117,7 @@ class Evaluate:
     env_id: Annotated[str | None, unset(metavar="NAME")] = None
     """environment, if not the one that the policy was trained on"""
     longest_episode: Annotated[int | None, unset(metavar="INT")] = None
-    """cut episodes at this step; by default total_steps / episodes, at least the environment's limit up to 1,000"""
+    """steps after which an episode is cut; by default total_steps / episodes, or its limit (up to 1,000) if more"""
     workers: int = 0
     """processes that play the episodes, with the same results; 0: this one"""
     json: Flag = False

@@ -75,11 +75,11 @@ class SamplingConfig:
     stagger: bool = True
     """cut each environment's first episode at a random step, so that a batch covers all parts of an episode"""
     time_feature: bool = False
-    """also observe the log of the steps left, counted in the policy's state; the time limit then ends the task"""
+    """also observe the log of the steps left, counted in the policy's state; the time limit then is a termination"""
     normalize_observations: bool = True
     """standardise observations by their running mean and deviation, inside the policy's graph"""
     observation_offset: Annotated[tuple[float, ...], arg(help_behavior_hint="")] = ()
-    """numbers to subtract from observations, in float64; by default first values of wide types, where beyond +-8,192"""
+    """numbers to subtract from observations; by default the first observation's beyond +-8,192, unless float32"""
     statistics_window: int = 16_384
     """environment steps that observation statistics reach back; 0: the whole run"""
     least_deviation: float = 0.1
@@ -120,9 +120,9 @@ class VineConfig:
     rollout_states: int = 128
     """number of the batch's states that rollouts start from, at least one for each shard"""
     branch_actions: int = 4
-    """actions tried from each state; all of them if there are no more than that"""
+    """actions tried from each state; every action if there are not more"""
     branch_length: int = 20
-    """most steps of a rollout; the critic's value stands for the rest"""
+    """largest number of steps of a rollout; the critic estimates the return after it"""
 
     def __post_init__(self) -> None:
         """Raise `UserError` naming the first setting that can't work."""
@@ -147,7 +147,7 @@ class PolicyConfig:
     initial_log_std: float = 0.0
     """log of the Gaussian's initial standard deviation, in half widths of the action range"""
     unit_std: bool = True
-    """limit the initial standard deviation to one unit of the action, or half of the half width if that is more"""
+    """limit the initial standard deviation to one unit of the action, or a quarter of its range if that is more"""
     final_std: float = 0.0
     """Gaussian's standard deviation at the end, in half widths, weighted by entropy_coefficient; 0: no target"""
     state_dependent_std: bool = False

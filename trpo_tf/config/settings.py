@@ -250,8 +250,9 @@ def read_config(path: Path) -> Config:
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Return a run's settings with those of earlier releases replaced by their present equivalents.
 
-    The config.toml that a run writes has every setting of its release. Newer settings then get the values that this
-    release acted by. A file written by hand has only some settings, and the others take the present defaults.
+    The config.toml that a run writes has every setting of its release. Settings that came later then get the values
+    that reproduce that release. A file written by hand has only some settings, and the others take the present
+    defaults.
     """
     sampling, policy = dict(values.get("sampling", {})), dict(values.get("policy", {}))
     former: dict[str, Any] = {}

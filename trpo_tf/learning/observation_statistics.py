@@ -1,4 +1,4 @@
-"""Update the statistics of observations, and the networks so that they stay the same functions."""
+"""Update the statistics of observations, and change the first layers so that the networks' outputs stay the same."""
 
 import dataclasses
 

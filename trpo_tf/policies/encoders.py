@@ -103,7 +103,7 @@ class Encoder:
         return inputs[0] if len(inputs) == 1 else tuple(inputs)
 
     def with_mask(self, inputs: Any, observation: Any) -> Any:
-        """Return a network's inputs with the mask of the observation that they were made of, if that has one."""
+        """Return the network's inputs of an observation, together with the observation's mask if it has one."""
         for spec in self._mask:
             return MaskedInputs(inputs, tf.cast(observation[spec.name], tf.bool))
         return inputs

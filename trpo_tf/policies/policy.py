@@ -105,8 +105,9 @@ class Policy:
     def act(self, parts: list[Any], normalizer: Normalizer, observation: Any, noise: Any) -> tuple[Any, Any]:
         """Return the action in the environment's units, and the sample that it is made from.
 
-        This is the inference function of a policy without memory; with memory, `step` is. `parts` are the weights as
-        `PureNetwork.split` returns them, observations are [batch, ...] as the network sees them, noise is [batch, k].
+        This is the inference function of a policy without memory; `step` is that of one with memory. `parts` are the
+        weights as `PureNetwork.split` returns them. Observations are [batch, ...] as the network sees them, noise is
+        [batch, k].
         """
         encoded = self.encoder(normalizer, observation)
         return self._drawn(self._unmasked(parts, encoded), noise, encoded)

@@ -16,9 +16,10 @@ _NO_PORT = -1
 
 @contextlib.contextmanager
 def no_dashboard() -> Iterator[None]:
-    """Have Ray start no dashboard process; `include_dashboard` leaves one whose only work is to report.
+    """Have Ray start no dashboard process in this block.
 
-    That one asks the metadata servers of clouds where it runs, also if reports are switched off.
+    `include_dashboard=False` does not suffice: Ray then still starts a process that only reports usage. It asks the
+    metadata servers of clouds where it runs, even if usage reports are switched off.
     """
     from ray._private import services
 

@@ -86,7 +86,7 @@ class KerasListeners:
         return bool(self._model.stop_training)
 
     def train_begins(self, state: TrainingState, epochs: int) -> TrainingState:
-        """Give the callbacks the model and `params`, as Keras does, and call `on_train_begin` as `_call` does."""
+        """Give the callbacks the model and `params`, as Keras does, and call `on_train_begin`."""
         params = {"verbose": 1, "epochs": epochs, "steps": 1}
         for callback in self._callbacks:
             callback.set_model(self._model)

@@ -107,7 +107,7 @@ def make_reference_cases(
 ) -> ReferenceCases:
     """Make the reference, its episodes and the golden cases, and check that the policy is consistent.
 
-    Raises `ExportError` for a policy that no target can act like.
+    Raises `ExportError` for a policy that no target can reproduce, such as one whose actions differ from call to call.
     """
     spec = spec_of(manifest)
     reference = _reference(function, outputs, manifest, evidence, graph)

@@ -116,7 +116,7 @@ class ReferenceCases:
         return self.reference.answered(take(self.visited, rows), np.repeat(self.zero_noise[:1], len(rows), axis=0))
 
     def cases(self, *, exact: bool, noise: bool) -> Answered:
-        """Return golden cases. Targets that are not `exact` get no far ones."""
+        """Return golden cases; unless `exact`, without those outside the range of 8-bit targets."""
         golden = self.noisy_golden if noise else self.golden
         return golden if exact or self.far is None else golden.take(~self.far)
 

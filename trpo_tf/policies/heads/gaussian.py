@@ -36,7 +36,7 @@ class GaussianHead(Head):
 
     The log standard deviation is a parameter of the policy, the same for all observations. With `state_dependent_std`
     the network outputs what each observation adds to it. With `unit_std` the initial standard deviation is at most one
-    unit of the action, or half of a half width above two units.
+    unit of the action, or a quarter of the action range if that is more.
 
     With `squash` the action is tanh of the sample. Log-probabilities and KL stay those of the sample: the Jacobian of
     tanh cancels in the ratio and leaves the KL unchanged.

@@ -76,7 +76,7 @@ def parted(inputs: Any, width: int, state: Sequence[tuple[int, ...]]) -> tuple[A
 
 
 def course_of(inputs: Sequences, width: int, state: Sequence[tuple[int, ...]]) -> Course:
-    """Return the course of sequences whose inputs hold observations [width], and arrays of shapes `state`."""
+    """Return what a cell runs through: observations [T, N, width], steps that continue, and the first state."""
     observed, _ = parted(inputs.inputs, width, state)
     _, first = parted(inputs.inputs[0], width, state)
     return Course(observed, tf.cast(inputs.goes_on, observed.dtype)[..., tf.newaxis], first)

@@ -30,7 +30,7 @@ class RolloutActor:
         self._worker = Worker(range(first, end), self._count_up)
 
     def answer(self, call: bytes) -> Answer:
-        """Carry out a pickled `Call`; what an error of a user says names the machine, which may lack a module."""
+        """Carry out a pickled `Call`. A `UserError` also names this machine, which may lack a module."""
         answer = self._worker.answer(call)
         if answer.failure is None or answer.failure.kind != "user":
             return answer
@@ -64,7 +64,7 @@ class RayWorker:
         self.answer: Any = None
 
     def send(self, message: Any) -> None:
-        """Send a call, or the reference of one."""
+        """Send a pickled call, or Ray's reference to one in the object store."""
         self._since = time.monotonic()
         self.answer = self.actor.answer.remote(message)
 
