@@ -10,6 +10,7 @@ from typing import Any
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.policy.functions import PolicyFunction
 from trpo_tf.export.policy.opsets import OPSET, OPSETS
+from trpo_tf.export.support.forked import FORKED, forked_after_tensorflow
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec, StateSpec
 from trpo_tf.serving.argument_checks import expect, expect_count
 from trpo_tf.serving.bundle.specs import NOISE_INPUTS, carried_inputs, mask_fault, next_outputs
@@ -107,7 +108,12 @@ DEFAULT_FORM = GraphForm()
 
 
 def check_function(function: Any, name: str, spec: PolicySpec) -> None:
-    """Raise `ExportError` unless `function` is one of observation and noise, and of a spec's state between them."""
+    """Raise `ExportError` unless `function` is one of observation and noise, and of a spec's state between them.
+
+    It also does in a process where TensorFlow, which the function calls, would hang.
+    """
+    if forked_after_tensorflow():
+        raise ExportError(FORKED)
     check_callable(function, name, (_STATEFUL if spec.state else _STATELESS,))
 
 

@@ -1,5 +1,6 @@
 """Environments that do what environments should not: they train all the same, or one line says what is wrong."""
 
+import collections
 import contextlib
 import itertools
 import json
@@ -270,7 +271,9 @@ def test_a_step_of_the_former_gym_is_named():
 
 def test_tuples_and_lists_stand_for_each_other():
     numbers = observation_spec(gym.spaces.Box(-1, 1, (2,)))
-    np.testing.assert_array_equal(conforming((0.5, 1), numbers), np.float32([0.5, 1]))
+    pair = collections.namedtuple("pair", "angle speed")
+    for given in ((0.5, 1), pair(0.5, 1)):
+        np.testing.assert_array_equal(conforming(given, numbers), np.float32([0.5, 1]))
     several = observation_spec(gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,)))))
     parts = conforming([2, SEEN], several)
     assert [part.tolist() for part in parts.values()] == [2, [0, 0]]

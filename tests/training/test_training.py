@@ -399,7 +399,7 @@ def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_c
 
 def test_an_exception_in_the_first_evaluation_can_be_resumed_too(small_config, tmp_path, monkeypatch):
     config = small_config("tests.support.environments:FailingWalk-v0", eval_episodes=50)
-    with pytest.raises(EnvironmentFailure, match="the motor is too hot .*; go on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"the motor is too hot .*; go on with --resume"):
         train(config, tmp_path / "run")
     monkeypatch.setenv("WALK_REPAIRED", "1")
     assert resume(tmp_path / "run").summary["untrained"]["episodes"] == 50

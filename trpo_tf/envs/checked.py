@@ -165,7 +165,7 @@ def close_safely(env: Any) -> None:
 def _as_declared(observation: Any, specs: Sequence[ArraySpec]) -> Any:
     """Return a tuple as a list if the space is no Tuple, and a list as a tuple if it has several parts."""
     if [spec.name for spec in specs] == [ROOT]:
-        return list(observation) if type(observation) is tuple else observation
+        return list(observation) if isinstance(observation, tuple) else observation
     return tuple(observation) if type(observation) is list else observation
 
 

@@ -7,6 +7,7 @@ import keras
 from trpo_tf.config.settings import Config
 from trpo_tf.envs.spaces import Spaces
 from trpo_tf.errors import UserError
+from trpo_tf.export.support.forked import FORKED, forked_after_tensorflow
 from trpo_tf.policies.core import NETWORK_ALONE, Core
 from trpo_tf.policies.encoders import Encoder, make_encoder
 from trpo_tf.policies.heads.make import make_head
@@ -25,9 +26,11 @@ def build_policy(
 ) -> Policy:
     """Return a policy with this network, or with the default one, and with memory if the settings say so.
 
-    The network computes the `state`, if there is one. Raises `UserError` for settings that the spaces exclude, and for
-    a network that does not fit them.
+    The network computes the `state`, if there is one. Raises `UserError` for settings that the spaces exclude, for a
+    network that does not fit them, and in a process where TensorFlow would hang.
     """
+    if forked_after_tensorflow():
+        raise UserError(FORKED)
     settings, memory = config.policy, build_memory(config, spaces, state)
     encoder = build_encoder(config, spaces, memory)
     core = _make_core(config, encoder.observed_width, state)
