@@ -3,6 +3,7 @@
 docs/reference/bundle.md specifies the format; writers and readers both use this module.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ STATE_FORMAT_VERSION = 4
 
 FORMER_TARGETS = {"policy.onnx": "onnx", "saved_model": "savedmodel"}
 """Present names of the targets in `parity`, by their names in the first bundles."""
+
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".zst"}
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,21 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         return _parsed(read_at_most(path, fields.MOST_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{bundle} is no bundle (no {MANIFEST_FILE}); make one with `trpo-tf export`") from None
+        raise BundleError(f"{bundle} is no bundle (no {MANIFEST_FILE}); {_instead(bundle)}") from None
     except OSError as error:
         raise BundleError(f"{path} can't be read ({error.strerror}); check its permissions") from None
+
+
+def _instead(path: Path) -> str:
+    """Return what to give instead of a path that is no bundle: the one around it, or in it."""
+    with contextlib.suppress(OSError):
+        if (path.parent / MANIFEST_FILE).is_file():
+            return f"give the folder that it lies in, {path.parent}"
+        if path.suffix in _ARCHIVES and path.is_file():
+            return "unpack it, and give the folder"
+        for inside in sorted(path.glob(f"*/{MANIFEST_FILE}")):
+            return f"give the folder in it, {inside.parent}"
+    return "make one with `trpo-tf export`"
 
 
 @lru_cache(maxsize=1)  # a server reads a bundle's manifest several times when it loads it

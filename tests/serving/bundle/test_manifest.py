@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -203,6 +204,19 @@ def test_a_fixture_bundle_is_read(bundle):
 def test_a_folder_without_manifest_is_no_bundle(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(BundleError, match="is no bundle"):
+            read_manifest(path)
+
+
+def test_what_lies_beside_a_bundle_is_told_from_it(bundle, tmp_path):
+    (tmp_path / "sent.zip").touch()
+    (tmp_path / "copy").symlink_to(bundle)
+    wanted = {
+        bundle / "policy.onnx": f"the folder that it lies in, {bundle}",
+        tmp_path / "sent.zip": "unpack it",
+        tmp_path: f"the folder in it, {tmp_path / 'copy'}",
+    }
+    for path, instead in wanted.items():
+        with pytest.raises(BundleError, match=f"is no bundle .*{re.escape(instead)}"):
             read_manifest(path)
 
 
