@@ -64,9 +64,10 @@ class ServeOptions:
     )
     port: int = _option(-1, "TCP port, 0 for a free one; default: $PORT, or 8080; with --uds none", metavar="PORT")
     grpc_port: int = _option(-1, "also serve gRPC, on this port; 0 for a free one", metavar="PORT")
+    grpc_uds: str | None = _option(None, "also serve gRPC on a Unix socket. Not with several --workers", metavar="PATH")
     uds: str | None = _option(None, "listen on a Unix socket, to which only this user can connect", metavar="PATH")
     uds_mode: str = _option(
-        "600", "permissions of the Unix socket: 660 lets its group connect, 666 every local user", metavar="OCTAL"
+        "600", "permissions of the Unix sockets: 660 lets its group connect, 666 every local user", metavar="OCTAL"
     )
     insecure: bool = _option(
         False, "accept everyone who can reach the address, without keys or client certificates", section="access"
@@ -157,6 +158,11 @@ class ServeOptions:
         return None if self.uds else 8080
 
     @property
+    def serves_grpc(self) -> bool:
+        """Whether gRPC is served, on a port or on a Unix socket."""
+        return self.grpc_port >= 0 or self.grpc_uds is not None
+
+    @property
     def kept_sequences(self) -> int:
         """How many sequences the server keeps: none with several workers, any of which may get the next step."""
         return self.max_sequences if self.workers == 1 else 0
@@ -218,6 +224,10 @@ class ServeOptions:
             raise ServeError(f"--uds-mode takes three octal digits such as 660, not {quoted(self.uds_mode)}")
         if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
             raise ServeError(f"HTTP and gRPC can't share port {self.grpc_port}; choose another --port or --grpc-port")
+        if self.grpc_uds is not None and self.grpc_uds == self.uds:
+            raise ServeError("HTTP and gRPC can't share a Unix socket; choose another --uds or --grpc-uds")
+        if self.grpc_uds is not None and self.workers > 1:
+            raise ServeError("several --workers can't share --grpc-uds; give --grpc-port, or leave out --workers")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ServeError("--tls-cert and --tls-key belong together; give both")
         if self.tls_client_ca and not self.tls_cert:

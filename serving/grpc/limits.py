@@ -195,7 +195,8 @@ class OpenStreams:
 
     def add(self, peer: str) -> None:
         """Count another stream of a connection. Raises `BusyError`."""
-        if self._count >= self._most or self._peers[peer] >= self._most_of_one:
+        is_one = not peer.startswith("unix:")  # the name of every connection to a Unix socket
+        if self._count >= self._most or (is_one and self._peers[peer] >= self._most_of_one):
             raise BusyError
         self._count += 1
         self._peers[peer] += 1

@@ -9,7 +9,7 @@ from grpc._cython import cygrpc
 
 from trpo_tf.serving.errors import ServeError
 from trpo_tf.serving.grpc.limits import MAX_METADATA
-from trpo_tf.serving.listening.sockets import GrpcPort
+from trpo_tf.serving.listening.sockets import GrpcPlace
 from trpo_tf.serving.listening.tls import Tls, TlsFiles
 from trpo_tf.serving.options import ServeOptions
 
@@ -51,11 +51,11 @@ def make_server(
     return server
 
 
-def open_port(server: grpc.aio.Server, port: GrpcPort, tls: Tls | None) -> None:
-    """Listen on the port. Raises `ServeError`."""
+def open_place(server: grpc.aio.Server, place: GrpcPlace, tls: Tls | None) -> None:
+    """Listen on the port or the Unix socket. Raises `ServeError`."""
     credentials = _credentials(tls) if tls else None
-    with port.opening():
-        for address in port.addresses:
+    with place.opening():
+        for address in place.addresses:
             try:
                 if credentials is None:
                     server.add_insecure_port(address)
@@ -63,7 +63,8 @@ def open_port(server: grpc.aio.Server, port: GrpcPort, tls: Tls | None) -> None:
                     server.add_secure_port(address, credentials)
             except RuntimeError:
                 why = " or with this certificate" if credentials else ""
-                raise ServeError(f"gRPC can't listen on {address}{why}; choose another --grpc-port") from None
+                option = "--grpc-uds" if address.startswith("unix:") else "--grpc-port"
+                raise ServeError(f"gRPC can't listen on {address}{why}; choose another {option}") from None
 
 
 class _Resolver(grpc.GenericRpcHandler):  # type: ignore[misc]

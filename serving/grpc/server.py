@@ -7,7 +7,7 @@ the wait for a message has a timeout. Bytes that are no message are the client's
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import Any
@@ -44,13 +44,13 @@ from trpo_tf.serving.grpc.limits import (
     UntakenAnswers,
     check_metadata,
 )
-from trpo_tf.serving.grpc.listener import CALLS_A_CONNECTION, make_server, open_port
+from trpo_tf.serving.grpc.listener import CALLS_A_CONNECTION, make_server, open_place
 from trpo_tf.serving.grpc.reflection import describe
 from trpo_tf.serving.grpc.statuses import KINDS, CallError, code_of_cancelled, status_of
 from trpo_tf.serving.inference.kept_state import SequenceRunner
 from trpo_tf.serving.inference.runners import Runner
 from trpo_tf.serving.keys import KeyRing, refusal
-from trpo_tf.serving.listening.sockets import GrpcPort
+from trpo_tf.serving.listening.sockets import GrpcPlace
 from trpo_tf.serving.listening.tls import Tls
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.options import ServeOptions
@@ -117,11 +117,13 @@ class GrpcServer:
         self._inference = Inference(current, options, metrics, runner, sequences, self._calls)
         metrics.loads.append(lambda: (0, self._under_way))
 
-    async def start(self, port: GrpcPort) -> None:
-        """Listen on the port, and answer calls. Raises `ServeError`."""
+    async def start(self, places: Sequence[GrpcPlace]) -> None:
+        """Listen on the port and the Unix socket, and answer calls. Raises `ServeError`."""
         unknown = grpc.stream_unary_rpc_method_handler(self._locked("", self._no_method))
-        self._server = make_server(self._options, self._methods(), unknown, is_shared=port.is_shared)
-        open_port(self._server, port, self._tls)
+        is_shared = any(place.is_shared for place in places)
+        self._server = make_server(self._options, self._methods(), unknown, is_shared=is_shared)
+        for place in places:
+            open_place(self._server, place, self._tls)
         await self._server.start()
 
     async def stop(self, at_once: asyncio.Event) -> None:

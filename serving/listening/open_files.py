@@ -62,7 +62,7 @@ def raise_file_limit(options: ServeOptions) -> ServeOptions:
 def files_of(connections: int, options: ServeOptions) -> int:
     """Return the most files that a process opens when it serves with this `--max-connections`."""
     over_http = HTTP_RESERVE + connections if options.uds is not None or options.tcp_port is not None else 0
-    return OWN_FILES + over_http + (2 * connections if options.grpc_port >= 0 else 0)
+    return OWN_FILES + over_http + (2 * connections if options.serves_grpc else 0)
 
 
 class FileWatch:
@@ -73,7 +73,7 @@ class FileWatch:
 
     def __init__(self, options: ServeOptions) -> None:
         """Count the process's own files; no client may have connected yet."""
-        self._most = 2 * options.max_connections if options.grpc_port >= 0 else 0
+        self._most = 2 * options.max_connections if options.serves_grpc else 0
         self._own = _count_files() if self._most else 0
         self._problem = ""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from trpo_tf.serving.errors import ServeError
 from trpo_tf.serving.options import ServeOptions
@@ -69,18 +70,67 @@ class GrpcPort:
         _close(self._kept)
 
 
+class GrpcSocket:
+    """The Unix socket of gRPC, which gRPC itself makes once the models are loaded, and removes in the end.
+
+    Attributes:
+        addresses: the socket, in gRPC's syntax.
+    """
+
+    is_shared = False
+
+    def __init__(self, path: str, mode: int) -> None:
+        """Make sure that gRPC can listen on the path. Raises `ServeError`."""
+        self._path, self._mode = path, mode
+        self.addresses = [f"unix:{quote(path)}"]
+        with self._free(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.bind(path)
+            Path(path).unlink()
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Let gRPC make the socket, with its permissions from the beginning. Raises `ServeError`.
+
+        gRPC would also replace a socket that another server listens on.
+        """
+        with self._free():
+            if Path(self._path).exists():
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            before = os.umask(0o777 & ~self._mode)
+            try:
+                yield
+            finally:
+                os.umask(before)
+
+    @contextmanager
+    def _free(self) -> Iterator[None]:
+        """Hold the lock of servers that start, and remove a socket that a killed one left. Raises `ServeError`."""
+        try:
+            with _startup_lock():
+                _remove_stale_socket(self._path)
+                yield
+        except OSError as error:
+            raise ServeError(f"can't listen on {self._path}: {reason(error)}; choose another --grpc-uds") from None
+
+    def close(self) -> None:
+        """Do nothing: gRPC removes the socket."""
+
+
+GrpcPlace = GrpcPort | GrpcSocket
+
+
 class Listening(NamedTuple):
     """Sockets that the server listens on.
 
     Attributes:
         workers: each worker's listening sockets.
         urls: URLs for clients.
-        grpc: the port for gRPC, if it is served.
+        grpc: where gRPC is served.
     """
 
     workers: list[list[socket.socket]]
     urls: list[str]
-    grpc: GrpcPort | None
+    grpc: list[GrpcPlace]
 
 
 @contextmanager
@@ -92,7 +142,8 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
     worker that wakes first accepts all. A Unix socket can't be opened twice, so workers do inherit it.
     """
     workers: list[list[socket.socket]] = [[] for _ in range(options.workers)]
-    urls, grpc = [], None
+    urls: list[str] = []
+    grpc: list[GrpcPlace] = []
     secure = "s" if options.tls_cert else ""
     with ExitStack() as stack:
         if (port := options.tcp_port) is not None:
@@ -107,9 +158,12 @@ def listeners(options: ServeOptions) -> Iterator[Listening]:
                 sockets.append(listener)
             urls.append(f"unix:{options.uds}")
         if options.grpc_port >= 0:
-            grpc = claim_grpc_port(options)
-            stack.callback(grpc.close)
-            urls.append(url_of(f"grpc{secure}", options.host, grpc.number))
+            grpc.append(port_of_grpc := claim_grpc_port(options))
+            stack.callback(port_of_grpc.close)
+            urls.append(url_of(f"grpc{secure}", options.host, port_of_grpc.number))
+        if options.grpc_uds is not None:
+            grpc.append(GrpcSocket(options.grpc_uds, int(options.uds_mode, 8)))
+            urls.append(f"grpc+unix:{options.grpc_uds}")
         yield Listening(workers, urls, grpc)
 
 

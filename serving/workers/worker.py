@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from trpo_tf.serving.inference.runners import DirectRunner, Runner
 from trpo_tf.serving.listening.credential_reloading import Reloader
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import FileWatch
-from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPort, accept_waiting, refuse_new
+from trpo_tf.serving.listening.sockets import BACKLOG, GrpcPlace, accept_waiting, refuse_new
 from trpo_tf.serving.metrics.series import Metrics
 from trpo_tf.serving.metrics.shared_counters import SharedCounters
 from trpo_tf.serving.options import ServeError, ServeOptions
@@ -75,7 +75,7 @@ def work(
     credentials: Credentials,
     listeners: list[socket.socket],
     urls: list[str],
-    grpc_port: GrpcPort | None,
+    grpc: Sequence[GrpcPlace],
     context: WorkerContext,
     counters: SharedCounters,
 ) -> None:
@@ -99,7 +99,7 @@ def work(
         loop = uvloop.new_event_loop()
         try:
             loop.run_until_complete(
-                Worker(repository, options, credentials, context, metrics, observers).run(listeners, urls, grpc_port)
+                Worker(repository, options, credentials, context, metrics, observers).run(listeners, urls, grpc)
             )
         finally:
             loop.close()
@@ -142,14 +142,14 @@ class Worker:
         if options.poll:
             metrics.looked()
 
-    async def run(self, listeners: list[socket.socket], urls: list[str], grpc_port: GrpcPort | None) -> None:
+    async def run(self, listeners: list[socket.socket], urls: list[str], grpc: Sequence[GrpcPlace]) -> None:
         """Answer until the stop; then report that nothing is ready, accept queued connections, and finish."""
         self._listen_to_signals()
         if stop_requested():
             self._stop()
-        grpc_server = self._grpc_server() if grpc_port else None
-        if grpc_server and grpc_port:
-            await grpc_server.start(grpc_port)
+        grpc_server = self._grpc_server() if grpc else None
+        if grpc_server:
+            await grpc_server.start(grpc)
         servers = await self._listen(listeners)
         sweeping, following = asyncio.ensure_future(self._sweep()), asyncio.ensure_future(self._follow())
         self._reloader.start()
@@ -218,7 +218,8 @@ class Worker:
         try:
             from trpo_tf.serving.grpc.server import GrpcServer
         except ImportError as error:
-            raise ServeError(f"--grpc-port needs {error.name}; {install('grpc')}") from None
+            option = "--grpc-port" if self._options.grpc_port >= 0 else "--grpc-uds"
+            raise ServeError(f"{option} needs {error.name}; {install('grpc')}") from None
         return GrpcServer(
             lambda: self.catalog,
             self._options,

@@ -193,6 +193,8 @@ def test_this_machine_needs_none(host):
         *(({"uds_mode": mode}, "--uds-mode takes three octal digits") for mode in ("rw", "668", "1660", "60")),
         ({"uds": "s", "uds_mode": "666", "repository_api": True}, "with --uds-mode 600 or 660"),
         ({"tls_client_ca": "c"}, "needs --tls-cert"),
+        ({"uds": "s", "grpc_uds": "s"}, "choose another --uds or --grpc-uds"),
+        ({"grpc_uds": "s", "workers": 2}, "several --workers can't share --grpc-uds"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

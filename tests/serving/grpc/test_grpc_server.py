@@ -3,12 +3,15 @@
 import json
 import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from urllib.parse import quote
 
 import pytest
 
@@ -35,6 +38,8 @@ from trpo_tf.serving.codecs.grpc_messages import (  # noqa: E402
     SERVER_LIVE,
     SERVER_READY,
 )
+from trpo_tf.serving.errors import ServeError  # noqa: E402
+from trpo_tf.serving.listening.sockets import GrpcSocket  # noqa: E402
 
 
 def test_a_message_that_does_not_come_ends_its_call_and_no_other(start, discrete):
@@ -249,6 +254,43 @@ def serve_fails(*arguments, **environment):
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     return done.stderr
+
+
+def test_grpc_on_a_unix_socket(start, discrete, tmp_path):
+    """It has its permissions, replaces what a killed server left but no other file, and is gone in the end."""
+    path = tmp_path / "a socket 100%"
+    options = ("--grpc-uds", str(path), "--uds-mode", "660", "--access-log")
+    with start(discrete, *options) as server:
+        server.stop(signal.SIGKILL)
+    assert path.is_socket()
+    with start(discrete, *options) as server, grpc.insecure_channel(f"unix:{quote(str(path))}") as channel:
+        assert server.announcement.endswith(f" and grpc+unix:{path}\n")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        streams = [watch(channel) for _ in range(2)]
+        assert [next(stream).status for stream in streams] == [1, 1]
+        assert call(channel, MODEL_INFER, request_for(ROW)).model_name == "discrete"
+        taken = "address already in use; choose another --grpc-uds"
+        with pytest.raises(ServeError, match=taken):
+            GrpcSocket(str(path), 0o600)
+        assert call(channel, MODEL_INFER, request_for(ROW)).model_name == "discrete"
+        status, said = server.stop(signal.SIGTERM)
+    assert (status, said.count("call client=unix ")) == (0, 2)
+    assert not path.exists()
+    path.write_text("mine")
+    with pytest.raises(ServeError, match="there is a file that is no socket"):
+        GrpcSocket(str(path), 0o600)
+    assert path.read_text() == "mine"
+
+
+def test_a_unix_socket_that_was_taken_meanwhile_is_not_replaced(tmp_path):
+    """While the models are loaded, another server may begin to listen."""
+    place = GrpcSocket(str(tmp_path / "socket"), 0o600)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "socket"))
+        other.listen()
+        with pytest.raises(ServeError, match="address already in use"), place.opening():
+            pass
+        assert (tmp_path / "socket").exists()
 
 
 def test_a_port_that_is_taken_is_one_line(grpc_server, discrete):
