@@ -1,5 +1,6 @@
 """Environments that do what environments should not: they train all the same, or one line says what is wrong."""
 
+import calendar
 import collections
 import contextlib
 import itertools
@@ -170,6 +171,34 @@ def test_a_module_that_can_not_be_imported_is_named(code, tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=f"environment 'broken:Mine-v0' can't be made: {BROKEN_MODULES[code]}"):
         make_env("broken:Mine-v0")
+
+
+UNREGISTERED = {
+    (
+        "room:Heater-v0",
+        "class Heater: pass",
+    ): r"room registers none: gymnasium.register\('Heater-v0', Heater\)",
+    ("room:Heater", "gymnasium.register('my/Heated-v0', Room)"): "doesn't exist; room registers my/Heated-v0$",
+    ("calendar:Heater-v0", ""): r"calendar is .*/calendar.py, not .*/calendar.py: give yours another name",
+    ("rooms/room.py:Heater-v0", ""): "as in room:Heater-v0, and no file",
+    ("Heater-v0", ""): "a module of yours registers it, name that in front: module:Heater-v0",
+    ("CartPoll-v1", ""): "Did you mean: `CartPole`",
+    ("CartPole-v7", ""): "provides versioned environments",
+}
+
+
+@pytest.mark.parametrize(("env_id", "code"), UNREGISTERED)
+def test_an_id_that_is_not_registered_is_told_what_to_do(env_id, code, tmp_path, monkeypatch):
+    for name in ("room.py", "calendar.py"):
+        (tmp_path / name).write_text(f"import gymnasium\nclass Room: pass\n{code}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "calendar", calendar)  # Python's own, which programs import before
+    monkeypatch.delitem(sys.modules, "room", raising=False)
+
+    with pytest.raises(UserError, match=UNREGISTERED[env_id, code]):
+        make_env(env_id)
+    gym.registry.pop("my/Heated-v0", None)
 
 
 class Undrawn(Walk):

@@ -5,11 +5,11 @@ import copy
 import dataclasses
 import functools
 import importlib
-import json
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -24,6 +24,7 @@ from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.curriculum import ResetOptions, set_progress
 from trpo_tf.envs.remaining_time import LimitEnds, TimeFeature
 from trpo_tf.envs.spaces import observation_spec
+from trpo_tf.envs.unregistered import of_former_gym, why_not_registered
 from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError, described
 from trpo_tf.serving.argument_checks import expect
 
@@ -128,6 +129,12 @@ def resolved_id(env_id: str) -> str:
 
 
 def _import_registering(module: str, env_id: str) -> None:
+    if "/" in module or module.endswith(".py"):
+        named = f"{Path(module).stem}:{env_id.rpartition(':')[2]}"
+        raise UserError(
+            f"environment {env_id!r} can't be made: in front of the colon stands the name of a module, as in {named}, "
+            "and no file; modules are looked for in the working directory and in PYTHONPATH"
+        )
     try:
         importlib.import_module(module)
     except ModuleNotFoundError:
@@ -223,19 +230,6 @@ def environment_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def _of_old_gym(env_id: str) -> str:
-    """Return what to do about an id that is registered with the package `gym`; nothing for any other."""
-    name, former = env_id.rpartition(":")[2], sys.modules.get("gym.envs.registration")
-    registry = getattr(former, "registry", {})
-    if name in gym.registry or name not in getattr(registry, "env_specs", registry):
-        return ""
-    given = json.dumps({"env_id": env_id})
-    return (
-        "it is registered with the package gym, which Gymnasium replaces; look for a newer version of its package, "
-        f"or adapt it: pip install 'shimmy[gym-v26]', and train shimmy:GymV26Environment-v0 --env-kwargs '{given}'"
-    )
-
-
 def _how_to_give(reason: str) -> str:
     """Return what to do about an argument that a constructor lacks or does not take."""
     if "unexpected keyword argument 'render_mode'" in reason:
@@ -251,8 +245,10 @@ def readable_errors(env_id: str) -> Iterator[None]:
     except UserError:
         raise
     except ENVIRONMENT_ERRORS as error:
-        reason = _of_old_gym(env_id) or " ".join(str(error).split())
-        if not isinstance(error, gym.error.Error | ModuleNotFoundError):
+        reason = " ".join(str(error).split())
+        if isinstance(error, gym.error.UnregisteredEnv):
+            reason = of_former_gym(env_id) or why_not_registered(env_id, error)
+        elif not isinstance(error, gym.error.Error | ModuleNotFoundError):
             reason = f"its constructor raised {described(error)}"
         if isinstance(error, TypeError) and "argument" in reason:
             reason += _how_to_give(reason)
