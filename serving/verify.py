@@ -165,7 +165,7 @@ def all_in_batches_of(
     observations: Observation,
     noise: Array | None,
 ) -> dict[str, Array]:
-    """Return several outputs of `run` by name, as `in_batches_of` does one."""
+    """Return all outputs of `run` by name, each [n, ...]; batches are made as in `in_batches_of`."""
     if size is None:
         return dict(run(observations, noise))
     rows = batch_size(observations)

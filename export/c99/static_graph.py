@@ -47,7 +47,7 @@ class StaticGraph:
 
 
 def input_arrays(spec: PolicySpec) -> list[ArraySpec | NoiseSpec]:
-    """List the graph's inputs but what a policy carries: the parts of the observation, and noise."""
+    """List the graph's inputs without state and `reset`: the parts of the observation, and noise."""
     return [*spec.observation, spec.noise]
 
 

@@ -13,7 +13,7 @@ from trpo_tf.serving.verify import all_in_batches_of
 
 
 def litert_actor(content: bytes, spec: PolicySpec) -> Actor:
-    """Open the model's actions. Otherwise as `litert_step`."""
+    """Open the model in LiteRT's interpreter as a function that returns the action alone; see `litert_step`."""
     answers = litert_step(content, spec)
     return lambda observations, noise: answers(observations, noise)[spec.action.name]
 

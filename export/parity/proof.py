@@ -153,7 +153,7 @@ def without_returns(proofs: Mapping[str, Proof]) -> dict[str, Proof]:
 
 
 def is_repeatable(proofs: Mapping[str, Proof], reference_cases: ReferenceCases) -> bool:
-    """Return whether the environment repeats the episodes that targets failed on, so that the targets differ."""
+    """Return whether the environment repeats the episodes that targets failed on; if not, it may explain why."""
     environment = reference_cases.environment
     if environment is None:
         return reference_cases.repeatable

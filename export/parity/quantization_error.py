@@ -30,7 +30,7 @@ def action_error(actions: Array, visited: Answered, action: ArraySpec) -> float:
 
 
 def output_error(actual: Array, expected: Array, spec: ArraySpec) -> float:
-    """Measure the error of an output's numbers [n, ...], as `action_error` does."""
+    """Measure the error of an output's numbers [n, ...], on the scale of `action_error`: 0 is exact."""
     one, other = (array.reshape(len(expected), -1).astype(np.float64) for array in (actual, expected))
     low, high = (bound.ravel() for bound in spec.bounds())
     bounded = np.isfinite(low) & np.isfinite(high)

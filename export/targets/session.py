@@ -26,7 +26,7 @@ def session_actor(file: str, folder: Path, manifest: Manifest) -> Actor:
 
 
 def session_outputs(file: str, folder: Path, manifest: Manifest) -> Answers:
-    """Open all that a file answers. Numbers may be not finite there, which the comparison looks for."""
+    """Return a function that computes all outputs of a file. They may be not finite: the comparison checks that."""
     run = _runner(folder / file, manifest)
     names = [spec.name for spec in manifest.outputs]
     return lambda observations, noise: replay_all(

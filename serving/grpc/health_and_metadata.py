@@ -69,7 +69,7 @@ class Information:
         return not self._stopping.is_set() and self._current().is_ready
 
     def health(self, service: str) -> str:
-        """Return the health service's name of a service's state; an empty name means the server."""
+        """Return the state of a service, as the health service names it; an empty name means the server."""
         if service not in ("", INFERENCE, HEALTH):
             return "SERVICE_UNKNOWN"
         return "SERVING" if self.is_ready() else "NOT_SERVING"

@@ -28,7 +28,7 @@ class SequenceRunner:
         self._refusal = _why_not(options)
 
     def endpoint_of(self, step: Step, endpoint: E, start: Callable[[], E] | None = None) -> E:
-        """Return the endpoint at which the sequence began, or begins: at that of `start`, by default at `endpoint`.
+        """Return the sequence's endpoint. A new sequence begins at that of `start`, by default at `endpoint`.
 
         Raises `RequestError` if the server keeps no sequences, and `NoSequenceError`.
         """

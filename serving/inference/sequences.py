@@ -99,7 +99,7 @@ class Sequences:
         return sequence
 
     def begin_step(self, step: Step, endpoint: InferenceEndpoint, rows: int, now: float) -> Sequence:
-        """Return the sequence whose step is under way from now on. A new one takes its place only when the step ends.
+        """Mark a step of the sequence as under way, and return the sequence. A new one is stored when the step ends.
 
         Raises `NoSequenceError`, `TooManySequencesError`, and `RequestError` for a number of rows that the sequence
         does not have, or that no sequence may have.

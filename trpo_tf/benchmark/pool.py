@@ -78,7 +78,7 @@ class Process:
         return self._process.poll() is not None
 
     def failure(self) -> str | None:
-        """Wait for the end, and return why the job failed: the last line that it said, and where the others are."""
+        """Wait for the end, and return why the job failed: its last line of output, and the file of all output."""
         status = self._process.wait()
         if status == 0:
             return None

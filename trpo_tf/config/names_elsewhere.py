@@ -1,4 +1,4 @@
-"""Names that other libraries have for settings; who gives one is told the name here."""
+"""Names that other libraries have for settings, for errors that say the name used here."""
 
 import difflib
 from collections.abc import Collection

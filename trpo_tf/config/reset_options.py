@@ -18,7 +18,7 @@ def options_at(schedule: Mapping[str, Any], progress: float) -> dict[str, Any]:
 
 
 def check_schedule(schedule: Mapping[str, Any]) -> None:
-    """Raise `UserError` naming an option that has one end alone, or ends that are not numbers or equally many."""
+    """Raise `UserError` naming an option with one end alone, or whose ends aren't numbers or lists of one length."""
     for name, value in schedule.items():
         if _changes(value):
             _check_ends(name, value)

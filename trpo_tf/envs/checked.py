@@ -93,7 +93,7 @@ class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise environment_failure("reset", error, self._name, "reset") from error
 
     def close(self) -> None:
-        """Close the environment, as `close_safely` does."""
+        """Close the environment; an exception becomes a warning."""
         close_safely(self.env)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -54,7 +54,7 @@ def set_progress(env: Any, progress: float) -> None:
 
 
 def warn_of_others(env: Any) -> None:
-    """Warn of each `set_options` that could be meant for `set_progress`, but that it leaves alone."""
+    """Warn of each method `set_options` that is not called, since its first parameter is not `progress`."""
     for each in _layers(env):
         found = getattr(each, "set_options", None)
         if callable(found) and not _takes_progress(found):

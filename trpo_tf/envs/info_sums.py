@@ -42,7 +42,7 @@ class InfoSums:
                 self._values[name] = total + float(value), count + 1
 
     def take(self) -> Sums:
-        """Return the sums, and begin again from none."""
+        """Return the sums and reset them."""
         taken, self._values = self._values, {}
         return taken
 

@@ -132,7 +132,7 @@ def played_episodes(
     longest: int,
     on_step: OnStep,
 ) -> list[Episode]:
-    """Play the episodes with these numbers, in one environment; what an episode is depends on its number and `seed`."""
+    """Play the episodes with these numbers, in one environment; an episode depends only on its number and `seed`."""
     masked, steps = policy.manifest.mask is not None, 0
     played: list[Episode] = []
     env = make_env(environment, time_feature=observes_time(policy.manifest.observation), masked=masked)

@@ -110,7 +110,7 @@ class Encoder:
 
     @property
     def flattened(self) -> list[ArraySpec]:
-        """Parts as large as images that are taken as separate numbers, whatever stands beside what."""
+        """Parts as large as images that are taken as separate numbers, without regard to neighbours."""
         return [spec for spec in self._numbers if len(spec.shape) > 1 and math.prod(spec.shape) > MOST_STATISTICS]
 
     @property
@@ -128,7 +128,7 @@ class Encoder:
         return _rows(by_name(observations, self._only), self._normalized)
 
     def normalizer(self, moments: Moments) -> Normalizer:
-        """Return the statistics that the graph takes, from the moments of `measured`; the mean is less the offset."""
+        """Return the statistics that the graph takes, from the moments of `measured` minus the offset."""
         offset = self._offset[: self.statistics] if moments.total else 0.0
         widened = moments.widened(self.least_deviation)
         return Normalizer.of(widened._replace(mean=widened.mean - offset))

@@ -94,9 +94,9 @@ class Memory:
         return map_parts(lambda part: np.asarray(part)[0], seen)
 
     def advance(self, seen: Any, state: State, action: Any) -> dict[str, Any]:
-        """Return the state after `action` [batch, ...], of what `observe` gave, and the state that it was given.
+        """Return the next state, from the result of `observe`, the state before it and `action` [batch, ...].
 
-        That of a recurrent core is left out.
+        The state of a recurrent core is left out.
         """
         following: dict[str, Any] = {}
         if self.history > 1:

@@ -159,7 +159,7 @@ def _buffers(specs: Sequence[ArraySpec | StateSpec], batch: int) -> dict[str, Ar
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arrays under names that are no others: a part of the observation may have that of another input."""
+    """Return the arrays by their names with a prefix: a part of the observation may be named like another input."""
     return {f"{prefix}{name}": array for name, array in arrays.items()}
 
 

@@ -16,7 +16,7 @@ _SECONDS_TO_ANSWER = 10.0
 
 
 def meant(address: str) -> tuple[str, str]:
-    """Return the address that an address stands for, and the name of what gives it: `auto` is RAY_ADDRESS, if set.
+    """Return the address, and the name of its source; `auto` stands for RAY_ADDRESS if that is set.
 
     Raises `UserError` for the address of a service of the cluster other than its head.
     """

@@ -38,10 +38,10 @@ def check_version(version: str) -> None:
 
 
 def connect(address: str, cores: int) -> bool:
-    """Connect this process to Ray unless it is connected, and return whether it was not; `ray.shutdown` ends it.
+    """Connect this process to Ray; return False if it was connected before. `ray.shutdown` disconnects it.
 
-    Ray that is started here, alone on this machine, has so many `cores`, and nobody else reaches it. Raises `UserError`
-    if there is no cluster at the address.
+    For the address `local` Ray is started on this machine, with this number of `cores`; no other process can reach it.
+    Raises `UserError` if there is no cluster at the address.
     """
     # Read when Ray starts, by it and by all that it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -63,7 +63,7 @@ def connect(address: str, cores: int) -> bool:
 
 
 def is_late(since: float) -> bool:
-    """Return whether what Ray was given then, on `time.monotonic`'s clock, should have started by now."""
+    """Return whether work that was submitted at `since`, by `time.monotonic`, should have started by now."""
     return time.monotonic() - since > _SECONDS_TO_PLACE
 
 

@@ -1,4 +1,4 @@
-"""Optuna's studies of a search: made, gone on with, and freed of trials whose process has ended."""
+"""Create and resume Optuna's study of a search, and end its trials whose process has ended."""
 
 import contextlib
 import importlib.util
@@ -103,7 +103,7 @@ def open_study(search: Search, seed: int = 0, *, new: bool = True) -> "optuna.St
 
 
 def fail_abandoned(study: "optuna.Study", job: str | None = None) -> None:
-    """Mark trials as failed that run nowhere: those of a job, and those whose process on this machine has ended."""
+    """Mark running trials as failed if they are of this job, or their process on this machine has ended."""
     import optuna
 
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):

@@ -57,7 +57,7 @@ class Rounding:
         return _moved([self._run(session, observations, noise) for session in self._sessions])
 
     def along_sequences(self, inputs: Observation, noise: Array) -> dict[str, Array]:
-        """Measure it along golden sequences, in which each changed graph carries its own state."""
+        """Measure the margins along golden sequences, in which each changed graph carries its own state."""
         named = by_name(inputs, self._spec.observation[0].name)
         steps = [functools.partial(self._run, session) for session in self._sessions]
         return _moved([run_sequences(step, named, noise, self._spec.state)[1] for step in steps])

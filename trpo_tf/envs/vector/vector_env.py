@@ -101,7 +101,7 @@ class Vectorized:
         set_progress(self._envs.unwrapped, progress)
 
     def close(self) -> None:
-        """Close the environments, as `close_safely` does."""
+        """Close the environments; an exception becomes a warning."""
         close_safely(self._envs)
 
 

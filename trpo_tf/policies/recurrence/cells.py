@@ -57,7 +57,7 @@ class Cell:
         return (inputs, wide), (wide,), (self.units, wide)
 
     def initial_weights(self, inputs: int, seed: int) -> list[NDArray[np.float32]]:
-        """Return W, b and U before training: orthogonal blocks, and biases 0 but of the gate that keeps the state.
+        """Return W, b and U before training: orthogonal blocks, and biases 0, except in the gate that keeps the state.
 
         That gate's biases spread the units' time constants, 1 + exp(bias), from 2 to 100 steps by equal factors (after
         Tallec & Ollivier 2018, section 4, where they are drawn).

@@ -89,7 +89,7 @@ def counted(inputs: Sequences, values: Any) -> Any:
 
 
 def spread(inputs: Sequences, values: Any) -> Any:
-    """Return values [T, N, k], of values [B, k] of the rows that count: the transpose of `counted`."""
+    """Return values [B, k] of the rows that count as [T, N, k], with 0 at the others: the transpose of `counted`."""
     length, n = inputs.goes_on.shape
     if inputs.rows is not None:
         values = tf.math.unsorted_segment_sum(values, inputs.rows, length * n)

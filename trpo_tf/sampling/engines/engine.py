@@ -39,10 +39,10 @@ class Engine(Protocol):
         """Start a worker for these shards."""
 
     def message(self, call: bytes) -> Any:
-        """Return a pickled call as the engine's workers are sent it, however often."""
+        """Return a pickled call in the form that `send` takes; it may be sent to several workers."""
 
     def wait(self, workers: Sequence[Any], seconds: float) -> Sequence[RemoteWorker]:
-        """Return those that have answered or are lost, after `seconds` at most."""
+        """Return the workers that have answered or are lost, after `seconds` at most."""
 
     def close(self, workers: Sequence[Any]) -> None:
         """Close the workers' environments, and end the workers."""

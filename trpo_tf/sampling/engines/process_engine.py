@@ -87,11 +87,11 @@ class ProcessEngine:
         return ProcessWorker(shards)
 
     def message(self, call: bytes) -> bytes:
-        """Return the call."""
+        """Return the pickled call as it is: a pipe takes bytes."""
         return call
 
     def wait(self, workers: Sequence[ProcessWorker], seconds: float) -> list[ProcessWorker]:
-        """Return those whose channel has something to read, or is closed."""
+        """Return the workers whose channel has something to read, or is closed."""
         ready = wait([worker.connection for worker in workers], seconds)
         return [worker for worker in workers if worker.connection in ready]
 

@@ -129,7 +129,7 @@ class RayEngine:
         return call if len(call) <= _INLINE else ray.put(call)
 
     def wait(self, workers: Sequence[RayWorker], seconds: float) -> list[RayWorker]:
-        """Return those whose answer has arrived, or failed to."""
+        """Return the workers whose answer has arrived or is lost."""
         import ray
 
         answers = [worker.answer for worker in workers]
@@ -140,7 +140,7 @@ class RayEngine:
         return [worker for worker in workers if worker.answer in ready]
 
     def close(self, workers: Sequence[RayWorker]) -> None:
-        """Close the environments, end the actors, and what was started of Ray."""
+        """Close the environments, end the actors, and stop Ray if this process started it."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):

@@ -1,6 +1,6 @@
 """Run shards in workers. A worker that takes another's place repeats the segments since the environments were made.
 
-Its shards then come to the same state: an environment follows from its seed and its actions.
+Its shards then have the same state, if the environments are determined by their seeds and actions.
 """
 
 import pickle
