@@ -12,6 +12,7 @@ from typing import Any
 from trpo_tf.serving.errors import ServeError, quoted
 from trpo_tf.serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
 from trpo_tf.serving.options import ServeOptions, flag, kinds
+from trpo_tf.serving.support.one_line_parser import OneLineParser
 
 _EPILOG = f"""
 Each option can also be set in the environment and in a TOML file: --max-body as {PREFIX}MAX_BODY=1000000, or as
@@ -49,7 +50,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line. Options that are not given are absent from its result."""
     from trpo_tf.serving import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog=prog,
         usage=f"{prog} PATH [options]",
         description="Serve policies over HTTP, by the Open Inference Protocol, and over gRPC.",

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from trpo_tf.serving.errors import ServeError
+from trpo_tf.serving.support.one_line_parser import OneLineParser
 from trpo_tf.serving.support.regular_file import read_regular
 
 _NAME = re.compile(r"[\w.@][\w.@-]*")
@@ -114,7 +115,7 @@ def _name(text: str) -> str:
 
 def main() -> None:
     """Make a key. Its line for the file goes to stdout, and the key itself to stderr."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m trpo_tf.serving.keys",
         description="Make a key for a client. Its name and SHA-256 go to stdout, for the file that --keys names; the "
         "key itself goes to stderr, once.",

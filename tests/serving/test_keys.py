@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ def test_help_makes_no_key():
 def test_what_is_no_name_makes_no_key(arguments):
     done = make(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "usage: python -m trpo_tf.serving.keys" in done.stderr
+    assert re.fullmatch(r"error: [^\n]*; see python -m trpo_tf\.serving\.keys --help\n", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,29 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import tyro
 from tyro.conf import OmitArgPrefixes
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
 from trpo_tf.cli.acting import BenchLatency, Predict, Serve
 from trpo_tf.cli.exporting import Export, Verify
+from trpo_tf.cli.parser_errors import check_command, with_one_line
 from trpo_tf.cli.showing import Record, Report
 from trpo_tf.cli.studies import Benchmark, Demo, Lab, Search
-from trpo_tf.cli.terminal import BROKEN_PIPE, INTERRUPTED, WRONG_USE, WrappedText, fail, one_line, say, widen
+from trpo_tf.cli.terminal import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    WRONG_USE,
+    WrappedText,
+    fail,
+    one_line,
+    say,
+    widen,
+    without_colour,
+)
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.former_names import FLAGS
 from trpo_tf.config.names_elsewhere import ENVIRONMENT, NAMES, OPTIONS
@@ -60,9 +72,6 @@ _OPTIONAL = frozenset(
 )
 """Packages that are absent from an installation for serving only, or without extras."""
 
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
-"""Escape sequences that set a terminal's colours."""
-
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": _AnyTrain,
     "evaluate": Evaluate,
@@ -83,7 +92,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; wrong use ends with exit status 2 and one line, or a traceback after `--debug`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments == ["--version"]:
+    if "--version" in arguments:
         say(f"trpo-tf {__version__}")
         return
     debug = "--debug" in arguments
@@ -119,28 +128,42 @@ def parse(arguments: list[str]) -> Callable[[], None]:
 
     Raises `UserError` or `SystemExit`.
     """
+    check_command(arguments, COMMANDS)
     _refuse_names_elsewhere(arguments)
     arguments = _with_present_options(arguments)
     widen()
-    with _whole_numbers(), contextlib.redirect_stdout(cast(TextIO, WrappedText(sys.stdout))):
-        command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="trpo-tf",
-            description="Train policies with TRPO, export them to ONNX, serve them on a CPU. --version prints the "
-            "version; with --debug any command shows a traceback with its error.",
-            args=arguments,
-            config=(OmitArgPrefixes,),
-        )
+    with _plain_values(), contextlib.redirect_stdout(cast(TextIO, WrappedText(sys.stdout))):
+        command = with_one_line(_any_command, arguments)
         if not isinstance(command, Train):
             return command
         if command.resume is not None:
             # 0 as the default tells whether --total-steps was given, since every valid number may be given.
-            unknown: Train = _AnyTrain(_AnyConfig("", total_steps=0))
-            return tyro.cli(_AnyTrain, args=arguments[1:], default=unknown, config=(OmitArgPrefixes,))
+            return _train_options(_AnyTrain(_AnyConfig("", total_steps=0)), arguments)
         if command.settings is None and not command.config.env_id:
             return command
-        default = Train(with_changes(_settings_to_start_from(command), command.changes))
-        return tyro.cli(Train, prog="trpo-tf train", args=arguments[1:], default=default, config=(OmitArgPrefixes,))
+        start = with_changes(_settings_to_start_from(command), command.changes)
+        return _train_options(Train(start), arguments)
+
+
+def _any_command(arguments: list[str]) -> Callable[[], None]:
+    command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="trpo-tf",
+        description="Train policies with TRPO, export them to ONNX, serve them on a CPU. --version prints the "
+        "version; with --debug any command shows a traceback with its error.",
+        args=arguments,
+        config=(OmitArgPrefixes,),
+    )
+    return command
+
+
+def _train_options(default: Train, arguments: list[str]) -> Train:
+    """Return the command `train` with the options that are given, and the others of `default`."""
+
+    def parse(given: list[str]) -> Train:
+        return tyro.cli(type(default), prog="trpo-tf train", args=given[1:], default=default, config=(OmitArgPrefixes,))
+
+    return with_one_line(parse, arguments)
 
 
 def _with_present_options(arguments: list[str]) -> list[str]:
@@ -187,22 +210,23 @@ def _settings_to_start_from(command: Train) -> Config:
     return load_preset(preset, env_id, differing_settings(command.config))
 
 
-def _whole_numbers() -> ConstructorRegistry:
-    """Return parsing rules by which integers may be written as 1e5."""
+def _plain_values() -> ConstructorRegistry:
+    """Return parsing rules by which an integer may be written as 1e5, and a path starts with ~ after = too."""
     registry = ConstructorRegistry()
 
-    @registry.primitive_rule
-    def whole(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | None:
-        if kind.type is not int:
-            return None
-        return PrimitiveConstructorSpec(
+    def add_rule(kind: type, metavar: str, parse: Callable[[str], Any], instances: Any = None) -> None:
+        spec: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
             nargs=1,
-            metavar="INT",
-            instance_from_str=lambda texts: _whole_number(texts[0]),
-            is_instance=lambda value: isinstance(value, int),
+            metavar=metavar,
+            instance_from_str=lambda texts: parse(texts[0]),
+            is_instance=lambda value: isinstance(value, instances or kind),
             str_from_instance=lambda value: [str(value)],
         )
+        registry.primitive_rule(lambda info: spec if info.type is kind else None)
 
+    add_rule(int, "INT", _whole_number)
+    add_rule(float, "FLOAT", _number, int | float)
+    add_rule(Path, "PATH", lambda text: Path(text).expanduser())
     return registry
 
 
@@ -210,10 +234,17 @@ def _whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        value = whole_number(float(text))
+        value = whole_number(_number(text))
         if not isinstance(value, int):
-            raise ValueError(f"{text} is no integer") from None
+            raise ValueError(f"{text!r} is no whole number") from None
         return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number, such as 10, 0.5 or 1e5") from None
 
 
 def _with_version(env_id: str) -> str:
@@ -229,5 +260,5 @@ def _with_version(env_id: str) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_where: Any) -> None:
     if not issubclass(category, DeprecationWarning | FutureWarning):
         # Gymnasium's warnings have colours, and a name of their level.
-        plain = _COLOUR.sub("", " ".join(str(message).split())).removeprefix("WARN: ")
+        plain = without_colour(" ".join(str(message).split())).removeprefix("WARN: ")
         print(f"warning: {plain}", file=sys.stderr)  # noqa: T201

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -62,6 +63,15 @@ class WrappedText:
         if len(line) <= self._columns or not _UNBROKEN.isdisjoint(line):
             return line
         return textwrap.fill(line, self._columns, break_long_words=False, break_on_hyphens=False)
+
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""Escape sequences that set a terminal's colours."""
+
+
+def without_colour(text: str) -> str:
+    """Return a text without the escape sequences that set colours."""
+    return _COLOUR.sub("", text)
 
 
 def say(line: str) -> None:
