@@ -115,4 +115,5 @@ def _model_signing(module: str) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    reason = error.strerror if isinstance(error, OSError) else None
+    return " ".join((reason or str(error)).split())[:200] or type(error).__name__

@@ -1,5 +1,6 @@
 """Option types that commands share, and functions to print results and errors."""
 
+import errno
 import json
 import os
 import re
@@ -90,9 +91,28 @@ def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message and its notes as one line."""
-    said = [str(error) or type(error).__name__, *getattr(error, "__notes__", ())]
+    """Return an error's message and its notes as one line; of a failed system call, the path and the reason."""
+    said = [_message(error), *getattr(error, "__notes__", ())]
     return " ".join("; ".join(said).split())
+
+
+_FIXES = {
+    errno.ENOENT: "; check the path",
+    errno.EACCES: "; choose another path, or change its permissions",
+    errno.EPERM: "; choose another path, or change its permissions",
+    errno.EROFS: "; choose another path",
+    errno.EISDIR: "; give the path of a file",
+    errno.ENOTDIR: "; choose another path",
+    errno.ENOSPC: "; free space, or choose another disk",
+    errno.EDQUOT: "; free space, or choose another disk",
+}
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        paths = " to ".join(repr(os.fsdecode(path)) for path in (error.filename, error.filename2) if path)
+        return f"{error.strerror}: {paths}{_FIXES.get(error.errno or 0, '')}"
+    return str(error) or type(error).__name__
 
 
 def fail(message: str, status: int) -> NoReturn:

@@ -89,7 +89,7 @@ def record(
         EnvironmentFailure: the environment raised an exception, or gave a value that is not finite.
     """
     if kind not in KINDS:
-        raise UserError(f"a recording is mp4 or gif, not {kind!r}")
+        raise UserError(f"a recording is mp4 or gif, not {kind!r}; give a file whose name ends in .mp4 or .gif")
     if width < 16 or not 0 < max_seconds < math.inf:
         raise UserError("width must be 16 at least, max_seconds above 0 and finite")
     _choose_display()
