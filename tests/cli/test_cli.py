@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import docstring_parser
 import gymnasium as gym
@@ -366,6 +367,19 @@ def test_evaluation_for_people(run, bundle):
     _, out, _ = run("evaluate", bundle, "--episodes", "2")
     assert re.search(r"^episodes +2$", out, re.MULTILINE)
     assert re.search(r"^mean_return +\S+$", out, re.MULTILINE)
+
+
+def test_docstrings_that_a_package_misses_are_told_from_other_errors(monkeypatch, capsys):
+    def missing(_arguments):
+        raise AttributeError("'NoneType' object has no attribute 'replace'")
+
+    monkeypatch.setattr(cli, "parse", missing)
+    with pytest.raises(AttributeError):
+        cli.main(["train"])
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train"])
+    assert "'replace'; -OO removes docstrings, which packages of TensorFlow need: take -O\n" in capsys.readouterr().err
 
 
 def test_a_prediction_is_json(run, bundle, monkeypatch):

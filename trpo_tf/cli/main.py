@@ -72,6 +72,9 @@ _OPTIONAL = frozenset(
 )
 """Packages that are absent from an installation for serving only, or without extras."""
 
+_NO_DOCSTRINGS = 2
+"""Level of Python's optimisation, -OO, from which on modules have none."""
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": _AnyTrain,
     "evaluate": Evaluate,
@@ -115,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         needed = f"; {install('all')}" if (error.name or "").partition(".")[0] in _OPTIONAL else ""
         fail(f"error: {one_line(error)}{needed}", WRONG_USE)
+    except AttributeError as error:
+        if debug or sys.flags.optimize < _NO_DOCSTRINGS:
+            raise
+        fail(f"error: {one_line(error)}; -OO removes docstrings, which packages of TensorFlow need: take -O", WRONG_USE)
     except (UserError, OSError, ValueError, RuntimeError, ImportError, FloatingPointError) as error:
         raise_if_interrupted()  # Python 3.11 makes a RuntimeError of one that arrives while a class is made
         if debug:
