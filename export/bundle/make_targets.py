@@ -29,7 +29,8 @@ def make_targets(
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
     """Write every target and compare it. Returns the actors and the proofs, both by target name.
 
-    An `optional` target that can't be made is left out, and the observer is called with the reason.
+    An `optional` target that can't be made is left out, and the observer is called with the reason. So is one in 8 bits
+    whose actions are wrong by themselves, such as out of their bounds.
     """
     actors, proofs = {}, {}
     for name, target in targets.items():
@@ -44,11 +45,19 @@ def make_targets(
             continue
         samples = manifest.graph.noise != "none" or not target.follows_form
         step = target.open_step(folder, manifest) if target.open_step and manifest.state else None
-        actors[name] = target.open(folder, manifest) if step is None else ActionAlone(step, manifest.action.name)
+        actor = target.open(folder, manifest) if step is None else ActionAlone(step, manifest.action.name)
         further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else step
-        proofs[name] = compare_target(
-            name, actors[name], reference_cases, exact=target.exact, samples=samples, further=further, step=step
-        )
+        try:
+            proofs[name] = compare_target(
+                name, actor, reference_cases, exact=target.exact, samples=samples, further=further, step=step
+            )
+        except ExportError as error:
+            if name not in optional or target.exact:
+                raise
+            observer(f"{name} is left out: it {str(error).removeprefix(f'{name} ')}")
+            _remove(folder / target.path)
+            continue
+        actors[name] = actor
     return actors, proofs
 
 

@@ -18,11 +18,11 @@ from tests.support.export.hand_made import Continuous, Discrete, observations
 from tests.support.paths import ROOT
 from tests.support.processes import command_line
 from trpo_tf import serving
-from trpo_tf.export import Evidence, ExportError, GraphForm, write_bundle
+from trpo_tf.export import Evidence, ExportError, GraphForm, PolicySpec, write_bundle
 from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.export.targets.table import TARGETS
-from trpo_tf.serving import BundleError
+from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
@@ -93,6 +93,26 @@ def test_all_targets_are_those_that_turn_out_to_carry_the_policy(tmp_path):
     assert "litert-int8 is left out: the function has no matrix product and no convolution" in "\n".join(said)
     with pytest.raises(ExportError, match="the C target has no TopK"):
         write_bundle(smallest, spec, tmp_path / "named", targets=["all", "c"], evidence=visited)
+
+
+def test_of_all_targets_one_in_8_bits_that_leaves_the_bounds_is_left_out(tmp_path, monkeypatch):
+    """The action is the weight of the input that is chosen, and 8 bits make 0.9016 of the weight 0.9."""
+    monkeypatch.setattr(TARGETS, "_built_in", {name: TARGETS._built_in[name] for name in ("onnx", "onnx-int8")})
+    weights = np.float32([[0.9], [-1.0], [0.3]])
+    spec = PolicySpec(
+        (ArraySpec("obs", "float32", (3,)),), ArraySpec("a", "float32", (1,), -1.0, 0.9), NoiseSpec("normal", (1,))
+    )
+
+    def chosen(observation, noise):
+        return tf.nn.softmax(1000.0 * observation) @ weights + 0.0 * noise
+
+    said, visited = [], Evidence(np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32))
+    bundle = write_bundle(chosen, spec, tmp_path / "all", targets=["all"], evidence=visited, observer=said.append)
+    assert list(bundle.parity) == ["onnx"]
+    assert "onnx-int8 is left out: it answers actions of 0.9" in "\n".join(said)
+    assert not (tmp_path / "all" / "policy.int8.onnx").exists()
+    with pytest.raises(ExportError, match=r"onnx-int8 answers actions of 0\.9.* outside the declared bounds"):
+        write_bundle(chosen, spec, tmp_path / "named", targets=["onnx-int8"], evidence=visited)
 
 
 def test_the_files_listed_are_the_files_there(exported):
