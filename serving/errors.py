@@ -30,11 +30,31 @@ def install(extra: str) -> str:
     return f"pip install '.[{extra}]' in a checkout of trpo-tf"
 
 
+_FIXES = {
+    errno.ENOENT: "; check the path",
+    errno.EACCES: "; choose another path, or change its permissions",
+    errno.EPERM: "; choose another path, or change its permissions",
+    errno.EROFS: "; choose another path",
+    errno.EISDIR: "; give the path of a file",
+    errno.ENOTDIR: "; choose another path",
+    errno.ENOSPC: "; free space, or choose another disk",
+    errno.EDQUOT: "; free space, or choose another disk",
+}
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error's message, or its type if it has none; of a failed system call the reason, paths and a fix."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        paths = " to ".join(repr(str(path)) for path in (error.filename, error.filename2) if path)
+        return f"{error.strerror}: {paths}{_FIXES.get(error.errno or 0, '')}"
+    return str(error) or type(error).__name__
+
+
 def reason_of(error: BaseException) -> str:
     """Return the message for an error that ends the start, with a hint if a package is missing or memory ran out."""
     ran_out = isinstance(error, OSError) and error.errno == errno.ENOMEM
     if not (ran_out or isinstance(error, ImportError | MemoryError)):
-        return str(error)
+        return message_of(error)
     while error.__context__ is not None:  # NumPy wraps the cause in pages of advice
         error = error.__context__
     if isinstance(error, ModuleNotFoundError):

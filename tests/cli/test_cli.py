@@ -400,6 +400,18 @@ def test_help_ends_in_a_terminal_of_one_column(run, monkeypatch):
     assert max(map(len, out.splitlines())) == 40
 
 
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_help_has_no_colours_if_the_user_wants_none(no_color, monkeypatch):
+    written = io.StringIO()
+    written.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdout", written)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    with pytest.raises(SystemExit):
+        cli.parse(["verify", "--help"])
+    assert ("\x1b[" in written.getvalue()) == (no_color == "")
+
+
 @pytest.mark.parametrize("line", ["max_kl = 'much'", "no_such_setting = 1", "[["])
 def test_a_damaged_config_is_one_line(line, run, trained, tmp_path):
     folder = Path(shutil.copytree(trained.run.folder, tmp_path / "run"))

@@ -5,7 +5,7 @@ import pytest
 from trpo_tf.cli.main import main
 from trpo_tf.config.names_elsewhere import NAMES
 from trpo_tf.config.option_names import flat
-from trpo_tf.config.settings import Config
+from trpo_tf.config.settings import Config, read_config
 from trpo_tf.errors import UserError
 
 
@@ -27,6 +27,26 @@ def test_an_unknown_setting_is_told_the_name_that_is_meant(name, said):
     with pytest.raises(UserError) as error:
         Config.for_env("CartPole-v1", **{name: 1})
     assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("max_kl = 0.1", "setting 'max_kl' is unknown; its place is trust_region.max_kl"),
+        ("critic_epochs = 3", "setting 'critic_epochs' is unknown; its place is critic.epochs"),
+        ("[policy]\ntotal_steps = 9", "setting 'total_steps' is unknown; its place is outside of groups: total_steps"),
+        ("[policy]\nhidden_size = 9", "setting 'hidden_size' is unknown; here it is hidden_sizes"),
+    ],
+)
+def test_a_setting_at_a_wrong_place_of_a_file_is_told_its_place(line, said, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text(f'env_id = "CartPole-v1"\n{line}\n')
+    with pytest.raises(UserError) as error:
+        read_config(file)
+    assert str(error.value) == said
+    file.write_text("total_steps = 5000\n")
+    with pytest.raises(UserError, match=r"names no environment; add one at its top, such as env_id = "):
+        read_config(file)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Option types that commands share, and functions to print results and errors."""
 
-import errno
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
+from trpo_tf.serving.errors import message_of
 from trpo_tf.support.background import is_left_behind
 
 FAILED = 1
@@ -56,6 +56,10 @@ class WrappedText:
         self._stream.write("\n".join(map(self._broken, text.split("\n"))))
         return len(text)
 
+    def isatty(self) -> bool:
+        """Return whether colours may be written: the stream is a terminal, and NO_COLOR is not set."""
+        return self._stream.isatty() and not os.environ.get("NO_COLOR")
+
     def __getattr__(self, name: str) -> Any:
         """Return another attribute of the stream."""
         return getattr(self._stream, name)
@@ -92,27 +96,8 @@ def print_fields(fields: dict[str, Any], *, as_json: bool) -> None:
 
 def one_line(error: BaseException) -> str:
     """Return an error's message and its notes as one line; of a failed system call, the path and the reason."""
-    said = [_message(error), *getattr(error, "__notes__", ())]
+    said = [message_of(error), *getattr(error, "__notes__", ())]
     return " ".join("; ".join(said).split())
-
-
-_FIXES = {
-    errno.ENOENT: "; check the path",
-    errno.EACCES: "; choose another path, or change its permissions",
-    errno.EPERM: "; choose another path, or change its permissions",
-    errno.EROFS: "; choose another path",
-    errno.EISDIR: "; give the path of a file",
-    errno.ENOTDIR: "; choose another path",
-    errno.ENOSPC: "; free space, or choose another disk",
-    errno.EDQUOT: "; free space, or choose another disk",
-}
-
-
-def _message(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        paths = " to ".join(repr(os.fsdecode(path)) for path in (error.filename, error.filename2) if path)
-        return f"{error.strerror}: {paths}{_FIXES.get(error.errno or 0, '')}"
-    return str(error) or type(error).__name__
 
 
 def fail(message: str, status: int) -> NoReturn:

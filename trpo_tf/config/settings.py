@@ -237,7 +237,10 @@ def differing_settings(config: Config) -> dict[str, Any]:
 def read_config(path: Path) -> Config:
     """Read a run's config.toml. Raises `UserError`."""
     try:
-        return Config.from_dict(upgraded(tomllib.loads(path.read_text("utf-8-sig"))))
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+        if "env_id" not in values:
+            raise UserError(f'{path} names no environment; add one at its top, such as env_id = "CartPole-v1"')
+        return Config.from_dict(upgraded(values))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"{path} can't be read: {reason}; give a file of settings, such as RUN/config.toml") from error
@@ -268,8 +271,7 @@ def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in values:
         if name not in fields:
-            own_names = flat(Config("").to_dict())
-            meant = known_as(name, own_names) or f"{kind.__name__} has {', '.join(fields)}"
+            meant = _meant(name) or f"{kind.__name__} has {', '.join(fields)}"
             raise UserError(f"setting {name!r} is unknown; {meant}")
     arguments = {}
     for name, value in values.items():
@@ -280,3 +282,12 @@ def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
             value = whole_number(value)
         arguments[name] = tuple(value) if isinstance(value, list) else value
     return kind(**arguments)
+
+
+def _meant(name: str) -> str:
+    """Return which setting an unknown name means, as a clause of an error; empty if none is close."""
+    own_names = flat(Config("").to_dict())
+    if name not in own_names:
+        return known_as(name, own_names)
+    ((group, inner),) = nested({name: None}, Config).items()
+    return f"its place is {group}.{next(iter(inner))}" if inner else f"its place is outside of groups: {group}"

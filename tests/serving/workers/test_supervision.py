@@ -220,7 +220,7 @@ def test_what_the_system_refuses_at_the_start_is_one_line(discrete, workers):
     command = [sys.executable, "-c", code, str(discrete), "--port", "0", "--workers", workers]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: [Errno 13] Permission denied: '/models'\n"
+    assert done.stderr == "error: Permission denied: '/models'; choose another path, or change its permissions\n"
 
 
 FORKS = """
