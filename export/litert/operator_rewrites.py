@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+_FLOAT = np.finfo(np.float32)
 _ERF_IS_ONE = 4.0
 """From here on erf x is 1 to float32."""
 _ERF = (1.12837927, 0.102769056, -1.91830756e-4, -6.19784691e-4, 8.7637337e-5, -5.66847681e-6, 1.41852274e-7)
@@ -29,6 +31,14 @@ def erf(x: Any) -> Any:
 def softplus(x: Any) -> Any:
     """Compute max(x, 0) + log(1 + e^-|x|); LiteRT's own log(1 + e^x) overflows from 89 on."""
     return tf.maximum(x, 0.0) + tf.math.log1p(tf.exp(-tf.abs(x)))
+
+
+def rsqrt(x: Any) -> Any:
+    """Compute 1 / sqrt(x), and the largest float at 0, where LiteRT's own operation is NaN.
+
+    There is no infinity on the way: on some processors LiteRT's square root of it is NaN.
+    """
+    return tf.where(tf.abs(x) < _FLOAT.tiny, _FLOAT.max, tf.math.rsqrt(x))
 
 
 def _sinh(x: Any) -> Any:
@@ -57,7 +67,7 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "Cross": _cross,
     "Erf": erf,
     "Erfc": lambda x: 1.0 - erf(x),
-    "Rsqrt": lambda x: tf.sqrt(1.0 / x),  # 1 / sqrt(x) would be converted to the same operation again
+    "Rsqrt": rsqrt,
     "Sinh": _sinh,
     "Softplus": softplus,
     "Tan": lambda x: tf.sin(x) / tf.cos(x),
