@@ -4,8 +4,11 @@ docs/howto/serve/serve-models.md says what operators may rely on. Everything her
 thread, and then takes the new catalog.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from trpo_tf.serving.bundle.interface import Interface, breaking_change, interface_of
@@ -58,6 +61,14 @@ class Slot(NamedTuple):
         )
 
 
+def _device_of(folder: Path) -> int | None:
+    """Return the device of the file system that a folder is on; None if there is no folder."""
+    try:
+        return os.stat(folder).st_dev
+    except FileNotFoundError:
+        return None
+
+
 class Repository:
     """The bundles below a folder, and the catalog of the loaded ones. For one thread at a time.
 
@@ -79,6 +90,7 @@ class Repository:
         self._acted: dict[str, Acting] = {}
         self._missed: set[str] = set()
         self.is_readable, self._is_started = True, False
+        self._device: int | None = None  # that held the folder when there was a bundle last
         self.catalog = Catalog(is_strict=options.strict_readiness)
 
     def start(self, unloaded: Iterable[str] = (), acted: Mapping[str, Acting] | None = None) -> None:
@@ -183,6 +195,7 @@ class Repository:
                 found = find_bundles(root)
                 if holds_bundle(root):
                     found = self._find_at_root(found)
+            self._check_mount(found)
         except OSError as error:
             if self.is_readable:
                 self._say(f"{root} can't be read ({error.strerror}): everything stays as it is")
@@ -194,6 +207,17 @@ class Repository:
                 self._say(note)
         self._reported_notes = frozenset(found.notes)
         return found
+
+    def _check_mount(self, found: Found) -> None:
+        """Raise `OSError` if nothing is found where a volume was mounted that is not any more.
+
+        The mount's folder is empty then, which does not mean that the models were removed.
+        """
+        device = _device_of(self.source.root)
+        if any(found.locations.values()):
+            self._device = device
+        elif None not in (device, self._device) and device != self._device:
+            raise OSError(errno.ENODEV, "what was mounted there is gone")
 
     def _find_at_root(self, found: Found) -> Found:
         """Handle a manifest that has appeared in a repository: if it held no models yet, it becomes a bundle."""

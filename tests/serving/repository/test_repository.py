@@ -14,6 +14,7 @@ from tests.support.serving.followed import Followed, put
 from trpo_tf.serving import BundleError
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.options import ServeOptions
+from trpo_tf.serving.repository import repository
 from trpo_tf.serving.repository.canary import make_release
 
 
@@ -124,6 +125,30 @@ def test_a_repository_that_is_away_changes_nothing(discrete, tmp_path, caplog):
     assert followed.answers("walk") == "1"
     assert len(caplog.records) == 1
     assert "everything stays as it is" in caplog.text
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_volume_that_is_not_mounted_any_more_changes_nothing(discrete, tmp_path, caplog, monkeypatch, alone):
+    """Its folder is empty and on another device. Models that come there are served, and may be removed again."""
+    models, device = tmp_path / "models", 7
+    monkeypatch.setattr(repository, "_device_of", lambda _folder: device)
+    walk = put(discrete, models if alone else models / "walk")
+    followed = Followed(models)
+    served = [*followed.loaded]
+    walk.rename(tmp_path / "unmounted")
+    models.mkdir(exist_ok=True)
+    device = 8
+    assert [followed.scan() for _ in range(3)] == [[], [], []]
+    assert [*followed.loaded] == served
+    assert "what was mounted there is gone" in caplog.text
+    if not alone:
+        put(discrete, models / "run")
+        followed.scan()
+        assert [*followed.loaded] == ["run", "walk"]
+        shutil.rmtree(models / "run")
+        for _ in range(3):
+            followed.scan()
+        assert not followed.loaded
 
 
 def test_a_bundle_replaced_by_rename_or_link_is_noticed(discrete, tmp_path):
