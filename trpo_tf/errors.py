@@ -62,7 +62,7 @@ def _place(error: BaseException) -> traceback.FrameSummary | None:
     """
     raised: BaseException | None = error
     while raised is not None:
-        if own := [frame for frame in _frames(raised) if not _is_installed(frame.filename)]:
+        if own := [frame for frame in _frames(raised) if not is_installed(frame.filename)]:
             return own[-1]
         raised = raised.__cause__ or raised.__context__
     packages = [frame for frame in _frames(error) if "gymnasium" not in Path(frame.filename).parts]
@@ -73,10 +73,11 @@ def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return where an exception passed, without this package and Python's own modules."""
     frames = traceback.extract_tb(error.__traceback__)
     own = (frame for frame in frames if not frame.filename.startswith(_NEVER_AT_FAULT))
-    return [frame for frame in own if _is_installed(frame.filename) or not frame.filename.startswith(_PYTHON)]
+    return [frame for frame in own if is_installed(frame.filename) or not frame.filename.startswith(_PYTHON)]
 
 
-def _is_installed(file: str) -> bool:
+def is_installed(file: str) -> bool:
+    """Return whether a Python file is of an installed package."""
     return not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
 
 

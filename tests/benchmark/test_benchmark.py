@@ -69,6 +69,7 @@ def test_a_benchmark_stopped_and_killed_goes_on_does_nothing_twice_and_reports_w
     assert status == terminal.FAILED
     assert re.search(rf"1/2 +{NAMES[0]} +return .* done before\n", err), err
     assert REASON in err
+    assert "--resume" not in err  # the same command does that
     assert err.splitlines()[-1] == "error: runs failed: 1; the same command tries them again"
     assert "Traceback" not in err
     assert (finished.read_bytes(), finished.stat().st_mtime_ns) == kept

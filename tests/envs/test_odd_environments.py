@@ -177,9 +177,10 @@ UNREGISTERED = {
     (
         "room:Heater-v0",
         "class Heater: pass",
-    ): r"room registers none: gymnasium.register\('Heater-v0', Heater\)",
+    ): r"registers none; let room call gymnasium.register\('Heater-v0', Heater\)",
     ("room:Heater", "gymnasium.register('my/Heated-v0', Room)"): "doesn't exist; room registers my/Heated-v0$",
     ("calendar:Heater-v0", ""): r"calendar is .*/calendar.py, not .*/calendar.py: give yours another name",
+    ("numpy:Two-Heaters", ""): r"let a module of yours call gymnasium.register\('Two-Heaters-v0', CLASS\)",
     ("rooms/room.py:Heater-v0", ""): "as in room:Heater-v0, and no file",
     ("Heater-v0", ""): "a module of yours registers it, name that in front: module:Heater-v0",
     ("CartPoll-v1", ""): "Did you mean: `CartPole`",

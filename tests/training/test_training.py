@@ -384,7 +384,7 @@ def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_c
     config = small_config("tests.support.environments:FailingWalk-v0", total_steps=1024, eval_episodes=2)
     with pytest.raises(
         EnvironmentFailure,
-        match=r"step raised ArithmeticError: the motor is too hot \(.*, line \d+\); go on with --r",
+        match=r"step raised ArithmeticError: the motor is too hot \(.*, line \d+\)\ngo on with --r",
     ) as failed:
         train(config, tmp_path / "run")
     assert isinstance(failed.value.__cause__, ArithmeticError)
@@ -399,7 +399,7 @@ def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_c
 
 def test_an_exception_in_the_first_evaluation_can_be_resumed_too(small_config, tmp_path, monkeypatch):
     config = small_config("tests.support.environments:FailingWalk-v0", eval_episodes=50)
-    with pytest.raises(EnvironmentFailure, match=r"the motor is too hot .*; go on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"the motor is too hot .*\ngo on with --resume"):
         train(config, tmp_path / "run")
     monkeypatch.setenv("WALK_REPAIRED", "1")
     assert resume(tmp_path / "run").summary["untrained"]["episodes"] == 50
@@ -412,7 +412,7 @@ def test_a_value_that_is_not_finite_ends_training_the_same_way(
 ):
     config = small_config("tests.support.environments:FailingWalk-v0", total_steps=1024, eval_episodes=eval_episodes)
     monkeypatch.setenv("WALK_GIVES_NAN", broken)
-    with pytest.raises(EnvironmentFailure, match=r"that is not finite.*; go on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"(?s)that is not finite.*go on with --resume"):
         train(config, tmp_path / "run")
     state = load_run(tmp_path / "run").state
     for name, array in state.to_arrays().items():

@@ -2,11 +2,14 @@
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
+
+from trpo_tf.errors import is_installed
 
 _MOST_NAMES = 3
 
@@ -30,9 +33,11 @@ def _advice(env_id: str) -> str:
     if registered := list(_registered_by(module)):
         more = ", ..." if len(registered) > _MOST_NAMES else ""
         return f"{module} registers {', '.join(difflib.get_close_matches(name, registered, _MOST_NAMES, 0.0))}{more}"
-    short = name.partition("-")[0]
-    made = short if hasattr(sys.modules.get(module), short) else "YourClass"
-    return f"{module} registers none: gymnasium.register({short + '-v0'!r}, {made}) stands below the class"
+    unversioned = re.sub(r"-v\d+$", "", name)
+    made = unversioned if hasattr(sys.modules.get(module), unversioned) else "CLASS"
+    where = "a module of yours" if imported is not None and is_installed(imported) else module
+    versioned = name if name != unversioned else f"{name}-v0"
+    return f"{module} registers none; let {where} call gymnasium.register({versioned!r}, {made})"
 
 
 def of_former_gym(env_id: str) -> str:

@@ -89,9 +89,11 @@ class _Loop:
         try:
             return self._train()
         except EnvironmentFailure as failure:
-            named = failure if config.env_id in failure.where else failure.at(config.env_id)
+            where = failure.where if config.env_id in failure.where else (config.env_id, *failure.where)
             self._save_if_learned()
-            raise EnvironmentFailure(f"{named}; {how_to_resume}") from failure.cause
+            named = EnvironmentFailure(failure.reason, *where)
+            named.add_note(how_to_resume)
+            raise named from failure.cause
         except KeyboardInterrupt:
             self._save_if_learned()
             raise KeyboardInterrupt(f"stopped after {self._state.steps:,} steps; {how_to_resume}") from None
