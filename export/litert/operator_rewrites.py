@@ -3,7 +3,7 @@
 They are for float32. The error is a few units of the last place of the result, or of 1 if that is larger.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,9 @@ def replace_operations(saved_model: Path, names: Collection[str]) -> None:
 
 def _call_functions(nodes: Iterable[Any], names: Collection[str]) -> Iterator[str]:
     """Replace operations among the nodes of one function, and return which ones."""
+    by_name = {node.name: node for node in nodes}
     for node in nodes:
-        if node.op in names and node.attr["T"].type == types_pb2.DT_FLOAT:
+        if node.op in names and node.attr["T"].type == types_pb2.DT_FLOAT and not _is_above_zero(node, by_name):
             operation, arguments = node.op, sum(not name.startswith("^") for name in node.input)
             shapes = node.attr["_output_shapes"]
             node.op = "PartitionedCall"
@@ -112,6 +113,23 @@ def _call_functions(nodes: Iterable[Any], names: Collection[str]) -> Iterator[st
     calls = {node.name for node in nodes if _is_call(node)}
     for node in nodes:
         node.input[:] = [_output(name, calls) for name in node.input]
+
+
+def _is_above_zero(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Return whether it is 1 / sqrt(x + a) of a constant a, as of a variance, which is right as it is and faster."""
+    if node.op != "Rsqrt":
+        return False
+    producers = [by_name.get(name.partition(":")[0]) for name in node.input]
+    terms = [
+        by_name.get(name.partition(":")[0])
+        for each in producers
+        if each is not None and each.op == "AddV2"
+        for name in each.input
+    ]
+    return any(
+        each is not None and each.op == "Const" and (tf.make_ndarray(each.attr["value"].tensor) > 0).all()
+        for each in terms
+    )
 
 
 def _is_call(node: Any) -> bool:

@@ -226,3 +226,11 @@ def test_a_network_of_gelu_is_exported_to_every_target(tmp_path):
     bundle = write_bundle(policy, spec, tmp_path / "gelu", targets=["all"], evidence=Evidence(visited))
     assert bundle.parity.keys() == TARGETS.keys()
     assert all(figures["cases_equal"] == figures["cases"] for figures in bundle.parity.values() if figures["exact"])
+
+
+@pytest.mark.parametrize(("epsilon", "guarded"), [(1e-3, False), (0.0, True)])
+def test_litert_s_own_root_is_taken_where_it_can_t_meet_zero(epsilon, guarded):
+    content = to_litert(lambda obs, noise: obs * tf.math.rsqrt(tf.square(obs) + epsilon) + noise, SPEC)
+    codes = [code for code, _ in operators(content)]
+    assert BuiltinOperator.RSQRT in codes
+    assert (BuiltinOperator.SELECT_V2 in codes) is guarded
