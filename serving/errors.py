@@ -44,9 +44,9 @@ _FIXES = {
 
 def message_of(error: BaseException) -> str:
     """Return an error's message, or its type if it has none; of a failed system call the reason, paths and a fix."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
+    if isinstance(error, OSError) and error.strerror:
         paths = " to ".join(repr(str(path)) for path in (error.filename, error.filename2) if path)
-        return f"{error.strerror}: {paths}{_FIXES.get(error.errno or 0, '')}"
+        return f"{error.strerror}{f': {paths}' if paths else ''}{_FIXES.get(error.errno or 0, '')}"
     return str(error) or type(error).__name__
 
 

@@ -77,7 +77,10 @@ def complains(answer, expected: str) -> None:
 
 BAD_TRAINING = {
     ("NoSuchTask-v0",): "environment 'NoSuchTask-v0' can't be made: ",
-    ("no_such_module:Task-v0",): "environment 'no_such_module:Task-v0' can't be made: .*no_such_module",
+    ("no_such_module:Task-v0",): "'no_such_module'; run the command in the folder of no_such_module.py, or install",
+    (
+        "PongNoFrameskip-v4",
+    ): "`PongNoFrameskip` doesn't exist; Gymnasium's Atari games are called ALE/Pong-v5 and so on",
     (): r"which environment\? For example: trpo-tf train CartPole-v1",
     (
         "tests.support.environments:IntegerBox-v0",
@@ -109,6 +112,11 @@ BAD_TRAINING = {
 def test_bad_training_is_one_line_and_writes_nothing(arguments, run, here):
     complains(run("train", *arguments), BAD_TRAINING[arguments])
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
+def test_an_environment_that_has_moved_is_told_its_latest_version(run):
+    complains(run("train", "HalfCheetah-v2"), "raised ImportError: .*; take HalfCheetah-v5")
 
 
 def test_version(run):

@@ -249,7 +249,15 @@ def readable_errors(env_id: str) -> Iterator[None]:
         if isinstance(error, gym.error.UnregisteredEnv):
             reason = of_former_gym(env_id) or why_not_registered(env_id, error)
         elif not isinstance(error, gym.error.Error | ModuleNotFoundError):
-            reason = f"its constructor raised {described(error)}"
+            reason = f"its constructor raised {described(error)}{_newer(env_id) if type(error) is ImportError else ''}"
+        elif isinstance(error, ModuleNotFoundError) and error.name == env_id.partition(":")[0]:
+            reason += f"; run the command in the folder of {error.name}.py, or install the package"
         if isinstance(error, TypeError) and "argument" in reason:
             reason += _how_to_give(reason)
         raise UserError(f"environment {env_id!r} can't be made: {reason}") from error
+
+
+def _newer(env_id: str) -> str:
+    """Return the latest version of an environment, as the advice of an error; empty if it is this one."""
+    latest = resolved_id(re.sub(r"-v\d+$", "", env_id))
+    return f"; take {latest}" if latest != env_id else ""

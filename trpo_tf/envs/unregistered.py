@@ -26,6 +26,10 @@ def why_not_registered(env_id: str, error: gym.error.UnregisteredEnv) -> str:
 def _advice(env_id: str) -> str:
     module, _, name = env_id.rpartition(":")
     if not module:
+        former = name.partition("-")[0]
+        game = former.removesuffix("NoFrameskip").removesuffix("Deterministic")
+        if game != former:
+            return f"Gymnasium's Atari games are called ALE/{game}-v5 and so on"
         return f"if a package or a module of yours registers it, name that in front: module:{name}"
     imported, own = getattr(sys.modules.get(module), "__file__", None), _own_file(module)
     if own is not None and imported is not None and Path(imported).resolve() != own:
