@@ -72,7 +72,8 @@ def _convert(value: Any, spec: ArraySpec | StateSpec, what: str) -> Array:
         raise ValueError(f"{what} is a ragged sequence; give one number for each element") from None
     dtype = np.dtype(spec.dtype)
     if array.dtype.kind not in _CONVERTIBLE[dtype.kind]:
-        raise ValueError(f"{what} holds {array.dtype} values, the policy takes {spec.dtype}")
+        held = "text" if array.dtype.kind == "U" else f"{array.dtype} values"
+        raise ValueError(f"{what} holds {held}, the policy takes {spec.dtype}")
     with np.errstate(over="ignore", under="ignore"):  # the check for finite values comes next
         converted = array.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(converted, array):

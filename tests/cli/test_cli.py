@@ -160,7 +160,7 @@ BAD_OBSERVATIONS = {
     "[0, 0": "--observation is not JSON",
     "[1, 2, 3]": r"observation has shape \[3\], the policy takes \[2\]",
     "[NaN, 0]": "not finite",
-    '["a", "b"]': "the policy takes float32",
+    '["a", "b"]': "observation holds text, the policy takes float32",
     "[[1], [2, 3]]": "ragged",
 }
 

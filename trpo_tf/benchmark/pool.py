@@ -1,4 +1,4 @@
-"""Runs jobs, trainings in processes, a few at a time; they stop with this process."""
+"""Run trainings in processes, a few at a time; they end when this process ends."""
 
 import contextlib
 import os

@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 from trpo_tf.errors import UserError
+from trpo_tf.serving.errors import message_of
 
 LOCAL = "local"
 """The address that starts Ray on this machine."""
@@ -57,7 +58,7 @@ def found(address: str) -> str:
 
 def unreachable(address: str, name: str, error: Exception) -> str:
     """Return a message: there is no cluster at the address, for the reason that `error` gives."""
-    reason = " ".join(str(error).split())
+    reason = " ".join(message_of(error).split())
     if "ersion mismatch" in reason:
         return f"the Ray cluster at {address} has another version: {reason}"
     where = f"{address}, which is {name}" if name == _VARIABLE else address

@@ -80,7 +80,7 @@ class ReferenceCases:
     def rounding_of_returns(self) -> float:
         """Mean |change| of an episode's return if the policy's actions are moved by one unit in the last place.
 
-        Targets that round otherwise change returns by as much, and by chance. It is 0 without an environment.
+        A target that rounds differently may change returns by as much, by chance. It is 0 without an environment.
         """
         if self.environment is None:
             return 0.0

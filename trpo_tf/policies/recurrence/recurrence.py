@@ -42,7 +42,7 @@ class Recurrence(Core):
 
     @property
     def features_width(self) -> int:
-        """Numbers of a row of features."""
+        """Width of a row of features: the observation and the hidden state."""
         return self.width + self.cell.units
 
     def network_inputs(self, _encoder: Encoder) -> Sequence[Any]:
