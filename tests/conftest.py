@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-# Compiling takes more of a small run's time than running does: little is optimised, and the older emitter takes a third less.
+# Compiling takes most of a small run's time: little is optimised, and the older emitter takes a third less.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
