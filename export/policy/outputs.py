@@ -45,7 +45,7 @@ def started(specs: Sequence[StateSpec], state: Mapping[str, Any], reset: Any) ->
 
 
 def of_inputs(function: PolicyFunction, spec: PolicySpec) -> InferenceFunction:
-    """Return a function of inputs and noise that answers what `function` does, an action say, without a next state."""
+    """Return a function of inputs and noise with the results of `function`, such as an action, but no next state."""
     if not spec.state:
         return function
 
