@@ -27,7 +27,8 @@ def register_atari(env_id: str) -> None:
         import ale_py
         import cv2  # noqa: F401 (AtariPreprocessing imports it when it is made)
     except ImportError as error:
-        raise UserError(f"environment {env_id!r} can't be made: {install('atari')}") from error
+        needs = f"Atari games need ale-py and OpenCV; {install('atari')}"
+        raise UserError(f"environment {env_id!r} can't be made: {needs}") from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     gym.register_envs(ale_py)
 
