@@ -32,7 +32,7 @@ SHORTER = {
 
 ELSEWHERE = {
     r"trpo-tf train CartPole-v1( --algo \S+| --sampler vine --total-steps 300000)?$": "tests/config runs it",
-    r"trpo-tf train (gymnasium_robotics|shimmy|minigrid|highway_env|mo_gymnasium|metaworld|pursuit):": (
+    r"trpo-tf train (gymnasium_robotics|shimmy|minigrid|highway_env|mo_gymnasium|metaworld|pursuit|PyFlyt\S+):": (
         "needs packages that may be absent; tests/envs/test_environments_of_others.py makes them where they are there"
     ),
     r"trpo-tf train .* --ray auto$": "needs a cluster; tests/sampling/test_ray.py has one",

@@ -14,12 +14,17 @@ from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import play
 
 KEPT = 'gymnasium.wrappers:FilterObservation{"filter_keys": ["image", "direction"]}'
+FLAT = (
+    'PyFlyt.gym_envs:FlattenWaypointEnv{"context_length": 2}',
+    'gymnasium.wrappers:DtypeObservation{"dtype": "float32"}',
+)
 CASES = {
     "gymnasium_robotics:PointMaze_UMaze-v3": ((), {"achieved_goal", "desired_goal", "observation"}, "success"),
     "gymnasium_robotics:AdroitHandDoor-v1": ((), {"obs"}, "success"),
     "shimmy:dm_control/cartpole-balance-v0": ((), {"position", "velocity"}, "timestep.discount"),
     "minigrid:MiniGrid-Empty-5x5-v0": ((KEPT,), {"image", "direction"}, None),
     "highway_env:parking-v0": ((), {"achieved_goal", "desired_goal", "observation"}, "is_success"),
+    "PyFlyt.gym_envs:PyFlyt/QuadX-Waypoints-v4": (FLAT, {"obs"}, "collision"),
 }
 pytestmark = pytest.mark.filterwarnings("ignore")
 """The packages warn of each other, and of the missing display."""

@@ -17,6 +17,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from tests.support.agents import Mortal
 from tests.support.environments import Walk
+from trpo_tf.config.environment import Environment
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.agents import AgentRows
 from trpo_tf.envs.checked import CheckedEnv, are_usable, conforming, plain_reward, unusable
@@ -307,6 +308,19 @@ def test_tuples_and_lists_stand_for_each_other():
     several = observation_spec(gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,)))))
     parts = conforming([2, SEEN], several)
     assert [part.tolist() for part in parts.values()] == [2, [0, 0]]
+
+
+def test_floats_of_another_precision_are_told_how_to_convert_them():
+    """The type of a Box is float32 by default, that of NumPy's floats float64."""
+    box = gym.spaces.Box(-1, 1, (2,))
+    with pytest.raises(EnvironmentFailure, match=r"or by --env-wrapper 'gymnasium.wrappers:Dtype.*float32\"}'$"):
+        conforming(np.zeros(2), observation_spec(box))
+    with pytest.raises(EnvironmentFailure, match=r"\.astype\('float32'\)$"):
+        conforming({"a": np.zeros(2), "b": SEEN}, observation_spec(gym.spaces.Dict(a=box, b=box)))
+    register_callable("Wide-v0", lambda: Former((np.zeros(2), {})))
+    made = make_env(Environment("Wide-v0", env_wrapper=('gymnasium.wrappers:DtypeObservation{"dtype": "float32"}',)))
+    assert made.reset()[0].dtype == np.float32
+    gym.registry.pop("Wide-v0")
 
 
 def test_an_observation_that_float32_can_not_hold_is_named():

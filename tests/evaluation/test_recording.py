@@ -7,9 +7,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from PIL import Image
 
 from tests.support.paths import ROOT
@@ -17,6 +19,8 @@ from tests.support.processes import command_line
 from tests.support.processes.full_disk import largest_file
 from trpo_tf import serving
 from trpo_tf.cli import main as cli
+from trpo_tf.errors import UserError
+from trpo_tf.evaluation.video import record as video_of
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.bundle.manifest import read_manifest
 
@@ -135,6 +139,33 @@ def test_what_cannot_be_drawn_is_one_line(bundle, pendulum, tmp_path, cart_bundl
     assert not out.exists()
 
 
+class Drawn(CartPoleEnv):
+    """CartPole whose frames are what a test wants."""
+
+    def __init__(self, frame, render_mode=None):
+        super().__init__()
+        self.render_mode, self._frame = render_mode, frame
+
+    def render(self):
+        return self._frame
+
+
+def test_frames_with_an_alpha_channel_are_recorded_and_others_named(cart_bundle):
+    policy, opaque = serving.load(cart_bundle), np.full((40, 60, 4), 90, np.uint8)
+
+    def video(frame):
+        gym.register("Drawn-v0", Drawn, kwargs={"frame": frame})
+        try:
+            return video_of(policy, "Drawn-v0", "gif", max_seconds=0.1).video
+        finally:
+            del gym.registry["Drawn-v0"]
+
+    assert video(opaque) == video(opaque[..., :3])
+    for frame, given in ((opaque / 255, r"float64\[40, 60, 4\]"), ([opaque], "of list"), (None, "of NoneType")):
+        with pytest.raises(UserError, match=f"Drawn-v0 can't be recorded: a frame is {given}, not"):
+            video(frame)
+
+
 def test_an_exported_episode_is_listed_and_verified(cart_bundle):
     content = (cart_bundle / "episode.mp4").read_bytes()
     assert read_manifest(cart_bundle).files["episode.mp4"] == FileEntry.of(content)
@@ -156,8 +187,6 @@ def test_a_video_that_does_not_fit_on_the_disk_is_no_file(cart, tmp_path):
 
 
 def test_a_policy_with_memory_is_recorded_as_its_session_plays(small_config, tmp_path):
-    import gymnasium as gym
-
     from trpo_tf.exporting.run_bundle import export_run
     from trpo_tf.training.train import train
 

@@ -201,7 +201,7 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
         reason = str(error).partition(", the policy takes")[0].removeprefix("observation ")
         raise EnvironmentFailure(
             f"the environment gave an observation that is not in its space: {reason}, "
-            f"not {spec.dtype}{list(spec.shape)}{_shown(part)}"
+            f"not {spec.dtype}{list(spec.shape)}{_shown(part)}{_how_to_convert(part, spec)}"
         ) from error
     if not _fit(array):
         raise EnvironmentFailure(f"the environment gave an observation that is {_too_large(spec.name, array)}")
@@ -211,6 +211,19 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
             f"{bounds[0].min():g} or {bounds[1].max():g}{_shown(part)}"
         )
     return array
+
+
+def _how_to_convert(part: Any, spec: ArraySpec) -> str:
+    """Return what to do about an array of floats of another precision; nothing for anything else."""
+    is_float = isinstance(part, np.ndarray) and part.dtype.kind == np.dtype(spec.dtype).kind == "f"
+    if not is_float or part.shape != spec.shape:
+        return ""
+    if spec.name != ROOT:
+        return f"; convert it where it is made: .astype({spec.dtype!r})"
+    return (
+        f"; convert it where it is made, or by --env-wrapper 'gymnasium.wrappers:DtypeObservation"
+        f"""{{"dtype": "{spec.dtype}"}}'"""
+    )
 
 
 @functools.lru_cache(maxsize=256)

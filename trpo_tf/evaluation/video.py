@@ -160,9 +160,12 @@ def _frame(env: gym.Env[Any, Any], env_id: str) -> Image.Image:
         reason = " ".join(str(error).split()) or type(error).__name__
         hint = _OF_MUJOCO if "mujoco" in sys.modules else ""
         raise UserError(f"{env_id} can't be rendered here ({reason}){hint}") from error
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(f"{env_id} can't be recorded: its frames are not uint8 [height, width, 3]")
-    return Image.fromarray(pixels)
+    if not isinstance(pixels, np.ndarray):
+        raise UserError(f"{env_id} can't be recorded: a frame is of {type(pixels).__name__}, not an array")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        given = f"{pixels.dtype}{list(pixels.shape)}"
+        raise UserError(f"{env_id} can't be recorded: a frame is {given}, not uint8 [height, width, 3]")
+    return Image.fromarray(np.ascontiguousarray(pixels[..., :3]))  # PyBullet's have an alpha channel
 
 
 def _scaled(frame: Image.Image, width: int) -> Image.Image:
