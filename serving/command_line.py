@@ -46,6 +46,17 @@ def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> Serve
         raise ServeError(_with_sources(str(error), settings)) from None
 
 
+_ELSEWHERE = {
+    **dict.fromkeys(("--http-port", "--rest-api-port", "--bind-port"), "--port"),
+    **dict.fromkeys(("--http-address", "--address", "--bind", "--ip"), "--host"),
+    **dict.fromkeys(("--model-repository", "--model-store", "--model-dir", "--model-base-path"), "PATH alone"),
+    **dict.fromkeys(("--http-thread-count", "--num-workers", "--parallel-workers"), "--workers"),
+    **dict.fromkeys(("--certfile", "--ssl-certfile"), "--tls-cert"),
+    **dict.fromkeys(("--keyfile", "--ssl-keyfile"), "--tls-key"),
+}
+"""Of Triton, TensorFlow Serving, TorchServe, KServe and uvicorn: option there -> what it is here."""
+
+
 def make_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line. Options that are not given are absent from its result."""
     from trpo_tf.serving import __version__
@@ -58,6 +69,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         formatter_class=_Formatter,
     )
+    parser.elsewhere = _ELSEWHERE
     parser.add_argument(
         "bundle", metavar="PATH", type=_path, help="a bundle, or a folder of bundles: NAME/ or NAME/VERSION/"
     )

@@ -3,13 +3,20 @@
 import argparse
 import difflib
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NoReturn
 
 _KINDS = {"int": "whole number", "float": "number"}
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Parser that prints an error as one line, without the usage, and then exits with status 2."""
+    """Parser that prints an error as one line, without the usage, and then exits with status 2.
+
+    `elsewhere` maps options of other programs to what they are here.
+    """
+
+    elsewhere: Mapping[str, str] = MappingProxyType({})
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit."""
@@ -31,5 +38,7 @@ class OneLineParser(argparse.ArgumentParser):
         option = argument.partition("=")[0]
         if not option.startswith("-"):
             return f"unexpected argument {argument!r}"
+        if name := self.elsewhere.get(option.replace("_", "-")):
+            return f"here {option} is {name}"
         close = difflib.get_close_matches(option, self._option_string_actions, n=1, cutoff=0.7)
         return f"unknown option {option}{f'; did you mean {close[0]}?' if close else ''}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trpo_tf.cli.main import main
+from trpo_tf.__main__ import main
 from trpo_tf.config.names_elsewhere import NAMES
 from trpo_tf.config.option_names import flat
 from trpo_tf.config.settings import Config, read_config
@@ -52,13 +52,20 @@ def test_a_setting_at_a_wrong_place_of_a_file_is_told_its_place(line, said, tmp_
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["CartPole-v1", "--target-kl", "0.01"], "here --target-kl is --max-kl; see trpo-tf train --help"),
-        (["CartPole-v1", "--target_kl=0.01"], "here --target_kl is --max-kl; see trpo-tf train --help"),
-        (["CartPole-v1", "--log-dir", "here"], "here --log-dir is --out; see trpo-tf train --help"),
-        (["--env", "CartPole-v1"], "the environment stands without --env: trpo-tf train CartPole-v1"),
+        (["train", "CartPole-v1", "--target-kl", "0.01"], "here --target-kl is --max-kl; see trpo-tf train --help"),
+        (["train", "CartPole-v1", "--target_kl=0.01"], "here --target_kl is --max-kl; see trpo-tf train --help"),
+        (["train", "CartPole-v1", "--log-dir", "here"], "here --log-dir is --out; see trpo-tf train --help"),
+        (["train", "--env", "CartPole-v1"], "the environment stands without --env: trpo-tf train CartPole-v1"),
+        (["train", "CartPole-v1", "--render"], "unknown option --render; trpo-tf record draws a run's episodes"),
+        (
+            ["evaluate", "run", "--deterministic"],
+            "unknown option --deterministic; evaluate takes the most likely action, unless --stochastic is given",
+        ),
+        (["serve", "x", "--http-port=1"], "here --http-port is --port; see trpo-tf serve --help"),
+        (["serve", "--model_base_path", "x"], "here --model_base_path is PATH alone; see trpo-tf serve --help"),
     ],
 )
 def test_an_option_of_another_library_is_one_line(given, said, capfd):
     with pytest.raises(SystemExit) as ended:
-        main(["train", *given])
+        main(given)
     assert (ended.value.code, capfd.readouterr().err) == (2, f"error: {said}\n")

@@ -33,7 +33,7 @@ from trpo_tf.cli.terminal import (
 )
 from trpo_tf.cli.training import Evaluate, Train
 from trpo_tf.config.former_names import FLAGS
-from trpo_tf.config.names_elsewhere import ENVIRONMENT, NAMES, OPTIONS
+from trpo_tf.config.names_elsewhere import ADVICE, ENVIRONMENT, NAMES, OPTIONS
 from trpo_tf.config.setting_checks import whole_number
 from trpo_tf.config.settings import (
     Config,
@@ -191,12 +191,16 @@ def _with_present_options(arguments: list[str]) -> list[str]:
 
 
 def _refuse_names_elsewhere(arguments: list[str]) -> None:
-    """Raise `UserError` for an option of training by the name that another library has for it."""
-    if arguments[:1] not in (["train"], ["search"]):
+    """Raise `UserError` for an option of training or evaluation by the name that another library has for it."""
+    if arguments[:1] not in (["train"], ["search"], ["evaluate"]):
         return
     for argument in arguments[1:]:
         option = argument.partition("=")[0]
         name = option[2:].replace("-", "_") if option.startswith("--") else ""
+        if name in ADVICE:
+            raise UserError(f"unknown option {option}; {ADVICE[name]}")
+        if arguments[0] == "evaluate":
+            continue
         if name in ENVIRONMENT:
             raise UserError(f"the environment stands without {option}: trpo-tf {arguments[0]} CartPole-v1")
         if name in NAMES or name in OPTIONS:

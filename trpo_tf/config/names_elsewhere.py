@@ -27,13 +27,23 @@ NAMES = {
     "log_std_init": "initial_log_std",
     "n_eval_episodes": "periodic_eval_episodes",
     "eval_freq": "eval_interval",
+    **dict.fromkeys(("save_freq", "save_interval", "checkpoint_freq"), "checkpoint_steps"),
     "algorithm": "algo",
     "frame_stack": "history",
 }
 """Of stable-baselines3, its Zoo, Tianshou, CleanRL, RLlib and Spinning Up: name there -> name here."""
 
-OPTIONS = dict.fromkeys(("log_dir", "logdir", "log_folder", "output_dir", "save_dir", "save_path"), "out")
+OPTIONS = {
+    **dict.fromkeys(("log_dir", "logdir", "log_folder", "output_dir", "save_dir", "save_path"), "out"),
+    **dict.fromkeys(("num_rollout_workers", "num_env_runners"), "workers"),
+}
 """The same for options that are no settings."""
+
+ADVICE = {
+    "deterministic": "evaluate takes the most likely action, unless --stochastic is given",
+    **dict.fromkeys(("render", "capture_video", "save_video", "record_video"), "trpo-tf record draws a run's episodes"),
+}
+"""Options for what is done otherwise here -> how."""
 
 ENVIRONMENT = ("env", "env_id", "env_name", "environment")
 """Options by which other command lines take the environment."""
