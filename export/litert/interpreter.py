@@ -1,5 +1,7 @@
 """Run a LiteRT model in its interpreter."""
 
+import functools
+
 import numpy as np
 
 from trpo_tf.export.errors import ExportError
@@ -48,6 +50,8 @@ def litert_step(content: bytes, spec: PolicySpec) -> Answers:
     def answer(observations: Observation, noise: Array | None) -> dict[str, Array]:
         feeds = by_name(observations, spec.observation[0].name) | {spec.noise.name: noise}
         found = run(**{inputs[name]: array for name, array in feeds.items()})
-        return {array.name: found[array.name].astype(array.dtype) for array in outputs}
+        return {array.name: found[array.name].astype(array.dtype, copy=False) for array in outputs}
 
-    return lambda observations, noise: all_in_batches_of(size if size > 0 else None, answer, observations, noise)
+    if size <= 0:
+        return answer
+    return functools.partial(all_in_batches_of, size, answer)

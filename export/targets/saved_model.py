@@ -87,8 +87,10 @@ class _Signatures:
         self._names = signature_names(self._spec)
 
     def __call__(self, inputs: Observation, noise: Array) -> Any:
-        tensors = map_parts(tf.constant, inputs), tf.constant(noise)
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), self._answer(_key(noise), *tensors))
+        key = _key(noise)
+        drawn = tf.constant(noise) if key == _SAMPLE else None
+        answers = self._answer(key, map_parts(tf.constant, inputs), drawn)
+        return map_parts(lambda tensor: tensor.numpy(), answers)
 
     def in_batches(self, inputs: Observation, noise: Array, size: int) -> Any:
         """Answer the rows in batches of `size`."""
