@@ -29,8 +29,8 @@ def make_targets(
 ) -> tuple[dict[str, Actor], dict[str, Proof]]:
     """Write every target and compare it. Returns the actors and the proofs, both by target name.
 
-    An `optional` target that can't be made is left out, and the observer is called with the reason. So is one in 8 bits
-    whose actions are wrong by themselves, such as out of their bounds.
+    An `optional` target that can't be made is left out, and the observer is called with the reason. So is one whose
+    actions are wrong by themselves, such as out of their bounds.
     """
     actors, proofs = {}, {}
     for name, target in targets.items():
@@ -52,7 +52,7 @@ def make_targets(
                 name, actor, reference_cases, exact=target.exact, samples=samples, further=further, step=step
             )
         except ExportError as error:
-            if name not in optional or target.exact:
+            if name not in optional:
                 raise
             observer(f"{name} is left out: it {str(error).removeprefix(f'{name} ')}")
             _remove(folder / target.path)
@@ -61,29 +61,31 @@ def make_targets(
     return actors, proofs
 
 
-def without_lossy(
+def without_failed(
     folder: Path,
     targets: Mapping[str, Target],
     proofs: dict[str, Proof],
     cases: ReferenceCases,
     optional: Collection[str],
     observer: Callable[[str], None],
+    *,
+    accept_loss: bool,
 ) -> dict[str, Proof]:
-    """Leave out the `optional` targets in 8 bits that lose the policy.
+    """Leave out the `optional` targets that may not be shipped; losses in 8 bits may be if they are accepted.
 
     The observer is called with each reason, and then with a table of all targets, also of those that are left out.
     """
-    lossy = {
+    failed = {
         name: reason
         for name, proof in proofs.items()
-        if name in optional and not proof.exact and (reason := proof.failure(cases))
+        if name in optional and (proof.exact or not accept_loss) and (reason := proof.failure(cases))
     }
-    for name, reason in lossy.items():
+    for name, reason in failed.items():
         observer(f"{name} is left out: it {reason}")
         _remove(folder / targets[name].path)
-    if lossy:
+    if failed:
         observer(f"all targets that were compared:\n{proof_table(proofs)}")
-    return {name: proof for name, proof in proofs.items() if name not in lossy}
+    return {name: proof for name, proof in proofs.items() if name not in failed}
 
 
 def _remove(path: Path) -> None:

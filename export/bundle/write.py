@@ -8,7 +8,7 @@ from typing import Unpack
 from trpo_tf.export.bundle.argument_checks import DEFAULT_NAME, Contents, check_arguments, check_contents
 from trpo_tf.export.bundle.describe import describe
 from trpo_tf.export.bundle.graphs import export_inputs, further_outputs, policy_graphs
-from trpo_tf.export.bundle.make_targets import make_targets, target_parity, without_lossy
+from trpo_tf.export.bundle.make_targets import make_targets, target_parity, without_failed
 from trpo_tf.export.graph.convert_policy import serialized
 from trpo_tf.export.parity.latency import latency_json, measure_latencies
 from trpo_tf.export.parity.proof import Proof, is_repeatable, without_returns
@@ -90,8 +90,7 @@ def write_bundle(
         optional = chosen.keys() - {"onnx", *targets}
         actors, proofs = make_targets(folder, manifest, chosen, inputs, cases, optional, observer)
         proofs, cases = _comparable(proofs, cases, observer)
-        if not accept_loss:
-            proofs = without_lossy(folder, chosen, proofs, cases, optional, observer)
+        proofs = without_failed(folder, chosen, proofs, cases, optional, observer, accept_loss=accept_loss)
         chosen = {name: chosen[name] for name in proofs}
         parity = target_parity(proofs, cases, chosen, manifest, accept_loss=accept_loss)
         manifest = replace(manifest, parity=parity)

@@ -15,10 +15,11 @@ import pytest
 import tensorflow as tf
 
 from tests.support.export.hand_made import Continuous, Discrete, observations
+from tests.support.export.replaced_target import replace_target
 from tests.support.paths import ROOT
 from tests.support.processes import command_line
 from trpo_tf import serving
-from trpo_tf.export import Evidence, ExportError, GraphForm, PolicySpec, write_bundle
+from trpo_tf.export import Evidence, ExportError, GraphForm, ParityError, PolicySpec, write_bundle
 from trpo_tf.export.litert.convert import to_litert
 from trpo_tf.export.parity.verify import verify_targets
 from trpo_tf.export.targets.table import TARGETS
@@ -113,6 +114,26 @@ def test_of_all_targets_one_in_8_bits_that_leaves_the_bounds_is_left_out(tmp_pat
     assert not (tmp_path / "all" / "policy.int8.onnx").exists()
     with pytest.raises(ExportError, match=r"onnx-int8 answers actions of 0\.9.* outside the declared bounds"):
         write_bundle(chosen, spec, tmp_path / "named", targets=["onnx-int8"], evidence=visited)
+
+
+def test_of_all_targets_one_that_differs_is_left_out_and_a_named_one_is_an_error(tmp_path, monkeypatch):
+    """A runtime may round an operation of a network otherwise, which says nothing of the ONNX file."""
+    monkeypatch.setattr(TARGETS, "_built_in", {name: TARGETS._built_in[name] for name in ("onnx", "ort")})
+    right = TARGETS["ort"].open
+
+    def opened(folder, manifest):
+        actor = right(folder, manifest)
+        return lambda observations, noise: 0.9 * actor(observations, noise)
+
+    replace_target(monkeypatch, "ort", open=opened)
+    policy, said = Continuous(), []
+    act = policy.function
+    bundle = write_bundle(act, policy.spec, tmp_path / "all", targets=["all"], observer=said.append)
+    assert list(bundle.parity) == ["onnx"]
+    assert "ort is left out: it differs from the trained policy by 0." in "\n".join(said)
+    assert not (tmp_path / "all" / "ort").exists()
+    with pytest.raises(ParityError, match="ort differs from the trained policy by 0"):
+        write_bundle(act, policy.spec, tmp_path / "named", targets=["ort"])
 
 
 def test_the_files_listed_are_the_files_there(exported):
