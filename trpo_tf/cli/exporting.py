@@ -20,7 +20,8 @@ from trpo_tf.support.shell import in_shell
 class Export:
     """Export a run's policy to a bundle; each target is compared with the Keras policy, on cases and whole episodes.
 
-    If a target acts differently or loses return, the export fails: no bundle is left, and the exit status is 1.
+    If a target that is named acts differently or loses return, the export fails: no bundle is left, and the exit status
+    is 1. `--target all` leaves such targets out.
     """
 
     run: Positional[Path]

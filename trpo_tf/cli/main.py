@@ -237,7 +237,7 @@ def _plain_values() -> ConstructorRegistry:
 
     add_rule(int, "INT", _whole_number)
     add_rule(float, "FLOAT", _number, int | float)
-    add_rule(Path, "PATH", lambda text: Path(text).expanduser())
+    add_rule(Path, "PATH", _path)
     return registry
 
 
@@ -249,6 +249,12 @@ def _whole_number(text: str) -> int:
         if not isinstance(value, int):
             raise ValueError(f"{text!r} is no whole number") from None
         return value
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("the path is empty, which would mean the working directory; give one")
+    return Path(text).expanduser()
 
 
 def _number(text: str) -> float:

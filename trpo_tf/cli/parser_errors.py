@@ -102,6 +102,9 @@ def _message(box: str, arguments: Sequence[str]) -> str:
         return "; ".join(_missing(others))
     if found := re.fullmatch(r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]", text):
         return f"{found[1]} can't be {found[2]}; a list has blanks between its parts, such as {found[1]} 64 64"
+    reasons = [row.partition(">: ")[2] for row in others if row.startswith("- <class")]
+    if reasons and (found := re.fullmatch(r"Error parsing (\S+): no type matching .*", text)):  # it may also be None
+        return f"{found[1]}: {reasons[-1]}"
     return text.removeprefix("Error parsing ")
 
 
