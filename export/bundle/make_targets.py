@@ -37,28 +37,32 @@ def make_targets(
         observer(f"writing and comparing {name}")
         try:
             _write(name, target, inputs, folder)
+            actors[name], proofs[name] = _compared(name, target, folder, manifest, reference_cases)
         except ExportError as error:
             if name not in optional:
                 raise
-            observer(f"{name} is left out: {error}")
+            observer(f"{name} is left out: {_reason(name, error)}")
             _remove(folder / target.path)
-            continue
-        samples = manifest.graph.noise != "none" or not target.follows_form
-        step = target.open_step(folder, manifest) if target.open_step and manifest.state else None
-        actor = target.open(folder, manifest) if step is None else ActionAlone(step, manifest.action.name)
-        further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else step
-        try:
-            proofs[name] = compare_target(
-                name, actor, reference_cases, exact=target.exact, samples=samples, further=further, step=step
-            )
-        except ExportError as error:
-            if name not in optional:
-                raise
-            observer(f"{name} is left out: it {str(error).removeprefix(f'{name} ')}")
-            _remove(folder / target.path)
-            continue
-        actors[name] = actor
     return actors, proofs
+
+
+def _compared(
+    name: str, target: Target, folder: Path, manifest: Manifest, reference_cases: ReferenceCases
+) -> tuple[Actor, Proof]:
+    """Open a target that was written, and compare it. Raises `ExportError`."""
+    samples = manifest.graph.noise != "none" or not target.follows_form
+    step = target.open_step(folder, manifest) if target.open_step and manifest.state else None
+    actor = target.open(folder, manifest) if step is None else ActionAlone(step, manifest.action.name)
+    further = target.open_outputs(folder, manifest) if target.open_outputs and manifest.graph.outputs else step
+    return actor, compare_target(
+        name, actor, reference_cases, exact=target.exact, samples=samples, further=further, step=step
+    )
+
+
+def _reason(name: str, error: ExportError) -> str:
+    """Return an error's message, in which `it` stands for the target's name at the beginning."""
+    text = str(error)
+    return f"it {text.removeprefix(f'{name} ')}" if text.startswith(f"{name} ") else text
 
 
 def without_failed(
