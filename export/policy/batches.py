@@ -10,7 +10,7 @@ from trpo_tf.serving.runtime.observations import Array, Observation, take
 
 
 class ActionAlone:
-    """A function of the action alone, by one that answers all outputs: that is traced and compiled only once."""
+    """Function that answers the action alone, by a function of all outputs, which is traced and compiled only once."""
 
     def __init__(self, answers: Answers, action: str) -> None:
         """Take a function that answers arrays by output name, and the name of the action there."""

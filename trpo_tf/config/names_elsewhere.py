@@ -43,7 +43,7 @@ ADVICE = {
     "deterministic": "evaluate takes the most likely action, unless --stochastic is given",
     **dict.fromkeys(("render", "capture_video", "save_video", "record_video"), "trpo-tf record draws a run's episodes"),
 }
-"""Options for what is done otherwise here -> how."""
+"""Option of another library -> how the same is done here."""
 
 ENVIRONMENT = ("env", "env_id", "env_name", "environment")
 """Options by which other command lines take the environment."""
