@@ -8,7 +8,7 @@
 # make image-arm64               build it for linux/arm64, emulated where this machine is another
 # make soak                      ten minutes at full load while new versions of the model arrive, in the container
 # make chaos                     two minutes of everything at once, in the container: clients check every answer meanwhile
-# make fuzz                      100,000 malformed requests to a server
+# make fuzz                      100,000 malformed requests to a server, and 20,000 random bodies for each way to read them
 # make reload                    a new version every second for a minute, at full load: no request may fail
 # make bench-serve               speed of the server, its floor, FastAPI, MLServer and KServe, and of the checkout in
 #                                BASELINE; needs wrk and two idle cores
@@ -74,6 +74,7 @@ chaos: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.serving.fuzz
+	RANDOM_EXAMPLES=20000 $(BIN)/python -m pytest tests/serving/codecs/test_grpc_large.py tests/serving/codecs/test_json_body.py
 
 reload: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.serving.reload

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from trpo_tf.serving.bundle.files import MODEL_FILE
 from trpo_tf.serving.errors import BundleError
-from trpo_tf.serving.support.protobuf_wire import WireError, fields_of
+from trpo_tf.serving.support.protobuf_wire import START_GROUP, WireError, fields_of
 
 OPERATORS = frozenset(
     """
@@ -78,6 +78,8 @@ def _fields(content: memoryview) -> Iterator[tuple[int, Field]]:
     """Yield the number and value of each field of a message. Raises `BundleError`."""
     try:
         for field in fields_of(content):
+            if field.wire_type == START_GROUP:  # ONNX has none
+                raise WireError
             yield field.number, field.value
     except WireError:
         raise _damaged() from None

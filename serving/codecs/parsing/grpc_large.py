@@ -106,7 +106,7 @@ def _take_contents(tensor: memoryview, rest: _Rest) -> tuple[bytes, Contents]:
             continue
         for inner in rest.counted(field.content):
             name, wire_type = _FIELDS.get(inner.number, ("", VARINT))
-            if inner.wire_type in (wire_type, BYTES) and name:
+            if inner.wire_type in (wire_type, BYTES) and name and not inner.depth:
                 # An unpacked number has the same bytes as in a packed field.
                 own = memoryview(written(inner.value)) if isinstance(inner.value, int) else inner.value
                 contents.setdefault(name, []).append(own)

@@ -9,9 +9,10 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.support.serving.examples import examples
 from trpo_tf.serving import ArraySpec, Manifest, NoiseSpec
 from trpo_tf.serving.bundle.specs import DTYPES
 from trpo_tf.serving.codecs.datatypes import DATATYPES
@@ -121,7 +122,7 @@ def requests(draw):
 
 
 @given(requests())
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @example(
     (
         b'{"inputs":[{"name":"obs","datatype":"UINT64","shape":[1],"data":[18446744073709551615]}]}',
@@ -145,7 +146,7 @@ def test_nothing_is_no_number_wherever_the_text_is_cut(dtype, size):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_large_bodies_damaged_anywhere_are_refused_as_small_ones(drawn):
     body, manifest = drawn.draw(requests())
     damaged = bytearray(body)
@@ -179,7 +180,7 @@ def rows(draw):
 
 
 @given(rows())
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_large_instances_mean_what_small_ones_mean(asked):
     assert_same(decode_instances, *asked)
 
