@@ -1,4 +1,4 @@
-"""What benchmarks ask of other processes, and each of itself; for any interpreter, so with nothing but Python's own."""
+"""Run other processes and measure memory. Any interpreter can import this, so it uses the standard library alone."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def ask(command: list[str]) -> Any:
-    """The JSON on the last line that a command prints; if it fails, so does this process, saying why."""
+    """Return the JSON on the last line that a command prints. If it fails, exit with its error."""
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     if done.returncode != 0:
@@ -19,12 +19,12 @@ def ask(command: list[str]) -> Any:
 
 
 def resident_megabytes(pid: int | str = "self") -> float:
-    """A process's memory that is in RAM now, of 10^6 bytes each; by default of this process."""
+    """Return the resident memory of a process, by default this one, in units of 10^6 bytes."""
     return _status("VmRSS", pid)
 
 
 def peak_megabytes() -> float:
-    """The most that ever was; not `getrusage`'s, which begins with that of the process that started this one."""
+    """Return this process's peak resident memory. `getrusage` would include that of the process that started it."""
     return _status("VmHWM")
 
 

@@ -21,14 +21,14 @@ SPIN_NANOSECONDS = 200_000
 
 
 class Plant:
-    """Where sensors would be read and motors driven: here noise, of which the first reading is all zeros."""
+    """Stands for sensors and motors. Readings are noise, and the first one is all zeros."""
 
     def __init__(self, spec: serving.ArraySpec) -> None:
         self._spec, self._rng = spec, np.random.default_rng(0)
         self.reading, self.command = np.zeros(spec.shape, spec.dtype), None
 
     def sense(self) -> np.ndarray:
-        """The latest observation."""
+        """Return the latest observation."""
         return self.reading
 
     def actuate(self, action: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from trpo_tf import serving
 
 
 def play(policy: serving.Policy, env: gym.Env, seed: int) -> float:
-    """The undiscounted return of one episode, acting deterministically."""
+    """Return the undiscounted return of one episode, acting deterministically."""
     observation, _ = env.reset(seed=seed)
     session, total, over = policy.start(), 0.0, False  # a session keeps what a policy remembers, if it remembers
     while not over:

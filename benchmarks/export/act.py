@@ -1,4 +1,4 @@
-"""How long does a policy take to act in process, against other runtimes? Does memory grow?
+"""Measure how long a policy takes to act in process, against other runtimes, and whether memory grows.
 
 `python -m benchmarks.export.act` prints a table and writes results/act.json, for a policy of two layers of 64, one of a
 GRU of 64 in a session, and two bundles of the serving tests. `--only NAME` measures one policy, and writes nothing.
@@ -57,13 +57,13 @@ def write_gru(folder: Path) -> None:
 
 
 def measure(bundle: Path) -> dict[str, Any]:
-    """As `trpo-tf bench-latency`."""
+    """Measure latencies as `trpo-tf bench-latency` does."""
     command = [sys.executable, "-m", "trpo_tf", "bench-latency", str(bundle), "--seconds", str(SECONDS), "--json"]
     return dict(ask(command)["microseconds"])
 
 
 def measure_memory(bundle: Path, calls: int) -> list[float]:
-    """Resident megabytes before `calls` calls on observations that differ, and after each tenth of them."""
+    """Return the resident megabytes before `calls` calls on observations that differ, and after each tenth of them."""
     import numpy as np
 
     from trpo_tf import serving
@@ -81,7 +81,7 @@ def measure_memory(bundle: Path, calls: int) -> list[float]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """For people, as Markdown."""
+    """Format the results as a Markdown table."""
     lines = ["| policy | one action by | p50 us | p99 us | p50, p99 / bare |", "|---|---|---|---|---|"]
     for policy, runtimes in results.items():
         for runtime, row in runtimes.items():

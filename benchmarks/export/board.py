@@ -1,4 +1,4 @@
-"""What does a policy cost on a Cortex-M4? Flash, RAM and instructions an action, on an emulated board.
+"""Measure what a policy costs on an emulated Cortex-M4: flash, RAM and instructions an action.
 
 `python -m benchmarks.export.board` prints a table and writes results/board.json. The policies are untrained ones of two
 tasks, with 64-64 units and tanh: what they cost hardly depends on what they learn. Two have memory: recurrent cells of
@@ -37,7 +37,7 @@ COLUMNS = ("policy", "weights", "flash_bytes", "ram_bytes", "stack_bytes", "inst
 
 
 def measure(env_id: str, *, int8: bool) -> dict[str, Any]:
-    """A row of the table; `max_difference` is of actions, from ONNX Runtime's with float32 weights."""
+    """Return a row of the table; `max_difference` compares actions with those of ONNX Runtime and float32 weights."""
     env = make_env(env_id)
     untrained = untrained_policy(env.observation_space, env.action_space, hidden_sizes=(64, 64))
     env.close()
@@ -50,7 +50,7 @@ def measure(env_id: str, *, int8: bool) -> dict[str, Any]:
 
 
 def gru() -> Stateful:
-    """A GRU of 16 units, as `hidden`: 1,988 parameters."""
+    """Step a GRU of 16 units, whose state is `hidden`: 1,988 parameters."""
     step, head, bias = gru_cell(INPUTS, 16), weights(16, OUTPUTS), weights(1, OUTPUTS)
 
     def act(observation: Any, state: Any, _: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
@@ -61,7 +61,7 @@ def gru() -> Stateful:
 
 
 def lstm() -> Stateful:
-    """An LSTM of 13 units, as `hidden` and `cell`: 1,928 parameters."""
+    """Step an LSTM of 13 units, whose state is `hidden` and `cell`: 1,928 parameters."""
     step, head, bias = lstm_cell(INPUTS, 13), weights(13, OUTPUTS), weights(1, OUTPUTS)
 
     def act(observation: Any, state: Any, _: Any, noise: Any) -> tuple[Any, dict[str, Any]]:
@@ -72,7 +72,7 @@ def lstm() -> Stateful:
 
 
 def recurrent(act: Any, *state: StateSpec) -> Stateful:
-    """A policy of 22 numbers and 4 actions, with observations to run it on."""
+    """Return a policy of 22 numbers and 4 actions, with observations to run it on."""
     spec = PolicySpec(
         (ArraySpec("obs", "float32", (INPUTS,)),),
         ArraySpec("action", "float32", (OUTPUTS,), -1, 1),
@@ -83,7 +83,7 @@ def recurrent(act: Any, *state: StateSpec) -> Stateful:
 
 
 def measure_recurrent(name: str, policy: Stateful, *, int8: bool) -> dict[str, Any]:
-    """A row of a policy with state, along four episodes. RAM is without the state, which the caller owns."""
+    """Return a row for a policy with state, along four episodes. RAM excludes the state, which the caller owns."""
     inputs, noise, actions = one_episode_after_another(policy)
     sources = c_sources(convert_policy(policy.function, policy.spec), policy.spec, int8=int8)
     with tempfile.TemporaryDirectory() as folder:

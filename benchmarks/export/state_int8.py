@@ -1,4 +1,4 @@
-"""What do 8 bits do to the state of a policy with memory? Errors along 16 steps, by target.
+"""Measure how 8-bit targets err in the state of a policy with memory, along 16 steps.
 
 `python -m benchmarks.export.state_int8` prints a table, for untrained recurrent cells of the tests. An error is a share
 of what the best constant errs, as the export's proof measures it: along steps that the policy visits, with the target's
@@ -29,7 +29,7 @@ POLICIES = ("gru", "lstm", "gru and history")
 
 
 def targets(name: str, folder: Path) -> Iterator[tuple[str, Answers]]:
-    """Steps of the policy in 8 bits, by target."""
+    """Return the policy's step function in 8 bits, by target."""
     spec, graph, visited = STATEFUL[name].spec, converted(name), reference_cases(name).visited
     manifest = Manifest(name, spec.observation, spec.action, spec.noise, state=spec.state)
     noise = np.zeros((len(visited["reset"]), *spec.noise.shape), spec.noise.dtype)
@@ -44,13 +44,13 @@ def targets(name: str, folder: Path) -> Iterator[tuple[str, Answers]]:
 
 
 def steps_since(reset: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Steps [sequence, step] since an episode began."""
+    """Count the steps since an episode began: [sequence, step]."""
     steps = np.arange(reset.shape[1])
     return steps - np.maximum.accumulate(np.where(reset, steps, 0), axis=1)
 
 
 def relative(actual: Array, expected: Array, rows: NDArray[np.bool_]) -> float:
-    """The root mean square error of some rows, relative to the standard deviation of all: the worst element's."""
+    """Return the worst element's root mean square error of some rows, relative to the standard deviation of all."""
     error = np.sqrt(np.mean((actual[rows].astype(np.float64) - expected[rows]) ** 2, axis=0))
     return float((error / np.maximum(expected.std(axis=0), 1e-6)).max())
 

@@ -1,4 +1,4 @@
-"""What does a policy cost in each target? Bytes, and microseconds an action here, for three networks.
+"""Measure what three networks cost in each target: bytes, and microseconds an action on this machine.
 
 `python -m benchmarks.export.targets` prints a table a network and writes results/targets.json. Latencies are of a call
 in process with one thread, at a batch of 1 and of 64; the C code is called through ctypes, row by row. The policies are
@@ -33,7 +33,7 @@ POLICIES: dict[str, Callable[[], Any]] = {
 
 
 def measure(name: str) -> list[dict[str, Any]]:
-    """A row for each target that can carry the policy."""
+    """Measure each target that can hold the policy: one row a target."""
     policy = POLICIES[name]()
     space = FRAMES if name == "CNN" else NUMBERS
     space.seed(0)

@@ -1,4 +1,4 @@
-"""What does sb3-contrib's TRPO cost, with its defaults, at batches of 2,048 steps? Speed, and the most memory.
+"""Measure the speed and peak memory of sb3-contrib's TRPO with its defaults, at batches of 2,048 steps.
 
 `python -m benchmarks.peers.cost ENV NUM_ENVS WARM_UP MEASURED`, the last two in iterations, prints JSON.
 """
@@ -16,7 +16,7 @@ BATCH = 2048
 
 
 def measure(env_id: str, num_envs: int, warm_up: int, measured: int) -> dict[str, float]:
-    """Steps a second after the warm-up, and the peak of both."""
+    """Return the steps per second after the warm-up, and the peak memory of warm-up and measurement."""
     model = sb3_contrib.TRPO(
         "MlpPolicy", make_vec_env(env_id, n_envs=num_envs, seed=0), n_steps=BATCH // num_envs, device="cpu", seed=0
     )

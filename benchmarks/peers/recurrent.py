@@ -1,4 +1,4 @@
-"""How well does sb3-contrib's RecurrentPPO do on the suite `partial`, with RL Baselines3 Zoo's settings? Trains it.
+"""Train sb3-contrib's RecurrentPPO on the suite `partial` with RL Baselines3 Zoo's settings, and record its scores.
 
 `python -m benchmarks.peers.recurrent --seeds 3` adds rows to trpo_tf/benchmark/peers/sb3-contrib-recurrent.csv as runs
 end, and leaves out those that it has. Names of environments choose among the suite's. It needs sb3-contrib, PyTorch and

@@ -1,4 +1,4 @@
-"""Steps per second that sb3-contrib's TRPO samples with SubprocVecEnv, or its policy with Gymnasium's AsyncVectorEnv.
+"""Measure how fast sb3-contrib's TRPO samples with SubprocVecEnv, or its policy with Gymnasium's AsyncVectorEnv.
 
 `python -m benchmarks.peers.scale sb3-contrib|async ENVIRONMENT PROCESSES STEPS` prints the fastest of several
 iterations of so many steps in all, with one environment in each process, as both libraries have it. It needs
@@ -19,7 +19,7 @@ ITERATIONS = 6
 
 
 def learner_seconds(env_id: str, processes: int, steps: int) -> float:
-    """Least seconds of an iteration's sampling by sb3-contrib."""
+    """Return the least seconds that sb3-contrib takes to sample an iteration."""
     envs = make_vec_env(env_id, processes, vec_env_cls=SubprocVecEnv)
     model = TRPO("MlpPolicy", envs, n_steps=steps // processes, device="cpu")
     _, callback = model._setup_learn(ITERATIONS * steps)
@@ -33,7 +33,7 @@ def learner_seconds(env_id: str, processes: int, steps: int) -> float:
 
 
 def async_seconds(env_id: str, processes: int, steps: int) -> float:
-    """Least seconds of so many steps, with the actions of sb3-contrib's policy."""
+    """Return the least seconds of `steps` steps, with the actions of sb3-contrib's policy."""
     policy = TRPO("MlpPolicy", gym.make(env_id), device="cpu").policy
     envs = gym.make_vec(env_id, num_envs=processes, vectorization_mode="async")
     observation, _ = envs.reset(seed=0)

@@ -1,4 +1,4 @@
-"""How soon does sb3-contrib's TRPO reach a return, with RL Zoo's settings? In an interpreter that has it.
+"""Measure how soon sb3-contrib's TRPO reaches a return, with RL Zoo's settings, in an interpreter that has it.
 
 `python -m benchmarks.peers.time_to_return ENV RETURN SEED` prints JSON; the return is the mean of the last twenty
 episodes.
@@ -38,7 +38,7 @@ class StopAtReturn(BaseCallback):
 
 
 def measure(env_id: str, target: float, seed: int) -> dict[str, float]:
-    """Seconds and steps of training until the return was reached, or of the whole training if it never was."""
+    """Return seconds and steps of training until the return was reached, or of the whole training if it never was."""
     settings = {"normalize": False, "steps": 100_000, **SETTINGS[env_id]}
     normalize, steps = settings.pop("normalize"), settings.pop("steps")
     envs = make_vec_env(env_id, n_envs=ENVIRONMENTS_TOGETHER, seed=seed)

@@ -1,4 +1,4 @@
-"""How well does sb3-contrib's TRPO do, with RL Baselines3 Zoo's settings? Trains one run and appends its score.
+"""Train one run of sb3-contrib's TRPO with RL Baselines3 Zoo's settings, and append its score.
 
 `python -m benchmarks.peers.tuned HalfCheetah-v5 --seed 0` adds a row to trpo_tf/benchmark/peers/sb3-contrib.csv. It
 needs sb3-contrib and PyTorch, and nothing of trpo-tf: trpo_tf/benchmark/peers/README.md says how to install them.
@@ -86,7 +86,7 @@ def measure(env_id: str, seed: int, steps: int | None) -> dict[str, Any]:
 
 
 def evaluation_env(env_id: str, trained_in: VecEnv) -> VecEnv:
-    """One environment that observes as in training, its statistics standing still, and gives its own rewards."""
+    """Make one environment with training's observations and frozen statistics, and with unscaled rewards."""
     env: VecEnv = make_vec_env(env_id, n_envs=1, seed=FIRST_EVALUATION_SEED)
     if isinstance(trained_in, VecNormalize):
         env = VecNormalize(env, training=False, norm_reward=False)

@@ -1,4 +1,4 @@
-"""How well does sb3-contrib's TRPO do by its own defaults, on environments that nobody tuned? Trains a suite's runs.
+"""Train sb3-contrib's TRPO with its own defaults on environments that nobody tuned, and record its scores.
 
 `python -m benchmarks.peers.unseen unseen --seeds 5 --first-seed 100` adds rows to
 trpo_tf/benchmark/peers/sb3-contrib.csv as runs end, and leaves out those that it has. It needs sb3-contrib, PyTorch and
@@ -42,7 +42,7 @@ def measure(env_id: str, seed: int, steps: int) -> dict[str, Any]:
 
 
 def make(env_id: str) -> gym.Env[Any, Any]:
-    """The environment, whose id may begin with the module that registers it."""
+    """Make the environment, whose id may begin with the module that registers it."""
     return gym.make(env_id, disable_env_checker=True)
 
 

@@ -1,4 +1,4 @@
-"""Requests that take many times their size once they are parsed, by a parser that builds all that it reads.
+"""Requests that take many times their size once a parser has built all that it reads.
 
 There are some that must be refused, and some that are right and must be answered, each of about `size` bytes.
 tests/serving/inference/test_amplifying.py holds the server to its bound on them, and fuzz_serve.py sends short ones.
@@ -39,7 +39,7 @@ MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def http_requests(size: int) -> Iterator[Request]:
-    """Those of HTTP."""
+    """Yield the requests over HTTP."""
     for name, body in _texts(size):
         for path in (INFER, PREDICT, INDEX):
             yield Request(name, path, body)
@@ -97,7 +97,7 @@ def _texts(size: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _right(size: int) -> Iterator[Request]:
-    """Right requests, of as many rows as there is room for."""
+    """Yield valid requests, of as many rows as `size` bytes hold."""
     rng = np.random.default_rng(0)
     for name, values in (("0", 0), ("0.1", 0.1), ("7 digits", None)):
         width = len(str(values)) + 1 if values is not None else 10
@@ -135,7 +135,7 @@ def _right(size: int) -> Iterator[Request]:
 
 
 def grpc_requests(size: int) -> Iterator[Request]:
-    """Those of gRPC."""
+    """Yield the requests over gRPC."""
     tensor = encoded(1, b"obs") + encoded(2, b"FP32")
     named = encoded(1, b"wide")
     for name, body in (

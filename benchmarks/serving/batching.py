@@ -1,4 +1,4 @@
-"""Where does `--batching` pay?
+"""Measure where `--batching` makes the server faster.
 
 `python -m benchmarks.serving.batching [--seconds 5] [--rounds 3] [--hidden 64 256 1024]` serves policies of three
 hidden layers of each width with and without it, in turn, on core 0, and prints a table of medians; wrk asks for one
@@ -43,7 +43,7 @@ def make_bundle(hidden: int, folder: Path) -> Path:
 
 
 def measure(bundle: Path, seconds: float, rounds: int) -> dict[tuple[str, int], dict[str, float]]:
-    """Median requests a second and p99 microseconds, by mode and number of connections."""
+    """Return the median of requests per second and of p99 in microseconds, by mode and number of connections."""
     seen: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for mode, options in MODES.items():

@@ -1,4 +1,4 @@
-"""The floor under the server's speed: uvloop, httptools, ONNX Runtime, and no check, limit or time-out whatsoever.
+"""A server of uvloop, httptools and ONNX Runtime without checks, limits or time-outs: the least cost of a request.
 
 `python -m benchmarks.serving.floor BUNDLE [--port 8080] [--uds PATH] [--raw]` answers every POST with actions for the
 observation in its body. Not to be served with: it believes all it is told. benchmarks/serving/speed.py compares with
@@ -38,7 +38,7 @@ class Floor:
         self.options = onnxruntime.RunOptions()
 
     def json(self, body: bytes) -> bytes:
-        """Actions for a JSON request with flat data."""
+        """Answer a JSON request with flat data."""
         self.observation.flat = orjson.loads(body)["inputs"][0]["data"]
         self.session.run_with_iobinding(self.binding, self.options)
         return b'{"outputs":[{"name":"action","data":%b}]}' % orjson.dumps(
@@ -46,7 +46,7 @@ class Floor:
         )
 
     def raw(self, body: bytes) -> bytes:
-        """Actions for the bytes of an observation."""
+        """Answer the bytes of an observation."""
         self.observation.flat = np.frombuffer(body, self.observation.dtype)
         self.session.run_with_iobinding(self.binding, self.options)
         return self.action.tobytes()
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(answer, port: int, uds: str | None) -> None:
-    """Until the process is killed."""
+    """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
     if uds:
         await loop.create_unix_server(lambda: Connection(answer), uds)

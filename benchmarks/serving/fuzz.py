@@ -1,4 +1,4 @@
-"""Does the server survive malformed requests?
+"""Send malformed requests to a server, and check that it survives.
 
 `python -m benchmarks.serving.fuzz [--requests 100000] [--seed 0]` starts a server of policies without state, with
 state, with a recurrent cell and with masks. It sends damaged HTTP, JSON, binary tensors, framing and gRPC messages,
@@ -44,7 +44,7 @@ class FuzzError(Exception):
 
 
 def status_in_stream(channel, content: bytes) -> str:
-    """How a stream with this message twice answers."""
+    """Send a message twice in a stream, and return how it was answered. Raises `FuzzError`."""
     answers = channel.stream_stream(MODEL_STREAM_INFER.path)(iter([content, content]), timeout=10)
     said = [MODEL_STREAM_INFER.response.FromString(answer).error_message for answer in answers]
     if len(said) != 2 or "internal error" in said:
@@ -53,7 +53,7 @@ def status_in_stream(channel, content: bytes) -> str:
 
 
 def status_of(channel, content: bytes) -> str:
-    """How a call with this message ends."""
+    """Call with a message, and return the status. Raises `FuzzError`."""
     try:
         channel.unary_unary(MODEL_INFER.path)(content, timeout=10)
     except grpc.RpcError as error:
@@ -66,7 +66,7 @@ def status_of(channel, content: bytes) -> str:
 
 @contextmanager
 def served() -> Iterator[tuple[int, int, str]]:
-    """Port, process id and gRPC's address of a server of its own."""
+    """Start a server; provide its port, process id and gRPC address."""
     command = [sys.executable, "-m", "trpo_tf", "serve", str(BUNDLES), "--port", "0", "--timeout", "2"]
     command += ["--grpc-port", "0"] if grpc else []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -83,7 +83,7 @@ def served() -> Iterator[tuple[int, int, str]]:
 
 
 def answers(port: int, request: bytes) -> bytes:
-    """What the server says to a client that then sends no more."""
+    """Send a request and nothing more; return all that the server answers."""
     received = b""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         try:
@@ -97,7 +97,7 @@ def answers(port: int, request: bytes) -> bytes:
 
 
 def fuzz(requests: int, seed: int) -> dict[str, object]:
-    """Statuses of the answers, and the growth. Raises `FuzzError`."""
+    """Return the statuses of the answers, and the growth of memory. Raises `FuzzError`."""
     rng, statuses = random.Random(seed), Counter()
     good = [post(json.dumps({"inputs": inputs}).encode(), path=infer_path(model)) for model, inputs in INPUTS.items()]
     with served() as (port, pid, address), ExitStack() as stack:

@@ -15,7 +15,7 @@ from trpo_tf.serving.codecs.grpc_messages import MODEL_INFER
 
 
 def request_of(model: str) -> bytes:
-    """A raw request for one observation."""
+    """Make a raw request for one observation."""
     row = np.float32([[0.1, -0.2, 0.05, 0.3]])
     request = MODEL_INFER.request(model_name=model, raw_input_contents=[row.tobytes()])
     request.inputs.add(name="obs", datatype="FP32", shape=row.shape)

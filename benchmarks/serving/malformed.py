@@ -1,4 +1,4 @@
-"""Malformed requests over HTTP and gRPC, from a random generator: damaged, unfit, amplifying, and some good ones."""
+"""Make random requests over HTTP and gRPC: damaged, of wrong shapes or types, amplifying, and some valid ones."""
 
 import json
 import random
@@ -60,7 +60,7 @@ FIELD_VALUES = [
 
 
 def inputs_of(model: str, rng: random.Random) -> list[dict]:
-    """A good request's inputs; in four of ten, one is missing or unfit, or they start an episode or lack a state."""
+    """Return a request's inputs. In four of ten, one is missing or wrong, or they start an episode or lack a state."""
     inputs = deepcopy(INPUTS[model])
     if len(inputs) == 1:
         return inputs
@@ -78,7 +78,7 @@ def inputs_of(model: str, rng: random.Random) -> list[dict]:
 
 
 def unfit(tensor: dict, rng: random.Random) -> dict:
-    """What of a tensor to change so that it fits no more: a state, a mask or a reset of other rows, numbers, type."""
+    """Return fields that make a tensor wrong: other rows, numbers or another type."""
     shape, count = tensor["shape"], len(tensor["data"])
     if rng.random() < 0.3:
         rows = rng.choice((0, 2, 5))
@@ -91,7 +91,7 @@ def unfit(tensor: dict, rng: random.Random) -> dict:
 
 
 def sequence_of(rng: random.Random) -> dict:
-    """Parameters of a step of a sequence, most of the time good ones."""
+    """Return the parameters of a step of a sequence, most of the time valid ones."""
     ids = SEQUENCE_IDS if rng.random() < 0.8 else ODD_IDS
     parameters = {"sequence_id": rng.choice(ids), "sequence_start": rng.random() < 0.4}
     if rng.random() < 0.2:
@@ -100,12 +100,12 @@ def sequence_of(rng: random.Random) -> dict:
 
 
 def infer_path(model: str) -> bytes:
-    """Where requests to a model go."""
+    """Return the path of requests to a model."""
     return b"/v2/models/%b/infer" % model.encode()
 
 
 def json_body(model: str, rng: random.Random) -> bytes:
-    """A request of which one to three parts, anywhere in it, are something else."""
+    """Make a request, and replace or remove one to three values anywhere in it."""
     inputs = inputs_of(model, rng)
     document = {"id": "a", "inputs": inputs, "outputs": [{"name": "action"}], "parameters": {"seed": 1}}
     if rng.random() < 0.3:
@@ -130,7 +130,7 @@ def json_body(model: str, rng: random.Random) -> bytes:
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, cut out, repeated or put in."""
+    """Return the content with some bytes changed, removed, repeated or inserted."""
     content = bytearray(content)
     for _ in range(rng.randint(1, 4)):
         start = rng.randrange(len(content) + 1)
@@ -148,17 +148,17 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def post(body: bytes, headers: bytes = b"", path: bytes = infer_path("discrete")) -> bytes:
-    """A request of good form."""
+    """Make a well-formed POST request."""
     return b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b" % (path, len(body), headers, body)
 
 
 def raw(tensor: dict) -> bytes:
-    """The numbers of a tensor as bytes."""
+    """Return the numbers of a tensor as bytes."""
     return struct.pack(f"<{len(tensor['data'])}{CONTENTS[tensor['datatype']][1]}", *tensor["data"])
 
 
 def binary_request(model: str, rng: random.Random) -> bytes:
-    """A binary request with wrong lengths or bytes."""
+    """Make a binary request with wrong lengths or bytes."""
     tensors, contents = inputs_of(model, rng), []
     for tensor in tensors:
         content = raw(tensor)
@@ -180,7 +180,7 @@ def binary_request(model: str, rng: random.Random) -> bytes:
 
 @cache
 def amplifying() -> list[bytes]:
-    """Requests that take many times their size once they are parsed."""
+    """List HTTP requests that take many times their size once they are parsed."""
     made = []
     for request in http_requests(AMPLIFYING):
         headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
@@ -190,13 +190,13 @@ def amplifying() -> list[bytes]:
 
 @cache
 def amplifying_messages() -> list[bytes]:
-    """The same of gRPC."""
+    """List gRPC messages that take many times their size once they are parsed."""
     named = MODEL_INFER.request(model_name="discrete").SerializeToString()
     return [request.body + named for request in grpc_requests(AMPLIFYING) if request.path == MODEL_INFER.path]
 
 
 def malformed(rng: random.Random) -> bytes:
-    """One malformed request, mostly."""
+    """Make one HTTP request, malformed most of the time."""
     if rng.random() < 0.05:
         request = rng.choice(amplifying())
         return damaged(request, rng) if rng.random() < 0.5 else request
@@ -224,7 +224,7 @@ def malformed(rng: random.Random) -> bytes:
 
 
 def message(rng: random.Random) -> bytes:
-    """A gRPC request of which some fields, anywhere in it, are something else, or bytes of it, or all."""
+    """Make a gRPC request of which some fields, some bytes or all is replaced."""
     if rng.random() < 0.1:
         return rng.randbytes(rng.choice((0, 1, 16, 200)))
     if rng.random() < 0.1:
@@ -288,7 +288,7 @@ def mutate(part, rng: random.Random) -> None:
 
 
 def fits(part, field, value) -> bool:
-    """Whether a message's field may hold a value."""
+    """Return whether a message's field may hold a value."""
     if isinstance(value, bool) and field.type != field.TYPE_BOOL:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What it costs a request to be observed: `python -m benchmarks.serving.observing [BUNDLE]`.
+"""Measure what the access log and tracing cost a request: `python -m benchmarks.serving.observing [BUNDLE]`.
 
 In process, with timeit, in nanoseconds of processor time a request: the best of 15 turns of 20,000 requests, so that
 the adding up, which comes every now and then, is in it.
@@ -22,7 +22,7 @@ CALLS = 20_000
 
 
 def nanoseconds(call: Callable[[], object], calls: int = CALLS) -> float:
-    """Processor time of one call."""
+    """Return the processor time of one call."""
     return min(timeit.repeat(call, timer=process_time, number=calls, repeat=15)) / calls * 1e9
 
 

@@ -1,4 +1,4 @@
-"""Does a request fail, or wait, while models are swapped under full load?
+"""Measure whether requests fail or wait while new versions of a model arrive under full load.
 
 `python -m benchmarks.serving.reload [--seconds 60] [--every 1] [--clients 4] [--workers 1] [--bundle BUNDLE]` serves a
 folder of versions, publishes a new one every second and removes the oldest, while clients in processes of their own ask
@@ -32,7 +32,7 @@ KEPT = 3
 
 
 class ClientResult(NamedTuple):
-    """What a client has seen: seconds of each answer, failures, and versions in the order in which they came."""
+    """The answers to one client: seconds of each, failures, and versions in the order in which they came."""
 
     seconds: np.ndarray
     failures: list[str]
@@ -64,7 +64,7 @@ def ask(port: int, begin: Any, is_over: Any, results: Any) -> None:
 
 
 def publish(bundle: Path, model: Path, version: int) -> None:
-    """Put a version there, all of it at once, and remove the one that is too old."""
+    """Publish a version atomically, and remove the oldest one."""
     aside = model / f".{version}"
     shutil.copytree(bundle, aside)
     aside.rename(model / str(version))
@@ -84,7 +84,7 @@ def wait_until_loaded(port: int, version: int) -> None:
 
 
 def measure(given: argparse.Namespace, *, reload: bool) -> tuple[list[ClientResult], int]:
-    """What clients saw, and the last version that was published."""
+    """Return the results of all clients, and the last version that was published."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "policy"
         model.mkdir()

@@ -1,4 +1,4 @@
-"""How fast is the server over HTTP and gRPC, against its floor, bare ASGI, FastAPI, MLServer and KServe?
+"""Measure the server's speed over HTTP and gRPC, against its floor, bare ASGI, FastAPI, MLServer and KServe.
 
 `python -m benchmarks.serving.speed [--baseline CHECKOUT] [--fastapi PYTHON] [--mlserver PYTHON] [--kserve PYTHON]
 [--seconds 5] [--rounds 3] [--only NAME ...]` prints a table. It writes results/serve_speed.json unless `--only` chooses
@@ -44,7 +44,7 @@ GRPC_PORT = PORT + 1
 
 @dataclass(frozen=True)
 class Contender:
-    """How to start a server, and what to ask it: JSON, one observation's bytes at a Unix socket, or gRPC at a port.
+    """The command that starts a server, and how it is asked: JSON, an observation's bytes at a Unix socket, or gRPC.
 
     `code` is the checkout that it takes its modules from.
     """
@@ -59,12 +59,12 @@ class Contender:
 
     @property
     def connections(self) -> tuple[int, ...]:
-        """How many clients there are, in turn."""
+        """Numbers of connections to measure."""
         return (8,) if self.uds else (1, 8) if self.grpc else (1, 8, 64)
 
 
 def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
-    """Ours, the floor, and the peers that there is an environment for."""
+    """List our server, the floor, and the peers whose interpreters are given."""
     port, bundle, floor = str(PORT), str(BUNDLE), str(HERE / "floor.py")
     socket_path = str(scratch / "socket")
     serve, raw_floor = (sys.executable, "-m", "trpo_tf", "serve", bundle), ("--uds", socket_path, "--raw")
@@ -105,7 +105,7 @@ def contenders(given: argparse.Namespace, scratch: Path) -> list[Contender]:
 
 
 def as_in(checkout: Path, contender: Contender) -> tuple[str, ...]:
-    """The command in another version: the server was `python -m serving` before it was a part of `trpo_tf`."""
+    """Return the command in another version. Before it was part of `trpo_tf`, the server was `python -m serving`."""
     python, *_, bundle = contender.command[:5]
     start = ("trpo_tf", "serve") if (checkout / "trpo_tf" / "serving").exists() else ("serving",)
     return (python, "-m", *start, bundle, *contender.command[5:])
@@ -113,7 +113,7 @@ def as_in(checkout: Path, contender: Contender) -> tuple[str, ...]:
 
 @contextmanager
 def served(contender: Contender) -> Iterator[tuple[int, float]]:
-    """The process id of a running server, and the seconds until its first answer."""
+    """Run a server; provide its process id, and the seconds until its first answer."""
     environment = {**os.environ, "BUNDLE": str(BUNDLE), "PYTHONPATH": f"{contender.code}:{PEERS}"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ORT_DISABLE_TELEMETRY"), "1")
     started = time.monotonic()
@@ -131,7 +131,7 @@ def served(contender: Contender) -> Iterator[tuple[int, float]]:
 
 
 def request_of(contender: Contender) -> bytes:
-    """What the load is made of: JSON, or the raw request."""
+    """Return the request to repeat: JSON, or the raw bytes."""
     if contender.uds:
         body, more = bytes(16), "Inference-Header-Content-Length: 0\r\n"
     else:
@@ -141,7 +141,7 @@ def request_of(contender: Contender) -> bytes:
 
 
 def is_answering(contender: Contender) -> bool:
-    """Whether it acts."""
+    """Return whether the server answers an inference request."""
     if contender.grpc:
         with grpc.insecure_channel(f"127.0.0.1:{contender.grpc}") as channel:
             try:
@@ -161,7 +161,7 @@ def is_answering(contender: Contender) -> bool:
 
 
 def load(contender: Contender, connections: int, seconds: float) -> dict[str, float]:
-    """Requests a second, and latency in microseconds, of wrk; of what wrk can't, of unix_load.py or grpc_load.py."""
+    """Return requests per second and latency in microseconds, by wrk, or by unix_load.py or grpc_load.py."""
     if contender.grpc:
         asked = (str(contender.grpc), contender.model, str(connections), str(seconds))
         command = ["taskset", "--cpu-list", "1", sys.executable, str(HERE / "grpc_load.py"), *asked]
@@ -248,7 +248,7 @@ RATIOS = {"requests_per_second": "ours is", "cpu_us_per_request": "ours takes"}
 
 
 def medians(seen: Rounds) -> dict[str, dict[str, float]]:
-    """Of the rounds, and of their ratios: `ours is at COUNT` in requests a second, `ours takes at COUNT` in CPU."""
+    """Return medians over rounds, also of ratios: `ours is at COUNT` in requests/s, `ours takes at COUNT` in CPU."""
     results = {}
     for name, rows in seen.items():
         own = f"ours, {name.partition(', ')[2]}"  # what is served over gRPC, say, is compared with ours over gRPC
@@ -263,7 +263,7 @@ def medians(seen: Rounds) -> dict[str, dict[str, float]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """For people, as Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| | req/s at 1, 8, 64; raw at 8, gRPC at 1, 8 | ours is x of it | CPU us each at 8 | ours takes x of it "
         "| p99 us at 1; raw at 8 | MB | first answer s |",
@@ -285,7 +285,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def checkout(path: str) -> Path:
-    """A folder that holds a version of the server."""
+    """Return the folder of another version of the server. Raises `ArgumentTypeError` if there is none."""
     folder = Path(path).resolve()
     if not (folder / "serving" / "__main__.py").exists():
         raise argparse.ArgumentTypeError(f"{path} is no checkout of this repository")

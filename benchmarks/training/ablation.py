@@ -1,4 +1,4 @@
-"""What does each setting earn? Trains a preset with one setting changed at a time, on seeds that no benchmark uses.
+"""Train a preset with one setting changed at a time, on seeds that no benchmark uses, and compare the returns.
 
 `python -m benchmarks.training.ablation HalfCheetah-v5 --steps 300000 --seeds 2` prints a table and writes
 results/ablation.json: mean return of 20 deterministic episodes for each seed, of the preset itself and of each
@@ -53,7 +53,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def mean_return(env_id: str, steps: int, seed: int, change: str) -> float:
-    """Of one run."""
+    """Return the mean return of one run."""
     preset = load_preset(preset_for(env_id), env_id)
     config = dataclasses.replace(with_settings(preset, CHANGES[change]), total_steps=steps, seed=seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""How much of a batch's policy gradient is signal? Freezes a policy in training, and asks very many batches.
+"""Measure how much of a batch's policy gradient is signal, by very many batches of a policy frozen in training.
 
 `python -m benchmarks.training.gradient_noise Walker2d-v5 --seed 100 --steps 250000` trains the preset so far, samples
 500 batches of the policy that it has then, and fits critics to the training's batches with memories of several lengths.
@@ -47,7 +47,7 @@ LITTLE = 1e-3
 
 
 def train_until(config: Config, learner: Learner, steps: int) -> tuple[TrainingState, list[Any]]:
-    """The state after that many steps, and (state, batch) of each iteration before."""
+    """Train for `steps` steps; return the state, and (state, batch) of each iteration before."""
     state, seen = learner.initial_state(config.sampling.num_envs), []
     with Experience(config, learner.policy) as experience:
         collect = experience.collect
@@ -68,7 +68,7 @@ def train_until(config: Config, learner: Learner, steps: int) -> tuple[TrainingS
 
 
 def sample_frozen(config: Config, learner: Learner, state: TrainingState) -> Batch:
-    """Batches in a row of the policy as it is, one after the other in time."""
+    """Sample consecutive batches of the unchanged policy, and concatenate them in time."""
     rng = np.random.default_rng(0)
     with Experience(config, learner.policy) as experience:
         experience.restart(10_000, max(state.recent_lengths, default=0))
@@ -81,10 +81,10 @@ def sample_frozen(config: Config, learner: Learner, state: TrainingState) -> Bat
 
 
 class Frozen:
-    """The frozen policy's rows: what any critic and trace make of them."""
+    """Samples of the frozen policy, with their advantages and gradients for any critic and trace."""
 
     def __init__(self, config: Config, learner: Learner, state: TrainingState, batch: Batch) -> None:
-        """`batch` is [BATCHES x T, N]."""
+        """Compile the functions of the rows; `batch` is [BATCHES x T, N]."""
         self.config, self.learner, self.state, self.batch = config, learner, state, batch
         self.reward = scale_rewards(batch.reward, state.return_moments)
         flat = batch.observation.reshape(-1, batch.observation.shape[-1])
@@ -103,17 +103,17 @@ class Frozen:
         self.metric_rows = self.rows(slice(self.tried, self.tried + 2 * config.rollout_length), batch.reward)
 
     def values(self, critic: Any, theta: Any) -> Any:
-        """V of each observation, [BATCHES x T + 1, N]."""
+        """Return V of each observation: [BATCHES x T + 1, N]."""
         parts = [np.asarray(critic.values(theta, part)) for part in np.array_split(self.inputs, 16)]
         return np.concatenate(parts).reshape(len(self.reward) + 1, -1)
 
     def advantages(self, value: Any, trace: float) -> Any:
-        """[BATCHES x T, N]."""
+        """Return the advantages: [BATCHES x T, N]."""
         batch, discount = self.batch, self.config.sampling.discount
         return generalized_advantages(self.reward, discount * ~batch.terminated, trace * ~batch.ended, value)
 
     def rows(self, chosen: slice, advantage: Any) -> Rows:
-        """Of some times."""
+        """Return the rows of the time steps `chosen`."""
         batch, size = self.batch, self.batch.reward.shape[1]
         inputs = self.inputs.reshape(-1, size, self.inputs.shape[-1])[chosen]
         weight = batch.weight[chosen]
@@ -121,7 +121,10 @@ class Frozen:
         return Rows(flat(inputs), flat(batch.sample[chosen]), flat(advantage[chosen]), flat(weight))
 
     def true_gradient(self) -> tuple[Any, float]:
-        """g of the rows that no step is made of, and sqrt(g'F^-1 g), each g of another half, since noise would add."""
+        """Return the gradient g of rows that no step uses, and sqrt(g'F^-1 g).
+
+        There each g is of another half of the rows, so that their noise does not add.
+        """
         settings = {"critic.hidden_sizes": WIDE}
         critic = build_learner(with_settings(self.config, settings)).value_function
         theta, rng = critic.initial_theta(), np.random.default_rng(0)
@@ -147,7 +150,7 @@ class Frozen:
         return gradients.mean(axis=0), float(np.sqrt(abs(natural @ other)))
 
     def efficiency(self, value: Any, trace: float, gradient: Any, norm: float) -> tuple[float, float]:
-        """Mean over the batches, and its standard error."""
+        """Return the mean efficiency over the batches, and its standard error."""
         advantage, length, found = self.advantages(value, trace), self.config.rollout_length, []
         for t in range(0, self.tried, length):
             chosen = slice(t, t + length)
@@ -160,7 +163,7 @@ class Frozen:
 
 
 def critic_with(memory: int, config: Config, seen: list[Any]) -> tuple[Any, Any]:
-    """A critic as it would have come out of the training's batches with this memory: its function and parameters."""
+    """Fit a critic to the training's batches with this memory; return its function and parameters."""
     config = with_settings(config, {"critic.memory": memory})
     learner, n = build_learner(config), config.sampling.num_envs
     own = learner.initial_state(n)

@@ -1,4 +1,4 @@
-"""Does the cost of an iteration grow as its work does? Over batch size, networks' width and number of environments.
+"""Measure how an iteration's cost grows with batch size, networks' width and number of environments.
 
 `python -m benchmarks.training.growth` prints a table and writes results/growth.json. One dimension varies at a time,
 each point is measured in a process of its own, and update and critic one after the other, though training runs them
@@ -25,7 +25,7 @@ MEASURED = 5
 
 
 class Point(NamedTuple):
-    """What an iteration is made of; `width` is that of both hidden layers, policy and critic."""
+    """Sizes of an iteration; `width` is that of both hidden layers, in policy and critic."""
 
     env_id: str
     batch_size: int
@@ -116,7 +116,7 @@ def median_milliseconds(call: Callable[[], Any]) -> float:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """For people, as Markdown: milliseconds, and in brackets how many times those of the dimension's base."""
+    """Format as Markdown: milliseconds, and in brackets the ratio to the first point of the dimension."""
     lines = ["| | work | sampling | of it acting | update | critic |", "|---|---|---|---|---|---|"]
     for result in results:
         base = next(r for r in results if r["dimension"] == result["dimension"] and r["is_base"])

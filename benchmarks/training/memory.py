@@ -1,4 +1,4 @@
-"""How much memory does training take, against sb3-contrib's, and does it grow?
+"""Measure how much memory training takes, against sb3-contrib's, and whether it grows.
 
 `python -m benchmarks.training.memory --peer PYTHON` prints a table and writes results/memory.json; PYTHON is the
 interpreter of an environment that has sb3-contrib (`make bench-memory` makes one). Megabytes are 10^6 bytes in RAM.
@@ -19,7 +19,7 @@ EARLY, LATE, BETWEEN = 50, 500, 50
 
 
 def measure_ours() -> dict[str, Any]:
-    """A whole run, with its checkpoints and logs: memory every fifty iterations, and the most until the fiftieth."""
+    """Train with checkpoints and logs; return memory every fifty iterations, and its peak until the fiftieth."""
     from trpo_tf.config.settings import Config, SamplingConfig
     from trpo_tf.training.train import train
 
@@ -38,7 +38,7 @@ def measure_ours() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """For people, as Markdown."""
+    """Format the results as a Markdown table."""
     ours, peer = results["ours"], results["peer"]
     early, late = (ours["resident_megabytes"][str(iteration)] for iteration in (EARLY, LATE))
     return "\n".join(

@@ -1,4 +1,4 @@
-"""How much faster sampling is with rollout workers, and what the workers cost the learner.
+"""Measure how much faster sampling is with rollout workers, and what the workers cost the learner.
 
 `python -m benchmarks.training.scale` prints a table and writes results/scale.json; `--rows` chooses rows, and keeps the
 others in the file. A row's cases run in processes of their own, without learning but in `constants`. Rows that keep
@@ -25,7 +25,7 @@ PEER_PROCESSES = (1, 2, 4, 8)
 
 
 class Case(NamedTuple):
-    """What is sampled: `steps` of each of the environments in an iteration, on Ray if there are `nodes` of it."""
+    """What is sampled: `steps` of each of the environments in an iteration, on Ray if `nodes` is not 0."""
 
     env_id: str
     num_envs: int
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Least seconds of an iteration's sampling, and of its part beside environments and policy; the learner's CPU."""
+    """Least seconds of an iteration's sampling, those outside environments and policy, and the learner's on the CPU."""
 
     seconds: float
     rest: float
@@ -75,7 +75,7 @@ def sample(case: Case) -> Measured:
 
 
 def config_of(case: Case, **settings: Any) -> Any:
-    """The run that samples a case."""
+    """Return the config of the run that samples a case."""
     from trpo_tf.config.settings import Config, SamplingConfig
 
     batch = case.num_envs * case.steps
@@ -95,12 +95,12 @@ def start_nodes(case: Case) -> str:
 
 
 def measured(case: Case) -> Measured:
-    """What a process of its own measures of a case."""
+    """Measure a case in a new process."""
     return all_measured([case])[0]
 
 
 def all_measured(cases: list[Case]) -> list[Measured]:
-    """What a process of its own measures of several cases."""
+    """Measure several cases in one new process."""
     return [
         Measured(*found)
         for found in ask([sys.executable, "-m", "benchmarks.training.scale", "--cases", json.dumps(cases)])
@@ -108,7 +108,7 @@ def all_measured(cases: list[Case]) -> list[Measured]:
 
 
 def speedup(case: Case, peer: str | None) -> dict[str, Any]:
-    """Seconds with and without workers, and those of the peers with their best number of processes."""
+    """Return seconds with and without workers, and those of the peers with their best number of processes."""
     alone, shared = measured(case._replace(workers=0)).seconds, measured(case).seconds
     row = {"seconds_0": alone, f"seconds_{case.workers}": shared, "speedup": alone / shared}
     if peer is None:
@@ -125,13 +125,13 @@ def speedup(case: Case, peer: str | None) -> dict[str, Any]:
 
 
 def waiting() -> dict[str, Any]:
-    """Share of the ideal of environments that wait, in which the workers' waits are all at once."""
+    """Return the speed-up on waiting environments as a share of the ideal, in which all workers wait at once."""
     ideal, found = WAITING.steps * WAITING.num_envs * 0.005 / WAITING.workers, measured(WAITING).seconds
     return {"ideal_seconds": ideal, "seconds_8": found, "share_of_ideal": ideal / found}
 
 
 def overhead(nodes: int) -> dict[str, Any]:
-    """Milliseconds of an iteration's sampling that are neither environments nor policy, less those without workers.
+    """Return milliseconds of sampling that are neither environments nor policy, less those without workers.
 
     Without workers half of the environments are sampled. `wall_milliseconds` compares whole times instead. They also
     have what two busy processes cost each other: caches, memory, the clock of the cores.
@@ -141,7 +141,7 @@ def overhead(nodes: int) -> dict[str, Any]:
 
 
 def ray_nodes() -> dict[str, Any]:
-    """Efficiency of the waiting environment on 2, 4 and 8 nodes, against one node with one worker's share."""
+    """Return the efficiency of waiting environments on 2, 4 and 8 nodes, against one node with one worker's share."""
     share = WAITING._replace(num_envs=WAITING.num_envs // 8, shards=1, workers=1, nodes=1)
     alone = measured(share).seconds
     cases = {
@@ -152,7 +152,7 @@ def ray_nodes() -> dict[str, Any]:
 
 
 def constants() -> dict[str, Any]:
-    """What the model of scale_model.py is made of; seconds of the learner's CPU, so that other load disturbs it little.
+    """Measure the constants of scale_model.py, in seconds of the learner's CPU, which other load disturbs little.
 
     The learner's cost of a worker and of a step are fitted to cases of 1 to 8 workers, with few and with many steps.
     """
@@ -173,7 +173,7 @@ def constants() -> dict[str, Any]:
 
 
 def learning() -> dict[str, float]:
-    """Seconds of an update at two batch sizes, and of HalfCheetah's step, with the variation between segments."""
+    """Return seconds of an update at two batch sizes, and of HalfCheetah's step with its variation over segments."""
     from trpo_tf.learning.iteration import iterate
     from trpo_tf.learning.learner import build_learner
     from trpo_tf.sampling.sampler import Experience

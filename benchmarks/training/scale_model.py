@@ -1,4 +1,4 @@
-"""What an iteration takes with 10, 100 or 1,000 workers, by a model of measured constants, and by a simulation of it.
+"""Predict an iteration's time with 10, 100 or 1,000 workers, by a model of measured constants and a simulation.
 
 `python -m benchmarks.training.scale_model` reads results/scale.json, whose row `constants` scale.py has measured, and
 writes docs/explanation/scale.md and its plot.

@@ -1,4 +1,4 @@
-"""Settings of a config by dotted names, for scripts that try one value after another."""
+"""Change settings of a config by dotted names, for scripts that try one value after another."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,7 @@ from trpo_tf.config.settings import Config
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """`config` with dotted settings changed."""
+    """Return `config` with dotted settings changed."""
     for name, value in settings.items():
         component, _, field = name.rpartition(".")
         if component:

@@ -1,4 +1,4 @@
-"""How fast is training, against sb3-contrib's? In turn, each time in a process of its own.
+"""Measure the speed of training against sb3-contrib's, in turns, each time in a new process.
 
 `python -m benchmarks.training.speed --peer PYTHON` prints two tables and writes results/speed.json; PYTHON is the
 interpreter of an environment that has sb3-contrib (`make bench-train` makes one). In the first both do the same work;
@@ -51,19 +51,19 @@ PRESETS = ["CartPole-v1", "HalfCheetah-v5"]
 
 
 def equal_work(task: Task) -> Config:
-    """The peer's defaults in a run of a million steps; conjugate gradient goes its fifteen, as the peer's does."""
+    """Return the peer's defaults for a run of a million steps, with fifteen conjugate gradient iterations as there."""
     sampling = SamplingConfig(num_envs=task.num_envs, env_backend=task.backend)
     trust_region = TrustRegionConfig(cg_tolerance=0.0)
     return Config(task.env_id, total_steps=1_000_000, sampling=sampling, trust_region=trust_region)
 
 
 def preset(env_id: str) -> Config:
-    """Our own settings, with the backend that they mean here."""
+    """Return the task's preset, with the environment backend that it means here."""
     return with_env_backend(load_preset(preset_for(env_id), env_id))
 
 
 def measure_ours(config: Config) -> dict[str, Any]:
-    """Steps a second when all is compiled, and milliseconds an iteration by phase."""
+    """Return steps per second after compilation, and milliseconds an iteration by phase."""
     learner = build_learner(config)
     state = learner.initial_state(config.sampling.num_envs)
     with Experience(config, learner.policy) as experience:
@@ -79,7 +79,7 @@ def measure_ours(config: Config) -> dict[str, Any]:
 
 
 def measure_alone(config: Config) -> dict[str, Any]:
-    """Steps a second of the environments with random actions, and nothing else."""
+    """Return steps per second of the environments alone, with random actions."""
     length, n, env = config.rollout_length, config.sampling.num_envs, make_env(config.env_id)
     env.action_space.seed(0)
     actions = [np.stack([env.action_space.sample() for _ in range(n)]) for _ in range(length)]
@@ -95,7 +95,7 @@ def measure_alone(config: Config) -> dict[str, Any]:
 
 
 def compare(config: Config, peer: str, peer_envs: int, rounds: int, *, alone: bool) -> dict[str, Any]:
-    """Ours and the peer's in turn, and if asked for the environments alone."""
+    """Measure ours and the peer's in turn, and the environments alone if asked for."""
     seen: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": [], "alone": []}
     settings = json.dumps(config.to_dict())
     for _ in range(rounds):
@@ -120,7 +120,7 @@ def compare(config: Config, peer: str, peer_envs: int, rounds: int, *, alone: bo
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """For people, as Markdown."""
+    """Format the results as a Markdown table."""
     phases = results[0]["milliseconds"]
     has_alone = "alone" in results[0]
     heads = ["environment", "backend", "envs", "steps/s", "sb3-contrib", "ratio (range)", f"{', '.join(phases)}, ms"]

@@ -1,4 +1,4 @@
-"""How soon is a return reached, against sb3-contrib's TRPO? Ours with our presets, the peer with RL Zoo's settings.
+"""Measure how soon a return is reached: ours with our presets, sb3-contrib's TRPO with RL Zoo's settings.
 
 `python -m benchmarks.training.time_to_return --peer PYTHON` runs both in turn, each time in a process of its own,
 prints a table and writes results/time_to_return.json. Seconds are those of training with its compilation, which is also
@@ -30,14 +30,14 @@ class Task(NamedTuple):
 
 
 class Reached(Exception):
-    """Ends training."""
+    """The exception that ends training once the return is reached."""
 
 
 TASKS = [Task("CartPole-v1", 475.0), Task("HalfCheetah-v5", 2500.0)]
 
 
 def measure_ours(task: Task, seed: int) -> dict[str, Any]:
-    """Seconds and steps of training until the return was reached, or of the whole training if it never was.
+    """Return seconds and steps of training until the return was reached, or of the whole training if it never was.
 
     And the seconds of compiling among them.
     """
@@ -62,7 +62,7 @@ def measure_ours(task: Task, seed: int) -> dict[str, Any]:
 
 
 def compare(task: Task, peer: str, rounds: int) -> dict[str, Any]:
-    """Ours and the peer's in turn, a seed each round."""
+    """Measure ours and the peer's in turn, one seed a round."""
     ours, theirs = [], []
     for seed in range(rounds):
         ours.append(
@@ -79,7 +79,7 @@ def compare(task: Task, peer: str, rounds: int) -> dict[str, Any]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """For people, as Markdown: medians, and whether a run never got there."""
+    """Format as Markdown: medians, and whether a run never reached the return."""
     lines = [
         "| environment | return | seconds (steps), ours | compiling | sb3-contrib | ratio (range) | once compiled |",
         "|---|---|---|---|---|---|---|",

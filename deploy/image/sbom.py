@@ -14,7 +14,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 
 def finish(bom: dict[str, Any], version: str) -> dict[str, Any]:
-    """The document of the image at `version`."""
+    """Return the image's SBOM with the image's own name and `version`."""
     subject = {"type": "container", "bom-ref": "trpo-tf-serving", "name": "trpo-tf-serving", "version": version}
     python = {"type": "platform", "bom-ref": "python", "name": "python", "version": platform.python_version()}
     components = [*bom["components"], python]

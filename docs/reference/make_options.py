@@ -50,7 +50,7 @@ def _lines() -> Iterator[str]:
 
 
 def _settings() -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """The groups of settings, those of no group first."""
+    """Return the groups of settings, those of no group first."""
     yield "Settings of the run", _rows(Config, "")
     for group in dataclasses.fields(Config):
         if dataclasses.is_dataclass(group.type):
@@ -58,7 +58,7 @@ def _settings() -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
 
 
 def _server_options() -> Iterator[str]:
-    """The server's options under the headings of its --help."""
+    """Return the server's options under the headings of its --help."""
     rows: list[tuple[str, str, str]] = []
     for option in dataclasses.fields(ServeOptions):
         section = option.metadata["section"]
@@ -76,7 +76,7 @@ def _server_options() -> Iterator[str]:
 
 
 def _rows(kind: Any, group: str) -> list[tuple[str, str, str]]:
-    """Option, default and description of each field that is no group itself."""
+    """Return option, default and description of each field that is no group itself."""
     hints, texts = get_type_hints(kind, include_extras=True), _texts(kind)
     found = []
     for setting in dataclasses.fields(kind):
@@ -93,7 +93,7 @@ def _rows(kind: Any, group: str) -> list[tuple[str, str, str]]:
 
 
 def _texts(kind: Any) -> dict[str, str]:
-    """The docstring below each field of a class."""
+    """Return the docstring below each field of a class."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     return {
@@ -108,7 +108,7 @@ def _default(setting: dataclasses.Field[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A default as one types it; nothing for one that stands for "not given"."""
+    """Write a default as one types it, and one that stands for "not given" as nothing."""
     match value:
         case None | "" | () | -1:
             return ""

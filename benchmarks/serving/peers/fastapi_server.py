@@ -14,7 +14,7 @@ app = FastAPI()
 
 
 class Tensor(BaseModel):
-    """An input."""
+    """An input tensor."""
 
     name: str
     datatype: str
@@ -30,13 +30,13 @@ class Request(BaseModel):
 
 @app.get("/v2/health/ready")
 async def ready() -> dict:
-    """Whether it answers."""
+    """Say that the model is ready."""
     return {"ready": True}
 
 
 @app.post("/v2/models/policy/infer")
 async def infer(request: Request) -> dict:
-    """Actions."""
+    """Return the actions for the one input."""
     (tensor,) = request.inputs
     observations = np.array(tensor.data, np.float32).reshape(tensor.shape)
     (actions,) = session.run(["action"], {tensor.name: observations})

@@ -18,7 +18,7 @@ class Policy(Model):
         return True
 
     async def predict(self, payload: InferRequest, *_: object, **__: object) -> InferResponse:
-        """Actions."""
+        """Return the actions for the one input."""
         (tensor,) = payload.inputs
         (actions,) = self.session.run(["action"], {tensor.name: tensor.as_numpy()})
         output = InferOutput("action", list(actions.shape), "INT64", actions.ravel().tolist())

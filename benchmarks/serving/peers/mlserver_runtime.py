@@ -19,7 +19,7 @@ class Policy(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Actions."""
+        """Return the actions for the one input."""
         (tensor,) = payload.inputs
         (actions,) = self.session.run(["action"], {tensor.name: NumpyCodec.decode_input(tensor)})
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("action", actions)])
