@@ -5,7 +5,7 @@ import pytest
 from trpo_tf.__main__ import main
 from trpo_tf.config.names_elsewhere import NAMES
 from trpo_tf.config.option_names import flat
-from trpo_tf.config.settings import Config, read_config
+from trpo_tf.config.settings import Config, SamplingConfig, VineConfig, read_config
 from trpo_tf.errors import UserError
 
 
@@ -26,6 +26,25 @@ def test_every_name_stands_for_a_setting_and_is_none():
 def test_an_unknown_setting_is_told_the_name_that_is_meant(name, said):
     with pytest.raises(UserError) as error:
         Config.for_env("CartPole-v1", **{name: 1})
+    assert str(error.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: Config("X", num_envs=4),
+            "setting 'num_envs' is unknown; its place is sampling.num_envs; Config.for_env",
+        ),
+        (lambda: Config(env="X"), "setting 'env' is unknown; here it is env_id; Config.for_env takes every setting"),
+        (lambda: Config("X", zzz=4), "setting 'zzz' is unknown; Config has env_id, seed"),
+        (lambda: SamplingConfig(n_envs=4), "setting 'n_envs' is unknown; here it is num_envs"),
+        (lambda: VineConfig(zzz=4), "setting 'zzz' is unknown; VineConfig has rollout_states"),
+    ],
+)
+def test_an_unknown_keyword_is_told_what_is_meant(make, said):
+    with pytest.raises(UserError) as error:
+        make()
     assert str(error.value).startswith(said)
 
 

@@ -77,7 +77,7 @@ def test_a_mask_that_is_passed_over_is_told(source, told):
     env = make_env("tests.support.masked_environments:Legal-v0", source=source)
     if source == "info":  # every environment of this class has the method
         env.has_wrapper_attr = lambda _: False
-    with pytest.warns(UserWarning, match=rf"\({told}\), and the policy does not see it: use --action-mask {source}"):
+    with pytest.warns(UserWarning, match=rf"\({told}\), and the policy does not see it: use action_mask=.{source}"):
         warn_of_unused_mask(env, "auto")
     for setting in ("off", source):
         warn_of_unused_mask(env, setting)

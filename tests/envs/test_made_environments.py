@@ -144,7 +144,7 @@ def test_wrong_arguments_are_one_line(arguments, capsys):
             "env_wrapper gymnasium.wrappers:HumanRendering can't be made: .*render_mode",
         ),
         ("os:system", "env_wrapper os:system is no gymnasium.Wrapper"),
-        ("gymnasium.wrappers:NormalizeReward", "NormalizeReward keeps statistics .* use --value-scaling"),
+        ("gymnasium.wrappers:NormalizeReward", "NormalizeReward keeps statistics .* use value_scaling"),
         ("gymnasium.wrappers:NormalizeObservation", "NormalizeObservation keeps statistics .* part of the policy"),
         ('tests.support.environments:Noted{"by": 3}', "unexpected keyword argument 'by'"),
     ],

@@ -313,7 +313,7 @@ def test_tuples_and_lists_stand_for_each_other():
 def test_floats_of_another_precision_are_told_how_to_convert_them():
     """The type of a Box is float32 by default, that of NumPy's floats float64."""
     box = gym.spaces.Box(-1, 1, (2,))
-    with pytest.raises(EnvironmentFailure, match=r"or by --env-wrapper 'gymnasium.wrappers:Dtype.*float32\"}'$"):
+    with pytest.raises(EnvironmentFailure, match=r"or by env_wrapper='gymnasium.wrappers:Dtype.*float32\"}'$"):
         conforming(np.zeros(2), observation_spec(box))
     with pytest.raises(EnvironmentFailure, match=r"\.astype\('float32'\)$"):
         conforming({"a": np.zeros(2), "b": SEEN}, observation_spec(gym.spaces.Dict(a=box, b=box)))

@@ -187,7 +187,7 @@ def test_workers_that_can_not_be_are_refused(sharded):
     pool = sharded("CartPole-v1", shards=1, env_backend="envpool")
     for asked, of, message in [
         (-1, config, "workers must be"),
-        (5, config, "workers must be at most the run's shards, 4; start a run with --shards 5"),
+        (5, config, "workers must be at most the run's shards, 4; start a run with shards=5"),
         (1, pool, "workers must be 0 for envpool"),
         (Workers(0, step_timeout=1), config, "step_timeout needs workers"),
         (Workers(2, step_timeout=-1), config, "step_timeout must be at least 0"),

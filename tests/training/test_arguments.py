@@ -29,6 +29,7 @@ WRONG = {
     "environment must be the id of a registered": lambda trained: evaluate(
         in_process(trained.run.policy, "walk"), gym.make("CartPole-v1")
     ),
+    "policy must be that of a run, as in in_process": lambda trained: in_process(trained.run, "walk"),
     "episodes must be at least 1": lambda trained: evaluate(in_process(trained.run.policy, "walk"), "x", episodes=-2),
     "episodes must be .* whole number": lambda trained: evaluate(
         in_process(trained.run.policy, "w"), "x", episodes=2.0
@@ -65,8 +66,14 @@ def test_functions_that_run_eagerly_are_refused(trained, tmp_path):
 
 def test_a_misspelt_argument_is_named_before_a_folder_is_made(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TypeError, match="profle"):
-        train(trained.run.config, "run", profle=True)
+    for name, meant in {
+        "profle": "did you mean profile",
+        "num_envs": r"it is a setting: Config.for_env\(..., num_envs=...\)",
+        "gamma": "here it is discount",
+        "verbose": r"see help\(trpo_tf.train\)",
+    }.items():
+        with pytest.raises(UserError, match=f"argument '{name}' is unknown; {meant}"):
+            train(trained.run.config, "run", **{name: True})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -134,7 +134,7 @@ def test_a_resumed_run_remembers_the_best(tried, tmp_path):
 
 
 def test_an_exception_in_a_periodic_evaluation_ends_training_with_a_checkpoint(small_config, tmp_path, monkeypatch):
-    told = r"(?s)a periodic evaluation, environment \d of \d: .* raised ArithmeticError: .*go on with --resume"
+    told = r"(?s)a periodic evaluation, environment \d of \d: .* raised ArithmeticError: .*go on with trpo_tf.resume"
     with pytest.raises(EnvironmentFailure, match=told):
         train(small_config("tests.support.environments:FailingWalk-v0", **FAILING), tmp_path / "run")
     monkeypatch.setenv("WALK_REPAIRED", "1")
@@ -148,5 +148,5 @@ def test_a_value_that_is_not_finite_in_a_periodic_evaluation_ends_training_too(
     broken, small_config, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WALK_GIVES_NAN", broken)
-    with pytest.raises(EnvironmentFailure, match=r"(?s)that is not finite.*go on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"(?s)that is not finite.*go on with trpo_tf.resume"):
         train(small_config("tests.support.environments:FailingWalk-v0", **FAILING), tmp_path / "run")

@@ -156,7 +156,8 @@ def test_observer_and_callbacks_hear_of_each_iteration(trained):
 
 
 def test_a_finished_run_is_not_resumed(trained):
-    with pytest.raises(UserError, match="is complete; start a new run from it with --init-from"):
+    advice = r"start a new run from it with init_from=.*, or lengthen it with trpo_tf.resume\(.*, total_steps=N\)"
+    with pytest.raises(UserError, match=f"is complete; {advice}"):
         resume(trained.run.folder)
 
 
@@ -180,7 +181,7 @@ def test_keras_callbacks_can_stop_and_see_the_weights(small_config, tmp_path):
 def test_a_signal_ends_training_after_the_iteration(number, small_config, tmp_path):
     before = signal.getsignal(number)
     asker = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: epoch == 1 and os.kill(os.getpid(), number))
-    with pytest.raises(KeyboardInterrupt, match=r"stopped after \d+ steps; go on with --resume .*run"):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after \d+ steps; go on with trpo_tf.resume.*run"):
         train(small_config(total_steps=6400), tmp_path / "run", callbacks=[asker])
     assert load_run(tmp_path / "run").state.iteration == 2
     assert signal.getsignal(number) == before
@@ -384,7 +385,7 @@ def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_c
     config = small_config("tests.support.environments:FailingWalk-v0", total_steps=1024, eval_episodes=2)
     with pytest.raises(
         EnvironmentFailure,
-        match=r"step raised ArithmeticError: the motor is too hot \(.*, line \d+\)\ngo on with --r",
+        match=r"step raised ArithmeticError: the motor is too hot \(.*, line \d+\)\ngo on with trpo_tf.r",
     ) as failed:
         train(config, tmp_path / "run")
     assert isinstance(failed.value.__cause__, ArithmeticError)
@@ -399,7 +400,7 @@ def test_an_exception_of_the_environment_ends_training_with_a_checkpoint(small_c
 
 def test_an_exception_in_the_first_evaluation_can_be_resumed_too(small_config, tmp_path, monkeypatch):
     config = small_config("tests.support.environments:FailingWalk-v0", eval_episodes=50)
-    with pytest.raises(EnvironmentFailure, match=r"the motor is too hot .*\ngo on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"the motor is too hot .*\ngo on with trpo_tf.resume"):
         train(config, tmp_path / "run")
     monkeypatch.setenv("WALK_REPAIRED", "1")
     assert resume(tmp_path / "run").summary["untrained"]["episodes"] == 50
@@ -412,7 +413,7 @@ def test_a_value_that_is_not_finite_ends_training_the_same_way(
 ):
     config = small_config("tests.support.environments:FailingWalk-v0", total_steps=1024, eval_episodes=eval_episodes)
     monkeypatch.setenv("WALK_GIVES_NAN", broken)
-    with pytest.raises(EnvironmentFailure, match=r"(?s)that is not finite.*go on with --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"(?s)that is not finite.*go on with trpo_tf.resume"):
         train(config, tmp_path / "run")
     state = load_run(tmp_path / "run").state
     for name, array in state.to_arrays().items():
@@ -421,7 +422,7 @@ def test_a_value_that_is_not_finite_ends_training_the_same_way(
 
 def test_an_existing_folder_is_refused_and_left_alone(small_config, tmp_path):
     (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match="exists; choose another --out, remove it, or go on with it"):
+    with pytest.raises(UserError, match=r"exists; choose another out, remove it, or go on with it: trpo_tf.resume"):
         train(small_config(), tmp_path / "run")
     assert [path.name for path in tmp_path.rglob("*")] == ["run"]
 

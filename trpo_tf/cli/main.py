@@ -48,6 +48,7 @@ from trpo_tf.errors import UserError
 from trpo_tf.serving import __version__
 from trpo_tf.serving.errors import install
 from trpo_tf.support.graceful_stop import raise_if_interrupted
+from trpo_tf.support.shell import in_command
 
 
 class _AnyConfig(Config):
@@ -92,6 +93,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+@in_command()
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; wrong use ends with exit status 2 and one line, or a traceback after `--debug`."""
     arguments = list(sys.argv[1:] if argv is None else argv)

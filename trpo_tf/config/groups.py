@@ -7,7 +7,7 @@ from tyro.conf import UseAppendAction, arg
 
 from trpo_tf.config.environment import ACTION_MASKS, Environment, as_json
 from trpo_tf.config.recurrent_memory import parse_memory
-from trpo_tf.config.setting_checks import check_types, require, require_one_of
+from trpo_tf.config.setting_checks import KnownSettings, check_types, require, require_one_of
 
 FISHER_PRODUCTS = ("gauss-newton", "double-backprop", "score-covariance")
 ADVANTAGES = ("gae", "monte-carlo", "return")
@@ -18,7 +18,7 @@ VALUE_SCALINGS = ("targets", "rewards", "none")
 
 
 @dataclass(frozen=True)
-class EnvironmentConfig:
+class EnvironmentConfig(KnownSettings):
     """How the environment is made. If any of these is set, Gymnasium steps it, not EnvPool."""
 
     env_kwargs: Annotated[str, arg(metavar="JSON", help_behavior_hint="")] = ""
@@ -36,6 +36,8 @@ class EnvironmentConfig:
         """Raise `UserError` naming the first setting that can't work."""
         for name in ("env_kwargs", "reset_options"):
             object.__setattr__(self, name, as_json(getattr(self, name), name))
+        if isinstance(self.env_wrapper, str):
+            object.__setattr__(self, "env_wrapper", (self.env_wrapper,))
         check_types(self)
         object.__setattr__(self, "env_wrapper", tuple(self.env_wrapper))
         require(self.max_episode_steps >= 0, "max_episode_steps", "at least 0")
@@ -45,7 +47,7 @@ class EnvironmentConfig:
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(KnownSettings):
     """Sampling of experience, and estimation of advantages."""
 
     sampler: str = "single-path"
@@ -114,7 +116,7 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class VineConfig:
+class VineConfig(KnownSettings):
     """Rollouts of the vine; their steps count as environment steps."""
 
     rollout_states: int = 128
@@ -133,7 +135,7 @@ class VineConfig:
 
 
 @dataclass(frozen=True)
-class PolicyConfig:
+class PolicyConfig(KnownSettings):
     """The policy's network and distribution."""
 
     head: str = "auto"
@@ -175,7 +177,7 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
-class TrustRegionConfig:
+class TrustRegionConfig(KnownSettings):
     """The policy update: trust region, Fisher products, conjugate gradient, line search."""
 
     max_kl: float = 0.015
@@ -217,7 +219,7 @@ class TrustRegionConfig:
 
 
 @dataclass(frozen=True)
-class InnerConfig:
+class InnerConfig(KnownSettings):
     """The update of kl-penalty and ppo: Adam over minibatches."""
 
     policy_epochs: int = 10
@@ -244,7 +246,7 @@ class InnerConfig:
 
 
 @dataclass(frozen=True)
-class CriticConfig:
+class CriticConfig(KnownSettings):
     """The critic, a value network, and its fit by Adam over minibatches."""
 
     # `own_name` puts critic_ before these names where a setting is asked for without its group.

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Collection
 
 NAMES = {
+    **dict.fromkeys(("env", "env_name"), "env_id"),
     **dict.fromkeys(("n_envs", "training_num", "num_training_envs"), "num_envs"),
     **dict.fromkeys(("n_steps", "num_steps", "step_per_collect", "train_batch_size"), "batch_size"),
     **dict.fromkeys(("total_timesteps", "n_timesteps", "timesteps", "num_env_steps"), "total_steps"),

@@ -1,9 +1,35 @@
 """Check a setting's type and value when a config is made: the values come from Python and from files."""
 
+import dataclasses
 import reprlib
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from trpo_tf.config.names_elsewhere import known_as
 from trpo_tf.errors import UserError
+
+
+class KnownSettings:
+    """Base of dataclasses that refuse an unknown setting, and say which one is meant."""
+
+    def __new__(cls, *_values: Any, **settings: Any) -> Self:
+        """Raise `UserError` for a name that is no field."""
+        refuse_unknown(cls, settings, cls._meant)
+        return super().__new__(cls)
+
+    @classmethod
+    def _meant(cls, name: str) -> str:
+        """Return which setting an unknown name means, as a clause of an error; empty if none is close."""
+        return known_as(name, [field.name for field in dataclasses.fields(cls)])  # type: ignore[arg-type]
+
+
+def refuse_unknown(kind: Any, names: Iterable[str], meant: Callable[[str], str]) -> None:
+    """Raise `UserError` for the first of the names that is no field of a dataclass, with what is `meant` by it."""
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for name in names:
+        if name not in fields:
+            known = f"{kind.__name__} has {', '.join(fields)}"
+            raise UserError(f"setting {name!r} is unknown; {meant(name) or known}")
 
 
 def check_types(config: Any, prefix: str = "") -> None:

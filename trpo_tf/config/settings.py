@@ -26,7 +26,7 @@ from trpo_tf.config.groups import (
 from trpo_tf.config.names_elsewhere import known_as
 from trpo_tf.config.option_names import flat, former_own_names, nested, own_name
 from trpo_tf.config.preset_files import preset_for, preset_names, read_preset
-from trpo_tf.config.setting_checks import check_types, require, whole_number
+from trpo_tf.config.setting_checks import KnownSettings, check_types, refuse_unknown, require, whole_number
 from trpo_tf.errors import UserError
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(KnownSettings):
     """All settings of a training run."""
 
     env_id: Annotated[Positional[str], arg(metavar="ENVIRONMENT", help_behavior_hint="")]
@@ -112,6 +112,12 @@ class Config:
         require(self.critic.batch_size <= rows, "critic_batch_size", f"at most the rows of a batch, {rows}")
         if algorithm.uses_minibatches:
             require(self.inner.policy_batch_size <= rows, "policy_batch_size", f"at most the rows of a batch, {rows}")
+
+    @classmethod
+    def _meant(cls, name: str) -> str:
+        """Return which setting an unknown argument means, and how it is given; empty if none is close."""
+        meant = _meant(name)
+        return f"{meant}; Config.for_env takes every setting by its own name" if meant else ""
 
     @property
     def made_environment(self) -> Environment:
@@ -269,10 +275,7 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
 
 def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields:
-            meant = _meant(name) or f"{kind.__name__} has {', '.join(fields)}"
-            raise UserError(f"setting {name!r} is unknown; {meant}")
+    refuse_unknown(kind, values, _meant)
     arguments = {}
     for name, value in values.items():
         component = fields[name].type

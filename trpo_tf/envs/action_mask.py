@@ -18,6 +18,7 @@ from trpo_tf.envs.spaces import ActionMask, action_spec, parts_of_dict
 from trpo_tf.errors import EnvironmentFailure, UserError
 from trpo_tf.serving.bundle.specs import option_counts
 from trpo_tf.serving.runtime.action_masks import rows_without_action
+from trpo_tf.support.shell import option
 
 ACTION_MASK = "action_mask"
 """Key of the mask in a Dict observation and in `info`, and name of the policy's input."""
@@ -61,8 +62,8 @@ def warn_of_unused_mask(env: gym.Env[Any, Any], setting: str) -> None:
         if not isinstance(info, Mapping) or ACTION_MASK not in info:
             return
     warnings.warn(
-        f"the environment tells which actions are legal ({shown}), and the policy does not see it: use --action-mask "
-        f"{source}, or off to leave it so",
+        f"the environment tells which actions are legal ({shown}), and the policy does not see it: use "
+        f"{option('action_mask', source)}, or off to leave it so",
         stacklevel=4,
     )
 

@@ -22,6 +22,7 @@ from trpo_tf.serving.runtime.observations import (
     parts_of,
     structured,
 )
+from trpo_tf.support.shell import option
 
 NUMBERS = frozenset((float, int, np.float64, np.float32))
 FLAGS = frozenset((bool, np.bool_))
@@ -220,10 +221,8 @@ def _how_to_convert(part: Any, spec: ArraySpec) -> str:
         return ""
     if spec.name != ROOT:
         return f"; convert it where it is made: .astype({spec.dtype!r})"
-    return (
-        f"; convert it where it is made, or by --env-wrapper 'gymnasium.wrappers:DtypeObservation"
-        f"""{{"dtype": "{spec.dtype}"}}'"""
-    )
+    wrapper = f'gymnasium.wrappers:DtypeObservation{{"dtype": "{spec.dtype}"}}'
+    return f"; convert it where it is made, or by {option('env_wrapper', wrapper)}"
 
 
 @functools.lru_cache(maxsize=256)

@@ -17,8 +17,8 @@ Sums = dict[str, tuple[float, int]]
 class InfoSums:
     """Sums of the numbers in `info`: of episodes' last steps, or of all steps if the name begins with `reward`.
 
-    Numbers in a nested dict have its name as prefix: `episode.r`. Values that are no numbers are left out, and so is an
-    `info` that is no dict.
+    Numbers in a nested dict have its name as prefix: `episode.r`. Values that are no numbers are left out, and so are
+    an `info` that is no dict, and a dict within itself.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,13 @@ class InfoSums:
             return
         for name, value in info.items():
             if ended or str(name).startswith(_OF_EVERY_STEP):
-                self._add(str(name), value)
+                self._add(str(name), value, (info,))
 
-    def _add(self, name: str, value: Any) -> None:
+    def _add(self, name: str, value: Any, outer: tuple[Any, ...]) -> None:
+        """Add a value, which stands in each of the dicts `outer`."""
         if isinstance(value, Mapping):
-            for key, part in value.items():
-                self._add(f"{name}.{key}", part)
+            for key, part in value.items() if not any(value is each for each in outer) else ():
+                self._add(f"{name}.{key}", part, (*outer, value))
         elif isinstance(value, numbers.Real | np.bool_) or _is_scalar(value):
             total, count = self._values.get(name, (0.0, 0))
             with contextlib.suppress(OverflowError):  # an integer beyond all floats

@@ -27,12 +27,13 @@ from trpo_tf.envs.spaces import observation_spec
 from trpo_tf.envs.unregistered import of_former_gym, why_not_registered
 from trpo_tf.errors import ENVIRONMENT_ERRORS, UserError, described
 from trpo_tf.serving.argument_checks import expect
+from trpo_tf.support.shell import option
 
 _RUNNING_STATISTICS = {
-    "NormalizeObservation": "--normalize-observations, the default, whose statistics are a part of the policy",
-    "NormalizeReward": "--value-scaling targets, the default, or rewards",
+    "NormalizeObservation": ("normalize_observations", ", the default, whose statistics are a part of the policy"),
+    "NormalizeReward": ("value_scaling", ": targets, the default, or rewards"),
 }
-"""Wrappers of Gymnasium that can't be used, and what does the same."""
+"""Wrappers of Gymnasium that can't be used, and the setting that does the same."""
 
 
 def make_env(
@@ -218,9 +219,10 @@ def _refuse_running_statistics(env: gym.Env[Any, Any]) -> None:
     while isinstance(env, gym.Wrapper):
         name = type(env).__name__
         if type(env).__module__.startswith("gymnasium.wrappers.") and name in _RUNNING_STATISTICS:
+            setting, meaning = _RUNNING_STATISTICS[name]
             raise UserError(
                 f"the wrapper {name} keeps statistics that a run does not save; leave it out and use "
-                f"{_RUNNING_STATISTICS[name]}"
+                f"{option(setting)}{meaning}"
             )
         env = env.env
 
@@ -234,7 +236,7 @@ def _how_to_give(reason: str) -> str:
     """Return what to do about an argument that a constructor lacks or does not take."""
     if "unexpected keyword argument 'render_mode'" in reason:
         return "; to be drawn, an environment takes render_mode='rgb_array', and its render returns frames"
-    return "; arguments are given by --env-kwargs, as JSON"
+    return f"; arguments are given by {option('env_kwargs')}, as JSON"
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from gymnasium.envs.classic_control import (
 from trpo_tf.envs.checked import CheckedEnv
 from trpo_tf.envs.make import is_mujoco
 from trpo_tf.errors import UserError
+from trpo_tf.support.shell import option
 
 _CLASSIC_CONTROL = (AcrobotEnv, CartPoleEnv, Continuous_MountainCarEnv, MountainCarEnv, PendulumEnv)
 _PLAIN = (np.ndarray, np.generic, int, float, str, tuple, list, dict, set, deque, type(None))
@@ -47,13 +48,14 @@ def check_restorable(env: gym.Env[Any, Any]) -> None:
         raise UserError(
             f"the state of {type(inner).__name__} can't be restored, which the vine needs: that is known for classic "
             "control, MuJoCo and Atari's ALE/ ids, and for environments that have save_state() and "
-            "restore_state(state); use --sampler single-path"
+            f"restore_state(state); use {option('sampler', 'single-path')}"
         )
     for wrapper in _wrappers(env):
         if not type(wrapper).__module__.startswith(("gymnasium.", "trpo_tf.")) and (lost := _not_saved(wrapper)):
             raise UserError(
                 f"the wrapper {type(wrapper).__name__} keeps {lost!r}, which is no plain value, so the vine can't "
-                "restore it; give the wrapper save_state() and restore_state(state), or use --sampler single-path"
+                "restore it; give the wrapper save_state() and restore_state(state), or use "
+                f"{option('sampler', 'single-path')}"
             )
 
 

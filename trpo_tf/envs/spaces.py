@@ -14,6 +14,7 @@ from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.bundle.manifest_fields import bound_to_json
 from trpo_tf.serving.bundle.specs import Bound
 from trpo_tf.serving.runtime.observations import ROOT, leaves_of
+from trpo_tf.support.shell import option
 
 
 class ActionMask(gym.spaces.Box):
@@ -131,10 +132,8 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
     named = f"{what} space {space} of {name!r}" if is_part else f"{what} space {space}"
     message = f"{named} isn't supported; {_wanted(space, what)}"
     if is_part:
-        message += (
-            ". To leave it out, name the others: "
-            """--env-wrapper 'gymnasium.wrappers:FilterObservation{"filter_keys": [...]}'"""
-        )
+        wrapper = 'gymnasium.wrappers:FilterObservation{"filter_keys": [...]}'
+        message += f". To leave it out, name the others: {option('env_wrapper', wrapper)}"
     raise UserError(message)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 
 from trpo_tf.errors import is_installed
+from trpo_tf.support.shell import option
 
 _MOST_NAMES = 3
 
@@ -53,7 +54,8 @@ def of_former_gym(env_id: str) -> str:
     given = json.dumps({"env_id": env_id})
     return (
         "it is registered with the package gym, which Gymnasium replaces; look for a newer version of its package, "
-        f"or adapt it: pip install 'shimmy[gym-v26]', and train shimmy:GymV26Environment-v0 --env-kwargs '{given}'"
+        f"or adapt it: pip install 'shimmy[gym-v26]', and train shimmy:GymV26Environment-v0 "
+        f"{option('env_kwargs', given)}"
     )
 
 

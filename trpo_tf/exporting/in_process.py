@@ -1,9 +1,11 @@
 """Run a trained policy in this process, through its exported graph."""
 
 from trpo_tf.config.settings import Config
+from trpo_tf.errors import UserError
 from trpo_tf.export import convert_policy
 from trpo_tf.policies.policy import TrainedPolicy
 from trpo_tf.serving import Manifest, Policy
+from trpo_tf.serving.argument_checks import expect
 from trpo_tf.serving.bundle.files import MODEL_FILE, FileEntry
 
 
@@ -31,5 +33,6 @@ def model_name(env_id: str) -> str:
 
 
 def in_process(policy: TrainedPolicy, name: str, config: Config | None = None) -> Policy:
-    """Return the policy as its exported graph computes it, without writing a bundle."""
+    """Return the policy as its exported graph computes it, without writing a bundle. Raises `UserError`."""
+    expect(policy, TrainedPolicy, "policy must be that of a run, as in in_process(run.policy, name)", UserError)
     return Policy(*converted(policy, name, config))

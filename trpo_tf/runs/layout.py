@@ -22,7 +22,7 @@ from typing import Any
 from trpo_tf.config.former_names import COUNTERS, renamed
 from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
-from trpo_tf.support.shell import in_shell
+from trpo_tf.support.shell import in_shell, is_in_command, option
 
 CONFIG_FILE = "config.toml"
 START_CONFIG_FILE = "started_with.toml"
@@ -52,8 +52,15 @@ def require_new(folder: Path) -> None:
     """Raise `UserError` if the folder of a new run exists."""
     if folder.exists():
         raise UserError(
-            f"{folder} exists; choose another --out, remove it, or go on with it: --resume {in_shell(folder)}"
+            f"{folder} exists; choose another {option('out')}, remove it, or go on with it: {resuming(folder)}"
         )
+
+
+def resuming(folder: Path, total_steps: str = "") -> str:
+    """Return how the run in a folder is resumed, with other `total_steps` if they are given."""
+    if is_in_command():
+        return f"--resume {in_shell(folder)}{f' --total-steps {total_steps}' if total_steps else ''}"
+    return f"trpo_tf.resume({str(folder)!r}{f', total_steps={total_steps}' if total_steps else ''})"
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

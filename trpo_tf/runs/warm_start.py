@@ -10,6 +10,7 @@ from trpo_tf.runs.checkpoints import WEIGHTS_FILE, load_checkpoint, unpack
 from trpo_tf.runs.layout import CHECKPOINTS_FOLDER, CONFIG_FILE, is_run
 from trpo_tf.serving.bundle.manifest import read_checked, read_manifest
 from trpo_tf.serving.errors import BundleError
+from trpo_tf.support.shell import option
 
 
 def read_weights(source: Path, state: TrainingState) -> TrainingState:
@@ -17,10 +18,12 @@ def read_weights(source: Path, state: TrainingState) -> TrainingState:
     try:
         return state.with_weights(_weights(source))
     except BundleError as error:
-        raise UserError(f"--init-from {source} is neither a run nor a bundle that can be read: {error}") from error
+        raise UserError(
+            f"{option('init_from', source)} is neither a run nor a bundle that can be read: {error}"
+        ) from error
     except ValueError as error:
         raise UserError(
-            f"--init-from {source} does not fit ({error}); use the same networks and environment"
+            f"{option('init_from', source)} does not fit ({error}); use the same networks and environment"
         ) from error
 
 

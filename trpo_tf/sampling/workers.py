@@ -11,6 +11,7 @@ from trpo_tf.envs.make import resolved_id
 from trpo_tf.errors import UserError
 from trpo_tf.sampling.ray_connection import check_address
 from trpo_tf.serving.argument_checks import expect, expect_count
+from trpo_tf.support.shell import option
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,18 @@ class Workers:
             raise UserError("step_timeout must be at least 0 seconds")
         if self.count == 0:
             if self.step_timeout:
-                raise UserError("step_timeout needs workers, which are replaced when they hang; give --workers")
+                raise UserError(f"step_timeout needs {option('workers')}, which are replaced when they hang")
             if self.ray is not None:
-                raise UserError("ray needs workers, which are its actors; give --workers")
+                raise UserError(f"ray needs {option('workers')}, which are its actors")
             return
         if config.sampling.env_backend == "envpool":
-            raise UserError("workers must be 0 for envpool, which has its own threads; or give --env-backend gymnasium")
+            gymnasium = option("env_backend", "gymnasium")
+            raise UserError(f"workers must be 0 for envpool, which has its own threads; or give {gymnasium}")
         shards = config.sampling.shards
         if self.count > shards:
             raise UserError(
-                f"workers must be at most the run's shards, {shards}; start a run with --shards {self.count} (what it "
-                "learns depends on the shards, not on the workers)"
+                f"workers must be at most the run's shards, {shards}; start a run with "
+                f"{option('shards', self.count)} (what it learns depends on the shards, not on the workers)"
             )
         registration(config.made_environment)
         if self.ray is not None:

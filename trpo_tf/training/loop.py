@@ -20,13 +20,12 @@ from trpo_tf.learning.schedules import progress
 from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.runs.checkpoints import save_checkpoint
 from trpo_tf.runs.folder import Run, with_summary
-from trpo_tf.runs.layout import CHECKPOINTS_FOLDER, shown
+from trpo_tf.runs.layout import CHECKPOINTS_FOLDER, resuming, shown
 from trpo_tf.runs.metrics_log import MetricsLog
 from trpo_tf.runs.profiler import Profiler
 from trpo_tf.sampling.sampler import Experience
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.support.graceful_stop import StopRequest
-from trpo_tf.support.shell import in_shell
 from trpo_tf.training.best_policy import PeriodicEvaluation
 from trpo_tf.training.callbacks import KerasListeners
 from trpo_tf.training.progress import Progress, watch
@@ -85,7 +84,7 @@ class _Loop:
 
     def run_to_end(self) -> Run:
         """Train, and return the run; save a checkpoint if something stops it before its end."""
-        config, how_to_resume = self.run.config, f"go on with --resume {in_shell(shown(self.run.folder))}"
+        config, how_to_resume = self.run.config, f"go on with {resuming(shown(self.run.folder))}"
         try:
             return self._train()
         except EnvironmentFailure as failure:

@@ -21,14 +21,14 @@ from trpo_tf.learning.training_state import TrainingState
 from trpo_tf.policies.encoders import Encoder
 from trpo_tf.policies.network_checks import check_trainable
 from trpo_tf.runs.folder import Run, create_run, load_run, with_summary, write_config
-from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run, shown
+from trpo_tf.runs.layout import CONFIG_FILE, METRICS_FILE, default_folder, require_run, resuming, shown
 from trpo_tf.runs.lock import locked
 from trpo_tf.runs.profiler import FIRST_TRACED
 from trpo_tf.runs.warm_start import read_weights, warn_of_other_meaning
 from trpo_tf.sampling.workers import Workers
 from trpo_tf.serving import StateSpec
 from trpo_tf.serving.argument_checks import expect, expect_count, expect_path
-from trpo_tf.support.shell import in_shell
+from trpo_tf.support.shell import option
 from trpo_tf.training.loop import iterations_left, train_to_end
 from trpo_tf.training.watchers import WatcherArguments, Watchers
 
@@ -149,10 +149,10 @@ def resume(
         if total_steps is not None:
             run = _with_total_steps(run, total_steps)
         elif "trained" in run.summary:
-            name = in_shell(shown(folder))
+            name = shown(folder)
             raise UserError(
-                f"{shown(folder)} is complete; start a new run from it with --init-from {name}, or lengthen "
-                f"it with --resume {name} --total-steps N"
+                f"{name} is complete; start a new run from it with {option('init_from', name)}, or lengthen it with "
+                f"{resuming(name, total_steps='N')}"
             )
         if watching.profile:
             _check_long_enough_to_trace(run.config, run.learner, run.state)

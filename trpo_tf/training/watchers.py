@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import keras
 
+from trpo_tf.config.names_elsewhere import known_as
+from trpo_tf.config.option_names import flat
+from trpo_tf.config.settings import Config
 from trpo_tf.errors import UserError
 from trpo_tf.serving.argument_checks import expect
 from trpo_tf.training.callbacks import checked_callbacks
@@ -31,6 +34,15 @@ class Watchers:
     observer: Observer | None = None
     profile: bool = False
     progress: bool = True
+
+    def __new__(cls, **arguments: Any) -> Self:
+        """Raise `UserError` for an unknown argument, and say what is meant."""
+        own, settings = WatcherArguments.__annotations__, flat(Config("").to_dict())
+        for name in arguments.keys() - own:
+            meant = f"it is a setting: Config.for_env(..., {name}=...)" if name in settings else ""
+            meant = meant or known_as(name, (*own, *settings)) or "see help(trpo_tf.train)"
+            raise UserError(f"argument {name!r} is unknown; {meant}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Raise `UserError` for an observer that can't be called, or a callback that can't be used."""
