@@ -14,7 +14,7 @@ from trpo_tf.serving.bundle.files import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE,
 from trpo_tf.serving.bundle.golden import read_golden, read_golden_file
 from trpo_tf.serving.bundle.manifest import Manifest, check_file, read_checked, read_manifest
 from trpo_tf.serving.bundle.signing import signed_copy
-from trpo_tf.serving.bundle.specs import next_outputs
+from trpo_tf.serving.bundle.specs import ArraySpec, next_outputs
 from trpo_tf.serving.errors import BundleError
 from trpo_tf.serving.runtime.not_finite import NotFiniteError
 from trpo_tf.serving.runtime.observations import Array, Observation, batch_size, is_finite, structured, take
@@ -69,6 +69,10 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
     """
     manifest = policy.manifest
     cases = read_golden(golden, manifest)
+    if outside_bounds(cases[manifest.action.name], manifest.action).any():
+        raise BundleError(
+            f"{GOLDEN_FILE} has actions outside the bounds that {MANIFEST_FILE} declares; export the bundle again"
+        )
     if manifest.graph.noise == "none":
         cases = _without_noise(cases, manifest)
     every, worst = np.arange(len(cases[manifest.action.name])), 0.0
@@ -186,6 +190,16 @@ def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
 def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     """Return the largest absolute difference of two arrays of the same shape; 0 if they are empty."""
     return float(np.max(np.abs(actual.astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+
+
+def outside_bounds(actions: NDArray[Any], action: ArraySpec) -> NDArray[np.bool_]:
+    """Mark the elements of actions [n, ...] that are outside the declared bounds by more than rounding."""
+    low, high = action.bounds()
+    values, slack = actions.astype(np.float64), np.zeros(action.shape)
+    if actions.dtype.kind == "f":
+        sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (low, high)]
+        slack = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.fmax(*sizes)
+    return np.asarray((values < low - slack) | (values > high + slack))
 
 
 def _without_noise(cases: dict[str, NDArray[Any]], manifest: Manifest) -> dict[str, NDArray[Any]]:

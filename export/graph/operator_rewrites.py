@@ -183,8 +183,22 @@ def _sign_bit(graph: Any, node: Any, name: str, _arguments: Any) -> None:
     graph.make_node("Identity", [chosen], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+def _bucketize(graph: Any, node: Any, name: str, _arguments: Any) -> None:
+    """Count the boundaries that are not above each number: all of them for NaN, as TensorFlow does."""
+    x, outputs, shapes, dtypes = node.input[0], list(node.output), node.output_shapes, node.output_dtypes
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(graph.get_dtype(x)))
+    make = Builder(graph, dtype if dtype.kind == "f" else np.dtype("float32"))
+    boundaries = np.array(node.get_attr_value("boundaries"), make.dtype)
+    graph.remove_node(name)
+    column = make("Cast", make("Unsqueeze", x, np.array([-1])), to=helper.np_dtype_to_tensor_dtype(make.dtype))
+    reached = make("Cast", make("Not", make("Less", column, boundaries)), to=TensorProto.FLOAT)
+    count = make("Cast", make("ReduceSum", reached, np.array([-1]), keepdims=0), to=dtypes[0])
+    graph.make_node("Identity", [count], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
     **{name: (_handler(formula), []) for name, formula in FORMULAS.items()},
     "BitwiseAnd": (_sign_bit, []),
+    "Bucketize": (_bucketize, []),
 }
 """The argument `custom_op_handlers` of `tf2onnx.convert`."""

@@ -13,6 +13,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 _FLOAT = np.finfo(np.float32)
+_SIGN_BIT = tf.int32.min
 _ERF_IS_ONE = 4.0
 """From here on erf x is 1 to float32."""
 _ERF = (1.12837927, 0.102769056, -1.91830756e-4, -6.19784691e-4, 8.7637337e-5, -5.66847681e-6, 1.41852274e-7)
@@ -41,6 +42,11 @@ def rsqrt(x: Any) -> Any:
     return tf.where(tf.abs(x) < _FLOAT.tiny, _FLOAT.max, tf.math.rsqrt(x))
 
 
+def sign_bit(x: Any) -> Any:
+    """Return the sign bit, by itself, as keras.ops.argmax and signbit take it; the reciprocal of -0 is below 0."""
+    return tf.where((x < 0.0) | (1.0 / x < 0.0), _SIGN_BIT, 0)
+
+
 def _sinh(x: Any) -> Any:
     return 0.5 * (tf.math.expm1(x) - tf.math.expm1(-x))
 
@@ -63,6 +69,7 @@ REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "Asinh": lambda x: tf.sign(x) * tf.math.log(tf.abs(x) + tf.sqrt(x * x + 1.0)),
     "Atan": lambda x: tf.atan2(x, tf.ones_like(x)),
     "Atanh": lambda x: 0.5 * (tf.math.log1p(x) - tf.math.log1p(-x)),
+    "BitwiseAnd": sign_bit,
     "Cosh": lambda x: 0.5 * (tf.exp(x) + tf.exp(-x)),
     "Cross": _cross,
     "Erf": erf,
@@ -100,19 +107,32 @@ def _call_functions(nodes: Iterable[Any], names: Collection[str]) -> Iterator[st
     """Replace operations among the nodes of one function, and return which ones."""
     by_name = {node.name: node for node in nodes}
     for node in nodes:
-        if node.op in names and node.attr["T"].type == types_pb2.DT_FLOAT and not _is_above_zero(node, by_name):
-            operation, arguments = node.op, sum(not name.startswith("^") for name in node.input)
-            shapes = node.attr["_output_shapes"]
+        if node.op in names and (arguments := _arguments(node, by_name)):
+            operation, dtype, shapes = node.op, node.attr["T"].type, node.attr["_output_shapes"]
             node.op = "PartitionedCall"
+            node.input[:] = [*arguments, *(name for name in node.input if name.startswith("^"))]
             node.ClearField("attr")
             node.attr["_output_shapes"].CopyFrom(shapes)
             node.attr["f"].func.name = _function_name(operation)
-            node.attr["Tin"].list.type.extend([types_pb2.DT_FLOAT] * arguments)
-            node.attr["Tout"].list.type.append(types_pb2.DT_FLOAT)
+            node.attr["Tin"].list.type.extend([types_pb2.DT_FLOAT] * len(arguments))
+            node.attr["Tout"].list.type.append(dtype)
             yield operation
     calls = {node.name for node in nodes if _is_call(node)}
     for node in nodes:
         node.input[:] = [_output(name, calls) for name in node.input]
+
+
+def _arguments(node: Any, by_name: Mapping[str, Any]) -> list[str]:
+    """Return the names of the float32 numbers that the replacement takes; none if the node is to stay."""
+    inputs = [name for name in node.input if not name.startswith("^")]
+    if node.op == "BitwiseAnd":
+        bits, mask = (by_name.get(name.partition(":")[0]) for name in inputs)
+        if bits is None or bits.op != "Bitcast" or mask is None or mask.op != "Const":
+            return []
+        masks_sign = (tf.make_ndarray(mask.attr["value"].tensor) == _SIGN_BIT).all()
+        return [bits.input[0]] if masks_sign and bits.attr["T"].type == types_pb2.DT_FLOAT else []
+    is_float = node.attr["T"].type == types_pb2.DT_FLOAT
+    return inputs if is_float and not _is_above_zero(node, by_name) else []
 
 
 def _is_above_zero(node: Any, by_name: Mapping[str, Any]) -> bool:

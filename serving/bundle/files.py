@@ -107,4 +107,7 @@ def _read(file: BinaryIO, most: int) -> bytes:
 
 
 def _other_size(path: Path, found: int, size: int) -> BundleError:
-    return BundleError(f"{path} is not what was exported (it has {found:,} bytes, not {size:,}); export it again")
+    return BundleError(
+        f"{path} is not what was exported (it has {found:,} bytes, not {size:,}); copy it again (with `git lfs pull` "
+        "if Git LFS holds it), or export it again"
+    )

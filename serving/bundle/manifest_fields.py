@@ -28,6 +28,8 @@ MOST_MANIFEST_VALUES = 250_000
 """Most values in a manifest, estimated by its commas and opening brackets. A parsed value takes up to 200 bytes."""
 MOST_MANIFEST_DEPTH = 64
 MOST_DIMENSIONS = 32
+_MOST_COUNT = 2**63 - 1
+"""Largest size of an array or a file: JSON's integers are of any size, but those of NumPy and of files are not."""
 MOST_NAME = 255
 """Most characters of a name or version; the names of folders are limited to as many bytes."""
 
@@ -153,7 +155,7 @@ def graph_spec(document: dict[str, Any]) -> GraphSpec:
     value = _object(document, "graph")
     noise, batch = value.get("noise"), value.get("batch")
     check(noise in NOISE_INPUTS, "graph.noise", f"one of {', '.join(NOISE_INPUTS)}")
-    check(batch is None or (type(batch) is int and batch > 0), "graph.batch", "a positive integer or null")
+    check(batch is None or _is_count(batch), "graph.batch", "a positive integer or null")
     return GraphSpec(str(noise), batch, array_specs(value, "outputs"))
 
 
@@ -199,7 +201,10 @@ def _dtype(value: dict[str, Any], key: str) -> str:
 def _shape(value: dict[str, Any], key: str) -> tuple[int, ...]:
     shape = value.get("shape")
     check(
-        isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS and all(type(n) is int and n > 0 for n in shape),
+        isinstance(shape, list)
+        and len(shape) <= MOST_DIMENSIONS
+        and all(map(_is_count, shape))
+        and math.prod(shape) <= _MOST_COUNT,
         f"{key}.shape",
         f"a list of at most {MOST_DIMENSIONS} positive integers",
     )
@@ -225,6 +230,10 @@ def _bound_from_json(value: Any, infinite: float, shape: tuple[int, ...], where:
     return tuple(infinite if b is None else b for b in value)
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _MOST_COUNT
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
@@ -244,7 +253,10 @@ def _file_entry(path: str, value: Any) -> FileEntry:
         "a relative path inside the bundle",
     )
     check(
-        isinstance(value, dict) and type(value.get("size")) is int and isinstance(value.get("sha256"), str),
+        isinstance(value, dict)
+        and type(value.get("size")) is int
+        and 0 <= value["size"] <= _MOST_COUNT
+        and isinstance(value.get("sha256"), str),
         f"files[{path!r}]",
         "an object with size and sha256",
     )

@@ -212,6 +212,12 @@ def _check_graph(session: onnxruntime.InferenceSession, manifest: Manifest) -> N
     inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
     _check_tensors("input", inputs, manifest.inputs)
     _check_tensors("output", session.get_outputs(), manifest.outputs)
+    rows = session.get_outputs()[0].shape[0]
+    if (rows if isinstance(rows, int) else None) != manifest.graph.batch:
+        raise BundleError(
+            f"{MODEL_FILE} takes {rows if isinstance(rows, int) else 'any number of'} rows, and the manifest says "
+            f"{manifest.graph.batch or 'any number'}; export it again"
+        )
 
 
 def _check_tensors(kind: str, tensors: Sequence[Any], specs: Sequence[ArraySpec | NoiseSpec]) -> None:

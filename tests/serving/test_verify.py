@@ -48,6 +48,12 @@ def test_every_file_is_checked(damaged):
     verify(damaged)
 
 
+def test_a_pointer_of_git_lfs_is_told_what_fetches_the_file(damaged):
+    (damaged / "policy.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(BundleError, match="git lfs pull"):
+        verify(damaged)
+
+
 @pytest.mark.parametrize("name", ["extra", "saved_model/extra", ".extra"])
 def test_a_file_that_is_not_listed_is_refused(damaged, name):
     (damaged / name).write_bytes(b"")
@@ -68,6 +74,22 @@ def test_a_model_of_the_same_interface_that_acts_otherwise_is_found(damaged, gol
     cases = golden(discrete)
     replace(damaged, "golden.npz", packed(**{**cases, "noise": -cases["noise"]}))
     with pytest.raises(BundleError, match="differs from its golden cases"):
+        verify(damaged)
+
+
+@pytest.mark.parametrize(
+    ("field", "key", "value", "message"),
+    [
+        ("action", "high", 0, "actions outside the bounds that manifest.json declares"),
+        ("graph", "batch", 4, "takes any number of rows, and the manifest says 4"),
+    ],
+)
+def test_a_manifest_that_was_edited_is_found(field, key, value, message, damaged):
+    path = damaged / "manifest.json"
+    document = json.loads(path.read_text())
+    document[field][key] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=message):
         verify(damaged)
 
 

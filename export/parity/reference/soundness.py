@@ -23,7 +23,7 @@ from trpo_tf.export.parity.reference.legal_actions import check_legal
 from trpo_tf.export.policy.spec import PolicySpec
 from trpo_tf.serving import ArraySpec
 from trpo_tf.serving.runtime.observations import Array, list_parts
-from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference
+from trpo_tf.serving.verify import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, difference, outside_bounds
 
 _FINITE_SHARE = 0.5
 _SHOWN = 4
@@ -99,14 +99,10 @@ def _shown(cases: Answered, row: int) -> str:
 
 def check_bounds(actions: Array, action: ArraySpec, whose: str = "") -> None:
     """Raise `ExportError` for actions [n, ...] outside the declared bounds by more than rounding."""
-    low, high = action.bounds()
-    values = actions.astype(np.float64)
-    slack = np.zeros(action.shape)
-    if actions.dtype.kind == "f":
-        slack = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.fmax(_finite_size(low), _finite_size(high))
-    outside = (values < low - slack) | (values > high + slack)
+    outside = outside_bounds(actions, action)
     if outside.any():
-        found = f"{values[outside].min():.4g} to {values[outside].max():.4g}"
+        (low, high), values = action.bounds(), actions[outside].astype(np.float64)
+        found = f"{values.min():.4g} to {values.max():.4g}"
         raise ExportError(
             f"{whose} answers actions of {found} outside the declared bounds ({low.min():.4g} to {high.max():.4g}); "
             "clip them, or declare the bounds that hold".lstrip()
@@ -155,7 +151,3 @@ def is_finite_rows(array: Array) -> NDArray[np.bool_]:
 def outputs_of(cases: Answered) -> Mapping[str, Array]:
     """Return the actions and further outputs by name."""
     return {cases.action: cases.actions, **cases.further}
-
-
-def _finite_size(bound: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.isfinite(bound), np.abs(bound), 0.0)

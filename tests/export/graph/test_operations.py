@@ -62,6 +62,11 @@ ELEMENTWISE = {
     "dividend's remainder": (lambda x: tf.truncatemod(x, 1.75), lambda x: np.fmod(x, 1.75), GRID),
     "divisor's remainder": (lambda x: tf.math.floormod(x, -1.75), lambda x: np.mod(x, -1.75), GRID),
     "rounded to even": (tf.round, np.rint, np.round(4 * GRID) / 4),
+    "bins": (
+        lambda x: tf.cast(keras.layers.Discretization([-2.5, 0.0, 0.5, 4.0])(x), tf.float32),
+        lambda x: np.digitize(x, [-2.5, 0.0, 0.5, 4.0]),
+        np.round(2 * GRID) / 2,
+    ),
     "sign": (tf.sign, np.sign, np.round(GRID)),
     "unit length, also of zeros": (
         lambda x: keras.ops.normalize(x, epsilon=1e-12),
@@ -147,7 +152,8 @@ def test_keras_s_argmax_and_signbit_go_without_bits():
     x = np.random.default_rng(0).choice(np.float32([-np.inf, -2, -0.0, 0.0, 1e-30, 3, np.inf]), (64, WIDTH))
     expected = np.concatenate([policy(x, 0.0).numpy()[:, :1], np.signbit(x[:, 1:])], axis=1)
     np.testing.assert_array_equal(open_session(model).run(None, {"obs": x})[0], expected)
-    np.testing.assert_array_equal(compiled_actor(c_sources(model, SPEC), SPEC)(x, np.zeros_like(x)), expected)
+    for actor in (compiled_actor(c_sources(model, SPEC), SPEC), litert_actor(to_litert(policy, SPEC), SPEC)):
+        np.testing.assert_array_equal(actor(x, np.zeros_like(x)), expected)
 
 
 def test_limits_are_those_of_the_functions():

@@ -116,6 +116,7 @@ def graph(**changes):
         ({"graph": graph(noise="some")}, r"graph\.noise must be one of optional, required, none"),
         ({"graph": graph(batch=0)}, r"graph\.batch must be a positive integer or null"),
         ({"graph": graph(batch=True)}, r"graph\.batch must be"),
+        ({"graph": graph(batch=10**400)}, r"graph\.batch must be"),
         ({"graph": graph(outputs=None)}, r"outputs must be a list of objects"),
         ({"graph": graph(outputs=[array(name="action")])}, "the names must be one for each array"),
         ({"observation": None}, "observation must be a list of objects"),
@@ -134,6 +135,8 @@ def graph(**changes):
         ({"observation": [array(shape=[-1])]}, r"observation\[0\]\.shape"),
         ({"observation": [array(shape=[2.0])]}, r"observation\[0\]\.shape"),
         ({"observation": [array(shape=[True])]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=[10**400])]}, r"observation\[0\]\.shape"),
+        ({"observation": [array(shape=[2**62, 2**62])]}, r"observation\[0\]\.shape"),
         ({"observation": [array(low="0")]}, r"observation\[0\]\.low"),
         ({"observation": [array(low=True)]}, r"observation\[0\]\.low"),
         ({"observation": [array(low=[0, 0, 0])]}, r"observation\[0\]\.low"),
@@ -190,7 +193,10 @@ def test_a_path_that_leaves_the_bundle_is_refused(path):
 
 @pytest.mark.parametrize(
     "entry",
-    [None, [], {}, {"size": 3}, {"sha256": SHA256}, {"size": "3", "sha256": SHA256}, {"size": 3, "sha256": 0}],
+    [
+        *(None, [], {}, {"size": 3}, {"sha256": SHA256}, {"size": "3", "sha256": SHA256}, {"size": 3, "sha256": 0}),
+        {"size": 10**400, "sha256": SHA256},
+    ],
 )
 def test_a_file_without_size_and_checksum_is_refused(entry):
     with pytest.raises(BundleError, match="size and sha256"):
