@@ -109,10 +109,15 @@ def broadcast_args(make: Builder, one: str, other: str) -> str:
 
 
 def floor_mod(make: Builder, x: str, y: str) -> str:
-    """Compute the remainder that has the divisor's sign."""
+    """Compute the remainder that has the divisor's sign.
+
+    That of floats is exact, as of a large angle modulo 2 pi; x - floor(x / y) y loses the digits that x has before it.
+    """
     if make.is_integer:
         return make("Mod", x, y)
-    return make("Sub", x, make("Mul", make("Floor", make("Div", x, y)), y))
+    rest = make("Mod", x, y, fmod=1)
+    other_sign = make("Less", make("Mul", make("Sign", rest), make("Sign", y)), 0.0)
+    return make("Where", other_sign, make("Add", rest, y), rest)
 
 
 def floor_div(make: Builder, x: str, y: str) -> str:
@@ -192,7 +197,8 @@ def _bucketize(graph: Any, node: Any, name: str, _arguments: Any) -> None:
     graph.remove_node(name)
     column = make("Cast", make("Unsqueeze", x, np.array([-1])), to=helper.np_dtype_to_tensor_dtype(make.dtype))
     reached = make("Cast", make("Not", make("Less", column, boundaries)), to=TensorProto.FLOAT)
-    count = make("Cast", make("ReduceSum", reached, np.array([-1]), keepdims=0), to=dtypes[0])
+    # Rounded, so that the count stays when the proof tries by how much rounding may change sums.
+    count = make("Cast", make("Round", make("ReduceSum", reached, np.array([-1]), keepdims=0)), to=dtypes[0])
     graph.make_node("Identity", [count], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 

@@ -28,6 +28,7 @@ def spec_of(width: int) -> PolicySpec:
 
 SPEC = spec_of(WIDTH)
 GRID = np.linspace(-6.0, 6.0, 40 * WIDTH, dtype=np.float32).reshape(-1, WIDTH)
+TURN = np.float32(2 * np.pi)
 WITHIN_ONE = GRID / np.float32(6.5)
 
 erf, erfc = np.vectorize(math.erf), np.vectorize(math.erfc)
@@ -61,6 +62,7 @@ ELEMENTWISE = {
     "atanh": (tf.atanh, np.arctanh, WITHIN_ONE),
     "dividend's remainder": (lambda x: tf.truncatemod(x, 1.75), lambda x: np.fmod(x, 1.75), GRID),
     "divisor's remainder": (lambda x: tf.math.floormod(x, -1.75), lambda x: np.mod(x, -1.75), GRID),
+    "angle": (lambda x: tf.math.floormod(x, TURN), lambda x: np.mod(x, np.float64(TURN)), 1e4 * GRID),
     "rounded to even": (tf.round, np.rint, np.round(4 * GRID) / 4),
     "bins": (
         lambda x: tf.cast(keras.layers.Discretization([-2.5, 0.0, 0.5, 4.0])(x), tf.float32),
