@@ -65,8 +65,9 @@ def _place(error: BaseException) -> traceback.FrameSummary | None:
         if own := [frame for frame in _frames(raised) if not is_installed(frame.filename)]:
             return own[-1]
         raised = raised.__cause__ or raised.__context__
-    packages = [frame for frame in _frames(error) if "gymnasium" not in Path(frame.filename).parts]
-    return packages[-1] if packages else None
+    frames = _frames(error)
+    packages = [frame for frame in frames if "gymnasium" not in Path(frame.filename).parts]
+    return packages[-1] if packages else frames[-1] if frames and not str(error) else None
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:

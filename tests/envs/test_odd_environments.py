@@ -3,6 +3,8 @@
 import calendar
 import collections
 import contextlib
+import decimal
+import fractions
 import itertools
 import json
 import os
@@ -300,6 +302,51 @@ def test_a_step_of_the_former_gym_is_named():
         made.step(np.zeros(1, np.int64))
 
 
+class Resetting(Walk):
+    """Resets itself in the last step, as vector environments do."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if terminated or truncated:
+            info["terminal_observation"] = observation
+            observation, _ = self.reset()
+        return observation, reward, terminated, truncated, info
+
+
+def test_an_environment_that_resets_itself_is_told_so():
+    made = SyncVectorEnv([Resetting(length=2)])
+    made.reset(seed=0)
+    made.step(np.ones(1, np.int64))
+    with pytest.warns(UserWarning, match="seems to reset itself .* its info has 'terminal_observation'"):
+        made.step(np.ones(1, np.int64))
+
+
+def test_numbers_of_any_type_are_rewards():
+    assert [plain_reward(each) for each in (decimal.Decimal("1.5"), fractions.Fraction(1, 4))] == [1.5, 0.25]
+    with pytest.raises(EnvironmentFailure, match="no number"):
+        plain_reward(10**400)
+
+
+def test_single_integers_of_any_type_are_choices():
+    choice = observation_spec(gym.spaces.Discrete(3))
+    assert conforming(np.array(2, np.int32), choice).dtype == np.int64
+    with pytest.raises(EnvironmentFailure, match="float32"):
+        conforming(np.array(2, np.float32), choice)
+
+
+class Unmade(Walk):
+    """Has an `unwrapped` that is another object, as wrappers of other packages do."""
+
+    unwrapped = Walk()
+
+
+def test_the_line_of_gymnasium_stands_for_an_empty_message():
+    register_callable("Unmade-v0", Unmade)
+    with pytest.raises(UserError, match=r"raised AssertionError: assert env.spec is not None \("):
+        make_env("Unmade-v0")
+    gym.registry.pop("Unmade-v0")
+
+
 def test_tuples_and_lists_stand_for_each_other():
     numbers = observation_spec(gym.spaces.Box(-1, 1, (2,)))
     pair = collections.namedtuple("pair", "angle speed")
@@ -317,6 +364,8 @@ def test_floats_of_another_precision_are_told_how_to_convert_them():
         conforming(np.zeros(2), observation_spec(box))
     with pytest.raises(EnvironmentFailure, match=r"\.astype\('float32'\)$"):
         conforming({"a": np.zeros(2), "b": SEEN}, observation_spec(gym.spaces.Dict(a=box, b=box)))
+    with pytest.raises(EnvironmentFailure, match=r"masked array .*\)$"):
+        conforming(np.ma.masked_array(SEEN, [0, 1]), observation_spec(box))
     register_callable("Wide-v0", lambda: Former((np.zeros(2), {})))
     made = make_env(Environment("Wide-v0", env_wrapper=('gymnasium.wrappers:DtypeObservation{"dtype": "float32"}',)))
     assert made.reset()[0].dtype == np.float32

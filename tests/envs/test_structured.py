@@ -8,12 +8,14 @@ import onnx
 import pytest
 import tensorflow as tf
 
+from tests.support.export.untrained import untrained_policy
 from trpo_tf import serving
 from trpo_tf.config.settings import VineConfig
 from trpo_tf.envs.spaces import observation_parts, observation_spec
 from trpo_tf.envs.vector.vector_env import SyncVectorEnv
 from trpo_tf.errors import UserError
 from trpo_tf.evaluation.evaluate import evaluate
+from trpo_tf.exporting.in_process import in_process
 from trpo_tf.exporting.run_bundle import export_run
 from trpo_tf.serving.bundle.golden import read_golden
 from trpo_tf.serving.bundle.manifest import read_manifest
@@ -180,12 +182,20 @@ def test_every_part_is_learned_from(exported):
         (gym.spaces.Box(0, 1, (0,)), "isn't supported; it has no elements$"),
         (gym.spaces.Discrete(2**40), "more than 1,000,000 choices.*make it a Box"),
         (gym.spaces.MultiDiscrete([2, 2**20]), "more than 1,000,000 choices.*make it a Box"),
-        (gym.spaces.Box(0, 1, (2,), np.bool_), "isn't supported; a Box must be of integers or floats$"),
     ],
 )
 def test_parts_that_can_not_be_inputs_are_refused(space, message):
     with pytest.raises(UserError, match=message):
         observation_spec(space)
+
+
+def test_booleans_are_zeros_and_ones():
+    policy = untrained_policy(gym.spaces.Box(0, 1, (2, 3), bool), gym.spaces.Box(-1, 1, (2,)))
+    as_bytes = untrained_policy(gym.spaces.Box(0, 1, (2, 3), np.uint8), gym.spaces.Box(-1, 1, (2,)))
+    seen = np.array([[True, False, True], [False, False, True]])
+    action = in_process(policy, "flags").act(seen)
+    np.testing.assert_allclose(action, in_process(as_bytes, "bytes").act(seen.astype(np.uint8)), rtol=1e-6)
+    assert not np.allclose(action, in_process(policy, "flags").act(~seen))
 
 
 def test_a_dict_of_one_part_is_that_part():

@@ -1,5 +1,6 @@
 """Check observations, rewards and flags of an environment against its spaces, and convert them to plain types."""
 
+import decimal
 import functools
 import numbers
 import warnings
@@ -32,6 +33,9 @@ INTEGERS = frozenset((int, np.int64, np.int32))
 LARGEST_REWARD = 1e100
 """Largest magnitude of a reward; sums of squares of larger ones may overflow."""
 
+_LAST_OBSERVATIONS = ("final_observation", "final_obs", "terminal_observation")
+"""Names that an episode's last observation has in `info` if `step` returns the first one of the next episode."""
+
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
@@ -55,11 +59,13 @@ def integer_bounds(spec: ArraySpec) -> tuple[int, int] | None:
 def plain_reward(reward: Any) -> float:
     """Return a reward, a number or an array of one, as a float. Raises `EnvironmentFailure` for anything else."""
     try:
+        if isinstance(reward, numbers.Real | decimal.Decimal):
+            return float(reward)
         array = np.asarray(reward)
         if array.size == 1 and array.dtype.kind in "fiub":
             return float(array.item())
-    except ValueError:
-        pass  # a ragged sequence
+    except (ValueError, OverflowError):
+        pass  # a ragged sequence, or an integer beyond all floats
     has_parts = isinstance(reward, np.ndarray) and reward.size > 1
     several = "; weigh its parts by a wrapper of your own, that env_wrapper names" if has_parts else ""
     raise EnvironmentFailure(f"the environment gave a reward that is no number{_shown(reward)}{several}")
@@ -155,6 +161,16 @@ def reset_observation(answer: Any) -> Any:
     raise EnvironmentFailure(f"the environment's reset did not return a pair of observation and info{_shown(answer)}")
 
 
+def warn_if_reset(info: Any) -> None:
+    """Warn if an episode's last `info` tells that the environment has reset itself, as vector environments do."""
+    if isinstance(info, Mapping) and (name := next((name for name in _LAST_OBSERVATIONS if name in info), None)):
+        warnings.warn(
+            f"the environment seems to reset itself at an episode's end, since its info has {name!r}: what it then "
+            "observes belongs to the next episode; let step return its last one, and leave resets to the trainer",
+            stacklevel=2,
+        )
+
+
 def close_safely(env: Any) -> None:
     """Close an environment; an exception of it becomes a warning, since nothing of a run depends on it."""
     try:
@@ -194,8 +210,9 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
     if spec.name not in parts:
         raise EnvironmentFailure(f"the environment gave an observation without {spec.name!r}, which its space has")
     part = parts[spec.name]
-    # NumPy's integers of any type are allowed: as Python's, they have no type that could differ from the spec's.
-    value = part.item() if isinstance(part, np.integer | np.bool_) else part
+    # Single integers of any type are allowed: as Python's, they have no type that could differ from the spec's.
+    is_integer = isinstance(part, np.integer | np.bool_ | np.ndarray) and not part.shape and part.dtype.kind in "iub"
+    value = part.item() if is_integer else part
     try:
         array: Array = list_parts(as_observations({spec.name: value}, [spec], batched=False))[0][0]
     except ValueError as error:
@@ -217,7 +234,7 @@ def _conforming_part(parts: Mapping[str, Any], spec: ArraySpec) -> Array:
 def _how_to_convert(part: Any, spec: ArraySpec) -> str:
     """Return what to do about an array of floats of another precision; nothing for anything else."""
     is_float = isinstance(part, np.ndarray) and part.dtype.kind == np.dtype(spec.dtype).kind == "f"
-    if not is_float or part.shape != spec.shape:
+    if not is_float or part.shape != spec.shape or part.dtype == spec.dtype:
         return ""
     if spec.name != ROOT:
         return f"; convert it where it is made: .astype({spec.dtype!r})"

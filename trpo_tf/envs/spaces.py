@@ -122,12 +122,11 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
         case gym.spaces.MultiDiscrete() if space.nvec.sum() <= _MOST_CHOICES:
             first, last = space.start, space.start + space.nvec - 1
             return ArraySpec(name, space.dtype.name, space.shape, _bound(first), _bound(last))
-        case gym.spaces.MultiBinary():
+        case gym.spaces.MultiBinary() | ActionMask():
             return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
-        case ActionMask():
-            return ArraySpec(name, space.dtype.name, space.shape, 0, 1)
-        case gym.spaces.Box() if space.dtype.kind in "iuf" and 0 not in space.shape:
-            return ArraySpec(name, space.dtype.name, space.shape, _bound(space.low), _bound(space.high))
+        case gym.spaces.Box() if 0 not in space.shape:
+            low, high = (0, 1) if space.dtype.kind == "b" else (_bound(space.low), _bound(space.high))
+            return ArraySpec(name, space.dtype.name, space.shape, low, high)
     is_part = what == "observation" and name != ROOT
     named = f"{what} space {space} of {name!r}" if is_part else f"{what} space {space}"
     message = f"{named} isn't supported; {_wanted(space, what)}"
@@ -139,7 +138,7 @@ def _spec(name: str, space: gym.Space[Any], what: str) -> ArraySpec:
 
 def _wanted(space: gym.Space[Any], what: str) -> str:
     if isinstance(space, gym.spaces.Box):
-        return "it has no elements" if 0 in space.shape else "a Box must be of integers or floats"
+        return "it has no elements"
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         return (
             f"it has more than {_MOST_CHOICES:,} choices, and a network has weights for each; make it a Box of numbers"

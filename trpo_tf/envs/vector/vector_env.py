@@ -24,6 +24,7 @@ from trpo_tf.envs.checked import (
     plain_flag,
     plain_reward,
     reset_observation,
+    warn_if_reset,
 )
 from trpo_tf.envs.curriculum import set_progress
 from trpo_tf.envs.info_sums import InfoSums, Sums, added
@@ -194,7 +195,10 @@ class SyncVectorEnv:
                     )
                     self._truncated[i] = truncated if type(truncated) in FLAGS else plain_flag(truncated, "truncated")
                     if info:
-                        self._info[i].add(info, ended=bool(self._terminated[i] or self._truncated[i]))
+                        ended = bool(self._terminated[i] or self._truncated[i])
+                        self._info[i].add(info, ended=ended)
+                        if ended:
+                            warn_if_reset(info)
                 self._observe(i, observation)
             except ENVIRONMENT_ERRORS as error:
                 raise environment_failure("step", error, f"environment {i + 1} of {self.num_envs}") from error
