@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from trpo_tf.serving.codecs.triton_extensions import instead_of
 from trpo_tf.serving.errors import quoted
 
 PREDICT = ":predict"
@@ -49,6 +50,11 @@ def no_version(model: str, version: str) -> str:
 
 def not_found(path: str, paths: Container[str]) -> str:
     """Return the error message for a path that is not among the server's `paths`."""
+    hint = instead_of(path)
+    return f"{_not_found(path, paths)}; {hint}" if hint else _not_found(path, paths)
+
+
+def _not_found(path: str, paths: Container[str]) -> str:
     if path.startswith("/v2/repository/") and "/v2/repository/index" not in paths:
         return "clients may not load or unload models; the server has --repository-api to let them"
     parts = [part.removesuffix(PREDICT) if path.startswith("/v1/") else part for part in path.split("/")]

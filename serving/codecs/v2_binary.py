@@ -17,7 +17,8 @@ from trpo_tf.serving.codecs.v2_json import output_document, response_document
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.runtime.observations import Array
 
-HEADER = b"inference-header-content-length"
+HEADER_NAME = "Inference-Header-Content-Length"
+HEADER = HEADER_NAME.lower().encode()
 
 
 def decode_binary(
@@ -29,7 +30,7 @@ def decode_binary(
     """
     length = int(json_length) if json_length.isdigit() and len(json_length) < 20 else -1
     if not 0 <= length <= len(body):
-        raise RequestError("Inference-Header-Content-Length must be a length in bytes, of the body at most")
+        raise RequestError(f"{HEADER_NAME} must be a length in bytes, of the body at most")
     tail = memoryview(body)[length:]
     if length == 0:
         return _raw_request(tail, manifest, max_batch)

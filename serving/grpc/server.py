@@ -20,6 +20,7 @@ from trpo_tf.serving.codecs.grpc_messages import (
     FORMER_REFLECTION_INFO,
     HEALTH_CHECK,
     HEALTH_WATCH,
+    INFERENCE,
     MODEL_INFER,
     MODEL_METADATA,
     MODEL_READY,
@@ -30,6 +31,7 @@ from trpo_tf.serving.codecs.grpc_messages import (
     SERVER_READY,
     Call,
 )
+from trpo_tf.serving.codecs.triton_extensions import NO_METHODS
 from trpo_tf.serving.codecs.v2_grpc import Message, parse
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.grpc.call_counter import CallCounter, Progress, authorization_of
@@ -119,8 +121,8 @@ class GrpcServer:
 
     async def start(self, places: Sequence[GrpcPlace]) -> None:
         """Listen on the port and the Unix socket, and answer calls. Raises `ServeError`."""
-        unknown = grpc.stream_unary_rpc_method_handler(self._locked("", self._no_method))
         is_shared = any(place.is_shared for place in places)
+        unknown = self._no_method("there is no such method")
         self._server = make_server(self._options, self._methods(), unknown, is_shared=is_shared)
         for place in places:
             open_place(self._server, place, self._tls)
@@ -163,13 +165,21 @@ class GrpcServer:
             REFLECTION_INFO: self._stream(REFLECTION_INFO, self._describe_next),
             FORMER_REFLECTION_INFO: self._stream(FORMER_REFLECTION_INFO, self._describe_next),
         }
-        return {
-            call.path: grpc.stream_unary_rpc_method_handler(self._locked(call.path, self._unary(call, answer)))
-            for call, answer in unary.items()
-        } | {
-            call.path: grpc.stream_stream_rpc_method_handler(self._locked(call.path, handle))
-            for call, handle in streams.items()
+        without = {
+            f"/{INFERENCE}/{name}": self._no_method(f"there is no method {name}: {instead}")
+            for name, instead in NO_METHODS.items()
         }
+        return (
+            {
+                call.path: grpc.stream_unary_rpc_method_handler(self._locked(call.path, self._unary(call, answer)))
+                for call, answer in unary.items()
+            }
+            | {
+                call.path: grpc.stream_stream_rpc_method_handler(self._locked(call.path, handle))
+                for call, handle in streams.items()
+            }
+            | without
+        )
 
     def _locked(self, path: str, handle: Handle) -> Handle:
         """Return a method that checks the key before it reads a message. Open methods need none."""
@@ -190,9 +200,14 @@ class GrpcServer:
         if self._keys is not None and not self._calls.key_of(context):
             raise CallError(grpc.StatusCode.UNAUTHENTICATED, refusal(authorization_of(context)))
 
-    async def _no_method(self, _messages: object, context: Any) -> bytes:
-        await self._refuse(context, "", grpc.StatusCode.UNIMPLEMENTED, "there is no such method")
-        return b""
+    def _no_method(self, message: str) -> grpc.RpcMethodHandler:
+        """Return the handler that refuses calls of a method that there is not."""
+
+        async def handle(_messages: object, context: Any) -> bytes:
+            await self._refuse(context, "", grpc.StatusCode.UNIMPLEMENTED, message)
+            return b""
+
+        return grpc.stream_unary_rpc_method_handler(self._locked("", handle))
 
     async def _refuse(self, context: Any, method: str, code: grpc.StatusCode, message: str) -> None:
         """End a call before its message is read; `method` is empty if the path is unknown."""

@@ -14,7 +14,7 @@ from trpo_tf.serving.codecs.paths import PREDICT
 from trpo_tf.serving.codecs.request_validation import InferRequest
 from trpo_tf.serving.codecs.tfserving import decode_instances, encode_predictions
 from trpo_tf.serving.codecs.v2_json import decode_request, encode_response
-from trpo_tf.serving.errors import quoted
+from trpo_tf.serving.errors import RequestError, quoted
 from trpo_tf.serving.inference.endpoint import InferenceEndpoint, failure_of
 from trpo_tf.serving.inference.runners import Outputs
 from trpo_tf.serving.metrics.series import Metrics
@@ -81,7 +81,12 @@ class V2Endpoint(RestEndpoint):
         """Decode a JSON body, which binary tensors may follow. Raises `RequestError`."""
         json_length = headers.get(v2_binary.HEADER)
         if json_length is None:
-            return decode_request(body, self._manifest, max_batch=self.options.max_batch)
+            try:
+                return decode_request(body, self._manifest, max_batch=self.options.max_batch)
+            except RequestError as error:
+                if b"binary_data_size" not in body:
+                    raise
+                raise RequestError(f"{error}; binary tensors need the header {v2_binary.HEADER_NAME}") from None
         return v2_binary.decode_binary(body, json_length, self._manifest, max_batch=self.options.max_batch)
 
     def render(self, request: InferRequest, outputs: Outputs) -> Response:

@@ -189,10 +189,21 @@ def test_a_call_without_a_message_is_invalid(channel):
     assert caught.value.code() == Code.INVALID_ARGUMENT
 
 
-def test_no_such_method_is_unimplemented(channel):
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("Other", "there is no such method"),
+        ("ModelConfig", "there is no method ModelConfig: the model's metadata has its inputs and outputs"),
+        ("ModelStatistics", "there is no method ModelStatistics: GET /metrics has the numbers of every model"),
+        ("RepositoryModelLoad", "RepositoryModelLoad: with --repository-api, models are loaded and unloaded over HTTP"),
+        ("CudaSharedMemoryRegister", "CudaSharedMemoryRegister: send tensors in the request"),
+    ],
+)
+def test_no_such_method_is_unimplemented(channel, method, message):
     with pytest.raises(grpc.RpcError) as caught:
-        channel.unary_unary(f"/{INFERENCE}/Other")(b"", timeout=10)
+        channel.unary_unary(f"/{INFERENCE}/{method}")(b"", timeout=10)
     assert caught.value.code() == Code.UNIMPLEMENTED
+    assert message in caught.value.details()
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])

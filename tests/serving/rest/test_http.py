@@ -22,6 +22,7 @@ from trpo_tf.serving.verify import agree
 
 INFER = "/v2/models/discrete/infer"
 OBSERVATION = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}
+BINARY = {"name": "obs", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
 REQUEST = {"inputs": [OBSERVATION]}
 MAX_BODY = ServeOptions().max_body
 HEALTHCHECK = Path(serving.__file__).parent / "healthcheck.py"
@@ -169,6 +170,12 @@ def test_a_seeded_sample_repeats(continuous_server):
         ("/v2/models/discrete/versions/1/infer/x", "nothing at"),
         ("/v2/models/%2e%2e/ready", "there is no model '..'"),
         ("/v2/models/%00%ff", "there is no model"),
+        ("/v2/models/discrete/config", "nothing at /v2/models/discrete/config; the model's metadata has its inputs"),
+        ("/v2/models/discrete/versions/1/stats", "versions/1/stats; GET /metrics has the numbers of every model"),
+        ("/v2/models/stats", "there is no model 'stats'; GET /metrics has the numbers of every model"),
+        ("/v2/models/discrete/trace/setting", "trace/setting; the server sends traces with --otlp-endpoint"),
+        ("/v2/logging", "nothing at /v2/logging; the server has --log-format and --access-log"),
+        ("/v2/systemsharedmemory/region/a/register", "a/register; send tensors in the request"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -266,6 +273,8 @@ def test_predict_asks_the_model_before_the_colon(oddly_named):
         ({"inputs": [{**OBSERVATION, "name": "x"}]}, "not 'x'"),
         ({}, "'obs' is missing"),
         ({"instances": [[0] * 4]}, "'obs' is missing; instances are for /v1/models/NAME:predict"),
+        ({"inputs": [BINARY]}, "data as a list; binary tensors need the header Inference-Header-Content-Length"),
+        (json.dumps({"inputs": [BINARY]}) + "0" * 16, "binary tensors need the header Inference-Header-Content-Length"),
     ],
 )
 def test_a_bad_request_is_400_and_says_why(server, body, message):
