@@ -158,8 +158,7 @@ def decode_tensor(tensor: Document, spec: Spec, *, max_batch: int = sys.maxsize)
     No array is allocated before the shape is known to match the length of the data.
     """
     where, expected = f"input {spec.name!r}", DATATYPES[spec.dtype]
-    if isinstance(parameters := tensor.get("parameters"), dict) and parameters:
-        check_served(parameters, where)
+    _parameters(tensor, where)
     if tensor.get("datatype") != expected:
         raise RequestError(f"{where} must have datatype {expected}, not {quoted(tensor.get('datatype'))}")
     shape, data = _shape(tensor, spec, max_batch, where), tensor.get("data")
@@ -262,19 +261,22 @@ def _wanted(document: Document, parameters: Document, manifest: Manifest, *, is_
     names = manifest.output_names[: -len(manifest.state)] if is_kept else manifest.output_names
     wanted: dict[str, Any] = dict.fromkeys(names, binary)
     if document.get("outputs") is not None and (chosen := _named(document, "outputs", manifest.output_names)):
-        wanted = {name: _parameters(output).get("binary_data", binary) for name, output in chosen.items()}
+        wanted = {
+            name: _parameters(output, f"output {name!r}").get("binary_data", binary) for name, output in chosen.items()
+        }
     if not _BOOLEANS.issuperset(map(type, wanted.values())):
         raise RequestError("binary_data and binary_data_output must be true or false")
     return wanted
 
 
-def _parameters(output: Document) -> Document:
-    own = output.get("parameters")
-    if own is None:
+def _parameters(tensor: Document, where: str) -> Document:
+    """Return the parameters of an input or output, which `where` names. Raises `RequestError`."""
+    own = tensor.get("parameters")
+    if own is None:  # clients with generated classes send null for what they leave out
         return {}
     if not isinstance(own, dict):
-        raise RequestError("the parameters of an output must be an object")
-    check_served(own, f"output {output['name']!r}")
+        raise RequestError(f"the parameters of {where} must be an object")
+    check_served(own, where)
     return own
 
 

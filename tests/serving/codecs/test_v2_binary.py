@@ -148,7 +148,7 @@ def test_the_output_is_binary_if_asked_for(document, binary):
     ],
 )
 def test_a_wrong_wish_is_refused(document):
-    with pytest.raises(RequestError, match=r"binary_data|parameters of an output"):
+    with pytest.raises(RequestError, match=r"binary_data|parameters of output 'action'"):
         decode([part("obs", ROWS)], ROWS.tobytes(), **document)
 
 

@@ -208,6 +208,8 @@ def test_a_wrong_request_is_refused(changes, message):
         ({"data": [0, 1, 2, 3, 4, [5]]}, "nothing but FP32 data"),
         ({"data": [[[0, 1, 2], [3, 4, [5]]]]}, "nothing but FP32 data"),
         ({"data": [0, 1, 2, 3, 4, {}]}, "nothing but FP32 data"),
+        ({"parameters": "x"}, "the parameters of input 'obs' must be an object"),
+        ({"parameters": [{"classification": 1}]}, "the parameters of input 'obs' must be an object"),
     ],
 )
 def test_a_wrong_input_is_refused(changes, message):
