@@ -11,7 +11,7 @@ from typing import Any
 
 from trpo_tf.serving.errors import ServeError, quoted
 from trpo_tf.serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
-from trpo_tf.serving.options import ServeOptions, flag, kinds
+from trpo_tf.serving.options import ServeOptions, flag, kinds, no_port
 from trpo_tf.serving.support.one_line_parser import OneLineParser
 
 _EPILOG = f"""
@@ -41,6 +41,9 @@ def make_options(given: dict[str, Any], environment: Mapping[str, str]) -> Serve
     values = {name: setting.value for name, setting in settings.items()}
     values |= {name: given[name] for name in kinds() if name in given}
     try:
+        for name in {"port", "grpc_port"} & values.keys():
+            if values[name] < 0:  # the default, -1, is to give none
+                raise no_port(name, values[name])
         return ServeOptions(**values)
     except ServeError as error:
         raise ServeError(_with_sources(str(error), settings)) from None

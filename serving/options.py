@@ -217,9 +217,7 @@ class ServeOptions:
     def _check_listening(self) -> None:
         for name in ("port", "grpc_port"):
             if not -1 <= (port := getattr(self, name)) <= 65535:
-                raise ServeError(
-                    f"there is no {flag(name)} {quoted(port)}; choose one from 1 to 65535, or 0 for a free one"
-                )
+                raise no_port(name, port)
         if not re.fullmatch("0?[0-7]{3}", self.uds_mode):
             raise ServeError(f"--uds-mode takes three octal digits such as 660, not {quoted(self.uds_mode)}")
         if self.grpc_port > 0 and self.grpc_port == self.tcp_port:
@@ -280,6 +278,11 @@ def _is_url(text: str) -> bool:
         )
     except ValueError:  # invalid brackets or port
         return False
+
+
+def no_port(name: str, port: int) -> ServeError:
+    """Return the error for a port that there is not; `name` is the option's."""
+    return ServeError(f"there is no {flag(name)} {quoted(port)}; choose one from 1 to 65535, or 0 for a free one")
 
 
 def flag(name: str) -> str:

@@ -155,7 +155,7 @@ def test_a_file_from_a_windows_editor_is_read(tmp_path):
 def test_a_number_is_refused_at_the_start_or_served(name):
     """One that no timer, no memory map and none of gRPC's 32-bit sizes can hold."""
     with_enough = {"canary": ["--versions=2"]}.get(name, [])
-    for text in ("9" * 30, "9" * 4000, "-1e300" if kinds()[name] is float else "-300000"):
+    for text in ("9" * 30, "9" * 4000, "-1", "-1e300" if kinds()[name] is float else "-300000"):
         if name in ("versions", "max_batch", "max_buffered") and not text.startswith("-"):
             assert getattr(options(f"--{name.replace('_', '-')}={text}"), name) > 0
             continue
