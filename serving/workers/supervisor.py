@@ -211,6 +211,8 @@ class Supervisor:
         if self.stop_signals:
             return
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        if status == -signal.SIGKILL and not worker.is_killed:
+            how += " (perhaps memory ran out)"
         if not self.is_announced:
             self.failure = self.failure or f"worker {index} {how} before it was ready"
             self.stop()

@@ -245,16 +245,20 @@ class Worker:
         return routes
 
     async def _follow(self) -> None:
-        """Refresh the repository every `poll` seconds."""
+        """Refresh the repository every `poll` seconds. A fault that lasts is logged once."""
+        last = ""
         while self._options.poll:
             await asyncio.sleep(self._options.poll)
             try:
                 await self._apply(self._repository.refresh)
                 if self._repository.is_readable:
                     self._metrics.looked()
+                last = ""
             except Exception as error:  # noqa: BLE001 (it is logged)
-                message = "the repository can't be followed; it is scanned again"
-                emit("fault", message, level=logging.ERROR, fault=error)
+                fault, message = repr(error), "the repository can't be followed; it is scanned again"
+                if fault != last:
+                    emit("fault", message, level=logging.ERROR, fault=error)
+                last = fault
 
     async def _change(self, action: str, name: str) -> None:
         """Load or unload a model in this worker. Raises `LookupError` and `BundleError`."""

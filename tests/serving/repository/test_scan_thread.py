@@ -18,6 +18,18 @@ def waiting(*arguments, **named):
 os.stat = waiting
 sys.exit(trpo_tf.serving.__main__.main())
 """
+FAULTY = """
+import os, sys
+import trpo_tf.serving.__main__
+import trpo_tf.serving.repository.scan_thread as scans
+run = scans.ScanThread.run
+async def faulty(self, change):
+    if os.path.lexists(sys.argv[1] + "/../stuck"):
+        raise RuntimeError("can't start new thread")
+    return await run(self, change)
+scans.ScanThread.run = faulty
+sys.exit(trpo_tf.serving.__main__.main())
+"""
 BODY = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
 LOOKED = "trpo_tf_repository_last_look_timestamp_seconds"
 
@@ -38,6 +50,19 @@ def test_a_scan_that_takes_long_is_logged_and_measured_and_others_are_answered(s
         assert server.process.stderr.readline() == "loaded walk version 2\n"
         assert scrape(server)(LOOKED) > then
         assert server.stop(signal.SIGTERM) == (0, "unloaded walk version 1\n")
+
+
+def test_a_fault_of_every_scan_is_logged_once(start, models):
+    with start(models, "--poll", "0.02", code=FAULTY) as server:
+        for _ in range(2):
+            (models.parent / "stuck").touch()
+            assert server.process.stderr.readline() == "the repository can't be followed; it is scanned again\n"
+            while server.process.stderr.readline() != "    RuntimeError: can't start new thread\n":
+                pass
+            time.sleep(0.1)
+            (models.parent / "stuck").unlink()
+            time.sleep(0.1)
+        assert server.stop(signal.SIGTERM) == (0, "")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
