@@ -26,7 +26,7 @@ from trpo_tf.serving.rest.endpoints import RestEndpoint
 from trpo_tf.serving.rest.request_reader import CLOSING, DEFERRED, IDLE, LAST, PENDING, RECEIVING, RequestReader
 from trpo_tf.serving.rest.responses import HttpError, Response, wire_bytes
 from trpo_tf.serving.rest.routes import check_running
-from trpo_tf.serving.rest.server_state import ServerState
+from trpo_tf.serving.rest.server_state import ServerState, has_input
 from trpo_tf.serving.support.logs import emit, shown
 from trpo_tf.serving.tracing.records import RequestRecord, http_client, sane_id
 from trpo_tf.serving.tracing.trace_context import parse_traceparent
@@ -314,8 +314,10 @@ class Connection(RequestReader):
         """End an overdue connection.
 
         An idle one is closed, an incomplete request refused, and a pending one run. A client that does not read its
-        answers, or does not close its side in time, is cut off.
+        answers, or does not close its side in time, is cut off. What came while this process did not run is read first.
         """
+        if self._phase <= RECEIVING and not self._paused and has_input(self.sock.fileno()):
+            return
         if self._phase >= LAST or self._paused:
             self.abort()
         elif self._phase is PENDING:

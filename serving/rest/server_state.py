@@ -85,7 +85,7 @@ class ServerState:
         """
         self.stopping = True
         for connection in list(self.connections):
-            if not (connection.is_idle and _has_input(connection.sock.fileno())):
+            if not (connection.is_idle and has_input(connection.sock.fileno())):
                 connection.stop()
 
     def match_route(self, target: bytes, method: bytes, headers: dict[bytes, bytes]) -> Route:
@@ -186,7 +186,7 @@ class ServerState:
             if connection not in self.reserve and connection.is_idle and now - connection.idle_since >= IDLE_SECONDS
         ]
         for connection in sorted(idle, key=lambda connection: connection.idle_since):
-            if not _has_input(connection.sock.fileno()):
+            if not has_input(connection.sock.fileno()):
                 return connection
         return None
 
@@ -202,7 +202,7 @@ class ServerState:
             max(self.connections, key=lambda connection: connection.unread).abort()
 
 
-def _has_input(descriptor: int) -> bool:
+def has_input(descriptor: int) -> bool:
     """Return whether a socket has received bytes that are not read yet."""
     (size,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))
     return bool(size)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import time
 from contextlib import contextmanager
@@ -431,6 +432,22 @@ def test_an_idle_connection_is_closed(hasty, said):
         started = time.monotonic()
         assert statuses(until_closed(connection)) == ([200] if said == LIVE else [])
         assert 0.3 < time.monotonic() - started < 4
+
+
+def test_what_came_while_the_process_did_not_run_is_answered(hasty):
+    with connected(hasty) as idle, connected(hasty) as half:
+        for connection, after in ((idle, b""), (half, GOOD[:-20])):
+            connection.sendall(LIVE)
+            assert statuses(one_answer(connection)) == [200]
+            connection.sendall(after)
+        time.sleep(0.1)
+        hasty.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.4)
+        idle.sendall(LIVE)
+        half.sendall(GOOD[-20:])
+        hasty.process.send_signal(signal.SIGCONT)
+        for connection in (idle, half):
+            assert statuses(one_answer(connection)) == [200]
 
 
 def test_a_client_that_does_not_read_is_dropped(hasty):
