@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from trpo_tf.export.errors import ExportError
 from trpo_tf.export.parity.compare import Agreement, compare_cases, compare_returns, compare_sequences
 from trpo_tf.export.parity.proof import Proof
-from trpo_tf.export.parity.quantization_error import action_error, output_error
+from trpo_tf.export.parity.quantization_error import OutputError, action_error, output_error
 from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Answered, Reference, flat
 from trpo_tf.export.parity.reference.legal_actions import check_legal
 from trpo_tf.export.parity.reference.recurrent import Recurrent
@@ -109,7 +109,7 @@ def _bounded_step(step: Answers, spec: PolicySpec) -> Answers:
     return answers
 
 
-def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, float]:
+def _errors(actor: Actor, further: Answers | None, reference_cases: ReferenceCases) -> dict[str, OutputError]:
     """Measure the error of each output in 8 bits on observations that the policy visits."""
     visits, action = (
         reference_cases.visits,
@@ -140,7 +140,9 @@ def _same_choices(actions: Array, expected: Array) -> NDArray[np.bool_]:
     return np.asarray(flat(actions == expected).all(axis=1))
 
 
-def _state_errors(step: Answers, cases: Answered, spec: PolicySpec, errors: Mapping[str, float]) -> dict[str, float]:
+def _state_errors(
+    step: Answers, cases: Answered, spec: PolicySpec, errors: Mapping[str, OutputError]
+) -> dict[str, OutputError]:
     """Measure the error of the next state in 8 bits along sequences, at least that in `errors`.
 
     A sequence counts until the target makes another choice than the policy.
@@ -152,9 +154,7 @@ def _state_errors(step: Answers, cases: Answered, spec: PolicySpec, errors: Mapp
     same = _same_choices(found[spec.action.name], cases.actions).reshape(-1, STEPS)
     rows = np.logical_and.accumulate(same, axis=1).ravel() if same[:, 0].any() else np.ones(len(cases), np.bool_)
     return {
-        each.name: max(
-            errors.get(each.name, 0.0),
-            output_error(found[each.name][rows], cases.further[each.name][rows], each),
-        )
+        each.name: errors.get(each.name, OutputError())
+        | output_error(found[each.name][rows], cases.further[each.name][rows], each)
         for each in spec.next_state
     }

@@ -1,13 +1,15 @@
 """Decide whether a target acts like the policy that it was made of."""
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trpo_tf.export.errors import ParityError
 from trpo_tf.export.parity.compare import Agreement, Returns
-from trpo_tf.export.parity.quantization_error import MOST_ERROR
+from trpo_tf.export.parity.quantization_error import OutputError
 from trpo_tf.export.parity.reference.episodes import repeats
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
 from trpo_tf.export.parity.table import columns_of, proof_rows
@@ -40,7 +42,7 @@ class Proof:
     on_episodes: Agreement
     returns: Returns | None
     decided: float = 1.0
-    errors: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[str, OutputError] = field(default_factory=dict)
     on_sequences: Agreement = field(default_factory=Agreement)
 
     def failure(self, reference_cases: ReferenceCases) -> str | None:
@@ -62,13 +64,11 @@ class Proof:
                 f"can't be compared: in {1 - self.decided:.0%} of the cases several actions are as good but for "
                 "rounding, so that each machine would choose another; train the policy on, or scale what it compares"
             )
-        if self.error > MOST_ERROR:
-            worst = max(self.errors, key=self.errors.__getitem__)
-            return (
-                f"loses the policy in 8 bits: its {worst!r} errs by {self.error:.2f} of what the best constant does on "
-                f"the observations that the policy visits, allowed are {MOST_ERROR}; scale inputs alike, and outputs, "
-                "or ship floats"
-            )
+        for name, error in sorted(self.errors.items(), key=lambda item: -item[1].overall):
+            if fault := error.fault():
+                return (
+                    f"loses the policy in 8 bits: its {name!r} {fault}; scale inputs alike, and outputs, or ship floats"
+                )
         if self.exact and reference_cases.reference.scores is not None and self.returns and self.returns.diverged:
             return f"plays another episode than the trained policy at seed {self.returns.diverged[0]}"
         return None if self.is_excused(reference_cases) else self.loss(reference_cases)
@@ -109,9 +109,9 @@ class Proof:
         return math.fsum(self.returns.reference) / len(self.returns.reference)
 
     @property
-    def error(self) -> float:
-        """The largest of the errors."""
-        return max(self.errors.values(), default=0.0)
+    def error(self) -> OutputError:
+        """The largest of the outputs' errors."""
+        return functools.reduce(operator.or_, self.errors.values(), OutputError())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures that the manifest has in `parity`."""
@@ -126,7 +126,9 @@ class Proof:
             "decided": self.decided,
         }
         if not self.exact:
-            document["error"] = self.error
+            document["error"] = self.error.overall
+            if self.error.largest:
+                document |= {"error_p99": self.error.p99, "error_largest": self.error.largest}
         if self.on_sequences.compared:
             document |= {
                 "sequence_steps": self.on_sequences.compared,

@@ -70,7 +70,8 @@ def _row(name: str, figures: Mapping[str, Any], size: int | None) -> Iterable[st
     yield f"{figures['episode_max_difference']:.1e}" if played else "-"
     yield f"{equal / compared:.2%}" if compared else "-"
     yield f"{figures['decided']:.1%}" if "decided" in figures else "-"
-    yield f"{figures['error']:.3f}" if "error" in figures else "-"
+    largest = f" ({figures['error_largest']:.2f})" if "error_largest" in figures else ""
+    yield f"{figures['error']:.3f}{largest}" if "error" in figures else "-"
     if "return" not in figures:
         yield from ("-", "-")
         return

@@ -10,9 +10,12 @@ from trpo_tf.export import ExportError, ParityError
 from trpo_tf.export.parity.compare import Agreement, Returns, compare_cases, compare_returns, student_t
 from trpo_tf.export.parity.compare_target import compare_target
 from trpo_tf.export.parity.proof import Proof, manifest_parity
+from trpo_tf.export.parity.quantization_error import OutputError, output_error
 from trpo_tf.export.parity.reference.answers import BATCH_SIZES, Reference
 from trpo_tf.export.parity.reference.episodes import episode_batches, play
 from trpo_tf.export.parity.reference.reference_cases import ReferenceCases
+from trpo_tf.export.parity.table import COLUMNS, proof_rows
+from trpo_tf.serving import ArraySpec
 
 OBSERVATIONS = np.linspace(-1, 1, 100, dtype=np.float32).reshape(50, 2)
 NOISE = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
@@ -215,6 +218,20 @@ def test_what_a_target_must_show():
     assert "plays another episode than the trained policy at seed 4" in diverged.failure(reference_cases(discrete))
     assert diverged.failure(reference_cases(continuous)) is None
     assert replace(diverged, exact=False).failure(reference_cases(discrete)) is None
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.005, False), (0.02, True)])
+def test_numbers_in_8_bits_may_be_far_off_on_one_in_a_hundred_observations(share, refused):
+    expected = np.random.default_rng(0).choice([-1.0, 1.0], (1000, 2)).astype(np.float32)
+    actual = expected.copy()
+    actual[: int(1000 * share), 1] *= 0.04
+    found = output_error(actual, expected, ArraySpec("action", "float32", (2,), -1, 1))
+    assert found.overall < 0.15
+    assert found.largest == pytest.approx(0.96, rel=0.01)
+    quantized = replace(proof((10, 12, 11), exact=False), errors={"value": OutputError(0.1), "action": found})
+    assert ("its 'action' errs by 0.9" in (quantized.failure(reference_cases()) or "")) == refused
+    row = dict(zip(COLUMNS, proof_rows({"x": quantized.to_dict()}, {})[0], strict=True))
+    assert row["8-bit error"] == f"{max(0.1, found.overall):.3f} (0.96)"
 
 
 @pytest.mark.parametrize(("exact", "allowed"), [(True, 0.1), (False, 0.5)])
