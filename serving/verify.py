@@ -40,7 +40,8 @@ def verify(bundle: str | Path, public_key: str | Path | None = None) -> Verifica
     """Check every listed file and replay the golden cases; with a public key, check the signature first.
 
     Raises `BundleError` for a changed, missing or unlisted file, a wrong signature, or an output that differs from its
-    golden case. Floats may differ by 1e-5 + 1e-5 |golden output|, integers not at all.
+    golden case. Floats may differ by 1e-5 + 1e-5 |golden output|, integers not at all. Where the range between the
+    declared bounds is below 1, they may differ by 1e-5 of that range instead of 1e-5.
     """
     expect_path(bundle, "bundle must be the path of a bundle's folder", BundleError)
     folder = Path(bundle)
@@ -65,7 +66,7 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
     must not depend on the other rows of its batch.
 
     Raises `BundleError` for cases that don't fit the manifest, or an output that differs from its golden case. Floats
-    may differ by 1e-5 + 1e-5 |golden output|, integers not at all.
+    may differ as `verify` says.
     """
     manifest = policy.manifest
     cases = read_golden(golden, manifest)
@@ -81,7 +82,7 @@ def check_golden(policy: Policy, golden: bytes) -> tuple[int, float]:
         for rows in batches:
             answers = _answers(policy, spec.name, {name: array[rows] for name, array in cases.items()})
             expected = cases[spec.name][rows]
-            if not agree(answers, expected) or (spec == manifest.action and not is_finite(answers)):
+            if not agree(answers, expected, spec.unit) or (spec == manifest.action and not is_finite(answers)):
                 what = "" if spec == manifest.action else f" in {spec.name!r}"
                 alone = ", asked by itself" if rows is not every else ""
                 far = difference(answers, expected)
@@ -108,7 +109,7 @@ def _check_sequences(policy: Policy, cases: dict[str, NDArray[Any]]) -> None:
     inputs = {spec.name: cases[spec.name] for spec in manifest.step_inputs}
     _, found = run_sequences(step, inputs, cases[manifest.noise.name], manifest.state)
     for spec in (manifest.action, *next_outputs(manifest.state)):
-        if not agree(found[spec.name], cases[spec.name]):
+        if not agree(found[spec.name], cases[spec.name], spec.unit):
             raise BundleError(
                 f"{MODEL_FILE} drifts from its golden sequences in {spec.name!r} by "
                 f"{difference(found[spec.name], cases[spec.name]):.3g}; export it again"
@@ -178,12 +179,15 @@ def all_in_batches_of(
     return {name: np.concatenate([answer[name] for answer in answers])[:rows] for name in answers[0]}
 
 
-def agree(actual: NDArray[Any], expected: NDArray[Any]) -> bool:
-    """Return whether two arrays agree up to float32 rounding, with NaN in the same places; integers must be equal."""
+def agree(actual: NDArray[Any], expected: NDArray[Any], unit: NDArray[np.float64] | float = 1.0) -> bool:
+    """Return whether two arrays agree up to float32 rounding, with NaN in the same places; integers must be equal.
+
+    `unit` is the size of each element's numbers, as `ArraySpec.unit` has it.
+    """
     if expected.dtype.kind != "f":
         return actual.dtype == expected.dtype and np.array_equal(actual, expected)
     return actual.shape == expected.shape and np.allclose(
-        actual, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True
+        actual, expected, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE * unit, equal_nan=True
     )
 
 
@@ -198,7 +202,7 @@ def outside_bounds(actions: NDArray[Any], action: ArraySpec) -> NDArray[np.bool_
     values, slack = actions.astype(np.float64), np.zeros(action.shape)
     if actions.dtype.kind == "f":
         sizes = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (low, high)]
-        slack = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.fmax(*sizes)
+        slack = ABSOLUTE_TOLERANCE * action.unit + RELATIVE_TOLERANCE * np.fmax(*sizes)
     return np.asarray((values < low - slack) | (values > high + slack))
 
 

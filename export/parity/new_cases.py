@@ -70,7 +70,7 @@ def compare_on_new_cases(
 def _reference(bundle: Path, manifest: Manifest, actor: Actor, step: Answers | None) -> Reference:
     spec, rounding = spec_of(manifest), _rounding(bundle, manifest)
     recurrent = None if step is None else Recurrent(step, spec)
-    return Reference(actor, rounding=rounding, action=spec.action.name, recurrent=recurrent)
+    return Reference(actor, rounding=rounding, action=spec.action.name, recurrent=recurrent, unit=spec.action.unit)
 
 
 def _compare(name: str, actor: Actor, cases: Answered, manifest: Manifest, step: Answers | None) -> None:

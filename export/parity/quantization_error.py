@@ -71,7 +71,9 @@ def output_error(actual: Array, expected: Array, spec: ArraySpec) -> OutputError
     low, high = (bound.ravel() for bound in spec.bounds())
     bounded = np.isfinite(low) & np.isfinite(high)
     size = np.where(bounded, np.where(bounded, high, 1.0) - np.where(bounded, low, 0.0), np.abs(other).max(axis=0))
-    spread = np.maximum(np.maximum(other.std(axis=0), _LEAST_SPREAD * size), ABSOLUTE_TOLERANCE / MOST_ERROR)
+    spread = np.maximum(
+        np.maximum(other.std(axis=0), _LEAST_SPREAD * size), ABSOLUTE_TOLERANCE * spec.unit.ravel() / MOST_ERROR
+    )
     errors = np.abs(one - other) / spread
     overall = np.sqrt(np.mean(errors**2, axis=0))
     return OutputError(float(overall.max()), float(np.quantile(errors, _ROWS, axis=0).max()), float(errors.max()))

@@ -60,7 +60,8 @@ def verify_targets(bundle: str | Path, seed: int | None = None) -> VerifiedTarge
     further = {spec.name: cases[spec.name] for spec in manifest.outputs[1:] if spec.name in cases}
     expected = cases[manifest.action.name]
     rounding = None if manifest.graph.batch else Rounding((folder / MODEL_FILE).read_bytes(), spec_of(manifest))
-    golden = Answered(observations, noise, expected, further, rounding=rounding, action=manifest.action.name)
+    action = manifest.action
+    golden = Answered(observations, noise, expected, further, rounding=rounding, action=action.name, unit=action.unit)
 
     parity: dict[str, Any] = {}
     actors: dict[str, Actor] = {}

@@ -54,6 +54,12 @@ class ArraySpec:
         """Return lower and upper bounds, each of the array's shape."""
         return self._filled(self.low), self._filled(self.high)
 
+    @property
+    def unit(self) -> NDArray[np.float64]:
+        """Size of each element's numbers, to which a tolerance is relative: the range between its bounds, at most 1."""
+        low, high = self.bounds()
+        return np.where(low < high, np.minimum(high - low, 1.0), 1.0)
+
     def _filled(self, bound: Bound) -> NDArray[np.float64]:
         values = np.asarray(bound, np.float64)
         return np.broadcast_to(values if values.ndim == 0 else values.reshape(self.shape), self.shape).copy()

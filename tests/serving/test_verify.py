@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from trpo_tf.serving import BundleError
+from trpo_tf.serving import ArraySpec, BundleError
 from trpo_tf.serving.bundle.files import FileEntry
 from trpo_tf.serving.verify import agree, difference, verify
 
@@ -159,6 +159,9 @@ def test_floats_agree_to_rounding_and_integers_exactly():
     assert not agree(one, one + np.float32(3e-5))
     assert not agree(one, np.ones(3, np.float32))
     assert not agree(np.array([np.nan], np.float32), np.array([1], np.float32))
+    small = ArraySpec("action", "float32", (2,), (-1e-6, -1.0), (1e-6, 1.0)).unit
+    assert not agree(one - one, np.float32([1e-7, 0]), small)
+    assert agree(one - one, np.float32([0, 1e-7]), small)
     whole = np.array([10**9])
     assert agree(whole, whole)
     assert not agree(whole, whole + 1)

@@ -43,6 +43,7 @@ class Answered:
         rounding: gives what rounding may change, by output name.
         margins: what it gives, where that was asked already.
         action: the name of the actions there.
+        unit: the size of each element's actions, as `ArraySpec.unit` has it.
     """
 
     observations: Observation
@@ -53,6 +54,7 @@ class Answered:
     rounding: Answers | None = None
     margins: Mapping[str, Array] | None = None
     action: str = "action"
+    unit: Array | float = 1.0
 
     def __len__(self) -> int:
         return len(self.noise)
@@ -104,7 +106,7 @@ class Answered:
             return np.asarray(self.acceptable.sum(axis=-1).max(axis=1, initial=1) - 1.0)
         if self.margins is None:
             return np.zeros(len(self))
-        shares = self.margins[self.action] / (1 + np.abs(self.actions.astype(np.float64)))
+        shares = self.margins[self.action] / (self.unit + np.abs(self.actions.astype(np.float64)))
         return np.asarray(flat(shares).max(axis=1, initial=0.0))
 
 
@@ -119,6 +121,7 @@ class Reference:
         rounding: gives what rounding may change, by output name.
         action: the name of the actions there.
         recurrent: all that it answers, if it has state.
+        unit: the size of each element's actions.
     """
 
     act: Actor
@@ -127,6 +130,7 @@ class Reference:
     rounding: Answers | None = None
     action: str = "action"
     recurrent: Recurrent | None = None
+    unit: Array | float = 1.0
 
     @property
     def player(self) -> Actor | Recurrent:
@@ -164,7 +168,9 @@ class Reference:
         else:
             further = {} if self.further is None else answer(self.further)
             actions = answer(self.act)
-        return Answered(observations, noise, actions, further, scores, self.rounding, action=self.action)
+        return Answered(
+            observations, noise, actions, further, scores, self.rounding, action=self.action, unit=self.unit
+        )
 
 
 def _one_unit_nearer_to_zero(actions: Array) -> Array:
@@ -176,11 +182,11 @@ def flat(array: Array) -> Array:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-def close_rows(actual: Array, expected: Array, margin: Array) -> NDArray[np.bool_]:
+def close_rows(actual: Array, expected: Array, margin: Array, unit: Array | float = 1.0) -> NDArray[np.bool_]:
     """Mark the rows [n] in which two arrays differ by `margin` at most; for floats the tolerance is added."""
     one, other, allowed = (flat(array).astype(np.float64) for array in (actual, expected, margin))
     if expected.dtype.kind == "f":
-        allowed += ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(other)
+        allowed += ABSOLUTE_TOLERANCE * np.ravel(unit) + RELATIVE_TOLERANCE * np.abs(other)
     elif not margin.any():
         return np.asarray(flat(actual == expected).all(axis=1))
     with np.errstate(invalid="ignore"):
@@ -207,9 +213,9 @@ def matches(actions: Array, batch: Answered) -> NDArray[np.bool_]:
 
 def matches_output(actual: Array, batch: Answered, name: str) -> NDArray[np.bool_]:
     """Mark the rows of one output whose numbers are equal up to rounding."""
-    expected = batch.actions if name == batch.action else batch.further[name]
-    close = close_rows(actual, expected, np.zeros(expected.shape))
+    expected, unit = (batch.actions, batch.unit) if name == batch.action else (batch.further[name], 1.0)
+    close = close_rows(actual, expected, np.zeros(expected.shape), unit)
     if close.all():  # only otherwise is what rounding may change worth computing
         return close
     margins = batch.with_margins().margins
-    return close if margins is None else close_rows(actual, expected, margins[name])
+    return close if margins is None else close_rows(actual, expected, margins[name], unit)

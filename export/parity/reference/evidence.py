@@ -224,7 +224,7 @@ def _reference(
     act: Actor = (
         OnArrays(function, signature) if recurrent is None else ActionAlone(recurrent.answers, spec.action.name)
     )
-    return Reference(act, scores, further, Rounding(graph, spec), spec.action.name, recurrent)
+    return Reference(act, scores, further, Rounding(graph, spec), spec.action.name, recurrent, spec.action.unit)
 
 
 def _without(name: str, outputs: Outputs) -> Outputs:

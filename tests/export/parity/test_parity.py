@@ -90,6 +90,18 @@ def test_a_thousandth_is_too_much_and_rounding_is_not():
     assert found.max_difference == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize(("wrong", "complete"), [(1 + 1e-6, True), (1 + 1e-3, False), (-1, False)])
+def test_numbers_of_a_small_range_are_held_against_it(wrong, complete):
+    spec = ArraySpec("action", "float32", (2,), -2e-6, 3e-6)
+    small = Reference(lambda o, n: np.float32(1e-6) * scores(o, n), unit=spec.unit)
+    cases = [ReferenceCases(small, OBSERVATIONS, NOISE, None, None, {}, None).cases(exact=True, noise=False)]
+    assert compare_cases(lambda o, n: np.float32(wrong) * small.act(o, n), cases).complete == complete
+    whole = output_error(-OBSERVATIONS, OBSERVATIONS, ArraySpec("action", "float32", (2,), -1, 1))
+    millionth = np.float32(1e-6) * OBSERVATIONS
+    found = output_error(-millionth, millionth, replace(spec, low=-1e-6, high=1e-6))
+    assert found.overall == pytest.approx(whole.overall)
+
+
 WRONG = {
     "a single row": (lambda o, n: scores(o, n) + 1e-3 * (o == OBSERVATIONS[17]), 2 * 4),
     "batches of seven": (lambda o, n: scores(o, n) + 1e-3 * (len(o) == 7), 2 * 49),

@@ -152,6 +152,11 @@ FALSE_BOUNDS = {
         SPEC,
         "outside the declared bounds",
     ),
+    "numbers in micrometres": (
+        lambda o, n: 2e-6 * torque(o, n),
+        replace(SPEC, action=ArraySpec("action", "float32", (2,), -1e-6, 1e-6)),
+        "of -2e-06 to 2e-06 outside the declared bounds",
+    ),
     "choices counted from another start": (
         lambda o, n: choose(logits)(o, n) + 7,
         CHOICES,
