@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from trpo_tf.serving.argument_checks import COPY_URL, is_url
 from trpo_tf.serving.errors import ServeError, quoted
 from trpo_tf.serving.option_sources import CONFIG, PREFIX, Setting, from_environment, from_file, split_list
 from trpo_tf.serving.options import ServeOptions, flag, kinds, no_port
@@ -130,6 +131,8 @@ def _path(text: str) -> Path:
     """Return the path. An empty one is refused, since it would mean the working directory."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty; give a bundle, or a folder of bundles")
+    if is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is a URL; {COPY_URL}")
     return Path(text)
 
 

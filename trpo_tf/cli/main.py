@@ -46,6 +46,7 @@ from trpo_tf.config.settings import (
 )
 from trpo_tf.errors import UserError
 from trpo_tf.serving import __version__
+from trpo_tf.serving.argument_checks import COPY_URL, is_url
 from trpo_tf.serving.errors import install
 from trpo_tf.support.graceful_stop import raise_if_interrupted
 from trpo_tf.support.shell import in_command
@@ -256,6 +257,8 @@ def _whole_number(text: str) -> int:
 def _path(text: str) -> Path:
     if not text:
         raise ValueError("the path is empty, which would mean the working directory; give one")
+    if is_url(text):
+        raise ValueError(f"{text} is a URL; {COPY_URL}")
     return Path(text).expanduser()
 
 

@@ -1,6 +1,7 @@
 """What is wrong with an argument of the Python API is said at once, in a line that names it and what to give."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -103,6 +104,7 @@ WRONG = {
     "function must give one tensor": lambda: {"function": lambda observation, noise: [observation, noise]},
     "spec must be a PolicySpec": lambda: {"spec": OBS},
     "path must be that of the folder to make, not None": lambda: {"path": None},
+    "path must be that of the folder to make, not the URL s3:/b/x; give a path on": lambda: {"path": Path("s3://b/x")},
     r"targets must be a list of names.*not 'onnx,c'; choose from onnx, savedmodel": lambda: {"targets": "onnx,c"},
     "targets must be a list of names.*not None": lambda: {"targets": None},
     "target 'flash' is unknown; choose from": lambda: {"targets": ["flash"]},
