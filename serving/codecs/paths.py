@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from trpo_tf.serving.codecs.triton_extensions import instead_of
+from trpo_tf.serving.codecs.not_offered import instead_of
 from trpo_tf.serving.errors import quoted
 
 PREDICT = ":predict"

@@ -31,7 +31,7 @@ from trpo_tf.serving.codecs.grpc_messages import (
     SERVER_READY,
     Call,
 )
-from trpo_tf.serving.codecs.triton_extensions import NO_METHODS
+from trpo_tf.serving.codecs.not_offered import METHODS as NOT_OFFERED
 from trpo_tf.serving.codecs.v2_grpc import Message, parse
 from trpo_tf.serving.errors import RequestError
 from trpo_tf.serving.grpc.call_counter import CallCounter, Progress, authorization_of
@@ -167,7 +167,7 @@ class GrpcServer:
         }
         without = {
             f"/{INFERENCE}/{name}": self._no_method(f"there is no method {name}: {instead}")
-            for name, instead in NO_METHODS.items()
+            for name, instead in NOT_OFFERED.items()
         }
         return (
             {

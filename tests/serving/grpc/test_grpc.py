@@ -193,7 +193,7 @@ def test_a_call_without_a_message_is_invalid(channel):
     ("method", "message"),
     [
         ("Other", "there is no such method"),
-        ("ModelConfig", "there is no method ModelConfig: the model's metadata has its inputs and outputs"),
+        ("ModelConfig", "there is no method ModelConfig: ModelMetadata has the inputs and outputs"),
         ("ModelStatistics", "there is no method ModelStatistics: GET /metrics has the numbers of every model"),
         ("RepositoryModelLoad", "RepositoryModelLoad: with --repository-api, models are loaded and unloaded over HTTP"),
         ("CudaSharedMemoryRegister", "CudaSharedMemoryRegister: send tensors in the request"),

@@ -170,12 +170,17 @@ def test_a_seeded_sample_repeats(continuous_server):
         ("/v2/models/discrete/versions/1/infer/x", "nothing at"),
         ("/v2/models/%2e%2e/ready", "there is no model '..'"),
         ("/v2/models/%00%ff", "there is no model"),
-        ("/v2/models/discrete/config", "nothing at /v2/models/discrete/config; the model's metadata has its inputs"),
+        ("/v2/models/discrete/config", "nothing at /v2/models/discrete/config; GET /v2/models/NAME has the inputs"),
         ("/v2/models/discrete/versions/1/stats", "versions/1/stats; GET /metrics has the numbers of every model"),
         ("/v2/models/stats", "there is no model 'stats'; GET /metrics has the numbers of every model"),
         ("/v2/models/discrete/trace/setting", "trace/setting; the server sends traces with --otlp-endpoint"),
         ("/v2/logging", "nothing at /v2/logging; the server has --log-format and --access-log"),
         ("/v2/systemsharedmemory/region/a/register", "a/register; send tensors in the request"),
+        ("/v1/models/discrete/metadata", "discrete/metadata; GET /v2/models/NAME has the inputs and outputs"),
+        ("/v1/models/discrete:explain", "'discrete:explain'; POST /v1/models/NAME:predict answers actions"),
+        ("/v1/models/discrete/versions/1:classify", "1:classify' that is loaded; POST /v1/models/NAME:predict"),
+        ("/predict", "nothing at /predict; POST /v2/models/NAME/infer answers actions"),
+        ("/healthz", "nothing at /healthz; probes ask /v2/health/live and /v2/health/ready"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
