@@ -41,6 +41,10 @@ def resolve(host: str) -> tuple[Address, ...]:
         raise ServeError("--host is empty; give an address or a name, such as 127.0.0.1")
     if name == "*":  # glibc resolves it to the loopback addresses
         raise ServeError("--host * is no address; :: is every address of this machine, 0.0.0.0 every IPv4 address")
+    if "://" in host or "]:" in host or host.count(":") == 1:
+        raise ServeError(
+            f"--host {quoted(host)[1:-1]} is more than an address; give that alone, and its port as --port"
+        )
     try:
         # Given a `str`, Python would load its tables for internationalized names, even if it has only digits and dots.
         given = name.encode() if name.isascii() and name.isprintable() else name

@@ -85,6 +85,12 @@ def test_a_host_that_is_none_is_said_so(host):
         ServeOptions(host=host)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "localhost:80", "[::1]:80", "http://localhost", "http://[::1]/"])
+def test_a_port_or_scheme_beside_the_host_is_said_so(host):
+    with pytest.raises(ServeError, match="is more than an address; give that alone, and its port as --port"):
+        ServeOptions(host=host)
+
+
 def test_an_empty_host_is_refused():
     with pytest.raises(ServeError, match="--host is empty"):
         ServeOptions(host="")
