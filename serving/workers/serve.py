@@ -6,8 +6,10 @@ sessions either: workers would share their memory and then copy it. A worker imp
 """
 
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from trpo_tf.serving.listening.credentials import Credentials
 from trpo_tf.serving.listening.open_files import occupy_standard_descriptors, raise_file_limit
@@ -26,11 +28,19 @@ def serve(path: str | Path, options: ServeOptions | None = None) -> None:
 
     Raises:
         BundleError: no bundle can be loaded: it is missing, damaged or not understood.
-        ServeError: an address, a key file or a certificate can't be used, or a worker could not start.
+        ServeError: an address, a key file or a certificate can't be used, or a worker could not start; this is not
+            the main thread, or an event loop runs in it.
     """
     options = options or ServeOptions()
     if options.workers > 1 and "onnxruntime" in sys.modules:
         raise ServeError("--workers forks, which ONNX Runtime does not survive; start it by `trpo-tf serve`")
+    # Not imported: a parent of workers has no use for asyncio.
+    asyncio: Any = sys.modules.get("asyncio")
+    if threading.current_thread() is not threading.main_thread() or (asyncio and asyncio._get_running_loop()):
+        raise ServeError(
+            "serve handles signals and has its own event loop: call it in the main thread, outside of asyncio and "
+            "notebooks, or start `trpo-tf serve` as a process"
+        )
     occupy_standard_descriptors()
     configure(options.log_format, options.workers)
     with guarded():

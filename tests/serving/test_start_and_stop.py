@@ -1,5 +1,6 @@
 """The server as a program: how it starts and ends, and which errors keep it from starting."""
 
+import asyncio
 import json
 import re
 import signal
@@ -7,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from trpo_tf.serving.listening.sockets import listen
-from trpo_tf.serving.options import ServeError
+from trpo_tf.serving.options import ServeError, ServeOptions
+from trpo_tf.serving.workers.serve import serve
 
 INFER = "/v2/models/discrete/infer"
 REQUEST = {"inputs": [{"name": "obs", "shape": [1, 4], "datatype": "FP32", "data": [0.1, -0.2, 0.05, 0.3]}]}
@@ -90,6 +93,20 @@ def test_a_port_in_use_is_one_line(server, discrete, tmp_path):
 def test_a_port_in_use_is_an_exception_in_python():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServeError, match="address already in use"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+async def _in_a_loop(serves):
+    serves()
+
+
+@pytest.mark.parametrize(
+    "called",
+    [lambda serves: ThreadPoolExecutor(1).submit(serves).result(), lambda serves: asyncio.run(_in_a_loop(serves))],
+    ids=["in a thread", "in a loop"],
+)
+def test_where_it_cannot_run_it_says_so(discrete, called):
+    with pytest.raises(ServeError, match="call it in the main thread, outside of asyncio and notebooks"):
+        called(lambda: serve(discrete, ServeOptions(port=0)))
 
 
 @pytest.mark.parametrize(
