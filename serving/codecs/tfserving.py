@@ -39,7 +39,7 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
             "predictions hold no next state, which this policy has: give parameters.sequence_id, whose state the "
             "server keeps, or send the state to /v2/models/NAME/infer"
         )
-    if "inputs" in document:
+    if document.get("inputs") is not None:  # null is what is left out
         raise RequestError("inputs, which would hold columns, is not served; send instances, which hold rows")
     instances = document.get("instances")
     parts: Mapping[str, Any]
@@ -52,7 +52,7 @@ def decode_instances(body: bytes | bytearray, manifest: Manifest, *, max_batch: 
         }
     else:
         raise RequestError("instances must be a list with an observation for each row")
-    if document.get("signature_name", SIGNATURE) != SIGNATURE:
+    if document.get("signature_name") not in (None, SIGNATURE):
         raise RequestError(f"the only signature_name is {SIGNATURE!r}")
     inputs = [
         {

@@ -34,8 +34,8 @@ def control_routes(catalog: Catalog, control: Control) -> dict[str, Route]:
 
 def _index(catalog: Catalog, _headers: Headers, body: Body) -> Response:
     """List every version that the repository holds; with `{"ready": true}` only loaded ones."""
-    only_ready = _parsed(body).get("ready", False)
-    if not isinstance(only_ready, bool):
+    only_ready = _parsed(body).get("ready")
+    if not isinstance(only_ready, bool | None):
         raise HttpError(400, "ready must be true or false")
     found = [
         {"name": entry.name, "version": entry.version, "state": _STATES[entry.is_loaded], "reason": entry.reason}
@@ -46,8 +46,8 @@ def _index(catalog: Catalog, _headers: Headers, body: Body) -> Response:
 
 
 def _change(control: Control, action: str, name: str, _headers: Headers, body: Body) -> "asyncio.Task[Response]":
-    parameters = _parsed(body).get("parameters", {})
-    if not isinstance(parameters, dict) or parameters.keys() - {"unload_dependents"}:
+    parameters = _parsed(body).get("parameters")
+    if parameters is not None and (not isinstance(parameters, dict) or parameters.keys() - {"unload_dependents"}):
         raise HttpError(400, "parameters are not taken: a model is loaded as it is in the repository")
     return asyncio.ensure_future(_answer(control, action, name))
 

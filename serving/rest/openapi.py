@@ -205,7 +205,7 @@ def _instances(manifest: Manifest) -> Document:
     named = _object(rows, list(rows)) | {"additionalProperties": False}
     instance = named if len(rows) > 1 else {"anyOf": [named, *rows.values()]}
     properties = {
-        "signature_name": {"const": "serving_default"},
+        "signature_name": {"enum": ["serving_default", None]},
         "instances": {"type": "array", "minItems": 1, "items": instance},
     }
     if manifest.state:

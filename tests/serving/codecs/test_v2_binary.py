@@ -221,6 +221,10 @@ def test_there_is_one_signature():
         instances([[1, 2, 3]], signature_name="other")
 
 
+def test_null_is_what_is_left_out():
+    assert len(instances([[1, 2, 3]], signature_name=None, inputs=None, parameters=None).observations) == 1
+
+
 def test_columns_are_not_served():
     with pytest.raises(RequestError, match="inputs, which would hold columns, is not served"):
         instances([[1, 2, 3]], inputs={"obs": [[1, 2, 3]]})

@@ -333,6 +333,8 @@ def test_tritonclient_loads_and_unloads(start, discrete, models, keyed, workers)
                 act("swim", headers=header)
         with pytest.raises(InferenceServerException, match="parameters are not taken"):
             client.load_model("walk", headers=header, config='{"backend": "python"}')
+        assert server.request("POST", "/v2/repository/models/fly/load", {"parameters": None}, header) == (200, {})
+        assert len(server.request("POST", "/v2/repository/index", {"ready": None}, header)[1]) > 2
         ready = server.request("POST", "/v2/repository/index", {"ready": True}, header)[1]
         assert {(entry["name"], entry["version"]) for entry in ready} == {("run", "1"), ("walk", "2"), ("fly", "1")}
         for path in ("index", "models/walk/load", "models/walk/unload"):
