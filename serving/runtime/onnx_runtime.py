@@ -24,4 +24,5 @@ def open_session(model: bytes, *, threads: int = 1) -> onnxruntime.InferenceSess
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # With the fallback it would load a graph that it refuses a second time, and tell so on stdout.
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -44,7 +44,10 @@ class Policy:
             self._session = open_session(model)
         except Exception as error:
             raise BundleError(f"{MODEL_FILE}: ONNX Runtime can't load it: {error}") from error
-        _check_graph(self._session, manifest)
+        try:
+            _check_graph(self._session, manifest)
+        except UnicodeDecodeError:
+            raise BundleError(f"{MODEL_FILE} has a name that is not UTF-8; export it again") from None
         self._bound = BoundGraph(self._session, manifest)
         self._check_mask = mask_check(manifest.mask, manifest.action) if manifest.mask else None
         self._takes_one = manifest.graph.batch in (None, 1) and not manifest.state

@@ -9,8 +9,10 @@ import pytest
 from tests.support.paths import BUNDLES
 from trpo_tf import serving
 from trpo_tf.serving import ArraySpec, BundleError, NoiseSpec
+from trpo_tf.serving.bundle.manifest import read_manifest
 from trpo_tf.serving.runtime.conversion import as_observations
 from trpo_tf.serving.runtime.noise import draw_noise
+from trpo_tf.serving.runtime.policy import Policy
 from trpo_tf.serving.verify import agree
 
 OBSERVATION = {"discrete": [0.1, -0.2, 0.05, 0.3], "continuous": [0.1, -0.2, 0.05]}
@@ -235,6 +237,22 @@ def test_a_model_that_is_none_is_refused(damaged):
     )
     with pytest.raises(BundleError, match=r"policy\.onnx is damaged"):
         serving.load(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "bytewise", "message"),
+    [
+        (b"action", b"\xffction", "has a name that is not UTF-8"),
+        (b"batch", b"\xffatch", "has a name that is not UTF-8"),
+        (b"\x05add:0\x12", b"\x05add:\xff\x12", "ONNX Runtime can't load it"),
+    ],
+)
+def test_a_name_that_is_no_text_is_refused_in_words(discrete, capfd, name, bytewise, message):
+    content = (discrete / "policy.onnx").read_bytes()
+    assert name in content
+    with pytest.raises(BundleError, match=message):
+        Policy(content.replace(name, bytewise), read_manifest(discrete))
+    assert capfd.readouterr().out == ""
 
 
 def test_a_changed_model_is_not_loaded(damaged):
