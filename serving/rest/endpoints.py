@@ -48,6 +48,10 @@ class RestEndpoint(InferenceEndpoint):
             if b"content-encoding" in headers:
                 body = _decompressed(headers, body, self.options)
             return self.decode(body, headers)
+        except RequestError as error:
+            if headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
+                error = RequestError(f"{error}; it is a multipart form, send the JSON alone (curl: -d instead of -F)")
+            return self.refusal(error)
         except Exception as error:  # noqa: BLE001 (each has its answer)
             return self.refusal(error)
 

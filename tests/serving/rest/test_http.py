@@ -289,6 +289,14 @@ def test_a_bad_request_is_400_and_says_why(server, body, message):
     assert list(answer) == ["error"]
 
 
+def test_a_form_is_said_to_be_one(server):
+    body = '--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n{}\r\n--x--\r\n'
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, answer = server.request("POST", INFER, body, form)
+    assert (status, answer["error"].partition("; ")[2][:22]) == (400, "it is a multipart form")
+    assert server.request("POST", INFER, REQUEST, form)[0] == 200
+
+
 def test_an_action_that_is_not_finite_is_the_client_s_error_if_its_observation_is_absurd(continuous_server):
     body = {"inputs": [{"name": "obs", "shape": [1, 3], "datatype": "FP64", "data": [1e308] * 3}]}
     status, answer = continuous_server.request("POST", "/v2/models/continuous/infer", body)
