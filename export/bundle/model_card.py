@@ -41,9 +41,9 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield "\n## How the targets compare\n"
     yield "With the Keras policy: largest difference of an action on golden cases and along whole episodes, equal"
     yield "actions (continuous ones to 1e-5 and what rounding may change), share of cases in which one action alone is"
-    yield "right, error in 8 bits (1 is that of the best constant action), return of episodes that each plays by itself"
-    yield "from the same seeds, and how much that is above Keras's. Latencies of the machine that exported are in"
-    yield "latency.json.\n"
+    yield "right, error in 8 bits (1 is that of the best constant action) and that of the worst observation, return of"
+    yield "episodes that each plays by itself from the same seeds, and how much that is above Keras's. Latencies of the"
+    yield "machine that exported are in latency.json.\n"
     yield from _table(columns_of(manifest.parity), proof_rows(manifest.parity, target_sizes(manifest)))
     accepted = {name: figures["accepted"] for name, figures in manifest.parity.items() if "accepted" in figures}
     for name, reason in accepted.items():

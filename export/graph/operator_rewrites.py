@@ -202,9 +202,32 @@ def _bucketize(graph: Any, node: Any, name: str, _arguments: Any) -> None:
     graph.make_node("Identity", [count], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+def _resize(mode: str) -> Callable[..., None]:
+    """Resize images to the size given; by tf2onnx's factors, 160 x 0.525 pixels are 83 or 84."""
+
+    def convert(graph: Any, node: Any, name: str, _arguments: Any) -> None:
+        (x, size), outputs, shapes, dtypes = node.input, list(node.output), node.output_shapes, node.output_dtypes
+        aligned, half = (bool(node.get_attr_value(each)) for each in ("align_corners", "half_pixel_centers"))
+        place = "align_corners" if aligned else "half_pixel" if half else "asymmetric"
+        nearest = "round_prefer_ceil" if aligned or half else "floor"
+        make = Builder(graph, np.dtype("float32"))
+        graph.remove_node(name)
+        images = make("Transpose", make("Cast", x, to=dtypes[0]), perm=[0, 3, 1, 2])
+        kept = make("Slice", make("Shape", images), np.array([0]), np.array([2]))
+        sizes = make("Concat", kept, make("Cast", size, to=TensorProto.INT64), axis=0)
+        places = {"coordinate_transformation_mode": place, "nearest_mode": nearest}
+        resized = make("Resize", images, "", "", sizes, mode=mode, **places)
+        result = make("Transpose", resized, perm=[0, 2, 3, 1])
+        graph.make_node("Identity", [result], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+    return convert
+
+
 HANDLERS: dict[str, tuple[Callable[..., None], list[Any]]] = {
     **{name: (_handler(formula), []) for name, formula in FORMULAS.items()},
     "BitwiseAnd": (_sign_bit, []),
     "Bucketize": (_bucketize, []),
+    "ResizeBilinear": (_resize("linear"), []),
+    "ResizeNearestNeighbor": (_resize("nearest"), []),
 }
 """The argument `custom_op_handlers` of `tf2onnx.convert`."""

@@ -56,6 +56,17 @@ def test_no_weight_is_kept_that_nothing_reads():
     assert {tensor.name for tensor in model.graph.initializer} <= read
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize(("pixels", "size"), [((210, 160, 1), (84, 84)), ((12, 12, 3), (25, 1))])
+def test_images_are_resized_to_the_size_that_is_asked_for(interpolation, pixels, size):
+    resize = keras.layers.Resizing(*size, interpolation=interpolation)
+    model = to_onnx(lambda x: {"y": resize(x)}, (tf.TensorSpec((None, *pixels), tf.float32, "x"),))
+    images = np.random.default_rng(0).random((2, *pixels), np.float32)
+    np.testing.assert_allclose(run(model, x=images), resize(images), atol=5e-5)
+    (found,) = [node for node in model.graph.node if node.op_type == "Resize"]
+    assert found.input[2] == "", "factors are rounded, and runtimes round the size that they make in two ways"
+
+
 def test_inputs_and_output_have_the_spec_s_names_types_and_a_free_batch(converted):
     session = open_session(converted)
     assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [("obs", "tensor(float)", ["batch", 3])]
