@@ -172,6 +172,9 @@ class RequestReader(asyncio.Protocol):
         if self._unproductive > MAX_HEAD and _head_size(self._target, head) > MAX_HEAD:
             self._refuse(_HEAD_TOO_LARGE)
             return
+        if (version := self._parser.get_http_version()) not in _VERSIONS:
+            self._refuse(HttpError(400, f"this is not HTTP/1.1, but HTTP/{version}"))
+            return
         if b"upgrade" in head and self._method != b"CONNECT" and self._parser.should_upgrade():
             self._is_offered = True
             return
@@ -253,6 +256,9 @@ class RequestReader(asyncio.Protocol):
 
 _HEAD_TOO_LARGE = HttpError(431, f"the request's target and headers are larger than {MAX_HEAD} bytes")
 _SLASH = ord("/")
+_VERSIONS = ("1.1", "1.0")
+"""Versions of requests that are answered; the parser knows others, whose framing has other rules."""
+
 _NO_PROXY_PROTOCOL = "it begins with the PROXY protocol, which the proxy has to be told not to send"
 _OTHER_PROTOCOLS = {
     b"PROXY ": _NO_PROXY_PROTOCOL,

@@ -121,6 +121,17 @@ def test_http_1_0_is_closed_unless_it_asks_not_to_be(server):
             assert b"connection: keep-alive" in one_answer(connection)
 
 
+@pytest.mark.parametrize("version", ["0.9", "2.0"])
+def test_no_other_version_is_answered_whatever_follows(server, version):
+    """A proxy need not agree on the framing of such a request, so nothing behind its head is read."""
+    head = GOOD[: GOOD.index(b"Content-Length")].replace(b"HTTP/1.1", f"HTTP/{version}".encode())
+    with connected(server) as connection:
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + LIVE)
+        answer = until_closed(connection)
+    assert statuses(answer) == [400]
+    assert f"not HTTP/1.1, but HTTP/{version}".encode() in answer
+
+
 def test_a_half_closed_client_has_its_answer(server):
     with connected(server) as connection:
         connection.sendall(GOOD + GOOD)
