@@ -26,9 +26,14 @@ def test_values_are_in_units_of_rewards_whatever_the_critic_answers_in():
     assert ValueScale.of("targets", Moments.empty(())) == ValueScale.of("none", Moments.empty(())) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
-def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_config):
-    """After the first batch, whose values are still the critic's bare answers."""
+@pytest.mark.parametrize(
+    ("known", "unit", "factor"),
+    [
+        *(([-30.0, 10.0, 20.0], 1.0, factor) for factor in (1e-6, 1.0, 1e6)),
+        ([], 1e-1, 1e-4),  # the first batch; the values of rewards above 1 are the bare answers of the critic there
+    ],
+)
+def test_the_unit_of_rewards_changes_neither_policy_nor_critic(known, unit, factor, small_config):
     config = small_config("tests.support.environments:Reach-v0", value_scaling="targets")
     learner = build_learner(config)
     state = learner.initial_state(ENVS)
@@ -36,7 +41,7 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
         experience.restart()
         experience.load(state.theta, Normalizer.of(state.observation_moments))
         batch = experience.collect(np.random.default_rng(0), _clock())[0]
-    known = Moments.empty(()).updated(np.array([-30.0, 10.0, 20.0]))
+    known = Moments.empty(()).updated(np.array(known))
 
     def estimated(factor):
         moments = known._replace(mean=known.mean * factor, deviations=known.deviations * factor**2)
@@ -44,7 +49,8 @@ def test_the_unit_of_rewards_changes_neither_policy_nor_critic(factor, small_con
         rewarded = batch._replace(reward=batch.reward * factor)
         return estimate(config.sampling, learner.frozen(here), rewarded, moments, here.carried_returns)
 
-    plain, scaled = estimated(1.0), estimated(factor)
+    plain, scaled = estimated(unit), estimated(factor)
+    assert plain.rows.advantage.std() > 0.5
     np.testing.assert_allclose(scaled.rows.advantage, plain.rows.advantage, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(scaled.critic_rows.targets, plain.critic_rows.targets, rtol=1e-3, atol=1e-3)
 

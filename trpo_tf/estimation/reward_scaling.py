@@ -30,13 +30,22 @@ class ValueScale(NamedTuple):
     def of(cls, scaling: str, moments: Moments) -> "ValueScale":
         """Return the map that standardises the critic's targets (van Hasselt et al. 2016, eq 2).
 
-        It is the identity for a `scaling` other than `targets`, and before the first batch.
+        It is the identity for a `scaling` other than `targets`, and before the first batch; see `of_first`.
         """
         if scaling != "targets" or moments.total == 0:
             return cls()
         mean, deviation = float(moments.mean), float(np.sqrt(moments.variance))
         # Values that hardly differ have no deviation worth dividing by.
         return cls(mean, max(deviation, _LEAST_DEVIATION * abs(mean)) or 1.0)
+
+    @classmethod
+    def of_first(cls, sampling: SamplingConfig, batch: Batch) -> "ValueScale":
+        """Return the map for a run's first batch [T, N]: an untrained critic's values are no larger than its returns.
+
+        Small rewards would be lost among them, and in the statistics of targets for the whole run.
+        """
+        returns, _ = discounted_returns(np.zeros(batch.reward.shape[1]), batch.reward, batch.ended, sampling.discount)
+        return cls(0.0, min(float(returns[batch.weight > 0].std()), 1.0) or 1.0)
 
     def values(self, answers: NDArray[np.floating]) -> NDArray[np.floating]:
         """Convert the critic's outputs to values."""

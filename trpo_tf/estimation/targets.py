@@ -63,7 +63,9 @@ def estimate(
     observations = map_parts(lambda part: part.reshape((length + 1) * width, *part.shape[2:]), memory.observation)
     inputs = networks.encode(observations)
     answers = networks.values(inputs).reshape(length + 1, width)
-    value = ValueScale.of(sampling.value_scaling, moments).values(answers)
+    is_first = sampling.value_scaling == "targets" and moments.total == 0
+    scale = ValueScale.of_first(sampling, batch) if is_first else ValueScale.of(sampling.value_scaling, moments)
+    value = scale.values(answers)
 
     counted = batch.weight > 0
     reward, moments, carried, clipped = rewards_in_units(sampling, memory, batch, moments, carried)
