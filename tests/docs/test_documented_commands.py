@@ -32,9 +32,10 @@ SHORTER = {
 
 ELSEWHERE = {
     r"trpo-tf train CartPole-v1( --algo \S+| --sampler vine --total-steps 300000)?$": "tests/config runs it",
-    r"trpo-tf train (gymnasium_robotics|shimmy|minigrid|highway_env|mo_gymnasium|metaworld|pursuit|PyFlyt\S+):": (
+    r"trpo-tf train (gymnasium_\w+|shimmy|minigrid|highway_env|mo_gymnasium|metaworld|pursuit|PyFlyt\S+|myosuite):": (
         "needs packages that may be absent; tests/envs/test_environments_of_others.py makes them where they are there"
     ),
+    r"trpo-tf train games:": "needs the package Jumanji or MinAtar",
     r"trpo-tf train .* --ray auto$": "needs a cluster; tests/sampling/test_ray.py has one",
     r"trpo-tf benchmark ": "takes hours; tests/benchmark runs the command with small suites",
     r"trpo-tf search ": "takes minutes; tests/search runs the command with two trials",

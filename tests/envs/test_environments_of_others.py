@@ -24,6 +24,7 @@ CASES = {
     "shimmy:dm_control/cartpole-balance-v0": ((), {"position", "velocity"}, "timestep.discount"),
     "minigrid:MiniGrid-Empty-5x5-v0": ((KEPT,), {"image", "direction"}, None),
     "highway_env:parking-v0": ((), {"achieved_goal", "desired_goal", "observation"}, "is_success"),
+    "myosuite:myoElbowPose1D6MRandom-v0": (FLAT[1:], {"obs"}, None),
     "PyFlyt.gym_envs:PyFlyt/QuadX-Waypoints-v4": (FLAT, {"obs"}, "collision"),
 }
 pytestmark = pytest.mark.filterwarnings("ignore")

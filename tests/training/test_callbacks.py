@@ -159,7 +159,7 @@ def test_what_a_callback_raises_comes_through_and_leaves_a_checkpoint(small_conf
         train(config, tmp_path / "run", callbacks=[Broken()])
     assert raised.value.__notes__ == [
         "raised by the callback Broken in on_epoch_end",
-        f"go on with --resume {tmp_path / 'run'}",
+        f"go on with trpo_tf.resume({str(tmp_path / 'run')!r})",
     ]
     assert load_run(tmp_path / "run").state.iteration == 2
     diary = Diary()
