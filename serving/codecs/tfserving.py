@@ -76,11 +76,13 @@ def encode_predictions(actions: Array) -> bytes:
     return orjson.dumps({"predictions": np.ascontiguousarray(actions)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def model_status(*versions: str) -> Document:
-    """Return TensorFlow Serving's model status document for versions that are ready."""
+def model_status(name: str, *versions: str) -> Document:
+    """Return the status of a model with versions that are ready, as TensorFlow Serving and KServe have it."""
     status = {"error_code": "OK", "error_message": ""}
     return {
-        "model_version_status": [{"version": version, "state": "AVAILABLE", "status": status} for version in versions]
+        "name": name,
+        "ready": True,
+        "model_version_status": [{"version": version, "state": "AVAILABLE", "status": status} for version in versions],
     }
 
 

@@ -256,7 +256,7 @@ _ERROR = _ref("schemas", "Error")
 _MODEL_ITEMS = {
     "Metadata": _get("Model metadata"),
     "Ready": _get("Whether the model can act"),
-    "Status": _get("Model status, as TensorFlow Serving has it"),
+    "Status": _get("Model status, as TensorFlow Serving and KServe have it"),
 }
 _ANYTHING: Document = {"content": {"*/*": {}}}
 _ADDED = {

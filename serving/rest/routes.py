@@ -189,7 +189,7 @@ def _release_routes(
         routes[f"{path}/ready"] = _readiness({"name": name, "ready": True})
         path = f"/v1/models/{part_of(name)}{suffix}"
         if not path.endswith(PREDICT):
-            routes[path] = _constant(model_status(*([version] if suffix else names)))
+            routes[path] = _constant(model_status(name, *([version] if suffix else names)))
         for protocol, of_version in endpoints.items():
             path = f"{protocol.prefix}/{part_of(name)}{suffix}"
             if not (protocol.suffix.startswith(":") and path.endswith(protocol.suffix)):  # the name of a model

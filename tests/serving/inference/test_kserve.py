@@ -27,6 +27,7 @@ def test_the_kserve_sdk_over_rest_and_grpc(grpc_server, discrete):
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     actions = serving.load(discrete).act_batch(np.float32(told["rows"])).tolist()
+    assert told["v1"] == {"model ready": True, "predictions": actions}
     for protocol in ("rest", "grpc"):
         answers = told[protocol]
         assert answers["live"]

@@ -39,6 +39,15 @@ async def ask_rest(port: int) -> dict:
     return answers
 
 
+async def ask_v1(port: int) -> dict:
+    client, url = InferenceRESTClient(RESTConfig(protocol="v1", retries=1)), f"http://127.0.0.1:{port}"
+    try:
+        answer = await client.infer(url, {"instances": ROWS.tolist()}, model_name="discrete")
+        return {"model ready": await client.is_model_ready(url, "discrete"), "predictions": answer["predictions"]}
+    finally:
+        await client.close()
+
+
 async def ask_grpc(port: int) -> dict:
     client = InferenceGRPCClient(f"127.0.0.1:{port}")
     answers = {
@@ -54,7 +63,8 @@ async def ask_grpc(port: int) -> dict:
 
 async def main() -> None:
     http_port, grpc_port = map(int, sys.argv[1:])
-    print(json.dumps({"rows": ROWS.tolist(), "rest": await ask_rest(http_port), "grpc": await ask_grpc(grpc_port)}))
+    answers = {"rest": await ask_rest(http_port), "v1": await ask_v1(http_port), "grpc": await ask_grpc(grpc_port)}
+    print(json.dumps({"rows": ROWS.tolist(), **answers}))
 
 
 if __name__ == "__main__":
