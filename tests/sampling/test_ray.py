@@ -181,7 +181,7 @@ def test_actors_end_with_their_learner(sent, ray_cluster):
 
 def test_ray_that_can_not_be_is_refused(sharded):
     for asked, message in [
-        (Workers(0, ray="auto"), "ray needs workers, .*give --workers"),
+        (Workers(0, ray="auto"), "ray needs workers, which are its actors"),
         (Workers(2, ray="ray://head:10001"), "ray can't be a ray:// address; submit the run as a job"),
         (Workers(2, ray=6379), "ray must be the address of a Ray cluster"),
     ]:

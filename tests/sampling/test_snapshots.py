@@ -86,7 +86,7 @@ def test_the_generator_is_the_intended_one():
 
 
 def test_an_environment_that_can_not_be_restored_is_refused_by_name():
-    with pytest.raises(UserError, match=r"the state of Walk can't be restored.*--sampler single-path"):
+    with pytest.raises(UserError, match=r"the state of Walk can't be restored.*sampler='single-path'"):
         check_restorable(gym.make("tests.support.environments:Walk-v0"))
 
 
