@@ -246,19 +246,18 @@ class Worker:
 
     async def _follow(self) -> None:
         """Refresh the repository every `poll` seconds. A fault that lasts is logged once."""
-        last = ""
+        fault = ""
         while self._options.poll:
             await asyncio.sleep(self._options.poll)
+            before, fault = fault, ""
             try:
                 await self._apply(self._repository.refresh)
                 if self._repository.is_readable:
                     self._metrics.looked()
-                last = ""
             except Exception as error:  # noqa: BLE001 (it is logged)
-                fault, message = repr(error), "the repository can't be followed; it is scanned again"
-                if fault != last:
+                if (fault := repr(error)) != before:
+                    message = "the repository can't be followed; it is scanned again"
                     emit("fault", message, level=logging.ERROR, fault=error)
-                last = fault
 
     async def _change(self, action: str, name: str) -> None:
         """Load or unload a model in this worker. Raises `LookupError` and `BundleError`."""
